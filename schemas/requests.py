@@ -1,0 +1,68 @@
+"""Bodies that the API accepts. Unknown fields are refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class Request(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of all request structs. What a struct can't say is checked in the service, all fields at once."""
+
+
+class RegisterRequest(Request):
+    email: str
+    password: str
+    name: str = ""
+
+
+class LoginRequest(Request):
+    email: str
+    password: str
+
+
+class CreateTokenRequest(Request):
+    name: str
+    scopes: list[str] = []
+    expires_at: datetime | None = None
+
+
+class CreateProjectRequest(Request):
+    name: str
+    repository_url: str | None = None
+    slug: str | None = None
+    repository_branch: str = "main"
+    root_directory: str = "."
+    framework: str | None = None
+    install_command: str | None = None
+    build_command: str | None = None
+    output_directory: str | None = None
+    node_version: str | None = None
+
+
+class UpdateProjectRequest(Request):
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    repository_url: str | msgspec.UnsetType | None = msgspec.UNSET
+    repository_branch: str | msgspec.UnsetType = msgspec.UNSET
+    root_directory: str | msgspec.UnsetType = msgspec.UNSET
+    framework: str | msgspec.UnsetType | None = msgspec.UNSET
+    install_command: str | msgspec.UnsetType | None = msgspec.UNSET
+    build_command: str | msgspec.UnsetType | None = msgspec.UNSET
+    output_directory: str | msgspec.UnsetType | None = msgspec.UNSET
+    node_version: str | msgspec.UnsetType | None = msgspec.UNSET
+    is_pinned: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class SetVariableRequest(Request):
+    value: str
+    targets: list[str] = ["production", "preview", "development"]
+
+
+class CreateDeploymentRequest(Request):
+    project_id: str
+    branch: str | None = None
+    commit_sha: str | None = None
+    is_preview: bool = False
+    clean: bool = False
+    priority: int = 5

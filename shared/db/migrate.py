@@ -1,0 +1,69 @@
+"""Applies the forward-only SQL files in order, once each, under an advisory lock."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+import psycopg
+
+# Any constant that nothing else locks.
+_LOCK = 0x636C6F7564696679
+
+_HISTORY = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+  name text PRIMARY KEY,
+  checksum text NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+class MigrationError(Exception):
+    """The database and this version of the code don't fit; the message says what to do."""
+
+
+def migrations() -> list[tuple[str, str]]:
+    """Name and SQL of each migration, in the order in which they apply."""
+    folder = resources.files("shared.db") / "migrations"
+    files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(name, (folder / name).read_text()) for name in files]
+
+
+def migrate(database_url: str) -> list[str]:
+    """Brings the database to this version; returns the names of what was applied. Safe to run from many processes."""
+    known = migrations()
+    applied: list[str] = []
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        connection.execute(_HISTORY)
+        history = dict(connection.execute("SELECT name, checksum FROM schema_migrations").fetchall())
+        unknown = sorted(set(history) - {name for name, _ in known})
+        if unknown:
+            raise MigrationError(
+                f"The database was migrated by a newer version of Cloudify (it has {unknown[-1]}); "
+                "install that version or restore a backup."
+            )
+        for name, sql in known:
+            checksum = hashlib.sha256(sql.encode()).hexdigest()
+            if name in history:
+                if history[name] != checksum:
+                    raise MigrationError(
+                        f"Migration {name} was changed after it was applied; restore the original file."
+                    )
+                continue
+            with connection.transaction():
+                connection.execute(sql.encode())
+                connection.execute("INSERT INTO schema_migrations (name, checksum) VALUES (%s, %s)", (name, checksum))
+            applied.append(name)
+    return applied
+
+
+def is_migrated(database_url: str) -> bool:
+    """Whether every migration of this version has been applied. False too when the database has no history yet."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        row = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
+        if row is None or not row[0]:
+            return False
+        history = {name for (name,) in connection.execute("SELECT name FROM schema_migrations").fetchall()}
+    return history >= {name for name, _ in migrations()}

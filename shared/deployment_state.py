@@ -1,0 +1,88 @@
+"""The life of a deployment as one table. Pure: no clock, no database.
+
+    queued → cloning → installing → building → uploading → deploying → ready
+       └────────┴──────────┴───────────┴──────────┴───────────┴──→ failed | cancelled
+
+A stage that is delivered again enters its own state again; no transition goes backwards.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class DeploymentStatus(enum.StrEnum):
+    QUEUED = "queued"
+    CLONING = "cloning"
+    INSTALLING = "installing"
+    BUILDING = "building"
+    UPLOADING = "uploading"
+    DEPLOYING = "deploying"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(enum.StrEnum):
+    """The stages of the deployment pipeline, in order."""
+
+    CLONE = "clone"
+    INSTALL = "install"
+    BUILD = "build"
+    UPLOAD = "upload"
+    DEPLOY = "deploy"
+
+
+class Pool(enum.StrEnum):
+    """Worker pools; each is one queue, one process group, one Kubernetes Deployment."""
+
+    CLONE = "clone"
+    INSTALL = "install"
+    BUILD = "build"
+    UPLOAD = "upload"
+    DEPLOY = "deploy"
+    ROLLBACK = "rollback"
+    PREVIEW_CLEANUP = "preview-cleanup"
+
+
+STAGE_STATUS: dict[Stage, DeploymentStatus] = {
+    Stage.CLONE: DeploymentStatus.CLONING,
+    Stage.INSTALL: DeploymentStatus.INSTALLING,
+    Stage.BUILD: DeploymentStatus.BUILDING,
+    Stage.UPLOAD: DeploymentStatus.UPLOADING,
+    Stage.DEPLOY: DeploymentStatus.DEPLOYING,
+}
+
+FINISHED = frozenset({DeploymentStatus.READY, DeploymentStatus.FAILED, DeploymentStatus.CANCELLED})
+LIVE = frozenset(DeploymentStatus) - FINISHED
+
+_ORDER = [
+    DeploymentStatus.QUEUED,
+    DeploymentStatus.CLONING,
+    DeploymentStatus.INSTALLING,
+    DeploymentStatus.BUILDING,
+    DeploymentStatus.UPLOADING,
+    DeploymentStatus.DEPLOYING,
+    DeploymentStatus.READY,
+]
+
+# Skipping ahead is allowed because a stage whose output is known is not run.
+_SUCCESSORS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
+    status: frozenset(_ORDER[index:]) | {DeploymentStatus.FAILED, DeploymentStatus.CANCELLED}
+    for index, status in enumerate(_ORDER[:-1])
+} | {status: frozenset[DeploymentStatus]() for status in FINISHED}
+
+
+def may_follow(current: DeploymentStatus, following: DeploymentStatus) -> bool:
+    return following in _SUCCESSORS[current]
+
+
+def predecessors(following: DeploymentStatus) -> list[DeploymentStatus]:
+    """The states from which `following` may be entered; what goes into `status = ANY(...)`."""
+    return [status for status in DeploymentStatus if may_follow(status, following)]
+
+
+def next_stage(stage: Stage) -> Stage | None:
+    stages = list(Stage)
+    index = stages.index(stage) + 1
+    return stages[index] if index < len(stages) else None

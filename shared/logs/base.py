@@ -1,0 +1,57 @@
+"""The seams of the log: where entries are stored, how watchers are woken, and who writes for a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.logs import LogEntry
+from shared.db.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """`last_seq` is 0 for a log without entries."""
+
+    last_seq: int
+    is_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedEntry:
+    seq: int
+    entry: LogEntry
+
+
+class LogStore(Protocol):
+    """PostgreSQL is the log. Safe from any thread."""
+
+    def append(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        entries: Sequence[LogEntry],
+        *,
+        fence: int | None,
+        batch: int = 0,
+    ) -> tuple[int, int]:
+        """Numbers and stores the entries inside the caller's transaction; returns the first and last number.
+
+        With a fence: raises LeaseLost when a greater one has written, and repeats of the same (fence, batch > 0)
+        change nothing and return the head twice. Without one (the API): whoever holds the row lock may write.
+        A LogEnd closes the log; appending to a closed log changes nothing.
+        """
+        ...
+
+    def read(self, deployment_id: str, *, after: int, limit: int) -> list[NumberedEntry]:
+        """At most `limit` entries with a number above `after`, in order."""
+        ...
+
+    def head(self, deployment_id: str) -> LogHead: ...
+
+
+class Doorbell(Protocol):
+    """Wakes watchers. At most once, never raises: nothing depends on it arriving."""
+
+    def ring(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None: ...

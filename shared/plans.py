@@ -1,0 +1,45 @@
+"""Plans and what each allows. Figures of the product; sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+_MEBIBYTE = 1024 * 1024
+_GIBIBYTE = 1024 * _MEBIBYTE
+
+
+class Plan(enum.StrEnum):
+    FREE = "FREE"
+    PRO = "PRO"
+    TEAM = "TEAM"
+    ENTERPRISE = "ENTERPRISE"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """`weight` is the tenant's share in fair dispatch; `rollback_depth` ready deployments stay restorable."""
+
+    concurrent_builds: int
+    weight: int
+    maximum_queued: int
+    maximum_projects: int
+    memory_bytes: int
+    cpu_count: float
+    process_count: int
+    disk_bytes: int
+    stage_timeout_seconds: int
+    requests_per_minute: int
+    rollback_depth: int
+
+
+LIMITS: dict[Plan, PlanLimits] = {
+    Plan.FREE: PlanLimits(1, 1, 100, 50, 2 * _GIBIBYTE, 2, 512, 4 * _GIBIBYTE, 900, 100, 10),
+    Plan.PRO: PlanLimits(3, 2, 500, 500, 4 * _GIBIBYTE, 2, 512, 8 * _GIBIBYTE, 1800, 500, 30),
+    Plan.TEAM: PlanLimits(6, 4, 2000, 2000, 8 * _GIBIBYTE, 4, 1024, 16 * _GIBIBYTE, 1800, 1000, 50),
+    Plan.ENTERPRISE: PlanLimits(20, 8, 10000, 10000, 16 * _GIBIBYTE, 8, 2048, 32 * _GIBIBYTE, 3600, 5000, 100),
+}
+
+
+def limits_of(plan: Plan) -> PlanLimits:
+    return LIMITS[plan]

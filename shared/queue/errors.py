@@ -1,0 +1,13 @@
+"""What can go wrong with the queue, for its callers."""
+
+from __future__ import annotations
+
+from shared.errors import ErrorCode, Unavailable
+
+
+class QueueUnavailable(Unavailable):
+    code = ErrorCode.QUEUE_UNAVAILABLE
+
+
+class QueueFull(Unavailable):
+    code = ErrorCode.QUEUE_UNAVAILABLE

@@ -1,0 +1,255 @@
+"""Reads the environment once into frozen structs and reports every problem at once.
+
+Every setting is `CLOUDIFY_<NAME>`; a secret may instead come from a file named by `CLOUDIFY_<NAME>_FILE`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+T = TypeVar("T")
+
+_MEBIBYTE = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """`problems` holds one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("The settings can't be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStoreSettings:
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    bucket: str = "cloudify"
+    region: str = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """Overrides of the plan's limits (None: the plan decides) and what installs may reach.
+
+    `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
+    `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own.
+    """
+
+    executor: str = "bubblewrap"
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    stage_timeout_seconds: int | None = None
+    output_bytes: int = 200 * _MEBIBYTE
+    egress_allowed_hosts: tuple[str, ...] = ()
+    egress_allowed_networks: tuple[str, ...] = ()
+    cache_bytes: int = 10 * 1024 * _MEBIBYTE
+    maximum_output_files: int = 20_000
+    maximum_output_bytes: int = 1024 * _MEBIBYTE
+    maximum_file_bytes: int = 100 * _MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    home: Path
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    object_store: ObjectStoreSettings
+    build: BuildSettings
+    secret_key: bytes = field(repr=False)
+    # Key id → 32 bytes; the first one encrypts, all decrypt.
+    encryption_keys: Mapping[str, bytes] = field(repr=False)
+    api_host: str = "127.0.0.1"
+    api_port: int = 8000
+    metrics_port: int = 9100
+    sites_port: int = 8080
+    sites_domain: str = "localhost"
+    sites_scheme: str = "http"
+    # Where a worker reaches the site router to verify a release; the public port on one machine.
+    router_url: str = "http://127.0.0.1:8080"
+    allow_local_repositories: bool = False
+    registration_enabled: bool = True
+    lease_seconds: float = 30.0
+    reconcile_seconds: float = 10.0
+    preview_days: int = 30
+    log_level: str = "info"
+    environment: str = "production"
+
+    @property
+    def sites_directory(self) -> Path:
+        return self.home / "sites"
+
+    @property
+    def cache_directory(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def work_directory(self) -> Path:
+        return self.home / "work"
+
+    def site_url(self, host: str) -> str:
+        """The public address of a site by its host label."""
+        default_port = {"http": 80, "https": 443}[self.sites_scheme]
+        port = "" if self.sites_port == default_port else f":{self.sites_port}"
+        return f"{self.sites_scheme}://{host}.{self.sites_domain}{port}"
+
+
+class _Reader:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._environment.get(f"CLOUDIFY_{name}")
+        path = self._environment.get(f"CLOUDIFY_{name}_FILE")
+        if value is not None and path is not None:
+            self.problems.append(f"CLOUDIFY_{name} and CLOUDIFY_{name}_FILE are both set; set one.")
+        if value is None and path is not None:
+            try:
+                value = Path(path).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                self.problems.append(f"CLOUDIFY_{name}_FILE can't be read: {error}.")
+                return ""
+        if value is None or value == "":
+            if default is None:
+                self.problems.append(f"CLOUDIFY_{name} is not set; it has no default.")
+                return ""
+            return default
+        return value
+
+    def parsed(self, name: str, default: T, parse: Callable[[str], T], expected: str) -> T:
+        value = self._environment.get(f"CLOUDIFY_{name}")
+        if value is None or value == "":
+            return default
+        try:
+            return parse(value)
+        except ValueError:
+            self.problems.append(f"CLOUDIFY_{name} is {value!r}; expected {expected}.")
+            return default
+
+    def boolean(self, name: str, default: bool) -> bool:
+        names = {"true": True, "1": True, "false": False, "0": False}
+
+        def parse(value: str) -> bool:
+            if value not in names:
+                raise ValueError(value)
+            return names[value]
+
+        return self.parsed(name, default, parse, "true, false, 1 or 0")
+
+    def integer(self, name: str, default: int, minimum: int, maximum: int) -> int:
+        def parse(value: str) -> int:
+            number = int(value)
+            if not minimum <= number <= maximum:
+                raise ValueError(value)
+            return number
+
+        return self.parsed(name, default, parse, f"a whole number from {minimum} to {maximum}")
+
+    def optional_integer(self, name: str, minimum: int) -> int | None:
+        value = self.integer(name, -1, minimum, 2**40)
+        return None if value == -1 else value
+
+    def seconds(self, name: str, default: float) -> float:
+        def parse(value: str) -> float:
+            number = float(value)
+            if not 0.1 <= number <= 86_400:
+                raise ValueError(value)
+            return number
+
+        return self.parsed(name, default, parse, "seconds from 0.1 to 86400")
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            self.problems.append(f"CLOUDIFY_{name} is {value!r}; expected one of {', '.join(choices)}.")
+            return default
+        return value
+
+    def url(self, name: str, schemes: tuple[str, ...], default: str | None = None) -> str:
+        value = self.text(name, default)
+        if value and (urlsplit(value).scheme not in schemes or not (urlsplit(value).netloc or urlsplit(value).path)):
+            self.problems.append(f"CLOUDIFY_{name} must be a URL with scheme {' or '.join(schemes)}.")
+        return value
+
+    def names(self, name: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.text(name, default="").split(",") if part.strip())
+
+    def secret(self, name: str) -> bytes:
+        value = self.text(name).encode()
+        if value and len(value) < 32:
+            self.problems.append(f"CLOUDIFY_{name} is shorter than 32 bytes.")
+        return value
+
+    def keyring(self, name: str) -> dict[str, bytes]:
+        keys: dict[str, bytes] = {}
+        value = self.text(name)
+        for entry in filter(None, value.split(",")):
+            key_id, separator, encoded = entry.partition(":")
+            try:
+                key = base64.b64decode(encoded, validate=True)
+            except binascii.Error:
+                key = b""
+            if not separator or not key_id or len(key) != 32:
+                self.problems.append(f"CLOUDIFY_{name} must be <id>:<base64 of 32 bytes>, comma-separated.")
+                return {}
+            keys[key_id] = key
+        return keys
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """Raises SettingsError with the list of all problems."""
+    reader = _Reader(environment)
+    mebibytes = 1024 * 1024
+
+    def in_bytes(value: int | None) -> int | None:
+        return None if value is None else value * mebibytes
+
+    settings = Settings(
+        home=Path(reader.text("HOME", ".cloudify")).absolute(),
+        database_url=reader.url("DATABASE_URL", ("postgresql", "postgres")),
+        redis_url=reader.url("REDIS_URL", ("redis", "rediss", "unix")),
+        object_store=ObjectStoreSettings(
+            endpoint=reader.url("S3_ENDPOINT", ("http", "https")),
+            access_key=reader.text("S3_ACCESS_KEY"),
+            secret_key=reader.text("S3_SECRET_KEY"),
+            bucket=reader.text("S3_BUCKET", "cloudify"),
+            region=reader.text("S3_REGION", "us-east-1"),
+        ),
+        build=BuildSettings(
+            executor=reader.choice("EXECUTOR", "bubblewrap", ("bubblewrap",)),
+            memory_bytes=in_bytes(reader.optional_integer("BUILD_MEMORY_MB", 64)),
+            disk_bytes=in_bytes(reader.optional_integer("BUILD_DISK_MB", 16)),
+            stage_timeout_seconds=reader.optional_integer("STAGE_TIMEOUT_SECONDS", 1),
+            output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * mebibytes,
+            egress_allowed_hosts=reader.names("EGRESS_ALLOWED_HOSTS"),
+            egress_allowed_networks=reader.names("EGRESS_ALLOWED_NETWORKS"),
+            cache_bytes=reader.integer("CACHE_MB", 10_240, 100, 10_000_000) * mebibytes,
+        ),
+        secret_key=reader.secret("SECRET_KEY"),
+        encryption_keys=reader.keyring("ENCRYPTION_KEYS"),
+        api_host=reader.text("API_HOST", "127.0.0.1"),
+        api_port=reader.integer("API_PORT", 8000, 1, 65535),
+        metrics_port=reader.integer("METRICS_PORT", 9100, 1, 65535),
+        sites_port=reader.integer("SITES_PORT", 8080, 1, 65535),
+        sites_domain=reader.text("SITES_DOMAIN", "localhost"),
+        sites_scheme=reader.choice("SITES_SCHEME", "http", ("http", "https")),
+        router_url=reader.url("ROUTER_URL", ("http", "https"), "http://127.0.0.1:8080"),
+        allow_local_repositories=reader.boolean("ALLOW_LOCAL_REPOSITORIES", default=False),
+        registration_enabled=reader.boolean("REGISTRATION_ENABLED", default=True),
+        lease_seconds=reader.seconds("LEASE_SECONDS", 30.0),
+        reconcile_seconds=reader.seconds("RECONCILE_SECONDS", 10.0),
+        preview_days=reader.integer("PREVIEW_DAYS", 30, 1, 3650),
+        log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+        environment=reader.choice("ENVIRONMENT", "production", ("production", "development")),
+    )
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return settings

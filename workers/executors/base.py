@@ -1,0 +1,116 @@
+"""The seam between the pipeline and whatever runs a command that nobody trusts."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+
+class Outcome(enum.StrEnum):
+    SUCCESS = "success"
+    USER_ERROR = "user_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    DISK_FULL = "disk_full"
+    EVICTED = "evicted"
+    IMAGE_ERROR = "image_error"
+    PLATFORM_LOST = "platform_lost"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A host directory or file shown at `target`; read-only unless `is_writable`."""
+
+    source: Path
+    target: str
+    is_writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """`layers` (lowest first, all read-only) merged at `target`; changes go to `upper`.
+
+    `upper` and `scratch` are empty directories of the caller on one filesystem. After the run `upper` holds the
+    changes in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
+    """
+
+    target: str
+    layers: tuple[Path, ...]
+    upper: Path
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, times in seconds. `output_bytes`: what the command may print before the rest is dropped."""
+
+    memory_bytes: int
+    cpu_count: float
+    process_count: int
+    disk_bytes: int
+    output_bytes: int
+    wall_seconds: float
+    stop_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSpec:
+    """One command. Paths in `command`, `working_directory` and `environment` are inside the sandbox.
+
+    `network`: "none" leaves not even loopback to the host; "proxy" gives HTTP(S)_PROXY to a filtering proxy and
+    nothing else. `watched_paths` are the host directories whose size counts against `limits.disk_bytes`.
+    `name` labels cgroups, processes and logs; unique among running executions of a host.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    working_directory: str
+    binds: tuple[Bind, ...]
+    overlay: Overlay | None
+    environment: Mapping[str, str]
+    limits: Limits
+    network: Literal["none", "proxy"]
+    watched_paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """`message` is for people and complete for every outcome but success. `blocked_hosts`: what the proxy refused."""
+
+    outcome: Outcome
+    exit_code: int | None
+    message: str
+    duration_seconds: float
+    peak_memory_bytes: int | None
+    blocked_hosts: tuple[str, ...] = ()
+
+
+OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
+
+
+class Executor(Protocol):
+    def probe(self) -> None:
+        """Raises PlatformError with instructions when this host can't run sandboxes. Called once, at start."""
+        ...
+
+    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        """Runs the command to its end and returns when no process of it is left, whatever the outcome.
+
+        `on_output` is called with raw bytes as they come, from a thread of the executor, one call at a time, and
+        never after `run` has returned. Setting `cancel` ends the run: SIGTERM, `stop_seconds`, then the whole
+        namespace is killed. Safe to call from several threads at once. Never raises for what the command does;
+        raises PlatformError when the sandbox can't be made.
+        """
+        ...
+
+    def reap(self, name: str) -> None:
+        """Kills what an earlier run of this name left (the worker died); returns when nothing of it is left.
+
+        Must be safe to call when nothing was ever started.
+        """
+        ...

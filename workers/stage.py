@@ -1,0 +1,85 @@
+"""What a stage is: a function from named inputs to a recorded output, and all it may touch while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from shared.deployment_state import Stage
+from shared.plans import PlanLimits
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """What a stage may know of its deployment. `settings` are the project's when the deployment was made."""
+
+    id: str
+    tenant_id: str
+    project_id: str
+    project_slug: str
+    repository_url: str
+    branch: str
+    commit_sha: str | None
+    root_directory: str
+    framework: str | None
+    install_command: str | None
+    build_command: str | None
+    output_directory: str | None
+    node_version: str | None
+    is_preview: bool
+    clean: bool
+    host: str
+    release_sequence: int
+
+
+class StageLog(Protocol):
+    """Safe from any thread. Everything is masked before it is stored or published."""
+
+    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Raw output of a command, in pieces of any size."""
+        ...
+
+    def system(self, text: str) -> None:
+        """A line of the platform's own: what it does and why."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """`directory` is empty at the start and deleted at the end. `inputs`: outputs of the finished stages.
+
+    `cancelled` is set when the deployment was cancelled or the lease was lost; long work watches it.
+    """
+
+    deployment: DeploymentView
+    limits: PlanLimits
+    directory: Path
+    inputs: Mapping[Stage, Mapping[str, Any]]
+    log: StageLog
+    cancelled: threading.Event
+    attempt: int
+    # Variables of the deployment's target, decrypted; for the build command only, never for an argv or a log.
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """`output` is JSON: what the later stages need, and digests of what was stored."""
+
+    output: dict[str, Any]
+    is_cache_hit: bool = False
+    # Facts that the deployment shows: commit_sha, commit_message, framework, manifest_digest.
+    facts: dict[str, str] | None = None
+
+
+class StageFunction(Protocol):
+    """Immutable: run twice it gives the same result and does no harm.
+
+    Raises StageFailure for what the user can mend, PlatformError for what is worth another try, Cancelled when it
+    stopped because `context.cancelled` was set.
+    """
+
+    def run(self, context: StageContext) -> StageResult: ...
