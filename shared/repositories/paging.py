@@ -1,0 +1,54 @@
+"""Keyset paging: correct under concurrent inserts and for every sort key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """`sort` is a column the repository lists as sortable; `after` is (value of the sort column, id) of the last row
+    of the page before, or None for the first page; `limit` is 1 to 100."""
+
+    sort: str = "created_at"
+    is_descending: bool = True
+    limit: int = 20
+    after: tuple[Any, str] | None = None
+    with_total: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """`position` is what the next PageRequest's `after` is, None when this is the last page."""
+
+    items: Sequence[T]
+    position: tuple[Any, str] | None
+    total: int | None = None
+
+    def map(self, function: Callable[[T], U]) -> Page[U]:
+        return Page([function(item) for item in self.items], self.position, self.total)
+
+
+def keyset_clause(request: PageRequest, *, column: str, id_column: str) -> tuple[str, str, dict[str, Any]]:
+    """The SQL condition, the ORDER BY … LIMIT, and their parameters. Fetches one row more than asked, to know of a
+    next page. `column` and `id_column` are constants of the repository, never input."""
+    direction = "DESC" if request.is_descending else "ASC"
+    order = f"ORDER BY {column} {direction}, {id_column} {direction} LIMIT %(page_limit)s"
+    parameters: dict[str, Any] = {"page_limit": request.limit + 1}
+    if request.after is None:
+        return "TRUE", order, parameters
+    comparison = "<" if request.is_descending else ">"
+    parameters |= {"page_value": request.after[0], "page_id": request.after[1]}
+    return f"({column}, {id_column}) {comparison} (%(page_value)s, %(page_id)s)", order, parameters
+
+
+def page_of(rows: Sequence[dict[str, Any]], request: PageRequest, total: int | None = None) -> Page[dict[str, Any]]:
+    """Cuts the extra row off. The rows must carry `id` and the sort column under its own name."""
+    items = rows[: request.limit]
+    position = (items[-1][request.sort], items[-1]["id"]) if len(rows) > request.limit and items else None
+    return Page(items, position, total)
