@@ -143,6 +143,7 @@ CREATE TABLE deployments (
   error_message text,
   traceparent text,
   preview_expires_at timestamptz,
+  deleting_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT now(),
   started_at timestamptz,
   finished_at timestamptz,
@@ -158,6 +159,7 @@ CREATE INDEX deployments_tenant_status ON deployments (tenant_id, status, create
 CREATE INDEX deployments_project_branch ON deployments (project_id, branch, created_at DESC, id DESC);
 CREATE INDEX deployments_host ON deployments (host);
 CREATE INDEX deployments_live ON deployments (created_at) WHERE status NOT IN ('ready', 'failed', 'cancelled');
+CREATE INDEX deployments_removing ON deployments (created_at) WHERE site_state = 'removing';
 CREATE INDEX deployments_preview_expiry ON deployments (preview_expires_at)
   WHERE is_preview AND site_state = 'published';
 

@@ -1,0 +1,188 @@
+"""Deployments as rows. Every state change is a compare-and-set on the status and the fencing token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from shared.db.database import Connection, Database, Row
+from shared.deployment_state import DeploymentStatus, predecessors
+from shared.repositories.paging import Page, PageRequest, keyset_clause, page_of
+
+SORTABLE = {"created_at": "d.created_at"}
+
+_SELECT = """
+SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan
+FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
+"""
+
+_INSERT = """
+INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, branch, commit_sha, settings,
+                         is_preview, clean, priority, release_sequence, host, traceparent, preview_expires_at)
+VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s, %(branch)s,
+        %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(priority)s, %(release_sequence)s, %(host)s,
+        %(traceparent)s, CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
+"""
+
+# Serialises admissions of a tenant, so that the bound on its queue is exact.
+_LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR UPDATE"
+
+_COUNT_LIVE = """
+SELECT count(*) AS live FROM deployments
+WHERE tenant_id = %(tenant_id)s AND status NOT IN ('ready', 'failed', 'cancelled')
+"""
+
+_ADVANCE = """
+UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COALESCE(started_at, now())
+WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
+"""
+
+# A NULL fence is the API or the reconciler, which act only when no worker owns the deployment.
+_FINISH = """
+UPDATE deployments
+SET status = %(status)s, fence = GREATEST(fence, COALESCE(%(fence)s, fence)), finished_at = now(),
+    error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s
+WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= COALESCE(%(fence)s, fence)
+"""
+
+_FACTS = """
+UPDATE deployments
+SET commit_sha = COALESCE(%(commit_sha)s, commit_sha), commit_message = COALESCE(%(commit_message)s, commit_message),
+    framework = COALESCE(%(framework)s, framework), manifest_digest = COALESCE(%(manifest_digest)s, manifest_digest)
+WHERE id = %(id)s AND fence <= %(fence)s
+"""
+
+_REQUEST_CANCEL = """
+UPDATE deployments SET cancel_requested_at = COALESCE(cancel_requested_at, now())
+WHERE id = %(id)s AND tenant_id = %(tenant_id)s
+"""
+
+
+class DeploymentRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Reading
+
+    def find(self, tenant_id: str, deployment_id: str) -> Row | None:
+        return self._database.fetch_one(
+            _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s AND d.deleting_at IS NULL",
+            {"id": deployment_id, "tenant_id": tenant_id},
+        )
+
+    def find_tenant(self, deployment_id: str) -> str | None:
+        row = self._database.fetch_one(
+            "SELECT tenant_id FROM deployments WHERE id = %(id)s AND deleting_at IS NULL", {"id": deployment_id}
+        )
+        return None if row is None else row["tenant_id"]
+
+    def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> Row | None:
+        """Also locks the row until the transaction ends."""
+        return connection.execute(
+            _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s FOR UPDATE OF d",
+            {"id": deployment_id, "tenant_id": tenant_id},
+        ).fetchone()
+
+    def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: dict[str, Any]) -> Page[Row]:
+        """`filters`: project_id, branch, is_preview, is_active (exact, None for any) and statuses (empty for any)."""
+        conditions = ["d.tenant_id = ANY(%(tenant_ids)s)", "d.deleting_at IS NULL"]
+        parameters: dict[str, Any] = {"tenant_ids": list(tenant_ids)}
+        for name in ("project_id", "branch", "is_preview", "is_active"):
+            if filters.get(name) is not None:
+                conditions.append(f"d.{name} = %({name})s")
+                parameters[name] = filters[name]
+        if filters.get("statuses"):
+            conditions.append("d.status = ANY(%(statuses)s::deployment_status[])")
+            parameters["statuses"] = [str(status) for status in filters["statuses"]]
+        where = " AND ".join(conditions)
+        keyset, order, keyset_parameters = keyset_clause(request, column=SORTABLE[request.sort], id_column="d.id")
+        total = None
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                f"{_SELECT} WHERE {where} AND {keyset} {order}",
+                parameters | keyset_parameters,
+            ).fetchall()
+            if request.with_total:
+                counted = connection.execute(
+                    f"SELECT count(*) AS total FROM deployments d WHERE {where}",  # noqa: S608  # pyright: ignore[reportArgumentType, reportCallIssue]
+                    parameters,
+                ).fetchone()
+                total = counted["total"] if counted else 0
+        return page_of(rows, request, total)
+
+    def live(self) -> list[Row]:
+        """All that are not finished, oldest first: what the queue is rebuilt from."""
+        return self._database.fetch_all(
+            _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id"
+        )
+
+    def is_live(self, deployment_id: str) -> bool:
+        row = self._database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
+        return row is not None and row["status"] not in ("ready", "failed", "cancelled")
+
+    # Creating
+
+    def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
+        """The tenant's plan; other admissions of the tenant wait until the transaction ends."""
+        row = connection.execute(_LOCK_TENANT, {"tenant_id": tenant_id}).fetchone()
+        return None if row is None else row["plan"]
+
+    def count_live(self, connection: Connection, tenant_id: str) -> int:
+        row = connection.execute(_COUNT_LIVE, {"tenant_id": tenant_id}).fetchone()
+        return row["live"] if row else 0
+
+    def insert(self, connection: Connection, values: dict[str, Any]) -> None:
+        connection.execute(_INSERT, values | {"settings": Jsonb(values["settings"])})
+
+    def get_in(self, connection: Connection, deployment_id: str) -> Row:
+        row = connection.execute(_SELECT + "WHERE d.id = %(id)s", {"id": deployment_id}).fetchone()
+        assert row is not None
+        return row
+
+    # Moving
+
+    def advance(self, connection: Connection, deployment_id: str, status: DeploymentStatus, fence: int) -> bool:
+        """False when the deployment is finished, further on, or another's."""
+        cursor = connection.execute(
+            _ADVANCE,
+            {"id": deployment_id, "status": status.value, "fence": fence, "allowed": _names(predecessors(status))},
+        )
+        return cursor.rowcount == 1
+
+    def finish(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        status: DeploymentStatus,
+        *,
+        fence: int | None,
+        error: tuple[str, str | None, str] | None = None,
+    ) -> bool:
+        """`error` is (code, stage, message). False when the deployment is finished already or another's."""
+        code, stage, message = error or (None, None, None)
+        cursor = connection.execute(
+            _FINISH,
+            {
+                "id": deployment_id,
+                "status": status.value,
+                "fence": fence,
+                "allowed": _names(predecessors(status)),
+                "error_code": code,
+                "error_stage": stage,
+                "error_message": message,
+            },
+        )
+        return cursor.rowcount == 1
+
+    def set_facts(self, connection: Connection, deployment_id: str, fence: int, facts: dict[str, str]) -> None:
+        names = ("commit_sha", "commit_message", "framework", "manifest_digest")
+        connection.execute(_FACTS, {name: facts.get(name) for name in names} | {"id": deployment_id, "fence": fence})
+
+    def request_cancel(self, connection: Connection, tenant_id: str, deployment_id: str) -> None:
+        connection.execute(_REQUEST_CANCEL, {"id": deployment_id, "tenant_id": tenant_id})
+
+
+def _names(statuses: Sequence[DeploymentStatus]) -> list[str]:
+    return [status.value for status in statuses]

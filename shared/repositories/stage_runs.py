@@ -1,0 +1,121 @@
+"""One row for each time a worker took up a stage; at most one of a stage succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from shared.db.database import Connection, Database, Row
+
+# A run that another attempt replaces was cut off: its worker died or lost its lease.
+_REPLACE = """
+UPDATE stage_runs SET status = 'retrying', finished_at = now(), error_message = 'The worker was lost.'
+WHERE deployment_id = %(deployment_id)s AND stage = %(stage)s AND status = 'running' AND fence < %(fence)s
+"""
+
+_START = """
+INSERT INTO stage_runs (deployment_id, stage, fence, attempt, worker)
+SELECT %(deployment_id)s, %(stage)s, %(fence)s, 1 + count(*), %(worker)s FROM stage_runs
+WHERE deployment_id = %(deployment_id)s AND stage = %(stage)s
+ON CONFLICT (deployment_id, stage, fence) DO UPDATE SET worker = EXCLUDED.worker
+RETURNING attempt
+"""
+
+_SUCCEED = """
+UPDATE stage_runs SET status = 'succeeded', output = %(output)s, is_cache_hit = %(is_cache_hit)s, finished_at = now()
+WHERE deployment_id = %(deployment_id)s AND stage = %(stage)s AND fence = %(fence)s AND status = 'running'
+"""
+
+_END = """
+UPDATE stage_runs
+SET status = %(status)s, finished_at = now(), error_code = %(error_code)s, error_message = %(error_message)s
+WHERE deployment_id = %(deployment_id)s AND status = 'running' AND fence <= COALESCE(%(fence)s, fence)
+"""
+
+
+class StageRunRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def outputs(self, connection: Connection, deployment_id: str) -> dict[str, dict[str, Any]]:
+        """Stage → recorded output of the stages that have succeeded."""
+        rows = connection.execute(
+            "SELECT stage, output FROM stage_runs WHERE deployment_id = %(id)s AND status = 'succeeded'",
+            {"id": deployment_id},
+        ).fetchall()
+        return {row["stage"]: row["output"] for row in rows}
+
+    def succeeded_stages(self, deployment_ids: Sequence[str]) -> dict[str, set[str]]:
+        rows = self._database.fetch_all(
+            "SELECT deployment_id, stage FROM stage_runs WHERE deployment_id = ANY(%(ids)s) AND status = 'succeeded'",
+            {"ids": list(deployment_ids)},
+        )
+        stages: dict[str, set[str]] = {deployment_id: set() for deployment_id in deployment_ids}
+        for row in rows:
+            stages[row["deployment_id"]].add(row["stage"])
+        return stages
+
+    def of_deployments(self, connection: Connection, deployment_ids: Sequence[str]) -> dict[str, list[Row]]:
+        """All runs of each deployment, in the order in which they started."""
+        rows = connection.execute(
+            "SELECT * FROM stage_runs WHERE deployment_id = ANY(%(ids)s) ORDER BY started_at, fence",
+            {"ids": list(deployment_ids)},
+        ).fetchall()
+        runs: dict[str, list[Row]] = {deployment_id: [] for deployment_id in deployment_ids}
+        for row in rows:
+            runs[row["deployment_id"]].append(row)
+        return runs
+
+    def start(self, connection: Connection, deployment_id: str, stage: str, fence: int, worker: str) -> int:
+        """Records the run and returns which attempt at the stage it is, from 1."""
+        parameters = {"deployment_id": deployment_id, "stage": stage, "fence": fence, "worker": worker}
+        connection.execute(_REPLACE, parameters)
+        row = connection.execute(_START, parameters).fetchone()
+        assert row is not None
+        return row["attempt"]
+
+    def succeed(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        stage: str,
+        fence: int,
+        *,
+        output: dict[str, Any],
+        is_cache_hit: bool,
+    ) -> bool:
+        cursor = connection.execute(
+            _SUCCEED,
+            {
+                "deployment_id": deployment_id,
+                "stage": stage,
+                "fence": fence,
+                "output": Jsonb(output),
+                "is_cache_hit": is_cache_hit,
+            },
+        )
+        return cursor.rowcount == 1
+
+    def end(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        *,
+        status: str,
+        fence: int | None,
+        error: tuple[str, str] | None = None,
+    ) -> None:
+        """Closes whatever runs for the deployment: failed, cancelled or retrying. `error` is (code, message)."""
+        code, message = error or (None, None)
+        connection.execute(
+            _END,
+            {
+                "deployment_id": deployment_id,
+                "status": status,
+                "fence": fence,
+                "error_code": code,
+                "error_message": message,
+            },
+        )
