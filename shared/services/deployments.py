@@ -1,0 +1,412 @@
+"""Deployments as clients ask for them: create, read, cancel, roll back, promote, delete.
+
+PostgreSQL is the truth: an accepted deployment is a committed row, and the enqueueing that follows may fail; the
+reconciler puts into the queue what the queue doesn't hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from schemas.logs import LogEnd, LogLine, LogStatus
+from schemas.messages import Job
+from schemas.resources import DeploymentResource, QueuePosition
+from shared.clock import Clock
+from shared.db.database import Connection, Database, Row
+from shared.deployment_state import FINISHED, DeploymentStatus, Stage
+from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
+from shared.identifiers import DEPLOYMENT, RELEASE, new_identifier, random_part
+from shared.logs.base import Doorbell, LogStore
+from shared.plans import Plan, limits_of
+from shared.queue.base import CancelOutcome, JobQueue
+from shared.queue.errors import QueueFull
+from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.paging import Page, PageRequest
+from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sites import SiteRepository
+from shared.repositories.stage_runs import StageRunRepository
+from shared.services.deployment_resource import deployment_resource
+from shared.services.jobs import cleanup_job, release_job, stage_job, stage_job_id
+from shared.settings import Settings
+
+Record = Callable[[Connection, DeploymentResource], None]
+
+_SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_SETTINGS = (
+    "root_directory",
+    "framework",
+    "install_command",
+    "build_command",
+    "output_directory",
+    "node_version",
+)
+
+
+class DeploymentService:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        deployments: DeploymentRepository,
+        stage_runs: StageRunRepository,
+        releases: ReleaseRepository,
+        sites: SiteRepository,
+        queue: JobQueue,
+        log_store: LogStore,
+        doorbell: Doorbell,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._database = database
+        self._deployments = deployments
+        self._stage_runs = stage_runs
+        self._releases = releases
+        self._sites = sites
+        self._queue = queue
+        self._log_store = log_store
+        self._doorbell = doorbell
+        self._clock = clock
+        self._settings = settings
+
+    # Reading
+
+    def tenant_of(self, deployment_id: str) -> str | None:
+        return self._deployments.find_tenant(deployment_id)
+
+    def get(self, tenant_id: str, deployment_id: str) -> DeploymentResource:
+        row = self._get_row(tenant_id, deployment_id)
+        resource = self._resources([row])[0]
+        if row["status"] not in FINISHED:
+            resource.queue = self._explain(row)
+        return resource
+
+    def list(
+        self,
+        tenant_ids: Sequence[str],
+        *,
+        page: PageRequest,
+        project_id: str | None = None,
+        statuses: Sequence[DeploymentStatus] = (),
+        branch: str | None = None,
+        is_preview: bool | None = None,
+        is_active: bool | None = None,
+    ) -> Page[DeploymentResource]:
+        filters = {
+            "project_id": project_id,
+            "statuses": statuses,
+            "branch": branch,
+            "is_preview": is_preview,
+            "is_active": is_active,
+        }
+        rows = self._deployments.page(tenant_ids, page, filters)
+        return Page(self._resources(rows.items), rows.position, rows.total)
+
+    def explain(self, tenant_id: str, deployment_id: str) -> QueuePosition | None:
+        """Why the deployment waits; None when it has finished or the queue can't tell."""
+        row = self._get_row(tenant_id, deployment_id)
+        return None if row["status"] in FINISHED else self._explain(row)
+
+    # Creating
+
+    def create(
+        self,
+        *,
+        tenant_id: str,
+        project_id: str,
+        branch: str | None = None,
+        commit_sha: str | None = None,
+        is_preview: bool = False,
+        clean: bool = False,
+        priority: int = 5,
+        created_by: str | None,
+        trigger: str = "api",
+        traceparent: str | None = None,
+        record: Record | None = None,
+    ) -> DeploymentResource:
+        """Accepts a deployment: commits its row, then enqueues its first stage.
+
+        `record` runs in the same transaction. Raises NotFound, Conflict (PROJECT_DELETING), ValidationFailed, and
+        Unavailable (QUEUE_UNAVAILABLE) when the tenant has as many waiting as its plan allows.
+        """
+        _validate(branch=branch, commit_sha=commit_sha, priority=priority)
+        with self._database.transaction() as connection:
+            limits = self._admit(connection, tenant_id)
+            project = self._releases.next_sequence(connection, tenant_id, project_id)
+            if project is None:
+                raise NotFound("There is no such project, or it is being deleted; check projectId.")
+            if not project["repository_url"]:
+                raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
+            deployment_id = new_identifier(DEPLOYMENT)
+            chosen_branch = branch or project["repository_branch"]
+            self._deployments.insert(
+                connection,
+                {
+                    "id": deployment_id,
+                    "tenant_id": tenant_id,
+                    "project_id": project_id,
+                    "created_by": created_by,
+                    "trigger": trigger,
+                    "repository_url": project["repository_url"],
+                    "branch": chosen_branch,
+                    "commit_sha": commit_sha,
+                    "settings": {name: project[name] for name in _SETTINGS},
+                    "is_preview": is_preview,
+                    "clean": clean,
+                    "priority": priority,
+                    "release_sequence": project["release_sequence"],
+                    "host": preview_host(project["slug"], chosen_branch, deployment_id)
+                    if is_preview
+                    else project["slug"],
+                    "traceparent": traceparent,
+                    "preview_days": self._settings.preview_days,
+                },
+            )
+            entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
+            self._log_store.append(connection, deployment_id, [entry], fence=None)
+            row = self._deployments.get_in(connection, deployment_id)
+            resource = deployment_resource(row, [], self._settings)
+            if record is not None:
+                record(connection, resource)
+        self._enqueue(
+            stage_job(
+                deployment_id=deployment_id,
+                tenant_id=tenant_id,
+                stage=Stage.CLONE,
+                priority=priority,
+                limits=limits,
+                enqueued_at=row["created_at"],
+                traceparent=traceparent,
+            )
+        )
+        return resource
+
+    def redeploy(
+        self, tenant_id: str, deployment_id: str, *, created_by: str | None, record: Record | None = None
+    ) -> DeploymentResource:
+        """A new deployment of the same commit (or branch, when the commit was never resolved)."""
+        row = self._get_row(tenant_id, deployment_id)
+        return self.create(
+            tenant_id=tenant_id,
+            project_id=row["project_id"],
+            branch=row["branch"],
+            commit_sha=row["commit_sha"],
+            is_preview=row["is_preview"],
+            priority=row["priority"],
+            created_by=created_by,
+            trigger="redeploy",
+            record=record,
+        )
+
+    # Ending
+
+    def cancel(self, tenant_id: str, deployment_id: str) -> DeploymentResource:
+        """Asks for the end. What waits ends at once; a running stage ends when its worker has killed its processes."""
+        with self._database.transaction() as connection:
+            row = self._deployments.find_locked(connection, tenant_id, deployment_id)
+            if row is None:
+                raise _not_found()
+            if row["status"] == DeploymentStatus.CANCELLED:
+                return self._resources([row])[0]
+            if row["status"] in FINISHED:
+                raise Conflict(
+                    f"The deployment is {row['status']} already; there is nothing to cancel.",
+                    code=ErrorCode.ALREADY_FINISHED,
+                )
+            self._deployments.request_cancel(connection, tenant_id, deployment_id)
+        # The request is durable now: if the queue can't be asked, the worker or the reconciler finds it in the row.
+        try:
+            outcomes = {self._queue.cancel(stage_job_id(deployment_id, stage)) for stage in Stage}
+        except Unavailable:
+            outcomes = {CancelOutcome.SIGNALLED}
+        if CancelOutcome.SIGNALLED not in outcomes:
+            self.finish_cancelled(deployment_id)
+        return self.get(tenant_id, deployment_id)
+
+    def finish_cancelled(self, deployment_id: str) -> bool:
+        """Ends a deployment that no worker holds. False when it has finished already."""
+        end = LogEnd(timestamp=self._now_ms(), status=DeploymentStatus.CANCELLED)
+        return self._finish(deployment_id, DeploymentStatus.CANCELLED, end, error=None)
+
+    def finish_failed(self, deployment_id: str, code: str, stage: Stage | None, message: str) -> bool:
+        """Fails a deployment that no worker holds. False when it has finished already."""
+        end = LogEnd(
+            timestamp=self._now_ms(),
+            status=DeploymentStatus.FAILED,
+            error={"code": code, "stage": stage, "message": message},
+        )
+        return self._finish(deployment_id, DeploymentStatus.FAILED, end, error=(code, stage, message))
+
+    def delete(self, tenant_id: str, deployment_id: str) -> None:
+        """Removes a finished deployment and its site; the work is a job, the row is hidden at once."""
+        with self._database.transaction() as connection:
+            row = self._deployments.find_locked(connection, tenant_id, deployment_id)
+            if row is None or row["deleting_at"] is not None:
+                raise _not_found()
+            if row["is_active"] or row["status"] not in FINISHED:
+                reason = "is what production serves; roll back first" if row["is_active"] else "runs; cancel it first"
+                raise Conflict(f"The deployment {reason}.", code=ErrorCode.DEPLOYMENT_ACTIVE)
+            self._sites.set_removing(connection, deployment_id, is_deleting=True)
+        limits = limits_of(Plan(row["tenant_plan"]))
+        self._enqueue(cleanup_job(subject_id=deployment_id, tenant_id=tenant_id, limits=limits))
+
+    # Releasing
+
+    def rollback(
+        self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
+    ) -> DeploymentResource:
+        """Points production at this earlier deployment and pins it there."""
+        return self._release(tenant_id, deployment_id, "rollback", requested_by, record)
+
+    def promote(
+        self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
+    ) -> DeploymentResource:
+        """Points production at this deployment and lets later ones replace it again."""
+        return self._release(tenant_id, deployment_id, "promote", requested_by, record)
+
+    def _release(
+        self, tenant_id: str, deployment_id: str, kind: str, requested_by: str | None, record: Record | None
+    ) -> DeploymentResource:
+        with self._database.transaction() as connection:
+            row = self._deployments.find_locked(connection, tenant_id, deployment_id)
+            if row is None or row["deleting_at"] is not None:
+                raise _not_found()
+            _check_releasable(row, kind)
+            project = self._releases.next_sequence(connection, tenant_id, row["project_id"])
+            if project is None:
+                raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
+            release_id = new_identifier(RELEASE)
+            self._releases.insert(
+                connection,
+                {
+                    "id": release_id,
+                    "tenant_id": tenant_id,
+                    "project_id": row["project_id"],
+                    "deployment_id": deployment_id,
+                    "kind": kind,
+                    "release_sequence": project["release_sequence"],
+                    "requested_by": requested_by,
+                },
+            )
+            runs = self._stage_runs.of_deployments(connection, [deployment_id])[deployment_id]
+            resource = deployment_resource(row, runs, self._settings)
+            if record is not None:
+                record(connection, resource)
+        limits = limits_of(Plan(row["tenant_plan"]))
+        self._enqueue(release_job(release_id=release_id, tenant_id=tenant_id, limits=limits))
+        return resource
+
+    # Within
+
+    def _admit(self, connection: Connection, tenant_id: str) -> Any:
+        plan = self._deployments.lock_tenant(connection, tenant_id)
+        if plan is None:
+            raise NotFound("There is no such account.")
+        limits = limits_of(Plan(plan))
+        if self._deployments.count_live(connection, tenant_id) >= limits.maximum_queued:
+            raise QueueFull(
+                f"The account has {limits.maximum_queued} unfinished deployments, as many as its plan allows; "
+                "wait for some to finish or cancel them.",
+                retry_after_seconds=30,
+            )
+        return limits
+
+    def _enqueue(self, job: Job) -> None:
+        try:
+            self._queue.enqueue(job)
+        except Unavailable:
+            # Committed is accepted: the reconciler enqueues what the queue doesn't hold.
+            return
+
+    def _finish(
+        self, deployment_id: str, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
+    ) -> bool:
+        entries = [LogStatus(timestamp=end.timestamp, status=status), end]
+        if error is not None:
+            stage = error[1] or Stage.CLONE
+            entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
+        with self._database.transaction() as connection:
+            if not self._deployments.finish(connection, deployment_id, status, fence=None, error=error):
+                return False
+            run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
+            self._stage_runs.end(connection, deployment_id, status=run_status, fence=None)
+            first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
+        self._doorbell.ring(deployment_id, first, last, entries)
+        return True
+
+    def _get_row(self, tenant_id: str, deployment_id: str) -> Row:
+        row = self._deployments.find(tenant_id, deployment_id)
+        if row is None:
+            raise _not_found()
+        return row
+
+    def _resources(self, rows: Sequence[Row]) -> list[DeploymentResource]:
+        with self._database.transaction() as connection:
+            runs = self._stage_runs.of_deployments(connection, [row["id"] for row in rows])
+        return [deployment_resource(row, runs[row["id"]], self._settings) for row in rows]
+
+    def _explain(self, row: Row) -> QueuePosition | None:
+        try:
+            for stage in Stage:
+                found = self._queue.explain(stage_job_id(row["id"], stage))
+                if found is not None:
+                    estimate = found.estimated_start_seconds
+                    return QueuePosition(
+                        pool=found.pool,
+                        position=found.position,
+                        reason=found.reason,
+                        holders=list(found.holders),
+                        estimated_start_seconds=None if estimate is None else list(estimate),
+                    )
+        except Unavailable:
+            return None
+        return None
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
+
+def preview_host(slug: str, branch: str, deployment_id: str) -> str:
+    """`<project>-<branch>-<8 random characters>`, a valid DNS label of at most 63 characters, never production's."""
+    suffix = random_part(deployment_id, 8)
+    label = re.sub(r"[^a-z0-9]+", "-", branch.lower()).strip("-") or "branch"
+    room = 63 - len(suffix) - 1
+    return f"{f'{slug}-{label}'[:room].strip('-')}-{suffix}"
+
+
+def _check_releasable(row: Row, kind: str) -> None:
+    if row["status"] != DeploymentStatus.READY:
+        raise Conflict(
+            f"The deployment is {row['status']}; only one that is ready can be released.", code=ErrorCode.NOT_READY
+        )
+    if row["is_preview"]:
+        raise Conflict(f"A preview can't be the target of a {kind}; deploy its branch to production instead.")
+    if row["site_state"] in ("removing", "removed"):
+        raise Conflict(
+            "The deployment's files are no longer kept; deploy its commit again.", code=ErrorCode.ARTIFACT_EXPIRED
+        )
+
+
+def _validate(*, branch: str | None, commit_sha: str | None, priority: int) -> None:
+    fields: dict[str, str] = {}
+    if branch is not None and not is_branch_name(branch):
+        fields["branch"] = "is not a branch name that git accepts"
+    if commit_sha is not None and not _SHA.fullmatch(commit_sha):
+        fields["commitSha"] = "must be a full commit SHA of 40 hexadecimal digits"
+    if not 0 <= priority <= 9:
+        fields["priority"] = "must be from 0 (most urgent) to 9"
+    if fields:
+        raise ValidationFailed(fields)
+
+
+_FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.$|\.lock(/|$)|^/|/$|/\.|^[.-]|^@$")
+
+
+def is_branch_name(name: str) -> bool:
+    """The rules of git-check-ref-format(1) for a branch."""
+    return 0 < len(name) <= 255 and _FORBIDDEN_IN_BRANCH.search(name) is None
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no such deployment.")
