@@ -1,0 +1,475 @@
+"""Packs a directory into a zstd-compressed tar and unpacks it again, trusting neither.
+
+The tar is plain POSIX (ustar with PAX headers where a field doesn't fit) and canonical: depth first, names in byte
+order, owner 0:0, permission bits only. Its digest is the SHA-256 of the uncompressed stream without the modification
+times (and the header checksums that depend on them), so the same content has the same digest on every machine, while
+the times survive: Python's byte code caches are valid only for the time of the source they were made from.
+
+Beside files, directories and symbolic links it carries what overlayfs leaves in an upper layer: whiteouts (character
+devices 0:0) and opaque directories (the attribute user.overlay.opaque).
+
+Neither way follows a symbolic link: every name is opened relative to the descriptor of its directory with O_NOFOLLOW.
+A link may be relative and stay in the tree, or be absolute: those (`.venv/bin/python`) mean something only inside a
+sandbox, where the same tree is mounted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+BLOCK = 512
+MAXIMUM_DEPTH = 200
+OPAQUE = "user.overlay.opaque"
+
+_PAX_OPAQUE = b"SCHILY.xattr.user.overlay.opaque"
+_CHUNK = 1 << 20
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A size of 12 octal digits and a NUL no longer fits the field; larger ones go into a PAX header.
+_MAXIMUM_USTAR = 0o77777777777
+# Level 3 compresses dependencies three to four times at some 200 MB/s a thread; higher ones cost more than they save.
+_LEVEL = 3
+
+
+class ArchiveRejected(Exception):
+    """The tree or archive holds something that is not carried over; the message names the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """`digest` names the content; `tree_bytes` is what the unpacked tree takes on disk, roughly."""
+
+    digest: str
+    tree_bytes: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`kind` is the tar's type flag: 0 file, 2 symbolic link, 3 whiteout, 5 directory. Names are raw bytes."""
+
+    kind: bytes
+    path: bytes
+    mode: int
+    size: int = 0
+    mtime: int = 0
+    target: bytes = b""
+    is_opaque: bool = False
+
+
+def shown(path: bytes) -> str:
+    """The path for a message: undecodable and control bytes escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path.decode("utf-8", "backslashreplace"))
+
+
+def check_link(path: bytes, target: bytes) -> None:
+    """Raises ArchiveRejected for a relative target that climbs out of the tree. Purely textual; nothing is opened."""
+    if not target or b"\0" in target:
+        raise ArchiveRejected(f"The symbolic link {shown(path)} has no usable target.")
+    if target.startswith(b"/"):
+        return
+    depth = path.count(b"/")
+    for part in target.split(b"/"):
+        if part == b"..":
+            depth -= 1
+        elif part not in (b"", b"."):
+            depth += 1
+        if depth < 0:
+            raise ArchiveRejected(f"The symbolic link {shown(path)} → {shown(target)} leaves the tree.")
+
+
+def check_path(path: bytes) -> list[bytes]:
+    """The path's parts. Raises ArchiveRejected unless it is relative and plain."""
+    parts = path.split(b"/")
+    if b"\0" in path or any(part in (b"", b".", b"..") or len(part) > 255 for part in parts):
+        raise ArchiveRejected(f"The path {shown(path)!r} is not a plain path inside the tree.")
+    if len(parts) > MAXIMUM_DEPTH:
+        raise ArchiveRejected(f"{shown(path[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
+    return parts
+
+
+# --- tar headers ---
+
+
+def _octal(value: int, width: int) -> bytes:
+    return b"%0*o\0" % (width - 1, value)
+
+
+def _header(kind: bytes, name: bytes, mode: int, size: int, mtime: int, target: bytes) -> bytes:
+    device = _octal(0, 8) * 2 if kind == b"3" else b"\0" * 16
+    head = b"".join(
+        (
+            name[:100].ljust(100, b"\0"),
+            _octal(mode, 8),
+            b"0000000\x000000000\0",
+            _octal(size if size <= _MAXIMUM_USTAR else 0, 12),
+            _octal(mtime, 12),
+        )
+    )
+    tail = kind + target[:100].ljust(100, b"\0") + b"ustar\x0000" + b"\0" * 64 + device + b"\0" * 167
+    checksum = sum(head) + sum(tail) + 8 * 32
+    return b"%b%06o\0 %b" % (head, checksum, tail)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    length = len(key) + len(value) + 3
+    while len(b"%d" % length) + len(key) + len(value) + 3 != length:
+        length = len(b"%d" % length) + len(key) + len(value) + 3
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _headers(entry: Entry) -> list[bytes]:
+    """The entry's header block, preceded by a PAX header (block and body) where one is needed."""
+    records: list[bytes] = []
+    if len(entry.path) > 100:
+        records.append(_record(b"path", entry.path))
+    if len(entry.target) > 100:
+        records.append(_record(b"linkpath", entry.target))
+    if entry.size > _MAXIMUM_USTAR:
+        records.append(_record(b"size", b"%d" % entry.size))
+    if entry.is_opaque:
+        records.append(_record(_PAX_OPAQUE, b"y"))
+    main = _header(entry.kind, entry.path, entry.mode, entry.size, entry.mtime, entry.target)
+    if not records:
+        return [main]
+    if not (entry.path + entry.target).isascii():
+        # Names are bytes; tells readers not to insist on UTF-8.
+        records.insert(0, _record(b"hdrcharset", b"BINARY"))
+    body = b"".join(records)
+    return [_header(b"x", b"pax", 0o644, len(body), 0, b""), body + b"\0" * (-len(body) % BLOCK), main]
+
+
+class Digest:
+    """SHA-256 of a tar stream without modification times and header checksums (bytes 136 to 155 of a header)."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.data = self._hash.update
+
+    def header(self, block: bytes) -> None:
+        self._hash.update(block[:136])
+        self._hash.update(block[156:])
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+# --- packing ---
+
+
+class _Writer:
+    def __init__(self, raw: BinaryIO, threads: int) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=threads, write_checksum=True).stream_writer(
+            raw, closefd=False
+        )
+        self._buffer = bytearray()
+        self.digest = Digest()
+
+    def blocks(self, blocks: list[bytes]) -> None:
+        for index, block in enumerate(blocks):
+            # Of three blocks the one in the middle is the PAX body, which has no time in it.
+            if index == 1:
+                self.digest.data(block)
+            else:
+                self.digest.header(block)
+            self._buffer += block
+        self._spill()
+
+    def content(self, data: bytes) -> None:
+        self.digest.data(data)
+        self._buffer += data
+        self._spill()
+
+    def _spill(self) -> None:
+        if len(self._buffer) >= _CHUNK:
+            self._compressor.write(self._buffer)
+            self._buffer = bytearray()
+
+    def finish(self) -> None:
+        self.content(b"\0" * (2 * BLOCK))
+        self._compressor.write(self._buffer)
+        self._compressor.close()
+
+
+def open_directory(name: str | bytes | Path, parent: int | None = None) -> int:
+    """A descriptor of a directory that is no link. One that its owner shut (`chmod 000`) is opened up first."""
+    try:
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        # Only for an ordinary user's own trees; the caller saw by lstat that this is a directory, no link.
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+
+
+def _open_file(name: bytes, parent: int) -> int:
+    try:
+        return os.open(name, _OPEN_FILE, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o600, dir_fd=parent)
+        return os.open(name, _OPEN_FILE, dir_fd=parent)
+
+
+def _is_opaque(descriptor: int) -> bool:
+    try:
+        return os.getxattr(descriptor, OPAQUE) == b"y"
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
+
+
+def walk(directory: int, prefix: bytes = b"") -> Generator[tuple[Entry, int, bytes]]:
+    """Each entry below the directory descriptor, in canonical order, with its parent's descriptor and its name.
+
+    A descriptor is valid until the next step. Raises ArchiveRejected for sockets, pipes, devices but whiteouts, and
+    links that leave the tree.
+    """
+    if prefix.count(b"/") >= MAXIMUM_DEPTH:
+        raise ArchiveRejected(f"{shown(prefix[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
+    with os.scandir(directory) as entries:
+        found = sorted((os.fsencode(item.name), item.stat(follow_symlinks=False)) for item in entries)
+    for name, status in found:
+        path = prefix + name
+        mtime = min(max(int(status.st_mtime), 0), _MAXIMUM_USTAR)
+        permissions = status.st_mode & 0o777
+        if stat.S_ISREG(status.st_mode):
+            yield Entry(b"0", path, permissions | 0o400, status.st_size, mtime), directory, name
+        elif stat.S_ISDIR(status.st_mode):
+            child = open_directory(name, directory)
+            try:
+                yield Entry(b"5", path, permissions | 0o700, 0, mtime, is_opaque=_is_opaque(child)), directory, name
+                yield from walk(child, path + b"/")
+            finally:
+                os.close(child)
+        elif stat.S_ISLNK(status.st_mode):
+            target = os.readlink(name, dir_fd=directory)
+            check_link(path, target)
+            yield Entry(b"2", path, 0o777, 0, mtime, target), directory, name
+        elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            yield Entry(b"3", path, 0, 0, 0), directory, name
+        else:
+            raise ArchiveRejected(f"{shown(path)} is a device, socket or pipe; only files, directories and links fit.")
+
+
+def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2) -> Packed:
+    """Writes `archive` from the directory's content, reading each file once.
+
+    Raises ArchiveRejected for what can't be carried, and when the tree takes more than `maximum_bytes`. Nobody may
+    write to the directory meanwhile.
+    """
+    root = open_directory(directory)
+    tree_bytes = entries = 0
+    try:
+        with archive.open("xb") as raw:
+            writer = _Writer(raw, threads)
+            for entry, parent, name in walk(root):
+                entries += 1
+                tree_bytes += _disk_bytes(entry.size)
+                if tree_bytes > maximum_bytes:
+                    raise ArchiveRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
+                writer.blocks(_headers(entry))
+                if entry.size:
+                    _pack_file(writer, entry, parent, name)
+            writer.finish()
+            raw.flush()
+            os.fsync(raw.fileno())
+    finally:
+        os.close(root)
+    return Packed(writer.digest.hexdigest(), tree_bytes, entries)
+
+
+def _pack_file(writer: _Writer, entry: Entry, parent: int, name: bytes) -> None:
+    descriptor = _open_file(name, parent)
+    try:
+        left = entry.size
+        while left:
+            data = os.read(descriptor, min(left, _CHUNK))
+            if not data:
+                raise ArchiveRejected(f"{shown(entry.path)} shrank while it was read.")
+            writer.content(data)
+            left -= len(data)
+        padding = -entry.size % BLOCK
+        if padding:
+            writer.content(b"\0" * padding)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_bytes(size: int) -> int:
+    """What an entry takes on disk: whole blocks of 4 KiB, of which the inode's share is the first."""
+    return 4096 + (size + 4095) // 4096 * 4096 if size else 4096
+
+
+# --- unpacking ---
+
+
+class _Reader:
+    """Reads the canonical form only; anything else is refused, so there is little to get wrong."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw, read_across_frames=False)
+        self._stream = io.BufferedReader(stream, _CHUNK)  # pyright: ignore[reportArgumentType]
+        self.digest = Digest()
+
+    def exactly(self, length: int) -> bytes:
+        data = self._stream.read(length)
+        if len(data) != length:
+            raise ArchiveRejected("The archive ends too early.")
+        return data
+
+    def content(self, length: int) -> bytes:
+        data = self.exactly(length)
+        self.digest.data(data)
+        return data
+
+    def next(self) -> Entry | None:
+        block = self._header_block()
+        if block is None:
+            return None
+        extended: dict[bytes, bytes] = {}
+        if block[156:157] == b"x":
+            length = _number(block[124:136])
+            if length > _CHUNK:
+                raise ArchiveRejected("An extended header is too long.")
+            extended = _records(self.content(length + -length % BLOCK)[:length])
+            block = self._header_block()
+            if block is None:
+                raise ArchiveRejected("An extended header has no entry.")
+        return _entry(block, extended)
+
+    def _header_block(self) -> bytes | None:
+        block = self.exactly(BLOCK)
+        if block == b"\0" * BLOCK:
+            if self.exactly(BLOCK) != block or self._stream.read(1):
+                raise ArchiveRejected("The archive goes on after its end.")
+            self.digest.data(block + block)
+            return None
+        if _number(block[148:156]) != sum(block[:148]) + sum(block[156:]) + 8 * 32:
+            raise ArchiveRejected("A header's checksum is wrong.")
+        self.digest.header(block)
+        return block
+
+
+def _number(field: bytes) -> int:
+    digits = field.strip(b"\0 ")
+    if not digits or digits.strip(b"01234567"):
+        raise ArchiveRejected("A number in a header is malformed.")
+    return int(digits, 8)
+
+
+def _records(body: bytes) -> dict[bytes, bytes]:
+    records: dict[bytes, bytes] = {}
+    while body:
+        length_text, separator, _ = body.partition(b" ")
+        if not separator or not length_text.isdigit() or not len(length_text) + 3 <= int(length_text) <= len(body):
+            raise ArchiveRejected("An extended header is malformed.")
+        length = int(length_text)
+        key, separator, value = body[len(length_text) + 1 : length].partition(b"=")
+        if not separator or not value.endswith(b"\n"):
+            raise ArchiveRejected("An extended header is malformed.")
+        records[key] = value[:-1]
+        body = body[length:]
+    return records
+
+
+def _entry(block: bytes, extended: dict[bytes, bytes]) -> Entry:
+    kind = block[156:157]
+    if kind not in (b"0", b"2", b"3", b"5"):
+        raise ArchiveRejected(f"An entry has the unknown type {kind!r}.")
+    if kind == b"3" and (_number(block[329:337]), _number(block[337:345])) != (0, 0):
+        raise ArchiveRejected("The archive holds a device.")
+    size = extended.get(b"size")
+    if size is not None and not size.isdigit():
+        raise ArchiveRejected("A size is malformed.")
+    entry = Entry(
+        kind=kind,
+        path=extended.get(b"path", block[:100].rstrip(b"\0")),
+        mode=_number(block[100:108]) & 0o777,
+        size=_number(block[124:136]) if size is None else int(size),
+        mtime=_number(block[136:148]),
+        target=extended.get(b"linkpath", block[157:257].rstrip(b"\0")),
+        is_opaque=_PAX_OPAQUE in extended,
+    )
+    if entry.size and kind != b"0":
+        raise ArchiveRejected(f"{shown(entry.path)} has content though it is no file.")
+    return entry
+
+
+def unpack(archive: Path, directory: Path, *, maximum_bytes: int) -> Packed:
+    """Fills the empty directory; nothing outside of it can be touched. Returns what `pack` returned for the archive.
+
+    Raises ArchiveRejected for an archive that is damaged, not canonical or larger than `maximum_bytes`; the directory
+    then holds a part of it. The caller compares the digest before it uses the tree.
+    """
+    tree_bytes = entries = 0
+    # Open descriptors of the directories on the way to the entry at hand, with their names; closed on the way back.
+    chain: list[tuple[bytes, int]] = [(b"", open_directory(directory))]
+    try:
+        with archive.open("rb") as raw:
+            reader = _Reader(raw)
+            while (entry := reader.next()) is not None:
+                entries += 1
+                tree_bytes += _disk_bytes(entry.size)
+                if tree_bytes > maximum_bytes:
+                    raise ArchiveRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
+                parts = check_path(entry.path)
+                while len(chain) > len(parts) or [name for name, _ in chain[1:]] != parts[: len(chain) - 1]:
+                    os.close(chain.pop()[1])
+                if len(chain) != len(parts):
+                    raise ArchiveRejected(f"The directory of {shown(entry.path)} does not precede it.")
+                _make(reader, entry, parts[-1], chain)
+            return Packed(reader.digest.hexdigest(), tree_bytes, entries)
+    except zstandard.ZstdError as error:
+        raise ArchiveRejected(f"The archive is damaged: {error}.") from error
+    except FileExistsError as error:
+        raise ArchiveRejected("The archive holds one path twice.") from error
+    finally:
+        for _, descriptor in chain:
+            os.close(descriptor)
+
+
+def _make(reader: _Reader, entry: Entry, name: bytes, chain: list[tuple[bytes, int]]) -> None:
+    parent = chain[-1][1]
+    if entry.kind == b"0":
+        descriptor = os.open(name, _CREATE_FILE, 0o600, dir_fd=parent)
+        try:
+            left = entry.size
+            while left:
+                data = reader.content(min(left, _CHUNK))
+                _write_all(descriptor, data)
+                left -= len(data)
+            if entry.size % BLOCK:
+                reader.content(-entry.size % BLOCK)
+            os.fchmod(descriptor, entry.mode | 0o400)
+            os.utime(descriptor, (entry.mtime, entry.mtime))
+        finally:
+            os.close(descriptor)
+    elif entry.kind == b"5":
+        os.mkdir(name, 0o700, dir_fd=parent)
+        chain.append((name, open_directory(name, parent)))
+        os.fchmod(chain[-1][1], entry.mode | 0o700)
+        if entry.is_opaque:
+            os.setxattr(chain[-1][1], OPAQUE, b"y")
+    elif entry.kind == b"2":
+        check_link(entry.path, entry.target)
+        os.symlink(entry.target, name, dir_fd=parent)
+    else:
+        # A whiteout; the kernel lets ordinary users make these (Linux 5.8), unlike real devices.
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

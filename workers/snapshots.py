@@ -1,0 +1,130 @@
+"""Content-addressed snapshots of directories: packed in the object store, unpacked in the host's cache."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.storage.base import ArtifactStore, ObjectNotFound
+from workers.archive import ArchiveRejected, pack, unpack
+from workers.tree_cache import TreeCache, check_names
+
+
+class SnapshotMissing(PlatformError):
+    """The object store has no such snapshot, or only a damaged one: the stage that made it has to run again."""
+
+    def __init__(self, digest: str, reason: str) -> None:
+        super().__init__(f"Snapshot {digest[:12]} {reason}; the stage that made it has to run again.")
+        self.digest = digest
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`digest` names the content; `size_bytes` is the size of the packed object."""
+
+    digest: str
+    size_bytes: int
+
+
+def snapshot_key(tenant_id: str, digest: str) -> str:
+    check_names(tenant_id, digest)
+    return f"snapshots/{tenant_id}/{digest}.tar.zst"
+
+
+class SnapshotStore:
+    """Safe between threads and between the worker processes of a host, which share `cache_directory`.
+
+    `cache_directory` should be on the filesystem of the stages' directories, so that saving is a rename.
+    """
+
+    def __init__(self, store: ArtifactStore, cache_directory: Path, *, maximum_bytes: int) -> None:
+        self._store = store
+        self._maximum_bytes = maximum_bytes
+        self._cache = TreeCache(cache_directory, maximum_bytes=maximum_bytes)
+
+    def close(self) -> None:
+        self._cache.close()
+
+    def save(self, tenant_id: str, directory: Path) -> Snapshot:
+        """Packs and uploads the directory's content and takes it over: afterwards `directory` is gone.
+
+        Nobody may write to the directory any more. When this raises, the directory may be there or not; run the
+        stage again. Raises StageFailure for content that can't be kept (devices, links that leave the tree, more than
+        the cache holds) and PlatformError.
+        """
+        with self._cache.temporary() as temporary:
+            archive = temporary / "snapshot.tar.zst"
+            try:
+                packed = pack(directory, archive, maximum_bytes=self._maximum_bytes)
+            except ArchiveRejected as error:
+                raise StageFailure(
+                    FailureCode.OUTPUT_INVALID,
+                    f"{error} Remove it from the repository, or from what the commands write.",
+                ) from error
+            key = snapshot_key(tenant_id, packed.digest)
+            size = archive.stat().st_size
+            if not self._store.exists(key):
+                self._store.put_file(key, archive)
+            self._take_over(tenant_id, packed.digest, directory, archive, packed.tree_bytes)
+        self._cache.trim(keep=packed.digest)
+        return Snapshot(packed.digest, size)
+
+    def _take_over(self, tenant_id: str, digest: str, directory: Path, archive: Path, tree_bytes: int) -> None:
+        with self._cache.temporary() as temporary, self._cache.filling(tenant_id, digest) as move_in:
+            # Emptied under the lock, deleted (slow) after it.
+            leftover = temporary / "leftover"
+            try:
+                if move_in is None:
+                    directory.rename(leftover)
+                else:
+                    move_in(directory, tree_bytes)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # Another filesystem: the archive is at hand, so the tree comes from there.
+                if move_in is not None:
+                    leftover.mkdir()
+                    unpack(archive, leftover, maximum_bytes=self._maximum_bytes)
+                    move_in(leftover, tree_bytes)
+
+    @contextmanager
+    def attach(self, tenant_id: str, digest: str) -> Generator[Path]:
+        """The snapshot's tree, fetched where it isn't in the cache. Never write to it; it stays for the block.
+
+        Paths in it are untrusted: open nothing through its symbolic links. Raises SnapshotMissing, PlatformError.
+        """
+        while True:
+            with self._cache.pinned(tenant_id, digest) as tree:
+                if tree is not None:
+                    yield tree
+                    return
+            self._fetch(tenant_id, digest)
+
+    def exists(self, tenant_id: str, digest: str) -> bool:
+        """Whether the object store has it. A cached tree doesn't count: another host can't reach it."""
+        return self._store.exists(snapshot_key(tenant_id, digest))
+
+    def _fetch(self, tenant_id: str, digest: str) -> None:
+        key = snapshot_key(tenant_id, digest)
+        with self._cache.temporary() as temporary, self._cache.filling(tenant_id, digest) as move_in:
+            if move_in is None:
+                return
+            archive, tree = temporary / "snapshot.tar.zst", temporary / "tree"
+            tree.mkdir(mode=0o755)
+            try:
+                self._store.get_file(key, archive)
+                unpacked = unpack(archive, tree, maximum_bytes=self._maximum_bytes)
+                if unpacked.digest != digest:
+                    raise ArchiveRejected("Its content has another digest.")
+            except ObjectNotFound as error:
+                raise SnapshotMissing(digest, "is not in the object store") from error
+            except ArchiveRejected as error:
+                # Away with it, or the next save of this content would find it there and not upload.
+                self._store.delete(key)
+                raise SnapshotMissing(digest, f"is damaged ({error})") from error
+            move_in(tree, unpacked.tree_bytes)
+        self._cache.trim(keep=digest)

@@ -1,0 +1,178 @@
+"""The unpacked trees that a worker host keeps, shared by all of its worker processes and bounded in size.
+
+trees/<tenant>/<digest>/        a tree; appears whole, by rename
+trees/<tenant>/<digest>.lock    held shared while the tree is used, exclusively while it comes or goes;
+                                holds the tree's size in bytes, its modification time is the last use
+temporary/<random>/             what one process is working on, gone when the process is (lock beside it)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from workers.file_lock import locked
+
+_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def check_names(tenant_id: str, digest: str) -> None:
+    """Raises ValueError unless both are fit to be parts of a path and of an object's key."""
+    if not _TENANT.fullmatch(tenant_id) or not _DIGEST.fullmatch(digest):
+        raise ValueError(f"Not a tenant and a digest: {tenant_id!r}, {digest!r}.")
+
+
+def delete_tree(directory: Path) -> None:
+    """Deletes a directory and all in it, also what its owner made unwritable; no error when there is none."""
+
+    def open_up(function: Callable[..., Any], path: str, _: Any) -> None:
+        parent = Path(path).parent
+        for shut in (parent, Path(path)):
+            if stat.S_ISDIR(shut.lstat().st_mode):
+                shut.chmod(0o700)
+        if function in (os.open, os.scandir, os.lstat):
+            shutil.rmtree(path)
+        else:
+            function(path)
+
+    if not directory.exists():
+        return
+    shutil.rmtree(directory, onerror=open_up)
+
+
+class TreeCache:
+    """Safe between threads and processes. `close` ends it; until then its temporary directory belongs to it."""
+
+    def __init__(self, directory: Path, *, maximum_bytes: int) -> None:
+        self._trees = directory / "trees"
+        self._temporary = directory / "temporary"
+        self._maximum_bytes = maximum_bytes
+        for made in (self._trees, self._temporary):
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sweep()
+        name = secrets.token_hex(8)
+        self._own = self._temporary / name
+        self._alive = ExitStack()
+        self._alive.enter_context(locked(self._temporary / f"{name}.lock"))
+        self._own.mkdir(mode=0o700)
+
+    def close(self) -> None:
+        delete_tree(self._own)
+        self._own.with_name(self._own.name + ".lock").unlink(missing_ok=True)
+        self._alive.close()
+
+    def tree(self, tenant_id: str, digest: str) -> Path:
+        check_names(tenant_id, digest)
+        return self._trees / tenant_id / digest
+
+    @contextmanager
+    def temporary(self) -> Generator[Path]:
+        """An empty directory on the cache's filesystem, deleted at the end of the block."""
+        directory = self._own / secrets.token_hex(8)
+        directory.mkdir(mode=0o700)
+        try:
+            yield directory
+        finally:
+            delete_tree(directory)
+
+    @contextmanager
+    def pinned(self, tenant_id: str, digest: str) -> Generator[Path | None]:
+        """The tree, which can't be evicted during the block; None when it isn't here."""
+        tree = self.tree(tenant_id, digest)
+        if not tree.is_dir():
+            yield None
+            return
+        lock = self._lock_path(tree)
+        with locked(lock, is_shared=True) as descriptor:
+            if not tree.is_dir():
+                yield None
+                return
+            assert descriptor is not None
+            os.utime(descriptor)
+            yield tree
+
+    @contextmanager
+    def filling(self, tenant_id: str, digest: str) -> Generator[Callable[[Path, int], None] | None]:
+        """Gives a function that moves a finished directory (and its size in bytes) in; None when the tree is here.
+
+        Only one process at a time fills a digest; the others wait for it.
+        """
+        tree = self.tree(tenant_id, digest)
+        tree.parent.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._lock_path(tree)) as descriptor:
+            assert descriptor is not None
+            held = descriptor
+            if tree.is_dir():
+                yield None
+                return
+
+            def move_in(directory: Path, size_bytes: int) -> None:
+                # The size comes first: a tree without one would count as nothing for ever.
+                os.ftruncate(held, 0)
+                os.pwrite(held, b"%d" % size_bytes, 0)
+                # Only a directory that its owner may write to can be moved to another parent.
+                directory.chmod(0o755)
+                directory.rename(tree)
+
+            yield move_in
+
+    def discard(self, tenant_id: str, digest: str) -> None:
+        """Deletes the tree unless somebody uses it."""
+        self._evict_one(self.tree(tenant_id, digest))
+
+    def trim(self, *, keep: str) -> int:
+        """Deletes trees until the bound holds, least recently used first, none in use and not `keep`, a digest.
+
+        Returns the bytes freed.
+        """
+        found: list[tuple[float, int, Path]] = []
+        for lock in self._trees.glob("*/*.lock"):
+            tree = lock.with_suffix("")
+            try:
+                size, used_at = int(lock.read_bytes() or b"0"), lock.stat().st_mtime
+            except (FileNotFoundError, ValueError):
+                continue
+            if tree.is_dir():
+                found.append((used_at, size, tree))
+        total, freed = sum(size for _, size, _ in found), 0
+        for _, size, tree in sorted(found):
+            if total - freed <= self._maximum_bytes:
+                break
+            if tree.name != keep and self._evict_one(tree):
+                freed += size
+        return freed
+
+    def _evict_one(self, tree: Path) -> bool:
+        if not tree.is_dir():
+            return False
+        lock = self._lock_path(tree)
+        with self.temporary() as grave:
+            with locked(lock, is_blocking=False) as descriptor:
+                if descriptor is None:
+                    return False
+                try:
+                    tree.rename(grave / "tree")
+                except FileNotFoundError:
+                    return False
+                lock.unlink(missing_ok=True)
+        return True
+
+    def _sweep(self) -> None:
+        """Deletes what processes that are no more left in the temporary directory."""
+        for lock in self._temporary.glob("*.lock"):
+            with locked(lock, is_blocking=False) as descriptor:
+                if descriptor is not None:
+                    delete_tree(lock.with_suffix(""))
+                    lock.unlink(missing_ok=True)
+
+    @staticmethod
+    def _lock_path(tree: Path) -> Path:
+        return tree.with_name(tree.name + ".lock")
