@@ -205,6 +205,8 @@ CREATE TABLE snapshots (
   scope text NOT NULL,
   kind text NOT NULL,
   key text NOT NULL,
+  -- Outputs that succeed each other (a project's installs): compared to say why a key was not found.
+  group_name text NOT NULL,
   digest text NOT NULL,
   size_bytes bigint NOT NULL,
   components jsonb NOT NULL,
@@ -213,7 +215,7 @@ CREATE TABLE snapshots (
   last_used_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, scope, kind, key)
 );
-CREATE INDEX snapshots_latest ON snapshots (tenant_id, scope, kind, last_used_at DESC);
+CREATE INDEX snapshots_latest ON snapshots (tenant_id, kind, group_name, last_used_at DESC);
 
 CREATE TABLE log_heads (
   deployment_id text PRIMARY KEY REFERENCES deployments (id) ON DELETE CASCADE,

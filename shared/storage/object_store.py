@@ -1,0 +1,211 @@
+"""The object store behind its seam: any S3-compatible server, through the `minio` client."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from shared.errors import PlatformError
+from shared.settings import ObjectStoreSettings
+from shared.storage.base import ObjectNotFound
+
+if TYPE_CHECKING:
+    from minio import Minio
+
+T = TypeVar("T")
+
+_ABSENT = frozenset({"NoSuchKey", "NoSuchObject", "NotFound", "ResourceNotFound"})
+# Other errors of the server are its final word: no credentials, no such bucket, a malformed request.
+_TRANSIENT = frozenset(
+    {"InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "RequestTimeout",
+     "OperationAborted", "BadGateway", "XMinioServerNotInitialized"}
+)  # fmt: skip
+_CHUNK = 1 << 20
+# S3 takes at most 5 GiB in one request; parts keep one broken connection from costing the whole upload.
+_PART_BYTES = 64 << 20
+
+
+class S3ArtifactStore:
+    """Safe from any thread. Connects on first use; an outage of up to `retry_seconds` is waited out in every call."""
+
+    def __init__(
+        self,
+        settings: ObjectStoreSettings,
+        *,
+        retry_seconds: float = 8.0,
+        timeout_seconds: float = 20.0,
+        connections: int = 8,
+    ) -> None:
+        self._settings = settings
+        self._retry_seconds = retry_seconds
+        self._timeout_seconds = timeout_seconds
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._made: Minio | None = None
+        self._has_bucket = False
+
+    def put_file(self, key: str, path: Path) -> None:
+        def put(client: Minio) -> None:
+            with path.open("rb") as file:
+                length = os.fstat(file.fileno()).st_size
+                client.put_object(self._settings.bucket, key, file, length, part_size=_PART_BYTES)
+
+        self._attempt(f"write {key}", put)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        self._attempt(
+            f"write {key}",
+            lambda client: client.put_object(self._settings.bucket, key, io.BytesIO(data), len(data)),
+        )
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Raises ObjectNotFound."""
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+
+        def get(client: Minio) -> None:
+            response = client.get_object(self._settings.bucket, key)
+            try:
+                expected, received = int(response.headers["Content-Length"]), 0
+                with partial.open("wb") as file:
+                    while data := response.read(_CHUNK):
+                        received += len(data)
+                        file.write(data)
+            finally:
+                response.close()
+                response.release_conn()
+            if received != expected:
+                raise ConnectionError(f"got {received} of {expected} bytes")
+            partial.replace(path)
+
+        try:
+            self._attempt(f"read {key}", get)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def get_bytes(self, key: str) -> bytes:
+        """Raises ObjectNotFound."""
+
+        def get(client: Minio) -> bytes:
+            response = client.get_object(self._settings.bucket, key)
+            try:
+                expected, data = int(response.headers["Content-Length"]), response.read()
+            finally:
+                response.close()
+                response.release_conn()
+            if len(data) != expected:
+                raise ConnectionError(f"got {len(data)} of {expected} bytes")
+            return data
+
+        return self._attempt(f"read {key}", get)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._attempt(f"look for {key}", lambda client: client.stat_object(self._settings.bucket, key))
+        except ObjectNotFound:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        try:
+            self._attempt(f"delete {key}", lambda client: client.remove_object(self._settings.bucket, key))
+        except ObjectNotFound:
+            return
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys that begin with `prefix`, read page by page; an outage between pages starts the listing anew."""
+
+        def names(client: Minio) -> list[str]:
+            found = client.list_objects(self._settings.bucket, prefix=prefix, recursive=True)
+            return [item.object_name for item in found if item.object_name is not None]
+
+        yield from self._attempt(f"list {prefix}", names)
+
+    def ping(self) -> None:
+        """Raises PlatformError unless the store answers; makes the bucket where there is none."""
+        self._attempt("find its bucket", self._make_bucket)
+
+    def _client(self) -> Minio:
+        # A worker that never touches the store never pays for the client's modules.
+        with self._lock:
+            if self._made is None:
+                import urllib3
+                from minio import Minio
+
+                endpoint = urlsplit(self._settings.endpoint)
+                pool = urllib3.PoolManager(
+                    timeout=urllib3.Timeout(connect=3, read=self._timeout_seconds),
+                    maxsize=self._connections,
+                    block=False,
+                    # Retried here, not in two places.
+                    retries=urllib3.Retry(0, redirect=False),
+                )
+                self._made = Minio(
+                    endpoint=endpoint.netloc,
+                    access_key=self._settings.access_key,
+                    secret_key=self._settings.secret_key,
+                    secure=endpoint.scheme == "https",
+                    region=self._settings.region,
+                    http_client=pool,
+                )
+            return self._made
+
+    def _make_bucket(self, client: Minio) -> None:
+        from minio.error import S3Error
+
+        try:
+            if not client.bucket_exists(self._settings.bucket):
+                client.make_bucket(self._settings.bucket)
+        except S3Error as error:
+            # Another process was quicker.
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+        self._has_bucket = True
+
+    def _attempt(self, purpose: str, call: Callable[[Minio], T]) -> T:
+        """Runs the call, again while what stopped it may pass. Raises ObjectNotFound, PlatformError."""
+        import tenacity
+        from minio.error import S3Error
+
+        def once() -> T:
+            client = self._client()
+            if not self._has_bucket:
+                self._make_bucket(client)
+            return call(client)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_transient),
+            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.2),
+            stop=tenacity.stop_after_delay(self._retry_seconds),
+            reraise=True,
+        )
+        try:
+            return retrying(once)
+        except S3Error as error:
+            if error.code in _ABSENT:
+                raise ObjectNotFound(str(error.object_name)) from error
+            if error.code == "NoSuchBucket":
+                # Deleted under us; the next call makes it again.
+                self._has_bucket = False
+            raise PlatformError(f"The object store could not {purpose}: {error.code}: {error.message}") from error
+        except Exception as error:
+            if _is_transient(error):
+                raise PlatformError(
+                    f"The object store does not answer (to {purpose}): {type(error).__name__}. "
+                    "Check that it runs at CLOUDIFY_S3_ENDPOINT."
+                ) from error
+            raise
+
+
+def _is_transient(error: BaseException) -> bool:
+    from minio.error import InvalidResponseError, S3Error, ServerError
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, S3Error):
+        return error.code in _TRANSIENT
+    return isinstance(error, (HTTPError, InvalidResponseError, ServerError, ConnectionError, TimeoutError))
