@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shared.db.database import Connection, Database, Row
@@ -82,3 +83,16 @@ class ReleaseRepository:
             "UNION ALL SELECT d.host, d.id, d.tenant_id, d.manifest_digest, d.is_preview FROM deployments d "
             "WHERE d.is_preview AND d.site_state = 'published'"
         )
+
+    def while_active(self, deployment_id: str, act: Callable[[], object]) -> bool:
+        """Calls `act` if the deployment is still what its host serves, with no release in between."""
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "SELECT d.is_active, d.is_preview, d.site_state "
+                "FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s FOR UPDATE OF p",
+                {"id": deployment_id},
+            ).fetchone()
+            if row is None or not (row["is_active"] or (row["is_preview"] and row["site_state"] == "published")):
+                return False
+            act()
+            return True

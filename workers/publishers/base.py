@@ -11,7 +11,7 @@ from schemas.artifacts import Manifest
 class Publisher(Protocol):
     """Every method is idempotent and may be repeated after a crash at any point of an earlier call."""
 
-    def publish(self, deployment_id: str, manifest: Manifest, blob_path: dict[str, Path]) -> None:
+    def publish(self, deployment_id: str, manifest: Manifest, blob_path: dict[str, Path], *, is_preview: bool) -> None:
         """Makes the deployment's files servable, unseen by any host yet. `blob_path`: digest → local file."""
         ...
 
@@ -36,3 +36,7 @@ class Publisher(Protocol):
         ...
 
     def is_published(self, deployment_id: str) -> bool: ...
+
+    def hosts(self) -> dict[str, str]:
+        """Host → deployment, of every host that answers."""
+        ...

@@ -1,0 +1,268 @@
+"""A deployment's life as its workers write it: every step one transaction, fenced, with its entry in the log.
+
+A step that finds the deployment finished or another's raises LeaseLost or says so; it never changes anything then.
+Steps wait out a database that is away for up to a minute; the queue's retries cover what is longer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import tenacity
+
+from schemas.logs import LogEnd, LogEntry, LogStatus
+from shared.clock import Clock
+from shared.db.database import Connection, Database, Row
+from shared.deployment_state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage
+from shared.errors import LeaseLost, PlatformError, Unavailable
+from shared.logs.base import Doorbell, LogStore
+from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sites import SiteRepository
+from shared.repositories.stage_runs import StageRunRepository
+from shared.settings import Settings
+
+T = TypeVar("T")
+
+_PATIENCE_SECONDS = 60
+
+
+class Beginning(enum.Enum):
+    RUN = "run"
+    SKIP = "skip"  # its output is recorded: go on with the next stage
+    CANCEL = "cancel"  # the client asked for the end
+    OVER = "over"  # finished or deleted: nothing to do
+
+
+@dataclass(frozen=True, slots=True)
+class BegunStage:
+    """`row` is the deployment's, None when it was deleted; `outputs` maps finished stages to what they recorded."""
+
+    beginning: Beginning
+    row: Row | None
+    outputs: Mapping[str, Mapping[str, Any]]
+    attempt: int
+
+
+class LifecycleService:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        deployments: DeploymentRepository,
+        stage_runs: StageRunRepository,
+        releases: ReleaseRepository,
+        sites: SiteRepository,
+        log_store: LogStore,
+        doorbell: Doorbell,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._database = database
+        self._deployments = deployments
+        self._stage_runs = stage_runs
+        self._releases = releases
+        self._sites = sites
+        self._log_store = log_store
+        self._doorbell = doorbell
+        self._clock = clock
+        self._settings = settings
+
+    def begin_stage(self, tenant_id: str, deployment_id: str, stage: Stage, *, fence: int, worker: str) -> BegunStage:
+        """Takes the deployment into the stage's state and records the run. Raises LeaseLost."""
+
+        def step(connection: Connection) -> tuple[BegunStage, list[LogEntry]]:
+            row = self._deployments.find_locked(connection, tenant_id, deployment_id)
+            if row is None or row["status"] in FINISHED:
+                return BegunStage(Beginning.OVER, row, {}, 0), []
+            if row["fence"] > fence:
+                raise LeaseLost
+            outputs = self._stage_runs.outputs(connection, deployment_id)
+            if row["cancel_requested_at"] is not None:
+                return BegunStage(Beginning.CANCEL, row, outputs, 0), []
+            if stage.value in outputs:
+                return BegunStage(Beginning.SKIP, row, outputs, 0), []
+            if not self._deployments.advance(connection, deployment_id, STAGE_STATUS[stage], fence):
+                raise LeaseLost
+            attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
+            status = self._status(STAGE_STATUS[stage], stage=stage, attempt=attempt)
+            return BegunStage(Beginning.RUN, row, outputs, attempt), [status]
+
+        return self._step(deployment_id, fence, step)
+
+    def succeed_stage(
+        self,
+        deployment_id: str,
+        stage: Stage,
+        *,
+        fence: int,
+        output: dict[str, Any],
+        is_cache_hit: bool,
+        facts: dict[str, str],
+    ) -> None:
+        """Records what the stage made. Raises LeaseLost."""
+
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            recorded = self._stage_runs.succeed(
+                connection, deployment_id, stage.value, fence, output=output, is_cache_hit=is_cache_hit
+            )
+            # A repeat after a lost reply finds the output recorded, by this same fence.
+            if not recorded and stage.value not in self._stage_runs.outputs(connection, deployment_id):
+                raise LeaseLost
+            self._deployments.set_facts(connection, deployment_id, fence, facts)
+            return None, []
+
+        self._step(deployment_id, fence, step)
+
+    def retry_stage(self, deployment_id: str, *, fence: int, message: str) -> None:
+        """Closes the run of a stage that will be tried again."""
+
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            self._stage_runs.end(
+                connection, deployment_id, status="retrying", fence=fence, error=("PLATFORM_ERROR", message)
+            )
+            return None, []
+
+        self._step(deployment_id, fence, step)
+
+    def fail(self, deployment_id: str, stage: Stage, *, fence: int, code: str, message: str) -> None:
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            error = (code, stage.value, message)
+            if not self._deployments.finish(
+                connection, deployment_id, DeploymentStatus.FAILED, fence=fence, error=error
+            ):
+                return None, []
+            self._stage_runs.end(connection, deployment_id, status="failed", fence=fence, error=(code, message))
+            end: dict[str, str | None] = {"code": code, "stage": stage.value, "message": message}
+            return None, self._end(DeploymentStatus.FAILED, error=end)
+
+        self._step(deployment_id, fence, step)
+
+    def cancel(self, deployment_id: str, *, fence: int) -> None:
+        """Confirms a cancellation: the caller has made sure that nothing of the deployment runs any more."""
+
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            if not self._deployments.finish(connection, deployment_id, DeploymentStatus.CANCELLED, fence=fence):
+                return None, []
+            self._stage_runs.end(connection, deployment_id, status="cancelled", fence=fence)
+            return None, self._end(DeploymentStatus.CANCELLED)
+
+        self._step(deployment_id, fence, step)
+
+    def finish_ready(
+        self,
+        row: Row,
+        *,
+        fence: int,
+        manifest_digest: str,
+        activate: Callable[[], None],
+    ) -> bool:
+        """The last stage's end in one step: recorded, ready and, unless a newer release is live, active.
+
+        `activate` points the router at the deployment. It is called while the project's row is locked and before the
+        commit: a crash in between leaves the router ahead of the database, which the stage's redelivery mends.
+        Returns whether production serves the deployment now.
+        """
+        deployment_id = row["id"]
+
+        def step(connection: Connection) -> tuple[bool, list[LogEntry]]:
+            project = self._releases.lock_project(connection, row["project_id"])
+            if project is None:
+                raise LeaseLost
+            self._deployments.set_facts(connection, deployment_id, fence, {"manifest_digest": manifest_digest})
+            self._sites.set_published(connection, deployment_id, fence)
+            self._stage_runs.succeed(
+                connection,
+                deployment_id,
+                Stage.DEPLOY.value,
+                fence,
+                output={"manifest": manifest_digest},
+                is_cache_hit=False,
+            )
+            if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
+                raise LeaseLost
+            is_held_back = project["is_pinned"] and row["trigger"] == "webhook"
+            is_active = row["is_preview"] or (
+                not is_held_back
+                and self._releases.move_pointer(
+                    connection, row["project_id"], deployment_id, row["release_sequence"], is_pinned=False
+                )
+            )
+            if is_active:
+                activate()
+            url = self._settings.site_url(row["host"])
+            return is_active, self._end(DeploymentStatus.READY, url=url)
+
+        return self._step(deployment_id, fence, step)
+
+    def release(self, release: Row, *, activate: Callable[[], None]) -> bool:
+        """Moves production's pointer to the release's deployment; False when a newer release is live."""
+
+        def step(connection: Connection) -> bool:
+            self._releases.lock_project(connection, release["project_id"])
+            moved = self._releases.move_pointer(
+                connection,
+                release["project_id"],
+                release["deployment_id"],
+                release["release_sequence"],
+                is_pinned=release["kind"] == "rollback",
+            )
+            if moved:
+                activate()
+            self._releases.close(connection, release["id"], "done" if moved else "superseded")
+            return moved
+
+        return self._patiently(lambda: self._in_transaction(step))
+
+    def fail_release(self, release_id: str, message: str) -> None:
+        def step(connection: Connection) -> None:
+            self._releases.close(connection, release_id, "failed", message)
+
+        self._patiently(lambda: self._in_transaction(step))
+
+    # Within
+
+    def _step(self, deployment_id: str, fence: int, step: Callable[[Connection], tuple[T, list[LogEntry]]]) -> T:
+        def attempt() -> tuple[T, Sequence[LogEntry], tuple[int, int]]:
+            with self._database.transaction() as connection:
+                result, entries = step(connection)
+                numbers = (0, 0)
+                if entries:
+                    numbers = self._log_store.append(connection, deployment_id, entries, fence=fence)
+                return result, entries, numbers
+
+        result, entries, (first, last) = self._patiently(attempt)
+        if entries:
+            self._doorbell.ring(deployment_id, first, last, entries)
+        return result
+
+    def _in_transaction(self, step: Callable[[Connection], T]) -> T:
+        with self._database.transaction() as connection:
+            return step(connection)
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Unavailable),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=3),
+            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except Unavailable as error:
+            raise PlatformError(error.message) from error
+
+    def _status(self, status: DeploymentStatus, *, stage: Stage | None = None, attempt: int | None = None) -> LogStatus:
+        return LogStatus(timestamp=self._now_ms(), status=status.value, stage=stage, attempt=attempt)
+
+    def _end(
+        self, status: DeploymentStatus, *, url: str | None = None, error: dict[str, str | None] | None = None
+    ) -> list[LogEntry]:
+        end = LogEnd(timestamp=self._now_ms(), status=status.value, url=url, error=error)
+        return [self._status(status), end]
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)

@@ -1,0 +1,32 @@
+"""The actors of a pool: thin, they hand the lease of the running job to the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dramatiq
+
+from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
+from shared.deployment_state import Pool
+from shared.queue.base import Lease
+
+ACTOR_OF_POOL: dict[Pool, str] = {
+    Pool.CLONE: STAGE_ACTOR,
+    Pool.INSTALL: STAGE_ACTOR,
+    Pool.BUILD: STAGE_ACTOR,
+    Pool.UPLOAD: STAGE_ACTOR,
+    Pool.DEPLOY: STAGE_ACTOR,
+    Pool.ROLLBACK: RELEASE_ACTOR,
+    Pool.PREVIEW_CLEANUP: CLEANUP_ACTOR,
+}
+
+
+def declare_actor(
+    broker: dramatiq.Broker, pool: Pool, run: Callable[[Lease], None], current_lease: Callable[[], Lease]
+) -> None:
+    """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it."""
+
+    def perform(payload: dict[str, object]) -> None:
+        run(current_lease())
+
+    dramatiq.actor(perform, actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)

@@ -1,0 +1,72 @@
+"""Removal of sites: previews whose time is over, deleted deployments, all of a deleted project."""
+
+from __future__ import annotations
+
+import structlog
+
+from shared.deployment_state import FINISHED
+from shared.errors import PlatformError, Unavailable
+from shared.identifiers import PROJECT, is_identifier
+from shared.queue.base import Lease
+from shared.repositories.sites import SiteRepository
+from shared.services.deployments import DeploymentService
+from workers.publishers.base import Publisher
+from workers.runner import retry_delay_seconds
+
+_log = structlog.get_logger(__name__)
+
+_WAIT_SECONDS = 2.0
+
+
+class CleanupRunner:
+    def __init__(self, *, sites: SiteRepository, deployments: DeploymentService, publisher: Publisher) -> None:
+        self._sites = sites
+        self._deployments = deployments
+        self._publisher = publisher
+
+    def run(self, lease: Lease) -> None:
+        """Never raises: the lease's outcome says what becomes of the job."""
+        subject_id = str(lease.job.payload["subject_id"])
+        try:
+            if is_identifier(subject_id, PROJECT):
+                is_over = self._remove_project(subject_id)
+            else:
+                is_over = self._remove_site(subject_id)
+            if is_over:
+                lease.done()
+            else:
+                lease.release(_WAIT_SECONDS)
+        except (PlatformError, Unavailable, OSError) as error:
+            _log.error("cleanup.platform_error", subject_id=subject_id, error=str(error), attempt=lease.attempt)
+            lease.retry(retry_delay_seconds(lease.attempt))
+
+    def _remove_site(self, deployment_id: str) -> bool:
+        row = self._sites.find(deployment_id)
+        if row is None or row["site_state"] != "removing" or row["is_active"]:
+            return True
+        if row["is_preview"]:
+            self._publisher.remove_host(row["host"])
+        self._publisher.remove_deployment(deployment_id)
+        self._sites.close(deployment_id)
+        _log.info("cleanup.site_removed", deployment_id=deployment_id)
+        return True
+
+    def _remove_project(self, project_id: str) -> bool:
+        """False while a deployment of it still runs: it is cancelled first, and nothing is removed under it."""
+        project = self._sites.find_deleting_project(project_id)
+        if project is None:
+            return True
+        rows = self._sites.of_project(project_id)
+        live = [row for row in rows if row["status"] not in FINISHED]
+        for row in live:
+            self._deployments.cancel(row["tenant_id"], row["id"])
+        if live:
+            return False
+        self._publisher.remove_host(project["slug"])
+        for row in rows:
+            if row["is_preview"]:
+                self._publisher.remove_host(row["host"])
+            self._publisher.remove_deployment(row["id"])
+        self._sites.delete_project(project_id)
+        _log.info("cleanup.project_removed", project_id=project_id)
+        return True

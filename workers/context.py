@@ -1,0 +1,86 @@
+"""What every worker process needs, built once from the settings and closed at the end."""
+
+from __future__ import annotations
+
+from shared.logs.doorbell import RedisDoorbell
+from shared.logs.store import PostgresLogStore
+from shared.logs.writer import LogWriter
+
+from shared.clock import SystemClock
+from shared.db.database import Database
+from shared.deployment_state import Stage
+from shared.logs.redaction import Redactor
+from shared.queue.connection import connect_redis
+from shared.queue.job_queue import RedisJobQueue
+from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sites import SiteRepository
+from shared.repositories.stage_runs import StageRunRepository
+from shared.services.deployments import DeploymentService
+from shared.services.lifecycle import LifecycleService
+from shared.settings import Settings
+from shared.storage.object_store import S3ArtifactStore
+from workers.artifacts import ArtifactReader
+from workers.publishers.site_directory import SiteDirectoryPublisher
+
+
+class WorkerContext:
+    """What every pool needs, built once from the settings and closed at the end."""
+
+    def __init__(self, settings: Settings, worker: str) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.clock = SystemClock()
+        self.database = Database(settings.database_url)
+        self.redis = connect_redis(settings.redis_url)
+        self.queue = RedisJobQueue(self.redis, lease_seconds=settings.lease_seconds)
+        self.store = S3ArtifactStore(settings.object_store)
+        self.deployments = DeploymentRepository(self.database)
+        self.stage_runs = StageRunRepository(self.database)
+        self.releases = ReleaseRepository(self.database)
+        self.sites = SiteRepository(self.database)
+        self.log_store = PostgresLogStore(self.database)
+        self.doorbell = RedisDoorbell(self.redis)
+        self.publisher = SiteDirectoryPublisher(
+            settings.sites_directory, router_url=settings.router_url, domain=settings.sites_domain
+        )
+        self.artifacts = ArtifactReader(self.store, settings.cache_directory)
+        self.lifecycle = LifecycleService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            releases=self.releases,
+            sites=self.sites,
+            log_store=self.log_store,
+            doorbell=self.doorbell,
+            clock=self.clock,
+            settings=settings,
+        )
+        self.service = DeploymentService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            releases=self.releases,
+            sites=self.sites,
+            queue=self.queue,
+            log_store=self.log_store,
+            doorbell=self.doorbell,
+            clock=self.clock,
+            settings=settings,
+        )
+
+    def open_log(self, deployment_id: str, stage: Stage, fence: int, secrets: list[str]) -> LogWriter:
+        return LogWriter(
+            store=self.log_store,
+            database=self.database,
+            doorbell=self.doorbell,
+            deployment_id=deployment_id,
+            stage=stage.value,
+            fence=fence,
+            redactor=Redactor(secrets),
+            clock=self.clock,
+        )
+
+    def close(self) -> None:
+        self.redis.close()
+        self.database.close()

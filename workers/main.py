@@ -1,0 +1,146 @@
+"""`python -m workers.main <pool>`: the composition root of one worker pool's process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+import dramatiq
+import structlog
+from shared.queue.broker import PriorityBroker, current_lease
+from shared.repository_url import secrets_of
+
+from shared import metrics
+from shared.db.database import Row
+from shared.deployment_state import Pool, Stage
+from shared.errors import PlatformError
+from shared.logging import configure_logging
+from shared.queue.base import Lease
+from shared.repositories.variables import VariableRepository
+from shared.secrets_box import SecretsBox
+from shared.services.variables import VariableService
+from shared.settings import Settings, SettingsError, load_settings
+from workers.actors import declare_actor
+from workers.cleanup import CleanupRunner
+from workers.context import WorkerContext
+from workers.directories import StageDirectories
+from workers.registry import build_stage
+from workers.releases import ReleaseRunner
+from workers.runner import StageRunner
+from workers.stage import StageResult
+
+_log = structlog.get_logger(__name__)
+
+DEFAULT_THREADS: dict[Pool, int] = {
+    Pool.CLONE: 4,
+    Pool.INSTALL: 2,
+    Pool.BUILD: 2,
+    Pool.UPLOAD: 2,
+    Pool.DEPLOY: 4,
+    Pool.ROLLBACK: 4,
+    Pool.PREVIEW_CLEANUP: 2,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="cloudify worker", description="Runs one worker pool.")
+    parser.add_argument("pool", choices=[pool.value for pool in Pool])
+    parser.add_argument("--threads", type=int, default=None, help="jobs at once in this process")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    pool = Pool(options.pool)
+    configure_logging(f"worker-{pool.value}", settings.log_level)
+    # Signals go to the main thread, which waits; set before anything else runs, so that none is missed.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
+    except PlatformError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event) -> None:
+    """Runs the pool until `stop` is set, then hands back what runs."""
+    context = WorkerContext(settings, f"{socket.gethostname()}-{pool.value}-{os.getpid()}")
+    try:
+        run = job_runner(context, pool)
+        broker = PriorityBroker(context.queue, worker_threads=threads, worker_name=context.worker)
+        declare_actor(broker, pool, run, current_lease)
+        worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
+        if settings.metrics_port:
+            metrics.start_metrics_listener(settings.metrics_port)
+        worker.start()
+        _log.info("worker.ready", pool=pool.value, threads=threads)
+        stop.wait()
+        _log.info("worker.stopping", pool=pool.value)
+        worker.stop(timeout=25_000)
+        broker.close()
+    finally:
+        context.close()
+
+
+def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
+    """What the pool's actor runs. Each pool builds only what it needs, to stay small."""
+    if pool is Pool.ROLLBACK:
+        return ReleaseRunner(
+            releases=context.releases,
+            lifecycle=context.lifecycle,
+            publisher=context.publisher,
+            artifacts=context.artifacts,
+        ).run
+    if pool is Pool.PREVIEW_CLEANUP:
+        return CleanupRunner(sites=context.sites, deployments=context.service, publisher=context.publisher).run
+    stage = Stage(pool.value)
+    settings = context.settings
+    box = SecretsBox(settings.encryption_keys)
+    variables = VariableService(context.database, VariableRepository(context.database), box)
+    function, executor = build_stage(context, stage)
+    return StageRunner(
+        stage=stage,
+        function=function,
+        lifecycle=context.lifecycle,
+        open_log=context.open_log,
+        read_variables=variables.decrypt_for,
+        secrets_of=lambda row: secrets_of(row["repository_url"]),
+        reap=executor.reap if executor is not None else _reap_nothing,
+        directories=StageDirectories(settings.work_directory),
+        build_settings=settings.build,
+        clock=context.clock,
+        worker=context.worker,
+        finish=_finish_ready(context) if stage is Stage.DEPLOY else None,
+    ).run
+
+
+def _finish_ready(context: WorkerContext) -> Callable[[Row, int, StageResult], None]:
+    def finish(row: Row, fence: int, result: StageResult) -> None:
+        def activate() -> None:
+            context.publisher.activate(row["host"], row["id"])
+
+        context.lifecycle.finish_ready(
+            row, fence=fence, manifest_digest=str(result.output["manifest"]), activate=activate
+        )
+        target = "preview" if row["is_preview"] else "production"
+        metrics.count_deployment("ready", target, "none")
+        metrics.observe_deployment(target, (context.clock.now() - row["created_at"]).total_seconds())
+
+    return finish
+
+
+def _reap_nothing(_name: str) -> None:
+    """The stage runs no commands."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

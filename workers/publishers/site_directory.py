@@ -1,0 +1,131 @@
+"""Publishes by directory: files are materialised once a deployment, a host is a symlink that rename(2) replaces.
+
+    sites/.deployments/<deployment>/files/…     the site, hard links into the blob cache
+    sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews)
+    sites/<host>/current -> ../.deployments/<deployment>
+
+A static Caddy configuration serves `sites/<first label of the host>/current/files`; nothing is ever reloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+import httpx
+import tenacity
+
+from schemas.artifacts import Manifest
+from shared.errors import PlatformError
+from workers.directories import remove_tree
+
+_HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_DEPLOYMENT = re.compile(r"[a-z]+_[0-9a-z]+")
+_VERIFY_PATH = "/.well-known/cloudify/deployment"
+
+
+class SiteDirectoryPublisher:
+    """`router_url` is where the site router answers; `domain` completes a host label to a host name."""
+
+    def __init__(self, sites_directory: Path, *, router_url: str, domain: str) -> None:
+        self._sites = sites_directory
+        self._router_url = router_url
+        self._domain = domain
+
+    def publish(self, deployment_id: str, manifest: Manifest, blob_path: dict[str, Path], *, is_preview: bool) -> None:
+        target = self._deployment_directory(deployment_id)
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = target.with_name(f"{deployment_id}.{uuid.uuid4().hex}.partial")
+        files = building / "files"
+        files.mkdir(parents=True)
+        for name, file in manifest.files.items():
+            destination = files / name
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            _place(blob_path[file.digest], destination)
+        meta = building / "meta"
+        meta.mkdir()
+        (meta / "deployment.txt").write_text(deployment_id)
+        if is_preview:
+            (meta / "preview").touch()
+        try:
+            building.rename(target)
+        except OSError:
+            # Another worker was first, with the same content.
+            remove_tree(building)
+            if not target.exists():
+                raise
+
+    def activate(self, host: str, deployment_id: str) -> str | None:
+        if not self._deployment_directory(deployment_id).is_dir():
+            raise PlatformError(f"The files of {deployment_id} are not published here.")
+        directory = self._host_directory(host)
+        directory.mkdir(parents=True, exist_ok=True)
+        former = self.current(host)
+        fresh = directory / f".current-{uuid.uuid4().hex}"
+        fresh.symlink_to(Path("..") / ".deployments" / deployment_id)
+        fresh.replace(directory / "current")
+        return former
+
+    def current(self, host: str) -> str | None:
+        try:
+            return (self._host_directory(host) / "current").readlink().name
+        except FileNotFoundError:
+            return None
+
+    def verify(self, host: str, deployment_id: str) -> None:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((httpx.HTTPError, PlatformError)),
+            wait=tenacity.wait_exponential(multiplier=0.05, max=1),
+            stop=tenacity.stop_after_delay(15),
+            reraise=True,
+        )
+        try:
+            retrying(self._fetch, host, deployment_id)
+        except httpx.HTTPError as error:
+            raise PlatformError(f"The site router doesn't answer: {error}.") from error
+
+    def remove_host(self, host: str) -> None:
+        remove_tree(self._host_directory(host))
+
+    def remove_deployment(self, deployment_id: str) -> None:
+        remove_tree(self._deployment_directory(deployment_id))
+
+    def is_published(self, deployment_id: str) -> bool:
+        return self._deployment_directory(deployment_id).is_dir()
+
+    def hosts(self) -> dict[str, str]:
+        """Host → deployment, of all hosts that answer."""
+        if not self._sites.is_dir():
+            return {}
+        labels = [entry.name for entry in self._sites.iterdir() if _HOST.fullmatch(entry.name)]
+        return {label: current for label in labels if (current := self.current(label)) is not None}
+
+    def _fetch(self, host: str, deployment_id: str) -> None:
+        # The router is addressed directly, not through a proxy of the environment or the public name.
+        with httpx.Client(trust_env=False, timeout=5) as client:
+            response = client.get(self._router_url + _VERIFY_PATH, headers={"Host": f"{host}.{self._domain}"})
+        if response.status_code != 200 or response.text.strip() != deployment_id:
+            raise PlatformError(f"The site router answers {response.status_code} for {host}, not this deployment.")
+
+    def _host_directory(self, host: str) -> Path:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is not a host label")
+        return self._sites / host
+
+    def _deployment_directory(self, deployment_id: str) -> Path:
+        if not _DEPLOYMENT.fullmatch(deployment_id):
+            raise ValueError(f"{deployment_id!r} is not a deployment's id")
+        return self._sites / ".deployments" / deployment_id
+
+
+def _place(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:
+        # Another filesystem, or the link limit of this one.
+        shutil.copyfile(source, destination)

@@ -1,0 +1,209 @@
+"""Derives what can be lost from what can't: the queue and the router from PostgreSQL.
+
+Redis may have lost everything, a process may have died between a commit and its enqueue, a router may be new. Each pass
+puts back what is missing and frees what nothing holds; a pass changes nothing where all is well, so several
+reconcilers do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from shared import metrics
+from shared.db.database import Row
+from shared.deployment_state import DeploymentStatus, Stage
+from shared.errors import FailureCode, PlatformError, Unavailable
+from shared.logging import configure_logging
+from shared.plans import Plan, limits_of
+from shared.queue.base import JobQueue
+from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sites import SiteRepository
+from shared.repositories.stage_runs import StageRunRepository
+from shared.services.deployments import DeploymentService
+from shared.services.jobs import (
+    cleanup_job,
+    cleanup_job_id,
+    release_job,
+    release_job_id,
+    stage_job,
+    stage_job_id,
+)
+from shared.settings import SettingsError, load_settings
+from workers.artifacts import ArtifactReader
+from workers.context import WorkerContext
+from workers.publishers.base import Publisher
+from workers.stages.deploy import publish_artifact
+
+_log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        deployments: DeploymentRepository,
+        stage_runs: StageRunRepository,
+        releases: ReleaseRepository,
+        sites: SiteRepository,
+        service: DeploymentService,
+        publisher: Publisher,
+        artifacts: ArtifactReader,
+        interval_seconds: float,
+    ) -> None:
+        self._queue = queue
+        self._deployments = deployments
+        self._stage_runs = stage_runs
+        self._releases = releases
+        self._sites = sites
+        self._service = service
+        self._publisher = publisher
+        self._artifacts = artifacts
+        self._interval_seconds = interval_seconds
+
+    def run(self, stop: threading.Event) -> None:
+        """Passes until `stop` is set."""
+        while not stop.is_set():
+            self.run_once()
+            stop.wait(self._interval_seconds)
+
+    def run_once(self) -> None:
+        """One pass over everything. A part that fails is logged and tried again at the next pass."""
+        for part in (
+            self.reconcile_deployments,
+            self.reconcile_slots,
+            self.reconcile_releases,
+            self.reconcile_removals,
+            self.reconcile_routes,
+        ):
+            self._attempt(part)
+
+    def reconcile_deployments(self) -> None:
+        """Every live deployment has exactly one job in the queue, or is ended."""
+        rows = self._deployments.live()
+        succeeded = self._stage_runs.succeeded_stages([row["id"] for row in rows])
+        for row in rows:
+            stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), Stage.DEPLOY)
+            self._reconcile_deployment(row, stage)
+
+    def reconcile_slots(self) -> None:
+        """A slot that no live deployment holds is freed."""
+        for tenant_id in self._queue.tenants_with_slots():
+            for slot in self._queue.running_set(tenant_id):
+                if not self._deployments.is_live(slot):
+                    self._queue.free_slot(tenant_id, slot)
+                    _log.warning("reconciler.slot_freed", tenant_id=tenant_id, deployment_id=slot)
+
+    def reconcile_releases(self) -> None:
+        for release in self._releases.pending():
+            if self._queue.find(release_job_id(release["id"])) is None:
+                limits = limits_of(Plan(release["tenant_plan"]))
+                self._queue.enqueue(
+                    release_job(release_id=release["id"], tenant_id=release["tenant_id"], limits=limits)
+                )
+
+    def reconcile_removals(self) -> None:
+        self._sites.expire_previews()
+        for row in [*self._sites.removing(), *self._sites.deleting_projects()]:
+            if self._queue.find(cleanup_job_id(row["id"])) is None:
+                limits = limits_of(Plan(row["tenant_plan"]))
+                self._queue.enqueue(cleanup_job(subject_id=row["id"], tenant_id=row["tenant_id"], limits=limits))
+
+    def reconcile_routes(self) -> None:
+        """Every site that is live answers with the deployment that the database says."""
+        hosts = self._publisher.hosts()
+        for site in self._releases.active_sites():
+            if hosts.get(site["host"]) == site["deployment_id"]:
+                continue
+            if not self._publisher.is_published(site["deployment_id"]):
+                publish_artifact(
+                    self._publisher,
+                    self._artifacts,
+                    tenant_id=site["tenant_id"],
+                    deployment_id=site["deployment_id"],
+                    digest=site["manifest_digest"],
+                    is_preview=site["is_preview"],
+                )
+            # Read again under the project's lock: a release may have moved the pointer since.
+            activate = partial(self._publisher.activate, site["host"], site["deployment_id"])
+            self._releases.while_active(site["deployment_id"], activate)
+            _log.warning("reconciler.route_mended", host=site["host"], deployment_id=site["deployment_id"])
+
+    def _reconcile_deployment(self, row: Row, stage: Stage) -> None:
+        places = {candidate: self._queue.find(stage_job_id(row["id"], candidate)) for candidate in Stage}
+        if any(place in ("ready", "delayed", "running") for place in places.values()):
+            return
+        # The queue was asked after the row was read: what finished in between needs nothing.
+        if not self._deployments.is_live(row["id"]):
+            return
+        if row["cancel_requested_at"] is not None:
+            self._service.finish_cancelled(row["id"])
+            return
+        if "dead" in places.values():
+            message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
+            self._service.finish_failed(row["id"], FailureCode.PLATFORM_ERROR, stage, message)
+            return
+        limits = limits_of(Plan(row["tenant_plan"]))
+        if row["status"] != DeploymentStatus.QUEUED:
+            self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
+        job = stage_job(
+            deployment_id=row["id"],
+            tenant_id=row["tenant_id"],
+            stage=stage,
+            priority=row["priority"],
+            limits=limits,
+            enqueued_at=row["created_at"],
+            traceparent=row["traceparent"],
+        )
+        if self._queue.enqueue(job):
+            _log.warning("reconciler.enqueued", deployment_id=row["id"], stage=stage.value)
+
+    def _attempt(self, part: Callable[[], None]) -> None:
+        try:
+            part()
+        except (Unavailable, PlatformError, OSError) as error:
+            _log.warning("reconciler.part_failed", part=part.__name__, error=str(error))
+
+
+def main() -> int:
+    """`python -m workers.reconciler`: the process; also the one exporter of the queue's metrics."""
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    configure_logging("reconciler", settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    context = WorkerContext(settings, "reconciler")
+    try:
+        if settings.metrics_port:
+            collector = metrics.QueueCollector(context.queue.stats)
+            metrics.start_metrics_listener(settings.metrics_port, collectors=[collector])
+        Reconciler(
+            queue=context.queue,
+            deployments=context.deployments,
+            stage_runs=context.stage_runs,
+            releases=context.releases,
+            sites=context.sites,
+            service=context.service,
+            publisher=context.publisher,
+            artifacts=context.artifacts,
+            interval_seconds=settings.reconcile_seconds,
+        ).run(stop)
+    finally:
+        context.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,320 @@
+"""Runs one stage of one deployment under a lease: fenced, recorded, masked, and ended in exactly one way.
+
+    begin (state, stage run) → run the stage → record its output → acknowledge and enqueue the next, in one step
+
+Whatever dies between two of these steps, the job is delivered again and goes on from what is recorded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from schemas.messages import Job
+from shared import metrics
+from shared.clock import Clock
+from shared.db.database import Row
+from shared.deployment_state import Stage, next_stage
+from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
+from shared.plans import Plan, PlanLimits, limits_of
+from shared.queue.base import Lease
+from shared.services.jobs import stage_job
+from shared.services.lifecycle import Beginning, BegunStage, LifecycleService
+from shared.settings import BuildSettings
+from workers.directories import StageDirectories
+from workers.stage import DeploymentView, StageContext, StageFunction, StageLog, StageResult
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_BASE_SECONDS = 2.0
+_RETRY_MAXIMUM_SECONDS = 120.0
+
+
+class StageLogHandle(StageLog, Protocol):
+    """A stage's log as the runner holds it."""
+
+    @property
+    def lost(self) -> threading.Event: ...
+
+    def flush(self) -> None:
+        """Blocks until everything written is stored."""
+        ...
+
+    def close(self) -> None: ...
+
+
+# (deployment id, stage, fence, secrets) → log
+OpenLog = Callable[[str, Stage, int, list[str]], StageLogHandle]
+# (project id, target) → variables
+ReadVariables = Callable[[str, str], Mapping[str, str]]
+# Kills what an earlier, dead run of this name left on this host.
+Reap = Callable[[str], None]
+# Ends a pipeline: records the last stage's result together with what it means for the deployment. (row, fence, result)
+Finish = Callable[[Row, int, StageResult], None]
+
+
+class StageRunner:
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        function: StageFunction,
+        lifecycle: LifecycleService,
+        open_log: OpenLog,
+        read_variables: ReadVariables,
+        secrets_of: Callable[[Row], list[str]],
+        reap: Reap,
+        directories: StageDirectories,
+        build_settings: BuildSettings,
+        clock: Clock,
+        worker: str,
+        finish: Finish | None = None,
+    ) -> None:
+        self._stage = stage
+        self._function = function
+        self._lifecycle = lifecycle
+        self._open_log = open_log
+        self._read_variables = read_variables
+        self._secrets_of = secrets_of
+        self._reap = reap
+        self._directories = directories
+        self._build_settings = build_settings
+        self._clock = clock
+        self._worker = worker
+        self._finish = finish
+
+    def run(self, lease: Lease) -> None:
+        """Never raises: the lease's outcome says what becomes of the job."""
+        deployment_id = str(lease.job.payload["deployment_id"])
+        log = _log.bind(deployment_id=deployment_id, stage=self._stage.value, fence=lease.token)
+        started = self._clock.monotonic()
+        outcome = "lost"
+        try:
+            outcome = self._run(lease, deployment_id)
+        except LeaseLost:
+            log.warning("stage.lease_lost")
+        except (PlatformError, Unavailable) as error:
+            outcome = self._handle_platform_error(lease, deployment_id, error)
+        except Exception as error:
+            log.exception("stage.crashed")
+            outcome = self._handle_platform_error(lease, deployment_id, error)
+        metrics.observe_stage(self._stage.value, outcome, self._clock.monotonic() - started)
+        log.info("stage.ended", outcome=outcome, attempt=lease.attempt)
+
+    def _run(self, lease: Lease, deployment_id: str) -> str:
+        tenant_id = lease.job.tenant_id
+        begun = self._lifecycle.begin_stage(
+            tenant_id, deployment_id, self._stage, fence=lease.token, worker=self._worker
+        )
+        if begun.beginning is Beginning.OVER or begun.row is None:
+            lease.done()
+            return "over"
+        # A worker of this host may have died in this stage; nothing of its run may go on beside ours.
+        self._reap(f"{deployment_id}-{self._stage.value}")
+        if begun.beginning is Beginning.CANCEL:
+            self._lifecycle.cancel(deployment_id, fence=lease.token)
+            lease.done()
+            return "cancelled"
+        if begun.beginning is Beginning.RUN:
+            outcome = self._run_function(lease, begun, begun.row)
+            if outcome != "succeeded":
+                return outcome
+        following = next_stage(self._stage)
+        if following is None:
+            lease.done()
+        else:
+            lease.done([_next_job(lease, begun.row, following)])
+        return "succeeded"
+
+    def _run_function(self, lease: Lease, begun: BegunStage, row: Row) -> str:
+        target = "preview" if row["is_preview"] else "production"
+        variables = self._read_variables(row["project_id"], target)
+        secrets = [*variables.values(), *self._secrets_of(row)]
+        log = self._open_log(row["id"], self._stage, lease.token, secrets)
+        try:
+            with (
+                _interruption(lease, log.lost) as interrupted,
+                self._directories.open(row["id"], self._stage.value, lease.token) as directory,
+            ):
+                context = StageContext(
+                    deployment=deployment_view(row),
+                    limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._build_settings),
+                    directory=directory,
+                    inputs={Stage(stage): output for stage, output in begun.outputs.items()},
+                    log=log,
+                    cancelled=interrupted,
+                    attempt=begun.attempt,
+                    variables=variables if self._stage is Stage.BUILD else {},
+                )
+                return self._call(lease, context, log, row)
+        finally:
+            log.close()
+
+    def _call(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row) -> str:
+        deployment_id = row["id"]
+        try:
+            result = self._function.run(context)
+        except StageFailure as failure:
+            log.system(failure.message)
+            log.close()
+            self._lifecycle.fail(
+                deployment_id, self._stage, fence=lease.token, code=failure.code, message=failure.message
+            )
+            metrics.count_deployment("failed", target_of(row), failure.code)
+            lease.done()
+            return "failed"
+        except Cancelled:
+            return self._handle_interruption(lease, deployment_id, log)
+        except (PlatformError, Unavailable, OSError) as error:
+            if lease.lost.is_set() or log.lost.is_set():
+                raise LeaseLost from error
+            _announce_retry(lease, log, error)
+            log.close()
+            raise PlatformError(str(error)) from error
+        self._record(lease, row, result, log)
+        return "succeeded"
+
+    def _record(self, lease: Lease, row: Row, result: StageResult, log: StageLogHandle) -> None:
+        """The log first: a recorded stage has all its lines."""
+        log.flush()
+        if log.lost.is_set():
+            raise LeaseLost
+        if self._finish is not None:
+            log.close()
+            self._finish(row, lease.token, result)
+            return
+        self._lifecycle.succeed_stage(
+            row["id"],
+            self._stage,
+            fence=lease.token,
+            output=result.output,
+            is_cache_hit=result.is_cache_hit,
+            facts=result.facts or {},
+        )
+
+    def _handle_interruption(self, lease: Lease, deployment_id: str, log: StageLogHandle) -> str:
+        """The stage stopped because it was told to: by a lost lease, a cancellation, or this process's end."""
+        if lease.lost.is_set() or log.lost.is_set():
+            raise LeaseLost
+        if lease.cancelled.is_set():
+            log.system("Cancelled.")
+            log.close()
+            self._lifecycle.cancel(deployment_id, fence=lease.token)
+            metrics.count_deployment("cancelled", "any", "none")
+            lease.done()
+            return "cancelled"
+        log.system("This worker is stopping; the stage goes on elsewhere.")
+        log.close()
+        self._lifecycle.retry_stage(deployment_id, fence=lease.token, message="The worker stopped.")
+        lease.release()
+        return "released"
+
+    def _handle_platform_error(self, lease: Lease, deployment_id: str, error: Exception) -> str:
+        if lease.lost.is_set():
+            return "lost"
+        _log.error("stage.platform_error", deployment_id=deployment_id, stage=self._stage.value, error=str(error))
+        try:
+            if not lease.is_last_attempt:
+                self._lifecycle.retry_stage(deployment_id, fence=lease.token, message=str(error))
+                lease.retry(retry_delay_seconds(lease.attempt))
+                return "retrying"
+            message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
+            self._lifecycle.fail(
+                deployment_id, self._stage, fence=lease.token, code=FailureCode.PLATFORM_ERROR, message=message
+            )
+            metrics.count_deployment("failed", "any", FailureCode.PLATFORM_ERROR)
+            lease.done()
+            return "failed"
+        except LeaseLost:
+            return "lost"
+        except PlatformError:
+            # The database is still away: leave the job to the queue's own attempts and the reconciler.
+            lease.retry(_RETRY_MAXIMUM_SECONDS)
+            return "retrying"
+
+
+def retry_delay_seconds(attempt: int) -> float:
+    return min(_RETRY_BASE_SECONDS * 2 ** (attempt - 1), _RETRY_MAXIMUM_SECONDS)
+
+
+def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:
+    """The plan's limits, with the operator's overrides for this installation."""
+    return replace(
+        limits,
+        memory_bytes=overrides.memory_bytes or limits.memory_bytes,
+        disk_bytes=overrides.disk_bytes or limits.disk_bytes,
+        stage_timeout_seconds=overrides.stage_timeout_seconds or limits.stage_timeout_seconds,
+    )
+
+
+def target_of(row: Row) -> str:
+    return "preview" if row["is_preview"] else "production"
+
+
+def deployment_view(row: Row) -> DeploymentView:
+    settings = row["settings"]
+    return DeploymentView(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        project_id=row["project_id"],
+        project_slug=row["project_slug"],
+        repository_url=row["repository_url"],
+        branch=row["branch"],
+        commit_sha=row["commit_sha"],
+        root_directory=settings.get("root_directory") or ".",
+        framework=settings.get("framework"),
+        install_command=settings.get("install_command"),
+        build_command=settings.get("build_command"),
+        output_directory=settings.get("output_directory"),
+        node_version=settings.get("node_version"),
+        is_preview=row["is_preview"],
+        clean=row["clean"],
+        host=row["host"],
+        release_sequence=row["release_sequence"],
+    )
+
+
+def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:
+    return stage_job(
+        deployment_id=row["id"],
+        tenant_id=row["tenant_id"],
+        stage=stage,
+        priority=row["priority"],
+        limits=limits_of(Plan(row["tenant_plan"])),
+        enqueued_at=row["created_at"],
+        traceparent=lease.job.traceparent,
+    )
+
+
+def _announce_retry(lease: Lease, log: StageLogHandle, error: Exception) -> None:
+    if lease.is_last_attempt:
+        log.system("A part of the platform failed again; giving up.")
+        return
+    delay = retry_delay_seconds(lease.attempt)
+    log.system(f"A part of the platform failed ({type(error).__name__}); trying again in {delay:.0f} s.")
+
+
+@contextmanager
+def _interruption(lease: Lease, log_lost: threading.Event) -> Generator[threading.Event]:
+    """One event for all reasons to stop: lost, cancelled, stopping."""
+    interrupted, over = threading.Event(), threading.Event()
+    reasons = (lease.lost, lease.cancelled, lease.stopping, log_lost)
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            if any(reason.is_set() for reason in reasons):
+                interrupted.set()
+                return
+
+    watcher = threading.Thread(target=watch, name="interruption", daemon=True)
+    watcher.start()
+    try:
+        yield interrupted
+    finally:
+        over.set()
+        watcher.join()

@@ -1,0 +1,74 @@
+"""deploy: publish the artifact under a host of its own, see that it is served, then point the site at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.artifacts import Manifest
+from shared.deployment_state import Stage
+from shared.errors import Cancelled, PlatformError
+from workers.artifacts import ArtifactMissing, ArtifactReader
+from workers.publishers.base import Publisher
+from workers.stage import StageContext, StageResult
+
+
+def verification_host(deployment_id: str) -> str:
+    """A host that only ever serves this one deployment: where it is looked at before anyone else can see it."""
+    return deployment_id.replace("_", "-")
+
+
+def publish_artifact(
+    publisher: Publisher,
+    artifacts: ArtifactReader,
+    *,
+    tenant_id: str,
+    deployment_id: str,
+    digest: str,
+    is_preview: bool,
+) -> None:
+    """Makes the files servable and verifies them through the router. Idempotent."""
+    if not publisher.is_published(deployment_id):
+        manifest = _read_manifest(artifacts, tenant_id, digest)
+        publisher.publish(deployment_id, manifest, artifacts.blobs(tenant_id, manifest), is_preview=is_preview)
+    host = verification_host(deployment_id)
+    publisher.activate(host, deployment_id)
+    try:
+        publisher.verify(host, deployment_id)
+    finally:
+        publisher.remove_host(host)
+
+
+class DeployStage:
+    def __init__(self, publisher: Publisher, artifacts: ArtifactReader) -> None:
+        self._publisher = publisher
+        self._artifacts = artifacts
+
+    def run(self, context: StageContext) -> StageResult:
+        deployment = context.deployment
+        digest = _manifest_digest(context)
+        context.log.system("Publishing the site.")
+        publish_artifact(
+            self._publisher,
+            self._artifacts,
+            tenant_id=deployment.tenant_id,
+            deployment_id=deployment.id,
+            digest=digest,
+            is_preview=deployment.is_preview,
+        )
+        if context.cancelled.is_set():
+            raise Cancelled
+        return StageResult(output={"manifest": digest}, facts={"manifest_digest": digest})
+
+
+def _manifest_digest(context: StageContext) -> str:
+    output: Any = context.inputs.get(Stage.UPLOAD)
+    if not output:
+        raise PlatformError("The upload stage's output is not recorded.")
+    return output["manifest"]
+
+
+def _read_manifest(artifacts: ArtifactReader, tenant_id: str, digest: str) -> Manifest:
+    try:
+        return artifacts.manifest(tenant_id, digest)
+    except ArtifactMissing as error:
+        raise PlatformError("The artifact is not in the object store.") from error
