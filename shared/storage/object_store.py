@@ -27,8 +27,8 @@ _TRANSIENT = frozenset(
      "OperationAborted", "BadGateway", "XMinioServerNotInitialized"}
 )  # fmt: skip
 _CHUNK = 1 << 20
-# S3 takes at most 5 GiB in one request; parts keep one broken connection from costing the whole upload.
-_PART_BYTES = 64 << 20
+# The client holds a part in memory, so parts are small (S3 allows 5 MiB and more) and go one after the other.
+_PART_BYTES = 8 << 20
 
 
 class S3ArtifactStore:
@@ -54,7 +54,9 @@ class S3ArtifactStore:
         def put(client: Minio) -> None:
             with path.open("rb") as file:
                 length = os.fstat(file.fileno()).st_size
-                client.put_object(self._settings.bucket, key, file, length, part_size=_PART_BYTES)
+                client.put_object(
+                    self._settings.bucket, key, file, length, part_size=_PART_BYTES, num_parallel_uploads=1
+                )
 
         self._attempt(f"write {key}", put)
 
