@@ -1,0 +1,121 @@
+"""An embedded S3 server (SeaweedFS), from a wheel."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from shared.settings import ObjectStoreSettings
+from shared.stack.processes import spawn
+from shared.stack.server import Server, program
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStorePorts:
+    """SeaweedFS is four services in one process, each with an HTTP and a gRPC port."""
+
+    s3: int
+    s3_grpc: int
+    master: int
+    master_grpc: int
+    volume: int
+    volume_grpc: int
+    filer: int
+    filer_grpc: int
+
+
+class ObjectStoreServer(Server):
+    """S3 on loopback with one pair of keys. Objects survive a kill of the process."""
+
+    name = "object-store"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        ports: ObjectStorePorts,
+        access_key: str,
+        secret_key: str,
+        log_path: Path | None = None,
+    ) -> None:
+        super().__init__(directory, log_path)
+        self._ports = ports
+        self._access_key = access_key
+        self._secret_key = secret_key
+
+    def settings(self, bucket: str = "cloudify") -> ObjectStoreSettings:
+        return ObjectStoreSettings(
+            endpoint=f"http://127.0.0.1:{self._ports.s3}",
+            access_key=self._access_key,
+            secret_key=self._secret_key,
+            bucket=bucket,
+        )
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        # The paths given are relative: a comma in one would be read as a list.
+        (self.directory / "data").mkdir(exist_ok=True)
+        keys = self.directory / "s3.json"
+        keys.unlink(missing_ok=True)
+        keys.touch(mode=0o600)
+        identity = {
+            "name": "cloudify",
+            "credentials": [{"accessKey": self._access_key, "secretKey": self._secret_key}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        keys.write_text(json.dumps({"identities": [identity]}))
+        ports = self._ports
+        arguments = [
+            "server",
+            "-dir=data",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-master.port={ports.master}",
+            f"-master.port.grpc={ports.master_grpc}",
+            f"-volume.port={ports.volume}",
+            f"-volume.port.grpc={ports.volume_grpc}",
+            "-filer",
+            f"-filer.port={ports.filer}",
+            f"-filer.port.grpc={ports.filer_grpc}",
+            "-s3",
+            f"-s3.port={ports.s3}",
+            f"-s3.port.grpc={ports.s3_grpc}",
+            "-s3.config=s3.json",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=1024",
+            "-volume.max=10000",
+            "-volume.minFreeSpace=256MiB",
+            "-volume.preStopSeconds=0",
+        ]
+        return spawn(
+            [program("weed"), *arguments],
+            log_path=self.log_path,
+            directory=self.directory,
+            environment={
+                # A soft ceiling: the collector works harder near it, nothing is refused.
+                "GOMEMLIMIT": "160MiB",
+                "GOGC": "50",
+                # One volume at a time for a bucket instead of seven.
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+            },
+        )
+
+    def is_ready(self) -> bool:
+        # The gateway answers before the disk is registered with the master, and writes would fail until then.
+        try:
+            with urlopen(f"http://127.0.0.1:{self._ports.master}/dir/status", timeout=1) as answer:
+                if json.load(answer)["Topology"]["Max"] <= 0:
+                    return False
+            urlopen(f"http://127.0.0.1:{self._ports.s3}/", timeout=1).close()
+        except HTTPError as error:
+            # Anonymous requests are refused, by a server that answers.
+            return error.code == http.client.FORBIDDEN
+        except (URLError, OSError, http.client.HTTPException, ValueError, KeyError):
+            return False
+        return True

@@ -1,0 +1,44 @@
+"""Which TCP ports on loopback are free."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from shared.stack.errors import StackError
+
+_HOST = "127.0.0.1"
+
+
+def is_free(port: int, host: str = _HOST) -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise StackError(f"Can't listen on {host}:{port}: {error.strerror}.") from error
+        return True
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different ports that nobody listens on now."""
+    probes: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            probe = socket.socket()
+            probes.append(probe)
+            probe.bind((_HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def accepts(port: int, host: str = _HOST) -> bool:
+    """Whether something listens on the port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((host, port)) == 0

