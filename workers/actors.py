@@ -29,4 +29,4 @@ def declare_actor(
     def perform(payload: dict[str, object]) -> None:
         run(current_lease())
 
-    dramatiq.actor(perform, actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)
+    dramatiq.actor(actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)(perform)
