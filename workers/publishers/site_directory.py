@@ -30,10 +30,11 @@ _VERIFY_PATH = "/.well-known/cloudify/deployment"
 class SiteDirectoryPublisher:
     """`router_url` is where the site router answers; `domain` completes a host label to a host name."""
 
-    def __init__(self, sites_directory: Path, *, router_url: str, domain: str) -> None:
+    def __init__(self, sites_directory: Path, *, router_url: str, domain: str, verify_seconds: float = 15) -> None:
         self._sites = sites_directory
         self._router_url = router_url
         self._domain = domain
+        self._verify_seconds = verify_seconds
 
     def publish(self, deployment_id: str, manifest: Manifest, blob_path: dict[str, Path], *, is_preview: bool) -> None:
         target = self._deployment_directory(deployment_id)
@@ -81,7 +82,7 @@ class SiteDirectoryPublisher:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((httpx.HTTPError, PlatformError)),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1),
-            stop=tenacity.stop_after_delay(15),
+            stop=tenacity.stop_after_delay(self._verify_seconds),
             reraise=True,
         )
         try:

@@ -1,0 +1,202 @@
+"""The whole platform as its user runs it: `cloudify up` in a process of its own, on free ports, in an empty folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import redis
+
+from shared.db.database import Database
+from shared.deployment_state import Pool
+from shared.queue.connection import connect_redis
+from shared.queue.job_queue import RedisJobQueue
+from shared.stack.ports import free_ports
+
+T = TypeVar("T")
+
+FINISHED = ("ready", "failed", "cancelled")
+
+
+def wait_for(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:
+    """Polls until the condition gives something true, which is returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds:.0f} s still not: {what}")
+        time.sleep(every)
+
+
+class Platform:
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        api_port, sites_port, metrics_port = free_ports(3)
+        self.api_url = f"http://127.0.0.1:{api_port}"
+        self.sites_port = sites_port
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}/api/metrics/prometheus"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("CLOUDIFY_")},
+            "CLOUDIFY_HOME": str(home),
+            "CLOUDIFY_API_PORT": str(api_port),
+            "CLOUDIFY_SITES_PORT": str(sites_port),
+            "CLOUDIFY_METRICS_PORT": str(metrics_port),
+            **{f"CLOUDIFY_{name}": value for name, value in settings.items()},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=self.api_url, timeout=30, trust_env=False)
+
+    # The process
+
+    def start(self, *arguments: str) -> None:
+        output = (self.home.parent / f"{self.home.name}.up.log").open("ab")
+        cloudify = Path(sys.executable).with_name("cloudify")
+        self.process = subprocess.Popen(
+            [cloudify, "up", *(arguments or ("--no-sample",))],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        output.close()
+        process = self.process
+
+        def is_ready() -> bool:
+            assert process.poll() is None, f"`cloudify up` ended: {self.output()}"
+            with contextlib.suppress(httpx.HTTPError, OSError, ValueError):
+                token = json.loads((self.home / "credentials.json").read_text())["token"]
+                self.client.headers["Authorization"] = f"Bearer {token}"
+                return self.client.get("/api/auth/me").status_code == 200
+            return False
+
+        try:
+            wait_for(is_ready, seconds=60, what="the platform answers")
+        except BaseException:
+            self.stop()
+            raise
+
+    def output(self) -> str:
+        return (self.home.parent / f"{self.home.name}.up.log").read_text(errors="replace")[-4000:]
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                for record in self.records().values():
+                    with contextlib.suppress(psutil.Error):
+                        psutil.Process(record["pid"]).kill()
+                self.process.kill()
+                self.process.wait(10)
+
+    def records(self) -> dict[str, Any]:
+        """Role → {"pid", …} of what `up` started."""
+        return {record["role"]: record for record in json.loads((self.home / "run" / "processes.json").read_text())}
+
+    def pid(self, role: str) -> int:
+        return int(self.records()[role]["pid"])
+
+    def kill(self, role: str) -> int:
+        """SIGKILL; returns the pid it had. The supervisor starts the role again."""
+        pid = self.pid(role)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    # The inside, for assertions only
+
+    def child_settings(self) -> dict[str, str]:
+        """The environment of the API's process: what the platform runs with."""
+        return psutil.Process(self.pid("api")).environ()
+
+    def redis(self) -> redis.Redis:
+        return connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"])
+
+    def queue(self) -> RedisJobQueue:
+        return RedisJobQueue(self.redis(), lease_seconds=30)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[Database]:
+        database = Database(self.child_settings()["CLOUDIFY_DATABASE_URL"])
+        try:
+            yield database
+        finally:
+            database.close()
+
+    def build_processes(self) -> list[psutil.Process]:
+        """Processes of sandboxes: everything below the workers but the workers."""
+        found: list[psutil.Process] = []
+        for role, record in self.records().items():
+            if any(role.endswith(pool.value) for pool in Pool):
+                with contextlib.suppress(psutil.Error):
+                    found += psutil.Process(record["pid"]).children(recursive=True)
+        return found
+
+    # What a client does
+
+    def call(self, method: str, path: str, body: Any = None, *, status: int | tuple[int, ...] = (200, 201, 202)) -> Any:
+        response = self.client.request(method, path, json=body)
+        expected = (status,) if isinstance(status, int) else status
+        assert response.status_code in expected, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json().get("data") if response.content else None
+
+    def create_project(self, name: str, repository_url: str, **settings: Any) -> dict[str, Any]:
+        return self.call("POST", "/api/projects", {"name": name, "repositoryUrl": repository_url, **settings})
+
+    def create_deployment(self, project_id: str, **body: Any) -> dict[str, Any]:
+        return self.call("POST", "/api/deployments", {"projectId": project_id, **body})
+
+    def deployment(self, deployment_id: str) -> dict[str, Any]:
+        return self.call("GET", f"/api/deployments/{deployment_id}")
+
+    def wait_status(self, deployment_id: str, *statuses: str, seconds: float = 120) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            try:
+                deployment = self.deployment(deployment_id)
+            except (httpx.HTTPError, AssertionError):
+                return None  # the API may be away on purpose
+            if deployment["status"] in statuses:
+                return deployment
+            assert deployment["status"] not in FINISHED, f"ended as {deployment['status']}: {deployment['error']}"
+            return None
+
+        return wait_for(reached, seconds=seconds, what=f"{deployment_id} is {' or '.join(statuses)}")
+
+    def finish(self, deployment_id: str, *, seconds: float = 120) -> dict[str, Any]:
+        return self.wait_status(deployment_id, *FINISHED, seconds=seconds)
+
+    def deploy(self, name: str, repository_url: str, *, seconds: float = 120, **settings: Any) -> dict[str, Any]:
+        """A new project and its first deployment, finished."""
+        project = self.create_project(name, repository_url, **settings)
+        return self.finish(self.create_deployment(project["id"])["id"], seconds=seconds)
+
+    def log(self, deployment_id: str) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            page = self.call("GET", f"/api/deployments/{deployment_id}/logs?after={after}&limit=1000")
+            if not page:
+                return lines
+            lines += page
+            after = page[-1]["seq"]
+
+    def log_text(self, deployment_id: str) -> str:
+        return "\n".join(line["text"] for line in self.log(deployment_id))
+
+    def get_site(self, host: str, path: str = "/", **headers: str) -> httpx.Response:
+        """Fetches from the site router by host label, without relying on *.localhost in the resolver."""
+        url = f"http://127.0.0.1:{self.sites_port}{path}"
+        name = f"{host}.localhost:{self.sites_port}"
+        return httpx.get(url, headers={"Host": name, **headers}, timeout=10, trust_env=False)
