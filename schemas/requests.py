@@ -56,7 +56,7 @@ class UpdateProjectRequest(Request):
 
 class SetVariableRequest(Request):
     value: str
-    targets: list[str] = ["production", "preview", "development"]
+    targets: list[str] = msgspec.field(default_factory=lambda: ["production", "preview", "development"])
 
 
 class CreateDeploymentRequest(Request):

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from api.client.errors import ClientError, ExitCode
+from api.client.invocation import Invocation, api_command
+from api.client.log_stream import LogFollower
+from api.client.log_views import EXIT_CODES, LogView, PlainView, follow, report_end
+from api.client.project_setup import Source, find_or_create_project, find_source, use_repository
+from api.client.references import get_project
+from api.client.work_tree import WorkTree
+from schemas.requests import CreateDeploymentRequest
+from schemas.resources import DeploymentResource, ProjectResource
+
+_SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """The command line; its fields are named as the options."""
+
+    path: Path
+    project: str | None
+    branch: str | None
+    commit: str | None
+    preview: bool
+    clean: bool
+    no_wait: bool
+    yes: bool
+    repository: str | None
+    local: bool
+    name: str | None
+
+
+@click.command()
+@click.argument("path", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--project", metavar="PROJECT", help="Deploy this project (id, slug or name) instead of the linked one.")
+@click.option("--branch", help="The branch to deploy; default: the one checked out.")
+@click.option("--commit", help="The commit to deploy; default: the branch's latest.")
+@click.option("--preview", is_flag=True, help="Deploy to an address of its own, not to production.")
+@click.option("--clean", is_flag=True, help="Ignore all caches.")
+@click.option("--no-wait", is_flag=True, help="Don't follow the deployment to its end.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@click.option("--repository", metavar="URL", help="The git repository; default: the remote origin.")
+@click.option("--local", is_flag=True, help="Deploy from this directory's own repository, not from its origin.")
+@click.option("--name", help="The project's name; default: the directory's.")
+@api_command
+def deploy(invocation: Invocation, **options: Any) -> None:
+    """Deploy the git repository at PATH and follow its log.
+
+    Deploys what is committed, from the remote `origin`, or from the directory itself where there is no remote. The
+    first time it makes a project and remembers it in the repository's git configuration (cloudify.project). Prints
+    the site's address on stdout, all else on stderr. Ctrl-C stops watching, not the deployment.
+    """
+    choices = _Choices(**options)
+    if choices.repository is not None and choices.local:
+        raise ClientError("--repository and --local exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
+    source = _source(choices)
+    tree = None if source is None else source.tree
+    branch = choices.branch or (None if tree is None else tree.branch())
+    request = CreateDeploymentRequest(
+        project_id="",
+        branch=branch,
+        commit_sha=None if choices.commit is None else _full_commit(tree, choices.commit),
+        is_preview=choices.preview,
+        clean=choices.clean,
+    )
+    target = _target(invocation, choices, source, branch)
+    _confirm_branch(invocation, target, branch, preview=choices.preview, yes=choices.yes)
+    request.project_id = target.id
+    deployment = invocation.client.create_deployment(request)
+    invocation.output.note(f"Deployment {deployment.id} of {deployment.branch} to {target.slug} is queued.")
+    if choices.no_wait:
+        _print_result(invocation, deployment)
+    else:
+        _wait(invocation, deployment)
+
+
+def _target(invocation: Invocation, choices: _Choices, source: Source | None, branch: str | None) -> ProjectResource:
+    if source is None:
+        return get_project(invocation.client, choices.project)
+    _warn_about_what_stays(invocation, source)
+    target = find_or_create_project(
+        invocation, source, project=choices.project, name=choices.name, branch=branch, yes=choices.yes
+    )
+    if choices.repository is not None or choices.local:
+        return use_repository(invocation, target, source, yes=choices.yes)
+    if target.repository_url != source.repository.url:
+        invocation.output.note(f"The project {target.slug} deploys {target.repository_url}.")
+    return target
+
+
+def _source(choices: _Choices) -> Source | None:
+    """None when a named project is deployed from a directory that isn't a work tree: its own repository is enough."""
+    try:
+        return find_source(choices.path, choices.repository, local=choices.local)
+    except ClientError as error:
+        if choices.project is not None and not choices.local and error.exit_code is ExitCode.USAGE:
+            return None
+        raise
+
+
+def _full_commit(tree: WorkTree | None, commit: str) -> str:
+    full = None if tree is None else tree.commit(commit)
+    if full is None and _SHA.fullmatch(commit.lower()):
+        full = commit.lower()
+    if full is None:
+        raise ClientError(
+            f"{commit!r} is no commit of this repository.",
+            "Give the full id of a commit, or run the command inside the repository.",
+            exit_code=ExitCode.USAGE,
+        )
+    return full
+
+
+def _warn_about_what_stays(invocation: Invocation, source: Source) -> None:
+    """Only committed (and, with a remote, pushed) work is deployed."""
+    tree = source.tree
+    if tree is None:
+        return
+    output = invocation.output
+    if changes := tree.count_changes():
+        files = "1 file has changes that aren't" if changes == 1 else f"{changes} files have changes that aren't"
+        output.warning(f"{files} committed; they are not deployed.")
+    if not source.repository.is_local and (unpushed := tree.count_unpushed()):
+        commits = "1 commit isn't" if unpushed == 1 else f"{unpushed} commits aren't"
+        output.warning(f"{commits} pushed; {source.repository.url} is deployed without. Push first, or use --local.")
+    if source.repository.had_password:
+        output.warning("the password in the remote's address was left out; give it with --repository if it is needed.")
+
+
+def _confirm_branch(
+    invocation: Invocation, target: ProjectResource, branch: str | None, *, preview: bool, yes: bool
+) -> None:
+    if preview or yes or branch is None or branch == target.repository_branch:
+        return
+    if not invocation.is_interactive():
+        raise ClientError(
+            f"{branch} is not the production branch of {target.slug}, which is {target.repository_branch}.",
+            f"Add --preview for an address of its own, or --yes to put {branch} into production.",
+            exit_code=ExitCode.USAGE,
+        )
+    click.confirm(
+        f"The production branch is {target.repository_branch}. Put {branch} into production all the same?",
+        abort=True,
+        err=True,
+    )
+
+
+def _wait(invocation: Invocation, deployment: DeploymentResource) -> None:
+    output = invocation.output
+
+    def say_how_to_go_on() -> None:
+        output.note(
+            f"Stopped watching; the deployment goes on. Watch it with `cloudify logs -f {deployment.id}`, "
+            f"stop it with `cloudify cancel {deployment.id}`."
+        )
+
+    end = follow(LogFollower(invocation.client, deployment.id), _view(invocation), on_detach=say_how_to_go_on)
+    finished = invocation.client.deployment(deployment.id)
+    report_end(output, finished)
+    _print_result(invocation, finished)
+    raise SystemExit(EXIT_CODES.get(end.status, ExitCode.FAILED))
+
+
+def _view(invocation: Invocation) -> LogView:
+    if invocation.output.stderr_is_terminal and not invocation.as_json:
+        from api.client.progress import ProgressView
+
+        return ProgressView(invocation.output)
+    return PlainView(invocation.output, is_result=False)
+
+
+def _print_result(invocation: Invocation, deployment: DeploymentResource) -> None:
+    if invocation.as_json:
+        invocation.output.result(deployment)
+    elif deployment.status not in ("failed", "cancelled") and deployment.url is not None:
+        invocation.output.text(deployment.url)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import socket
+import sys
+
+import click
+
+from api.client.credentials import is_loopback
+from api.client.errors import ClientError, ExitCode
+from api.client.http import ApiClient
+from api.client.invocation import Invocation, api_command
+
+
+@click.command()
+@click.option("--email", help="The account's e-mail address; asked for without it.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from stdin instead of asking.")
+@api_command
+def login(invocation: Invocation, email: str | None, password_stdin: bool) -> None:
+    """Log in and store a token for this API.
+
+    Asks for e-mail address and password and makes an API token; with --token that one is checked and stored.
+    The file is readable by you only: ~/.config/cloudify/credentials.json.
+    """
+    api_url = invocation.credentials().api_url
+    if api_url.startswith("http://") and not is_loopback(api_url):
+        invocation.output.warning(f"{api_url} has no encryption; others can read what you type. Use https.")
+    token = invocation.token_option
+    if token is None:
+        email, password = _ask(invocation, email, password_stdin=password_stdin)
+        with ApiClient(api_url, None) as client:
+            token = client.create_token(email, password, f"cloudify on {socket.gethostname()}"[:100]).token
+    token = token.strip()
+    with ApiClient(api_url, token) as client:
+        user = client.user()
+    path = invocation.credential_files.store(api_url, token)
+    if invocation.as_json:
+        invocation.output.result({"apiUrl": api_url, "user": user, "file": str(path)})
+        return
+    invocation.output.success(f"Logged in to {api_url} as {user.email}. The token is in {path}.")
+
+
+def _ask(invocation: Invocation, email: str | None, *, password_stdin: bool) -> tuple[str, str]:
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    elif invocation.is_interactive():
+        email = email or click.prompt("E-mail", err=True, type=str)
+        password = click.prompt("Password", err=True, hide_input=True, type=str)
+    else:
+        password = ""
+    if not email or not password:
+        raise ClientError(
+            "There is no terminal to ask for e-mail address and password.",
+            "Use `cloudify login --email ADDRESS --password-stdin < FILE`, or `cloudify login --token -`.",
+            exit_code=ExitCode.USAGE,
+        )
+    return email, password

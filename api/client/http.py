@@ -1,0 +1,189 @@
+"""The typed client: one method a route, in and out the structs of `schemas`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from api.client.transport import QueryValue, Transport
+from schemas.requests import (
+    CreateDeploymentRequest,
+    CreateProjectRequest,
+    CreateTokenRequest,
+    LoginRequest,
+    SetVariableRequest,
+    UpdateProjectRequest,
+)
+from schemas.resources import (
+    CreatedTokenResource,
+    DeploymentResource,
+    EnvironmentVariableResource,
+    LogLineResource,
+    ProjectResource,
+    UserResource,
+)
+
+T = TypeVar("T")
+
+_PAGE = 100
+_LOG_PAGE = 1000
+
+
+class AccessToken(msgspec.Struct, rename="camel"):
+    """What the CLI needs of the answer to a login."""
+
+    access_token: str
+
+
+class ApiClient:
+    """Every method raises ApiError and Unreachable (api.client.errors). Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None,
+        *,
+        http_transport: httpx.BaseTransport | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.transport = Transport(base_url, token, http_transport=http_transport, pause=pause)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def create_token(self, email: str, password: str, name: str) -> CreatedTokenResource:
+        """Logs in and makes an API token; the login's own access token is forgotten."""
+        session = self._call("POST", "/auth/login", AccessToken, body=LoginRequest(email=email, password=password))
+        return self.transport.request(
+            "POST",
+            "/auth/tokens",
+            CreatedTokenResource,
+            body=CreateTokenRequest(name=name),
+            authorization=f"Bearer {session.access_token}",
+        ).data
+
+    def user(self) -> UserResource:
+        return self._call("GET", "/auth/me", UserResource)
+
+    def projects(self, *, limit: int | None = None) -> Iterator[ProjectResource]:
+        """Newest first; all of them without a limit."""
+        return self._pages("/projects", list[ProjectResource], {}, limit)
+
+    def project(self, project_id: str) -> ProjectResource:
+        return self._call("GET", f"/projects/{_part(project_id)}", ProjectResource)
+
+    def project_by_slug(self, slug: str) -> ProjectResource:
+        return self._call("GET", f"/projects/by-slug/{_part(slug)}", ProjectResource)
+
+    def create_project(self, request: CreateProjectRequest) -> ProjectResource:
+        return self._call("POST", "/projects", ProjectResource, body=request, key=_new_key())
+
+    def update_project(self, project_id: str, request: UpdateProjectRequest) -> ProjectResource:
+        return self._call("PATCH", f"/projects/{_part(project_id)}", ProjectResource, body=request)
+
+    def variables(self, project_id: str) -> list[EnvironmentVariableResource]:
+        return self._call("GET", f"/projects/{_part(project_id)}/env", list[EnvironmentVariableResource])
+
+    def set_variable(self, project_id: str, key: str, request: SetVariableRequest) -> EnvironmentVariableResource:
+        path = f"/projects/{_part(project_id)}/env/{_part(key)}"
+        return self._call("PUT", path, EnvironmentVariableResource, body=request)
+
+    def delete_variable(self, project_id: str, key: str) -> None:
+        self._call("DELETE", f"/projects/{_part(project_id)}/env/{_part(key)}", type(None))
+
+    def create_deployment(self, request: CreateDeploymentRequest) -> DeploymentResource:
+        return self._call("POST", "/deployments", DeploymentResource, body=request, key=_new_key())
+
+    def deployments(
+        self,
+        *,
+        project_id: str | None = None,
+        statuses: tuple[str, ...] = (),
+        branch: str | None = None,
+        is_preview: bool | None = None,
+        limit: int | None = None,
+    ) -> Iterator[DeploymentResource]:
+        """Newest first, fetched page by page as they are asked for."""
+        query: dict[str, QueryValue | None] = {
+            "projectId": project_id,
+            "status": ",".join(statuses) or None,
+            "branch": branch,
+            "isPreview": None if is_preview is None else str(is_preview).lower(),
+        }
+        return self._pages("/deployments", list[DeploymentResource], query, limit)
+
+    def deployment(self, deployment_id: str) -> DeploymentResource:
+        return self._call("GET", f"/deployments/{_part(deployment_id)}", DeploymentResource)
+
+    def cancel(self, deployment_id: str) -> DeploymentResource:
+        return self._command(deployment_id, "cancel")
+
+    def rollback(self, deployment_id: str) -> DeploymentResource:
+        """Makes production serve this deployment again."""
+        return self._command(deployment_id, "rollback")
+
+    def promote(self, deployment_id: str) -> DeploymentResource:
+        return self._command(deployment_id, "promote")
+
+    def log_lines(self, deployment_id: str, *, after: int = 0, limit: int = _LOG_PAGE) -> list[LogLineResource]:
+        """The first lines with a number above `after`, in order; `limit` at most 1000."""
+        path = f"/deployments/{_part(deployment_id)}/logs"
+        return self._call("GET", path, list[LogLineResource], query={"after": after, "limit": limit})
+
+    def log_stream_path(self, deployment_id: str) -> str:
+        return f"/deployments/{_part(deployment_id)}/logs/stream"
+
+    def _command(self, deployment_id: str, name: str) -> DeploymentResource:
+        # The key makes a repeat after a lost answer harmless, also for `cancel`, which is a no-op then anyway.
+        return self._call("POST", f"/deployments/{_part(deployment_id)}/{name}", DeploymentResource, key=_new_key())
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        result: type[T],
+        *,
+        query: dict[str, QueryValue | None] | None = None,
+        body: msgspec.Struct | None = None,
+        key: str | None = None,
+    ) -> T:
+        return self.transport.request(method, path, result, query=query, body=body, idempotency_key=key).data
+
+    def _pages(
+        self, path: str, page: type[list[T]], query: dict[str, QueryValue | None], limit: int | None
+    ) -> Iterator[T]:
+        cursor: str | None = None
+        remaining = limit
+        while remaining is None or remaining > 0:
+            size = _PAGE if remaining is None else min(_PAGE, remaining)
+            answer = self.transport.request("GET", path, page, query={**query, "limit": size, "cursor": cursor})
+            yield from answer.data
+            pagination = answer.meta.pagination
+            if pagination is None or not pagination.has_more or pagination.cursor is None:
+                return
+            cursor = pagination.cursor
+            remaining = None if remaining is None else remaining - len(answer.data)
+
+
+def _part(value: str) -> str:
+    """One segment of a path: a slash or a dot segment in an argument can't reach another route."""
+    return quote(value, safe="").replace(".", "%2E")
+
+
+def _new_key() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,95 @@
+"""What every user command shares: its options, its client, its way of failing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import click
+
+from api.client.credentials import CredentialFiles, Credentials, is_loopback
+from api.client.errors import ClientError, ExitCode
+from api.client.http import ApiClient
+from api.client.output import Output
+
+P = ParamSpec("P")
+
+
+class Invocation:
+    """One run of a command. `client` is made at its first use, so that usage errors need no API."""
+
+    def __init__(self, *, api_url: str | None, token: str | None, as_json: bool) -> None:
+        self.output = Output(as_json=as_json)
+        self.credential_files = CredentialFiles(os.environ, Path.home(), Path.cwd())
+        self._api_url = api_url
+        self._token = sys.stdin.readline() if token == "-" else token
+        self._client: ApiClient | None = None
+
+    @property
+    def as_json(self) -> bool:
+        return self.output.as_json
+
+    @property
+    def token_option(self) -> str | None:
+        return self._token
+
+    def credentials(self) -> Credentials:
+        return self.credential_files.find(api_url=self._api_url, token=self._token)
+
+    @property
+    def client(self) -> ApiClient:
+        """Raises ClientError without a token."""
+        if self._client is None:
+            credentials = self.credentials()
+            if credentials.token is None:
+                raise ClientError(
+                    f"There is no token for the API at {credentials.api_url}.",
+                    "Run `cloudify login`, set CLOUDIFY_TOKEN, or start the platform here with `make run`.",
+                    exit_code=ExitCode.NOT_AUTHENTICATED,
+                )
+            if credentials.api_url.startswith("http://") and not is_loopback(credentials.api_url):
+                self.output.warning(f"the token travels to {credentials.api_url} without encryption; use https.")
+            self._client = ApiClient(credentials.api_url, credentials.token)
+        return self._client
+
+    def is_interactive(self) -> bool:
+        """Whether a question can be asked."""
+        return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+def api_command(function: Callable[Concatenate[Invocation, P], None]) -> Callable[..., None]:
+    """Adds --api-url, --token and --json, and turns errors into one sentence and an exit code."""
+
+    @click.option("--api-url", metavar="URL", help="The API's address; default CLOUDIFY_API_URL or the stored one.")
+    @click.option("--token", metavar="TOKEN", help="An API token, `-` reads it from stdin; default CLOUDIFY_TOKEN.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there.")
+    @functools.wraps(function)
+    def run(*args: Any, api_url: str | None, token: str | None, as_json: bool, **options: Any) -> None:
+        output = Output(as_json=as_json)
+        invocation: Invocation | None = None
+        try:
+            invocation = Invocation(api_url=api_url, token=token, as_json=as_json)
+            function(invocation, *args, **options)
+        except ClientError as error:
+            output.error(error)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            output.note("Interrupted.")
+            sys.exit(ExitCode.DETACHED)
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`). Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.FAILED)
+        finally:
+            if invocation is not None:
+                invocation.close()
+
+    return run

@@ -1,0 +1,55 @@
+"""The `cloudify` command. Each command's module is imported when it is used, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+# Name → where it is and the line that `cloudify --help` shows for it.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "login": ("api.client.commands.login:login", "Log in and store a token for this API."),
+    "whoami": ("api.client.commands.whoami:whoami", "Show the account and the API that commands use."),
+    "deploy": ("api.client.commands.deploy:deploy", "Deploy a git repository and follow its log."),
+    "logs": ("api.client.commands.logs:logs", "Print a deployment's log; -f follows it."),
+    "ls": ("api.client.commands.ls:ls", "List projects, or a project's deployments."),
+    "inspect": ("api.client.commands.inspect:inspect", "Show all that is known of a deployment."),
+    "cancel": ("api.client.commands.cancel:cancel", "Cancel a deployment that isn't finished."),
+    "rollback": ("api.client.commands.rollback:rollback", "Make production serve an earlier deployment again."),
+    "promote": ("api.client.commands.promote:promote", "Make production serve a deployment that is ready."),
+    "open": ("api.client.commands.open_site:open_site", "Print a site's address and open it in the browser."),
+    "env": ("api.client.commands.env:env", "Environment variables of a project's builds."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports only the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cloudify")
+def cli() -> None:
+    """A git repository in, a live site out.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not authenticated or not allowed, 4 not found, 5 cancelled,
+    6 the API can't be reached, 130 stopped watching.
+    """
+
+
+def main() -> None:
+    cli.main(prog_name="cloudify")

@@ -1,0 +1,118 @@
+"""What a command prints: results on stdout, words for the user on stderr, one JSON object with `--json`."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import click
+import msgspec
+
+from api.client.errors import ApiError, ClientError
+from api.client.terminal_text import neutralise
+from schemas.resources import LogLineResource
+
+_STATUS_COLOURS = {"ready": "green", "failed": "red", "cancelled": "yellow", "queued": "bright_black"}
+
+
+class Output:
+    """`environment` decides about colours: none with NO_COLOR (no-color.org) or TERM=dumb, or away from a terminal."""
+
+    def __init__(self, *, as_json: bool, environment: Mapping[str, str] = os.environ) -> None:
+        self.as_json = as_json
+        self.stdout_is_terminal = sys.stdout.isatty()
+        self.stderr_is_terminal = sys.stderr.isatty()
+        may_colour = not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+        self.stdout_has_colours = may_colour and self.stdout_is_terminal
+        self.stderr_has_colours = may_colour and self.stderr_is_terminal
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal of another encoding shows an escape instead of ending the command.
+                stream.reconfigure(errors="backslashreplace")
+
+    def result(self, value: Any) -> None:
+        """One JSON line; call it only with --json."""
+        encoded = msgspec.json.encode(value).decode()
+        self._write(sys.stdout, encoded)
+
+    def text(self, line: str) -> None:
+        """One line of a result for people and pipes, made harmless."""
+        self._write(sys.stdout, neutralise(line, keep_colours=self.stdout_has_colours))
+
+    def log_lines(self, lines: Sequence[LogLineResource], *, is_result: bool) -> None:
+        """A build's lines behind the names of their stages: on stdout as a result, else on stderr."""
+        has_colours = self.stdout_has_colours if is_result else self.stderr_has_colours
+        shown = (format_log_line(line, keep_colours=has_colours) for line in lines)
+        self._write(sys.stdout if is_result else sys.stderr, "\n".join(shown))
+
+    def note(self, message: str) -> None:
+        """What happens, for the user, on stderr."""
+        self._message(message, None)
+
+    def warning(self, message: str) -> None:
+        self._message(f"Warning: {message}", "yellow")
+
+    def success(self, message: str) -> None:
+        self._message(message, "green")
+
+    def failure(self, message: str) -> None:
+        self._message(message, "red")
+
+    def error(self, error: ClientError) -> None:
+        """One sentence, what to do next, and the request id; with --json also the object `{"ok": false, "error"}`."""
+        self.failure(f"Error: {error.message}")
+        if error.advice:
+            self.note(error.advice)
+        if isinstance(error, ApiError):
+            self._field_problems(error)
+            if error.request_id is not None:
+                self.note(f"Request id: {error.request_id}")
+        if self.as_json:
+            self.result({"ok": False, "error": error.describe()})
+
+    def table(
+        self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, status_column: int | None = None
+    ) -> None:
+        """Aligned columns; the last one isn't padded."""
+        cells = [[neutralise(cell, keep_colours=False) for cell in row] for row in rows]
+        widths = [max(len(row[column]) for row in [list(headings), *cells]) for column in range(len(headings))]
+        heading = "  ".join(name.ljust(width) for name, width in zip(headings, widths, strict=True)).rstrip()
+        self._write(sys.stdout, click.style(heading, bold=True) if self.stdout_has_colours else heading)
+        for row in cells:
+            padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            if status_column is not None and self.stdout_has_colours:
+                colour = _STATUS_COLOURS.get(row[status_column], "cyan")
+                padded[status_column] = click.style(padded[status_column], fg=colour)
+            self._write(sys.stdout, "  ".join(padded).rstrip())
+
+    def _field_problems(self, error: ApiError) -> None:
+        fields = error.details.get("fields")
+        if not isinstance(fields, list):
+            return
+        for problem in fields:
+            if isinstance(problem, dict) and isinstance(problem.get("message"), str):
+                message: str = problem["message"]
+                if message not in error.message:
+                    self.note(f"  {problem.get('field')}: {message}")
+
+    def _message(self, message: str, colour: str | None) -> None:
+        shown = neutralise(message, keep_colours=False)
+        if colour is not None and self.stderr_has_colours:
+            shown = click.style(shown, fg=colour)
+        self._write(sys.stderr, shown)
+
+    @staticmethod
+    def _write(stream: TextIO, line: str) -> None:
+        stream.write(line + "\n")
+        stream.flush()
+
+
+def format_log_line(line: LogLineResource, *, keep_colours: bool) -> str:
+    """Harmless on a terminal, whatever the build printed."""
+    label = neutralise(line.stage, keep_colours=False).ljust(8)
+    if keep_colours:
+        label = click.style(label, dim=True)
+    return f"{label} {neutralise(line.text, keep_colours=keep_colours)}"
