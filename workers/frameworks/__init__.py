@@ -1,0 +1,1 @@
+"""Detection of frameworks, package managers and runtime versions."""

@@ -1,0 +1,268 @@
+"""Finds out what a repository is and how it is installed and built. Pure: reads the tree, runs nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shared.errors import FailureCode, StageFailure
+from workers.frameworks import catalogue
+from workers.frameworks.catalogue import Framework
+from workers.frameworks.node_projects import (
+    NodeProject,
+    as_mapping,
+    dependencies_of,
+    read_node_project,
+    scripts_of,
+)
+from workers.frameworks.python_projects import PythonProject, has_python_project, read_python_project
+from workers.frameworks.source_tree import SourceTree, join
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """The project's settings; None means detect. An empty command means: run none."""
+
+    framework: str | None = None
+    install_command: str | None = None
+    build_command: str | None = None
+    output_directory: str | None = None
+    node_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What to run where.
+
+    `root_directory` (where the build runs), `install_directory` and `lockfile` are relative to the repository's root,
+    `output_directories` to `root_directory`: the first that exists is the output. A command of None is not run.
+    `reasons` are lines for the log.
+    """
+
+    framework: str
+    package_manager: str | None
+    root_directory: str
+    install_directory: str
+    install_command: str | None
+    build_command: str | None
+    output_directories: tuple[str, ...]
+    lockfile: str | None
+    runtime: str
+    node_version: str | None
+    python_version: str | None
+    is_custom_install: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def output_directory(self) -> str:
+        return self.output_directories[0]
+
+
+def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
+    """`directory` is the project's place inside `root`, absolute or relative to it.
+
+    Raises StageFailure: ROOT_DIRECTORY_NOT_FOUND, CONFIGURATION_INVALID, PROJECT_NOT_RECOGNISED.
+    """
+    tree = SourceTree(root)
+    relative = validate_path(
+        str(directory.relative_to(root) if directory.is_absolute() else directory), "root directory"
+    )
+    if not tree.is_directory(relative):
+        raise StageFailure(
+            FailureCode.ROOT_DIRECTORY_NOT_FOUND,
+            f"The repository has no directory {relative}; correct the project's root directory.",
+        )
+    package = tree.read_object(join(relative, "package.json"))
+    framework, reason = _choose_framework(tree, relative, package, overrides)
+    reasons = [reason]
+    project = _read_project(tree, relative, framework, package, overrides)
+    install_command = project.install_command if project else None
+    if project:
+        reasons += project.reasons
+    if overrides.install_command is not None:
+        install_command = overrides.install_command.strip() or None
+        reasons.append(f"Install command {install_command or '(none)'}: the project's settings.")
+    build_command = _build_command(tree, relative, framework, package, project)
+    if overrides.build_command is not None:
+        build_command = overrides.build_command.strip() or None
+        reasons.append(f"Build command {build_command or '(none)'}: the project's settings.")
+    outputs = _output_directories(tree, relative, framework, package, has_build=build_command is not None)
+    if overrides.output_directory is not None and overrides.output_directory.strip():
+        outputs = (validate_path(overrides.output_directory.strip(), "output directory"),)
+        reasons.append(f"Output directory {outputs[0]}: the project's settings.")
+    node_version = project.node_version if isinstance(project, NodeProject) else None
+    if overrides.node_version:
+        node_version = overrides.node_version
+        reasons.append(f"Node version {node_version}: the project's settings.")
+    return Detection(
+        framework=framework.name,
+        package_manager=project.manager if project else None,
+        root_directory=relative,
+        install_directory=project.install_directory if project else relative,
+        install_command=install_command,
+        build_command=build_command,
+        output_directories=outputs,
+        lockfile=project.lockfile if project else None,
+        runtime=_runtime(project),
+        node_version=node_version,
+        python_version=project.python_version if isinstance(project, PythonProject) else None,
+        is_custom_install=overrides.install_command is not None,
+        reasons=tuple(reasons),
+    )
+
+
+def validate_path(text: str, what: str) -> str:
+    """A path inside the repository in its shortest form, `.` for the root. Raises StageFailure."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\0" in text or "\n" in text or len(text) > 500:
+        raise StageFailure(
+            FailureCode.CONFIGURATION_INVALID,
+            f"The {what} {text[:200]!r} can't be used; give a path inside the repository, relative and without `..`.",
+        )
+    return path.as_posix()
+
+
+def _runtime(project: NodeProject | PythonProject | None) -> str:
+    if project is None:
+        return "none"
+    return "node" if isinstance(project, NodeProject) else "python"
+
+
+def _choose_framework(
+    tree: SourceTree, directory: str, package: dict[str, Any] | None, overrides: Overrides
+) -> tuple[Framework, str]:
+    if overrides.framework:
+        chosen = catalogue.BY_NAME.get(overrides.framework)
+        if chosen is None:
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"The framework {overrides.framework[:100]!r} of the project's settings is not known; use one of"
+                f" {', '.join(sorted(catalogue.BY_NAME))}, or leave it unset.",
+            )
+        return chosen, f"Framework {chosen.label}: the project's settings."
+    dependencies = dependencies_of(package or {})
+    for framework in catalogue.FRAMEWORKS:
+        found = next((name for name in framework.dependencies if name in dependencies), None)
+        if found:
+            return framework, f"Framework {framework.label}: package.json depends on {found}."
+        found = next((name for name in framework.files if tree.is_file(join(directory, name))), None)
+        if found:
+            return framework, f"Framework {framework.label}: found {join(directory, found)}."
+    return _choose_fallback(tree, directory, package, overrides)
+
+
+def _choose_fallback(
+    tree: SourceTree, directory: str, package: dict[str, Any] | None, overrides: Overrides
+) -> tuple[Framework, str]:
+    if package is not None and "build" in scripts_of(package):
+        return catalogue.NODE, f"No known framework; {join(directory, 'package.json')} has a build script."
+    if overrides.build_command:
+        framework = catalogue.NODE if package is not None else catalogue.OTHER
+        return framework, "No known framework; the build command is the project's own."
+    if tree.is_file(join(directory, "index.html")) or overrides.output_directory:
+        return catalogue.STATIC, "Plain static files: nothing to build."
+    if tree.is_file(join(directory, "public/index.html")):
+        return catalogue.STATIC, f"Plain static files: found {join(directory, 'public/index.html')}; nothing to build."
+    place = "the repository" if directory == "." else directory
+    raise StageFailure(
+        FailureCode.PROJECT_NOT_RECOGNISED,
+        f"Nothing in {place} says how to build it. Add an index.html, or a package.json with a `build` script, or the"
+        " configuration of a known framework (such as mkdocs.yml or hugo.toml); or set the build command and the output"
+        " directory in the project's settings. If the site is in a subdirectory, set the root directory.",
+    )
+
+
+def _read_project(
+    tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None, overrides: Overrides
+) -> NodeProject | PythonProject | None:
+    if framework.runtime == "ruby" and overrides.build_command is None:
+        raise StageFailure(
+            FailureCode.CONFIGURATION_INVALID,
+            f"This is a {framework.label} site, which needs Ruby, and this platform has none yet. Build it"
+            " elsewhere and deploy the result, or set a build command that works without Ruby.",
+        )
+    if framework.runtime == "python":
+        return read_python_project(tree, directory, framework.packages)
+    if framework.runtime == "node" and package is None and overrides.build_command is None:
+        raise StageFailure(
+            FailureCode.CONFIGURATION_INVALID,
+            f"A {framework.label} project needs a package.json, and {join(directory, 'package.json')} doesn't exist."
+            " Correct the root directory or the framework in the project's settings.",
+        )
+    if framework is catalogue.STATIC and overrides.build_command is None:
+        return None
+    if package is not None:
+        return read_node_project(tree, directory, package)
+    if has_python_project(tree, directory):
+        return read_python_project(tree, directory, ())
+    return None
+
+
+def _build_command(
+    tree: SourceTree,
+    directory: str,
+    framework: Framework,
+    package: dict[str, Any] | None,
+    project: NodeProject | PythonProject | None,
+) -> str | None:
+    if isinstance(project, NodeProject):
+        scripts = scripts_of(package or {})
+        script = next((name for name in framework.scripts if name in scripts), None)
+        if script:
+            return f"{project.manager} run {script}"
+    if framework.name == "sphinx":
+        source = _sphinx_source(tree, directory, framework)
+        return f"sphinx-build -b html {source} _build/html"
+    return framework.command
+
+
+def _sphinx_source(tree: SourceTree, directory: str, framework: Framework) -> str:
+    found = next((name for name in framework.files if tree.is_file(join(directory, name))), "conf.py")
+    return str(PurePosixPath(found).parent)
+
+
+def _output_directories(
+    tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None, *, has_build: bool
+) -> tuple[str, ...]:
+    if framework is catalogue.STATIC:
+        has_index = tree.is_file(join(directory, "index.html"))
+        return ("public",) if not has_index and tree.is_file(join(directory, "public/index.html")) else (".",)
+    if framework.name in ("node", "other"):
+        return catalogue.COMMON_OUTPUT_DIRECTORIES if has_build else (".",)
+    if framework.name == "angular":
+        return _angular_outputs(tree, directory)
+    if framework.name == "vitepress":
+        return _vitepress_outputs(framework, scripts_of(package or {}))
+    for name in framework.output_files:
+        match = re.search(framework.output_pattern or "", tree.read_text(join(directory, name)) or "")
+        if match and _is_inside(match[1]):
+            return (PurePosixPath(match[1]).as_posix(),)
+    return (framework.output,)
+
+
+def _is_inside(path: str) -> bool:
+    return not path.startswith("/") and ".." not in PurePosixPath(path).parts
+
+
+def _angular_outputs(tree: SourceTree, directory: str) -> tuple[str, ...]:
+    """The `application` builder writes below `browser`, the older one does not: both are looked for."""
+    projects = as_mapping((tree.read_object(join(directory, "angular.json")) or {}).get("projects"))
+    outputs: list[str] = []
+    for name, project in projects.items():
+        architect = as_mapping(as_mapping(project).get("architect") or as_mapping(project).get("targets"))
+        path = as_mapping(as_mapping(architect.get("build")).get("options")).get("outputPath")
+        base = as_mapping(path).get("base") if isinstance(path, dict) else path
+        base = base if isinstance(base, str) and _is_inside(base) else f"dist/{name}"
+        outputs += [f"{base}/browser", base]
+    return tuple(outputs) or ("dist",)
+
+
+def _vitepress_outputs(framework: Framework, scripts: dict[str, str]) -> tuple[str, ...]:
+    """`vitepress build docs` writes to docs/.vitepress/dist."""
+    for name in framework.scripts:
+        match = re.search(r"\bvitepress\s+build\s+([^\s&|;-][^\s&|;]*)", scripts.get(name, ""))
+        if match and _is_inside(match[1]):
+            return (PurePosixPath(match[1], framework.output).as_posix(),)
+    return (framework.output, f"docs/{framework.output}")

@@ -1,0 +1,152 @@
+"""What package.json, lockfiles and version files say about a Node project."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+from workers.frameworks.source_tree import SourceTree, ancestors, join
+
+LOCKFILES: dict[str, tuple[str, ...]] = {
+    "npm": ("npm-shrinkwrap.json", "package-lock.json"),
+    "pnpm": ("pnpm-lock.yaml",),
+    "yarn": ("yarn.lock",),
+    "bun": ("bun.lock", "bun.lockb"),
+}
+_DEPENDENCY_FIELDS = ("dependencies", "devDependencies", "optionalDependencies", "peerDependencies")
+_INSTALL_SCRIPTS = frozenset(
+    ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare", "prepublish", "dependencies"]
+)
+_PACKAGE_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)@\^?v?(\d[^+\s]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProject:
+    """`install_command` is None when there is nothing to install. Paths are relative to the repository's root."""
+
+    manager: str
+    lockfile: str | None
+    install_directory: str
+    install_command: str | None
+    node_version: str | None
+    reasons: tuple[str, ...]
+
+
+def dependencies_of(package: dict[str, Any]) -> dict[str, Any]:
+    """Every direct dependency of whatever kind, by name."""
+    merged: dict[str, Any] = {}
+    for field in _DEPENDENCY_FIELDS:
+        merged |= as_mapping(package.get(field))
+    return merged
+
+
+def scripts_of(package: dict[str, Any]) -> dict[str, str]:
+    scripts = as_mapping(package.get("scripts"))
+    return {name: script for name, script in scripts.items() if isinstance(script, str) and script.strip()}
+
+
+def install_scripts_of(package: dict[str, Any]) -> dict[str, str]:
+    """The scripts that a package manager runs by itself while it installs."""
+    return {name: script for name, script in scripts_of(package).items() if name in _INSTALL_SCRIPTS}
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def read_node_project(tree: SourceTree, directory: str, package: dict[str, Any]) -> NodeProject:
+    """Package manager: `packageManager` field, else the nearest lockfile upward, else npm."""
+    declared, declared_version, where = _declared_manager(tree, directory)
+    manager, lockfile = _nearest_lockfile(tree, directory, (declared,) if declared else tuple(LOCKFILES))
+    reasons: list[str] = []
+    if declared:
+        reasons.append(f"Package manager {declared}: packageManager in {where} says {declared}@{declared_version}.")
+    elif lockfile:
+        reasons.append(f"Package manager {manager}: found {lockfile}.")
+    else:
+        reasons.append("Package manager npm: no packageManager field and no lockfile.")
+    manager = declared or manager
+    install_directory = _parent(lockfile) if lockfile else directory
+    is_berry = manager == "yarn" and _is_berry(tree, install_directory, declared_version)
+    node_version, version_reason = _node_version(tree, directory)
+    if version_reason:
+        reasons.append(version_reason)
+    if install_directory == directory and not _has_something_to_install(package):
+        reasons.append("Nothing to install: package.json names no dependencies.")
+        return NodeProject(manager, lockfile, install_directory, None, node_version, tuple(reasons))
+    if lockfile is None:
+        reasons.append(
+            f"There is no lockfile: versions are chosen anew at each install. Run `{manager} install` and commit"
+            f" {LOCKFILES[manager][-1] if manager == 'npm' else LOCKFILES[manager][0]} to pin them."
+        )
+    command = _install_command(manager, is_frozen=lockfile is not None, is_berry=is_berry)
+    return NodeProject(manager, lockfile, install_directory, command, node_version, tuple(reasons))
+
+
+def _parent(path: str) -> str:
+    return ancestors(path)[1]
+
+
+def _declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str, str]:
+    for above in ancestors(directory):
+        path = join(above, "package.json")
+        declared = (tree.read_object(path) or {}).get("packageManager")
+        match = _PACKAGE_MANAGER.match(declared) if isinstance(declared, str) else None
+        if match:
+            return match[1], match[2], path
+    return None, "", ""
+
+
+def _nearest_lockfile(tree: SourceTree, directory: str, managers: tuple[str, ...]) -> tuple[str, str | None]:
+    for above in ancestors(directory):
+        # A lockfile further up is this project's only where a workspace ties the two together.
+        if above != directory and not _is_workspace_root(tree, above):
+            continue
+        for manager in managers:
+            for name in LOCKFILES[manager]:
+                if tree.is_file(join(above, name)):
+                    return manager, join(above, name)
+    return "npm", None
+
+
+def _is_workspace_root(tree: SourceTree, directory: str) -> bool:
+    if tree.is_file(join(directory, "pnpm-workspace.yaml")):
+        return True
+    return bool((tree.read_object(join(directory, "package.json")) or {}).get("workspaces"))
+
+
+def _is_berry(tree: SourceTree, directory: str, declared_version: str) -> bool:
+    if declared_version:
+        return not declared_version.startswith(("0.", "1."))
+    return tree.is_file(join(directory, ".yarnrc.yml"))
+
+
+def _has_something_to_install(package: dict[str, Any]) -> bool:
+    return bool(dependencies_of(package) or package.get("workspaces") or install_scripts_of(package))
+
+
+def _install_command(manager: str, *, is_frozen: bool, is_berry: bool) -> str:
+    if not is_frozen:
+        return f"{manager} install"
+    if manager == "yarn":
+        return "yarn install --immutable" if is_berry else "yarn install --frozen-lockfile"
+    return {
+        "npm": "npm ci",
+        "pnpm": "pnpm install --frozen-lockfile",
+        "bun": "bun install --frozen-lockfile",
+    }[manager]
+
+
+def _node_version(tree: SourceTree, directory: str) -> tuple[str | None, str | None]:
+    for above in ancestors(directory):
+        for name in (".nvmrc", ".node-version"):
+            path = join(above, name)
+            lines = (tree.read_text(path) or "").split()
+            if lines:
+                return lines[0].removeprefix("v")[:100], f"Node version {lines[0][:100]}: {path}."
+        path = join(above, "package.json")
+        wanted = as_mapping((tree.read_object(path) or {}).get("engines")).get("node")
+        if isinstance(wanted, str) and wanted.strip():
+            return wanted.strip()[:100], f"Node version {wanted.strip()[:100]}: engines in {path}."
+    return None, None

@@ -1,0 +1,108 @@
+"""What requirements files, lockfiles and version files say about a Python project."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import FailureCode, StageFailure
+from workers.frameworks.node_projects import as_mapping
+from workers.frameworks.source_tree import SourceTree, ancestors, join
+
+_REQUIREMENTS = ("requirements.txt", "docs/requirements.txt", "requirements-docs.txt", "requirements/docs.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class PythonProject:
+    """`install_command` is None when there is nothing to install. Paths are relative to the repository's root."""
+
+    manager: str
+    lockfile: str | None
+    install_directory: str
+    install_command: str | None
+    python_version: str | None
+    reasons: tuple[str, ...]
+
+
+def has_python_project(tree: SourceTree, directory: str) -> bool:
+    names = ("requirements.txt", "uv.lock", "poetry.lock", "Pipfile.lock", "pyproject.toml")
+    return any(tree.is_file(join(directory, name)) for name in names)
+
+
+def read_python_project(tree: SourceTree, directory: str, packages: tuple[str, ...]) -> PythonProject:
+    """`packages` are installed when the project itself names nothing.
+
+    Looked for in each directory up to the root: uv.lock, requirements files, poetry.lock, Pipfile.lock,
+    pyproject.toml.
+    """
+    version, version_reason = _python_version(tree, directory)
+    reasons = (version_reason,) if version_reason else ()
+    for above in ancestors(directory):
+        found = _in_directory(tree, above)
+        if found is not None:
+            manager, lockfile, command, reason = found
+            return PythonProject(manager, lockfile, above, command, version, (*reasons, reason))
+    if not packages:
+        return PythonProject("uv", None, directory, None, version, reasons)
+    quoted = " ".join(f"'{package}'" for package in packages)
+    reason = (
+        f"There is no requirements.txt: {', '.join(packages)} is installed in its newest version. Add one to pin it."
+    )
+    return PythonProject("uv", None, directory, f"uv pip install {quoted}", version, (*reasons, reason))
+
+
+def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, str, str] | None:
+    if tree.is_file(join(directory, "uv.lock")):
+        return (
+            "uv",
+            join(directory, "uv.lock"),
+            "uv sync --locked",
+            f"Package manager uv: found {join(directory, 'uv.lock')}.",
+        )
+    for name in _REQUIREMENTS:
+        text = tree.read_text(join(directory, name))
+        if text is not None:
+            hashes = " --require-hashes" if "--hash=" in text else ""
+            return (
+                "pip",
+                join(directory, name),
+                f"uv pip install{hashes} -r {name}",
+                f"Python packages from {join(directory, name)}{' with their hashes checked' if hashes else ''}.",
+            )
+    for manager, name in (("poetry", "poetry.lock"), ("pipenv", "Pipfile.lock")):
+        if tree.is_file(join(directory, name)):
+            command = "poetry sync" if manager == "poetry" else "pipenv sync"
+            return manager, join(directory, name), command, f"Package manager {manager}: found {join(directory, name)}."
+    project = _read_toml(tree, join(directory, "pyproject.toml"))
+    if as_mapping(project.get("project")).get("dependencies") or project.get("dependency-groups"):
+        path = join(directory, "pyproject.toml")
+        reason = f"Python packages from {path}. There is no lockfile: commit uv.lock to pin them."
+        return "uv", None, "uv sync", reason
+    return None
+
+
+def _read_toml(tree: SourceTree, path: str) -> dict[str, Any]:
+    text = tree.read_text(path)
+    if text is None:
+        return {}
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StageFailure(
+            FailureCode.CONFIGURATION_INVALID, f"{path} is not valid TOML: {error}. Correct the file and push again."
+        ) from error
+
+
+def _python_version(tree: SourceTree, directory: str) -> tuple[str | None, str | None]:
+    for above in ancestors(directory):
+        path = join(above, ".python-version")
+        lines = re.findall(r"(?m)^\s*([^#\s]+)", tree.read_text(path) or "")
+        if lines:
+            return lines[0][:100], f"Python version {lines[0][:100]}: {path}."
+        path = join(above, "pyproject.toml")
+        wanted = as_mapping(_read_toml(tree, path).get("project")).get("requires-python")
+        if isinstance(wanted, str) and wanted.strip():
+            return wanted.strip()[:100], f"Python version {wanted.strip()[:100]}: requires-python in {path}."
+    return None, None

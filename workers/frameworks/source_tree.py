@@ -1,0 +1,122 @@
+"""Reading a checked-out repository that nobody trusts: never outside it, never more than a bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from shared.errors import FailureCode, StageFailure
+
+MAXIMUM_FILE_BYTES = 32 * 1024 * 1024
+MAXIMUM_CONFIGURATION_BYTES = 1024 * 1024
+# Directories that hold no sources of the project.
+_SKIPPED = frozenset({".git", "node_modules", ".venv", "venv", "vendor", "__pycache__"})
+_MAXIMUM_WALKED = 50_000
+
+
+class SourceTree:
+    """Paths are relative to the tree's root, with `/` between their parts and `.` for the root itself.
+
+    A symbolic link is followed only while it stays inside the tree; one that leaves it reads as absent.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(os.path.realpath(root))
+
+    def _locate(self, path: str) -> Path | None:
+        located = Path(os.path.realpath(self._root / path))
+        return located if located == self._root or self._root in located.parents else None
+
+    def is_file(self, path: str) -> bool:
+        located = self._locate(path)
+        return located is not None and located.is_file()
+
+    def is_directory(self, path: str) -> bool:
+        located = self._locate(path)
+        return located is not None and located.is_dir()
+
+    def read(self, path: str, maximum_bytes: int = MAXIMUM_FILE_BYTES) -> bytes | None:
+        """The file's content, or None when there is no such regular file. Raises StageFailure when it is larger."""
+        located = self._locate(path)
+        if located is None:
+            return None
+        try:
+            # Non-blocking: a named pipe of the repository must not hold the worker.
+            descriptor = os.open(located, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            content = file.read(maximum_bytes + 1)
+        if len(content) > maximum_bytes:
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"{path} is larger than {maximum_bytes // 1024} KiB; that is no usable configuration file.",
+            )
+        return content
+
+    def read_text(self, path: str) -> str | None:
+        """A configuration file's text; bytes that are not UTF-8 are replaced. None when there is no such file."""
+        content = self.read(path, MAXIMUM_CONFIGURATION_BYTES)
+        return None if content is None else content.decode("utf-8-sig", errors="replace")
+
+    def read_object(self, path: str) -> dict[str, Any] | None:
+        """A JSON object; None when there is no such file. Raises StageFailure when it is anything else."""
+        content = self.read(path, MAXIMUM_CONFIGURATION_BYTES)
+        if content is None:
+            return None
+        try:
+            value = json.loads(content.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if isinstance(error, json.JSONDecodeError) else "it can't be decoded"
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"{path} is not valid JSON: {reason}. Correct the file and push again.",
+            ) from error
+        if not isinstance(value, dict):
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID, f"{path} must hold a JSON object. Correct the file and push again."
+            )
+        return cast("dict[str, Any]", value)
+
+    def find_all(self, directory: str, name: str) -> list[str]:
+        """Every file of this name below a directory, sorted; dependencies and version control are left out."""
+        start = self._locate(directory)
+        if start is None:
+            return []
+        return sorted(
+            (found / name).relative_to(self._root).as_posix() for found, names in self._walk(start) if name in names
+        )
+
+    def find_below(self, directory: str) -> list[str]:
+        """Every file below a directory, sorted."""
+        start = self._locate(directory)
+        if start is None:
+            return []
+        return sorted(
+            (found / name).relative_to(self._root).as_posix() for found, names in self._walk(start) for name in names
+        )
+
+    def _walk(self, start: Path) -> Iterator[tuple[Path, set[str]]]:
+        for count, (directory, names, files) in enumerate(os.walk(start, followlinks=False)):
+            if count > _MAXIMUM_WALKED:
+                return
+            names[:] = [name for name in names if name not in _SKIPPED]
+            yield Path(directory), set(files)
+
+
+def join(directory: str, name: str) -> str:
+    """`name` inside `directory`, both relative to the root."""
+    return PurePosixPath(directory, name).as_posix()
+
+
+def ancestors(directory: str) -> list[str]:
+    """The directory itself and those above it, up to and with the root `.`."""
+    path = PurePosixPath(directory)
+    return [path.as_posix(), *(parent.as_posix() for parent in path.parents)]

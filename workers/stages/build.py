@@ -1,0 +1,222 @@
+"""The build stage: runs the build command without network and keeps the directory it wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from shared.deployment_state import Stage
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.repositories.snapshots import SnapshotIndex
+from shared.settings import Settings
+from workers.executors.base import Bind, Executor, Outcome
+from workers.frameworks.catalogue import COMMON_OUTPUT_DIRECTORIES
+from workers.frameworks.detection import Detection
+from workers.snapshots import SnapshotStore
+from workers.stage import StageContext, StageResult
+from workers.stages.sandboxed_command import (
+    VIRTUAL_ENVIRONMENT,
+    OutputTail,
+    check_command,
+    make_overlay,
+    make_spec,
+    raise_failure,
+    raise_interruption,
+    run_logged,
+    search_path,
+    workspace_path,
+)
+from workers.stages.stage_cache import StageCache
+from workers.toolchain import Toolchain
+
+_COLLECTED = "/output"
+_MISSING, _EMPTY = 41, 42
+_SUGGESTED = (*COMMON_OUTPUT_DIRECTORIES, ".output/public", "build/client", "_build/html", ".vitepress/dist")
+
+# Arguments: the directories to look for, in order. Runs inside the sandbox, so a link that leaves the workspace leads
+# to the sandbox's own files at most; and even those are refused.
+_COLLECT = f"""
+found=
+for directory in "$@"; do
+  [ -d "$directory" ] || continue
+  resolved=$(cd -P -- "$directory" && pwd -P) || continue
+  case "$resolved/" in /workspace/*) ;; *) continue ;; esac
+  found=$directory
+  [ -n "$(ls -A -- "$resolved")" ] || continue
+  cp -dR --preserve=mode,timestamps -- "$resolved/." {_COLLECTED}/ || exit 1
+  exit 0
+done
+[ -z "$found" ] || exit {_EMPTY}
+for directory in {" ".join(_SUGGESTED)}; do [ ! -d "$directory" ] || echo "$directory"; done
+exit {_MISSING}
+"""
+
+# The whole project directory as the site: without version control, dependencies and hidden files such as .env.
+_COLLECT_ALL = f"""
+for entry in * .well-known; do
+  [ -e "$entry" ] || [ -L "$entry" ] || continue
+  [ "$entry" != node_modules ] || continue
+  cp -dR --preserve=mode,timestamps -- "$entry" {_COLLECTED}/ || exit 1
+done
+find {_COLLECTED} -mindepth 1 '(' -name '.*' ! -name .well-known -o -name node_modules ')' -prune \\
+  -exec rm -rf -- '{{}}' +
+[ -n "$(ls -A {_COLLECTED})" ] || exit {_EMPTY}
+"""
+
+
+class BuildStage:
+    """Output: {"output": digest of the output directory}."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        snapshots: SnapshotStore,
+        index: SnapshotIndex,
+        toolchain: Toolchain,
+        settings: Settings,
+    ) -> None:
+        self._executor = executor
+        self._snapshots = snapshots
+        self._toolchain = toolchain
+        self._settings = settings
+        self._cache = StageCache(snapshots, index, "output")
+        # Values are compared, never shown: a plain digest of a short secret could be guessed from the record.
+        self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
+
+    def run(self, context: StageContext) -> StageResult:
+        installed = context.inputs[Stage.INSTALL]
+        detection = msgspec.convert(installed["detection"], Detection)
+        environment = self._environment(context, detection)
+        components = self._components(installed, detection, environment)
+        if detection.build_command is not None:
+            check_command(detection.build_command, "build command")
+        record = self._cache.find(context, [components])
+        if record is not None:
+            return StageResult({"output": record.digest}, is_cache_hit=True)
+        with self._layers(context, installed) as inputs:
+            built = (self._build(context, detection, environment, inputs),) if detection.build_command else ()
+            collected = self._collect(context, detection, (*inputs, *built))
+        snapshot = self._snapshots.save(context.deployment.tenant_id, collected)
+        self._cache.record(context, components, snapshot, {})
+        context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
+        return StageResult({"output": snapshot.digest})
+
+    @contextmanager
+    def _layers(self, context: StageContext, installed: Mapping[str, Any]) -> Generator[tuple[Path, ...]]:
+        digests = [digest for digest in (installed["source"], installed["dependencies"]) if digest]
+        with ExitStack() as stack:
+            tenant_id = context.deployment.tenant_id
+            yield tuple(stack.enter_context(self._snapshots.attach(tenant_id, digest)) for digest in digests)
+
+    def _environment(self, context: StageContext, detection: Detection) -> dict[str, str]:
+        """Nothing in it differs between two builds of one commit for one host, or no output would be found again."""
+        deployment = context.deployment
+        commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commit_sha") or "")
+        return {
+            "CI": "1",
+            "NODE_ENV": "production",
+            "PYTHONUNBUFFERED": "1",
+            **context.variables,
+            "PATH": search_path(self._toolchain, detection),
+            "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,
+            "CLOUDIFY": "1",
+            "CLOUDIFY_ENVIRONMENT": "preview" if deployment.is_preview else "production",
+            "CLOUDIFY_PROJECT": deployment.project_slug,
+            "CLOUDIFY_BRANCH": deployment.branch,
+            "CLOUDIFY_COMMIT_SHA": commit_sha,
+            "CLOUDIFY_URL": self._settings.site_url(deployment.host),
+        }
+
+    def _components(
+        self, installed: Mapping[str, Any], detection: Detection, environment: Mapping[str, str]
+    ) -> dict[str, str]:
+        variables = {
+            f"variable {name}": hmac.new(self._digest_key, f"{name}={value}".encode(), hashlib.sha256).hexdigest()
+            for name, value in sorted(environment.items())
+        }
+        return {
+            "source": str(installed["source"]),
+            "dependencies": str(installed["dependencies"] or "none"),
+            "build_command": detection.build_command or "none",
+            "root_directory": detection.root_directory,
+            "output_directory": " ".join(detection.output_directories),
+            "node": self._toolchain.node_version,
+            "python": self._toolchain.python_version,
+            **variables,
+        }
+
+    def _build(
+        self, context: StageContext, detection: Detection, environment: dict[str, str], layers: tuple[Path, ...]
+    ) -> Path:
+        command = detection.build_command or ""
+        context.log.system(f"$ {command}")
+        overlay = make_overlay(context.directory, "build", layers)
+        spec = make_spec(
+            context,
+            Stage.BUILD,
+            command=("/bin/sh", "-c", command),
+            directory=detection.root_directory,
+            overlay=overlay,
+            environment=environment,
+            output_bytes=self._settings.build.output_bytes,
+            network="none",
+        )
+        result = run_logged(self._executor, context, spec, OutputTail())
+        raise_failure(context, result, "build command")
+        return overlay.upper
+
+    def _collect(self, context: StageContext, detection: Detection, layers: tuple[Path, ...]) -> Path:
+        """Copies the output out of the merged layers, inside a sandbox of its own: no link of it touches the host."""
+        collected = context.directory / "collected"
+        collected.mkdir()
+        is_whole = detection.output_directories == (".",)
+        script = _COLLECT_ALL if is_whole else _COLLECT
+        spec = make_spec(
+            context,
+            Stage.BUILD,
+            command=("/bin/sh", "-c", script, "collect", *detection.output_directories),
+            directory=detection.root_directory,
+            overlay=make_overlay(context.directory, "collect", layers),
+            environment={},
+            output_bytes=64 * 1024,
+            network="none",
+            binds=(Bind(collected, _COLLECTED, is_writable=True),),
+        )
+        printed: list[bytes] = []
+
+        def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
+            printed.append(data)
+
+        result = self._executor.run(spec, on_output, context.cancelled)
+        raise_interruption(context, result)
+        text = b"".join(printed).decode(errors="replace")
+        if result.exit_code == _MISSING:
+            raise StageFailure(FailureCode.OUTPUT_DIRECTORY_MISSING, _missing_message(detection, text.split()))
+        if result.exit_code == _EMPTY:
+            raise StageFailure(
+                FailureCode.OUTPUT_DIRECTORY_EMPTY,
+                f"The output directory {detection.output_directory} is empty. Does the build write somewhere else?"
+                " Set the output directory in the project's settings.",
+            )
+        if result.outcome is Outcome.USER_ERROR:
+            raise PlatformError(f"The output of the build could not be copied: {text[-500:]}")
+        raise_failure(context, result, f"copy of {workspace_path(detection.output_directory)}")
+        return collected
+
+
+def _missing_message(detection: Detection, existing: list[str]) -> str:
+    wanted = detection.output_directories
+    looked_for = wanted[0] if len(wanted) == 1 else f"any of {', '.join(wanted)}"
+    place = "" if detection.root_directory == "." else f" in {detection.root_directory}"
+    found = f" There is {', '.join(existing)}; is that it?" if existing else ""
+    command = f"`{detection.build_command}`" if detection.build_command else "The repository"
+    return (
+        f"{command} left no output directory: {looked_for} doesn't exist{place}.{found}"
+        " Set the output directory in the project's settings to what the build writes."
+    )

@@ -1,0 +1,219 @@
+"""The install stage: detects what the project is and installs its dependencies, or finds them installed already."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared.deployment_state import Stage
+from shared.errors import FailureCode, StageFailure
+from shared.repositories.snapshots import SnapshotIndex
+from shared.settings import Settings
+from workers.executors.base import Bind, Executor
+from workers.executors.sandbox_arguments import HOME
+from workers.frameworks.detection import Detection, Overrides, detect
+from workers.frameworks.node_projects import LOCKFILES
+from workers.frameworks.source_tree import SourceTree
+from workers.snapshots import Snapshot, SnapshotStore
+from workers.stage import DeploymentView, StageContext, StageResult
+from workers.stages.dependency_key import dependency_components, reads_source
+from workers.stages.sandboxed_command import (
+    VIRTUAL_ENVIRONMENT,
+    OutputTail,
+    check_command,
+    make_overlay,
+    make_spec,
+    raise_failure,
+    run_logged,
+    search_path,
+)
+from workers.stages.stage_cache import StageCache
+from workers.toolchain import Toolchain
+
+_DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
+_WRITTEN_LOCKFILES = frozenset({name for names in LOCKFILES.values() for name in names} | {"uv.lock"})
+_AVAILABLE_MANAGERS = frozenset({"npm", "pip", "uv"})
+
+# What each package manager prints when its lockfile does not fit, and what mends it.
+_MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
+    (b"can only install packages when your package.json and", "package-lock.json", "npm install"),
+    (b"ERR_PNPM_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
+    (b"Your lockfile needs to be updated", "yarn.lock", "yarn install"),
+    (b"YN0028", "yarn.lock", "yarn install"),
+    (b"lockfile had changes, but lockfile is frozen", "bun.lock", "bun install"),
+    (b"lockfile at `uv.lock` needs to be updated", "uv.lock", "uv lock"),
+)
+
+
+class InstallStage:
+    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected}.
+
+    The dependency snapshot is the upper layer that the install left over the source.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        snapshots: SnapshotStore,
+        index: SnapshotIndex,
+        toolchain: Toolchain,
+        settings: Settings,
+    ) -> None:
+        self._executor = executor
+        self._snapshots = snapshots
+        self._toolchain = toolchain
+        self._output_bytes = settings.build.output_bytes
+        self._cache = StageCache(snapshots, index, "dependencies")
+
+    def run(self, context: StageContext) -> StageResult:
+        deployment = context.deployment
+        source = str(context.inputs[Stage.CLONE]["source"])
+        with self._snapshots.attach(deployment.tenant_id, source) as tree:
+            detection = detect(tree, Path(deployment.root_directory or "."), _overrides(deployment))
+            for reason in detection.reasons:
+                context.log.system(reason)
+            notice = node_version_notice(detection.node_version, self._toolchain.node_version)
+            if notice:
+                context.log.system(notice)
+            dependencies, is_hit = None, False
+            if detection.install_command is not None:
+                dependencies, is_hit = self._dependencies(context, detection, tree, source)
+        output: dict[str, Any] = {
+            "source": source,
+            "dependencies": dependencies,
+            "detection": msgspec.json.decode(msgspec.json.encode(detection)),
+        }
+        return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
+
+    def _dependencies(
+        self, context: StageContext, detection: Detection, tree: Path, source: str
+    ) -> tuple[str | None, bool]:
+        command = detection.install_command or ""
+        check_command(command, "install command")
+        _check_manager(detection)
+        files = SourceTree(tree)
+        components = dependency_components(files, detection, self._toolchain)
+        of_source = {**components, "source": source}
+        candidates = [of_source] if reads_source(files, detection) else [components, of_source]
+        record = self._cache.find(context, candidates)
+        if record is not None:
+            return record.digest, True
+        context.log.system(f"$ {command}")
+        upper = self._install(context, detection, tree)
+        # A script of a dependency may have written beside node_modules: such a layer fits this commit only.
+        key = of_source if len(candidates) == 1 or _changes_source(upper) else components
+        snapshot: Snapshot = self._snapshots.save(context.deployment.tenant_id, upper)
+        self._cache.record(context, key, snapshot, {})
+        context.log.system(f"Dependencies stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB).")
+        return snapshot.digest, False
+
+    def _install(self, context: StageContext, detection: Detection, tree: Path) -> Path:
+        home = context.directory / "home"
+        home.mkdir()
+        overlay = make_overlay(context.directory, "install", (tree,))
+        spec = make_spec(
+            context,
+            Stage.INSTALL,
+            command=("/bin/sh", "-c", self._script(detection)),
+            directory=detection.install_directory,
+            overlay=overlay,
+            environment=self._environment(detection),
+            output_bytes=self._output_bytes,
+            network="proxy",
+            binds=(Bind(home, HOME, is_writable=True),),
+        )
+        tail = OutputTail()
+        result = run_logged(self._executor, context, spec, tail)
+        if result.exit_code:
+            _raise_mismatch(tail.data)
+        raise_failure(context, result, "install command")
+        return overlay.upper
+
+    def _script(self, detection: Detection) -> str:
+        command = detection.install_command or ""
+        if detection.runtime == "node" and "pip" not in command:
+            return command
+        # Without --seed there is no pip in it, which only a command of the user's own can want.
+        seed = " --seed" if re.search(r"(?<!uv )\bpip3?\b", command) else ""
+        create = f"uv venv --quiet --clear{seed} --python {self._toolchain.python} {VIRTUAL_ENVIRONMENT}"
+        return f"{create} && {command}"
+
+    def _environment(self, detection: Detection) -> dict[str, str]:
+        return {
+            "PATH": search_path(self._toolchain, detection),
+            "CI": "1",
+            "CLOUDIFY": "1",
+            "npm_config_audit": "false",
+            "npm_config_fund": "false",
+            "npm_config_update_notifier": "false",
+            "npm_config_progress": "false",
+            "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,
+            "UV_PROJECT_ENVIRONMENT": VIRTUAL_ENVIRONMENT,
+            "UV_PYTHON": self._toolchain.python,
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+            "UV_LINK_MODE": "copy",
+            # Compiled here once: the build sees the layer read-only and would compile at every run.
+            "UV_COMPILE_BYTECODE": "1",
+            "PIP_NO_INPUT": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+
+
+def node_version_notice(wanted: str | None, available: str) -> str | None:
+    """A line for the log when the project asks for a Node that is not the one there is."""
+    if wanted is None:
+        return None
+    major = int(available.partition(".")[0])
+    for alternative in wanted.split("||"):
+        match = re.match(r"\s*(>=?|\^|~|=|v)?\s*v?(\d+)", alternative)
+        if match is None or ((match[1] or "").startswith(">") and major >= int(match[2])) or major == int(match[2]):
+            return None
+    return f"The project asks for Node {wanted}; this platform has {available} and goes on with that."
+
+
+def _overrides(deployment: DeploymentView) -> Overrides:
+    return Overrides(
+        framework=deployment.framework,
+        install_command=deployment.install_command,
+        build_command=deployment.build_command,
+        output_directory=deployment.output_directory,
+        node_version=deployment.node_version,
+    )
+
+
+def _check_manager(detection: Detection) -> None:
+    manager = detection.package_manager
+    if manager is None or manager in _AVAILABLE_MANAGERS or detection.is_custom_install:
+        return
+    instead = (
+        "Commit a package-lock.json (run `npm install`) and remove the other lockfile and the packageManager field"
+        if detection.runtime == "node"
+        else "Commit a requirements.txt (export it from the lockfile) or a uv.lock"
+    )
+    raise StageFailure(
+        FailureCode.CONFIGURATION_INVALID,
+        f"This project uses {manager}, which this platform does not have yet. {instead}, or set an install command.",
+    )
+
+
+def _raise_mismatch(output: bytes) -> None:
+    for printed, lockfile, command in _MISMATCHES:
+        if printed in output:
+            raise StageFailure(
+                FailureCode.LOCKFILE_MISMATCH,
+                f"{lockfile} does not match the project's dependencies. Run `{command}` and commit {lockfile}.",
+            )
+
+
+def _changes_source(upper: Path) -> bool:
+    """Whether the install wrote anything but dependencies and a lockfile that was not there."""
+    for _, directories, files in os.walk(upper):
+        directories[:] = [name for name in directories if name not in _DEPENDENCY_DIRECTORIES]
+        if any(name not in _WRITTEN_LOCKFILES for name in files):
+            return True
+    return False

@@ -1,0 +1,150 @@
+"""Runs a project's command in the sandbox and turns its outcome into what the pipeline understands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shared.commands import find_command_problem
+from shared.deployment_state import Stage
+from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.frameworks.detection import Detection
+from workers.stage import StageContext
+from workers.toolchain import Toolchain
+
+WORKSPACE = "/workspace"
+VIRTUAL_ENVIRONMENT = f"{WORKSPACE}/.venv"
+_TAIL_BYTES = 64 * 1024
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(slots=True)
+class OutputTail:
+    """The last 64 KiB that a command printed: read for known errors, never stored, as it is not masked."""
+
+    data: bytes = b""
+
+    def add(self, data: bytes) -> None:
+        self.data = (self.data + data)[-_TAIL_BYTES:]
+
+
+def check_command(command: str, what: str) -> None:
+    """Raises StageFailure; `what` is "install command" or "build command"."""
+    problem = find_command_problem(command)
+    if problem is not None:
+        raise StageFailure(FailureCode.COMMAND_NOT_ALLOWED, f"The {what} `{command[:200]}` {problem}")
+
+
+def search_path(toolchain: Toolchain, detection: Detection) -> str:
+    """Programs of the project's dependencies come before the toolchain's."""
+    node_bins = [
+        f"{WORKSPACE}/{directory}/node_modules/.bin".replace("/./", "/")
+        for directory in dict.fromkeys((detection.root_directory, detection.install_directory))
+    ]
+    return ":".join([f"{VIRTUAL_ENVIRONMENT}/bin", *node_bins, toolchain.path])
+
+
+def workspace_path(directory: str) -> str:
+    """Where the sandbox shows a directory of the repository."""
+    return WORKSPACE if directory == "." else f"{WORKSPACE}/{directory}"
+
+
+def make_overlay(directory: Path, name: str, layers: tuple[Path, ...]) -> Overlay:
+    """An overlay of the layers at /workspace with fresh directories below `directory`."""
+    upper, scratch = directory / f"{name}-upper", directory / f"{name}-scratch"
+    upper.mkdir()
+    scratch.mkdir()
+    return Overlay(WORKSPACE, layers, upper, scratch)
+
+
+def make_spec(
+    context: StageContext,
+    stage: Stage,
+    *,
+    command: tuple[str, ...],
+    directory: str,
+    overlay: Overlay,
+    environment: dict[str, str],
+    output_bytes: int,
+    network: Literal["none", "proxy"],
+    binds: tuple[Bind, ...] = (),
+) -> ExecutionSpec:
+    """`directory` is relative to the repository's root."""
+    limits = context.limits
+    writable = tuple(bind.source for bind in binds if bind.is_writable)
+    return ExecutionSpec(
+        # The name that the runner reaps when a worker died in this stage.
+        name=f"{context.deployment.id}-{stage.value}",
+        command=command,
+        working_directory=workspace_path(directory),
+        binds=binds,
+        overlay=overlay,
+        environment=environment,
+        limits=Limits(
+            memory_bytes=limits.memory_bytes,
+            cpu_count=limits.cpu_count,
+            process_count=limits.process_count,
+            disk_bytes=limits.disk_bytes,
+            output_bytes=output_bytes,
+            wall_seconds=float(limits.stage_timeout_seconds),
+        ),
+        network=network,
+        watched_paths=(overlay.upper, *writable),
+    )
+
+
+def run_logged(executor: Executor, context: StageContext, spec: ExecutionSpec, tail: OutputTail) -> ExecutionResult:
+    """Runs the command with its output in the deployment's log. Raises Cancelled, PlatformError."""
+
+    def on_output(stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        tail.add(data)
+        context.log.write(stream, data)
+
+    result = executor.run(spec, on_output, context.cancelled)
+    for host in result.blocked_hosts:
+        context.log.system(f"The command tried to reach {host}, which is not allowed.")
+    raise_interruption(context, result)
+    return result
+
+
+def raise_interruption(context: StageContext, result: ExecutionResult) -> None:
+    """Raises for what is neither success nor the user's failure."""
+    if result.outcome is Outcome.CANCELLED or context.cancelled.is_set():
+        raise Cancelled(result.message)
+    if result.outcome in (Outcome.EVICTED, Outcome.IMAGE_ERROR, Outcome.PLATFORM_LOST):
+        raise PlatformError(result.message)
+
+
+def raise_failure(context: StageContext, result: ExecutionResult, what: str) -> None:
+    """Raises StageFailure unless the command succeeded; `what` is "install command" or "build command"."""
+    limits = context.limits
+    outcome = result.outcome
+    if outcome is Outcome.SUCCESS:
+        return
+    if outcome is Outcome.OUT_OF_MEMORY:
+        raise StageFailure(
+            FailureCode.OUT_OF_MEMORY,
+            f"The {what} needed more than {limits.memory_bytes // _MEBIBYTE} MiB of memory and was ended. Lower what it"
+            " needs (fewer workers, NODE_OPTIONS=--max-old-space-size=…) or use a plan with more memory.",
+        )
+    if outcome is Outcome.TIMEOUT:
+        raise StageFailure(
+            FailureCode.TIMEOUT,
+            f"The {what} ran longer than {limits.stage_timeout_seconds} seconds and was ended. Look in the log for"
+            " where it waits, or use a plan with a longer limit.",
+        )
+    if outcome is Outcome.DISK_FULL:
+        raise StageFailure(
+            FailureCode.DISK_FULL,
+            f"The {what} wrote more than {limits.disk_bytes // _MEBIBYTE} MiB and was ended. Write less, or use a plan"
+            " with more disk.",
+        )
+    blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
+    if result.exit_code == 127:
+        blocked += " Code 127 means that a program was not found: is it among the project's dependencies?"
+    raise StageFailure(
+        FailureCode.COMMAND_FAILED,
+        f"The {what} ended with exit code {result.exit_code}. The last lines of the log say why.{blocked}",
+    )
