@@ -1,0 +1,266 @@
+"""Runs commands in bubblewrap sandboxes on this host. What the box holds: README.md beside this file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.errors import PlatformError
+from shared.settings import BuildSettings
+from workers.executors import egress_forwarder
+from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
+from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
+from workers.executors.disk_watchdog import DiskWatchdog
+from workers.executors.egress_policy import EgressPolicy
+from workers.executors.egress_proxy import EgressProxy
+from workers.executors.process_tree import ProcessIdentity
+from workers.executors.run_record import RunRecord
+from workers.executors.sandbox_arguments import (
+    EGRESS_DIRECTORY,
+    EgressFiles,
+    build_arguments,
+    find_bubblewrap,
+    write_system_files,
+)
+from workers.executors.sandbox_environment import PROXY_PORT, build_environment, find_certificates
+from workers.executors.sandbox_process import SandboxProcess
+from workers.executors.seccomp import build_filter
+from workers.executors.spawner import Spawner
+from workers.executors.supervision import Supervisor
+from workers.toolchain import Toolchain
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_REAP_SECONDS = 30.0
+_MEBIBYTE = 1024 * 1024
+_FORBIDDEN_HELP = """\
+This host does not let the worker make sandboxes, and builds never run without one. Any of these mends it:
+  - allow unprivileged user namespaces: sysctl -w kernel.unprivileged_userns_clone=1 (Debian),
+    sysctl -w user.max_user_namespaces=15000 (RHEL);
+  - Ubuntu 23.10 and later: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that
+    grants `userns` to bwrap;
+  - in a container: run it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined
+    --security-opt systempaths=unconfined, or use another executor.
+What bubblewrap said: """
+
+
+class BubblewrapExecutor:
+    """Implements Executor. `runtime_directory` holds one small directory per live run; workers of a host share it.
+
+    `control_groups` None: limits are then kept by watching, only approximately (`probe` warns). `host_environment`
+    is the worker's own, of which only the CA bundle's place and REGISTRY_VARIABLES are used.
+    """
+
+    def __init__(
+        self,
+        settings: BuildSettings,
+        runtime_directory: Path,
+        toolchain: Toolchain,
+        *,
+        host_environment: Mapping[str, str],
+        control_groups: ControlGroups | None,
+    ) -> None:
+        self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
+        self._runtime_directory = runtime_directory
+        self._toolchain = toolchain
+        self._host_environment = host_environment
+        self._control_groups = control_groups
+        self._certificates = find_certificates(host_environment)
+        self._program = find_bubblewrap()
+        self._filter = build_filter()
+        self._spawner = Spawner()
+        runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @classmethod
+    def for_host(cls, settings: BuildSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
+        """With what this process finds: its environment, and the control groups it may use."""
+        return cls(
+            settings,
+            runtime_directory,
+            toolchain,
+            host_environment=dict(os.environ),
+            control_groups=discover_control_groups(),
+        )
+
+    def probe(self) -> None:
+        """A run with every option. Warns once when the host gives no control groups."""
+        if self._control_groups is None:
+            _log.warning(
+                "No control groups: memory and processes of builds are limited by watching them, CPU not at all. "
+                "Run the worker as a systemd service with Delegate=yes, or as root, for exact limits."
+            )
+        try:
+            result = self._try_out(overlay=None)
+        except PlatformError as error:
+            raise PlatformError(f"{_FORBIDDEN_HELP}{error}") from error
+        if result.outcome is not Outcome.SUCCESS:
+            raise PlatformError(f"A sandbox can be made but does not work: {result.message}")
+
+    def supports_overlay(self) -> bool:
+        """Whether `ExecutionSpec.overlay` works with directories on the file system of `runtime_directory`."""
+        with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix="overlay-") as name:
+            directories = [Path(name, part) for part in ("lower", "upper", "scratch")]
+            for directory in directories:
+                directory.mkdir()
+            try:
+                result = self._try_out(Overlay("/merged", (directories[0],), directories[1], directories[2]))
+            except PlatformError:
+                return False
+            return result.outcome is Outcome.SUCCESS
+
+    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        """See Executor.run. What `on_output` raises ends the command and is raised here."""
+        started = time.monotonic()
+        if not _NAME.fullmatch(spec.name):
+            raise ValueError(f"{spec.name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
+        if cancel.is_set():
+            return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
+        with contextlib.ExitStack() as stack:
+            try:
+                directory = self._claim(spec.name)
+                # Removed last, and only if all before went well: until then `reap` can find the run.
+                group = self._make_group(spec)
+                if group is not None:
+                    stack.callback(group.remove)
+                proxy, egress = self._open_egress(spec, directory, stack)
+                sandbox = self._start(spec, directory, egress)
+            except OSError as error:
+                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
+            stack.callback(sandbox.destroy)
+            result = self._supervise(spec, sandbox, group, directory, on_output, cancel, started)
+            blocked = () if proxy is None else proxy.blocked_hosts()
+        shutil.rmtree(directory, ignore_errors=True)
+        return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
+
+    def reap(self, name: str) -> None:
+        """See Executor.reap. Raises PlatformError when something can't be ended."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} can't name a run.")
+        directory = self._runtime_directory / name
+        record = RunRecord.read(directory)
+        if record is not None:
+            for process in (record.init, record.launcher):
+                _end(process)
+        if self._control_groups is not None and not self._control_groups.group(name).remove():
+            raise PlatformError(f"Processes of {name} are still there after SIGKILL.")
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def _claim(self, name: str) -> Path:
+        directory = self._runtime_directory / name
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            self.reap(name)
+            directory.mkdir(mode=0o700)
+        write_system_files(directory, self._toolchain)
+        return directory
+
+    def _make_group(self, spec: ExecutionSpec) -> ControlGroup | None:
+        if self._control_groups is None:
+            return None
+        group = self._control_groups.group(spec.name)
+        # One left by a worker that died keeps its counters, and an old kill would be blamed on this run.
+        if not group.remove():
+            raise PlatformError(f"The control group of {spec.name} is still in use.")
+        group.create()
+        group.configure(spec.limits)
+        return group
+
+    def _open_egress(
+        self, spec: ExecutionSpec, directory: Path, stack: contextlib.ExitStack
+    ) -> tuple[EgressProxy | None, EgressFiles | None]:
+        if spec.network != "proxy":
+            return None, None
+        socket = directory / "proxy.sock"
+        proxy = EgressProxy(socket, self._policy)
+        stack.callback(proxy.close)
+        return proxy, EgressFiles(socket, Path(egress_forwarder.__file__).resolve())
+
+    def _start(self, spec: ExecutionSpec, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
+        environment = build_environment(
+            spec, self._toolchain, self._host_environment, has_certificates=self._certificates is not None
+        )
+        arguments = build_arguments(spec, environment, self._toolchain, directory, self._certificates, egress)
+        # By way of a shell, for which a missing program is exit code 127 and not a sandbox that can't be made.
+        command = ["/bin/sh", "-c", 'exec "$@"', "sh", *spec.command]
+        if egress is not None:
+            forwarder, socket = f"{EGRESS_DIRECTORY}/forwarder.py", f"{EGRESS_DIRECTORY}/proxy.sock"
+            command = [self._toolchain.python, "-I", "-S", forwarder, str(PROXY_PORT), socket, *command]
+        return SandboxProcess(self._spawner, self._program, arguments, command, self._filter)
+
+    def _supervise(
+        self,
+        spec: ExecutionSpec,
+        sandbox: SandboxProcess,
+        group: ControlGroup | None,
+        directory: Path,
+        on_output: OnOutput,
+        cancel: threading.Event,
+        started: float,
+    ) -> ExecutionResult:
+        pump = sandbox.pump(spec.limits.output_bytes, on_output)
+        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes)
+        supervisor = Supervisor(spec, sandbox, group, disk, pump, cancel, started + spec.limits.wall_seconds)
+        exit_code: int | None = None
+        try:
+            if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
+                verdict = None
+            else:
+                RunRecord(sandbox.launcher, sandbox.init).write(directory)
+                sandbox.release(spec.limits, group)
+                verdict = supervisor.watch()
+            sandbox.wait_until_gone()
+            exit_code = sandbox.exit_code()
+        finally:
+            sandbox.kill()
+            disk.close()
+            pump.finish(did_start=exit_code is not None)
+        if pump.error is not None:
+            raise pump.error
+        if exit_code is None and verdict is None and sandbox.launcher_code() == 1:
+            raise PlatformError(pump.held.decode(errors="replace").strip() or "bubblewrap gave no reason.")
+        final = supervisor.conclude(verdict, exit_code, sandbox.launcher_code())
+        return ExecutionResult(final.outcome, exit_code, final.message, 0.0, supervisor.peak_memory_bytes())
+
+    def _try_out(self, overlay: Overlay | None) -> ExecutionResult:
+        limits = Limits(
+            memory_bytes=256 * _MEBIBYTE,
+            cpu_count=1,
+            process_count=32,
+            disk_bytes=_MEBIBYTE,
+            output_bytes=64 * 1024,
+            wall_seconds=30,
+            stop_seconds=1,
+        )
+        name = f"probe-{os.getpid()}-{threading.get_ident()}"
+        spec = ExecutionSpec(name, ("true",), "/", (), overlay, {}, limits, network="proxy")
+        printed: list[bytes] = []
+        result = self.run(spec, lambda _, data: printed.append(data), threading.Event())
+        said = b"".join(printed).decode(errors="replace").strip()
+        return dataclasses.replace(result, message=f"{result.message} {said}".strip())
+
+
+def _end(process: ProcessIdentity) -> None:
+    deadline = time.monotonic() + _REAP_SECONDS
+    while process.is_alive:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(process.pid)
+            try:
+                # Asked again, as the handle may be of a later process with the same pid.
+                if process.is_alive:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+        if time.monotonic() > deadline:
+            raise PlatformError(f"Process {process.pid} of a sandbox is still there after SIGKILL.")
+        time.sleep(0.01)

@@ -1,0 +1,224 @@
+"""The one way out of a sandbox that installs: an HTTP proxy on a Unix socket, one for each run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workers.executors.egress_policy import EgressPolicy, Refused
+
+_HEADER_BYTES = 32 * 1024
+_HEADER_SECONDS = 15.0
+_CONNECT_SECONDS = 10.0
+_IDLE_SECONDS = 300.0
+_CONNECTIONS = 256
+_REMEMBERED_HOSTS = 100
+
+
+class _BadRequest(Exception):
+    pass
+
+
+class EgressProxy:
+    """Serves CONNECT and absolute-form `http://` requests from construction until `close`.
+
+    The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
+    reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
+    """
+
+    def __init__(self, path: Path, policy: EgressPolicy) -> None:
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._blocked: dict[str, None] = {}
+        self._open: set[socket.socket] = set()
+        self._is_closed = False
+        self._slots = threading.BoundedSemaphore(_CONNECTIONS)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Through the directory's descriptor: a Unix socket's path may have 107 bytes at most.
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self._listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.close(directory)
+        self._listener.listen(128)
+        self._thread = threading.Thread(target=self._accept, name="egress-proxy", daemon=True)
+        self._thread.start()
+
+    def blocked_hosts(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(self._blocked)
+
+    def close(self) -> None:
+        """Ends every connection. May be called twice."""
+        with self._lock:
+            self._is_closed = True
+            connections = list(self._open)
+        for connection in (self._listener, *connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=5)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            self._slots.acquire()
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._track(client):
+                client.close()
+                return
+            threading.Thread(target=self._serve, args=(client,), name="egress-connection", daemon=True).start()
+
+    def _track(self, connection: socket.socket) -> bool:
+        with self._lock:
+            if not self._is_closed:
+                self._open.add(connection)
+            return not self._is_closed
+
+    def _release(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            self._handle(client)
+        except OSError:
+            pass  # either side went away
+        finally:
+            self._release(client)
+            self._slots.release()
+
+    def _handle(self, client: socket.socket) -> None:
+        try:
+            head, rest = _read_head(client)
+            host, port, forwarded = _parse(head)
+        except _BadRequest as error:
+            _answer(client, "400 Bad Request", str(error))
+            return
+        try:
+            addresses = self._policy.resolve(host, port)
+        except Refused as refusal:
+            self._remember(host if port in (80, 443) else f"{host}:{port}")
+            _answer(client, "403 Forbidden", f"Blocked by the build network: {refusal}.")
+            return
+        server = _connect([str(address) for address in addresses], port)
+        if server is None:
+            _answer(client, "502 Bad Gateway", f"{host}:{port} does not answer.")
+            return
+        if not self._track(server):
+            server.close()
+            return
+        try:
+            if forwarded is None:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                server.sendall(rest)
+            else:
+                server.sendall(forwarded + rest)
+            _tunnel(client, server)
+        finally:
+            self._release(server)
+
+    def _remember(self, host: str) -> None:
+        with self._lock:
+            if len(self._blocked) < _REMEMBERED_HOSTS:
+                self._blocked[host[:255]] = None
+
+
+def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
+    deadline = time.monotonic() + _HEADER_SECONDS
+    received = b""
+    while b"\r\n\r\n" not in received:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or len(received) > _HEADER_BYTES:
+            raise _BadRequest("the request's header is too slow or too long")
+        client.settimeout(remaining)
+        try:
+            data = client.recv(8192)
+        except TimeoutError:
+            continue
+        if not data:
+            raise _BadRequest("the request ended before its header")
+        received += data
+    head, _, rest = received.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def _parse(head: bytes) -> tuple[str, int, bytes | None]:
+    """Host, port, and the header to send on (None for CONNECT)."""
+    lines = head.decode("latin-1").split("\r\n")
+    words = lines[0].split(" ")
+    if len(words) != 3:
+        raise _BadRequest("the request line is malformed")
+    method, target, _ = words
+    try:
+        url = urlsplit(f"//{target}" if method == "CONNECT" else target)
+        port, host = url.port, url.hostname
+    except ValueError as error:
+        raise _BadRequest("the address is malformed") from error
+    if not host:
+        raise _BadRequest("this is a proxy: the request must name a host")
+    if method == "CONNECT":
+        if port is None:
+            raise _BadRequest("CONNECT must name a port")
+        return host, port, None
+    if url.scheme != "http":
+        raise _BadRequest("only http:// requests and CONNECT are served")
+    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    hop_by_hop = ("proxy-connection:", "proxy-authorization:", "connection:", "keep-alive:", "host:")
+    kept = [line for line in lines[1:] if not line.lower().startswith(hop_by_hop)]
+    # One request a connection: the next one may be for another host.
+    forwarded = [f"{method} {path} HTTP/1.1", f"Host: {url.netloc.rpartition('@')[2]}", *kept, "Connection: close"]
+    return host, port or 80, ("\r\n".join(forwarded) + "\r\n\r\n").encode("latin-1")
+
+
+def _connect(addresses: list[str], port: int) -> socket.socket | None:
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout=_CONNECT_SECONDS)
+        except OSError:
+            continue
+    return None
+
+
+def _tunnel(client: socket.socket, server: socket.socket) -> None:
+    """Carries both directions until both ended or nothing moved for a while."""
+    peer = {client: server, server: client}
+    for connection in peer:
+        connection.settimeout(_IDLE_SECONDS)
+    reading = [client, server]
+    while reading:
+        ready = _readable(reading)
+        if not ready:
+            return
+        for connection in ready:
+            data = connection.recv(65536)
+            if data:
+                peer[connection].sendall(data)
+                continue
+            reading.remove(connection)
+            with contextlib.suppress(OSError):
+                peer[connection].shutdown(socket.SHUT_WR)
+
+
+def _readable(connections: list[socket.socket]) -> list[socket.socket]:
+    poller = select.poll()  # select() fails above descriptor 1023
+    for connection in connections:
+        poller.register(connection, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poller.poll(_IDLE_SECONDS * 1000)}
+    return [connection for connection in connections if connection.fileno() in ready]
+
+
+def _answer(client: socket.socket, status: str, reason: str) -> None:
+    body = f"{reason}\n".encode("utf-8", "replace")
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+    client.settimeout(_CONNECT_SECONDS)
+    client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)

@@ -1,0 +1,90 @@
+"""Carries a command's output to the caller, bounded and one call at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from typing import Literal
+
+from workers.executors.base import OnOutput
+
+_CHUNK_BYTES = 64 * 1024
+_HELD_BYTES = 4096
+_LAUNCHER_PREFIX = b"bwrap: "
+
+
+class OutputPump:
+    """Owns the read ends of two pipes. `error` is what `on_output` raised; the output is drained all the same.
+
+    What the launcher itself says on stderr before the command starts is held back: it names paths of the host.
+    `finish` gives it out when the command did start and it was the command's after all.
+    """
+
+    def __init__(self, stdout: int, stderr: int, limit_bytes: int, on_output: OnOutput) -> None:
+        self.error: Exception | None = None
+        self.held = b""
+        self._on_output = on_output
+        self._left = limit_bytes
+        self._limit = limit_bytes
+        self._pipes: dict[int, Literal["stdout", "stderr"]] = {stdout: "stdout", stderr: "stderr"}
+        self._is_holding = True
+        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._pump, name="sandbox-output", daemon=True)
+        self._thread.start()
+
+    def finish(self, *, did_start: bool, grace_seconds: float = 2.0) -> None:
+        """Waits for the end of both pipes, at most `grace_seconds` for one that something else holds open."""
+        self._thread.join(grace_seconds)
+        os.close(self._stop_write)
+        self._thread.join()
+        os.close(self._stop_read)
+        if did_start and self.held:
+            self._give("stderr", self.held)
+
+    def _pump(self) -> None:
+        poller = select.poll()
+        for descriptor in (*self._pipes, self._stop_read):
+            poller.register(descriptor, select.POLLIN)
+        pending = set(self._pipes)
+        while pending:
+            for descriptor, _ in poller.poll():
+                if descriptor == self._stop_read:
+                    pending.clear()
+                    break
+                data = os.read(descriptor, _CHUNK_BYTES)
+                if data:
+                    self._take(self._pipes[descriptor], data)
+                else:
+                    poller.unregister(descriptor)
+                    pending.discard(descriptor)
+        for descriptor in self._pipes:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _take(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        if stream == "stderr" and self._is_holding:
+            data = self.held + data
+            is_launcher = data[: len(_LAUNCHER_PREFIX)] == _LAUNCHER_PREFIX[: len(data)]
+            if is_launcher and len(data) <= _HELD_BYTES:
+                self.held = data
+                return
+            self._is_holding, self.held = False, b""
+        self._give(stream, data)
+
+    def _give(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        if self.error is not None or self._left < 0:
+            return
+        try:
+            if len(data) <= self._left:
+                self._left -= len(data)
+                self._on_output(stream, data)
+                return
+            if self._left:
+                self._on_output(stream, data[: self._left])
+            self._left = -1
+            notice = f"\n[The output passed its limit of {self._limit} bytes: the rest is not kept.]\n"
+            self._on_output("stderr", notice.encode())
+        except Exception as error:  # noqa: BLE001 - handed to the thread that runs the command
+            self.error = error

@@ -1,0 +1,58 @@
+"""The processes of a sandbox, seen from the host: everything below the init of its namespace."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """`started` is the kernel's start time in clock ticks, so that a reused pid is not taken for this process."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def find(cls, pid: int) -> ProcessIdentity | None:
+        started = _start_ticks(pid)
+        return None if started is None else cls(pid, started)
+
+    @property
+    def is_alive(self) -> bool:
+        """A zombie is not alive: it runs nothing, and its parent may never collect it."""
+        return _start_ticks(self.pid) == self.started
+
+
+def descendants(init_pid: int) -> list[int]:
+    """Pids below the namespace's init: whatever daemonises is adopted by that init and stays in the list."""
+    try:
+        return [process.pid for process in psutil.Process(init_pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def resident_bytes(pids: list[int]) -> int:
+    """Private resident memory. Shared pages don't count: they are mostly one file mapped many times."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/statm").read_text().split()
+        except OSError:
+            continue
+        total += (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+    return total
+
+
+def _start_ticks(pid: int) -> int | None:
+    try:
+        # The name in parentheses may hold anything, so count from its end; proc(5): state is field 3, start 22.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in {"Z", "X"} else int(fields[19])

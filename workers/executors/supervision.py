@@ -1,0 +1,143 @@
+"""Watches a running sandbox against its limits and decides how the run ended."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+from workers.executors.base import ExecutionSpec, Outcome
+from workers.executors.cgroups import ControlGroup
+from workers.executors.disk_watchdog import DiskWatchdog, is_disk_full
+from workers.executors.output_pump import OutputPump
+from workers.executors.process_tree import resident_bytes
+from workers.executors.sandbox_process import SandboxProcess
+
+_POLL_SECONDS = 0.1
+_MEASURE_SECONDS = 0.3
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    outcome: Outcome
+    message: str
+
+
+class Supervisor:
+    """`watch` in the thread of the run; the rest after it has returned."""
+
+    def __init__(
+        self,
+        spec: ExecutionSpec,
+        sandbox: SandboxProcess,
+        group: ControlGroup | None,
+        disk: DiskWatchdog,
+        pump: OutputPump,
+        cancel: threading.Event,
+        deadline: float,
+    ) -> None:
+        self._spec = spec
+        self._sandbox = sandbox
+        self._group = group
+        self._disk = disk
+        self._pump = pump
+        self._cancel = cancel
+        self._deadline = deadline
+        self._peak_bytes: int | None = None
+        self._measure_at = 0.0
+
+    def watch(self) -> Verdict | None:
+        """Returns when the command has ended; the verdict is None when it ended by itself."""
+        verdict: Verdict | None = None
+        kill_at: float | None = None
+        while not self._sandbox.wait(_POLL_SECONDS):
+            urgent = self._exceeded()
+            if urgent is not None:
+                self._sandbox.kill()
+                return verdict or urgent
+            if self._pump.error is not None:
+                self._sandbox.kill()
+                return verdict
+            if kill_at is None:
+                verdict = self._stop_wanted()
+                if verdict is not None:
+                    kill_at = time.monotonic() + self._spec.limits.stop_seconds
+                    self._sandbox.terminate()
+            elif time.monotonic() >= kill_at:
+                self._sandbox.kill()
+                return verdict
+        return verdict
+
+    def conclude(self, verdict: Verdict | None, exit_code: int | None, launcher_code: int | None) -> Verdict:
+        """What to report once every process is gone. `exit_code` None: the command did not end by itself."""
+        if verdict is not None:
+            return verdict
+        memory = self._memory_exceeded()
+        if memory is not None:
+            return memory
+        if exit_code == 0 and not self._disk.is_near_limit:
+            return Verdict(Outcome.SUCCESS, "")
+        if self._disk.measure() > self._spec.limits.disk_bytes:
+            return self._disk_full()
+        if exit_code == 0:
+            return Verdict(Outcome.SUCCESS, "")
+        if is_disk_full(self._spec.watched_paths):
+            return Verdict(Outcome.PLATFORM_LOST, "The worker's own disk is full; the command was not at fault.")
+        if exit_code is None:
+            return Verdict(Outcome.PLATFORM_LOST, f"Something outside ended the sandbox (status {launcher_code}).")
+        return Verdict(Outcome.USER_ERROR, _exit_message(exit_code))
+
+    def peak_memory_bytes(self) -> int | None:
+        return self._peak_bytes if self._group is None else self._group.peak_memory_bytes()
+
+    def _stop_wanted(self) -> Verdict | None:
+        if self._cancel.is_set():
+            return Verdict(Outcome.CANCELLED, "The command was cancelled.")
+        if time.monotonic() >= self._deadline:
+            limit = f"{self._spec.limits.wall_seconds:g} seconds"
+            return Verdict(Outcome.TIMEOUT, f"The command was stopped: it ran longer than its limit of {limit}.")
+        return None
+
+    def _exceeded(self) -> Verdict | None:
+        """What can't wait for a polite stop."""
+        if self._disk.exceeded.is_set():
+            return self._disk_full()
+        if self._group is not None:
+            return self._memory_exceeded()
+        if time.monotonic() < self._measure_at:
+            return None
+        used = resident_bytes(self._sandbox.members())
+        self._measure_at = time.monotonic() + _MEASURE_SECONDS
+        self._peak_bytes = max(used, self._peak_bytes or 0)
+        return self._out_of_memory() if used > self._spec.limits.memory_bytes else None
+
+    def _memory_exceeded(self) -> Verdict | None:
+        if self._group is None:
+            return None
+        events = self._group.memory_events()
+        if not events.kills:
+            return None
+        if not events.is_at_limit:
+            return Verdict(Outcome.PLATFORM_LOST, "The worker's host ran out of memory and ended the command.")
+        return self._out_of_memory()
+
+    def _out_of_memory(self) -> Verdict:
+        limit = self._spec.limits.memory_bytes // _MEBIBYTE
+        message = f"The command ran out of memory: its limit is {limit} MiB, files in /tmp and HOME included."
+        return Verdict(Outcome.OUT_OF_MEMORY, message)
+
+    def _disk_full(self) -> Verdict:
+        limit = self._spec.limits.disk_bytes // _MEBIBYTE
+        return Verdict(Outcome.DISK_FULL, f"The command was stopped: it wrote more than its limit of {limit} MiB.")
+
+
+def _exit_message(exit_code: int) -> str:
+    if exit_code > 128:
+        try:
+            return f"The command was ended by {signal.Signals(exit_code - 128).name} (exit code {exit_code})."
+        except ValueError:
+            pass
+    hint = {126: ": it can't be executed", 127: ": there is no such program"}.get(exit_code, "")
+    return f"The command exited with code {exit_code}{hint}."
