@@ -33,6 +33,8 @@ class ObjectStoreServer(Server):
     """S3 on loopback with one pair of keys. Objects survive a kill of the process."""
 
     name = "object-store"
+    # Its own shutdown closes the volumes at once and then waits 15 s for connections of its own services.
+    stop_seconds = 1.5
 
     def __init__(
         self,

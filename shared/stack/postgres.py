@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
 
@@ -115,17 +116,19 @@ class PostgresServer(Server):
             password_file.unlink(missing_ok=True)
         partial.rename(self._data)
 
-    def _run(self, name: str, arguments: list[str | Path], *, become: object, text: str | None = None) -> None:
+    def _run(
+        self, name: str, arguments: Sequence[str | Path], *, become: Callable[[], None] | None, text: str | None = None
+    ) -> None:
         with self.log_path.open("ab") as log:
             outcome = subprocess.run(
-                [os.fspath(_programs() / name), *map(os.fspath, arguments)],
+                [os.fspath(part) for part in (_programs() / name, *arguments)],
                 input=text.encode() if text else None,
                 stdin=None if text else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
                 env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
-                preexec_fn=become,  # pyright: ignore[reportArgumentType]  # noqa: PLW1509
+                preexec_fn=become,
                 check=False,
             )
         if outcome.returncode != 0:

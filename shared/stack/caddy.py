@@ -1,0 +1,65 @@
+"""The site router: Caddy with a static configuration, from a wheel."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import subprocess
+from pathlib import Path
+
+from shared.stack.processes import spawn
+from shared.stack.server import Server, program
+
+
+class CaddyServer(Server):
+    """Serves `<label>.<domain>` from `sites_directory`; the layout is described in the Caddyfile beside this module."""
+
+    name = "caddy"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        sites_directory: Path,
+        port: int,
+        domain: str = "localhost",
+        host: str = "127.0.0.1",
+        log_path: Path | None = None,
+    ) -> None:
+        super().__init__(directory, log_path)
+        self._sites_directory = sites_directory
+        self._port = port
+        self._domain = domain
+        self._host = host
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self._sites_directory.mkdir(parents=True, exist_ok=True)
+        return spawn(
+            [program("caddy"), "run", "--adapter", "caddyfile", "--config", Path(__file__).with_name("Caddyfile")],
+            log_path=self.log_path,
+            # Caddy resolves roots from its working directory, so no path has to be quoted in its configuration.
+            directory=self._sites_directory,
+            environment={
+                "CADDY_PORT": str(self._port),
+                "CADDY_BIND": self._host,
+                "CADDY_DOMAIN_PATTERN": re.escape(self._domain),
+                "XDG_DATA_HOME": str(self.directory),
+                "XDG_CONFIG_HOME": str(self.directory),
+                "GOMEMLIMIT": "64MiB",
+                "GOGC": "50",
+            },
+        )
+
+    def is_ready(self) -> bool:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=1)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status == http.client.NOT_FOUND
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()

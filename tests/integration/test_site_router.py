@@ -1,0 +1,246 @@
+"""The rules of the site router, on a real Caddy: which file, which status, which headers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared.stack.caddy import CaddyServer
+from shared.stack.ports import free_ports
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+REVALIDATE = "public, max-age=0, must-revalidate"
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
+    folder = tmp_path_factory.mktemp("the router")
+    [port] = free_ports(1)
+    server = CaddyServer(folder / "caddy", sites_directory=folder / "my sites", port=port)
+    try:
+        server.start()
+        server.wait()
+        sites = folder / "my sites"
+        _publish(sites, "depl_app", APPLICATION)
+        _publish(sites, "depl_pages", PAGES, is_preview=True)
+        _activate(sites, "app", "depl_app")
+        _activate(sites, "pages", "depl_pages")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def sites(router: CaddyServer) -> Path:
+    return router.directory.parent / "my sites"
+
+
+APPLICATION = {
+    "index.html": "<h1>application</h1>",
+    "assets/index-BxYz12Ab.js": "let hashed = 1;" * 200,
+    "assets/my-component.js": "let word = 1;",
+    "logo-BxYz12Ab.png": "not in a bundler's folder",
+    ".env": "SECRET=1",
+    "deep/.git/config": "[core]",
+    ".well-known/security.txt": "Contact: someone",
+    ".well-known/.secret": "hidden",
+}
+PAGES = {
+    "index.html": "home",
+    "about.html": "about",
+    "docs/index.html": "documentation",
+    "empty/file.txt": "text",
+    "404.html": "<h1>nothing like that</h1>",
+    "static/js/main.8f3b2c1d.js": "let built = 1;",
+    "ünï çode.html": "unicode",
+}
+
+
+def _publish(sites: Path, deployment: str, files: dict[str, str], *, is_preview: bool = False) -> None:
+    root = sites / ".deployments" / deployment
+    for name, content in files.items():
+        path = root / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (root / "meta").mkdir()
+    (root / "meta" / "deployment.txt").write_text(deployment)
+    if is_preview:
+        (root / "meta" / "preview").touch()
+
+
+def _activate(sites: Path, host: str, deployment: str) -> None:
+    (sites / host).mkdir(exist_ok=True)
+    fresh = sites / host / ".current-new"
+    fresh.symlink_to(Path("..") / ".deployments" / deployment)
+    fresh.replace(sites / host / "current")
+
+
+def _get(
+    router: CaddyServer, path: str, host: str = "app.localhost", method: str = "GET", **headers: str
+) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with httpx.Client(trust_env=False) as client:
+        return client.request(method, router.url + path, headers={"Host": host, **named})
+
+
+def _raw(router: CaddyServer, request: bytes) -> bytes:
+    host, port = router.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(request)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "body"),
+    [
+        ("app", "/", "<h1>application</h1>"),
+        ("app", "/index.html", "<h1>application</h1>"),
+        ("app", "/any/route", "<h1>application</h1>"),
+        ("app", "/any/route/", "<h1>application</h1>"),
+        ("pages", "/about", "about"),
+        ("pages", "/about.html", "about"),
+        ("pages", "/docs/", "documentation"),
+        ("pages", "/%C3%BCn%C3%AF%20%C3%A7ode", "unicode"),
+        ("pages", "/about?x=../../etc", "about"),
+    ],
+)
+def test_pages(router: CaddyServer, host: str, path: str, body: str) -> None:
+    answer = _get(router, path, f"{host}.localhost")
+    assert (answer.status_code, answer.text) == (200, body)
+    assert answer.headers["cache-control"] == REVALIDATE
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "server" not in answer.headers
+    assert ("x-robots-tag" in answer.headers) == (host == "pages")
+
+
+def test_a_folder_without_its_slash_redirects(router: CaddyServer) -> None:
+    answer = _get(router, "/docs", "pages.localhost")
+    assert (answer.status_code, answer.headers["location"]) == (308, "/docs/")
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "expected"),
+    [
+        ("app", "/assets/index-BxYz12Ab.js", IMMUTABLE),
+        ("app", "/assets/my-component.js", REVALIDATE),
+        ("app", "/logo-BxYz12Ab.png", REVALIDATE),
+        ("pages", "/static/js/main.8f3b2c1d.js", IMMUTABLE),
+        ("pages", "/empty/file.txt", REVALIDATE),
+    ],
+)
+def test_only_hashed_assets_are_immutable(router: CaddyServer, host: str, path: str, expected: str) -> None:
+    answer = _get(router, path, f"{host}.localhost")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, expected)
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("app", "/assets/index-00000000.js"),
+        ("app", "/missing.html"),
+        ("app", "/assets/missing-BxYz12Ab.css"),
+        ("app", "/.env"),
+        ("app", "/%2eenv"),
+        ("app", "/deep/.git/config"),
+        ("app", "/.well-known/.secret"),
+        ("app", "/.well-known/missing.txt"),
+        ("pages", "/static/js/main.00000000.js"),
+        ("pages", "/docs/missing.png"),
+    ],
+)
+def test_what_is_missing_or_hidden_is_never_html(router: CaddyServer, host: str, path: str) -> None:
+    answer = _get(router, path, f"{host}.localhost")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "<" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/missing", "/missing/deeper", "/empty/"])
+def test_a_sites_own_page_for_what_is_missing(router: CaddyServer, path: str) -> None:
+    answer = _get(router, path, "pages.localhost")
+    assert (answer.status_code, answer.text) == (404, PAGES["404.html"])
+    assert answer.headers["cache-control"] == "no-store"
+    assert "etag" not in answer.headers
+
+
+def test_well_known_is_served(router: CaddyServer) -> None:
+    assert _get(router, "/.well-known/security.txt").text == "Contact: someone"
+
+
+@pytest.mark.parametrize("host", ["app.localhost:8080", "app.localhost.", "app.localhost.:80"])
+def test_spellings_of_a_host(router: CaddyServer, host: str) -> None:
+    assert _get(router, "/", host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "nothing.localhost", "localhost", "127.0.0.1", "a.app.localhost", "app.localhost.example", "-app.localhost",
+        ".deployments.localhost", "..localhost", "app%2f.localhost", "depl_app.localhost", "app.localhostx",
+    ],
+)  # fmt: skip
+def test_hosts_without_a_site(router: CaddyServer, host: str) -> None:
+    answer = _get(router, "/", host)
+    assert answer.status_code in (400, 404)
+    if answer.status_code == 404:
+        assert answer.text == "There is no site here.\n"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/../meta/deployment.txt", b"/%2e%2e/meta/deployment.txt", b"/..%2fmeta/deployment.txt",
+        b"/a/../../meta/deployment.txt", b"/..\\meta\\deployment.txt", b"//../../../../etc/passwd",
+        b"/%00", b"/..%5cmeta/deployment.txt",
+    ],
+)  # fmt: skip
+def test_no_path_leaves_the_site(router: CaddyServer, target: bytes) -> None:
+    answer = _raw(router, b"GET " + target + b" HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    # A path without an extension that names nothing is a route of the application.
+    assert head.split()[1] in (b"400", b"404") or body == APPLICATION["index.html"].encode()
+
+
+def test_the_served_deployment_is_named(router: CaddyServer) -> None:
+    answer = _get(router, "/.well-known/cloudify/deployment", "pages.localhost")
+    assert (answer.text, answer.headers["cache-control"]) == ("depl_pages", "no-store")
+
+
+def test_conditional_head_and_range_requests(router: CaddyServer) -> None:
+    path = "/assets/index-BxYz12Ab.js"
+    whole = _get(router, path, Accept_Encoding="identity")
+    assert _get(router, path, If_None_Match=whole.headers["etag"], Accept_Encoding="identity").status_code == 304
+    packed = _get(router, path, Accept_Encoding="gzip")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.text == whole.text
+    again = _get(router, path, If_None_Match=packed.headers["etag"], Accept_Encoding="gzip")
+    assert (again.status_code, again.headers["cache-control"]) == (304, IMMUTABLE)
+    head = _get(router, path, method="HEAD", Accept_Encoding="identity")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+    part = _get(router, path, Range="bytes=4-9", Accept_Encoding="identity")
+    assert (part.status_code, part.text) == (206, "hashed")
+
+
+def test_other_methods_are_refused(router: CaddyServer) -> None:
+    assert _get(router, "/", method="POST").status_code == 405
+    assert _get(router, "/any/route", method="DELETE").status_code in (404, 405)
+
+
+def test_a_switch_is_seen_by_the_next_request(router: CaddyServer, sites: Path) -> None:
+    for number in range(2):
+        _publish(sites, f"depl_switch{number}", {"index.html": f"number {number}"})
+    for turn in range(20):
+        number = turn % 2
+        _activate(sites, "switch", f"depl_switch{number}")
+        assert _get(router, "/", "switch.localhost").text == f"number {number}"
