@@ -1,0 +1,114 @@
+"""Renews the leases of this process, on a thread that no job can hold up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+import structlog
+
+from shared.queue.errors import QueueUnavailable
+from shared.queue.idle_threads import IdleThreads
+from shared.queue.job_queue import RedisJobQueue
+from shared.queue.lease import LeaseTable
+from shared.queue.records import BeatAnswer, WorkerRecord
+
+_SWEEP_SECONDS = 1.0
+_REGISTER_SECONDS = 5.0
+_BATCH = 500
+
+_log: Any = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Beats every third of a lease; besides, sweeps all pools each second and registers the worker.
+
+    While Redis can't be reached no lease is declared lost: the work goes on, database writes are fenced by the token,
+    and the first beat that is answered decides. What Redis has lost (FLUSHALL), it answers as lost.
+    """
+
+    def __init__(
+        self,
+        queue: RedisJobQueue,
+        leases: LeaseTable,
+        idle: IdleThreads,
+        *,
+        worker: str,
+        pools: Callable[[], Collection[str]],
+    ) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._idle = idle
+        self._worker = worker
+        self._pools = pools
+        self._beat_seconds = queue.lease_seconds / 3
+        self._stopped = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._run, name="queue-heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the beats and takes the worker out of the registry."""
+        self._stopped.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        try:
+            for pool in self._pools():
+                self._queue.unregister_worker(pool, self._worker)
+        except QueueUnavailable:
+            pass  # the record expires
+
+    def beat_soon(self) -> None:
+        """Beats and registers at once, on the heartbeat's thread."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        beat_at = register_at = sweep_at = time.monotonic()
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            try:
+                if now >= beat_at:
+                    self._beat()
+                    beat_at = now + self._beat_seconds
+                if now >= register_at:
+                    self._register()
+                    register_at = now + _REGISTER_SECONDS
+                if now >= sweep_at:
+                    self._queue.sweep()
+                    sweep_at = now + _SWEEP_SECONDS
+                wait = min(beat_at, register_at, sweep_at) - time.monotonic()
+            except QueueUnavailable as error:
+                _log.warning("queue_unreachable", error=error.message, leases=len(self._leases.all()))
+                wait = min(0.5, self._beat_seconds)
+            except Exception:  # noqa: BLE001 - see the next line
+                # The beats must go on whatever happened, or every lease of the process would be lost.
+                _log.exception("queue_heartbeat_failed")
+                wait = min(0.5, self._beat_seconds)
+            if self._wake.wait(max(0.0, wait)):
+                self._wake.clear()
+                beat_at = register_at = time.monotonic()
+
+    def _beat(self) -> None:
+        leases = [lease for lease in self._leases.all() if not lease.lost.is_set()]
+        for start in range(0, len(leases), _BATCH):
+            batch = leases[start : start + _BATCH]
+            answers = self._queue.beat([(lease.job.id, lease.token) for lease in batch])
+            for lease, answer in zip(batch, answers, strict=True):
+                if answer is BeatAnswer.LOST and self._leases.holds(lease):
+                    _log.warning("lease_lost", job=lease.job.id, token=lease.token)
+                    lease.lost.set()
+                elif answer is BeatAnswer.CANCELLED:
+                    lease.cancelled.set()
+
+    def _register(self) -> None:
+        for pool in self._pools():
+            record = WorkerRecord(pool, self._worker, self._idle.total, self._idle.busy)
+            self._queue.register_worker(record, expires_seconds=_REGISTER_SECONDS * 3)

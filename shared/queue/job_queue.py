@@ -1,0 +1,273 @@
+"""The queue on Redis: each method is one script of `lua/`, so each is atomic. README.md explains the design."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from schemas.messages import Job
+from shared.queue.base import CancelOutcome, Explanation, PoolStats
+from shared.queue.errors import QueueFull
+from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Outcome, WorkerRecord
+from shared.queue.scripts import ROOT, Scripts
+
+# Names are parts of keys, between colons.
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_DECODER = msgspec.json.Decoder(Job)
+
+
+class RedisJobQueue:
+    """A JobQueue, with what workers and operators need besides. Safe from any thread.
+
+    `lease_seconds`: a job whose lease isn't renewed for so long is handed out again. `maximum_depth` bounds the jobs
+    in line of a pool, `maximum_tenant_depth` those of a tenant; successors of running jobs are exempt.
+    `clock_key` is for tests (see Scripts).
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        lease_seconds: float = 30.0,
+        maximum_depth: int = 1_000_000,
+        maximum_tenant_depth: int = 10_000,
+        clock_key: str | None = None,
+    ) -> None:
+        if lease_seconds <= 0:
+            raise ValueError("lease_seconds must be positive.")
+        self.redis = redis
+        self.lease_seconds = lease_seconds
+        self._lease_ms = int(lease_seconds * 1000)
+        self._maximum_depth = maximum_depth
+        self._maximum_tenant_depth = maximum_tenant_depth
+        self._scripts = Scripts(redis, clock_key=clock_key)
+
+    # -- for those who enqueue and ask ---------------------------------------------------------------------------
+
+    def enqueue(self, job: Job, *, delay_seconds: float = 0.0) -> bool:
+        """False when a job of this id waits or runs already; a dead one of this id is replaced.
+
+        Raises QueueFull, QueueUnavailable, and ValueError for a job that can't be keyed.
+        """
+        taken = self._scripts.run(
+            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *_job_arguments(job, delay_seconds)
+        )
+        if taken == -1:
+            raise QueueFull(f"The queue of {job.pool} is full; try again in a minute.", retry_after_seconds=60)
+        if taken == -2:
+            raise QueueFull(
+                f"{self._maximum_tenant_depth} jobs wait already for this account; try again when some have run.",
+                retry_after_seconds=60,
+            )
+        return taken == 1
+
+    def cancel(self, job_id: str) -> CancelOutcome:
+        return CancelOutcome(self._scripts.run("cancel", job_id).decode())
+
+    def find(self, job_id: str) -> str | None:
+        explained = self._scripts.run("explain", job_id)
+        if explained is None:
+            return None
+        state = explained[1].decode()
+        return "ready" if state == "waiting" else state
+
+    def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None:
+        self._scripts.run("set_tenant", _name(tenant_id), *_share(limit, weight))
+
+    def running_set(self, tenant_id: str) -> set[str]:
+        return self._members(f"build:active:{_name(tenant_id)}")
+
+    def hold_slot(self, tenant_id: str, slot: str, *, limit: int, weight: int) -> None:
+        self._scripts.run("hold_slot", _name(tenant_id), slot, *_share(limit, weight))
+
+    def free_slot(self, tenant_id: str, slot: str) -> None:
+        """Nothing happens while a live job has the slot: it goes with the last of them."""
+        self._scripts.run("free_slot", _name(tenant_id), slot)
+
+    def tenants_with_slots(self) -> set[str]:
+        return self._members("build:tenants")
+
+    def explain(self, job_id: str) -> Explanation | None:
+        reply = self._scripts.run("explain", job_id)
+        if reply is None:
+            return None
+        pool, _state, reason, position, holders, low, high = reply
+        return Explanation(
+            job_id=job_id,
+            pool=pool.decode(),
+            reason=reason.decode(),
+            position=position or None,
+            holders=tuple(sorted(holder.decode() for holder in holders)),
+            estimated_start_seconds=None if high < 0 else (low / 1000, high / 1000),
+        )
+
+    def stats(self) -> list[PoolStats]:
+        """By pool, in alphabetical order; every pool that was ever used."""
+        rows = sorted(self._scripts.run("stats"))
+        return [
+            PoolStats(
+                pool=pool.decode(),
+                depth=depth,
+                inflight=inflight,
+                delayed=delayed,
+                dead=dead,
+                oldest_age_seconds=age_ms / 1000,
+                is_paused=bool(paused),
+                waiting_for_slot=blocked,
+            )
+            for pool, depth, inflight, delayed, dead, age_ms, paused, blocked, _workers in rows
+        ]
+
+    def pause(self, pool: str) -> None:
+        self._scripts.run("pause_pool", _name(pool), 1)
+
+    def resume(self, pool: str) -> None:
+        self._scripts.run("pause_pool", _name(pool), 0)
+
+    def pause_tenant(self, tenant_id: str) -> None:
+        self._scripts.run("pause_tenant", _name(tenant_id), 1)
+
+    def resume_tenant(self, tenant_id: str) -> None:
+        self._scripts.run("pause_tenant", _name(tenant_id), 0)
+
+    def ping(self) -> None:
+        """Raises QueueUnavailable when scripts can't be run."""
+        self._scripts.run("stats")
+
+    # -- for those who run jobs ----------------------------------------------------------------------------------
+
+    def acquire(self, pool: str, count: int, *, worker: str, request_id: str) -> Batch:
+        """Up to `count` jobs, in fair order, each with its slot, lease and token.
+
+        When the reply was lost, ask again with the same `request_id`: the same jobs are answered.
+        """
+        next_due, *rows = self._scripts.run("acquire", _name(pool), count, worker, request_id, self._lease_ms)
+        jobs = tuple(
+            AcquiredJob(_decode(body, enqueued), int(token), attempt, bool(cancelled))
+            for _id, body, token, attempt, enqueued, cancelled in rows
+        )
+        return Batch(jobs, None if next_due < 0 else next_due / 1000)
+
+    def beat(self, leases: Sequence[tuple[str, int]]) -> list[BeatAnswer]:
+        """Renews leases, given as (job id, token); the answers are in the same order. May be repeated."""
+        if not leases:
+            return []
+        flat = [part for job_id, token in leases for part in (job_id, token)]
+        return [BeatAnswer(answer) for answer in self._scripts.run("beat", self._lease_ms, *flat)]
+
+    def finish(
+        self,
+        job_id: str,
+        token: int,
+        outcome: Outcome,
+        *,
+        delay_seconds: float = 0.0,
+        reason: str = "attempts_exhausted",
+        next_jobs: Sequence[Job | tuple[Job, float]] = (),
+    ) -> bool:
+        """False when the lease isn't the caller's (any more); then nothing was changed. May be repeated.
+
+        `next_jobs` (a job, or a job and its delay in seconds) are enqueued in the same step, with DONE only.
+        """
+        if next_jobs and outcome is not Outcome.DONE:
+            raise ValueError(f"{outcome} has no successors; only done has.")
+        flat: list[str | bytes | int] = []
+        for entry in next_jobs:
+            job, delay = entry if isinstance(entry, tuple) else (entry, 0.0)
+            flat += _job_arguments(job, delay)
+        arguments = (job_id, token, outcome.value, int(max(0.0, delay_seconds) * 1000), reason[:500], len(next_jobs))
+        return self._scripts.run("finish", *arguments, *flat) == 1
+
+    def sweep(self) -> int:
+        """Brings due delayed jobs into line and takes expired leases back, in all pools; how many had expired."""
+        return self._scripts.run("sweep", 1000)
+
+    def register_worker(self, record: WorkerRecord, *, expires_seconds: float) -> None:
+        self._scripts.run(
+            "register_worker",
+            _name(record.pool),
+            record.worker,
+            record.threads,
+            record.busy,
+            int(expires_seconds * 1000),
+        )
+
+    def unregister_worker(self, pool: str, worker: str) -> None:
+        self._scripts.run("register_worker", _name(pool), worker, 0, 0, 0)
+
+    def workers(self) -> list[WorkerRecord]:
+        return [
+            WorkerRecord(pool.decode(), worker.decode(), threads, busy)
+            for pool, worker, threads, busy in self._scripts.run("list_workers")
+        ]
+
+    # -- for those who look after it -----------------------------------------------------------------------------
+
+    def dead_letters(self, pool: str, *, limit: int = 100) -> list[DeadLetter]:
+        """The newest first."""
+        return [
+            DeadLetter(_decode(body, enqueued), attempts, died_ms / 1000, reason.decode())
+            for body, attempts, died_ms, reason, enqueued in self._scripts.run("dead_letters", _name(pool), limit)
+        ]
+
+    def requeue_dead(self, job_id: str) -> bool:
+        """Back into line at its old place, its attempts forgotten; False when no dead letter has the id."""
+        return self._scripts.run("requeue_dead", job_id) == 1
+
+    def drop_dead(self, job_id: str) -> bool:
+        return self._scripts.run("drop_dead", job_id) == 1
+
+    def jobs_in_line(self, pool: str) -> list[str]:
+        """Ids of the jobs that wait, oldest first, then of the delayed ones."""
+        return [job_id.decode() for job_id in self._scripts.run("jobs_in_line", _name(pool))]
+
+    def _members(self, name: str) -> set[str]:
+        return {member.decode() for member in self._scripts.run("members", name)}
+
+
+def purge(redis: Redis) -> None:
+    """Deletes everything that the queue keeps. For tests."""
+    for key in redis.scan_iter(match=f"{ROOT}*", count=1000):
+        redis.delete(key)
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r} can't name a pool or tenant; use letters, digits, '_', '.' and '-'.")
+    return value
+
+
+def _share(limit: int, weight: int) -> tuple[int, int]:
+    if limit < 0 or weight < 1:
+        raise ValueError(f"A tenant's limit ({limit}) must be at least 0 and its weight ({weight}) at least 1.")
+    return limit, weight
+
+
+def _job_arguments(job: Job, delay_seconds: float) -> list[str | bytes | int]:
+    if not job.id:
+        raise ValueError("A job needs an id.")
+    if not 0 <= job.priority <= 9 or job.max_attempts < 1:
+        raise ValueError(
+            f"Job {job.id}: priority must be 0 to 9 (is {job.priority}) and max_attempts at least 1 "
+            f"(is {job.max_attempts})."
+        )
+    return [
+        job.id,
+        _name(job.pool),
+        _name(job.tenant_id),
+        job.slot or "",
+        job.priority,
+        *_share(job.tenant_limit, job.tenant_weight),
+        job.max_attempts,
+        "" if job.enqueued_at_ms is None else job.enqueued_at_ms,
+        int(max(0.0, delay_seconds) * 1000),
+        msgspec.json.encode(job),
+    ]
+
+
+def _decode(body: Any, enqueued_at_ms: int) -> Job:
+    return msgspec.structs.replace(_DECODER.decode(body), enqueued_at_ms=enqueued_at_ms)

@@ -1,0 +1,24 @@
+-- Takes a job out of line, or tells the worker that runs it to stop.
+-- KEYS  [1] root
+-- ARGV  [1] job id
+-- Reply 'removed', 'signalled' or 'unknown'
+local job = read_job(ARGV[1])
+if not job then
+  return 'unknown'
+end
+if job.state == 'running' then
+  -- The flag is what the next beat reports; the message only makes it known sooner.
+  call('HSET', job_key(job.id), 'cancel', 1)
+  call('PUBLISH', 'build:cancel', job.id)
+  return 'signalled'
+end
+if job.state == 'dead' then
+  drop_dead(job)
+  return 'removed'
+end
+leave_line(job)
+call('DEL', job_key(job.id))
+leave_slot(job)
+refresh(job.pool, job.tenant)
+free_slot_if_unused(job.tenant, job.slot)
+return 'removed'

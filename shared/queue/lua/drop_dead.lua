@@ -1,0 +1,10 @@
+-- Forgets a dead letter.
+-- KEYS  [1] root
+-- ARGV  [1] job id
+-- Reply 1, or 0 when no dead letter has the id
+local job = read_job(ARGV[1])
+if not job or job.state ~= 'dead' then
+  return 0
+end
+drop_dead(job)
+return 1

@@ -1,0 +1,7 @@
+-- Puts a slot into the running set whatever the limit.
+-- KEYS  [1] root
+-- ARGV  [1] tenant, [2] slot, [3] limit, [4] weight
+-- Reply 1
+set_tenant(ARGV[1], ARGV[3], ARGV[4])
+take_slot(ARGV[1], ARGV[2])
+return 1

@@ -1,0 +1,9 @@
+-- The jobs of a pool that don't run yet, delayed ones included, oldest first.
+-- KEYS  [1] root
+-- ARGV  [1] pool
+-- Reply job ids
+local ids = call('ZRANGE', in_queue(ARGV[1], 'enqueued'), 0, -1)
+for _, id in ipairs(call('ZRANGE', in_queue(ARGV[1], 'delayed'), 0, -1)) do
+  ids[#ids + 1] = id
+end
+return ids

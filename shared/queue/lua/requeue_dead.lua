@@ -1,0 +1,16 @@
+-- Gives a dead letter another life: back into line at its old place, its attempts forgotten.
+-- KEYS  [1] root
+-- ARGV  [1] job id
+-- Reply 1, or 0 when no dead letter has the id
+local job = read_job(ARGV[1])
+if not job or job.state ~= 'dead' then
+  return 0
+end
+call('ZREM', in_queue(job.pool, 'dead'), job.id)
+call('HDEL', job_key(job.id), 'reason', 'cancel')
+call('HSET', job_key(job.id), 'attempts', 0)
+if job.slot ~= '' then
+  call('SADD', slot_key(job.tenant, job.slot), job.id)
+end
+enter_line(job, now)
+return 1

@@ -1,0 +1,6 @@
+-- Sets a tenant's limit of slots and its weight. Lowering a limit ends nothing that runs.
+-- KEYS  [1] root
+-- ARGV  [1] tenant, [2] limit, [3] weight
+-- Reply 1
+set_tenant(ARGV[1], ARGV[2], ARGV[3])
+return 1

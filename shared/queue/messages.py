@@ -1,0 +1,57 @@
+"""Between the queue's jobs and Dramatiq's messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dramatiq import Message
+from dramatiq.actor import Actor
+
+from schemas.messages import Job
+
+# A message that was sent in Dramatiq's own way travels whole, under this name.
+_WHOLE = "dramatiq_message"
+DEFAULT_TENANT = "default"
+
+
+def message_of(job: Job) -> Message[Any]:
+    """A job calls its actor with one keyword argument, `payload`; a plain message with what it was sent with.
+
+    Raises dramatiq.errors.DecodeError for a plain message that can't be read.
+    """
+    whole = job.payload.get(_WHOLE)
+    if isinstance(whole, str):
+        return Message.decode(whole.encode())
+    return Message(
+        queue_name=job.pool,
+        actor_name=job.actor,
+        args=(),
+        kwargs={"payload": dict(job.payload)},
+        options={} if job.traceparent is None else {"traceparent": job.traceparent},
+        message_id=job.id,
+        message_timestamp=job.enqueued_at_ms or 0,
+    )
+
+
+def job_of(message: Message[Any], actor: Actor[..., Any] | None) -> Job:
+    """The job for a plain message: of the default tenant, without a slot. `max_retries` bounds its attempts."""
+    retries = message.options.get("max_retries")
+    if retries is None and actor is not None:
+        retries = actor.options.get("max_retries")
+    job = Job(
+        id=message.message_id,
+        pool=message.queue_name,
+        actor=message.actor_name,
+        tenant_id=DEFAULT_TENANT,
+        payload={_WHOLE: message.encode().decode()},
+    )
+    if retries is None:
+        return job
+    return Job(
+        id=job.id,
+        pool=job.pool,
+        actor=job.actor,
+        tenant_id=job.tenant_id,
+        payload=job.payload,
+        max_attempts=int(retries) + 1,
+    )

@@ -1,0 +1,68 @@
+"""Runs the queue's Lua scripts by their digest and loads them where Redis doesn't know them (yet, or any more)."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from shared.queue.errors import QueueUnavailable
+
+ROOT = "{cloudify}:"
+# TimeoutError is not a ConnectionError in redis-py; BusyLoadingError and MasterDownError are told below.
+UNREACHABLE: tuple[type[RedisError], ...] = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    ReadOnlyError,
+    OutOfMemoryError,
+    ClusterDownError,
+    TryAgainError,
+)
+
+
+class Scripts:
+    """`clock_key`: for tests, a key that holds the time in milliseconds, instead of Redis's own clock."""
+
+    def __init__(self, redis: Redis, *, clock_key: str | None = None) -> None:
+        self._redis = redis
+        clock = "false" if clock_key is None else f"'{clock_key}'"
+        folder = resources.files("shared.queue") / "lua"
+        prelude = f"local clock_key = {clock}\n" + (folder / "prelude.lua").read_text()
+        self._sources = {
+            entry.name.removesuffix(".lua"): f"{prelude}\n{entry.read_text()}"
+            for entry in folder.iterdir()
+            if entry.name.endswith(".lua") and entry.name != "prelude.lua"
+        }
+        # A digest names a script; it protects nothing.
+        self._digests = {
+            name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+            for name, source in self._sources.items()
+        }
+
+    def run(self, name: str, *arguments: str | bytes | float) -> Any:
+        """Raises QueueUnavailable when Redis can't be reached; whether the script ran is then unknown."""
+        try:
+            try:
+                return self._redis.evalsha(self._digests[name], 1, ROOT, *cast("tuple[str, ...]", arguments))
+            except NoScriptError:
+                return self._redis.eval(self._sources[name], 1, ROOT, *cast("tuple[str, ...]", arguments))
+        except UNREACHABLE as error:
+            raise QueueUnavailable(
+                f"The queue can't be reached ({type(error).__name__}); try again in a few seconds."
+            ) from error

@@ -1,0 +1,55 @@
+"""What becomes of a job when its actor has returned or raised."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from dramatiq.errors import Retry
+from dramatiq.middleware import Shutdown
+
+from shared.queue.lease import RunningLease, Settlement
+from shared.queue.records import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Doubles from `base_seconds` up to `maximum_seconds`; a random half of it is jitter."""
+
+    base_seconds: float = 2.0
+    maximum_seconds: float = 300.0
+
+    def delay_seconds(self, attempt: int) -> float:
+        """The delay after the attempt of this number, 1 for the first."""
+        full = min(self.maximum_seconds, self.base_seconds * 2 ** min(attempt - 1, 30))
+        return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load; no secret
+
+
+def settle(
+    lease: RunningLease, options: dict[str, Any], error: BaseException | None, *, is_rejected: bool, backoff: Backoff
+) -> Settlement:
+    """The outcome that the code set; else done, or by the error: retry with backoff, release, or dead.
+
+    `options`: the actor's, overridden by the message's; Dramatiq's names, its delays in milliseconds.
+    """
+    if lease.settlement is not None:
+        return lease.settlement
+    if error is None:
+        return Settlement(Outcome.DEAD, reason="rejected") if is_rejected else Settlement(Outcome.DONE)
+    if lease.cancelled.is_set():
+        # It ended because it was cancelled, or before it could notice: either way it isn't wanted any more.
+        return Settlement(Outcome.DONE)
+    reason = f"{type(error).__name__}: {error}"
+    throws = options.get("throws")
+    if is_rejected or (throws and isinstance(error, throws)):
+        return Settlement(Outcome.DEAD, reason=reason)
+    if isinstance(error, Shutdown):
+        return Settlement(Outcome.RELEASE)
+    if isinstance(error, Retry) and error.delay is not None:
+        return Settlement(Outcome.RETRY, delay_seconds=error.delay / 1000, reason=reason)
+    chosen = Backoff(
+        base_seconds=options["min_backoff"] / 1000 if options.get("min_backoff") else backoff.base_seconds,
+        maximum_seconds=options["max_backoff"] / 1000 if options.get("max_backoff") else backoff.maximum_seconds,
+    )
+    return Settlement(Outcome.RETRY, delay_seconds=chosen.delay_seconds(lease.attempt), reason=reason)
