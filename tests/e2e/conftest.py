@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,28 @@ def repositories(tmp_path: Path) -> Path:
 def impatient_platform(start_platform: Callable[..., Platform]) -> Platform:
     """One with small limits: 10 s a stage, 200 MB of memory."""
     return start_platform("impatient", STAGE_TIMEOUT_SECONDS="10", BUILD_MEMORY_MB="200", RECONCILE_SECONDS="1")
+
+
+@pytest.fixture
+def locked_repository() -> Iterator[str]:
+    """The URL of a git server that wants credentials for everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/locked.git"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

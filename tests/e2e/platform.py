@@ -135,6 +135,21 @@ class Platform:
         finally:
             database.close()
 
+    @contextlib.contextmanager
+    def plan(self, plan: str) -> Iterator[None]:
+        """The owner's account on another plan for a while, changed as an operator does it."""
+        for chosen in (plan, "FREE"):
+            self.cloudify("admin", "set-plan", self.call("GET", "/api/auth/me")["email"], chosen)
+            if chosen == plan:
+                yield
+
+    def cloudify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command, in the environment of the platform's own processes."""
+        program = Path(sys.executable).with_name("cloudify")
+        return subprocess.run(
+            [program, *arguments], env=self.child_settings(), capture_output=True, text=True, check=True, timeout=60
+        )
+
     def build_processes(self) -> list[psutil.Process]:
         """Processes of sandboxes: everything below the workers but the workers."""
         found: list[psutil.Process] = []

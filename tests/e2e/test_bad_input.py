@@ -1,0 +1,146 @@
+"""Bad input ends in a clear failure: the right code, a message to act on, a log that ends, and nothing left running."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.platform import Platform
+from tests.e2e.sites import BUILD, node_project, node_site, sleep_js
+from tests.repositories import make_repository
+
+pytestmark = pytest.mark.e2e
+
+
+def expect_failure(platform: Platform, deployment: dict, code: str, stage: str, *words: str) -> str:
+    """Checks the failure as a client sees it; returns the log's text."""
+    assert deployment["status"] == "failed", deployment
+    error = deployment["error"]
+    assert (error["code"], error["stage"]) == (code, stage), error
+    for word in words:
+        assert word in error["message"], error
+    text = platform.log_text(deployment["id"])
+    assert error["message"] in text
+    assert "Traceback" not in text
+    assert deployment["url"] is None
+    assert platform.queue().running_set(tenant_id(platform)) == set()
+    return text
+
+
+def tenant_id(platform: Platform) -> str:
+    with platform.database() as database:
+        row = database.fetch_one("SELECT tenant_id FROM deployments LIMIT 1")
+    assert row is not None
+    return row["tenant_id"]
+
+
+def test_a_repository_that_does_not_exist(platform: Platform, repositories: Path):
+    deployment = platform.deploy("bad-missing", f"file://{repositories}/nothing")
+    expect_failure(platform, deployment, "REPOSITORY_NOT_FOUND", "clone")
+
+
+def test_an_empty_repository(platform: Platform, repositories: Path):
+    subprocess.run(["git", "init", "-q", "-b", "main", repositories / "empty"], check=True)
+    deployment = platform.deploy("bad-empty", f"file://{repositories}/empty")
+    expect_failure(platform, deployment, "REPOSITORY_EMPTY", "clone", "commit")
+
+
+def test_a_repository_that_needs_credentials(platform: Platform, locked_repository: str):
+    deployment = platform.deploy("bad-credentials", locked_repository)
+    expect_failure(platform, deployment, "REPOSITORY_AUTHENTICATION", "clone")
+
+
+def test_no_such_branch(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_site("x"))
+    deployment = platform.deploy("bad-branch", url, repositoryBranch="nowhere")
+    expect_failure(platform, deployment, "BRANCH_NOT_FOUND", "clone", "nowhere")
+
+
+def test_no_such_commit(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_site("x"))
+    project = platform.create_project("bad-commit", url)
+    deployment = platform.finish(platform.create_deployment(project["id"], commitSha="0" * 40)["id"])
+    expect_failure(platform, deployment, "COMMIT_NOT_FOUND", "clone", "0000000")
+
+
+def test_no_such_root_directory(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_site("x"))
+    deployment = platform.deploy("bad-root", url, rootDirectory="packages/none")
+    expect_failure(platform, deployment, "ROOT_DIRECTORY_NOT_FOUND", "clone", "packages/none")
+
+
+def test_no_recognisable_project(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", {"notes.txt": "nothing to build"})
+    deployment = platform.deploy("bad-unknown", url)
+    expect_failure(platform, deployment, "PROJECT_NOT_RECOGNISED", "install")
+
+
+def test_a_package_json_that_is_no_json(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", {"package.json": "{ nope", "index.js": ""})
+    deployment = platform.deploy("bad-json", url)
+    expect_failure(platform, deployment, "CONFIGURATION_INVALID", "install", "package.json")
+
+
+def test_a_lockfile_that_does_not_match(platform: Platform, repositories: Path):
+    files = node_site("x")
+    package = json.loads(files["package.json"])
+    package["dependencies"] = {"is-number": "7.0.0"}
+    files["package.json"] = json.dumps(package)
+    deployment = platform.deploy("bad-lockfile", make_repository(repositories / "site", files), **BUILD)
+    expect_failure(platform, deployment, "LOCKFILE_MISMATCH", "install", "npm install")
+
+
+def test_a_build_command_that_exits_3(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_project('console.error("the reason");process.exit(3);'))
+    deployment = platform.deploy("bad-exit", url, **BUILD)
+    text = expect_failure(platform, deployment, "COMMAND_FAILED", "build", "3")
+    assert "the reason" in text
+
+
+def test_an_output_directory_that_is_missing(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_project('require("fs").mkdirSync("public");'))
+    deployment = platform.deploy("bad-output", url, **BUILD)
+    expect_failure(platform, deployment, "OUTPUT_DIRECTORY_MISSING", "build", "dist")
+
+
+def test_an_output_directory_that_is_empty(platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_project('require("fs").mkdirSync("dist");'))
+    deployment = platform.deploy("bad-empty-output", url, **BUILD)
+    expect_failure(platform, deployment, "OUTPUT_DIRECTORY_EMPTY", "build", "dist")
+
+
+def test_a_megabyte_in_one_line_is_stored_whole(platform: Platform, repositories: Path):
+    before = 'process.stdout.write("a".repeat(500000) + "MIDDLE" + "b".repeat(500000) + "\\n");'
+    url = make_repository(repositories / "site", node_site("long line", before=before))
+    deployment = platform.deploy("long-line", url, **BUILD)
+    assert deployment["status"] == "ready", deployment["error"]
+    text = "".join(line["text"] for line in platform.log(deployment["id"]) if line["stream"] == "stdout")
+    assert "a" * 500_000 + "MIDDLE" + "b" * 500_000 in text
+
+
+def test_a_build_that_is_killed_for_memory(impatient_platform: Platform, repositories: Path):
+    script = "const held = []; for (;;) held.push(Buffer.alloc(10 * 1024 * 1024, 1));"
+    url = make_repository(repositories / "site", node_project(script))
+    deployment = impatient_platform.deploy("bad-memory", url, **BUILD)
+    expect_failure(impatient_platform, deployment, "OUT_OF_MEMORY", "build", "200 M")
+
+
+def test_a_build_that_runs_past_its_limit(impatient_platform: Platform, repositories: Path):
+    url = make_repository(repositories / "site", node_project(sleep_js(600)))
+    deployment = impatient_platform.deploy("bad-time", url, **BUILD)
+    expect_failure(impatient_platform, deployment, "TIMEOUT", "build", "10")
+    assert impatient_platform.build_processes() == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://example.org/x.git", "javascript:alert(1)", "--upload-pack=touch /tmp/x", "https://", "not a url"],
+)
+def test_a_repository_url_that_is_none_is_refused_at_once(platform: Platform, url: str):
+    response = platform.client.post("/api/projects", json={"name": "bad-url", "repositoryUrl": url})
+    assert response.status_code == 422, response.text
+    assert response.json()["error"]["code"] in ("VALIDATION_ERROR", "URL_FORBIDDEN")
+    assert response.json()["error"]["requestId"]
