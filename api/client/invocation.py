@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import click
+import httpx
 
 from api.client.credentials import CredentialFiles, Credentials, is_loopback
 from api.client.errors import ClientError, ExitCode
@@ -22,7 +23,15 @@ P = ParamSpec("P")
 class Invocation:
     """One run of a command. `client` is made at its first use, so that usage errors need no API."""
 
-    def __init__(self, *, api_url: str | None, token: str | None, as_json: bool) -> None:
+    def __init__(
+        self,
+        *,
+        api_url: str | None,
+        token: str | None,
+        as_json: bool,
+        http_transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http_transport = http_transport
         self.output = Output(as_json=as_json)
         self.credential_files = CredentialFiles(os.environ, Path.home(), Path.cwd())
         self._api_url = api_url
@@ -53,8 +62,12 @@ class Invocation:
                 )
             if credentials.api_url.startswith("http://") and not is_loopback(credentials.api_url):
                 self.output.warning(f"the token travels to {credentials.api_url} without encryption; use https.")
-            self._client = ApiClient(credentials.api_url, credentials.token)
+            self._client = self.connect(credentials.api_url, credentials.token)
         return self._client
+
+    def connect(self, api_url: str, token: str | None) -> ApiClient:
+        """A client of its own, for the caller to close."""
+        return ApiClient(api_url, token, http_transport=self._http_transport)
 
     def is_interactive(self) -> bool:
         """Whether a question can be asked."""
@@ -76,7 +89,9 @@ def api_command(function: Callable[Concatenate[Invocation, P], None]) -> Callabl
         output = Output(as_json=as_json)
         invocation: Invocation | None = None
         try:
-            invocation = Invocation(api_url=api_url, token=token, as_json=as_json)
+            # Whoever embeds the commands may bring what carries their requests as the context's object.
+            carrier = click.get_current_context().find_object(httpx.BaseTransport)
+            invocation = Invocation(api_url=api_url, token=token, as_json=as_json, http_transport=carrier)
             function(invocation, *args, **options)
         except ClientError as error:
             output.error(error)

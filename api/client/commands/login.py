@@ -7,7 +7,6 @@ import click
 
 from api.client.credentials import is_loopback
 from api.client.errors import ClientError, ExitCode
-from api.client.http import ApiClient
 from api.client.invocation import Invocation, api_command
 
 
@@ -27,10 +26,10 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
     token = invocation.token_option
     if token is None:
         email, password = _ask(invocation, email, password_stdin=password_stdin)
-        with ApiClient(api_url, None) as client:
+        with invocation.connect(api_url, None) as client:
             token = client.create_token(email, password, f"cloudify on {socket.gethostname()}"[:100]).token
     token = token.strip()
-    with ApiClient(api_url, token) as client:
+    with invocation.connect(api_url, token) as client:
         user = client.user()
     path = invocation.credential_files.store(api_url, token)
     if invocation.as_json:

@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from api.client.main import COMMANDS, cli
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+def project(identifier: str, slug: str, **fields: object) -> dict[str, Any]:
+    return {
+        "id": identifier, "name": slug, "slug": slug, "repositoryUrl": "https://example.com/a.git",
+        "repositoryBranch": "main", "rootDirectory": ".", "framework": None, "installCommand": None,
+        "buildCommand": None, "outputDirectory": None, "nodeVersion": None, "url": f"http://{slug}.localhost:8080",
+        "isPinned": False, "activeDeploymentId": None, "createdAt": NOW, "updatedAt": NOW, **fields,
+    }  # fmt: skip
+
+
+def deployment(identifier: str, status: str = "queued", **fields: object) -> dict[str, Any]:
+    return {
+        "id": identifier, "projectId": "proj_1", "project": {"name": "site", "slug": "site"}, "status": status,
+        "branch": "main", "commitSha": None, "commitMessage": None, "url": "http://site.localhost:8080",
+        "buildTimeSeconds": 2.0, "isActive": status == "ready", "isPreview": False, "createdAt": NOW,
+        "startedAt": None, "finishedAt": None, "stages": [], "error": None, "queue": None, "createdBy": None,
+        "trigger": "api", **fields,
+    }  # fmt: skip
+
+
+class Api(httpx.BaseTransport):
+    """Answers from memory: projects, deployments, their log frames, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.projects: list[dict[str, Any]] = []
+        self.deployments: list[dict[str, Any]] = []
+        self.outcome: dict[str, Any] = deployment("depl_new", "ready")
+        self.lines = ["hello"]
+        self.bodies: list[tuple[str, str, Any]] = []
+        self.overrides: dict[tuple[str, str], httpx.Response | Callable[[], httpx.Response]] = {}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/api")
+        body = json.loads(request.content) if request.content else None
+        self.bodies.append((request.method, path, body))
+        override = self.overrides.get((request.method, path))
+        if override is not None:
+            return override if isinstance(override, httpx.Response) else override()
+        return self._route(request.method, path, body, request.url.params)
+
+    def _route(self, method: str, path: str, body: Any, query: Mapping[str, str]) -> httpx.Response:
+        match [method, *path.strip("/").split("/")]:
+            case ["GET", "auth", "me"]:
+                return ok({"id": "user_1", "email": "a@example.com", "name": "A", "plan": "FREE", "image": None})
+            case ["GET", "projects"]:
+                return ok(self.projects)
+            case ["GET", "projects", "by-slug", slug]:
+                return self._one(self.projects, "slug", slug)
+            case ["GET", "projects", identifier]:
+                return self._one(self.projects, "id", identifier)
+            case ["POST", "projects"]:
+                self.projects.append(
+                    project("proj_1", body["name"], **{k: v for k, v in body.items() if k not in ("name", "slug")})
+                )
+                return ok(self.projects[-1])
+            case ["POST", "deployments"]:
+                self.deployments.insert(0, self.outcome)
+                return ok({**self.outcome, "status": "queued"})
+            case ["GET", "deployments"]:
+                wanted = query.get("status", "").split(",")
+                return ok([item for item in self.deployments if wanted == [""] or item["status"] in wanted])
+            case ["GET", "deployments", _, "logs"]:
+                return ok([item for item in self._lines() if item["seq"] > int(query["after"])])
+            case ["GET", "deployments", _, "logs", "stream"]:
+                return self._stream()
+            case ["GET", "deployments", identifier]:
+                return self._one(self.deployments, "id", identifier)
+            case ["POST", "deployments", identifier, "rollback" | "promote"]:
+                for item in self.deployments:
+                    item["isActive"] = item["id"] == identifier
+                return self._one(self.deployments, "id", identifier)
+            case ["POST", "deployments", identifier, "cancel"]:
+                return self._one(self.deployments, "id", identifier)
+            case _:
+                return failed(404, "NOT_FOUND", "There is no such route.")
+
+    def _one(self, items: list[dict[str, Any]], key: str, value: str) -> httpx.Response:
+        return next((ok(item) for item in items if item[key] == value), failed(404, "NOT_FOUND", "There is none."))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [
+            {"seq": seq, "ts": 0, "stage": "build", "stream": "stdout", "text": text}
+            for seq, text in enumerate(self.lines, 1)
+        ]
+
+    def _stream(self) -> httpx.Response:
+        last = len(self.lines) + 2
+        end = {"status": self.outcome["status"], "seq": last, "url": self.outcome["url"], "error": None}
+        frames = [
+            ("log", {"lines": self._lines()}, last - 2),
+            ("status", {"seq": last - 1, "status": "building", "stage": "build", "attempt": 1}, last - 1),
+            ("end", end, last),
+        ]
+        content = "".join(f"id: {seq}\nevent: {name}\ndata: {json.dumps(data)}\n\n" for name, data, seq in frames)
+        return httpx.Response(200, content=content, headers={"Content-Type": "text/event-stream"})
+
+    def sent(self, method: str, path: str) -> list[Any]:
+        return [body for asked, at, body in self.bodies if (asked, at) == (method, path)]
+
+
+def ok(data: object) -> httpx.Response:
+    return httpx.Response(200, json={"ok": True, "data": data, "meta": {}})
+
+
+def failed(status: int, code: str, message: str) -> httpx.Response:
+    return httpx.Response(status, json={"ok": False, "error": {"code": code, "message": message, "requestId": "req-7"}})
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def run(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    directory = tmp_path / "site"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    for name, value in {
+        "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "CLOUDIFY_TOKEN": "cfy_secret",
+        "CLOUDIFY_API_URL": "http://127.0.0.1:1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CLOUDIFY_HOME", raising=False)
+
+    def invoke(*arguments: str, stdin: str = "") -> Result:
+        return CliRunner().invoke(cli, arguments, input=stdin, obj=api)
+
+    return invoke
+
+
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
+    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def make_repository(branch: str = "main") -> str:
+    git("init", "-q", "-b", branch)
+    Path("index.html").write_text("hello")
+    git("add", ".")
+    git("commit", "-qm", "start")
+    return git("rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(run: Run, name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_an_unknown_command_is_wrong_usage(run: Run) -> None:
+    assert run("deplyo").exit_code == 2
+
+
+def test_help_imports_no_command_and_no_http_client() -> None:
+    import sys
+
+    code = "import sys, api.client.main; print([m for m in ('httpx', 'rich', 'msgspec') if m in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert finished.stdout.strip() == "[]"
+
+
+def test_deploy_makes_a_project_links_it_and_prints_only_the_address(run: Run, api: Api) -> None:
+    make_repository()
+    result = run("deploy")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "http://site.localhost:8080\n"
+    assert "build    hello" in result.stderr
+    [created] = api.sent("POST", "/projects")
+    assert created["repositoryUrl"] == f"file://{Path.cwd()}"
+    assert created["rootDirectory"] == "."
+    assert git("config", "cloudify.project") == "proj_1"
+    [asked] = api.sent("POST", "/deployments")
+    assert asked == {
+        "projectId": "proj_1", "branch": "main", "commitSha": None, "isPreview": False, "clean": False, "priority": 5
+    }  # fmt: skip
+    assert run("deploy").exit_code == 0
+    assert len(api.sent("POST", "/projects")) == 1
+
+
+def test_deploy_takes_the_remote_and_a_folder_of_it(run: Run, api: Api) -> None:
+    make_repository("trunk")
+    git("remote", "add", "origin", "https://me:secret@example.com/me/repo.git")
+    Path("docs").mkdir()
+    result = run("deploy", "docs", "--yes")
+    [created] = api.sent("POST", "/projects")
+    assert created["repositoryUrl"] == "https://example.com/me/repo.git"
+    assert created["repositoryBranch"] == "trunk"
+    assert created["rootDirectory"] == "docs"
+    assert created["name"] == "docs"
+    assert "password" in result.stderr
+    assert "1 commit isn't pushed" in result.stderr
+
+
+def test_deploy_warns_about_what_is_not_committed(run: Run) -> None:
+    make_repository()
+    Path("new.html").write_text("x")
+    assert "1 file has changes that aren't committed" in run("deploy").stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [("ready", 0), ("failed", 1), ("cancelled", 5)])
+def test_the_exit_code_says_how_it_ended(run: Run, api: Api, status: str, code: int) -> None:
+    make_repository()
+    api.outcome = deployment("depl_new", status)
+    if status == "failed":
+        api.outcome["error"] = {"code": "COMMAND_FAILED", "stage": "build", "message": "The command exited with 3."}
+    result = run("deploy")
+    assert result.exit_code == code
+    assert bool(result.stdout) == (status == "ready")
+    if status == "failed":
+        assert "Failed in build (COMMAND_FAILED): The command exited with 3." in result.stderr
+    assert run("logs", "-f", "depl_new").exit_code == code
+
+
+def test_deploy_json_prints_one_object(run: Run, api: Api) -> None:
+    make_repository()
+    assert json.loads(run("deploy", "--json").stdout)["status"] == "ready"
+    queued = json.loads(run("deploy", "--json", "--no-wait").stdout)
+    assert (queued["id"], queued["status"]) == ("depl_new", "queued")
+
+
+def test_deploy_outside_a_repository_says_what_to_do(run: Run) -> None:
+    result = run("deploy")
+    assert result.exit_code == 2
+    assert "git init" in result.stderr
+
+
+def test_deploy_without_a_commit_says_what_to_do(run: Run) -> None:
+    git("init", "-q")
+    result = run("deploy")
+    assert result.exit_code == 2
+    assert "git commit" in result.stderr
+
+
+def test_another_branch_goes_to_production_only_on_purpose(run: Run, api: Api) -> None:
+    make_repository()
+    run("deploy")
+    git("checkout", "-qb", "feature")
+    refused = run("deploy")
+    assert refused.exit_code == 2
+    assert "--preview" in refused.stderr
+    assert run("deploy", "--preview").exit_code == 0
+    assert api.sent("POST", "/deployments")[-1]["isPreview"] is True
+    assert run("deploy", "--yes").exit_code == 0
+    assert api.sent("POST", "/deployments")[-1]["branch"] == "feature"
+
+
+def test_commits_are_sent_in_full(run: Run, api: Api) -> None:
+    commit = make_repository()
+    assert run("deploy", "--commit", commit[:7]).exit_code == 0
+    assert api.sent("POST", "/deployments")[-1]["commitSha"] == commit
+    assert run("deploy", "--commit", "nothing").exit_code == 2
+    assert run("deploy", "--commit", "--output=/tmp/x").exit_code == 2
+
+
+def test_a_project_of_the_same_name_from_elsewhere_is_left_alone(run: Run, api: Api) -> None:
+    api.projects = [project("proj_9", "site")]
+    make_repository()
+    result = run("deploy")
+    assert result.exit_code == 2
+    assert "--name" in result.stderr
+    assert api.sent("POST", "/deployments") == []
+
+
+def test_a_link_to_a_project_that_is_gone_is_made_anew(run: Run, api: Api) -> None:
+    make_repository()
+    git("config", "cloudify.project", "proj_gone")
+    assert run("deploy").exit_code == 0
+    assert git("config", "cloudify.project") == "proj_1"
+
+
+def test_changing_the_repository_of_a_project_needs_yes(run: Run, api: Api) -> None:
+    api.projects = [project("proj_1", "shop")]
+    api.overrides["PATCH", "/projects/proj_1"] = lambda: ok(project("proj_1", "shop"))
+    arguments = ["deploy", "--project", "shop", "--repository", "git@example.com:me/shop.git", "--branch", "main"]
+    assert run(*arguments).exit_code == 2
+    assert run(*arguments, "--yes").exit_code == 0
+    assert api.sent("PATCH", "/projects/proj_1") == [{"repositoryUrl": "ssh://git@example.com/me/shop.git"}]
+
+
+def test_logs_are_made_harmless_but_kept_whole_in_json(run: Run, api: Api) -> None:
+    api.deployments = [deployment("depl_1", "ready")]
+    api.lines = ["\x1b[2J\x1b[31mred\x07", "two"]
+    plain = run("logs", "depl_1")
+    assert plain.stdout == "build    red␇\nbuild    two\n"
+    assert run("logs", "depl_1", "--tail", "1").stdout == "build    two\n"
+    lines = [json.loads(line) for line in run("logs", "depl_1", "--json").stdout.splitlines()]
+    assert lines[0] == {
+        "event": "log", "seq": 1, "ts": 0, "stage": "build", "stream": "stdout", "text": "\x1b[2J\x1b[31mred\x07"
+    }  # fmt: skip
+    followed = [json.loads(line) for line in run("logs", "-f", "depl_1", "--json").stdout.splitlines()]
+    assert [line["event"] for line in followed] == ["log", "log", "status", "end"]
+
+
+def test_ctrl_c_stops_watching_and_cancels_nothing(run: Run, api: Api) -> None:
+    api.deployments = [deployment("depl_1", "building")]
+
+    class Interrupted(httpx.SyncByteStream):
+        def __iter__(self) -> Any:
+            line = {"seq": 1, "ts": 0, "stage": "build", "stream": "stdout", "text": "one"}
+            yield f"event: log\nid: 1\ndata: {json.dumps({'lines': [line]})}\n\n".encode()
+            raise KeyboardInterrupt
+
+    api.overrides["GET", "/deployments/depl_1/logs/stream"] = lambda: httpx.Response(
+        200, stream=Interrupted(), headers={"Content-Type": "text/event-stream"}
+    )
+    result = run("logs", "-f", "depl_1")
+    assert result.exit_code == 130
+    assert "cloudify logs -f depl_1 --after 1" in result.stderr
+    assert [path for method, path, _ in api.bodies if method == "POST"] == []
+
+
+def test_errors_are_a_sentence_with_the_request_id(run: Run, api: Api) -> None:
+    result = run("inspect", "depl_none")
+    assert result.exit_code == 4
+    assert result.stderr == "Error: There is none.\nRequest id: req-7\n"
+    described = run("inspect", "depl_none", "--json")
+    assert json.loads(described.stdout) == {
+        "ok": False,
+        "error": {"code": "NOT_FOUND", "message": "There is none.", "status": 404, "requestId": "req-7"},
+    }
+
+
+def test_every_wrong_field_is_named(run: Run, api: Api) -> None:
+    make_repository()
+    fields = [{"field": "name", "message": "is too long"}, {"field": "rootDirectory", "message": "leaves the tree"}]
+    error = {"code": "VALIDATION_ERROR", "message": "No.", "requestId": "r", "details": {"fields": fields}}
+    api.overrides["POST", "/projects"] = httpx.Response(422, json={"ok": False, "error": error})
+    result = run("deploy")
+    assert result.exit_code == 2
+    assert "name: is too long" in result.stderr
+    assert "rootDirectory: leaves the tree" in result.stderr
+
+
+def test_without_a_token_nothing_is_asked(run: Run, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLOUDIFY_TOKEN")
+    result = run("ls")
+    assert result.exit_code == 3
+    assert "cloudify login" in result.stderr
+    assert api.bodies == []
+
+
+def test_ls_lists_projects_and_deployments(run: Run, api: Api) -> None:
+    api.projects = [project("proj_1", "site", name="My\x1b[2J site", activeDeploymentId="depl_1")]
+    api.deployments = [deployment("depl_1", "ready")]
+    assert "My site" in run("ls").stdout
+    assert "depl_1" in run("ls", "site").stdout
+    assert json.loads(run("ls", "--json").stdout)["projects"][0]["slug"] == "site"
+    assert json.loads(run("ls", "site", "--json").stdout)["deployments"][0]["id"] == "depl_1"
+    assert run("ls", "nothing").exit_code == 4
+
+
+def test_rollback_takes_the_one_before_the_active(run: Run, api: Api) -> None:
+    api.projects = [project("proj_1", "site")]
+    api.deployments = [
+        deployment("depl_4", "failed"), deployment("depl_3", "ready", isActive=False), deployment("depl_2", "ready"),
+        deployment("depl_1", "ready", isActive=False),
+    ]  # fmt: skip
+    result = run("rollback", "site")
+    assert result.exit_code == 0, result.output
+    assert api.sent("POST", "/deployments/depl_1/rollback") == [None]
+    assert run("rollback", "site").exit_code == 4
+    assert run("rollback", "--to", "depl_3").exit_code == 0
+    assert run("promote", "depl_2", "--json").exit_code == 0
+
+
+def test_cancel_and_inspect_take_the_latest_of_the_linked_project(run: Run, api: Api) -> None:
+    make_repository()
+    assert run("cancel").exit_code == 2
+    run("deploy", "--no-wait")
+    assert json.loads(run("cancel", "--json").stdout)["id"] == "depl_new"
+    assert "Deployment depl_new" in run("inspect").stdout
+
+
+def test_open_prints_the_address_of_what_is_live(run: Run, api: Api) -> None:
+    api.projects = [project("proj_1", "site", activeDeploymentId="depl_1"), project("proj_2", "empty")]
+    assert run("open", "site").stdout == "http://site.localhost:8080\n"
+    assert run("open", "empty").exit_code == 4
+    api.projects[0]["url"] = "file:///etc/passwd"
+    assert run("open", "site").exit_code == 1
+
+
+def test_environment_variables_are_set_listed_and_removed(run: Run, api: Api) -> None:
+    api.projects = [project("proj_1", "site")]
+    variable = {"key": "API_KEY", "targets": ["production"], "createdAt": NOW, "updatedAt": NOW}
+    api.overrides["PUT", "/projects/proj_1/env/API_KEY"] = lambda: ok(variable)
+    api.overrides["GET", "/projects/proj_1/env"] = lambda: ok([variable])
+    api.overrides["DELETE", "/projects/proj_1/env/API_KEY"] = lambda: httpx.Response(204)
+    result = run("env", "set", "API_KEY", "--project", "site", "--target", "production", stdin="s3cret\n")
+    assert result.exit_code == 0, result.output
+    assert "s3cret" not in result.output
+    assert api.sent("PUT", "/projects/proj_1/env/API_KEY") == [{"value": "s3cret", "targets": ["production"]}]
+    assert "API_KEY" in run("env", "ls", "--project", "site").stdout
+    assert run("env", "rm", "API_KEY", "--project", "site", "--json").stdout == '{"removed":["API_KEY"]}\n'
+    assert run("env", "set", "1A=x", "--project", "site").exit_code == 2
+
+
+def test_login_stores_the_token_it_was_given(run: Run, api: Api, tmp_path: Path) -> None:
+    result = run("login", "--token", "-", stdin="cfy_mine\n")
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "config/cloudify/credentials.json"
+    assert json.loads(path.read_text()) == {"apiUrl": "http://127.0.0.1:1", "token": "cfy_mine"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "cfy_mine" not in result.output
+
+
+def test_login_makes_a_token_with_a_password(run: Run, api: Api, tmp_path: Path) -> None:
+    token = {
+        "id": "tok_1", "name": "x", "prefix": "cfy_a", "scopes": [], "expiresAt": None, "lastUsedAt": None,
+        "createdAt": NOW, "token": "cfy_made",
+    }  # fmt: skip
+    api.overrides["POST", "/auth/login"] = lambda: ok({"accessToken": "jwt"})
+    api.overrides["POST", "/auth/tokens"] = lambda: ok(token)
+    result = run("login", "--email", "a@example.com", "--password-stdin", stdin="correct horse\n")
+    assert result.exit_code == 0, result.output
+    assert api.sent("POST", "/auth/login") == [{"email": "a@example.com", "password": "correct horse"}]
+    assert "cfy_made" in (tmp_path / "config/cloudify/credentials.json").read_text()
+    assert "cfy_made" not in result.output
+    assert run("login").exit_code == 2
+
+
+def test_a_refused_token_is_not_stored(run: Run, api: Api, tmp_path: Path) -> None:
+    api.overrides["GET", "/auth/me"] = lambda: failed(401, "UNAUTHENTICATED", "The token is not known.")
+    assert run("login", "--token", "cfy_bad").exit_code == 3
+    assert not (tmp_path / "config").exists()
+    assert run("whoami").exit_code == 3
+
+
+def test_whoami_names_account_and_source(run: Run) -> None:
+    result = run("whoami")
+    assert result.stdout == "a@example.com (FREE) at http://127.0.0.1:1\n"
+    assert json.loads(run("whoami", "--json").stdout)["tokenSource"] == "CLOUDIFY_TOKEN"

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from api.client.credentials import DEFAULT_API_URL, CredentialFiles, normalise_api_url
+from api.client.errors import ClientError
+
+
+def files(tmp_path: Path, **environment: str) -> CredentialFiles:
+    return CredentialFiles(environment, tmp_path / "home", tmp_path / "work")
+
+
+def write(path: Path, api_url: str, token: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"apiUrl": api_url, "token": token}))
+
+
+def test_flags_come_before_the_environment_before_the_files(tmp_path: Path) -> None:
+    found = files(tmp_path, CLOUDIFY_TOKEN="env", CLOUDIFY_API_URL="http://env")
+    write(found.login_file, "http://login", "login")
+    write(found.platform_file, "http://platform", "platform")
+    everything = found.find(api_url="http://flag", token="flag")
+    assert (everything.api_url, everything.token) == ("http://flag", "flag")
+    from_environment = found.find()
+    assert (from_environment.api_url, from_environment.token) == ("http://env", "env")
+    from_login = files(tmp_path).find()
+    assert (from_login.api_url, from_login.token) == ("http://login", "login")
+    found.login_file.unlink()
+    from_platform = files(tmp_path).find()
+    assert (from_platform.api_url, from_platform.token) == ("http://platform", "platform")
+    found.platform_file.unlink()
+    nothing = files(tmp_path).find()
+    assert (nothing.api_url, nothing.token) == (DEFAULT_API_URL, None)
+
+
+def test_a_stored_token_is_never_sent_to_another_api(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    write(found.login_file, "http://login", "login")
+    write(found.platform_file, "http://platform", "platform")
+    assert found.find(api_url="http://elsewhere").token is None
+    assert found.find(api_url="http://platform/").token == "platform"
+    assert files(tmp_path, CLOUDIFY_API_URL="http://elsewhere").find().token is None
+
+
+def test_a_token_alone_goes_to_the_stored_api(tmp_path: Path) -> None:
+    found = files(tmp_path, CLOUDIFY_TOKEN="env")
+    write(found.login_file, "http://login", "login")
+    assert (found.find().api_url, found.find().token) == ("http://login", "env")
+
+
+def test_the_places_of_the_files_follow_the_environment(tmp_path: Path) -> None:
+    found = files(tmp_path, XDG_CONFIG_HOME=str(tmp_path / "xdg"), CLOUDIFY_HOME=str(tmp_path / "data"))
+    assert found.login_file == tmp_path / "xdg/cloudify/credentials.json"
+    assert found.platform_file == tmp_path / "data/credentials.json"
+    assert files(tmp_path).platform_file == tmp_path / "work/.cloudify/credentials.json"
+
+
+def test_what_login_stores_only_its_owner_can_read(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    path = found.store("http://api", "first")
+    path.chmod(0o644)
+    found.store("http://api", "second")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert found.find().token == "second"
+    assert [item.name for item in path.parent.iterdir()] == ["credentials.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json", '{"apiUrl": 1, "token": "x"}', '{"apiUrl":"x","token":"t"}'])
+def test_a_broken_file_is_a_clear_error(tmp_path: Path, content: str) -> None:
+    found = files(tmp_path)
+    found.login_file.parent.mkdir(parents=True)
+    found.login_file.write_text(content)
+    with pytest.raises(ClientError):
+        found.find()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("http://localhost:8000/", "http://localhost:8000"),
+        ("https://example.com/api", "https://example.com"),
+        ("https://example.com/prefix/api/", "https://example.com/prefix"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_addresses_are_brought_into_one_form(given: str, expected: str) -> None:
+    assert normalise_api_url(given) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "localhost:8000", "ftp://x", "http://", "http://u:secret@x", "http://x?q", "http://a b", "http://x:99999999",
+     "http://x\r\nHost: y"],
+)  # fmt: skip
+def test_other_addresses_are_refused_without_showing_passwords(given: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        normalise_api_url(given)
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("token", ["", "  ", "a b", "a\nb", "ключ"])
+def test_an_unusable_token_is_refused(tmp_path: Path, token: str) -> None:
+    with pytest.raises(ClientError):
+        files(tmp_path).find(token=token, api_url="http://x")
+
+
+def test_credentials_hide_their_token(tmp_path: Path) -> None:
+    assert "secret" not in repr(files(tmp_path).find(token="secret", api_url="http://x"))
