@@ -1,0 +1,283 @@
+"""Runs git on the host: a trusted program on untrusted repositories, so hardened and bounded."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.repository_url import RepositoryUrl
+
+# The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
+_CONFIGURATION = """\
+[core]
+	hooksPath = /dev/null
+	attributesFile = /dev/null
+	excludesFile = /dev/null
+	fsmonitor = false
+	symlinks = true
+	autocrlf = false
+	protectHFS = true
+	protectNTFS = true
+[credential]
+	helper =
+[init]
+	templateDir =
+	defaultBranch = main
+[gc]
+	auto = 0
+[maintenance]
+	auto = false
+[safe]
+	directory = *
+[submodule]
+	recurse = false
+[protocol]
+	version = 2
+[http]
+	followRedirects = false
+	lowSpeedLimit = 1000
+	lowSpeedTime = 60
+"""
+_PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_SIZE_INTERVAL = 0.5
+_PROGRESS_INTERVAL = 2.0
+_MAXIMUM_OUTPUT = 16 << 20
+
+
+class GitFailed(Exception):
+    """git exited non-zero; `stderr` is what it said, without progress."""
+
+    def __init__(self, stderr: str) -> None:
+        super().__init__(stderr)
+        self.stderr = stderr
+
+
+@dataclass(frozen=True, slots=True)
+class GitLimits:
+    """`deadline` is a time of `time.monotonic`; `maximum_bytes` bounds the watched directory."""
+
+    deadline: float
+    maximum_bytes: int
+    watched: Path
+
+
+class Git:
+    """For one clone; not shared between threads. `directory` holds its configuration."""
+
+    def __init__(
+        self,
+        directory: Path,
+        limits: GitLimits,
+        cancelled: threading.Event,
+        on_stderr: Callable[[bytes], None],
+        *,
+        allow_local: bool,
+    ) -> None:
+        self._limits = limits
+        self._cancelled = cancelled
+        self._on_stderr = on_stderr
+        configuration = directory / "gitconfig"
+        configuration.write_text(_CONFIGURATION)
+        protocols = "https:ssh:http:file" if allow_local else "https:ssh"
+        self._environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
+            "HOME": str(directory),
+            "LC_ALL": "C",
+            "GIT_CONFIG_GLOBAL": str(configuration),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": protocols,
+            "GIT_LFS_SKIP_SMUDGE": "1",
+            "GIT_ADVICE": "0",
+        }
+        # Ends git when the worker is killed; where util-linux is missing, git ends at its next write to the pipe.
+        setpriv = shutil.which("setpriv")
+        self._prefix = (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+    def run(
+        self,
+        arguments: list[str],
+        directory: Path,
+        remote: Mapping[str, str] | None = None,
+        *,
+        is_silent: bool = False,
+    ) -> bytes:
+        """Standard output. `remote`: environment made by `remote_environment`.
+
+        Raises GitFailed, Cancelled, and StageFailure when the time or the size is passed; nothing is left running.
+        """
+        process = subprocess.Popen(
+            [*self._prefix, "git", *arguments],
+            cwd=directory,
+            env=self._environment | dict(remote or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output, messages = bytearray(), _Messages(None if is_silent else self._on_stderr)
+        readers = [
+            threading.Thread(target=_read_into, args=(process.stdout, output), daemon=True),
+            threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            self._wait(process)
+        finally:
+            # Also after success: a helper that outlived git would hold the pipes open.
+            end_group(process)
+            for reader in readers:
+                reader.join()
+            process.stdout.close()
+            process.stderr.close()
+        if process.returncode != 0:
+            raise GitFailed(messages.text())
+        return bytes(output)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        next_size_check = time.monotonic() + _SIZE_INTERVAL
+        pause = 0.002
+        while True:
+            try:
+                process.wait(timeout=pause)
+                return
+            except subprocess.TimeoutExpired:
+                pause = min(pause * 2, 0.05)
+            now = time.monotonic()
+            if self._cancelled.is_set():
+                raise Cancelled
+            if now > self._limits.deadline:
+                raise StageFailure(FailureCode.TIMEOUT, "Fetching the repository took longer than the plan allows.")
+            if now > next_size_check:
+                self.check_size()
+                # On a tree so large that measuring it is slow, measure less often.
+                next_size_check = time.monotonic() + max(_SIZE_INTERVAL, 10 * (time.monotonic() - now))
+
+    def check_size(self) -> None:
+        """Raises StageFailure when the watched directory has outgrown its bound."""
+        if directory_bytes(self._limits.watched) > self._limits.maximum_bytes:
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"The repository takes more than the {self._limits.maximum_bytes >> 20} MiB of disk that the plan "
+                "allows. Remove large files from it, or ask for a larger plan.",
+            )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and everything in its group; returns when the process is reaped."""
+    for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            break
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def remote_environment(repository: RepositoryUrl, address: str | None) -> dict[str, str]:
+    """What git needs to reach the repository: its credentials, outside of any argv, and the address to connect to.
+
+    The address is one that was checked; resolving the name again could lead elsewhere.
+    """
+    settings: list[tuple[str, str]] = []
+    environment: dict[str, str] = {}
+    if repository.is_http:
+        if repository.user or repository.password:
+            pair = f"{repository.user or ''}:{repository.password or ''}"
+            encoded = base64.b64encode(pair.encode()).decode()
+            settings.append(("http.extraHeader", f"Authorization: Basic {encoded}"))
+        if address is not None and not _is_address(repository.host):
+            shown = f"[{address}]" if ":" in address else address
+            settings.append(("http.curloptResolve", f"{repository.host}:{repository.port}:{shown}"))
+    elif repository.scheme == "ssh":
+        options = ["BatchMode=yes", "StrictHostKeyChecking=accept-new", "ConnectTimeout=15", "ServerAliveInterval=15"]
+        if address is not None:
+            options += [f"HostName={address}", f"HostKeyAlias={repository.host}"]
+        environment["GIT_SSH_COMMAND"] = " ".join(["ssh -F /dev/null", *(f"-o {option}" for option in options)])
+        environment["GIT_SSH_VARIANT"] = "ssh"
+    for index, (name, value) in enumerate(settings):
+        environment[f"GIT_CONFIG_KEY_{index}"] = name
+        environment[f"GIT_CONFIG_VALUE_{index}"] = value
+    return environment | {"GIT_CONFIG_COUNT": str(len(settings))}
+
+
+def directory_bytes(directory: Path) -> int:
+    """The sizes of all files below, links not followed; what disappears meanwhile counts nothing."""
+    total, waiting = 0, [str(directory)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_into(pipe: IO[bytes], output: bytearray) -> None:
+    while data := os.read(pipe.fileno(), 65536):
+        # A listing of references without end must not fill the memory; the rest is read and dropped.
+        if len(output) < _MAXIMUM_OUTPUT:
+            output += data
+
+
+class _Messages:
+    """git's standard error: whole lines go on, progress (lines that overwrite each other) every two seconds."""
+
+    def __init__(self, on_line: Callable[[bytes], None] | None) -> None:
+        self._on_line = on_line
+        self._lines: list[bytes] = []
+        self._shown_at = time.monotonic()
+
+    def read(self, pipe: IO[bytes]) -> None:
+        rest = b""
+        while data := os.read(pipe.fileno(), 65536):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._line(line.rstrip(b"\r").rpartition(b"\r")[2])
+            *overwritten, rest = rest[-65536:].split(b"\r")
+            if overwritten and time.monotonic() - self._shown_at > _PROGRESS_INTERVAL:
+                self._show(overwritten[-1])
+        if rest:
+            self._line(rest)
+
+    def _line(self, line: bytes) -> None:
+        self._lines.append(line)
+        del self._lines[:-200]
+        self._show(line)
+
+    def _show(self, line: bytes) -> None:
+        self._shown_at = time.monotonic()
+        if self._on_line is not None and line.strip():
+            self._on_line(line.rstrip() + b"\n")
+
+    def text(self) -> str:
+        return b"\n".join(self._lines).decode("utf-8", "replace")

@@ -1,0 +1,88 @@
+"""Turns what git says into what a person can act on."""
+
+from __future__ import annotations
+
+import re
+
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.repository_url import RepositoryUrl
+
+# Matched against git's messages in the C locale, in this order.
+_MOVED = re.compile(r"returned error: 30\d|unable to update url base from redirection|redirect", re.IGNORECASE)
+_AUTHENTICATION = re.compile(
+    r"Authentication failed|could not read (Username|Password)|returned error: 40[13]|Permission denied|"
+    r"terminal prompts disabled|Host key verification failed|Could not read from remote repository.*access rights",
+    re.IGNORECASE,
+)
+_NOT_FOUND = re.compile(
+    r"repository .*not found|returned error: 4(04|10)|does not appear to be a git repository|"
+    r"repository .* does not exist|not valid: is this a git repository|project .*not be found",
+    re.IGNORECASE,
+)
+_UNREACHABLE = re.compile(
+    r"Could not resolve|Connection refused|Connection timed out|timed out|No route to host|unreachable|"
+    r"SSL certificate|certificate verif|SSL_|TLS|Failed to connect",
+    re.IGNORECASE,
+)
+_DISK = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+_PASSING = re.compile(
+    r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection reset|unexpected disconnect|hung up unexpectedly|"
+    r"invalid index-pack output|transfer closed",
+    re.IGNORECASE,
+)
+_COMMIT_ABSENT = re.compile(
+    r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref|not a valid object", re.IGNORECASE
+)
+
+
+def is_moved(stderr: str) -> bool:
+    return _MOVED.search(stderr) is not None and _AUTHENTICATION.search(stderr) is None
+
+
+def is_commit_absent(stderr: str) -> bool:
+    """Whether the server has no such commit, or doesn't hand out commits by their SHA."""
+    return _COMMIT_ABSENT.search(stderr) is not None
+
+
+def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
+    """The exception that a failed contact with the repository stands for: StageFailure, or PlatformError for what
+    may pass and for our own disk.
+    """
+    shown = repository.public
+    if _DISK.search(stderr):
+        return PlatformError("The worker's disk is full; git could not write.")
+    if is_moved(stderr):
+        return StageFailure(
+            FailureCode.REPOSITORY_NOT_FOUND,
+            f"{shown} redirects elsewhere. Set the project's repositoryUrl to the repository's present address.",
+        )
+    if _NOT_FOUND.search(stderr):
+        return StageFailure(
+            FailureCode.REPOSITORY_NOT_FOUND, f"There is no repository at {shown}. Check the project's repositoryUrl."
+        )
+    if _AUTHENTICATION.search(stderr):
+        given = "refuses the credentials it was given" if repository.secrets else "asks for credentials"
+        return StageFailure(
+            FailureCode.REPOSITORY_AUTHENTICATION,
+            f"{shown} {given}, or doesn't exist. For a private repository put an access token that may read it into "
+            "the project's repositoryUrl (https://<token>@…).",
+        )
+    if _UNREACHABLE.search(stderr):
+        return unreachable(repository, _last_line(stderr))
+    if _PASSING.search(stderr) and not is_last_attempt:
+        return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
+    return unreachable(repository, _last_line(stderr))
+
+
+def unreachable(repository: RepositoryUrl, reason: str) -> StageFailure:
+    return StageFailure(
+        FailureCode.REPOSITORY_UNREACHABLE,
+        f"{repository.public} can't be reached: {reason.rstrip('.')}. Check the address, then deploy again.",
+    )
+
+
+def _last_line(stderr: str) -> str:
+    """The line that says what went wrong: the last that git calls fatal or an error, else the last one."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    grave = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    return (grave or lines or ["git gave no reason"])[-1][:300]

@@ -1,0 +1,266 @@
+"""Fetches exactly one commit of a repository into a directory, with its submodules."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import socket
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
+from shared.repository_url import RepositoryUrl, check_addresses, parse_repository_url
+from workers.git import Git, GitFailed, remote_environment
+from workers.git_failures import failure_of, is_commit_absent, is_moved, unreachable
+from workers.stage import StageLog
+
+_MAXIMUM_SUBMODULE_DEPTH = 5
+_MAXIMUM_SUBMODULES = 100
+_CONNECT_SECONDS = 5.0
+_CONNECT_TRIES = 3
+_SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+def parse_for_clone(url: str, *, allow_local: bool) -> RepositoryUrl:
+    """The address of a repository; what the API would refuse fails the deployment here, as the user's failure."""
+    try:
+        return parse_repository_url(url, allow_local=allow_local)
+    except CloudifyError as error:
+        raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
+
+
+class RemoteRepository:
+    """A repository that is being talked to. Not shared between threads.
+
+    Made by `connect`, which checks where the address leads; every contact then goes to the address that was checked.
+    """
+
+    def __init__(
+        self, git: Git, url: RepositoryUrl, address: str | None, log: StageLog, *, is_last_attempt: bool
+    ) -> None:
+        self.url = url
+        self._git = git
+        self._address = address
+        self._log = log
+        self._is_last_attempt = is_last_attempt
+
+    @classmethod
+    def connect(
+        cls,
+        git: Git,
+        url: RepositoryUrl,
+        log: StageLog,
+        cancelled: threading.Event,
+        *,
+        allow_local: bool,
+        is_last_attempt: bool,
+    ) -> RemoteRepository:
+        """Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, Cancelled."""
+        address = None if url.scheme == "file" else _reachable_address(url, cancelled, allow_local=allow_local)
+        return cls(git, url, address, log, is_last_attempt=is_last_attempt)
+
+    def resolve_branch(self, branch: str, directory: Path) -> str:
+        """The SHA of the branch's newest commit. Raises StageFailure."""
+        if branch.startswith("-") or any(character in branch for character in "\0\n *?[\\^~:"):
+            raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{branch!r} can't be the name of a branch.")
+        reference = f"refs/heads/{branch}"
+        sha = self._references([reference, "HEAD"], directory).get(reference)
+        if sha is not None:
+            return sha
+        branches = [name.removeprefix("refs/heads/") for name in self._references(["refs/heads/*"], directory)]
+        if not branches:
+            raise StageFailure(
+                FailureCode.REPOSITORY_EMPTY, f"{self.url.public} has no commits yet. Push one, then deploy again."
+            )
+        some = ", ".join(branches[:10]) + (", …" if len(branches) > 10 else "")
+        raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{self.url.public} has no branch {branch!r}. It has: {some}.")
+
+    def _references(self, patterns: list[str], directory: Path) -> dict[str, str]:
+        output = self._contact(["ls-remote", "--quiet", "--", "URL", *patterns], directory)
+        references: dict[str, str] = {}
+        for line in output.decode("utf-8", "replace").splitlines():
+            sha, _, name = line.partition("\t")
+            if _SHA.fullmatch(sha) and name:
+                references[name] = sha
+        return references
+
+    def fetch(self, sha: str, directory: Path, branch: str | None) -> None:
+        """Fetches the commit into the new repository `directory` and checks it out. Raises StageFailure.
+
+        A server that doesn't hand out commits by SHA is asked for the branch, then for everything.
+        """
+        self._git.run(["init", "--quiet", f"--object-format={'sha1' if len(sha) == 40 else 'sha256'}"], directory)
+        wanted = [["--depth=1", sha], ["--tags", "+refs/heads/*:refs/remotes/origin/*"]]
+        if branch is not None:
+            wanted.insert(1, ["--depth=50", f"refs/heads/{branch}"])
+        for specification in wanted:
+            *options, reference = specification
+            try:
+                self._contact(
+                    ["fetch", "--progress", "--no-recurse-submodules", *options, "--", "URL", reference],
+                    directory,
+                    is_raw=True,
+                )
+            except GitFailed as error:
+                if not is_commit_absent(error.stderr):
+                    raise failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt) from error
+            if self._has_commit(sha, directory):
+                break
+        else:
+            raise StageFailure(
+                FailureCode.COMMIT_NOT_FOUND,
+                f"{self.url.public} has no commit {sha}. It may have been removed by a force-push.",
+            )
+        try:
+            self._git.run(["checkout", "--quiet", "--force", "--detach", sha], directory)
+        except GitFailed as error:
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"Commit {sha[:12]} can't be checked out: {error.stderr.strip()[-300:]}",
+            ) from error
+        self._git.check_size()
+
+    def _has_commit(self, sha: str, directory: Path) -> bool:
+        try:
+            self._git.run(["cat-file", "-e", f"{sha}^{{commit}}"], directory, is_silent=True)
+        except GitFailed:
+            return False
+        return True
+
+    def _contact(self, arguments: list[str], directory: Path, *, is_raw: bool = False) -> bytes:
+        """Runs git with this repository's address in place of "URL". Raises GitFailed if `is_raw`, else its meaning."""
+
+        def run() -> bytes:
+            remote = remote_environment(self.url, self._address)
+            filled = [self.url.public if argument == "URL" else argument for argument in arguments]
+            return self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
+
+        try:
+            try:
+                return run()
+            except GitFailed as error:
+                # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
+                if not is_moved(error.stderr) or self.url.path.endswith(".git"):
+                    raise
+                self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
+                return run()
+        except GitFailed as error:
+            if is_raw:
+                raise
+            raise failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt) from error
+
+
+class SubmoduleFetcher:
+    """Fetches the submodules of a checked-out commit, each at the commit that the parent names, and theirs."""
+
+    def __init__(
+        self, git: Git, log: StageLog, cancelled: threading.Event, *, allow_local: bool, is_last_attempt: bool
+    ) -> None:
+        self._git = git
+        self._log = log
+        self._cancelled = cancelled
+        self._allow_local = allow_local
+        self._is_last_attempt = is_last_attempt
+        self._count = 0
+
+    def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
+        """Raises StageFailure naming the submodule."""
+        links = self._links(directory)
+        if not links:
+            return
+        urls = self._urls(directory)
+        for path, sha in links.items():
+            url = urls.get(path)
+            if url is None:
+                # A leftover of git itself: an embedded repository that was committed by mistake. git ignores it too.
+                self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
+                continue
+            self._count += 1
+            if depth >= _MAXIMUM_SUBMODULE_DEPTH or self._count > _MAXIMUM_SUBMODULES:
+                raise StageFailure(
+                    FailureCode.REPOSITORY_TOO_LARGE,
+                    f"The repository has more than {_MAXIMUM_SUBMODULES} submodules, or nests them deeper than "
+                    f"{_MAXIMUM_SUBMODULE_DEPTH}.",
+                )
+            try:
+                self._fetch_one(parent, url, sha, directory / path, depth)
+            except StageFailure as failure:
+                raise StageFailure(failure.code, f"Submodule {path}: {failure.message}") from failure
+
+    def _fetch_one(self, parent: RepositoryUrl, url: str, sha: str, directory: Path, depth: int) -> None:
+        repository = resolve_submodule(parent, url, allow_local=self._allow_local)
+        self._log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
+        remote = RemoteRepository.connect(
+            self._git,
+            repository,
+            self._log,
+            self._cancelled,
+            allow_local=self._allow_local,
+            is_last_attempt=self._is_last_attempt,
+        )
+        # git made an empty directory there at checkout and refuses paths through links.
+        directory.mkdir(parents=True, exist_ok=True)
+        remote.fetch(sha, directory, None)
+        self.fetch(remote.url, directory, depth + 1)
+
+    def _links(self, directory: Path) -> dict[str, str]:
+        """Path → commit of every submodule in the index."""
+        output = self._git.run(["ls-files", "--stage", "-z"], directory)
+        links: dict[str, str] = {}
+        for entry in output.split(b"\0"):
+            if entry.startswith(b"160000 "):
+                information, _, path = entry.partition(b"\t")
+                links[path.decode("utf-8", "surrogateescape")] = information.split(b" ")[1].decode()
+        return links
+
+    def _urls(self, directory: Path) -> dict[str, str]:
+        """Path → address, of .gitmodules as committed (never through a link in the working tree)."""
+        arguments = ["config", "--blob", "HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"]
+        try:
+            output = self._git.run(arguments, directory, is_silent=True)
+        except GitFailed:
+            return {}
+        values: dict[str, dict[str, str]] = {}
+        for entry in output.decode("utf-8", "surrogateescape").split("\0"):
+            name, _, value = entry.partition("\n")
+            section, _, key = name.rpartition(".")
+            values.setdefault(section, {})[key] = value
+        return {both["path"]: both["url"] for both in values.values() if "path" in both and "url" in both}
+
+
+def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> RepositoryUrl:
+    """The submodule's address: relative ones against the parent's, whose credentials then hold for it as well.
+
+    A repository from the network may not name a directory of this host, even where local ones are allowed.
+    """
+    if url.startswith(("./", "../")):
+        path = posixpath.normpath(posixpath.join(parent.path, url))
+        if path in ("/", ".", "//"):
+            raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} leads nowhere.")
+        return replace(parent, path=path)
+    repository = parse_for_clone(url, allow_local=allow_local)
+    if repository.scheme == "file" and parent.scheme != "file":
+        raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
+    return repository
+
+
+def _reachable_address(url: RepositoryUrl, cancelled: threading.Event, *, allow_local: bool) -> str:
+    """An address of the host that is allowed and accepts connections. Tries for a few seconds."""
+    reason = ""
+    for attempt in range(_CONNECT_TRIES):
+        if attempt and cancelled.wait(0.5 * attempt):
+            raise Cancelled
+        try:
+            addresses = check_addresses(url, allow_local=allow_local)
+        except CloudifyError as error:
+            raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
+        reason = f"the name {url.host} does not resolve"
+        for address in addresses:
+            try:
+                socket.create_connection((address, url.port), timeout=_CONNECT_SECONDS).close()
+            except OSError as error:
+                reason = f"{url.host} port {url.port}: {error.strerror or 'no answer'}"
+            else:
+                return address
+    raise unreachable(url, reason)
