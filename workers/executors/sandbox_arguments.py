@@ -30,7 +30,6 @@ _MASKED_PROC_FILES = [
     "slabinfo",
     "vmallocinfo",
     "pagetypeinfo",
-    "sysrq-trigger",
     "latency_stats",
     "sched_debug",
 ]

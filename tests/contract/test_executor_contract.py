@@ -1,0 +1,588 @@
+"""What every executor promises: outcomes, limits, nothing left behind, nothing reached."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shared.errors import PlatformError
+from shared.settings import BuildSettings
+from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.executors.cgroups import ControlGroups, discover_control_groups
+from workers.toolchain import Toolchain
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def toolchain() -> Toolchain:
+    return Toolchain.discover()
+
+
+@pytest.fixture(scope="module")
+def control_groups() -> ControlGroups | None:
+    return discover_control_groups()
+
+
+@pytest.fixture(params=["bubblewrap", "bubblewrap-without-control-groups"])
+def executor(
+    request: pytest.FixtureRequest, tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None
+) -> Executor:
+    return BubblewrapExecutor(
+        BuildSettings(),
+        tmp_path / "run",
+        toolchain,
+        host_environment=dict(os.environ),
+        control_groups=control_groups if request.param == "bubblewrap" else None,
+    )
+
+
+@pytest.fixture
+def exact_executor(tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None) -> Executor:
+    return BubblewrapExecutor(
+        BuildSettings(), tmp_path / "run", toolchain, host_environment=dict(os.environ), control_groups=control_groups
+    )
+
+
+@dataclass
+class Output:
+    chunks: list[tuple[str, bytes]] = field(default_factory=list)
+    seen: threading.Event = field(default_factory=threading.Event)
+    marker: bytes = b"\0never\0"
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        self.chunks.append((stream, data))
+        if self.marker in self.text():
+            self.seen.set()
+
+    def text(self, stream: str | None = None) -> bytes:
+        return b"".join(data for name, data in self.chunks if stream in (None, name))
+
+
+def make_spec(script: str, *, workspace: Path | None = None, **changes: object) -> ExecutionSpec:
+    limits: dict[str, object] = {
+        "memory_bytes": 512 * MEBIBYTE,
+        "cpu_count": 2.0,
+        "process_count": 64,
+        "disk_bytes": 64 * MEBIBYTE,
+        "output_bytes": 8 * MEBIBYTE,
+        "wall_seconds": 30.0,
+        "stop_seconds": 1.0,
+    }
+    limits |= {name: changes.pop(name) for name in list(changes) if name in limits}
+    values: dict[str, object] = {
+        "name": f"contract-{os.getpid()}-{time.monotonic_ns()}",
+        "command": ("sh", "-c", script),
+        "working_directory": "/workspace" if workspace else "/",
+        "binds": (Bind(workspace, "/workspace", is_writable=True),) if workspace else (),
+        "overlay": None,
+        "environment": {},
+        "limits": Limits(**limits),  # type: ignore[arg-type]
+        "network": "none",
+        "watched_paths": (workspace,) if workspace else (),
+    }
+    return ExecutionSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+def run(executor: Executor, script: str, **changes: object) -> tuple[ExecutionResult, bytes]:
+    output = Output()
+    result = executor.run(make_spec(script, **changes), output, threading.Event())
+    return result, output.text()
+
+
+def processes_with(marker: str) -> list[psutil.Process]:
+    """Live processes of the host with the marker in their argv, whoever is their parent."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and any(marker in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        pause.wait(0.02)
+
+
+def unique_marker() -> str:
+    return f"9{time.monotonic_ns() % 10**7:07d}.{os.getpid()}"
+
+
+def test_probe_accepts_this_host(executor: Executor) -> None:
+    executor.probe()
+
+
+def test_success_has_both_streams_apart(executor: Executor) -> None:
+    output = Output()
+    result = executor.run(make_spec("echo out; echo err >&2"), output, threading.Event())
+    assert (result.outcome, result.exit_code, result.message) == (Outcome.SUCCESS, 0, "")
+    assert (output.text("stdout"), output.text("stderr")) == (b"out\n", b"err\n")
+
+
+def test_exit_code_is_the_commands(executor: Executor) -> None:
+    result, _ = run(executor, "exit 3")
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 3)
+    assert "code 3" in result.message
+
+
+def test_missing_program_is_the_users_error(executor: Executor) -> None:
+    result, printed = run(executor, "", command=("no-such-program",))
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 127)
+    assert b"no-such-program" in printed
+
+
+def test_sandbox_that_cannot_be_made_is_the_platforms_error(executor: Executor, tmp_path: Path) -> None:
+    output = Output()
+    spec = make_spec("true", binds=(Bind(tmp_path / "missing", "/missing"),))
+    with pytest.raises(PlatformError, match="missing"):
+        executor.run(spec, output, threading.Event())
+    assert output.text() == b""
+
+
+def test_stderr_that_looks_like_the_launchers_is_kept(executor: Executor) -> None:
+    _, printed = run(executor, "echo 'bwrap: mine' >&2; exit 1")
+    assert printed == b"bwrap: mine\n"
+
+
+def test_killed_child_makes_the_whole_run_out_of_memory(executor: Executor) -> None:
+    script = "python3 -c 'import time; a = bytearray(200 << 20); time.sleep(20)'; exit 0"
+    result, _ = run(executor, script, memory_bytes=96 * MEBIBYTE)
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert "96 MiB" in result.message
+
+
+def test_sigkill_without_memory_pressure_is_not_out_of_memory(executor: Executor) -> None:
+    result, _ = run(executor, "kill -KILL $$")
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 137)
+
+
+def test_wall_clock_limit(executor: Executor) -> None:
+    result, _ = run(executor, "sleep 60", wall_seconds=1.0)
+    assert result.outcome is Outcome.TIMEOUT
+    assert "1 seconds" in result.message
+    assert result.duration_seconds < 10
+
+
+def test_term_comes_before_kill(executor: Executor) -> None:
+    script = "trap 'echo tidied; exit 0' TERM; while :; do sleep 0.1; done"
+    result, printed = run(executor, script, wall_seconds=1.0, stop_seconds=10.0)
+    assert result.outcome is Outcome.TIMEOUT
+    assert b"tidied" in printed
+    assert result.duration_seconds < 8
+
+
+def test_fork_bomb_is_bounded(exact_executor: Executor) -> None:
+    script = "import os, time\nn = 0\ntry:\n  while n < 5000:\n    if os.fork() == 0: time.sleep(60)\n    n += 1\n"
+    script += "except OSError: print('stopped at', n, flush=True)"
+    result, printed = run(exact_executor, "", command=("python3", "-c", script), process_count=40)
+    assert result.outcome is Outcome.SUCCESS
+    assert int(printed.split()[-1]) <= 40
+
+
+def test_disk_filler_is_stopped(executor: Executor, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    script = "i=0; while head -c 4000000 /dev/zero > file$i; do i=$((i+1)); sleep 0.01; done"
+    result, _ = run(executor, script, workspace=workspace, disk_bytes=16 * MEBIBYTE)
+    assert result.outcome is Outcome.DISK_FULL
+    assert "16 MiB" in result.message
+
+
+def test_memory_file_systems_are_sized(executor: Executor) -> None:
+    script = "for d in /dev/shm /tmp $HOME; do head -c 300000000 /dev/zero > $d/x && echo unbounded; rm $d/x; done"
+    result, printed = run(executor, script, memory_bytes=512 * MEBIBYTE, disk_bytes=1024 * MEBIBYTE)
+    assert b"unbounded" not in printed
+    assert printed.count(b"No space left") == 3
+    assert result.outcome is Outcome.SUCCESS
+
+
+def test_background_processes_end_with_the_command(executor: Executor) -> None:
+    marker = unique_marker()
+    started = time.monotonic()
+    result, _ = run(
+        executor, f"setsid sh -c 'trap \"\" TERM HUP; while :; do sleep {marker}; done' & sleep 0.2; exit 4"
+    )
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 4)
+    assert time.monotonic() - started < 10
+    assert processes_with(marker) == []
+
+
+def test_cancel_leaves_nothing(executor: Executor) -> None:
+    marker = unique_marker()
+    script = f"""
+    trap '' TERM INT HUP
+    (setsid sh -c 'trap "" TERM INT HUP; (sleep {marker} & sleep {marker})' &)
+    python3 -c 'import os, signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(600)
+    time.sleep(600)' {marker} &
+    echo ready; while :; do sleep 1; done
+    """.replace("\n    ", "\n")
+    output, cancel, results = Output(marker=b"ready"), threading.Event(), list[ExecutionResult]()
+    spec = make_spec(script)
+    thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, cancel)))
+    thread.start()
+    assert output.seen.wait(20)
+    wait_for(lambda: len(processes_with(marker)) >= 3)
+    cancel.set()
+    thread.join(20)
+    assert processes_with(marker) == []
+    assert [result.outcome for result in results] == [Outcome.CANCELLED]
+
+
+def test_cancelled_before_the_start_runs_nothing(executor: Executor) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    output = Output()
+    result = executor.run(make_spec("echo ran"), output, cancel)
+    assert (result.outcome, output.text()) == (Outcome.CANCELLED, b"")
+
+
+def test_one_long_line_arrives_whole(executor: Executor) -> None:
+    _, printed = run(executor, "head -c 1000000 /dev/zero | tr '\\0' x")
+    assert printed == b"x" * 1_000_000
+
+
+def test_endless_output_is_cut_and_the_command_goes_on(executor: Executor) -> None:
+    result, printed = run(executor, "yes | head -c 30000000; exit 5", output_bytes=100_000)
+    assert result.exit_code == 5
+    assert len(printed) < 101_000
+    assert printed.count(b"limit of 100000 bytes") == 1
+
+
+def test_failing_output_callback_ends_the_run(executor: Executor) -> None:
+    def refuse(_stream: str, _data: bytes) -> None:
+        raise ConnectionError("the log is gone")
+
+    marker = unique_marker()
+    with pytest.raises(ConnectionError, match="the log is gone"):
+        executor.run(make_spec(f"echo x; sleep {marker}"), refuse, threading.Event())
+    assert processes_with(marker) == []
+
+
+@dataclass
+class LoopbackServer:
+    port: int
+    accepted: list[object]
+
+
+@pytest.fixture
+def loopback_server() -> Iterator[LoopbackServer]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = LoopbackServer(listener.getsockname()[1], [])
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, peer = listener.accept()
+            except OSError:
+                return
+            server.accepted.append(peer)
+            connection.close()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    yield server
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    listener.close()
+
+
+CONNECT = """
+import socket, sys
+for address in sys.argv[2:]:
+    try:
+        socket.create_connection((address, int(sys.argv[1])), timeout=3)
+        print("reached", address)
+    except OSError as error:
+        print("refused", address, error)
+"""
+
+
+@pytest.mark.parametrize("network", ["none", "proxy"])
+def test_loopback_of_the_host_is_out_of_reach(
+    executor: Executor, loopback_server: LoopbackServer, network: str
+) -> None:
+    own = [address.address for address in psutil.net_if_addrs().get("eth0", []) if address.family == socket.AF_INET]
+    command = ("python3", "-c", CONNECT, str(loopback_server.port), "127.0.0.1", "::1", *own)
+    result, printed = run(executor, "", command=command, network=network)
+    assert result.outcome is Outcome.SUCCESS
+    assert b"reached" not in printed
+    assert loopback_server.accepted == []
+
+
+PROXY_REQUEST = """
+import socket, sys
+for address in sys.argv[1:]:
+    proxy = socket.create_connection(("127.0.0.1", 3128), timeout=20)
+    proxy.sendall(f"CONNECT {address} HTTP/1.1\\r\\n\\r\\n".encode())
+    print(address, proxy.makefile("rb").read().decode().replace("\\r\\n", " "))
+"""
+
+
+def test_proxy_refuses_what_is_not_public(executor: Executor, loopback_server: LoopbackServer) -> None:
+    port = loopback_server.port
+    addresses = [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", f"[::ffff:127.0.0.1]:{port}", f"0:{port}"]
+    addresses += [f"2130706433:{port}", "169.254.169.254:80", "10.0.0.1:443", "[64:ff9b::a00:1]:443", "[fe80::1]:443"]
+    result, printed = run(executor, "", command=("python3", "-c", PROXY_REQUEST, *addresses), network="proxy")
+    assert result.outcome is Outcome.SUCCESS, printed
+    assert printed.count(b"403 Forbidden") == len(addresses)
+    assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{port}", f"localhost:{port}"} <= set(result.blocked_hosts)
+    assert loopback_server.accepted == []
+
+
+def test_proxy_lets_a_package_registry_through(exact_executor: Executor) -> None:
+    script = "npm view is-number@7.0.0 version && pip download -qq --no-deps six && echo got"
+    result, printed = run(exact_executor, script, network="proxy", working_directory="/tmp")
+    assert result.outcome is Outcome.SUCCESS, printed
+    assert b"7.0.0" in printed
+    assert b"got" in printed
+
+
+def test_allow_list_names_what_it_blocked(
+    tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None
+) -> None:
+    settings = BuildSettings(egress_allowed_hosts=("packages.example.com", ".example.org"))
+    executor = BubblewrapExecutor(
+        settings, tmp_path / "run", toolchain, host_environment={}, control_groups=control_groups
+    )
+    script = ("python3", "-c", PROXY_REQUEST, "evil.example.net:443")
+    result, printed = run(executor, "", command=script, network="proxy")
+    assert b"not in the list" in printed
+    assert result.blocked_hosts == ("evil.example.net",)
+
+
+SYSTEM_CALLS = """
+import ctypes, errno, platform, socket
+libc = ctypes.CDLL(None, use_errno=True)
+x86 = platform.machine() == "x86_64"
+calls = {
+    "mount": (165, 40), "unshare": (272, 97), "setns": (308, 268), "pivot_root": (155, 41), "bpf": (321, 280),
+    "keyctl": (250, 219), "userfaultfd": (323, 282), "io_uring_setup": (425, 425), "ptrace": (101, 117),
+    "open_tree": (428, 428), "perf_event_open": (298, 241), "kexec_load": (246, 104),
+}
+for name, numbers in calls.items():
+    ctypes.set_errno(0)
+    result = libc.syscall(numbers[0 if x86 else 1], 0, 0, 0, 0, 0, 0)
+    print(name, errno.errorcode.get(ctypes.get_errno(), 0))
+ctypes.set_errno(0); libc.syscall(435, 0, 0); print("clone3", errno.errorcode.get(ctypes.get_errno(), 0))
+ctypes.set_errno(0); libc.syscall(56 if x86 else 220, 0x10000000 | 17, 0, 0, 0, 0)
+print("clone_newuser", errno.errorcode.get(ctypes.get_errno(), 0))
+ctypes.set_errno(0); libc.ioctl(0, 0x5412, b"x"); print("tiocsti", errno.errorcode.get(ctypes.get_errno(), 0))
+try: socket.socket(socket.AF_VSOCK); print("vsock made")
+except OSError as error: print("vsock", errno.errorcode[error.errno])
+"""
+
+
+def test_system_calls_that_no_build_needs_are_denied(exact_executor: Executor) -> None:
+    _, printed = run(exact_executor, "", command=("python3", "-c", SYSTEM_CALLS))
+    answers = dict(line.split(" ", 1) for line in printed.decode().splitlines())
+    assert answers.pop("clone3") == "ENOSYS"
+    assert answers.pop("vsock") == "EAFNOSUPPORT"
+    assert set(answers.values()) == {"EPERM"}, answers
+    assert len(answers) == 14
+
+
+def test_file_system_is_read_only_and_the_kernels_settings_too(executor: Executor) -> None:
+    before = Path("/proc/sys/kernel/core_pattern").read_text()
+    script = "for f in /x /etc/x /usr/x /opt/x /opt/bin/npm /proc/sys/kernel/core_pattern /proc/sysrq-trigger "
+    script += "/proc/1/oom_score_adj; do (echo x > $f) 2>/dev/null && echo wrote $f; done; "
+    script += "ls /root /work /sys /etc/shadow; exit 0"
+    _, printed = run(executor, script)
+    assert b"wrote" not in printed
+    assert printed.count(b"cannot access") == 4
+    assert Path("/proc/sys/kernel/core_pattern").read_text() == before
+
+
+def test_environment_is_only_what_the_spec_says_and_hidden_from_argv(executor: Executor) -> None:
+    os.environ["CLOUDIFY_CONTRACT_SECRET"] = "of-the-worker"
+    try:
+        script = "env; tr '\\0' ' ' < /proc/1/environ; tr '\\0' ' ' < /proc/1/cmdline"
+        _, printed = run(executor, script, environment={"API_KEY": "of-the-user"})
+    finally:
+        del os.environ["CLOUDIFY_CONTRACT_SECRET"]
+    assert b"of-the-worker" not in printed
+    assert printed.count(b"of-the-user") == 1
+
+
+def test_workspace_and_overlay_keep_changes(executor: Executor, tmp_path: Path) -> None:
+    names = ("workspace", "lower", "upper", "scratch")
+    workspace, lower, upper, scratch = (tmp_path / name for name in names)
+    for directory in (workspace, lower, upper, scratch):
+        directory.mkdir()
+    (lower / "kept").write_text("kept")
+    (lower / "gone").write_text("gone")
+    script = "cat modules/kept; echo new > modules/new; rm modules/gone; echo built > page"
+    overlay = Overlay("/workspace/modules", (lower,), upper, scratch)
+    result, printed = run(executor, script, workspace=workspace, overlay=overlay)
+    assert (result.outcome, printed) == (Outcome.SUCCESS, b"kept")
+    assert (workspace / "page").read_text() == "built\n"
+    assert (upper / "new").read_text() == "new\n"
+    assert stat.S_ISCHR((upper / "gone").stat().st_mode)
+    assert sorted(path.name for path in lower.iterdir()) == ["gone", "kept"]
+
+
+def test_runs_leave_no_files_and_no_groups(
+    exact_executor: Executor, tmp_path: Path, control_groups: ControlGroups | None
+) -> None:
+    spec = make_spec("exit 1", network="proxy")
+    exact_executor.run(spec, Output(), threading.Event())
+    assert list((tmp_path / "run").iterdir()) == []
+    for parent in control_groups.parents.values() if control_groups else ():
+        assert not (parent / f"cloudify-{spec.name}").exists()
+
+
+def test_runs_at_the_same_time_do_not_touch_each_other(executor: Executor) -> None:
+    results: dict[int, tuple[ExecutionResult, bytes]] = {}
+
+    def one(number: int) -> None:
+        results[number] = run(executor, f"echo {number}; sleep 0.3; exit {number}", network="proxy")
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert {number: (r.exit_code, printed) for number, (r, printed) in results.items()} == {
+        number: (number, f"{number}\n".encode()) for number in range(1, 5)
+    }
+
+
+def test_reap_of_what_never_ran(executor: Executor) -> None:
+    executor.reap("never-started")
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden"])
+def test_names_that_are_paths_are_refused(executor: Executor, name: str) -> None:
+    with pytest.raises(ValueError, match="name a run"):
+        executor.reap(name)
+
+
+# A worker of its own: runs a command until it is killed. argv: runtime directory, run's name, script, kind of groups.
+WORKER = """
+import os, sys, threading
+from pathlib import Path
+from shared.settings import BuildSettings
+from workers.executors.base import ExecutionSpec, Limits
+from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.executors.cgroups import discover_control_groups
+from workers.toolchain import Toolchain
+runtime, name, script = sys.argv[1:4]
+limits = Limits(memory_bytes=512 << 20, cpu_count=1, process_count=64, disk_bytes=1 << 30, output_bytes=1 << 20,
+                wall_seconds=60, stop_seconds=1)
+spec = ExecutionSpec(name, ("sh", "-c", script), "/", (), None, {}, limits, "none")
+executor = BubblewrapExecutor.for_host(BuildSettings(), Path(runtime), Toolchain.discover())
+def show(stream, data):
+    os.write(1, data)
+executor.run(spec, show, threading.Event())
+"""
+
+
+def start_worker(runtime: Path, name: str, script: str) -> subprocess.Popen[bytes]:
+    root = Path(__file__).parents[2]
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(runtime), name, script], stdout=subprocess.PIPE, cwd=root
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"ready\n"
+    return worker
+
+
+def test_sigkill_of_the_worker_ends_the_sandbox(exact_executor: Executor, tmp_path: Path) -> None:
+    marker = unique_marker()
+    name = f"crash-{marker}"
+    script = f"trap '' TERM HUP; setsid sh -c 'trap \"\" TERM HUP; sleep {marker}' & echo ready; sleep {marker}"
+    worker = start_worker(tmp_path / "run", name, script)
+    wait_for(lambda: len(processes_with(marker)) >= 4)
+    worker.kill()
+    worker.wait()
+    assert worker.stdout is not None
+    worker.stdout.close()
+    wait_for(lambda: processes_with(marker) == [])
+    assert (tmp_path / "run" / name).exists()
+    exact_executor.reap(name)
+    exact_executor.reap(name)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_reap_ends_a_run_whose_worker_lives(exact_executor: Executor, tmp_path: Path) -> None:
+    marker = unique_marker()
+    name = f"reap-{marker}"
+    worker = start_worker(tmp_path / "run", name, f"trap '' TERM; echo ready; sleep {marker}; sleep {marker}")
+    try:
+        wait_for(lambda: processes_with(f"sleep {marker}") != [])
+        exact_executor.reap(name)
+        inside = [process for process in processes_with(marker) if process.pid != worker.pid]
+        assert inside == []
+        assert worker.wait(20) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+        assert worker.stdout is not None
+        worker.stdout.close()
+
+
+# As an ordinary user: everything is imported as root, as that user may not read this interpreter.
+ORDINARY = """
+import dataclasses, os, sys, threading
+from pathlib import Path
+from shared.settings import BuildSettings
+from workers.executors.base import ExecutionSpec, Limits
+from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.toolchain import Toolchain
+toolchain = Toolchain.discover()
+executor = BubblewrapExecutor(BuildSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
+os.chown(sys.argv[1], 65534, 65534)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+readable = tuple(bind for bind in toolchain.binds if os.access(bind.source, os.R_OK))
+executor._toolchain = dataclasses.replace(toolchain, binds=readable)
+limits = Limits(memory_bytes=256 << 20, cpu_count=1, process_count=20, disk_bytes=1 << 30, output_bytes=1 << 20,
+                wall_seconds=30, stop_seconds=1)
+script = "id -u; (echo x > /usr/x) 2>/dev/null || echo closed; i=0; while [ $i -lt 60 ]; do sleep 3 & i=$((i+1)); done"
+spec = ExecutionSpec("ordinary", ("sh", "-c", script), "/", (), None, {}, limits, "none")
+result = executor.run(spec, lambda stream, data: os.write(1, data), threading.Event())
+print(result.outcome, result.message)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the other tests ran as this one")
+def test_an_ordinary_user_can_run_sandboxes() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        runtime = Path(directory) / "run"
+        finished = subprocess.run(
+            [sys.executable, "-c", ORDINARY, str(runtime)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=Path(__file__).parents[2],
+            check=False,
+        )
+    lines = finished.stdout.splitlines()
+    assert lines[:2] == ["1000", "closed"], finished.stderr
+    # Sixty children and twenty processes: the shell gives up.
+    assert "Cannot fork" in finished.stdout
+    assert lines[-1].startswith("user_error")
