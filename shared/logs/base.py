@@ -39,8 +39,9 @@ class LogStore(Protocol):
         """Numbers and stores the entries inside the caller's transaction; returns the first and last number.
 
         With a fence: raises LeaseLost when a greater one has written, and repeats of the same (fence, batch > 0)
-        change nothing and return the head twice. Without one (the API): whoever holds the row lock may write.
-        A LogEnd closes the log; appending to a closed log changes nothing.
+        change nothing. Without one (the API): whoever holds the row lock may write. A LogEnd closes the log;
+        appending to a closed log changes nothing. Where nothing changes, the range is empty: (head + 1, head).
+        Raises NotFound when the deployment has been deleted.
         """
         ...
 
@@ -52,6 +53,9 @@ class LogStore(Protocol):
 
 
 class Doorbell(Protocol):
-    """Wakes watchers. At most once, never raises: nothing depends on it arriving."""
+    """Wakes watchers. At most once, never raises: nothing depends on it arriving.
+
+    Rung after the commit, with what `append` returned and was given.
+    """
 
     def ring(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None: ...

@@ -1,0 +1,119 @@
+"""What one process keeps of a deployment that somebody watches: the newest entries, encoded once for all streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from api.streams.frames import EncodedEntry, encode_entry, frames, gap_frame
+from schemas.logs import LogEnd
+from shared.logs.base import LogHead, NumberedEntry
+
+_RING_ENTRIES = 2000
+_RING_BYTES = 1024 * 1024
+# What a stream sends at once, more or less.
+BATCH_BYTES = 64 * 1024
+BATCH_ENTRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`payload` holds whole events; `cursor` is the last number they cover. After `is_end` nothing follows."""
+
+    payload: bytes
+    cursor: int
+    is_end: bool
+
+
+class Channel:
+    """Belongs to one event loop. The ring holds a range without gaps up to `last`; None until first loaded.
+
+    `mentioned` is the greatest number heard of, from the doorbell or from the head: above `last`, entries are missing.
+    """
+
+    def __init__(self, deployment_id: str) -> None:
+        self.deployment_id = deployment_id
+        self.watchers = 0
+        self.last: int | None = None
+        self.mentioned = 0
+        self.is_closed = False
+        self.is_gone = False
+        self.acknowledged = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.refresh: asyncio.Task[None] | None = None
+        self.is_refresh_due = False
+        # Pages being read from the store, by cursor: streams at one place share one read.
+        self.pages: dict[int, asyncio.Task[Batch | None]] = {}
+        self._ring: deque[EncodedEntry] = deque()
+        self._ring_bytes = 0
+        self._batches: dict[int, Batch] = {}
+
+    @property
+    def is_behind(self) -> bool:
+        return self.last is None or self.mentioned > self.last
+
+    def wake(self) -> None:
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    def load(self, head: LogHead, entries: Sequence[NumberedEntry]) -> None:
+        """The first entries of the ring: those before the head, if any are kept."""
+        self.last = entries[0].seq - 1 if entries else head.last_seq
+        self.mentioned = max(self.mentioned, head.last_seq)
+        self.is_closed = head.is_closed
+        self.extend(entries)
+        self.wake()
+
+    def extend(self, entries: Sequence[NumberedEntry]) -> None:
+        """Takes over what follows the ring and drops what it holds already."""
+        fresh = [numbered for numbered in entries if self.last is None or numbered.seq > self.last]
+        if not fresh:
+            return
+        if self.last is not None and fresh[0].seq != self.last + 1:
+            # Entries between have been removed; streams at the ring's old end find that out from the store.
+            self._ring.clear()
+            self._ring_bytes = 0
+        for numbered in fresh:
+            encoded = encode_entry(numbered)
+            self._ring.append(encoded)
+            self._ring_bytes += len(encoded.data)
+        while len(self._ring) > _RING_ENTRIES or (self._ring_bytes > _RING_BYTES and len(self._ring) > 1):
+            self._ring_bytes -= len(self._ring.popleft().data)
+        self.last = fresh[-1].seq
+        self.mentioned = max(self.mentioned, self.last)
+        self.is_closed = self.is_closed or isinstance(fresh[-1].entry, LogEnd)
+        self._batches.clear()
+        self.wake()
+
+    def batch(self, cursor: int) -> Batch | None:
+        """The events after `cursor`, when the ring has them."""
+        if not self._ring or not self._ring[0].seq - 1 <= cursor < self._ring[-1].seq:
+            return None
+        if cursor not in self._batches:
+            start = cursor + 1 - self._ring[0].seq
+            self._batches[cursor] = _batch(cursor, list(islice(self._ring, start, start + BATCH_ENTRIES)))
+        return self._batches[cursor]
+
+
+def page_batch(cursor: int, entries: Sequence[NumberedEntry], last: int) -> Batch | None:
+    """The events for a page of the store that was read after `cursor` and ought to reach up to `last`."""
+    if not entries:
+        return Batch(gap_frame(cursor + 1, last), last, is_end=False) if last > cursor else None
+    return _batch(cursor, [encode_entry(numbered) for numbered in entries])
+
+
+def _batch(cursor: int, entries: list[EncodedEntry]) -> Batch:
+    size = 0
+    chosen: list[EncodedEntry] = []
+    for entry in entries:
+        chosen.append(entry)
+        size += len(entry.data)
+        if size >= BATCH_BYTES:
+            break
+    payload = frames(chosen)
+    if chosen[0].seq > cursor + 1:
+        payload = gap_frame(cursor + 1, chosen[0].seq - 1) + payload
+    return Batch(payload, chosen[-1].seq, is_end=chosen[-1].event == "end")

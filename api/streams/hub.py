@@ -1,0 +1,300 @@
+"""Live logs for any number of streams of one process.
+
+One Redis connection wakes the hub; each watched deployment is read from PostgreSQL once, however many watch it. Streams
+pull by cursor and have no queue. Nothing depends on a Redis message arriving: what a message skips is read from the
+store, every acknowledged (re)subscription is followed by a look at the store, and heads are compared every 15 s, or
+every second while Redis is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, Batch, Channel, page_batch
+from shared.errors import Unavailable
+from shared.logs.base import LogHead, NumberedEntry
+from shared.logs.doorbell import Ring
+from shared.logs.listener import RingHandler
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 1.0
+_COMPARE_SECONDS = 15.0
+_ACKNOWLEDGE_SECONDS = 1.0
+# Entries before the head that a new channel loads: streams that come back after a restart find their place there.
+_PRELOADED_ENTRIES = 200
+# Threads that read the store; each takes a connection of the process's pool.
+_READERS = 4
+
+
+class LogReader(Protocol):
+    """The part of PostgresLogStore that the hub needs. Called from threads."""
+
+    def read(self, deployment_id: str, *, after: int, limit: int, maximum_bytes: int = ...) -> list[NumberedEntry]: ...
+
+    def head(self, deployment_id: str) -> LogHead: ...
+
+    def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]: ...
+
+
+class DoorbellListener(Protocol):
+    """See RedisDoorbellListener."""
+
+    is_connected: bool
+
+    def watch(self, deployment_id: str) -> None: ...
+
+    def unwatch(self, deployment_id: str) -> None: ...
+
+    async def run(self, handler: RingHandler) -> None: ...
+
+
+class DeploymentGone(Exception):
+    """The deployment was deleted while it was watched."""
+
+
+class HubClosing(Exception):
+    """The process is about to stop; the client should come back to another one."""
+
+
+class StreamHub:
+    """Belongs to the event loop that `start` runs on; only `begin_shutdown` may be called from elsewhere.
+
+    Stopping takes two steps, because uvicorn waits for connections to end before it runs shutdown hooks:
+    `begin_shutdown` on SIGTERM tells every stream to send `reconnect` and end, `close` frees what is left.
+    """
+
+    def __init__(
+        self,
+        store: LogReader,
+        listener: DoorbellListener,
+        *,
+        poll_seconds: float = _POLL_SECONDS,
+        compare_seconds: float = _COMPARE_SECONDS,
+    ) -> None:
+        self._store = store
+        self._listener = listener
+        self._poll_seconds = poll_seconds
+        self._compare_seconds = compare_seconds
+        self._channels: dict[str, Channel] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._is_closing = False
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._spawn(self._listener.run(self))
+        self._spawn(self._compare_heads())
+
+    def begin_shutdown(self) -> None:
+        """Safe from any thread and from a signal handler; may be called again."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell_shutdown)
+
+    async def close(self) -> None:
+        self._tell_shutdown()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def watch(self, deployment_id: str) -> AsyncGenerator[Watch]:
+        """The channel is set up when this returns: nothing that is written from now on is missed."""
+        channel = self._channels.get(deployment_id)
+        if channel is None:
+            channel = self._channels[deployment_id] = Channel(deployment_id)
+            self._listener.watch(deployment_id)
+        channel.watchers += 1
+        try:
+            if self._listener.is_connected:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_ACKNOWLEDGE_SECONDS):
+                        await channel.acknowledged.wait()
+            if channel.is_behind:
+                self._refresh(channel)
+            yield Watch(self, channel)
+        finally:
+            channel.watchers -= 1
+            if channel.watchers == 0:
+                del self._channels[deployment_id]
+                self._listener.unwatch(deployment_id)
+
+    @property
+    def watched_count(self) -> int:
+        """Deployments that somebody watches."""
+        return len(self._channels)
+
+    @property
+    def stream_count(self) -> int:
+        return sum(channel.watchers for channel in self._channels.values())
+
+    @property
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    # What the listener calls.
+
+    def subscribed(self, deployment_id: str) -> None:
+        if channel := self._channels.get(deployment_id):
+            channel.acknowledged.set()
+            self._refresh(channel)
+
+    def rung(self, deployment_id: str, ring: Ring | None) -> None:
+        channel = self._channels.get(deployment_id)
+        if channel is None:
+            return
+        if ring is None:
+            self._refresh(channel)
+            return
+        channel.mentioned = max(channel.mentioned, ring.last)
+        if ring.entries and channel.last is not None and ring.first == channel.last + 1:
+            channel.extend([NumberedEntry(seq, entry) for seq, entry in enumerate(ring.entries, start=ring.first)])
+        elif channel.is_behind:
+            self._refresh(channel)
+
+    # What a Watch calls.
+
+    async def page(self, channel: Channel, cursor: int) -> Batch | None:
+        """A page of the store as events. Raises Unavailable."""
+        task = channel.pages.get(cursor)
+        if task is None:
+            task = channel.pages[cursor] = self._spawn(self._read_page(channel, cursor))
+            task.add_done_callback(lambda _: channel.pages.pop(cursor, None))
+        return await asyncio.shield(task)
+
+    async def _read_page(self, channel: Channel, cursor: int) -> Batch | None:
+        last = channel.last or 0
+        read = partial(
+            self._store.read,
+            channel.deployment_id,
+            after=cursor,
+            limit=BATCH_ENTRIES,
+            maximum_bytes=BATCH_BYTES,
+        )
+        return page_batch(cursor, await self._in_thread(read), last)
+
+    def _refresh(self, channel: Channel) -> None:
+        """Brings the ring up to date, once more if that is under way."""
+        channel.is_refresh_due = True
+        if channel.refresh is None or channel.refresh.done():
+            channel.refresh = self._spawn(self._bring_up_to_date(channel))
+
+    async def _bring_up_to_date(self, channel: Channel) -> None:
+        while channel.is_refresh_due and channel.watchers:
+            channel.is_refresh_due = False
+            try:
+                if channel.last is None:
+                    await self._load(channel)
+                read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=BATCH_ENTRIES)
+                entries = await self._in_thread(read)
+            except Unavailable:
+                channel.is_refresh_due = True
+                await asyncio.sleep(self._poll_seconds)
+                continue
+            channel.extend(entries)
+            channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
+
+    async def _load(self, channel: Channel) -> None:
+        head = await self._in_thread(partial(self._store.head, channel.deployment_id))
+        after = max(0, head.last_seq - _PRELOADED_ENTRIES)
+        read = partial(self._store.read, channel.deployment_id, after=after, limit=_PRELOADED_ENTRIES)
+        channel.load(head, await self._in_thread(read))
+
+    async def _compare_heads(self) -> None:
+        compared_at = 0.0
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            now = asyncio.get_running_loop().time()
+            if self._listener.is_connected and now - compared_at < self._compare_seconds:
+                continue
+            compared_at = now
+            channels = list(self._channels.values())
+            if not channels:
+                continue
+            with contextlib.suppress(Unavailable):
+                identifiers = [channel.deployment_id for channel in channels]
+                heads = await self._in_thread(partial(self._store.heads, identifiers))
+                for channel in channels:
+                    self._compare(channel, heads.get(channel.deployment_id))
+
+    def _compare(self, channel: Channel, head: LogHead | None) -> None:
+        if head is None:
+            # A head never goes away but with its deployment.
+            channel.is_gone = bool(channel.last)
+            channel.wake()
+            return
+        channel.mentioned = max(channel.mentioned, head.last_seq)
+        if channel.is_behind:
+            self._refresh(channel)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Taken from the task, so that an error nobody waits for any more is not reported as forgotten.
+            task.exception()
+
+    def _tell_shutdown(self) -> None:
+        self._is_closing = True
+        for channel in self._channels.values():
+            channel.wake()
+
+
+class Watch:
+    """One stream's view of a channel."""
+
+    def __init__(self, hub: StreamHub, channel: Channel) -> None:
+        self._hub = hub
+        self._channel = channel
+
+    async def next(self, cursor: int, timeout_seconds: float) -> Batch | None:
+        """The events after `cursor`, waiting for them; None when the time is over.
+
+        Raises HubClosing and DeploymentGone. While PostgreSQL is down it waits, too.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while True:
+            if self._hub.is_closing:
+                raise HubClosing
+            if self._channel.is_gone:
+                raise DeploymentGone
+            changed = self._channel.changed
+            pause = deadline - loop.time()
+            try:
+                batch = await self._batch(cursor)
+            except Unavailable:
+                batch, pause = None, min(pause, 1.0)
+            if batch is not None:
+                return batch
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(pause, 0)):
+                    await changed.wait()
+            if loop.time() >= deadline:
+                return None
+
+    async def _batch(self, cursor: int) -> Batch | None:
+        channel = self._channel
+        if channel.last is None:
+            return None
+        if cursor >= channel.last:
+            return Batch(b"", cursor, is_end=True) if channel.is_closed else None
+        return channel.batch(cursor) or await self._hub.page(channel, cursor)

@@ -1,0 +1,142 @@
+"""The watcher's side of the doorbell: one Redis connection a process, for any number of deployments.
+
+redis-py subscribes again by itself after a reconnect, without a word; messages published meanwhile are gone. So every
+acknowledgement of a subscription, the first or a later one, is reported: whatever was known is to be checked then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shared.logs.doorbell import Ring, channel_of, decode_ring
+
+_logger = logging.getLogger(__name__)
+
+# Always subscribed: keeps the connection in subscriber mode; its acknowledgement shows that the connection works.
+_OWN_CHANNEL = "deployment:-:events"
+_TIMEOUT_SECONDS = 2.0
+# Silence after which a ping is sent; as much again without an answer is a dead connection.
+_SILENCE_SECONDS = 5.0
+_RETRY_SECONDS = (0.1, 1.0)
+
+
+class RingHandler(Protocol):
+    """Called on the event loop; must not block or raise."""
+
+    def rung(self, deployment_id: str, ring: Ring | None) -> None:
+        """A message came; None when it can't be read."""
+        ...
+
+    def subscribed(self, deployment_id: str) -> None:
+        """From now on messages arrive; those before may have been missed."""
+        ...
+
+
+class RedisDoorbellListener:
+    """`run` until cancelled. All methods belong to one event loop."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self._wanted: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self.is_connected = False
+
+    def watch(self, deployment_id: str) -> None:
+        self._wanted[channel_of(deployment_id)] = deployment_id
+        self._changed.set()
+
+    def unwatch(self, deployment_id: str) -> None:
+        self._wanted.pop(channel_of(deployment_id), None)
+        self._changed.set()
+
+    async def run(self, handler: RingHandler) -> None:
+        """Keeps a connection, whatever happens to Redis."""
+        shortest, longest = _RETRY_SECONDS
+        pause = shortest
+        while True:
+            try:
+                await self._session(handler)
+            except Exception as error:  # noqa: BLE001  the listener must outlive whatever happens to a connection
+                _logger.info("The log doorbell's connection to Redis ended: %r.", error)
+            was_connected, self.is_connected = self.is_connected, False
+            pause = shortest if was_connected else min(longest, pause * 2)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter
+
+    async def _session(self, handler: RingHandler) -> None:
+        client = Redis.from_url(
+            self._url,
+            protocol=2,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        pubsub = client.pubsub()
+        writing = asyncio.Lock()
+        try:
+            await _bounded(pubsub.subscribe(_OWN_CHANNEL))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(pubsub, handler, writing))
+                group.create_task(self._subscribe(pubsub, writing))
+        finally:
+            for close in (pubsub.aclose, client.aclose):
+                with contextlib.suppress(RedisError, OSError, TimeoutError):
+                    await _bounded(close())
+
+    async def _read(self, pubsub: PubSub, handler: RingHandler, writing: asyncio.Lock) -> None:
+        is_pinged = False
+        while True:
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=_SILENCE_SECONDS)
+            if message is None:
+                if is_pinged:
+                    raise TimeoutError("Redis does not answer.")
+                async with writing:
+                    await _bounded(pubsub.ping())
+                is_pinged = True
+                continue
+            is_pinged = False
+            self._dispatch(message, handler)
+
+    def _dispatch(self, message: dict[str, Any], handler: RingHandler) -> None:
+        if message["type"] not in ("message", "subscribe"):
+            return
+        channel = message["channel"].decode()
+        if channel == _OWN_CHANNEL:
+            self.is_connected = True
+            return
+        deployment_id = self._wanted.get(channel)
+        if deployment_id is None:
+            return
+        if message["type"] == "subscribe":
+            handler.subscribed(deployment_id)
+        else:
+            handler.rung(deployment_id, decode_ring(message["data"]))
+
+    async def _subscribe(self, pubsub: PubSub, writing: asyncio.Lock) -> None:
+        """Makes the subscriptions what they should be, whenever that changes."""
+        current: set[str] = set()
+        while True:
+            self._changed.clear()
+            wanted = set(self._wanted)
+            async with writing:
+                if added := wanted - current:
+                    await _bounded(pubsub.subscribe(*added))
+                if removed := current - wanted:
+                    await _bounded(pubsub.unsubscribe(*removed))
+            current = wanted
+            await self._changed.wait()
+
+
+async def _bounded(awaitable: Awaitable[Any]) -> None:
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        await awaitable

@@ -1,0 +1,73 @@
+"""The shapes in which a secret shows up in output: as it is, base64, URL-encoded, JSON-escaped, line by line. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote, quote_plus
+
+# Shorter values are masked as whole words only: as parts of words they are everywhere ("dev" in "device").
+MINIMUM_LENGTH = 4
+# A single character is no secret, and masking it would eat the log.
+MINIMUM_TOKEN_LENGTH = 2
+
+# Widths at which base64 is wrapped: openssl and PEM, GNU coreutils and MIME.
+_BASE64_WIDTHS = (64, 76)
+_URL_SAFE_SETS = ("", "/", "!'()*~", ";,/?:@&=+$-_.!~*'()#")
+
+
+def forms_of(secret: str) -> set[str]:
+    """Every text to mask for a secret of at least MINIMUM_LENGTH characters."""
+    plain = _plain_forms(secret)
+    forms = set(plain)
+    for value in {secret, secret.strip()} - {""}:
+        forms |= _base64_forms(value) | _url_forms(value) | _escaped_forms(value)
+    return {form for form in forms if len(form) >= MINIMUM_LENGTH}
+
+
+def _plain_forms(secret: str) -> set[str]:
+    lines = [line.strip() for line in secret.splitlines()]
+    if len(lines) <= 1:
+        return {secret, secret.strip()}
+    long_lines = {line for line in lines if len(line) >= MINIMUM_LENGTH}
+    if long_lines:
+        # Its short lines ("}") are left alone: they are everywhere, and give nothing away without the others.
+        return long_lines
+    return {secret, secret.strip(), secret.replace("\n", "\r\n")}
+
+
+def _base64_forms(secret: str) -> set[str]:
+    """Base64 of the secret inside any longer text: one form for each of the three ways it can lie on the 3-byte grid,
+    cut to the characters that depend on the secret alone."""
+    data = secret.encode(errors="replace")
+    forms: set[str] = set()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        whole = encode(data).decode()
+        forms |= {whole, whole.rstrip("=")}
+        for offset, dropped in ((0, 0), (1, 2), (2, 3)):
+            encoded = encode(b"\0" * offset + data).decode()
+            forms.add(encoded[dropped : (offset + len(data)) * 8 // 6])
+        for width in _BASE64_WIDTHS:
+            if len(whole) > width:
+                pieces = [whole[start : start + width] for start in range(0, len(whole), width)]
+                forms |= {piece for piece in pieces if len(piece) >= 2 * MINIMUM_LENGTH}
+    return forms
+
+
+def _url_forms(secret: str) -> set[str]:
+    forms = {quote(secret, safe=safe, errors="replace") for safe in _URL_SAFE_SETS}
+    forms.add(quote_plus(secret, errors="replace"))
+    return forms | {_with_lower_escapes(form) for form in forms}
+
+
+def _with_lower_escapes(quoted: str) -> str:
+    head, *parts = quoted.split("%")
+    return head + "".join(f"%{part[:2].lower()}{part[2:]}" for part in parts)
+
+
+def _escaped_forms(secret: str) -> set[str]:
+    forms = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    forms |= {form.replace("/", "\\/") for form in forms}
+    # As a shell shows it when it traces commands (`set -x`).
+    forms.add(secret.replace("'", "'\\''"))
+    return {form for form in forms if "\n" not in form}

@@ -1,0 +1,266 @@
+"""The log in PostgreSQL: one head row and compressed chunks for each deployment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import psycopg
+import zstandard
+
+from schemas.logs import LogEnd, LogEntry, LogLine, LogTruncated
+from shared.db.database import Connection, Database, Row
+from shared.errors import LeaseLost, NotFound
+from shared.logs.base import LogHead, NumberedEntry
+
+MAXIMUM_LOG_BYTES = 100 * 1024 * 1024
+# What a line costs beside its text, so that a million empty lines are not free.
+_LINE_OVERHEAD_BYTES = 16
+# A page ends early when it has grown to this size.
+_PAGE_BYTES = 1024 * 1024
+_CHUNKS_AT_ONCE = 64
+# How much a filtered page looks through before it answers with what it has.
+_SCANNED_ENTRIES = 50_000
+_COMPRESSION_LEVEL = 3
+
+_LOCK_HEAD = """
+  SELECT next_seq, fence, batch, stored_bytes, is_truncated, is_closed
+  FROM log_heads WHERE deployment_id = %(id)s FOR UPDATE"""
+_CREATE_HEAD = "INSERT INTO log_heads (deployment_id) VALUES (%(id)s) ON CONFLICT (deployment_id) DO NOTHING"
+_ADVANCE_HEAD = """
+  UPDATE log_heads SET next_seq = %(next)s, fence = %(fence)s, batch = %(batch)s,
+    stored_bytes = %(bytes)s, is_truncated = %(truncated)s, is_closed = %(closed)s
+  WHERE deployment_id = %(id)s"""
+_INSERT_CHUNK = """
+  INSERT INTO log_chunks (deployment_id, seq_from, seq_to, entries)
+  VALUES (%(id)s, %(first)s, %(last)s, %(entries)s)"""
+_HEAD = "SELECT next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = %(id)s"
+_HEADS = "SELECT deployment_id, next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = ANY(%(ids)s)"
+_POSITION = "SELECT fence, batch FROM log_heads WHERE deployment_id = %(id)s"
+# Chunks don't overlap, so the greatest beginning up to a number finds the chunk that holds it, by the primary key.
+_CHUNKS_FORWARD = """
+  SELECT seq_from, seq_to, entries FROM log_chunks
+  WHERE deployment_id = %(id)s AND seq_to > %(after)s AND seq_from >= COALESCE((
+    SELECT max(seq_from) FROM log_chunks WHERE deployment_id = %(id)s AND seq_from <= %(after)s + 1), 0)
+  ORDER BY seq_from LIMIT %(count)s"""
+_CHUNKS_BACKWARD = """
+  SELECT seq_from, seq_to, entries FROM log_chunks
+  WHERE deployment_id = %(id)s AND seq_from < %(before)s
+  ORDER BY seq_from DESC LIMIT %(count)s"""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`entries` are those stored, numbered `first` to `last`; none when nothing changed (then first = last + 1)."""
+
+    first: int
+    last: int
+    entries: tuple[LogEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """`position` is where the next page goes on, whether or not anything matched. `has_more`: ask again from there."""
+
+    entries: list[NumberedEntry]
+    position: int
+    has_more: bool
+
+
+class PostgresLogStore:
+    """The LogStore on PostgreSQL. Safe from any thread; reads take a connection of their own for each page.
+
+    A row lock on the head makes commit order equal sequence order. Output beyond `maximum_bytes` is replaced by one
+    LogTruncated; status changes and the end are stored all the same.
+    """
+
+    def __init__(self, database: Database, *, maximum_bytes: int = MAXIMUM_LOG_BYTES) -> None:
+        self._database = database
+        self._maximum_bytes = maximum_bytes
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(list[LogEntry])
+        # zstd contexts are costly to make and not thread-safe: one pair a thread.
+        self._contexts = threading.local()
+
+    def append(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        entries: Sequence[LogEntry],
+        *,
+        fence: int | None,
+        batch: int = 0,
+    ) -> tuple[int, int]:
+        """See LogStore."""
+        appended = self.append_batch(connection, deployment_id, entries, fence=fence, batch=batch)
+        return appended.first, appended.last
+
+    def append_batch(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        entries: Sequence[LogEntry],
+        *,
+        fence: int | None,
+        batch: int = 0,
+    ) -> Appended:
+        """As `append`, and tells what was stored: less than given when the log is full."""
+        head = self._lock_head(connection, deployment_id)
+        if fence is not None and head["fence"] > fence:
+            raise LeaseLost(f"A later worker writes the log of {deployment_id}.")
+        first = int(head["next_seq"])
+        is_repeat = batch > 0 and head["fence"] == fence and head["batch"] >= batch
+        if head["is_closed"] or is_repeat:
+            return Appended(first, first - 1, ())
+        stored, size, is_truncated = self._fitting(entries, head)
+        last = first + len(stored) - 1
+        is_new_holder = fence is not None and fence > head["fence"]
+        connection.execute(
+            _ADVANCE_HEAD,
+            {
+                "id": deployment_id,
+                "next": last + 1,
+                "fence": fence if is_new_holder else head["fence"],
+                "batch": batch if is_new_holder or (batch and fence is not None) else head["batch"],
+                "bytes": size,
+                "truncated": is_truncated,
+                "closed": bool(stored) and isinstance(stored[-1], LogEnd),
+            },
+        )
+        if stored:
+            data = self._compress(self._encoder.encode(stored))
+            parameters = {"id": deployment_id, "first": first, "last": last, "entries": data}
+            connection.execute(_INSERT_CHUNK, parameters)
+        return Appended(first, last, tuple(stored))
+
+    def last_batch(self, deployment_id: str, fence: int) -> int:
+        """The number of the last batch stored under this fence, 0 for none. Raises LeaseLost for an old fence."""
+        row = self._database.fetch_one(_POSITION, {"id": deployment_id})
+        if row is None or row["fence"] < fence:
+            return 0
+        if row["fence"] > fence:
+            raise LeaseLost(f"A later worker writes the log of {deployment_id}.")
+        return int(row["batch"])
+
+    def head(self, deployment_id: str) -> LogHead:
+        """A deployment without a log has the head (0, open)."""
+        row = self._database.fetch_one(_HEAD, {"id": deployment_id})
+        return LogHead(0, is_closed=False) if row is None else LogHead(row["last_seq"], is_closed=row["is_closed"])
+
+    def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]:
+        """Heads by deployment; those without a log are missing."""
+        rows = self._database.fetch_all(_HEADS, {"ids": list(deployment_ids)})
+        return {row["deployment_id"]: LogHead(row["last_seq"], is_closed=row["is_closed"]) for row in rows}
+
+    def read(
+        self, deployment_id: str, *, after: int, limit: int, maximum_bytes: int = _PAGE_BYTES
+    ) -> list[NumberedEntry]:
+        """At most `limit` entries above `after`, in order; fewer when they are large, none only when there are none."""
+        page: list[NumberedEntry] = []
+        size = 0
+        with self._database.transaction() as connection:
+            for numbered in self._forward(connection, deployment_id, after):
+                page.append(numbered)
+                size += _size_of(numbered.entry)
+                if len(page) >= limit or size >= maximum_bytes:
+                    break
+        return page
+
+    def read_lines(
+        self, deployment_id: str, *, after: int | None, limit: int, stage: str | None = None, is_backward: bool = False
+    ) -> LogPage:
+        """Lines and the mark of truncation, of one stage or all.
+
+        Forward: numbers above `after`, ascending. Backward: numbers below `after` (None: from the end), descending.
+        """
+        start = after if after is not None else (2**62 if is_backward else 0)
+        found: list[NumberedEntry] = []
+        position, size, scanned = start, 0, 0
+        with self._database.transaction() as connection:
+            direction = self._backward if is_backward else self._forward
+            for numbered in direction(connection, deployment_id, start):
+                if len(found) >= limit or size >= _PAGE_BYTES or scanned >= _SCANNED_ENTRIES:
+                    return LogPage(found, position, has_more=True)
+                scanned += 1
+                position = numbered.seq
+                entry = numbered.entry
+                is_line = isinstance(entry, LogLine) and (stage is None or entry.stage == stage)
+                if is_line or (isinstance(entry, LogTruncated) and stage is None):
+                    found.append(numbered)
+                    size += _size_of(entry)
+        return LogPage(found, position if scanned or after is not None else 0, has_more=False)
+
+    def _lock_head(self, connection: Connection, deployment_id: str) -> Row:
+        row = connection.execute(_LOCK_HEAD, {"id": deployment_id}).fetchone()
+        if row is None:
+            try:
+                connection.execute(_CREATE_HEAD, {"id": deployment_id})
+            except psycopg.errors.ForeignKeyViolation as error:
+                raise NotFound("The deployment has been deleted.") from error
+            row = connection.execute(_LOCK_HEAD, {"id": deployment_id}).fetchone()
+        if row is None:
+            raise NotFound("The deployment has been deleted.")
+        return row
+
+    def _fitting(self, entries: Sequence[LogEntry], head: Row) -> tuple[list[LogEntry], int, bool]:
+        """What may be stored of the entries, the log's size afterwards, and whether it is full."""
+        size, is_truncated = int(head["stored_bytes"]), bool(head["is_truncated"])
+        stored: list[LogEntry] = []
+        for entry in entries:
+            if isinstance(entry, LogLine):
+                if is_truncated:
+                    continue
+                if size + _size_of(entry) > self._maximum_bytes:
+                    is_truncated = True
+                    stored.append(LogTruncated(timestamp=entry.timestamp))
+                    continue
+                size += _size_of(entry)
+            stored.append(entry)
+            if isinstance(entry, LogEnd):
+                break
+        return stored, size, is_truncated
+
+    def _forward(self, connection: Connection, deployment_id: str, after: int) -> Iterator[NumberedEntry]:
+        while True:
+            parameters: dict[str, Any] = {"id": deployment_id, "after": after, "count": _CHUNKS_AT_ONCE}
+            chunks = connection.execute(_CHUNKS_FORWARD, parameters).fetchall()
+            for chunk in chunks:
+                yield from (numbered for numbered in self._entries_of(chunk) if numbered.seq > after)
+                after = chunk["seq_to"]
+            if len(chunks) < _CHUNKS_AT_ONCE:
+                return
+
+    def _backward(self, connection: Connection, deployment_id: str, before: int) -> Iterator[NumberedEntry]:
+        while True:
+            parameters: dict[str, Any] = {"id": deployment_id, "before": before, "count": _CHUNKS_AT_ONCE}
+            chunks = connection.execute(_CHUNKS_BACKWARD, parameters).fetchall()
+            for chunk in chunks:
+                yield from (numbered for numbered in reversed(self._entries_of(chunk)) if numbered.seq < before)
+                before = chunk["seq_from"]
+            if len(chunks) < _CHUNKS_AT_ONCE:
+                return
+
+    def _entries_of(self, chunk: Row) -> list[NumberedEntry]:
+        entries = self._decoder.decode(self._decompress(chunk["entries"]))
+        return [NumberedEntry(seq, entry) for seq, entry in enumerate(entries, start=chunk["seq_from"])]
+
+    def _compress(self, data: bytes) -> bytes:
+        if not hasattr(self._contexts, "compressor"):
+            self._contexts.compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
+        return self._contexts.compressor.compress(data)
+
+    def _decompress(self, data: bytes) -> bytes:
+        if not hasattr(self._contexts, "decompressor"):
+            self._contexts.decompressor = zstandard.ZstdDecompressor()
+        return self._contexts.decompressor.decompress(data)
+
+
+def _size_of(entry: LogEntry) -> int:
+    """Bytes that count for the limits."""
+    if not isinstance(entry, LogLine):
+        return _LINE_OVERHEAD_BYTES
+    text = entry.text
+    return _LINE_OVERHEAD_BYTES + (len(text) if text.isascii() else len(text.encode()))

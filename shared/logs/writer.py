@@ -1,0 +1,290 @@
+"""The log of one attempt of one stage: raw output in, masked lines stored in order, watchers woken."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, Self
+
+from schemas.logs import LogEntry, LogLine, Stream
+from shared.clock import Clock, SystemClock
+from shared.db.database import Connection, Database
+from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
+from shared.logs.base import Doorbell
+from shared.logs.redaction import Redactor
+from shared.logs.splitter import LineSplitter, SplitLine
+from shared.logs.store import Appended
+
+_logger = logging.getLogger(__name__)
+
+# A batch goes out after so long without new output, or so long after its first line, or at this size.
+_QUIET_SECONDS = 0.05
+_DELAY_SECONDS = 0.1
+_BATCH_BYTES = 32 * 1024
+# What piled up while the store was busy goes in larger batches.
+_MAXIMUM_BATCH_BYTES = 256 * 1024
+# Beyond this, `write` waits: a build that outruns the store is slowed and memory stays flat.
+_BUFFER_BYTES = 1024 * 1024
+# What a line costs in memory beside its text.
+_LINE_OVERHEAD_BYTES = 200
+_RETRY_SECONDS = (0.1, 2.0)
+
+
+class BatchStore(Protocol):
+    """The part of PostgresLogStore that a writer needs."""
+
+    def append_batch(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        entries: Sequence[LogEntry],
+        *,
+        fence: int | None,
+        batch: int = 0,
+    ) -> Appended: ...
+
+    def last_batch(self, deployment_id: str, fence: int) -> int: ...
+
+
+class LogWriter:
+    """A StageLog. Safe from any thread; its own thread stores the lines.
+
+    `fence` is the token of the lease under which the stage runs. When a later one has written, or the deployment is
+    gone, `lost` is set, `on_lost` is called once (from the writer's thread), and everything further is dropped. While
+    PostgreSQL is down the batch in hand is kept and retried under the same number, and `write` blocks once 1 MiB waits.
+
+    Call `close` before the stage's result is recorded: only then is everything stored. One writer at a time may use a
+    fence; a second one after it goes on with its batch numbers.
+    """
+
+    def __init__(
+        self,
+        store: BatchStore,
+        database: Database,
+        doorbell: Doorbell,
+        deployment_id: str,
+        stage: str,
+        fence: int,
+        redactor: Redactor,
+        clock: Clock | None = None,
+        *,
+        on_lost: Callable[[], None] | None = None,
+        buffer_bytes: int = _BUFFER_BYTES,
+    ) -> None:
+        self.lost = threading.Event()
+        self._store = store
+        self._database = database
+        self._doorbell = doorbell
+        self._deployment_id = deployment_id
+        self._stage = stage
+        self._fence = fence
+        self._redactor = redactor
+        self._clock = clock or SystemClock()
+        self._on_lost = on_lost
+        self._buffer_bytes = buffer_bytes
+        # Guards the splitters and the order of lines; held while a write waits for room, so that lines stay in order.
+        self._input = threading.Lock()
+        self._splitters: dict[Stream, LineSplitter] = {
+            "stdout": LineSplitter(redactor.stream()),
+            "stderr": LineSplitter(redactor.stream()),
+        }
+        # Guards what follows. Notified when lines come, when lines have been stored, and when the writer ends.
+        self._state = threading.Condition()
+        self._waiting: deque[tuple[LogLine, int]] = deque()
+        self._waiting_bytes = 0
+        self._first_at = 0.0
+        self._last_at = 0.0
+        self._flushes = 0
+        self._is_closing = False
+        self._is_abandoned = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """See StageLog. Blocks while the buffer is full."""
+        with self._input:
+            self._enqueue(stream, self._splitters[stream].feed(data))
+
+    def system(self, text: str) -> None:
+        """See StageLog. Ends lines in progress first, so that a command's last words come before what follows it."""
+        splitter = LineSplitter()
+        masked = self._redactor.mask(text)
+        lines = splitter.feed(masked.encode(errors="replace")) + splitter.flush()
+        with self._input:
+            for stream, output in self._splitters.items():
+                self._enqueue(stream, output.end_partial_line())
+            self._enqueue("system", lines)
+
+    def flush(self, timeout_seconds: float = 60.0) -> None:
+        """Returns when every complete line is stored. Raises LeaseLost, or PlatformError after the time is over."""
+        with self._state:
+            self._flushes += 1
+            self._state.notify_all()
+            is_done = self._state.wait_for(lambda: not self._waiting or self._is_ended, timeout_seconds)
+            self._flushes -= 1
+            is_done = is_done and not self._waiting
+        if self.lost.is_set():
+            raise LeaseLost(f"A later worker writes the log of {self._deployment_id}.")
+        if not is_done:
+            raise PlatformError("The log could not be stored; the database does not answer.")
+
+    def close(self, timeout_seconds: float = 60.0) -> None:
+        """Stores what is left, the unfinished last line too, and ends the thread. May be called twice.
+
+        Raises PlatformError when it couldn't be stored in time; then the stage must not be recorded as done. A lost
+        lease raises nothing: look at `lost`.
+        """
+        if not self._input.acquire(timeout=timeout_seconds):
+            # A write waits for room that doesn't come.
+            self._abandon()
+            raise PlatformError("The log could not be stored; the database does not answer.")
+        try:
+            for stream, splitter in self._splitters.items():
+                self._enqueue(stream, splitter.flush(), is_last=True)
+        finally:
+            self._input.release()
+        with self._state:
+            self._is_closing = True
+            self._state.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout_seconds)
+        with self._state:
+            is_lost_line = bool(self._waiting) and not self.lost.is_set()
+        self._abandon()
+        if is_lost_line:
+            raise PlatformError("The log could not be stored; the database does not answer.")
+
+    @property
+    def _is_ended(self) -> bool:
+        return self._is_abandoned or self.lost.is_set()
+
+    def _abandon(self) -> None:
+        with self._state:
+            self._is_abandoned = True
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._state.notify_all()
+
+    def _enqueue(self, stream: Stream, lines: list[SplitLine], *, is_last: bool = False) -> None:
+        timestamp = int(self._clock.now().timestamp() * 1000)
+        for line in lines:
+            entry = LogLine(
+                timestamp=timestamp, stage=self._stage, stream=stream, text=line.text, continued=line.continued
+            )
+            size = len(line.text) + _LINE_OVERHEAD_BYTES
+            with self._state:
+                # Room is not waited for at the end: there is at most one line a stream, and `close` has its own limit.
+                if not is_last:
+                    self._state.wait_for(lambda: self._waiting_bytes < self._buffer_bytes or self._is_stopped)
+                if self._is_stopped:
+                    return
+                self._add(entry, size)
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._is_ended or self._is_closing
+
+    def _add(self, entry: LogLine, size: int) -> None:
+        now = self._clock.monotonic()
+        is_first = not self._waiting
+        if is_first:
+            self._first_at = now
+        self._last_at = now
+        self._waiting.append((entry, size))
+        self._waiting_bytes += size
+        if self._thread is None:
+            name = f"log-{self._deployment_id}-{self._stage}"
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
+        if is_first or self._waiting_bytes >= _BATCH_BYTES:
+            self._state.notify_all()
+
+    def _run(self) -> None:
+        number: int | None = None
+        while (batch := self._next_batch()) is not None:
+            entries = [entry for entry, _ in batch]
+            appended: Appended | None = None
+            failures = 0
+            while appended is None:
+                try:
+                    if number is None:
+                        number = self._store.last_batch(self._deployment_id, self._fence)
+                    appended = self._append(entries, number + 1)
+                except (LeaseLost, NotFound):
+                    self._lose()
+                    return
+                except Exception as error:
+                    # Whatever it is, the lines in hand must not be lost to it.
+                    if not isinstance(error, Unavailable):
+                        _logger.exception("A batch of the log of %s could not be stored.", self._deployment_id)
+                    failures += 1
+                    if not self._pause(failures):
+                        return
+            assert number is not None
+            number += 1
+            self._remove(batch)
+            self._doorbell.ring(self._deployment_id, appended.first, appended.last, appended.entries)
+
+    def _append(self, entries: Sequence[LogEntry], number: int) -> Appended:
+        with self._database.transaction() as connection:
+            return self._store.append_batch(connection, self._deployment_id, entries, fence=self._fence, batch=number)
+
+    def _next_batch(self) -> list[tuple[LogLine, int]] | None:
+        """Waits until a batch is due; None at the end. The batch stays in the buffer until it is stored."""
+        with self._state:
+            while True:
+                if self._is_ended or (self._is_closing and not self._waiting):
+                    return None
+                delay = self._due_in()
+                if delay is not None and delay <= 0:
+                    break
+                self._state.wait(delay)
+            batch: list[tuple[LogLine, int]] = []
+            size = 0
+            for line in self._waiting:
+                batch.append(line)
+                size += line[1]
+                if size >= _MAXIMUM_BATCH_BYTES:
+                    break
+            return batch
+
+    def _due_in(self) -> float | None:
+        if not self._waiting:
+            return None
+        if self._is_closing or self._flushes or self._waiting_bytes >= _BATCH_BYTES:
+            return 0.0
+        due_at = min(self._last_at + _QUIET_SECONDS, self._first_at + _DELAY_SECONDS)
+        return due_at - self._clock.monotonic()
+
+    def _remove(self, batch: list[tuple[LogLine, int]]) -> None:
+        with self._state:
+            if self._is_ended:
+                return
+            for _ in batch:
+                self._waiting_bytes -= self._waiting.popleft()[1]
+            self._first_at = self._clock.monotonic()
+            self._state.notify_all()
+
+    def _pause(self, failures: int) -> bool:
+        """Waits before the next try; False when the writer was given up."""
+        shortest, longest = _RETRY_SECONDS
+        with self._state:
+            self._state.wait_for(lambda: self._is_ended, min(longest, shortest * 2 ** min(failures - 1, 10)))
+            return not self._is_ended
+
+    def _lose(self) -> None:
+        with self._state:
+            self.lost.set()
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._state.notify_all()
+        if self._on_lost is not None:
+            self._on_lost()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import base64
+import json
+import time
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.logs.redaction import MASK, Redactor
+from shared.logs.splitter import LineSplitter
+
+SECRET = "p@ss/w+rd 'ü\"42"
+
+
+def in_pieces(redactor: Redactor, text: str, size: int) -> str:
+    stream = redactor.stream()
+    pieces = [stream.feed(text[start : start + size]) for start in range(0, len(text), size)]
+    return "".join(pieces) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        SECRET,
+        quote(SECRET),
+        quote(SECRET, safe=""),
+        quote_plus(SECRET),
+        quote(SECRET, safe="").lower(),
+        json.dumps(SECRET)[1:-1],
+        json.dumps(SECRET, ensure_ascii=False)[1:-1],
+        json.dumps(SECRET)[1:-1].replace("/", "\\/"),
+        SECRET.replace("'", "'\\''"),
+    ],
+)
+def test_every_form_is_masked(shown: str) -> None:
+    redactor = Redactor([SECRET])
+    assert redactor.mask(f"<{shown}>") == f"<{MASK}>"
+    assert in_pieces(redactor, f"<{shown}>", 1) == f"<{MASK}>"
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_base64_is_masked_wherever_the_secret_lies_in_it(before: str, encode: object) -> None:
+    assert callable(encode)
+    shown = encode((before + SECRET + " and more").encode()).decode()
+    masked = Redactor([SECRET]).mask(shown)
+    assert MASK in masked
+    kept = masked.replace(MASK, "")
+    # What is left are the characters that carry bits of the text around it, and at most one more on each side.
+    assert len(kept) <= (len(before) + len(" and more")) * 8 // 6 + 4
+
+
+def test_wrapped_base64_is_masked_line_by_line() -> None:
+    secret = "".join(chr(65 + index % 26) for index in range(150))
+    encoded = base64.b64encode(secret.encode()).decode()
+    for width in (64, 76):
+        wrapped = "\n".join(encoded[start : start + width] for start in range(0, len(encoded), width))
+        assert set(Redactor([secret]).mask(wrapped).split("\n")) == {MASK}
+
+
+def test_a_secret_of_several_lines_is_masked_line_by_line() -> None:
+    secret = "-----BEGIN KEY-----\n  abcdefgh\nijkl\n}\n"
+    redactor = Redactor([secret])
+    assert redactor.mask("x abcdefgh y") == f"x {MASK} y"
+    assert redactor.mask(secret.replace("\n", "\r\n")) == f"{MASK}\r\n  {MASK}\r\n{MASK}\r\n}}\r\n"
+    assert redactor.mask(json.dumps(secret)) == f'"{MASK}"'
+
+
+def test_short_secrets_are_masked_as_whole_words() -> None:
+    redactor = Redactor(["abc", "42", "x", " "])
+    assert redactor.mask("abc abcd key=abc, x 42 421 (42)") == "*** abcd key=***, x *** 421 (***)"
+    assert in_pieces(redactor, "abc abcd key=abc, x 42 421 (42)", 1) == "*** abcd key=***, x *** 421 (***)"
+
+
+def test_regular_expression_characters_are_literal() -> None:
+    assert Redactor(["a.*+b(c["]).mask("a.*+b(c[ axxxxb") == "*** axxxxb"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://user:pass@host/x", "https://***@host/x"),
+        ("https://token@host", "https://***@host"),
+        ("postgresql://u:p%40@h:5432/db redis://:pw@h", "postgresql://***@h:5432/db redis://***@h"),
+        ("https:\\/\\/user:pass@host\\/x", "https:\\/\\/***@host\\/x"),
+        ("https://u:p@ss@host/", "https://***@host/"),
+        ("ssh://git@host/x.git", "ssh://git@host/x.git"),
+        ("https://host/path@2", "https://host/path@2"),
+        ("see https://host a@b", "see https://host a@b"),
+        ('{"a":"https://host","b":"me@host"}', '{"a":"https://host","b":"me@host"}'),
+    ],
+)
+def test_credentials_in_urls_are_masked(text: str, expected: str) -> None:
+    redactor = Redactor([])
+    assert redactor.mask(text) == expected
+    assert in_pieces(redactor, text, 1) == expected
+
+
+def test_a_line_without_secrets_is_not_kept_back() -> None:
+    stream = Redactor(["secret-one", "two\nlines"]).stream()
+    assert stream.feed("12:00 building…\n") == "12:00 building…\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 1_000_000, "b" * 1_000_000, "hunter2" * 140_000, "://a@" * 200_000, "aaab" * 250_000, "ab" * 500_000],
+    ids=["one letter", "another letter", "secrets", "urls", "near", "period"],
+)
+def test_a_megabyte_in_one_line_takes_no_time(text: str) -> None:
+    redactor = Redactor(
+        ["hunter2x", "a" * 4095 + "b", "aaaa", "abababab", *(f"value-{n}-of-a-secret" for n in range(20))]
+    )
+    started = time.process_time()
+    redactor.mask(text)
+    # Tens of milliseconds in practice; anything quadratic takes minutes.
+    assert time.process_time() - started < 5
+
+
+_letters = st.text(alphabet="ab/:@ \n€", max_size=12)
+_secrets = st.lists(st.text(alphabet="ab/:@\n€", min_size=2, max_size=9), max_size=3)
+
+
+@given(secrets=_secrets, parts=st.lists(_letters | st.just("://"), max_size=12), data=st.data())
+def test_the_result_does_not_depend_on_the_pieces(secrets: list[str], parts: list[str], data: st.DataObject) -> None:
+    text = "".join(parts + [data.draw(st.sampled_from([*secrets, ""])), data.draw(_letters)])
+    redactor = Redactor(secrets)
+    cuts = sorted({0, len(text), *data.draw(st.lists(st.integers(0, len(text))))})
+    stream = redactor.stream()
+    pieces = [stream.feed(text[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    assert "".join(pieces) + stream.flush() == redactor.mask(text)
+
+
+@given(
+    secret=st.text(st.characters(exclude_characters="*", exclude_categories=("Cs",)), min_size=4, max_size=40),
+    before=st.text(max_size=20),
+    after=st.text(max_size=20),
+    size=st.integers(1, 30),
+)
+def test_no_line_ever_shows_the_secret(secret: str, before: str, after: str, size: int) -> None:
+    data = f"{before}{secret}{after}{secret}".encode(errors="replace")
+    splitter = LineSplitter(Redactor([secret]).stream(), maximum_line_bytes=32)
+    lines = [line for start in range(0, len(data), size) for line in splitter.feed(data[start : start + size])]
+    shown = "".join(line.text + ("" if line.continued else "\n") for line in lines + splitter.flush())
+    needle = secret.replace("\0", "\ufffd")
+    if len(needle.strip()) >= 4:
+        assert needle not in shown
+
+
+@given(
+    text=st.text(alphabet="abcde ", max_size=60), secrets=st.lists(st.text("abcde", min_size=4, max_size=6), max_size=4)
+)
+def test_masking_equals_the_plain_definition(text: str, secrets: list[str]) -> None:
+    """Every character of every occurrence is masked, and nothing else; occurrences that overlap share a mask."""
+    plain = [literal.text for literal in Redactor(secrets)._literals]
+    spans = sorted(
+        (start, start + len(form)) for form in plain for start in range(len(text)) if text.startswith(form, start)
+    )
+    merged: list[tuple[int, int]] = []
+    for start, end in spans:
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    expected, position = "", 0
+    for start, end in merged:
+        expected += text[position:start] + MASK
+        position = end
+    assert Redactor(secrets).mask(text) == expected + text[position:]
