@@ -140,10 +140,19 @@ class ApiClient:
     def promote(self, deployment_id: str) -> DeploymentResource:
         return self._command(deployment_id, "promote")
 
-    def log_lines(self, deployment_id: str, *, after: int = 0, limit: int = _LOG_PAGE) -> list[LogLineResource]:
-        """The first lines with a number above `after`, in order; `limit` at most 1000."""
-        path = f"/deployments/{_part(deployment_id)}/logs"
-        return self._call("GET", path, list[LogLineResource], query={"after": after, "limit": limit})
+    def log_lines(self, deployment_id: str, *, after: int = 0) -> Iterator[list[LogLineResource]]:
+        """Pages of the lines with a number above `after`, in order, to where the log ends now."""
+        return self._log_pages(deployment_id, {"after": after, "limit": _LOG_PAGE})
+
+    def last_log_lines(self, deployment_id: str, count: int) -> list[LogLineResource]:
+        """At most `count`, in order."""
+        lines: list[LogLineResource] = []
+        query: dict[str, QueryValue | None] = {"limit": min(count, _LOG_PAGE), "direction": "backward"}
+        for page in self._log_pages(deployment_id, query):
+            lines.extend(page)
+            if len(lines) >= count:
+                break
+        return lines[:count][::-1]
 
     def log_stream_path(self, deployment_id: str) -> str:
         return f"/deployments/{_part(deployment_id)}/logs/stream"
@@ -163,6 +172,17 @@ class ApiClient:
         key: str | None = None,
     ) -> T:
         return self.transport.request(method, path, result, query=query, body=body, idempotency_key=key).data
+
+    def _log_pages(self, deployment_id: str, query: dict[str, QueryValue | None]) -> Iterator[list[LogLineResource]]:
+        path = f"/deployments/{_part(deployment_id)}/logs"
+        has_more = True
+        while has_more:
+            answer = self.transport.request("GET", path, list[LogLineResource], query=query)
+            if answer.data:
+                yield answer.data
+            pagination = answer.meta.pagination
+            has_more = pagination is not None and pagination.has_more and pagination.cursor is not None
+            query = {**query, "after": pagination.cursor if pagination is not None else None}
 
     def _pages(
         self, path: str, page: type[list[T]], query: dict[str, QueryValue | None], limit: int | None

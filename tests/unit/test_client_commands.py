@@ -77,7 +77,7 @@ class Api(httpx.BaseTransport):
                 wanted = query.get("status", "").split(",")
                 return ok([item for item in self.deployments if wanted == [""] or item["status"] in wanted])
             case ["GET", "deployments", _, "logs"]:
-                return ok([item for item in self._lines() if item["seq"] > int(query["after"])])
+                return self._log_page(query)
             case ["GET", "deployments", _, "logs", "stream"]:
                 return self._stream()
             case ["GET", "deployments", identifier]:
@@ -100,6 +100,18 @@ class Api(httpx.BaseTransport):
             for seq, text in enumerate(self.lines, 1)
         ]
 
+    def _log_page(self, query: Mapping[str, str]) -> httpx.Response:
+        """Two lines a page, so that paging shows."""
+        size = min(2, int(query["limit"]))
+        if query.get("direction") == "backward":
+            before = int(query.get("after", len(self.lines) + 1))
+            found = [item for item in reversed(self._lines()) if item["seq"] < before]
+        else:
+            found = [item for item in self._lines() if item["seq"] > int(query["after"])]
+        page = found[:size]
+        cursor = str(page[-1]["seq"]) if page else query.get("after")
+        return ok(page, pagination={"hasMore": len(found) > size, "cursor": cursor})
+
     def _stream(self) -> httpx.Response:
         last = len(self.lines) + 2
         end = {"status": self.outcome["status"], "seq": last, "url": self.outcome["url"], "error": None}
@@ -115,8 +127,8 @@ class Api(httpx.BaseTransport):
         return [body for asked, at, body in self.bodies if (asked, at) == (method, path)]
 
 
-def ok(data: object) -> httpx.Response:
-    return httpx.Response(200, json={"ok": True, "data": data, "meta": {}})
+def ok(data: object, **meta: object) -> httpx.Response:
+    return httpx.Response(200, json={"ok": True, "data": data, "meta": meta})
 
 
 def failed(status: int, code: str, message: str) -> httpx.Response:
@@ -311,6 +323,17 @@ def test_logs_are_made_harmless_but_kept_whole_in_json(run: Run, api: Api) -> No
     }  # fmt: skip
     followed = [json.loads(line) for line in run("logs", "-f", "depl_1", "--json").stdout.splitlines()]
     assert [line["event"] for line in followed] == ["log", "log", "status", "end"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
+def test_logs_are_read_page_by_page_from_both_ends(run: Run, api: Api, count: int) -> None:
+    api.deployments = [deployment("depl_1", "ready")]
+    api.lines = [f"line {number}" for number in range(1, count + 1)]
+    shown = [f"build    {text}" for text in api.lines]
+    assert run("logs", "depl_1").stdout.splitlines() == shown
+    assert run("logs", "depl_1", "--after", "2").stdout.splitlines() == shown[2:]
+    assert run("logs", "depl_1", "--tail", "3").stdout.splitlines() == shown[-3:]
+    assert run("logs", "depl_1", "--tail", "3", "--after", "4").stdout.splitlines() == shown[4:]
 
 
 def test_ctrl_c_stops_watching_and_cancels_nothing(run: Run, api: Api) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-
 import click
 
 from api.client.http import ApiClient
@@ -10,15 +7,13 @@ from api.client.invocation import Invocation, api_command
 from api.client.log_stream import LinesEvent, LogFollower
 from api.client.log_views import EXIT_CODES, JsonView, LogView, PlainView, follow, report_end
 from api.client.references import get_deployment
-from schemas.resources import DeploymentResource, LogLineResource
-
-_BATCH = 1000
+from schemas.resources import DeploymentResource
 
 
 @click.command()
 @click.argument("deployment", required=False)
 @click.option("-f", "--follow", "is_following", is_flag=True, help="Go on until the deployment is finished.")
-@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Begin with the last N lines.")
+@click.option("--tail", type=click.IntRange(1, 100_000), metavar="N", help="Begin with the last N lines.")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Begin after this entry.")
 @api_command
 def logs(invocation: Invocation, deployment: str | None, is_following: bool, tail: int | None, after: int) -> None:
@@ -57,17 +52,10 @@ def _follow(
 
 
 def _print_stored(client: ApiClient, deployment_id: str, view: LogView, *, tail: int | None, after: int) -> None:
-    batches = _stored(client, deployment_id, after)
-    if tail is not None:
-        last: deque[LogLineResource] = deque(maxlen=tail)
-        for batch in batches:
-            last.extend(batch)
-        batches = iter([list(last)] if last else [])
-    for batch in batches:
-        view.show(LinesEvent(lines=batch))
-
-
-def _stored(client: ApiClient, deployment_id: str, after: int) -> Iterator[list[LogLineResource]]:
-    while batch := client.log_lines(deployment_id, after=after, limit=_BATCH):
-        yield batch
-        after = batch[-1].seq
+    if tail is None:
+        for page in client.log_lines(deployment_id, after=after):
+            view.show(LinesEvent(lines=page))
+        return
+    lines = [line for line in client.last_log_lines(deployment_id, tail) if line.seq > after]
+    if lines:
+        view.show(LinesEvent(lines=lines))
