@@ -22,11 +22,13 @@ ACTOR_OF_POOL: dict[Pool, str] = {
 
 
 def declare_actor(
-    broker: dramatiq.Broker, pool: Pool, run: Callable[[Lease], None], current_lease: Callable[[], Lease]
+    broker: dramatiq.Broker, pool: Pool, run: Callable[[Lease], None], current_lease: Callable[[], Lease | None]
 ) -> None:
     """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it."""
 
     def perform(payload: dict[str, object]) -> None:
-        run(current_lease())
+        lease = current_lease()
+        assert lease is not None, "the broker's middleware sets it around every message"
+        run(lease)
 
     dramatiq.actor(actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)(perform)

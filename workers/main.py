@@ -76,7 +76,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
     context = WorkerContext(settings, f"{socket.gethostname()}-{pool.value}-{os.getpid()}")
     try:
         run = job_runner(context, pool)
-        broker = PriorityBroker(context.queue, worker_threads=threads, worker_name=context.worker)
+        broker = PriorityBroker(context.queue, worker=context.worker)
         declare_actor(broker, pool, run, current_lease)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics_port:
@@ -105,7 +105,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
     stage = Stage(pool.value)
     settings = context.settings
     box = SecretsBox(settings.encryption_keys)
-    variables = VariableService(context.database, VariableRepository(context.database), box)
+    variables = VariableService(database=context.database, variables=VariableRepository(context.database), box=box)
     function, executor = build_stage(context, stage)
     return StageRunner(
         stage=stage,
@@ -113,7 +113,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         lifecycle=context.lifecycle,
         open_log=context.open_log,
         read_variables=variables.decrypt_for,
-        secrets_of=lambda row: secrets_of(row["repository_url"]),
+        secrets_of=lambda row: list(secrets_of(row["repository_url"])),
         reap=executor.reap if executor is not None else _reap_nothing,
         directories=StageDirectories(settings.work_directory),
         build_settings=settings.build,

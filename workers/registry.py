@@ -74,6 +74,6 @@ def _executor(context: WorkerContext, toolchain: Toolchain) -> Executor:
     from workers.executors.bubblewrap import BubblewrapExecutor
 
     runtime_directory = context.settings.home / "run" / "executions"
-    executor = BubblewrapExecutor(context.settings.build, runtime_directory, toolchain)
+    executor = BubblewrapExecutor.for_host(context.settings.build, runtime_directory, toolchain)
     executor.probe()
     return executor

@@ -1,0 +1,317 @@
+"""The deployment service and the lifecycle on real PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from schemas.logs import LogEnd
+from shared.clock import SystemClock
+from shared.db.database import Database
+from shared.deployment_state import DeploymentStatus, Stage
+from shared.errors import Conflict, ErrorCode, LeaseLost, NotFound, ValidationFailed
+from shared.identifiers import PROJECT, TENANT, new_identifier
+from shared.logs.doorbell import RedisDoorbell
+from shared.logs.store import PostgresLogStore
+from shared.plans import Plan, limits_of
+from shared.queue.connection import connect_redis
+from shared.queue.errors import QueueFull
+from shared.queue.job_queue import RedisJobQueue
+from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.paging import PageRequest
+from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sites import SiteRepository
+from shared.repositories.stage_runs import StageRunRepository
+from shared.services.deployments import DeploymentService
+from shared.services.jobs import stage_job_id
+from shared.services.lifecycle import Beginning, LifecycleService
+from shared.settings import Settings, load_settings
+from workers.reconciler import Reconciler
+
+pytestmark = pytest.mark.integration
+
+
+class NoRoutes:
+    """Nothing to publish in these tests: no deployment here has an artifact."""
+
+    def hosts(self) -> dict[str, str]:
+        return {}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    key = base64.b64encode(bytes(32)).decode()
+    return load_settings(
+        {
+            "CLOUDIFY_HOME": str(tmp_path),
+            "CLOUDIFY_DATABASE_URL": "postgresql://unused",
+            "CLOUDIFY_REDIS_URL": "redis://unused",
+            "CLOUDIFY_S3_ENDPOINT": "http://unused",
+            "CLOUDIFY_S3_ACCESS_KEY": "x",
+            "CLOUDIFY_S3_SECRET_KEY": "x",
+            "CLOUDIFY_SECRET_KEY": "k" * 32,
+            "CLOUDIFY_ENCRYPTION_KEYS": f"k1:{key}",
+        }
+    )
+
+
+@pytest.fixture
+def world(database: Database, redis_url: str, settings: Settings) -> Iterator[Any]:
+    redis = connect_redis(redis_url)
+    queue = RedisJobQueue(redis, lease_seconds=30)
+    parts: dict[str, Any] = {
+        "database": database,
+        "deployments": DeploymentRepository(database),
+        "stage_runs": StageRunRepository(database),
+        "releases": ReleaseRepository(database),
+        "sites": SiteRepository(database),
+        "log_store": PostgresLogStore(database),
+        "doorbell": RedisDoorbell(redis),
+        "clock": SystemClock(),
+        "settings": settings,
+    }
+    service = DeploymentService(queue=queue, **parts)
+    reconciler = Reconciler(
+        queue=queue,
+        deployments=parts["deployments"],
+        stage_runs=parts["stage_runs"],
+        releases=parts["releases"],
+        sites=parts["sites"],
+        service=service,
+        publisher=NoRoutes(),  # type: ignore[arg-type]
+        artifacts=None,  # type: ignore[arg-type]
+        interval_seconds=1,
+    )
+    tenant_id, project_id = new_identifier(TENANT), new_identifier(PROJECT)
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'tests')", (tenant_id,))
+        connection.execute(
+            "INSERT INTO projects (id, tenant_id, name, slug, repository_url) VALUES (%s, %s, 'Demo', 'demo', %s)",
+            (project_id, tenant_id, "https://git.example.org/demo.git"),
+        )
+    yield SimpleNamespace(
+        **parts,
+        queue=queue,
+        redis=redis,
+        service=service,
+        lifecycle=LifecycleService(**parts),
+        reconciler=reconciler,
+        tenant_id=tenant_id,
+        project_id=project_id,
+    )
+    redis.close()
+
+
+def create(world: Any, **options: Any) -> str:
+    resource = world.service.create(tenant_id=world.tenant_id, project_id=world.project_id, created_by=None, **options)
+    return resource.id
+
+
+def entries(world: Any, deployment_id: str) -> list[Any]:
+    return [numbered.entry for numbered in world.log_store.read(deployment_id, after=0, limit=1000)]
+
+
+def run_to_end(world: Any, deployment_id: str, fence: int = 10) -> bool:
+    for stage in list(Stage)[:-1]:
+        begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, stage, fence=fence, worker="w")
+        assert begun.beginning is Beginning.RUN
+        world.lifecycle.succeed_stage(
+            deployment_id, stage, fence=fence, output={"of": stage.value}, is_cache_hit=False, facts={}
+        )
+    begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.DEPLOY, fence=fence, worker="w")
+    return world.lifecycle.finish_ready(begun.row, fence=fence, manifest_digest="d" * 64, activate=lambda: None)
+
+
+def test_a_created_deployment_is_a_row_a_job_and_a_log_entry(world: Any):
+    deployment_id = create(world)
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert (resource.status, resource.branch, resource.url) == ("queued", "main", None)
+    assert resource.queue is not None
+    assert world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready"
+    assert [entry.status for entry in entries(world, deployment_id)] == ["queued"]
+
+
+def test_another_tenant_sees_nothing(world: Any):
+    deployment_id = create(world)
+    with pytest.raises(NotFound):
+        world.service.get(new_identifier(TENANT), deployment_id)
+    page = world.service.list([new_identifier(TENANT)], page=PageRequest())
+    assert page.items == []
+
+
+def test_bad_fields_are_all_named(world: Any):
+    with pytest.raises(ValidationFailed) as raised:
+        create(world, branch="a..b", commit_sha="abc", priority=99)
+    assert raised.value.details is not None
+    assert {field["field"] for field in raised.value.details["fields"]} == {"branch", "commitSha", "priority"}
+
+
+def test_a_tenant_has_a_bounded_number_of_unfinished_deployments(world: Any, database: Database):
+    deployment_id = create(world)
+    limit = limits_of(Plan.FREE).maximum_queued
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO deployments (id, tenant_id, project_id, repository_url, branch, release_sequence, host) "
+            "SELECT 'depl_' || n, tenant_id, project_id, repository_url, branch, 1, host FROM deployments, "
+            "generate_series(2, %s) n WHERE id = %s",
+            (limit, deployment_id),
+        )
+    with pytest.raises(QueueFull):
+        create(world)
+
+
+def test_a_whole_life_and_its_log(world: Any):
+    deployment_id = create(world)
+    assert run_to_end(world, deployment_id) is True
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert (resource.status, resource.is_active, resource.url) == ("ready", True, "http://demo.localhost:8080")
+    assert [run.status for run in resource.stages] == ["succeeded"] * 5
+    log = entries(world, deployment_id)
+    assert [entry.status for entry in log] == [
+        "queued", "cloning", "installing", "building", "uploading", "deploying", "ready", "ready",
+    ]  # fmt: skip
+    assert isinstance(log[-1], LogEnd)
+
+
+def test_a_stale_worker_changes_nothing(world: Any):
+    deployment_id = create(world)
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="stale")
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=2, worker="fresh")
+    with pytest.raises(LeaseLost):
+        world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="stale")
+    with pytest.raises(LeaseLost):
+        world.lifecycle.succeed_stage(
+            deployment_id, Stage.CLONE, fence=1, output={"by": "stale"}, is_cache_hit=False, facts={}
+        )
+    world.lifecycle.fail(deployment_id, Stage.CLONE, fence=1, code="TIMEOUT", message="stale")
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert resource.status == "cloning"
+    assert [(run.status, run.attempt) for run in resource.stages] == [("retrying", 1), ("running", 2)]
+
+
+def test_a_recorded_stage_is_not_run_again(world: Any):
+    deployment_id = create(world)
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="w")
+    for _ in range(2):  # the reply to the first was lost
+        world.lifecycle.succeed_stage(
+            deployment_id, Stage.CLONE, fence=1, output={"source": "x"}, is_cache_hit=False, facts={}
+        )
+    begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=2, worker="w")
+    assert begun.beginning is Beginning.SKIP
+    assert begun.outputs == {"clone": {"source": "x"}}
+
+
+def test_a_finished_deployment_is_over_for_every_worker(world: Any):
+    deployment_id = create(world)
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="w")
+    world.lifecycle.fail(deployment_id, Stage.CLONE, fence=1, code="BRANCH_NOT_FOUND", message="There is none.")
+    begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=2, worker="w")
+    assert begun.beginning is Beginning.OVER
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert resource.error is not None
+    assert (resource.error.code, resource.error.stage) == ("BRANCH_NOT_FOUND", "clone")
+
+
+def test_cancel_of_a_waiting_deployment_removes_the_job(world: Any):
+    deployment_id = create(world)
+    assert world.service.cancel(world.tenant_id, deployment_id).status == "cancelled"
+    assert world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) is None
+    assert world.service.cancel(world.tenant_id, deployment_id).status == "cancelled"
+    assert isinstance(entries(world, deployment_id)[-1], LogEnd)
+
+
+def test_cancel_after_the_end_is_a_conflict(world: Any):
+    deployment_id = create(world)
+    run_to_end(world, deployment_id)
+    with pytest.raises(Conflict) as raised:
+        world.service.cancel(world.tenant_id, deployment_id)
+    assert raised.value.code == ErrorCode.ALREADY_FINISHED
+
+
+def test_an_older_deployment_never_replaces_a_newer_one(world: Any):
+    older, newer = create(world), create(world)
+    assert run_to_end(world, newer) is True
+    assert run_to_end(world, older) is False
+    assert world.service.get(world.tenant_id, newer).is_active
+    assert not world.service.get(world.tenant_id, older).is_active
+
+
+def test_rollback_moves_the_pointer_once_and_pins(world: Any):
+    first, second = create(world), create(world)
+    run_to_end(world, first)
+    run_to_end(world, second)
+    world.service.rollback(world.tenant_id, first, requested_by=None)
+    [pending] = world.releases.pending()
+    release = world.releases.find(pending["id"])
+    assert world.lifecycle.release(release, activate=lambda: None) is True
+    assert world.lifecycle.release(release, activate=lambda: None) is False  # delivered again
+    assert world.service.get(world.tenant_id, first).is_active
+    assert world.releases.pending() == []
+    automatic = create(world, trigger="webhook")
+    assert run_to_end(world, automatic) is False
+    manual = create(world)
+    assert run_to_end(world, manual) is True
+
+
+def test_what_the_queue_lost_is_put_back_once_and_in_order(world: Any):
+    ids = [create(world) for _ in range(5)]
+    world.lifecycle.begin_stage(world.tenant_id, ids[0], Stage.CLONE, fence=1, worker="w")
+    world.lifecycle.succeed_stage(ids[0], Stage.CLONE, fence=1, output={"source": "x"}, is_cache_hit=False, facts={})
+    world.redis.flushall()
+    for _ in range(3):
+        world.reconciler.run_once()
+    assert world.queue.find(stage_job_id(ids[0], Stage.INSTALL)) == "ready"
+    assert world.queue.running_set(world.tenant_id) == {ids[0]}
+    for position, deployment_id in enumerate(ids[1:], 1):
+        explanation = world.queue.explain(stage_job_id(deployment_id, Stage.CLONE))
+        assert explanation is not None
+        assert explanation.position == position
+    stats = {pool.pool: pool.depth for pool in world.queue.stats()}
+    assert sum(stats.values()) == 5
+
+
+def test_a_slot_that_no_live_deployment_holds_is_freed(world: Any):
+    deployment_id = create(world)
+    world.queue.hold_slot(world.tenant_id, "depl_gone", limit=1, weight=1)
+    world.queue.hold_slot(world.tenant_id, deployment_id, limit=1, weight=1)
+    world.reconciler.reconcile_slots()
+    assert world.queue.running_set(world.tenant_id) == {deployment_id}
+
+
+def test_a_cancellation_whose_worker_is_gone_is_finished(world: Any):
+    deployment_id = create(world)
+    with world.database.transaction() as connection:
+        world.deployments.request_cancel(connection, world.tenant_id, deployment_id)
+    world.redis.flushall()
+    world.reconciler.run_once()
+    assert world.service.get(world.tenant_id, deployment_id).status == DeploymentStatus.CANCELLED
+
+
+def test_delete_hides_at_once_and_asks_for_the_removal(world: Any):
+    deployment_id = create(world)
+    with pytest.raises(Conflict) as raised:
+        world.service.delete(world.tenant_id, deployment_id)
+    assert raised.value.code == ErrorCode.DEPLOYMENT_ACTIVE
+    world.service.cancel(world.tenant_id, deployment_id)
+    world.service.delete(world.tenant_id, deployment_id)
+    with pytest.raises(NotFound):
+        world.service.get(world.tenant_id, deployment_id)
+    assert [row["id"] for row in world.sites.removing()] == [deployment_id]
+
+
+def test_pages_are_complete_while_rows_are_added(world: Any):
+    made = [create(world) for _ in range(7)]
+    seen: list[str] = []
+    page = world.service.list([world.tenant_id], page=PageRequest(limit=3))
+    while True:
+        seen += [item.id for item in page.items]
+        if page.position is None:
+            break
+        create(world)
+        page = world.service.list([world.tenant_id], page=PageRequest(limit=3, after=page.position))
+    assert seen == list(reversed(made))
