@@ -128,10 +128,9 @@ class BubblewrapExecutor:
         with contextlib.ExitStack() as stack:
             try:
                 directory = self._claim(spec.name)
-                # Removed last, and only if all before went well: until then `reap` can find the run.
-                group = self._make_group(spec)
-                if group is not None:
-                    stack.callback(group.remove)
+                stack.callback(_forget, directory)
+                write_system_files(directory, self._toolchain)
+                group = self._make_group(spec, stack)
                 proxy, egress = self._open_egress(spec, directory, stack)
                 sandbox = self._start(spec, directory, egress)
             except OSError as error:
@@ -139,7 +138,6 @@ class BubblewrapExecutor:
             stack.callback(sandbox.destroy)
             result = self._supervise(spec, sandbox, group, directory, on_output, cancel, started)
             blocked = () if proxy is None else proxy.blocked_hosts()
-        shutil.rmtree(directory, ignore_errors=True)
         return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
 
     def reap(self, name: str) -> None:
@@ -151,8 +149,8 @@ class BubblewrapExecutor:
         if record is not None:
             for process in (record.init, record.launcher):
                 _end(process)
-        if self._control_groups is not None and not self._control_groups.group(name).remove():
-            raise PlatformError(f"Processes of {name} are still there after SIGKILL.")
+        if self._control_groups is not None:
+            _remove_group(self._control_groups.group(name), name)
         shutil.rmtree(directory, ignore_errors=True)
 
     def _claim(self, name: str) -> Path:
@@ -162,16 +160,16 @@ class BubblewrapExecutor:
         except FileExistsError:
             self.reap(name)
             directory.mkdir(mode=0o700)
-        write_system_files(directory, self._toolchain)
         return directory
 
-    def _make_group(self, spec: ExecutionSpec) -> ControlGroup | None:
+    def _make_group(self, spec: ExecutionSpec, stack: contextlib.ExitStack) -> ControlGroup | None:
         if self._control_groups is None:
             return None
         group = self._control_groups.group(spec.name)
         # One left by a worker that died keeps its counters, and an old kill would be blamed on this run.
         if not group.remove():
             raise PlatformError(f"The control group of {spec.name} is still in use.")
+        stack.callback(_remove_group, group, spec.name)
         group.create()
         group.configure(spec.limits)
         return group
@@ -248,6 +246,18 @@ class BubblewrapExecutor:
         result = self.run(spec, lambda _, data: printed.append(data), threading.Event())
         said = b"".join(printed).decode(errors="replace").strip()
         return dataclasses.replace(result, message=f"{result.message} {said}".strip())
+
+
+def _remove_group(group: ControlGroup, name: str) -> None:
+    if not group.remove():
+        raise PlatformError(f"Processes of {name} are still there after SIGKILL.")
+
+
+def _forget(directory: Path) -> None:
+    """Unless something still runs: `reap` finds it by what the directory holds."""
+    record = RunRecord.read(directory)
+    if record is None or not record.init.is_alive:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _end(process: ProcessIdentity) -> None:

@@ -74,7 +74,13 @@ class ControlGroup(ABC):
                 (directory / "cgroup.kill").write_text("1")
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                handle = os.pidfd_open(pid)
+                try:
+                    # Asked again, as the handle may be of a later process with the same pid.
+                    if pid in self.pids():
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                finally:
+                    os.close(handle)
 
     def remove(self) -> bool:
         """Kills what is left and deletes the group; False when a member stays alive. Safe to repeat."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import threading
 import time
@@ -123,7 +122,7 @@ class EgressProxy:
                 server.sendall(rest)
             else:
                 server.sendall(forwarded + rest)
-            _tunnel(client, server)
+            _Tunnel(client, server).run()
         finally:
             self._release(server)
 
@@ -189,32 +188,42 @@ def _connect(addresses: list[str], port: int) -> socket.socket | None:
     return None
 
 
-def _tunnel(client: socket.socket, server: socket.socket) -> None:
-    """Carries both directions until both ended or nothing moved for a while."""
-    peer = {client: server, server: client}
-    for connection in peer:
-        connection.settimeout(_IDLE_SECONDS)
-    reading = [client, server]
-    while reading:
-        ready = _readable(reading)
-        if not ready:
-            return
-        for connection in ready:
-            data = connection.recv(65536)
-            if data:
-                peer[connection].sendall(data)
-                continue
-            reading.remove(connection)
+class _Tunnel:
+    """Carries both directions, a thread each, until both ended or nothing moved either way for a while."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self._client = client
+        self._server = server
+        self._moved_at = time.monotonic()
+
+    def run(self) -> None:
+        back = threading.Thread(target=self._copy, args=(self._server, self._client), daemon=True)
+        back.start()
+        self._copy(self._client, self._server)
+        back.join()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        source.settimeout(_IDLE_SECONDS)
+        try:
+            while data := self._receive(source):
+                target.sendall(data)
+        except OSError:
+            # One side is gone: the other direction has nobody to talk to either.
             with contextlib.suppress(OSError):
-                peer[connection].shutdown(socket.SHUT_WR)
+                source.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
-
-def _readable(connections: list[socket.socket]) -> list[socket.socket]:
-    poller = select.poll()  # select() fails above descriptor 1023
-    for connection in connections:
-        poller.register(connection, select.POLLIN)
-    ready = {descriptor for descriptor, _ in poller.poll(_IDLE_SECONDS * 1000)}
-    return [connection for connection in connections if connection.fileno() in ready]
+    def _receive(self, source: socket.socket) -> bytes:
+        while True:
+            try:
+                data = source.recv(65536)
+            except TimeoutError:
+                if time.monotonic() - self._moved_at >= _IDLE_SECONDS:
+                    raise
+                continue
+            self._moved_at = time.monotonic()
+            return data
 
 
 def _answer(client: socket.socket, status: str, reason: str) -> None:

@@ -29,20 +29,20 @@ class ProcessIdentity:
         return _start_ticks(self.pid) == self.started
 
 
-def descendants(init_pid: int) -> list[int]:
-    """Pids below the namespace's init: whatever daemonises is adopted by that init and stays in the list."""
+def descendants(init_pid: int) -> list[psutil.Process]:
+    """All below the namespace's init: whatever daemonises is adopted by that init and stays in the list."""
     try:
-        return [process.pid for process in psutil.Process(init_pid).children(recursive=True)]
+        return psutil.Process(init_pid).children(recursive=True)
     except psutil.Error:
         return []
 
 
-def resident_bytes(pids: list[int]) -> int:
+def resident_bytes(processes: list[psutil.Process]) -> int:
     """Private resident memory. Shared pages don't count: they are mostly one file mapped many times."""
     total = 0
-    for pid in pids:
+    for process in processes:
         try:
-            fields = Path(f"/proc/{pid}/statm").read_text().split()
+            fields = Path(f"/proc/{process.pid}/statm").read_text().split()
         except OSError:
             continue
         total += (int(fields[1]) - int(fields[2])) * _PAGE_BYTES

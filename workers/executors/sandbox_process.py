@@ -12,6 +12,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+import psutil
+
 from shared.errors import PlatformError
 from workers.executors.base import Limits, OnOutput
 from workers.executors.cgroups import ControlGroup
@@ -108,14 +110,14 @@ class SandboxProcess:
         """True once the command has ended."""
         return _is_readable(self._launcher_handle, timeout_seconds)
 
-    def members(self) -> list[int]:
+    def members(self) -> list[psutil.Process]:
         return [] if self.init is None else descendants(self.init.pid)
 
     def terminate(self) -> None:
         """SIGTERM to every process inside."""
-        for pid in self.members():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        for process in self.members():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()  # not if the pid belongs to a later process by now
 
     def kill(self) -> None:
         """SIGKILL to the namespace's init, with which the kernel kills all of it; then to bubblewrap."""
