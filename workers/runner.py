@@ -32,6 +32,8 @@ from workers.stage import DeploymentView, StageContext, StageFunction, StageLog,
 _log = structlog.get_logger(__name__)
 
 _RETRY_BASE_SECONDS = 2.0
+# The stages whose output is kept under a key.
+_CACHED = frozenset({Stage.CLONE, Stage.INSTALL, Stage.BUILD})
 _RETRY_MAXIMUM_SECONDS = 120.0
 
 
@@ -121,6 +123,9 @@ class StageRunner:
             lease.done()
             return "cancelled"
         if begun.beginning is Beginning.RUN:
+            if self._stage is Stage.CLONE and begun.attempt == 1:
+                waited = self._clock.now() - begun.row["created_at"]
+                metrics.observe_wait(self._stage.value, waited.total_seconds())
             outcome = self._run_function(lease, begun, begun.row)
             if outcome != "succeeded":
                 return outcome
@@ -166,6 +171,7 @@ class StageRunner:
                 deployment_id, self._stage, fence=lease.token, code=failure.code, message=failure.message
             )
             metrics.count_deployment("failed", target_of(row), failure.code)
+            self._count_build(context, failure.code)
             lease.done()
             return "failed"
         except Cancelled:
@@ -177,7 +183,21 @@ class StageRunner:
             log.close()
             raise PlatformError(str(error)) from error
         self._record(lease, row, result, log)
+        if self._stage in _CACHED:
+            metrics.count_cache(self._stage.value, is_hit=result.is_cache_hit)
+        self._count_build(context, "ready")
         return "succeeded"
+
+    def _count_build(self, context: StageContext, outcome: str) -> None:
+        if self._stage is not Stage.BUILD:
+            return
+        detection = context.inputs.get(Stage.INSTALL, {}).get("detection", {})
+        metrics.count_build(
+            executor=self._build_settings.executor,
+            framework=detection.get("framework", "unknown"),
+            outcome=outcome,
+            target="preview" if context.deployment.is_preview else "production",
+        )
 
     def _record(self, lease: Lease, row: Row, result: StageResult, log: StageLogHandle) -> None:
         """The log first: a recorded stage has all its lines."""
