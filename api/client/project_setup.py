@@ -10,7 +10,7 @@ import click
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.invocation import Invocation
 from api.client.references import find_project, get_project
-from api.client.work_tree import Repository, WorkTree, name_of, repository_of
+from api.client.work_tree import Repository, WorkTree, is_same_repository, name_of, repository_of
 from schemas.requests import CreateProjectRequest, UpdateProjectRequest
 from schemas.resources import ProjectResource
 
@@ -72,7 +72,7 @@ def find_or_create_project(
 def use_repository(invocation: Invocation, project: ProjectResource, source: Source, *, yes: bool) -> ProjectResource:
     """Changes the project's repository to one that was named with --repository or --local, after asking."""
     url = source.repository.url
-    if project.repository_url == url:
+    if is_same_repository(project.repository_url, url):
         return project
     if not yes:
         question = f"{project.slug} deploys {project.repository_url}. Make it deploy {url} from now on?"
@@ -102,7 +102,7 @@ def _linked(invocation: Invocation, tree: WorkTree | None) -> ProjectResource | 
 
 def _named(invocation: Invocation, source: Source, name: str) -> ProjectResource | None:
     found = find_project(invocation.client, name)
-    if found is not None and found.repository_url != source.repository.url:
+    if found is not None and not is_same_repository(found.repository_url, source.repository.url):
         raise ClientError(
             f"There is a project {found.slug} already, and it deploys {found.repository_url}.",
             f"Use --project {found.slug} to deploy that one, or --name NAME for a new project.",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from api.client.errors import ClientError, ExitCode
+from shared.errors import CloudifyError
+from shared.repository_url import parse_repository_url, public_form
 
 LINK_KEY = "cloudify.project"
-
-# git@host:path, the short form of an ssh address; a letter before the colon would be a Windows drive.
-_SHORT_SSH = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]{2,}):(?P<path>[^/\\].*|/[^/].*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +83,22 @@ class WorkTree:
 
 
 def repository_of(remote: str, directory: Path) -> Repository:
-    """A remote as git spells it, as a URL; a relative path starts at `directory`. Passwords are left out."""
-    if "://" in remote:
-        parts = urlsplit(remote)
-        if parts.scheme == "file":
-            return Repository(remote, is_local=True)
-        if parts.scheme in ("http", "https") and parts.username is not None:
-            host = parts.netloc.rpartition("@")[2]
-            return Repository(urlunsplit(parts._replace(netloc=host)), is_local=False, had_password=True)
-        return Repository(remote, is_local=False)
-    short = _SHORT_SSH.fullmatch(remote)
-    if short is not None:
-        user = f"{short['user']}@" if short["user"] else ""
-        return Repository(f"ssh://{user}{short['host']}/{short['path'].lstrip('/')}", is_local=False)
-    return Repository(_file_url((directory / Path(remote).expanduser()).resolve()), is_local=True)
+    """A remote as git spells it, as a URL; a relative path starts at `directory`. Credentials are left out."""
+    if remote.startswith("file://"):
+        return Repository(remote, is_local=True)
+    try:
+        parsed = parse_repository_url(remote, allow_local=True)
+    except CloudifyError:
+        if "://" in remote:
+            # The API says what is wrong with it.
+            return Repository(remote, is_local=False)
+        return Repository(_file_url((directory / Path(remote).expanduser()).resolve()), is_local=True)
+    return Repository(parsed.public, is_local=False, had_password=bool(parsed.secrets))
+
+
+def is_same_repository(one: str | None, other: str) -> bool:
+    """Whether two addresses differ in spelling or credentials at most; the API shows them without the latter."""
+    return one is not None and public_form(one) == public_form(other)
 
 
 def name_of(url: str) -> str:

@@ -13,7 +13,7 @@ from api.client.log_stream import LogFollower
 from api.client.log_views import EXIT_CODES, LogView, PlainView, follow, report_end
 from api.client.project_setup import Source, find_or_create_project, find_source, use_repository
 from api.client.references import get_project
-from api.client.work_tree import WorkTree
+from api.client.work_tree import WorkTree, is_same_repository
 from schemas.requests import CreateDeploymentRequest
 from schemas.resources import DeploymentResource, ProjectResource
 
@@ -90,7 +90,7 @@ def _target(invocation: Invocation, choices: _Choices, source: Source | None, br
     )
     if choices.repository is not None or choices.local:
         return use_repository(invocation, target, source, yes=choices.yes)
-    if target.repository_url != source.repository.url:
+    if not is_same_repository(target.repository_url, source.repository.url):
         invocation.output.note(f"The project {target.slug} deploys {target.repository_url}.")
     return target
 
