@@ -1,0 +1,72 @@
+# Everything happens inside .venv; relative paths only, so the folder may have any name.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := api workers shared schemas tests
+
+.PHONY: help run test lint format types unit integration e2e bench clean
+
+help: ## Show what there is to make
+	@grep -E '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):.*## /\1|/' | column -t -s '|'
+
+run: .venv/run.stamp ## Run the whole platform on this machine and deploy the sample site
+	@exec $(BIN)/cloudify up
+
+test: .venv/dev.stamp ## Run all tests
+	$(BIN)/python -m pytest
+
+unit: .venv/dev.stamp ## Run the tests that need no server
+	$(BIN)/python -m pytest tests/unit tests/architecture
+
+integration: .venv/dev.stamp ## Run the tests on real servers
+	$(BIN)/python -m pytest tests/contract tests/integration
+
+e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
+	$(BIN)/python -m pytest tests/e2e
+
+bench: .venv/dev.stamp ## Measure deployments, rollbacks and memory
+	$(BIN)/python -m tests.bench
+
+lint: .venv/dev.stamp types ## Check style, formatting, types and imports
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+
+types: .venv/dev.stamp ## Check types
+	$(BIN)/pyright
+
+format: .venv/dev.stamp ## Format the code
+	$(BIN)/ruff check --fix --select I,RUF100 $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean: ## Remove the virtual environment and caches; the platform's data stays
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find api workers shared schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Cloudify needs Python 3.11 or newer as $(PYTHON); install it, or name one: make PYTHON=python3.12 …" >&2; \
+	  exit 1; }
+	@echo "Making the virtual environment in .venv …"
+	@$(PYTHON) -m venv .venv || { \
+	  echo "$(PYTHON) can't make a virtual environment; on Debian install the package python3-venv." >&2; exit 1; }
+	@touch $@
+
+# Hashes of everything that is downloaded are in the lock files.
+.venv/run.stamp: requirements.lock pyproject.toml | .venv/python.stamp
+	@echo "Installing the locked dependencies …"
+	@if [ ! -e .venv/dev.stamp ]; then $(PIP) install --require-hashes --no-deps -r requirements.lock; fi
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv/python.stamp
+	@echo "Installing the locked dependencies …"
+	@$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,101 @@
+"""Commands that become one of the platform's processes, and the administrator's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from shared.plans import Plan
+from shared.settings import Settings, SettingsError, load_settings
+
+
+@click.command()
+def api() -> None:
+    """Run the HTTP API."""
+    _become("api.main")
+
+
+@click.command()
+@click.argument("pool")
+@click.option("--threads", type=click.IntRange(1, 256), help="Jobs at once in this process.")
+def worker(pool: str, threads: int | None) -> None:
+    """Run one worker POOL: clone, install, build, upload, deploy, rollback or preview-cleanup."""
+    _become("workers.main", pool, *([] if threads is None else ["--threads", str(threads)]))
+
+
+@click.command()
+def reconciler() -> None:
+    """Run the reconciler, which repairs the queue and the router from the database."""
+    _become("workers.reconciler")
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to this version."""
+    from psycopg import Error
+
+    from shared.db.migrate import MigrationError
+    from shared.db.migrate import migrate as apply
+
+    try:
+        applied = apply(_settings().database_url)
+    except (MigrationError, Error) as error:
+        raise click.ClickException(str(error).strip()) from error
+    for name in applied:
+        click.echo(f"Applied {name}.")
+    if not applied:
+        click.echo("The database is up to date.")
+
+
+@click.group()
+def admin() -> None:
+    """Commands for the platform's administrator; they need the platform's own settings."""
+
+
+@admin.command("set-plan")
+@click.argument("email")
+@click.argument("plan", type=click.Choice([plan.value for plan in Plan], case_sensitive=False))
+def set_plan(email: str, plan: str) -> None:
+    """Give the account EMAIL another PLAN; it takes effect on what is queued already."""
+    from api.composition import build_account_services, connect_backends
+    from shared.clock import SystemClock
+    from shared.errors import CloudifyError
+
+    settings = _settings()
+    backends = connect_backends(settings)
+    try:
+        accounts, _ = build_account_services(settings, backends, SystemClock())
+        accounts.set_plan(email, Plan(plan))
+    except CloudifyError as error:
+        raise click.ClickException(error.message) from error
+    finally:
+        backends.close()
+    click.echo(f"{email} has the plan {plan} now.")
+
+
+def _become(module: str, *arguments: str) -> None:
+    # By name: the API's code must not import the workers'.
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program
+
+
+def _settings() -> Settings:
+    """The environment's; where it names no database, those that `cloudify up` wrote into its folder."""
+    environment = dict(os.environ)
+    home = Path(environment.get("CLOUDIFY_HOME") or ".cloudify")
+    written = home / "run" / "environment.json"
+    if not environment.get("CLOUDIFY_DATABASE_URL") and "CLOUDIFY_DATABASE_URL_FILE" not in environment:
+        try:
+            environment = json.loads(written.read_text()) | environment
+        except (OSError, ValueError):
+            raise click.ClickException(
+                "CLOUDIFY_DATABASE_URL is not set, and there is no `cloudify up` in this folder; "
+                "set it, or set CLOUDIFY_HOME to the folder of the platform."
+            ) from None
+    try:
+        return load_settings(environment)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error

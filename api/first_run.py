@@ -1,0 +1,57 @@
+"""`python -m api.first_run`: brings the database up to date and makes the first owner and token.
+
+`cloudify up` runs it at every start, in a process of its own so that the supervisor stays small. May be repeated, also
+after a crash at any point.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from api.composition import build_account_services, connect_backends
+from schemas.requests import CreateTokenRequest
+from shared.api_tokens import token_hash
+from shared.clock import SystemClock
+from shared.db.migrate import MigrationError, migrate
+from shared.errors import CloudifyError
+from shared.repositories.tokens import TokenRepository
+from shared.settings import Settings, SettingsError, load_settings
+from shared.stack.errors import StackError
+from shared.stack.home import read_private, write_private
+
+_OWNER = "owner@localhost"
+
+
+def prepare(settings: Settings) -> None:
+    """Raises MigrationError, CloudifyError and StackError."""
+    migrate(settings.database_url)
+    path = settings.home / "credentials.json"
+    host = "127.0.0.1" if settings.api_host in ("0.0.0.0", "::") else settings.api_host
+    backends = connect_backends(settings)
+    try:
+        stored = read_private(path) or {}
+        token = stored.get("token")
+        known = TokenRepository(backends.database).find_active(token_hash(token)) if isinstance(token, str) else None
+        if known is None or known["is_expired"]:
+            accounts, tokens = build_account_services(settings, backends, SystemClock())
+            owner = accounts.ensure_owner(_OWNER)
+            token = tokens.create(owner.user_id, CreateTokenRequest(name="cloudify up")).token
+        wanted = {"apiUrl": f"http://{host}:{settings.api_port}", "token": token}
+        if stored != wanted:
+            write_private(path, wanted)
+    finally:
+        backends.close()
+
+
+def main() -> int:
+    try:
+        prepare(load_settings(os.environ))
+    except (SettingsError, MigrationError, StackError, CloudifyError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

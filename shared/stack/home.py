@@ -1,0 +1,138 @@
+"""The folder that holds everything of a platform on one machine: who uses it, which version made it, its secrets."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from shared.stack.errors import StackError
+from shared.stack.ports import free_ports, is_free
+from shared.stack.postgres import MAJOR_VERSION
+
+LAYOUT_VERSION = 1
+_LEAST_FREE_BYTES = 500 * 1024 * 1024
+_INTERNAL_PORTS = (
+    "postgres", "valkey", "s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
+)  # fmt: skip
+
+
+class Home:
+    """`directory` is CLOUDIFY_HOME. Nothing is touched before `lock`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.run_directory = directory / "run"
+        self.logs_directory = directory / "logs"
+        self.metrics_directory = self.run_directory / "metrics"
+        self.credentials_path = directory / "credentials.json"
+        self.environment_path = self.run_directory / "environment.json"
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Held until this process ends. Raises StackError when another one holds it or the folder can't be used."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.run_directory.mkdir(exist_ok=True)
+            self.logs_directory.mkdir(exist_ok=True)
+            self._lock = os.open(self.run_directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise StackError(_full(self.directory)) from error
+            raise StackError(f"CLOUDIFY_HOME can't be used: {error}.") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(
+                f"Another `cloudify up` runs on {self.directory}; stop it, or set CLOUDIFY_HOME to another folder."
+            ) from error
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def check_version(self) -> None:
+        """Marks a new folder with this version. Raises StackError for the folder of another one."""
+        path = self.directory / "version.json"
+        mine = {"layout": LAYOUT_VERSION, "postgres": MAJOR_VERSION}
+        found = read_private(path)
+        if found is None:
+            write_private(path, mine)
+        elif found != mine:
+            raise StackError(
+                f"{self.directory} was made by another version of Cloudify (it is {_describe(found)}, this one is "
+                f"{_describe(mine)}); start that version, or set CLOUDIFY_HOME to another folder."
+            )
+
+    def check_space(self, least_free_bytes: int = _LEAST_FREE_BYTES) -> None:
+        if shutil.disk_usage(self.directory).free < least_free_bytes:
+            raise StackError(_full(self.directory))
+
+    def secrets(self) -> dict[str, str]:
+        """Generated on the first run, the same ever after."""
+        path = self.directory / "secrets.json"
+        found = read_private(path)
+        if found is None:
+            found = {
+                "secretKey": secrets.token_hex(32),
+                "encryptionKeys": f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+                "databasePassword": secrets.token_hex(24),
+                "redisPassword": secrets.token_hex(24),
+                "s3AccessKey": secrets.token_hex(10),
+                "s3SecretKey": secrets.token_hex(24),
+            }
+            write_private(path, found)
+        return found
+
+    def internal_ports(self) -> dict[str, int]:
+        """Ports of the stores, kept from run to run; one that another program took meanwhile is replaced."""
+        path = self.run_directory / "ports.json"
+        kept: dict[str, int] = read_private(path) or {}
+        fresh = iter(free_ports(len(_INTERNAL_PORTS)))
+        ports = {name: kept[name] if name in kept and is_free(kept[name]) else next(fresh) for name in _INTERNAL_PORTS}
+        write_private(path, ports)
+        return ports
+
+    def empty_metrics(self) -> None:
+        """The counters of processes that are gone."""
+        shutil.rmtree(self.metrics_directory, ignore_errors=True)
+        self.metrics_directory.mkdir(parents=True)
+
+
+def write_private(path: Path, content: Any) -> None:
+    """JSON that only its owner may read, replaced as a whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_private(path: Path) -> Any:
+    """None when there is no such file. Raises StackError."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StackError(f"{path} can't be read ({error}); restore it, or set CLOUDIFY_HOME elsewhere.") from error
+
+
+def _describe(version: Any) -> str:
+    if not isinstance(version, dict):
+        return "unknown"
+    return ", ".join(f"{name} {value}" for name, value in version.items())
+
+
+def _full(directory: Path) -> str:
+    return f"The disk of {directory} is full (less than 500 MB are free); free some space and start again."

@@ -1,0 +1,153 @@
+"""What a platform on one machine is made of: its servers, its processes, and the environment they share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.deployment_state import Pool
+from shared.settings import Settings, load_settings
+from shared.stack.caddy import CaddyServer
+from shared.stack.errors import BusyPort
+from shared.stack.home import Home, write_private
+from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
+from shared.stack.ports import is_free
+from shared.stack.postgres import PostgresServer
+from shared.stack.server import Server
+from shared.stack.valkey import ValkeyServer
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One of our own processes: `python -m <arguments>`."""
+
+    role: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """`servers` start first and stop last; `programs` are in the order in which they start."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    servers: tuple[Server, ...]
+    programs: tuple[Program, ...]
+
+
+def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings:
+    """The settings as far as they are known before any server is; checks everything that a person may have set."""
+    placeholder = {
+        "CLOUDIFY_DATABASE_URL": "postgresql://127.0.0.1/cloudify",
+        "CLOUDIFY_REDIS_URL": "redis://127.0.0.1/0",
+        "CLOUDIFY_S3_ENDPOINT": "http://127.0.0.1",
+        "CLOUDIFY_S3_ACCESS_KEY": "placeholder",
+        "CLOUDIFY_S3_SECRET_KEY": "placeholder",
+        "CLOUDIFY_SECRET_KEY": "placeholder" * 3,
+        "CLOUDIFY_ENCRYPTION_KEYS": "none:" + "A" * 43 + "=",
+    }
+    return load_settings(_completed(environment, placeholder) | {"CLOUDIFY_HOME": str(home)})
+
+
+def check_ports(settings: Settings) -> None:
+    """Raises BusyPort for a port that people are told about. The stores' own ports are chosen free."""
+    for name, port, host in (
+        ("CLOUDIFY_API_PORT", settings.api_port, settings.api_host),
+        ("CLOUDIFY_SITES_PORT", settings.sites_port, "127.0.0.1"),
+        ("CLOUDIFY_METRICS_PORT", settings.metrics_port, "127.0.0.1"),
+    ):
+        if port and not is_free(port, host):
+            raise BusyPort(f"Port {port} is used by another program; stop that program, or set {name} to another port.")
+
+
+def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
+    """Builds servers for what the environment names no external one, and the environment of all processes."""
+    generated, ports = home.secrets(), home.internal_ports()
+    before = preliminary_settings(home.directory, environment)
+    servers: list[Server] = []
+    values = {
+        "CLOUDIFY_SECRET_KEY": generated["secretKey"],
+        "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
+        "CLOUDIFY_ALLOW_LOCAL_REPOSITORIES": "true",
+        "CLOUDIFY_ENVIRONMENT": "development",
+        "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites_port}",
+    }
+
+    def logs(role: str) -> Path:
+        return home.logs_directory / f"{role}.log"
+
+    if not _is_set(environment, "CLOUDIFY_DATABASE_URL"):
+        postgres = PostgresServer(
+            home.directory / "postgres",
+            port=ports["postgres"],
+            password=generated["databasePassword"],
+            log_path=logs(PostgresServer.name),
+        )
+        servers.append(postgres)
+        values["CLOUDIFY_DATABASE_URL"] = postgres.url
+    if not _is_set(environment, "CLOUDIFY_REDIS_URL"):
+        valkey = ValkeyServer(
+            home.directory / "valkey",
+            port=ports["valkey"],
+            password=generated["redisPassword"],
+            log_path=logs(ValkeyServer.name),
+        )
+        servers.append(valkey)
+        values["CLOUDIFY_REDIS_URL"] = valkey.url
+    if not _is_set(environment, "CLOUDIFY_S3_ENDPOINT"):
+        store = ObjectStoreServer(
+            home.directory / "object-store",
+            ports=ObjectStorePorts(**{name: ports[name] for name in ObjectStorePorts.__slots__}),
+            access_key=generated["s3AccessKey"],
+            secret_key=generated["s3SecretKey"],
+            log_path=logs(ObjectStoreServer.name),
+        )
+        servers.append(store)
+        values["CLOUDIFY_S3_ENDPOINT"] = store.settings().endpoint
+        values["CLOUDIFY_S3_ACCESS_KEY"] = generated["s3AccessKey"]
+        values["CLOUDIFY_S3_SECRET_KEY"] = generated["s3SecretKey"]
+    servers.append(
+        CaddyServer(
+            home.directory / "caddy",
+            sites_directory=before.sites_directory,
+            port=before.sites_port,
+            domain=before.sites_domain,
+            log_path=logs(CaddyServer.name),
+        )
+    )
+    shared = _completed(environment, values) | {"CLOUDIFY_HOME": str(home.directory)}
+    settings = load_settings(shared)
+    # For `cloudify admin` and `migrate` in another terminal.
+    write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
+    return Platform(settings, shared, tuple(servers), _programs(home, settings))
+
+
+def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
+    # The processes count into files of one folder, and the reconciler's listener shows them all.
+    metrics = {"PROMETHEUS_MULTIPROC_DIR": str(home.metrics_directory)}
+    silent = metrics | {"CLOUDIFY_METRICS_PORT": "0"}
+    listening = metrics | {"CLOUDIFY_METRICS_PORT": str(settings.metrics_port)}
+    return (
+        Program("api", ("api.main",), silent),
+        *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent) for pool in Pool),
+        Program("reconciler", ("workers.reconciler",), listening),
+    )
+
+
+def command(program: Program) -> list[str]:
+    return [sys.executable, "-m", *program.arguments]
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    return bool(environment.get(name) or environment.get(f"{name}_FILE"))
+
+
+def _completed(environment: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """`values` where the environment names none, itself or by a file."""
+    return {
+        **{name: value for name, value in values.items() if not _is_set(environment, name)},
+        **{name: value for name, value in environment.items() if value != "" or name not in values},
+    }

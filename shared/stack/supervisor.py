@@ -1,0 +1,217 @@
+"""Runs a whole platform on one machine until it is asked to stop."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+
+from shared.stack.errors import StackError
+from shared.stack.home import Home
+from shared.stack.platform import Platform, Program, assemble, check_ports, command, preliminary_settings
+from shared.stack.process_records import ProcessRecords
+from shared.stack.processes import end, last_lines, spawn
+from shared.stack.server import Server
+from shared.stack.supervised import Supervised, rotate
+
+_TICK_SECONDS = 0.1
+_ROTATE_EVERY_SECONDS = 30.0
+_READY_WITHIN_SECONDS = 60.0
+# Together below the 10 s in which Ctrl-C must have ended everything.
+_WORKERS_SECONDS, _EDGE_SECONDS, _STORES_SECONDS = 4.0, 1.5, 3.0
+
+
+class StopRequested(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+class Supervisor:
+    """`say` prints one line for a person. Use from the main thread."""
+
+    def __init__(self, home: Home, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._home = home
+        self._environment = environment
+        self._say = say
+        self._records = ProcessRecords(home.run_directory / "processes.json")
+        self._platform: Platform | None = None
+        self._supervised: dict[str, Supervised] = {}
+        self._is_stop_requested = False
+        self._rotate_at = 0.0
+
+    def start(self) -> Platform:
+        """Returns when the API answers. Raises StackError, SettingsError, StopRequested; then call `stop`."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        settings = preliminary_settings(self._home.directory, self._environment)
+        self._home.lock()
+        self._home.check_version()
+        if orphans := self._records.end_orphans():
+            self._say(f"Ended {len(orphans)} processes that a former run left behind.")
+        check_ports(settings)
+        self._home.check_space()
+        self._home.empty_metrics()
+        self._platform = platform = assemble(self._home, self._environment)
+        for server in platform.servers:
+            self._start_server(server)
+            self._check_stop()
+        self._wait_for_servers(platform)
+        self._prepare()
+        for program in platform.programs:
+            self._start_program(program)
+            self._check_stop()
+        self._wait_for_api(platform)
+        return platform
+
+    def run(self, foreground: list[str] | None = None) -> None:
+        """Keeps everything running until a signal; `foreground` is a command that shares the terminal meanwhile."""
+        assert self._platform is not None
+        shown: subprocess.Popen[bytes] | None = None
+        try:
+            if foreground is not None:
+                shown = subprocess.Popen(foreground, env=dict(self._platform.environment), stdin=subprocess.DEVNULL)
+            while True:
+                self._tick()
+                if shown is not None and shown.poll() is not None:
+                    if shown.returncode != 0:
+                        self._say("The sample site was not deployed; the platform runs on. Deploy it with `cloudify`.")
+                    shown = None
+                    self._say("Everything runs; Ctrl-C stops it.")
+        except StopRequested:
+            if shown is not None and shown.poll() is None:
+                shown.terminate()
+                shown.wait()
+
+    def stop(self) -> None:
+        """Workers first, then what they talk to. Safe to call again, and after a start that failed halfway."""
+        roles = list(self._supervised)
+        stores = [role for role in roles if role in {server.name for server in self._servers()} and role != "caddy"]
+        workers = [role for role in roles if role.startswith("worker-")]
+        edge = [role for role in roles if role not in stores and role not in workers]
+        for group, seconds in ((workers, _WORKERS_SECONDS), (edge, _EDGE_SECONDS), (stores, _STORES_SECONDS)):
+            for role in group:
+                self._supervised[role].ask_to_stop()
+            deadline = time.monotonic() + seconds
+            for role in group:
+                self._supervised.pop(role).stop(deadline)
+        if roles:
+            self._records.clear()
+
+    def _servers(self) -> tuple[Server, ...]:
+        return () if self._platform is None else self._platform.servers
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Looked at between steps: an exception here could lose a process that was started just now.
+        self._is_stop_requested = True
+
+    def _check_stop(self) -> None:
+        if self._is_stop_requested:
+            raise StopRequested
+
+    def _start_server(self, server: Server) -> None:
+        def launch() -> subprocess.Popen[bytes]:
+            server.start()
+            assert server.process is not None
+            return server.process
+
+        self._start(Supervised(server.name, launch, log_path=server.log_path, stop_signal=server.stop_signal))
+
+    def _start_program(self, program: Program) -> None:
+        log_path = self._home.logs_directory / f"{program.role}.log"
+
+        def launch() -> subprocess.Popen[bytes]:
+            return self._spawn(program, log_path)
+
+        self._start(Supervised(program.role, launch, log_path=log_path))
+
+    def _spawn(self, program: Program, log_path: Path) -> subprocess.Popen[bytes]:
+        assert self._platform is not None
+        return spawn(
+            command(program),
+            log_path=log_path,
+            directory=self._home.directory,
+            environment={**self._platform.environment, **program.environment},
+        )
+
+    def _start(self, supervised: Supervised) -> None:
+        try:
+            pid = supervised.start()
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise StackError(f"The disk of {self._home.directory} is full; free some space.") from error
+            raise
+        # Known to `stop` before anything else can go wrong.
+        self._supervised[supervised.role] = supervised
+        self._records.add(supervised.role, pid)
+
+    def _wait_for_servers(self, platform: Platform) -> None:
+        deadline = time.monotonic() + _READY_WITHIN_SECONDS
+        for server in platform.servers:
+            while not server.is_ready():
+                self._check_stop()
+                assert server.process is not None
+                if server.process.poll() is not None:
+                    raise server.failure(f"ended with exit code {server.process.returncode}")
+                if time.monotonic() > deadline:
+                    raise server.failure(f"did not answer within {_READY_WITHIN_SECONDS:.0f} s")
+                time.sleep(0.02)
+
+    def _prepare(self) -> None:
+        log_path = self._home.logs_directory / "first-run.log"
+        log_path.unlink(missing_ok=True)
+        process = self._spawn(Program("first-run", ("api.first_run",), {}), log_path)
+        try:
+            while process.poll() is None:
+                self._check_stop()
+                time.sleep(0.02)
+        finally:
+            end(process)
+        if process.returncode != 0:
+            raise StackError(f"The database could not be prepared: {last_lines(log_path)}")
+
+    def _wait_for_api(self, platform: Platform) -> None:
+        deadline = time.monotonic() + _READY_WITHIN_SECONDS
+        while not _answers(platform.settings.api_host, platform.settings.api_port):
+            self._tick()
+            for role, supervised in self._supervised.items():
+                if supervised.failures >= 3:
+                    raise StackError(
+                        f"{role} doesn't start. The end of {supervised.log_path}:\n{last_lines(supervised.log_path)}"
+                    )
+            if time.monotonic() > deadline:
+                log = self._supervised["api"].log_path
+                raise StackError(f"The API is not ready after 60 s. The end of {log}:\n{last_lines(log)}")
+
+    def _tick(self) -> None:
+        """Looks after every process once. Raises StopRequested."""
+        self._check_stop()
+        for supervised in self._supervised.values():
+            ended = supervised.ended()
+            if ended is not None:
+                self._say(f"{supervised.role} ended ({ended}); starting it again. Its log: {supervised.log_path}")
+            if supervised.is_due():
+                try:
+                    self._records.add(supervised.role, supervised.start())
+                except (OSError, StackError) as error:
+                    self._say(f"{supervised.role} can't be started: {error}")
+        now = time.monotonic()
+        if now >= self._rotate_at:
+            self._rotate_at = now + _ROTATE_EVERY_SECONDS
+            for supervised in self._supervised.values():
+                rotate(supervised.log_path)
+        time.sleep(_TICK_SECONDS)
+
+
+def _answers(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1" if host in ("0.0.0.0", "") else host, port, timeout=3)
+    try:
+        connection.request("GET", "/api/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
