@@ -1,0 +1,87 @@
+"""The application: routes, guard, errors and documentation around the services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
+from api.errors import handle_error
+from api.exchange import Application
+from api.guards import check_declarations, guard
+from api.idempotency import provide_idempotent_call
+from api.openapi import describe, docs_router, openapi_config
+from api.pagination import provide_list_parameters
+from api.responses import EnvelopeResponse
+from api.routes.authentication import AuthenticationController
+from api.routes.deployments import DeploymentController
+from api.routes.health import HealthController
+from api.routes.logs import LogController
+from api.routes.projects import ProjectController
+from api.routes.redirects import redirect_deploy, redirect_deploy_path, redirect_stream
+from api.routes.tokens import TokenController
+from api.routes.variables import VariableController
+from api.services import Services
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+
+CONTROLLERS = (
+    HealthController,
+    AuthenticationController,
+    TokenController,
+    ProjectController,
+    VariableController,
+    DeploymentController,
+    LogController,
+)
+
+
+def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequence[Lifespan] = ()) -> Litestar:
+    """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
+    api = Router(
+        "/api",
+        route_handlers=[
+            *CONTROLLERS,
+            *routes,
+            redirect_deploy,
+            redirect_deploy_path,
+            redirect_stream,
+            docs_router(),
+        ],
+        dependencies={
+            "list_parameters": Provide(provide_list_parameters, sync_to_thread=False),
+            "idempotent_call": Provide(provide_idempotent_call),
+        },
+    )
+    application = Application(
+        route_handlers=[api],
+        guards=[guard],
+        dependencies=_service_dependencies(services),
+        exception_handlers={Exception: handle_error},
+        request_class=JsonRequest,
+        response_class=EnvelopeResponse,
+        request_max_body_size=MAXIMUM_BODY_BYTES,
+        openapi_config=openapi_config(),
+        state=State({"services": services, "query_parameters": {}}),
+        lifespan=list(lifespan),
+        logging_config=None,
+        debug=False,
+    )
+    check_declarations(application)
+    describe(application)
+    return application
+
+
+def _service_dependencies(services: Services) -> dict[str, Provide]:
+    """Each collaborator under its name, and all of them as `services`."""
+    provided = {"services": services, "log_store": services.log_store, "stream_hub": services.stream_hub}
+    return {name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value

@@ -1,0 +1,79 @@
+"""Who asks: from the `Authorization` header to a principal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.access_tokens import AccessTokens
+from shared.api_tokens import PREFIX, is_token, token_hash
+from shared.clock import Clock
+from shared.errors import ErrorCode, Unauthenticated
+from shared.permissions import Permission
+from shared.repositories.sessions import SessionRepository
+from shared.repositories.tokens import TokenRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """`scopes`: what a token is limited to, empty for all rights of the user. Either of `token_id` and `session_id`
+    is set."""
+
+    user_id: str
+    email: str
+    token_id: str | None
+    scopes: frozenset[str]
+    is_platform_administrator: bool
+    session_id: str | None = None
+
+    def has_scope(self, permission: Permission) -> bool:
+        return not self.scopes or permission.value in self.scopes
+
+
+class Authenticator:
+    """Safe from any thread."""
+
+    def __init__(
+        self, *, tokens: TokenRepository, sessions: SessionRepository, access_tokens: AccessTokens, clock: Clock
+    ) -> None:
+        self._tokens = tokens
+        self._sessions = sessions
+        self._access_tokens = access_tokens
+        self._clock = clock
+
+    def authenticate(self, authorization: str | None) -> Principal:
+        """Raises Unauthenticated: UNAUTHENTICATED, TOKEN_EXPIRED or SESSION_REVOKED."""
+        scheme, _, credential = (authorization or "").strip().partition(" ")
+        if not authorization:
+            raise Unauthenticated("Sign in, or send an API token as Authorization: Bearer <token>.")
+        if scheme.lower() != "bearer" or not credential:
+            raise Unauthenticated("The Authorization header must be: Bearer <token>.")
+        credential = credential.strip()
+        return self._by_token(credential) if credential.startswith(PREFIX) else self._by_session(credential)
+
+    def _by_token(self, token: str) -> Principal:
+        row = self._tokens.find_active(token_hash(token)) if is_token(token) else None
+        if row is None:
+            raise Unauthenticated("The API token is not known or was revoked; make a new one.")
+        if row["is_expired"]:
+            raise Unauthenticated("The API token has expired; make a new one.", code=ErrorCode.TOKEN_EXPIRED)
+        return Principal(
+            user_id=row["user_id"],
+            email=row["email"],
+            token_id=row["id"],
+            scopes=frozenset(row["scopes"]),
+            is_platform_administrator=row["is_platform_administrator"],
+        )
+
+    def _by_session(self, token: str) -> Principal:
+        claims = self._access_tokens.verify(token)
+        row = self._sessions.find_user(claims.user_id, claims.family_id, self._clock.now())
+        if row is None or not row["is_live"]:
+            raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
+        return Principal(
+            user_id=row["user_id"],
+            email=row["email"],
+            token_id=None,
+            scopes=frozenset(),
+            is_platform_administrator=row["is_platform_administrator"],
+            session_id=claims.family_id,
+        )

@@ -1,0 +1,159 @@
+"""The composition root of the API: settings in, services out, everything closed again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from api.authentication import Authenticator
+from api.health import HealthChecks
+from api.pagination import CursorSigner
+from api.services import Services
+from api.streams.hub import StreamHub
+from shared.access_tokens import AccessTokens
+from shared.clock import Clock, SystemClock
+from shared.db.database import Database
+from shared.db.migrate import is_migrated
+from shared.logs.base import Doorbell, LogStore
+from shared.logs.doorbell import RedisDoorbell
+from shared.logs.listener import RedisDoorbellListener
+from shared.logs.store import PostgresLogStore
+from shared.passwords import Passwords
+from shared.queue.base import JobQueue
+from shared.queue.connection import connect_redis
+from shared.queue.job_queue import RedisJobQueue
+from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.idempotency import IdempotencyRepository
+from shared.repositories.projects import ProjectRepository
+from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sessions import SessionRepository
+from shared.repositories.sites import SiteRepository
+from shared.repositories.stage_runs import StageRunRepository
+from shared.repositories.tenants import TenantRepository
+from shared.repositories.tokens import TokenRepository
+from shared.repositories.users import UserRepository
+from shared.repositories.variables import VariableRepository
+from shared.secrets_box import SecretsBox
+from shared.services.accounts import AccountService
+from shared.services.deployments import DeploymentService
+from shared.services.login_throttle import LocalLoginThrottle
+from shared.services.projects import ProjectService
+from shared.services.sessions import SessionService
+from shared.services.tokens import TokenService
+from shared.services.variables import VariableService
+from shared.settings import Settings
+from shared.storage.base import ArtifactStore
+from shared.storage.object_store import S3ArtifactStore
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """The servers behind the API. `close` ends their connections."""
+
+    database: Database
+    queue: JobQueue
+    log_store: LogStore
+    doorbell: Doorbell
+    artifacts: ArtifactStore
+    close: Callable[[], None] = field(repr=False)
+
+
+def connect_backends(settings: Settings) -> Backends:
+    """Connects nothing yet: each connects on first use, so that the API starts while they don't answer."""
+    closers = ExitStack()
+    database = Database(settings.database_url)
+    closers.callback(database.close)
+    redis = connect_redis(settings.redis_url, client_name="cloudify-api")
+    closers.callback(redis.close)
+    doorbell = RedisDoorbell.connect(settings.redis_url)
+    return Backends(
+        database=database,
+        queue=RedisJobQueue(redis, lease_seconds=settings.lease_seconds),
+        log_store=PostgresLogStore(database),
+        doorbell=doorbell,
+        # The API only asks whether the store answers, and doesn't wait an outage out.
+        artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
+        close=closers.close,
+    )
+
+
+def build_account_services(settings: Settings, backends: Backends, clock: Clock) -> tuple[AccountService, TokenService]:
+    """What the first run and the administrator's commands need."""
+    database = backends.database
+    accounts = AccountService(
+        database=database,
+        users=UserRepository(database),
+        tenants=TenantRepository(database),
+        queue=backends.queue,
+        passwords=Passwords(),
+        throttle=LocalLoginThrottle(clock),
+        registration_enabled=settings.registration_enabled,
+    )
+    return accounts, TokenService(tokens=TokenRepository(database), clock=clock)
+
+
+def build_deployment_service(settings: Settings, backends: Backends, clock: Clock) -> DeploymentService:
+    database = backends.database
+    return DeploymentService(
+        database=database,
+        deployments=DeploymentRepository(database),
+        stage_runs=StageRunRepository(database),
+        releases=ReleaseRepository(database),
+        sites=SiteRepository(database),
+        queue=backends.queue,
+        log_store=backends.log_store,
+        doorbell=backends.doorbell,
+        clock=clock,
+        settings=settings,
+    )
+
+
+def build_services(
+    settings: Settings, backends: Backends, *, stream_hub: StreamHub | None = None, clock: Clock | None = None
+) -> Services:
+    clock = clock or SystemClock()
+    database = backends.database
+    tokens, sessions = TokenRepository(database), SessionRepository(database)
+    access_tokens = AccessTokens([settings.secret_key], clock)
+    accounts, token_service = build_account_services(settings, backends, clock)
+    return Services(
+        settings=settings,
+        authenticator=Authenticator(tokens=tokens, sessions=sessions, access_tokens=access_tokens, clock=clock),
+        accounts=accounts,
+        sessions=SessionService(database=database, sessions=sessions, access_tokens=access_tokens, clock=clock),
+        tokens=token_service,
+        projects=ProjectService(
+            database=database, projects=ProjectRepository(database), queue=backends.queue, settings=settings
+        ),
+        variables=VariableService(
+            database=database, variables=VariableRepository(database), box=SecretsBox(settings.encryption_keys)
+        ),
+        deployments=build_deployment_service(settings, backends, clock),
+        tenants=TenantRepository(database),
+        idempotency=IdempotencyRepository(database),
+        cursor_signer=CursorSigner(settings.secret_key),
+        health=HealthChecks(
+            {"database": database.ping, "queue": backends.queue.ping, "objectStore": backends.artifacts.ping},
+            is_migrated=partial(is_migrated, settings.database_url),
+            clock=SystemClock(),
+        ),
+        log_store=backends.log_store,
+        stream_hub=stream_hub,
+    )
+
+
+def build_stream_hub(settings: Settings, backends: Backends) -> StreamHub:
+    return StreamHub(PostgresLogStore(backends.database), RedisDoorbellListener(settings.redis_url))
+
+
+@asynccontextmanager
+async def running_hub(hub: StreamHub, _application: Any) -> AsyncGenerator[None]:
+    """The hub's tasks live as long as the application."""
+    await hub.start()
+    try:
+        yield
+    finally:
+        await hub.close()

@@ -1,0 +1,176 @@
+"""The one guard: principal → role in the resource's tenant → permission. What isn't declared is denied.
+
+Every route handler declares exactly one of these in `opt`:
+- `public: True`;
+- `self: True`: any signed-in user, own data. A token with scopes is refused unless `scoped: True` is declared too;
+- `permission: Permission.X` with `resource`: `project` or `deployment` (the path names it; `request.state.tenant_id` is
+  set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform` (platform administrators).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from anyio import to_thread
+from litestar import Litestar
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
+
+from api.authentication import Principal
+from api.errors import RequestRefused
+from api.services import Services
+from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
+from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
+from shared.permissions import Permission, Role, permissions_of
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+_RESOURCES = frozenset({"project", "deployment", "tenants", "platform"})
+_PARAMETERS = {"project": "project_id", "deployment": "deployment_id"}
+_PREFIXES = {"project": PROJECT, "deployment": DEPLOYMENT}
+_READS = {"project": Permission.PROJECT_READ, "deployment": Permission.DEPLOY_READ}
+_PLATFORM_PERMISSIONS = frozenset({Permission.ADMIN_READ, Permission.ADMIN_WRITE})
+
+
+class UndeclaredRoutes(Exception):
+    """Routes that don't say who may use them; the application refuses to start."""
+
+
+async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Raises Unauthenticated, Forbidden, NotFound; RequestRefused for query parameters that the route doesn't have."""
+    if connection.scope.get("method") == "OPTIONS":
+        return
+    _check_text(connection)
+    await to_thread.run_sync(partial(_admit, connection, handler.opt))
+    _check_query(connection)
+
+
+def authorize(connection: Connection, permission: Permission, resource: str, identifier: str) -> str:
+    """The tenant of the resource, where the principal may do this. For resources that a body names.
+
+    Raises NotFound when the principal can't read it, Forbidden when it can read but not do this. Blocks: call it from
+    a thread.
+    """
+    services: Services = connection.app.state.services
+    principal: Principal = connection.user
+    tenant_id = None
+    if is_identifier(identifier, _PREFIXES[resource]):
+        owner = services.projects if resource == "project" else services.deployments
+        tenant_id = owner.tenant_of(identifier)
+    role = None if tenant_id is None else services.tenants.find_role(tenant_id, principal.user_id)
+    if tenant_id is None or role is None:
+        raise NotFound(f"There is no such {resource}.")
+    if not _may(principal, role, permission):
+        if not _may(principal, role, _READS[resource]):
+            raise NotFound(f"There is no such {resource}.")
+        raise _forbidden(permission, principal, role)
+    return tenant_id
+
+
+def check_declarations(application: Litestar) -> None:
+    """Raises UndeclaredRoutes. Run when the application is made."""
+    undeclared = [
+        f"{'/'.join(sorted(handler.http_methods))} {route.path}"
+        for route in application.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.http_methods != {"OPTIONS"} and not _is_declared(handler.opt)
+    ]
+    if undeclared:
+        raise UndeclaredRoutes("These routes don't declare who may use them: " + ", ".join(sorted(undeclared)))
+
+
+def _is_declared(opt: dict[str, Any]) -> bool:
+    kinds = [opt.get("public") is True, opt.get("self") is True, isinstance(opt.get("permission"), Permission)]
+    return sum(kinds) == 1 and ("permission" not in opt or opt.get("resource") in _RESOURCES)
+
+
+def _admit(connection: Connection, opt: dict[str, Any]) -> None:
+    services: Services = connection.app.state.services
+    authorization = connection.headers.get("authorization")
+    if opt.get("public") is True:
+        connection.scope["user"] = _find_principal(services, authorization) if opt.get("details") else None
+        return
+    if not _is_declared(opt):
+        raise Forbidden("Nobody may use this address.")
+    principal = services.authenticator.authenticate(authorization)
+    connection.scope["user"] = principal
+    if opt.get("self") is True:
+        if principal.scopes and not opt.get("scoped"):
+            raise Forbidden("A token with scopes can't do this; sign in, or use a token with all rights.")
+        return
+    permission: Permission = opt["permission"]
+    match opt["resource"]:
+        case "platform":
+            _admit_to_platform(principal, permission)
+        case "tenants":
+            connection.state.tenant_ids = _tenants_with(services, principal, permission)
+        case resource:
+            identifier = connection.path_params[_PARAMETERS[resource]]
+            connection.state.tenant_id = authorize(connection, permission, resource, identifier)
+
+
+def _find_principal(services: Services, authorization: str | None) -> Principal | None:
+    """For public routes that show administrators more: a bad credential shows less, and is no error."""
+    try:
+        return services.authenticator.authenticate(authorization) if authorization else None
+    except CloudifyError:
+        return None
+
+
+def is_administrator(principal: Principal | None, permission: Permission) -> bool:
+    return principal is not None and principal.is_platform_administrator and principal.has_scope(permission)
+
+
+def _admit_to_platform(principal: Principal, permission: Permission) -> None:
+    if permission not in _PLATFORM_PERMISSIONS or not is_administrator(principal, permission):
+        raise Forbidden("Only administrators of the platform can do this.", details={"permission": permission.value})
+
+
+def _tenants_with(services: Services, principal: Principal, permission: Permission) -> list[str]:
+    """The tenants where the principal may do this, the personal one first."""
+    memberships = services.tenants.memberships_of(principal.user_id)
+    tenant_ids = [member.tenant_id for member in memberships if _may(principal, member.role, permission)]
+    if not tenant_ids:
+        raise _forbidden(permission, principal, memberships[0].role if memberships else None)
+    return tenant_ids
+
+
+def _may(principal: Principal, role: Role, permission: Permission) -> bool:
+    return permission in permissions_of(role) and principal.has_scope(permission)
+
+
+def _forbidden(permission: Permission, principal: Principal, role: Role | None) -> Forbidden:
+    details = {"permission": permission.value, "role": None if role is None else role.value}
+    if not principal.has_scope(permission):
+        return Forbidden(f"The token lacks the scope {permission}; use one that has it.", details=details)
+    return Forbidden(f"This needs {permission}, which your role doesn't have; ask an owner.", details=details)
+
+
+def _check_text(connection: Connection) -> None:
+    """NUL and half surrogate pairs get as far as this, and the database takes neither."""
+    if any(_is_unusable(str(value)) for value in connection.path_params.values()):
+        raise NotFound("There is nothing at this address; see /api/docs.")
+    for name, value in connection.query_params.multi_items():
+        if _is_unusable(name) or _is_unusable(str(value)):
+            raise RequestRefused("The query holds a NUL character; remove it.", code=ErrorCode.INVALID_FILTER)
+
+
+def _is_unusable(text: str) -> bool:
+    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_query(connection: Connection) -> None:
+    """A parameter that the route's documentation doesn't list is a mistake that would silently change the answer."""
+    scope: Any = connection.scope
+    known = connection.app.state.query_parameters.get((scope["path_template"], scope["method"]))
+    if known is None:
+        return
+    unknown = sorted({name[:50] for name in connection.query_params} - known)
+    if unknown:
+        names = ", ".join(sorted(known)) or "none"
+        raise RequestRefused(
+            f"There is no query parameter {unknown[0]!r} here; there are: {names}.", code=ErrorCode.INVALID_FILTER
+        )

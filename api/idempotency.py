@@ -1,0 +1,108 @@
+"""`Idempotency-Key`: the answer is stored in the transaction of its effect, so that a repeat never acts twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from litestar import Request, Response
+from litestar.params import HeaderParameter
+
+from api.errors import RequestRefused
+from api.responses import answer
+from schemas.envelope import Success
+from shared.db.database import Connection
+from shared.errors import Conflict, ErrorCode
+from shared.repositories.idempotency import IdempotencyRepository, IdempotencyScope, KeptAnswer
+
+T = TypeVar("T")
+
+
+class _AnsweredMeanwhile(Exception):
+    """Another request with the key committed first; raising it rolls this one's effect back."""
+
+    def __init__(self, kept: KeptAnswer) -> None:
+        super().__init__("answered meanwhile")
+        self.kept = kept
+
+
+class IdempotentCall:
+    """`scope` is None when the client sent no key: then the effect simply happens."""
+
+    def __init__(self, repository: IdempotencyRepository, scope: IdempotencyScope | None, fingerprint: bytes) -> None:
+        self._repository = repository
+        self._scope = scope
+        self._fingerprint = fingerprint
+
+    def run(
+        self,
+        effect: Callable[[Callable[[Connection, T], None] | None], T],
+        *,
+        status: int,
+        location: Callable[[T], str] | None = None,
+    ) -> Response[Success[T]]:
+        """Calls `effect` with the callback that it has to call inside its transaction.
+
+        Raises RequestRefused (IDEMPOTENCY_MISMATCH), Conflict (IDEMPOTENCY_IN_PROGRESS).
+        """
+        if self._scope is None:
+            resource = effect(None)
+            return answer(resource, status=status, location=None if location is None else location(resource))
+        kept = self._repository.find(self._scope)
+        if kept is not None:
+            return self._replay(kept)
+        scope = self._scope
+
+        def record(connection: Connection, resource: T) -> None:
+            place = None if location is None else location(resource)
+            self._record(connection, scope, KeptAnswer(self._fingerprint, status, msgspec.json.encode(resource), place))
+
+        try:
+            resource = effect(record)
+        except _AnsweredMeanwhile as meanwhile:
+            return self._replay(meanwhile.kept)
+        return answer(resource, status=status, location=None if location is None else location(resource))
+
+    def _record(self, connection: Connection, scope: IdempotencyScope, kept: KeptAnswer) -> None:
+        if not self._repository.try_lock(connection, scope):
+            raise Conflict(
+                "A request with this Idempotency-Key is being worked on; repeat it in a second.",
+                code=ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+            )
+        earlier = self._repository.find_in(connection, scope)
+        if earlier is not None:
+            raise _AnsweredMeanwhile(earlier)
+        self._repository.insert(connection, scope, kept)
+
+    def _replay(self, kept: KeptAnswer) -> Response[Success[Any]]:
+        if kept.fingerprint != self._fingerprint:
+            raise RequestRefused(
+                "The Idempotency-Key was used for another body; use a new key for a new request.",
+                code=ErrorCode.IDEMPOTENCY_MISMATCH,
+            )
+        response = answer(msgspec.Raw(kept.body), status=kept.status, location=kept.location)
+        response.headers["Idempotent-Replayed"] = "true"
+        return response
+
+
+async def provide_idempotent_call(
+    request: Request[Any, Any, Any],
+    idempotency_key: Annotated[
+        str | None,
+        HeaderParameter(name="Idempotency-Key", description="At most 255 characters; repeats within 24 h act once"),
+    ] = None,
+) -> IdempotentCall:
+    """The dependency `idempotent_call`."""
+    repository: IdempotencyRepository = request.app.state.services.idempotency
+    if idempotency_key is None:
+        return IdempotentCall(repository, None, b"")
+    if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
+        raise RequestRefused(
+            "The Idempotency-Key must have from 1 to 255 printable characters.",
+            code=ErrorCode.VALIDATION_ERROR,
+            details={"fields": [{"field": "Idempotency-Key", "message": "must have from 1 to 255 characters"}]},
+        )
+    scope = IdempotencyScope(request.user.user_id, request.method, request.url.path, idempotency_key)
+    return IdempotentCall(repository, scope, hashlib.sha256(await request.body()).digest())

@@ -1,0 +1,189 @@
+"""The API's own description: Litestar's schema, completed with the errors of each route, and a page that shows it.
+
+The page is written here, without scripts, so that nothing is loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response, Router, get
+from litestar.enums import MediaType
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.routes import HTTPRoute
+
+from api.errors import STATUS_OF
+from api.exchange import API_VERSION
+from shared.errors import ErrorCode
+
+DOCS_PATH = "/api/docs"
+
+_EVERYWHERE = (ErrorCode.INVALID_FILTER, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE)
+_SIGNED_IN = (
+    ErrorCode.UNAUTHENTICATED,
+    ErrorCode.TOKEN_EXPIRED,
+    ErrorCode.SESSION_REVOKED,
+    ErrorCode.FORBIDDEN,
+)
+_WITH_BODY = (
+    ErrorCode.MALFORMED_JSON,
+    ErrorCode.PAYLOAD_TOO_LARGE,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.VALIDATION_ERROR,
+)
+_METHODS = ("get", "put", "post", "delete", "patch")
+
+Schema = dict[str, Any]
+
+
+def openapi_config() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Cloudify",
+        version=API_VERSION,
+        description=(
+            "Every answer is `{ok, data, meta}` or `{ok, error}`. This is a preview: breaking changes may come, "
+            "each with a new `API-Version`."
+        ),
+        use_handler_docstrings=True,
+        security=[{"bearer": []}],
+        components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
+        # Litestar's own pages would load scripts from elsewhere; `docs_router` replaces them.
+        openapi_router=Router("/api/docs/litestar", route_handlers=[], include_in_schema=False, opt={"public": True}),
+    )
+
+
+@get("/", media_type=MediaType.HTML, sync_to_thread=False)
+def docs_page(request: Request[Any, Any, Any]) -> Response[bytes]:
+    page: bytes = request.app.state.docs_page
+    policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'; base-uri 'none'"
+    return Response(
+        page, media_type=MediaType.HTML, headers={"Content-Security-Policy": f"{policy}; upgrade-insecure-requests"}
+    )
+
+
+@get("/openapi.json", media_type=MediaType.JSON, sync_to_thread=False)
+def docs_schema(request: Request[Any, Any, Any]) -> Response[bytes]:
+    schema: bytes = request.app.state.openapi
+    return Response(schema, media_type=MediaType.JSON)
+
+
+def docs_router() -> Router:
+    return Router("/docs", route_handlers=[docs_page, docs_schema], include_in_schema=False, opt={"public": True})
+
+
+def describe(application: Litestar) -> None:
+    """Fills `state.openapi`, `state.docs_page` and `state.query_parameters` ((path, method) → names)."""
+    schema: Schema = application.openapi_schema.to_schema()
+    operations = _operations(application)
+    known: dict[tuple[str, str], frozenset[str]] = {}
+    for path, item in schema["paths"].items():
+        for method in _METHODS:
+            if method in item:
+                template, opt = operations[path, method.upper()]
+                _complete(item[method], opt)
+                known[template, method.upper()] = frozenset(
+                    parameter["name"] for parameter in item[method].get("parameters", []) if parameter["in"] == "query"
+                )
+    schema["components"]["schemas"]["ErrorCode"] = {"type": "string", "enum": [code.value for code in ErrorCode]}
+    schema["components"]["schemas"]["Failure"] = _FAILURE
+    application.state.openapi = msgspec.json.encode(schema)
+    application.state.docs_page = _page(schema).encode()
+    application.state.query_parameters = known
+
+
+def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mapping[str, Any]]]:
+    """(path as the schema writes it, method) → (path template as the router writes it, opt)."""
+    return {
+        (route.path_format or "/", str(method)): (route.path_format or "/", handler.opt)
+        for route in application.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for method in handler.http_methods
+    }
+
+
+def _complete(operation: Schema, opt: Mapping[str, Any]) -> None:
+    """Lists each error that the route can answer with, by status."""
+    codes = [*_EVERYWHERE, *opt.get("errors", ())]
+    if opt.get("public") is True:
+        operation["security"] = []
+    else:
+        codes += _SIGNED_IN
+    if opt.get("resource") in ("project", "deployment"):
+        codes.append(ErrorCode.NOT_FOUND)
+    if "requestBody" in operation:
+        codes += _WITH_BODY
+    responses: Schema = {status: answer for status, answer in operation["responses"].items() if status < "400"}
+    by_status: dict[str, list[str]] = {}
+    for code in dict.fromkeys(codes):
+        by_status.setdefault(str(STATUS_OF[code]), []).append(code.value)
+    for status, names in sorted(by_status.items()):
+        responses[status] = {
+            "description": ", ".join(names),
+            "x-error-codes": names,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}},
+        }
+    operation["responses"] = responses
+
+
+_FAILURE: Schema = {
+    "type": "object",
+    "required": ["ok", "error"],
+    "properties": {
+        "ok": {"type": "boolean", "const": False},
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "requestId"],
+            "properties": {
+                "code": {"$ref": "#/components/schemas/ErrorCode"},
+                "message": {"type": "string"},
+                "details": {"type": "object"},
+                "requestId": {"type": "string"},
+            },
+        },
+    },
+}
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "code,h3{font-family:ui-monospace,monospace}h3{font-size:1rem;margin:1.5rem 0 .2rem}"
+    "p,ul{margin:.2rem 0}.errors{color:#777;font-size:.85rem}"
+)
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+
+def _page(schema: Schema) -> str:
+    sections: dict[str, list[str]] = {}
+    for path, item in sorted(schema["paths"].items()):
+        for method in _METHODS:
+            if method in item:
+                tag = (item[method].get("tags") or ["Other"])[0]
+                sections.setdefault(tag, []).append(_operation_html(path, method, item[method]))
+    body = "".join(f"<h2>{html.escape(tag)}</h2>{''.join(parts)}" for tag, parts in sorted(sections.items()))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Cloudify API</title><style>{_STYLE}</style>'
+        f"<h1>Cloudify API</h1><p>Version {API_VERSION}. {html.escape(schema['info']['description'])} "
+        f'For tools: <a href="{DOCS_PATH}/openapi.json">openapi.json</a>.</p>{body}</html>'
+    )
+
+
+def _operation_html(path: str, method: str, operation: Schema) -> str:
+    text = operation.get("description") or operation.get("summary") or ""
+    inputs = [f"{name['name']} ({name['in']})" for name in operation.get("parameters", [])]
+    bodies = operation.get("requestBody", {}).get("content", {}).values()
+    inputs += [f"body: {media.get('schema', {}).get('$ref', '').rpartition('/')[2]}" for media in bodies]
+    listed = f"<p>Takes: <code>{html.escape(', '.join(inputs))}</code></p>" if inputs else ""
+    errors = "; ".join(
+        f"{status}: {answer['description']}" for status, answer in operation["responses"].items() if status >= "400"
+    )
+    good = ", ".join(status for status in operation["responses"] if status < "400")
+    return (
+        f"<h3>{method.upper()} {html.escape(path)}</h3><p>{html.escape(text)} Answers {good}.</p>{listed}"
+        f'<p class="errors">{html.escape(errors)}</p>'
+    )

@@ -1,0 +1,120 @@
+"""Signing up, in and out, and the sessions that come of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from api.errors import RequestRefused
+from api.responses import answer, success
+from api.services import Services
+from schemas.authentication import SessionResource, SignedIn
+from schemas.envelope import Success
+from schemas.requests import LoginRequest, RegisterRequest
+from schemas.resources import UserResource
+from shared.errors import ErrorCode
+from shared.services.sessions import IssuedSession
+
+# A browser keeps a `__Host-` cookie for this host alone, and only when it is Secure and has the path /.
+REFRESH_COOKIE = "__Host-cloudify_refresh"
+
+_REFRESH_ERRORS = (ErrorCode.UNAUTHENTICATED, ErrorCode.SESSION_REVOKED, ErrorCode.CSRF_REJECTED)
+
+
+class AuthenticationController(Controller):
+    path = "/auth"
+    tags = ["Authentication"]  # noqa: RUF012 - Litestar reads it as it is
+
+    @post(
+        "/register",
+        opt={"public": True, "errors": (ErrorCode.CONFLICT, ErrorCode.FORBIDDEN)},
+        sync_to_thread=True,
+    )
+    def register(
+        self, request: Request[Any, Any, Any], data: JSONBody[RegisterRequest], services: NamedDependency[Services]
+    ) -> Response[Success[SignedIn]]:
+        """Makes an account and signs in."""
+        user = services.accounts.register(data)
+        session = services.sessions.start(user.id, user_agent=_user_agent(request), address=_address(request))
+        return _signed_in(user, session, status=201)
+
+    @post(
+        "/login",
+        status_code=200,
+        opt={"public": True, "errors": (ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_THROTTLED)},
+        sync_to_thread=True,
+    )
+    def login(
+        self, request: Request[Any, Any, Any], data: JSONBody[LoginRequest], services: NamedDependency[Services]
+    ) -> Response[Success[SignedIn]]:
+        """Signs in."""
+        address = _address(request)
+        user = services.accounts.authenticate(data.email, data.password, address=address)
+        session = services.sessions.start(user.id, user_agent=_user_agent(request), address=address)
+        return _signed_in(user, session, status=200)
+
+    @post("/refresh", status_code=200, opt={"public": True, "errors": _REFRESH_ERRORS}, sync_to_thread=True)
+    def refresh(
+        self, request: Request[Any, Any, Any], services: NamedDependency[Services]
+    ) -> Response[Success[SignedIn]]:
+        """Gives a new access token for the refresh cookie, and replaces the cookie."""
+        _refuse_foreign_site(request)
+        cookie = request.cookies.get(REFRESH_COOKIE)
+        session = services.sessions.refresh(cookie, user_agent=_user_agent(request), address=_address(request))
+        return _signed_in(services.accounts.get(session.user_id), session, status=200)
+
+    @post("/logout", status_code=204, opt={"public": True, "errors": (ErrorCode.CSRF_REJECTED,)}, sync_to_thread=True)
+    def logout(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[None]:
+        """Ends the session of the refresh cookie."""
+        _refuse_foreign_site(request)
+        services.sessions.end(request.cookies.get(REFRESH_COOKIE))
+        return Response(None, status_code=204, cookies=[_cookie("", 0)])
+
+    @get("/me", opt={"self": True, "scoped": True}, sync_to_thread=True)
+    def me(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[UserResource]:
+        """Who is signed in."""
+        return success(services.accounts.get(request.user.user_id))
+
+    @get("/sessions", opt={"self": True}, sync_to_thread=True)
+    def list_sessions(
+        self, request: Request[Any, Any, Any], services: NamedDependency[Services]
+    ) -> Success[list[SessionResource]]:
+        """The live sessions, the latest first."""
+        return success(services.sessions.list(request.user.user_id, current=request.user.session_id))
+
+    @delete("/sessions/{session_id:str}", opt={"self": True, "errors": (ErrorCode.NOT_FOUND,)}, sync_to_thread=True)
+    def revoke_session(
+        self, request: Request[Any, Any, Any], session_id: FromPath[str], services: NamedDependency[Services]
+    ) -> None:
+        """Ends a session; its access tokens stop working at once."""
+        services.sessions.revoke(request.user.user_id, session_id)
+
+
+def _signed_in(user: UserResource, session: IssuedSession, *, status: int) -> Response[Success[SignedIn]]:
+    data = SignedIn(user=user, access_token=session.access_token, expires_in=session.expires_in)
+    cookie = _cookie(session.refresh_token, session.refresh_expires_in)
+    return answer(data, status=status, location="/api/auth/me" if status == 201 else None, cookies=[cookie])
+
+
+def _cookie(value: str, seconds: int) -> Cookie:
+    return Cookie(
+        key=REFRESH_COOKIE, value=value, max_age=seconds, path="/", secure=True, httponly=True, samesite="strict"
+    )
+
+
+def _refuse_foreign_site(request: Request[Any, Any, Any]) -> None:
+    """The cookie is SameSite=Strict already; this also stops a page on another port or subdomain of the site."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise RequestRefused("The request comes from another site's page.", code=ErrorCode.CSRF_REJECTED)
+
+
+def _user_agent(request: Request[Any, Any, Any]) -> str | None:
+    return request.headers.get("user-agent")
+
+
+def _address(request: Request[Any, Any, Any]) -> str:
+    return request.client.host if request.client else "unknown"

@@ -1,0 +1,61 @@
+"""Health: live does no I/O, ready asks the dependencies, startup waits for the migrations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, get
+from litestar.di import NamedDependency
+
+from api.guards import is_administrator
+from api.responses import success
+from api.services import Services
+from schemas.envelope import Success
+from schemas.health import DependencyHealth, HealthResource
+from shared.errors import ErrorCode, Unavailable
+from shared.permissions import Permission
+
+_ERRORS = (ErrorCode.UNAVAILABLE,)
+_PUBLIC = {"public": True, "details": True, "errors": _ERRORS}
+
+
+class HealthController(Controller):
+    path = "/health"
+    tags = ["Health"]  # noqa: RUF012 - Litestar reads it as it is
+
+    @get(["/", "/ready"], opt=_PUBLIC, sync_to_thread=True)
+    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+        """Whether everything answers that a request needs. An administrator of the platform sees the details."""
+        return _report(request, services)
+
+    @get("/live", opt={"public": True}, sync_to_thread=False)
+    def live(self) -> Success[HealthResource]:
+        """Whether this process answers."""
+        return success(HealthResource(status="ok"))
+
+    @get("/startup", opt={"public": True, "errors": _ERRORS}, sync_to_thread=True)
+    def startup(self, services: NamedDependency[Services]) -> Success[HealthResource]:
+        """Whether the database has every migration of this version."""
+        if not services.health.has_started():
+            raise Unavailable("The database is not migrated yet; run the migrations.", retry_after_seconds=2)
+        return success(HealthResource(status="ok"))
+
+
+def _report(request: Request[Any, Any, Any], services: Services) -> Success[HealthResource]:
+    results = services.health.results()
+    details = None
+    if is_administrator(request.user, Permission.ADMIN_READ):
+        details = [
+            DependencyHealth(
+                name=result.name,
+                status="unavailable" if result.problem else "ok",
+                milliseconds=result.milliseconds,
+                problem=result.problem,
+            )
+            for result in results
+        ]
+    if any(result.problem for result in results):
+        shown = None if details is None else {"dependencies": msgspec.to_builtins(details)}
+        raise Unavailable("Not everything that requests need answers; try again in a few seconds.", details=shown)
+    return success(HealthResource(status="ok", dependencies=details))

@@ -1,0 +1,54 @@
+"""Old paths lead to the new ones, method and body kept."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from litestar import Request, Response, route
+from litestar.enums import HttpMethod
+from litestar.params import FromPath
+
+# RFC 9745 and RFC 8594: deprecated since the API's version, gone a year later.
+_DEPRECATED_SINCE = "@1770854400"
+_SUNSET = "Fri, 12 Feb 2027 00:00:00 GMT"
+_METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
+
+
+@route("/deploy", http_method=_METHODS, opt={"public": True}, include_in_schema=False, sync_to_thread=False)
+def redirect_deploy(request: Request[Any, Any, Any]) -> Response[None]:
+    return _redirect(request, "/api/deployments")
+
+
+@route("/deploy/{rest:path}", http_method=_METHODS, opt={"public": True}, include_in_schema=False, sync_to_thread=False)
+def redirect_deploy_path(request: Request[Any, Any, Any], rest: FromPath[str]) -> Response[None]:
+    parts = [part for part in str(rest).split("/") if part]
+    if len(parts) == 2 and parts[1] == "stream":
+        parts[1:] = ["logs", "stream"]
+    return _redirect(request, "/api/deployments/" + "/".join(parts))
+
+
+@route(
+    "/deployments/{deployment_id:str}/stream",
+    http_method=[HttpMethod.GET],
+    opt={"public": True},
+    include_in_schema=False,
+    sync_to_thread=False,
+)
+def redirect_stream(request: Request[Any, Any, Any], deployment_id: FromPath[str]) -> Response[None]:
+    return _redirect(request, f"/api/deployments/{deployment_id}/logs/stream")
+
+
+def _redirect(request: Request[Any, Any, Any], path: str) -> Response[None]:
+    target = quote(path, safe="/-._~")
+    query = request.scope["query_string"].decode("latin-1")
+    return Response(
+        None,
+        status_code=308,
+        headers={
+            "Location": f"{target}?{query}" if query else target,
+            "Deprecation": _DEPRECATED_SINCE,
+            "Sunset": _SUNSET,
+            "Link": f'<{target}>; rel="successor-version"',
+        },
+    )

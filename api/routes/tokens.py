@@ -1,0 +1,59 @@
+"""API tokens of the signed-in user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from api.pagination import ListParameters
+from api.responses import answer, success
+from api.services import Services
+from schemas.envelope import Success
+from schemas.requests import CreateTokenRequest
+from schemas.resources import CreatedTokenResource, TokenResource
+from shared.errors import ErrorCode
+
+
+class TokenController(Controller):
+    path = "/auth/tokens"
+    tags = ["Tokens"]  # noqa: RUF012 - Litestar reads it as it is
+
+    @get("/", opt={"self": True, "errors": (ErrorCode.INVALID_CURSOR, ErrorCode.INVALID_SORT)}, sync_to_thread=True)
+    def list_tokens(
+        self,
+        request: Request[Any, Any, Any],
+        list_parameters: NamedDependency[ListParameters],
+        services: NamedDependency[Services],
+    ) -> Success[list[TokenResource]]:
+        """The tokens that are not revoked."""
+        query = list_parameters.with_filters({}, sortable={"createdAt": "created_at"}, default="-createdAt")
+        return query.answer(services.tokens.list(request.user.user_id, query.page))
+
+    @post(
+        "/",
+        opt={"self": True, "scoped": True, "errors": (ErrorCode.SCOPE_ESCALATION, ErrorCode.CONFLICT)},
+        sync_to_thread=True,
+    )
+    def create_token(
+        self, request: Request[Any, Any, Any], data: JSONBody[CreateTokenRequest], services: NamedDependency[Services]
+    ) -> Response[Success[CreatedTokenResource]]:
+        """Makes a token; it is shown this once."""
+        token = services.tokens.create(request.user.user_id, data, granted=request.user.scopes)
+        return answer(token, status=201, location=f"/api/auth/tokens/{token.id}")
+
+    @get("/{token_id:str}", opt={"self": True, "errors": (ErrorCode.NOT_FOUND,)}, sync_to_thread=True)
+    def get_token(
+        self, request: Request[Any, Any, Any], token_id: FromPath[str], services: NamedDependency[Services]
+    ) -> Success[TokenResource]:
+        """One token, without its secret."""
+        return success(services.tokens.get(request.user.user_id, token_id))
+
+    @delete("/{token_id:str}", opt={"self": True, "errors": (ErrorCode.NOT_FOUND,)}, sync_to_thread=True)
+    def revoke_token(
+        self, request: Request[Any, Any, Any], token_id: FromPath[str], services: NamedDependency[Services]
+    ) -> None:
+        """Revokes a token; it stops working at once."""
+        services.tokens.revoke(request.user.user_id, token_id)

@@ -1,0 +1,54 @@
+"""Environment variables of a project; values are never read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Controller, Request, delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from api.responses import success
+from api.services import Services
+from schemas.envelope import Success
+from schemas.requests import SetVariableRequest
+from schemas.resources import EnvironmentVariableResource
+from shared.errors import ErrorCode
+from shared.permissions import Permission
+
+_SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
+
+
+class VariableController(Controller):
+    path = "/projects/{project_id:str}/env"
+    tags = ["Environment variables"]  # noqa: RUF012 - Litestar reads it as it is
+
+    @get("/", opt=_SETTINGS, sync_to_thread=True)
+    def list_variables(
+        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+    ) -> Success[list[EnvironmentVariableResource]]:
+        """The variables by key, without their values."""
+        return success(services.variables.list(request.state.tenant_id, project_id))
+
+    @put("/{key:str}", opt=_SETTINGS | {"errors": (ErrorCode.CONFLICT,)}, sync_to_thread=True)
+    def set_variable(
+        self,
+        request: Request[Any, Any, Any],
+        project_id: FromPath[str],
+        key: FromPath[str],
+        data: JSONBody[SetVariableRequest],
+        services: NamedDependency[Services],
+    ) -> Success[EnvironmentVariableResource]:
+        """Makes or replaces a variable, for the deployments to come."""
+        return success(services.variables.set(request.state.tenant_id, project_id, key, data))
+
+    @delete("/{key:str}", opt=_SETTINGS, sync_to_thread=True)
+    def delete_variable(
+        self,
+        request: Request[Any, Any, Any],
+        project_id: FromPath[str],
+        key: FromPath[str],
+        services: NamedDependency[Services],
+    ) -> None:
+        """Removes a variable."""
+        services.variables.delete(request.state.tenant_id, project_id, key)

@@ -1,0 +1,39 @@
+"""What the API is made of: the collaborators that its handlers get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from api.authentication import Authenticator
+from api.health import HealthChecks
+from api.pagination import CursorSigner
+from shared.repositories.idempotency import IdempotencyRepository
+from shared.repositories.tenants import TenantRepository
+from shared.services.accounts import AccountService
+from shared.services.deployments import DeploymentService
+from shared.services.projects import ProjectService
+from shared.services.sessions import SessionService
+from shared.services.tokens import TokenService
+from shared.services.variables import VariableService
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """`log_store` (shared.logs) and `stream_hub` (api.streams) serve the log routes."""
+
+    settings: Settings
+    authenticator: Authenticator
+    accounts: AccountService
+    sessions: SessionService
+    tokens: TokenService
+    projects: ProjectService
+    variables: VariableService
+    deployments: DeploymentService
+    tenants: TenantRepository
+    idempotency: IdempotencyRepository
+    cursor_signer: CursorSigner
+    health: HealthChecks
+    log_store: Any = field(default=None)
+    stream_hub: Any = field(default=None)

@@ -1,0 +1,27 @@
+"""What signing in answers with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.resources import Resource, UserResource
+
+
+class SignedIn(Resource):
+    """`access_token` goes into `Authorization: Bearer …`; it is valid for `expires_in` seconds."""
+
+    user: UserResource
+    access_token: str
+    expires_in: int
+
+
+class SessionResource(Resource):
+    """One login; `is_current` marks the one that asks."""
+
+    id: str
+    user_agent: str | None
+    address: str | None
+    is_current: bool
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime

@@ -1,0 +1,95 @@
+"""Answers kept by idempotency key, written in the transaction of the effect they answer for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from shared.db.database import Connection, Database
+
+_KEPT = "interval '24 hours'"
+
+_FIND = f"""
+SELECT fingerprint, response_status, response_body, response_location FROM idempotency_keys
+WHERE principal_id = %(principal_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
+  AND created_at > now() - {_KEPT}
+"""  # noqa: S608 - constants only
+
+_INSERT = f"""
+INSERT INTO idempotency_keys AS kept
+  (principal_id, method, path, key, fingerprint, response_status, response_body, response_location)
+VALUES (%(principal_id)s, %(method)s, %(path)s, %(key)s, %(fingerprint)s, %(status)s, %(body)s, %(location)s)
+ON CONFLICT (principal_id, method, path, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, response_status = excluded.response_status,
+    response_body = excluded.response_body, response_location = excluded.response_location, created_at = now()
+WHERE kept.created_at <= now() - {_KEPT}
+"""  # noqa: S608 - constants only
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyScope:
+    """Whose key for what: the same key elsewhere is another one."""
+
+    principal_id: str
+    method: str
+    path: str
+    key: str
+
+    def as_parameters(self) -> dict[str, str]:
+        return {"principal_id": self.principal_id, "method": self.method, "path": self.path, "key": self.key}
+
+    def lock_number(self) -> int:
+        """A signed 64-bit number for an advisory lock."""
+        digest = hashlib.sha256("\x00".join(self.as_parameters().values()).encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """`body` is the JSON of the answer's `data`; `fingerprint` is 32 bytes over the request's body."""
+
+    fingerprint: bytes
+    status: int
+    body: bytes = field(repr=False)
+    location: str | None
+
+
+class IdempotencyRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, scope: IdempotencyScope) -> KeptAnswer | None:
+        with self._database.transaction() as connection:
+            return self.find_in(connection, scope)
+
+    def find_in(self, connection: Connection, scope: IdempotencyScope) -> KeptAnswer | None:
+        row = connection.execute(_FIND, scope.as_parameters()).fetchone()
+        if row is None:
+            return None
+        return KeptAnswer(
+            bytes(row["fingerprint"]), row["response_status"], bytes(row["response_body"]), row["response_location"]
+        )
+
+    def try_lock(self, connection: Connection, scope: IdempotencyScope) -> bool:
+        """Held until the transaction ends. False when another transaction works on the same key."""
+        row = connection.execute(
+            "SELECT pg_try_advisory_xact_lock(%(number)s) AS is_locked", {"number": scope.lock_number()}
+        ).fetchone()
+        return row is not None and row["is_locked"]
+
+    def insert(self, connection: Connection, scope: IdempotencyScope, answer: KeptAnswer) -> bool:
+        """False when an answer is kept already."""
+        parameters = scope.as_parameters() | {
+            "fingerprint": answer.fingerprint,
+            "status": answer.status,
+            "body": answer.body,
+            "location": answer.location,
+        }
+        return connection.execute(_INSERT, parameters).rowcount == 1
+
+    def delete_expired(self) -> int:
+        """Removes what is older than 24 hours; for a periodic job."""
+        with self._database.transaction() as connection:
+            return connection.execute(
+                f"DELETE FROM idempotency_keys WHERE created_at <= now() - {_KEPT}"  # noqa: S608 - constants only
+            ).rowcount

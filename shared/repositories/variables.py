@@ -1,0 +1,68 @@
+"""Environment variables as rows; values are sealed before they get here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.db.database import Connection, Database, Row
+
+_UPSERT = """
+INSERT INTO environment_variables AS v (id, project_id, key, targets, key_id, wrapped_key, ciphertext)
+VALUES (%(id)s, %(project_id)s, %(key)s, %(targets)s::variable_target[], %(key_id)s, %(wrapped_key)s, %(ciphertext)s)
+ON CONFLICT (project_id, key) DO UPDATE
+SET targets = excluded.targets, key_id = excluded.key_id, wrapped_key = excluded.wrapped_key,
+    ciphertext = excluded.ciphertext, updated_at = now()
+RETURNING key, targets::text[] AS targets, created_at, updated_at
+"""
+
+
+class VariableRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lock_project(self, connection: Connection, tenant_id: str, project_id: str) -> bool:
+        """False when the tenant has no such project. Serialises changes, so that the bound on their number is exact."""
+        row = connection.execute(
+            "SELECT id FROM projects WHERE id = %(id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL "
+            "FOR NO KEY UPDATE",
+            {"id": project_id, "tenant_id": tenant_id},
+        ).fetchone()
+        return row is not None
+
+    def count_others(self, connection: Connection, project_id: str, key: str) -> int:
+        row = connection.execute(
+            "SELECT count(*) AS total FROM environment_variables WHERE project_id = %(project_id)s AND key <> %(key)s",
+            {"project_id": project_id, "key": key},
+        ).fetchone()
+        return row["total"] if row else 0
+
+    def upsert(self, connection: Connection, variable: dict[str, Any]) -> Row:
+        row = connection.execute(_UPSERT, variable).fetchone()
+        assert row is not None
+        return row
+
+    def list_of(self, tenant_id: str, project_id: str) -> list[Row]:
+        """By key; without the sealed values."""
+        return self._database.fetch_all(
+            "SELECT v.key, v.targets::text[] AS targets, v.created_at, v.updated_at "
+            "FROM environment_variables v JOIN projects p ON p.id = v.project_id "
+            "WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s ORDER BY v.key",
+            {"project_id": project_id, "tenant_id": tenant_id},
+        )
+
+    def sealed_for(self, project_id: str, target: str) -> list[Row]:
+        """Key and sealed value of each variable of the target, by key."""
+        return self._database.fetch_all(
+            "SELECT key, key_id, wrapped_key, ciphertext FROM environment_variables "
+            "WHERE project_id = %(project_id)s AND %(target)s::variable_target = ANY(targets) ORDER BY key",
+            {"project_id": project_id, "target": target},
+        )
+
+    def delete(self, tenant_id: str, project_id: str, key: str) -> bool:
+        row = self._database.fetch_one(
+            "DELETE FROM environment_variables v USING projects p "
+            "WHERE v.project_id = p.id AND p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s AND v.key = %(key)s "
+            "RETURNING v.id",
+            {"project_id": project_id, "tenant_id": tenant_id, "key": key},
+        )
+        return row is not None

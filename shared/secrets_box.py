@@ -1,0 +1,70 @@
+"""Envelope encryption: one data key a record, AES-256-GCM, the data key wrapped by a key-encryption key with an id.
+
+Rotation: put a new key first into the settings; old records stay readable as long as their key is listed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_NONCE_BYTES = 12
+_WRAP_CONTEXT = b"cloudify data key\x00"
+
+
+class SecretUnreadable(Exception):
+    """The key that sealed the record is not in the settings, or the record was changed or moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """`wrapped_key` and `ciphertext` each are nonce (12 bytes) + AES-GCM output."""
+
+    key_id: str
+    wrapped_key: bytes = field(repr=False)
+    ciphertext: bytes = field(repr=False)
+
+
+class SecretsBox:
+    """`keys`: id → 32 bytes; the first one seals, all open. Safe from any thread."""
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        if not keys:
+            raise ValueError("At least one key-encryption key is needed; set CLOUDIFY_ENCRYPTION_KEYS.")
+        self._wrappers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._current = next(iter(keys))
+
+    def seal(self, plaintext: bytes, context: bytes) -> SealedSecret:
+        """`context` names the record (it is authenticated, not stored): it opens nowhere else."""
+        data_key = AESGCM.generate_key(bit_length=256)
+        return SealedSecret(
+            key_id=self._current,
+            wrapped_key=_encrypt(self._wrappers[self._current], data_key, _WRAP_CONTEXT + context),
+            ciphertext=_encrypt(AESGCM(data_key), plaintext, context),
+        )
+
+    def open(self, sealed: SealedSecret, context: bytes) -> bytes:
+        """Raises SecretUnreadable."""
+        wrapper = self._wrappers.get(sealed.key_id)
+        if wrapper is None:
+            raise SecretUnreadable(
+                f"The key {sealed.key_id!r} is not in CLOUDIFY_ENCRYPTION_KEYS; add it again to read what it sealed."
+            )
+        try:
+            data_key = _decrypt(wrapper, sealed.wrapped_key, _WRAP_CONTEXT + context)
+            return _decrypt(AESGCM(data_key), sealed.ciphertext, context)
+        except (InvalidTag, ValueError) as error:
+            raise SecretUnreadable("A sealed value was changed, or sealed for another record.") from error
+
+
+def _encrypt(cipher: AESGCM, plaintext: bytes, context: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, plaintext, context)
+
+
+def _decrypt(cipher: AESGCM, data: bytes, context: bytes) -> bytes:
+    return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context)

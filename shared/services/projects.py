@@ -1,0 +1,150 @@
+"""Projects: made, read, changed; deletion is asked for here and done by a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from schemas.requests import CreateProjectRequest, UpdateProjectRequest
+from schemas.resources import ProjectResource
+from shared.db.database import Connection, Database, Row
+from shared.errors import CloudifyError, Conflict, ErrorCode, NotFound, PlanLimit, Unavailable, ValidationFailed
+from shared.identifiers import PROJECT, new_identifier
+from shared.plans import Plan, limits_of
+from shared.queue.base import JobQueue
+from shared.repositories.paging import Page, PageRequest
+from shared.repositories.projects import ProjectRepository
+from shared.repository_url import parse_repository_url, public_form
+from shared.services.jobs import cleanup_job
+from shared.services.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
+from shared.settings import Settings
+
+Record = Callable[[Connection, ProjectResource], None]
+
+# How many numbered slugs are tried before the client is asked for one.
+_SLUG_ATTEMPTS = 100
+
+
+class ProjectService:
+    def __init__(self, *, database: Database, projects: ProjectRepository, queue: JobQueue, settings: Settings) -> None:
+        self._database = database
+        self._projects = projects
+        self._queue = queue
+        self._settings = settings
+
+    def tenant_of(self, project_id: str) -> str | None:
+        return self._projects.find_tenant(project_id)
+
+    def get(self, tenant_id: str, project_id: str) -> ProjectResource:
+        """Raises NotFound."""
+        row = self._projects.find(tenant_id, project_id)
+        if row is None:
+            raise _not_found()
+        return self._resource(row)
+
+    def get_by_slug(self, tenant_ids: Sequence[str], slug: str) -> ProjectResource:
+        """Raises NotFound."""
+        row = self._projects.find_by_slug(tenant_ids, slug)
+        if row is None:
+            raise _not_found()
+        return self._resource(row)
+
+    def list(
+        self, tenant_ids: Sequence[str], *, page: PageRequest, framework: Sequence[str] = ()
+    ) -> Page[ProjectResource]:
+        return self._projects.page(tenant_ids, page, framework=framework).map(self._resource)
+
+    def create(self, tenant_id: str, request: CreateProjectRequest, *, record: Record | None = None) -> ProjectResource:
+        """`record` runs in the same transaction.
+
+        Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
+        """
+        values = msgspec.structs.asdict(request)
+        self._validate(values)
+        values["name"] = request.name.strip()
+        with self._database.transaction() as connection:
+            self._admit(connection, tenant_id)
+            values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id}
+            row = self._insert(connection, values, request.slug)
+            resource = self._resource(row)
+            if record is not None:
+                record(connection, resource)
+        return resource
+
+    def update(self, tenant_id: str, project_id: str, request: UpdateProjectRequest) -> ProjectResource:
+        """Changes what the request names. Raises ValidationFailed (URL_FORBIDDEN), NotFound."""
+        changes = {name: value for name, value in msgspec.structs.asdict(request).items() if value is not msgspec.UNSET}
+        self._validate(changes)
+        if "name" in changes:
+            changes["name"] = changes["name"].strip()
+        if changes and not self._projects.update(tenant_id, project_id, changes):
+            raise _not_found()
+        return self.get(tenant_id, project_id)
+
+    def delete(self, tenant_id: str, project_id: str) -> None:
+        """Hides the project at once; its deployments, sites and files are removed by a job. Raises NotFound."""
+        plan = self._projects.set_deleting(tenant_id, project_id)
+        if plan is None:
+            raise _not_found()
+        try:
+            self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(Plan(plan))))
+        except Unavailable:
+            # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
+            return
+
+    def _validate(self, values: dict[str, Any]) -> None:
+        problems = field_problems(values)
+        code: ErrorCode | None = None
+        if isinstance(values.get("repository_url"), str):
+            try:
+                parse_repository_url(values["repository_url"], allow_local=self._settings.allow_local_repositories)
+            except CloudifyError as error:
+                code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
+                fields = (error.details or {}).get("fields", [])
+                problems["repositoryUrl"] = fields[0]["message"] if fields else error.message
+        if problems:
+            raise ValidationFailed(problems, code=code)
+
+    def _admit(self, connection: Connection, tenant_id: str) -> None:
+        plan = self._projects.lock_tenant(connection, tenant_id)
+        if plan is None:
+            raise NotFound("There is no such account.")
+        maximum = limits_of(Plan(plan)).maximum_projects
+        if self._projects.count_of(connection, tenant_id) >= maximum:
+            raise PlanLimit(
+                f"The {plan} plan allows {maximum} projects; delete one or change the plan.",
+                details={"plan": plan, "maximumProjects": maximum},
+            )
+
+    def _insert(self, connection: Connection, values: dict[str, Any], wanted: str | None) -> Row:
+        if wanted is not None:
+            row = self._projects.insert(connection, values)
+            if row is None:
+                raise Conflict(f"The slug {wanted} is taken; choose another.", code=ErrorCode.SLUG_TAKEN)
+            return row
+        base = slug_from(values["name"])
+        for number in range(1, _SLUG_ATTEMPTS + 1):
+            slug = base if number == 1 else numbered_slug(base, number)
+            if slug in RESERVED_SLUGS or slug_problem(slug) is not None:
+                continue
+            row = self._projects.insert(connection, values | {"slug": slug})
+            if row is not None:
+                return row
+        raise Conflict(
+            f"{base} and its first {_SLUG_ATTEMPTS} numbers are taken; send a slug of your choice.",
+            code=ErrorCode.SLUG_TAKEN,
+        )
+
+    def _resource(self, row: Row) -> ProjectResource:
+        names = ProjectResource.__struct_fields__
+        values = {name: row[name] for name in names if name != "url"}
+        if values["repository_url"] is not None:
+            # Credentials in the address are for the clone alone.
+            values["repository_url"] = public_form(values["repository_url"])
+        return ProjectResource(**values, url=self._settings.site_url(row["slug"]))
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no such project.")

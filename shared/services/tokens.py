@@ -1,0 +1,103 @@
+"""API tokens: made, listed, revoked; shown once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC
+
+from msgspec import structs
+
+from schemas.requests import CreateTokenRequest
+from schemas.resources import CreatedTokenResource, TokenResource
+from shared.api_tokens import new_token, token_hash
+from shared.clock import Clock
+from shared.db.database import Row
+from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, ValidationFailed
+from shared.identifiers import TOKEN, new_identifier
+from shared.permissions import Permission
+from shared.repositories.paging import Page, PageRequest
+from shared.repositories.tokens import TokenRepository
+
+MAXIMUM_TOKENS = 100
+
+
+class TokenService:
+    def __init__(self, *, tokens: TokenRepository, clock: Clock) -> None:
+        self._tokens = tokens
+        self._clock = clock
+
+    def create(
+        self, user_id: str, request: CreateTokenRequest, *, granted: Collection[str] = ()
+    ) -> CreatedTokenResource:
+        """`granted`: the scopes of the token that asks, empty when it has all rights of the user.
+
+        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Conflict (100 tokens).
+        """
+        scopes = list(dict.fromkeys(request.scopes))
+        self._validate(request, scopes)
+        missing = sorted(set(scopes) - set(granted)) if scopes else ["all scopes"]
+        if granted and missing:
+            raise Forbidden(
+                f"A token can't give more than it has: it lacks {', '.join(missing)}.",
+                code=ErrorCode.SCOPE_ESCALATION,
+                details={"missing": missing},
+            )
+        if self._tokens.count_of(user_id) >= MAXIMUM_TOKENS:
+            raise Conflict(f"The account has {MAXIMUM_TOKENS} tokens; revoke one first.")
+        token = new_token()
+        row = self._tokens.insert(
+            {
+                "id": new_identifier(TOKEN),
+                "user_id": user_id,
+                "name": request.name.strip(),
+                "prefix": token[:8],
+                "token_hash": token_hash(token),
+                "scopes": scopes,
+                "expires_at": request.expires_at,
+            }
+        )
+        return CreatedTokenResource(**structs.asdict(_resource(row)), token=token)
+
+    def list(self, user_id: str, page: PageRequest) -> Page[TokenResource]:
+        return self._tokens.page(user_id, page).map(_resource)
+
+    def get(self, user_id: str, token_id: str) -> TokenResource:
+        """Raises NotFound."""
+        row = self._tokens.find(user_id, token_id)
+        if row is None:
+            raise NotFound("There is no such token; it may have been revoked.")
+        return _resource(row)
+
+    def revoke(self, user_id: str, token_id: str) -> None:
+        """Raises NotFound."""
+        if not self._tokens.revoke(user_id, token_id):
+            raise NotFound("There is no such token; it may have been revoked.")
+
+    def _validate(self, request: CreateTokenRequest, scopes: Sequence[str]) -> None:
+        fields: dict[str, str] = {}
+        if not 1 <= len(request.name.strip()) <= 100:
+            fields["name"] = "must have from 1 to 100 characters"
+        known = {permission.value for permission in Permission}
+        unknown = [scope for scope in scopes if scope not in known]
+        if unknown:
+            fields["scopes"] = f"has no scope {unknown[0][:50]!r}; the scopes are {', '.join(sorted(known))}"
+        expires_at = request.expires_at
+        if expires_at is not None:
+            if expires_at.tzinfo is None:
+                fields["expiresAt"] = "must name its offset from UTC, like 2030-01-01T00:00:00Z"
+            elif expires_at.astimezone(UTC) <= self._clock.now():
+                fields["expiresAt"] = "must lie in the future"
+        if fields:
+            raise ValidationFailed(fields)
+
+
+def _resource(row: Row) -> TokenResource:
+    return TokenResource(
+        id=row["id"],
+        name=row["name"],
+        prefix=row["prefix"],
+        scopes=row["scopes"],
+        expires_at=row["expires_at"],
+        last_used_at=row["last_used_at"],
+        created_at=row["created_at"],
+    )

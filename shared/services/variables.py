@@ -1,0 +1,98 @@
+"""Environment variables of projects: write-only for clients, opened for the builds alone."""
+
+from __future__ import annotations
+
+import re
+
+from schemas.requests import SetVariableRequest
+from schemas.resources import EnvironmentVariableResource
+from shared.db.database import Database, Row
+from shared.errors import Conflict, NotFound, ValidationFailed
+from shared.identifiers import VARIABLE, new_identifier
+from shared.repositories.variables import VariableRepository
+from shared.secrets_box import SealedSecret, SecretsBox
+
+TARGETS = ("production", "preview", "development")
+MAXIMUM_VARIABLES = 200
+MAXIMUM_VALUE_BYTES = 64 * 1024
+
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+
+
+class VariableService:
+    def __init__(self, *, database: Database, variables: VariableRepository, box: SecretsBox) -> None:
+        self._database = database
+        self._variables = variables
+        self._box = box
+
+    def set(
+        self, tenant_id: str, project_id: str, key: str, request: SetVariableRequest
+    ) -> EnvironmentVariableResource:
+        """Makes or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables)."""
+        targets = list(dict.fromkeys(request.targets))
+        _validate(key, request.value, targets)
+        sealed = self._box.seal(request.value.encode(), _context(project_id, key))
+        with self._database.transaction() as connection:
+            if not self._variables.lock_project(connection, tenant_id, project_id):
+                raise NotFound("There is no such project.")
+            if self._variables.count_others(connection, project_id, key) >= MAXIMUM_VARIABLES:
+                raise Conflict(f"The project has {MAXIMUM_VARIABLES} variables; delete one first.")
+            row = self._variables.upsert(
+                connection,
+                {
+                    "id": new_identifier(VARIABLE),
+                    "project_id": project_id,
+                    "key": key,
+                    "targets": targets,
+                    "key_id": sealed.key_id,
+                    "wrapped_key": sealed.wrapped_key,
+                    "ciphertext": sealed.ciphertext,
+                },
+            )
+        return _resource(row)
+
+    def list(self, tenant_id: str, project_id: str) -> list[EnvironmentVariableResource]:
+        """By key; at most 200."""
+        return [_resource(row) for row in self._variables.list_of(tenant_id, project_id)]
+
+    def delete(self, tenant_id: str, project_id: str, key: str) -> None:
+        """Raises NotFound."""
+        if not (_KEY.fullmatch(key) and self._variables.delete(tenant_id, project_id, key)):
+            raise NotFound("The project has no such variable.")
+
+    def decrypt_for(self, project_id: str, target: str) -> dict[str, str]:
+        """Key → value of the project's variables for `production`, `preview` or `development`.
+
+        Raises SecretUnreadable when a key is missing from the settings. For workers: never shown to a client.
+        """
+        if target not in TARGETS:
+            raise ValueError(f"no target {target!r}")
+        values: dict[str, str] = {}
+        for row in self._variables.sealed_for(project_id, target):
+            sealed = SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
+            values[row["key"]] = self._box.open(sealed, _context(project_id, row["key"])).decode()
+        return values
+
+
+def _context(project_id: str, key: str) -> bytes:
+    return f"{project_id}\x00{key}".encode()
+
+
+def _validate(key: str, value: str, targets: list[str]) -> None:
+    fields: dict[str, str] = {}
+    if not _KEY.fullmatch(key):
+        fields["key"] = "must be letters, digits and _ (at most 256), not starting with a digit"
+    if "\x00" in value:
+        fields["value"] = "can't hold a NUL character"
+    elif len(value.encode()) > MAXIMUM_VALUE_BYTES:
+        fields["value"] = "must be at most 64 KiB"
+    if not targets or any(target not in TARGETS for target in targets):
+        fields["targets"] = f"must be one or more of {', '.join(TARGETS)}"
+    if fields:
+        raise ValidationFailed(fields)
+
+
+def _resource(row: Row) -> EnvironmentVariableResource:
+    return EnvironmentVariableResource(
+        key=row["key"], targets=row["targets"], created_at=row["created_at"], updated_at=row["updated_at"]
+    )

