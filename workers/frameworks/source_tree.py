@@ -14,8 +14,8 @@ from shared.errors import FailureCode, StageFailure
 MAXIMUM_FILE_BYTES = 32 * 1024 * 1024
 MAXIMUM_CONFIGURATION_BYTES = 1024 * 1024
 # Directories that hold no sources of the project.
-_SKIPPED = frozenset({".git", "node_modules", ".venv", "venv", "vendor", "__pycache__"})
-_MAXIMUM_WALKED = 50_000
+_SKIPPED = frozenset({".git", "node_modules", ".venv", "__pycache__"})
+_MAXIMUM_DIRECTORIES = 100_000
 
 
 class SourceTree:
@@ -105,8 +105,11 @@ class SourceTree:
 
     def _walk(self, start: Path) -> Iterator[tuple[Path, set[str]]]:
         for count, (directory, names, files) in enumerate(os.walk(start, followlinks=False)):
-            if count > _MAXIMUM_WALKED:
-                return
+            if count > _MAXIMUM_DIRECTORIES:
+                raise StageFailure(
+                    FailureCode.CONFIGURATION_INVALID,
+                    f"The repository has over {_MAXIMUM_DIRECTORIES} directories; set a smaller root directory.",
+                )
             names[:] = [name for name in names if name not in _SKIPPED]
             yield Path(directory), set(files)
 

@@ -29,6 +29,8 @@ _PYTHON_CONFIGURATION = ("pyproject.toml", "uv.toml", "pip.conf", ".python-versi
 _PATCH_DIRECTORIES = ("patches", ".yarn/patches", ".yarn/releases", ".yarn/plugins")
 _PLAIN_INSTALLERS = frozenset({"npm", "pnpm", "yarn", "bun", "uv", "pip", "pip3", "corepack", "poetry", "pipenv"})
 _LOCAL_REQUIREMENT = re.compile(r"(?m)^\s*(?:-r|-c|-e|--requirement|--constraint|--editable|\.|/)|@\s*file:")
+# Sets up git hooks, which means nothing here: so common that every commit would install anew because of it.
+_HARMLESS_SCRIPT = re.compile(r"\s*(?:is-ci \|\| )?husky(?: install)?(?: \|\| true)?\s*")
 _LOCAL_NODE_DEPENDENCY = ("file:", "link:", "portal:", "./", "../", "~/")
 
 
@@ -66,9 +68,10 @@ def reads_source(tree: SourceTree, detection: Detection) -> bool:
         return _python_reads_source(tree, detection)
     if detection.runtime != "node":
         return True
-    for path in tree.find_all(detection.install_directory, "package.json"):
+    for path in _package_files(tree, detection.install_directory):
         package = tree.read_object(path) or {}
-        if install_scripts_of(package) or tree.is_file(join(ancestors(path)[1], "binding.gyp")):
+        scripts = [script for script in install_scripts_of(package).values() if not _HARMLESS_SCRIPT.fullmatch(script)]
+        if scripts or tree.is_file(join(ancestors(path)[1], "binding.gyp")):
             return True
         if any(_is_local(version) for version in _versions(package)):
             return True
@@ -100,10 +103,19 @@ def _is_local(version: Any) -> bool:
     return isinstance(version, str) and version.startswith(_LOCAL_NODE_DEPENDENCY)
 
 
+def _package_files(tree: SourceTree, directory: str) -> list[str]:
+    """The package.json of a project, or all those of a workspace."""
+    path = join(directory, "package.json")
+    is_workspace = (tree.read_object(path) or {}).get("workspaces") or tree.is_file(
+        join(directory, "pnpm-workspace.yaml")
+    )
+    return tree.find_all(directory, "package.json") if is_workspace else [path]
+
+
 def _digest_packages(tree: SourceTree, directory: str) -> str:
     """Of every package.json below: members of a workspace are installed together."""
     digest = hashlib.sha256()
-    for path in tree.find_all(directory, "package.json"):
+    for path in _package_files(tree, directory):
         package = tree.read_object(path) or {}
         parts = {name: package[name] for name in _PACKAGE_PARTS if name in package}
         parts["scripts"] = install_scripts_of(package)

@@ -143,7 +143,11 @@ class InstallStage:
         return f"{create} && {command}"
 
     def _environment(self, detection: Detection) -> dict[str, str]:
+        # `uv pip` would take it for the environment to install into; it finds the virtual one without it.
+        is_sync = (detection.install_command or "").startswith("uv sync")
+        python = {"UV_PYTHON": self._toolchain.python} if is_sync else {}
         return {
+            **python,
             "PATH": search_path(self._toolchain, detection),
             "CI": "1",
             "CLOUDIFY": "1",
@@ -153,7 +157,6 @@ class InstallStage:
             "npm_config_progress": "false",
             "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,
             "UV_PROJECT_ENVIRONMENT": VIRTUAL_ENVIRONMENT,
-            "UV_PYTHON": self._toolchain.python,
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
             "UV_LINK_MODE": "copy",

