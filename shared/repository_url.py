@@ -121,8 +121,8 @@ def _parse_scp_like(url: str) -> RepositoryUrl:
 def _parse_file(netloc: str, path: str) -> RepositoryUrl:
     if netloc not in ("", "localhost"):
         raise _invalid("names a host in a file:// address; write file:///path/to/repository")
-    path = unquote(path)
-    if path in ("", "/") or any(not character.isprintable() for character in path):
+    # The path stays encoded, as git decodes it again.
+    if path in ("", "/") or any(not character.isprintable() for character in unquote(path)):
         raise _invalid("has no usable path; write file:///path/to/repository")
     return RepositoryUrl("file", "", 0, path)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
-from workers.archive import ArchiveRejected, pack, unpack
+from workers.archive import pack, unpack
+from workers.tar_format import ArchiveRejected
 from workers.tree_cache import TreeCache, check_names
 
 

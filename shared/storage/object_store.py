@@ -182,7 +182,7 @@ class S3ArtifactStore:
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_transient),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.2),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
             stop=tenacity.stop_after_delay(self._retry_seconds),
             reraise=True,
         )

@@ -15,11 +15,12 @@ from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.settings import BuildSettings, Settings
 from shared.storage.base import ArtifactStore
-from workers.archive import ArchiveRejected, open_directory, shown, walk
+from workers.archive import open_directory, walk
 from workers.blob_cache import BlobCache, blob_key, manifest_key
 from workers.content_types import content_type
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
+from workers.tar_format import ArchiveRejected, shown
 
 _CONNECTIONS = 8
 _MEBIBYTE = 1 << 20

@@ -1,0 +1,100 @@
+"""A stage's context for tests that run one stage by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.db.database import Database
+from shared.deployment_state import Stage
+from shared.plans import LIMITS, Plan
+from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from workers.stage import DeploymentView, StageContext
+
+TENANT = "ten_1"
+PROJECT = "proj_1"
+
+
+class RecordedLog:
+    """A StageLog that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._lock = threading.Lock()
+
+    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        with self._lock:
+            self.lines.append(f"{stream}: {data.decode('utf-8', 'replace')}")
+
+    def system(self, text: str) -> None:
+        with self._lock:
+            self.lines.append(f"system: {text}")
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def make_settings(home: Path, store: ObjectStoreSettings, *, allow_local: bool = True, **build: Any) -> Settings:
+    return Settings(
+        home=home,
+        database_url="",
+        redis_url="",
+        object_store=store,
+        build=BuildSettings(**build),
+        secret_key=b"",
+        encryption_keys={},
+        allow_local_repositories=allow_local,
+    )
+
+
+def make_context(
+    directory: Path,
+    repository_url: str = "",
+    *,
+    inputs: Mapping[Stage, Mapping[str, Any]] | None = None,
+    attempt: int = 1,
+    disk_bytes: int | None = None,
+    **deployment: Any,
+) -> StageContext:
+    directory.mkdir(parents=True)
+    values: dict[str, Any] = {
+        "id": "depl_1",
+        "tenant_id": TENANT,
+        "project_id": PROJECT,
+        "project_slug": "site",
+        "repository_url": repository_url,
+        "branch": "main",
+        "commit_sha": None,
+        "root_directory": ".",
+        "framework": None,
+        "install_command": None,
+        "build_command": None,
+        "output_directory": None,
+        "node_version": None,
+        "is_preview": False,
+        "clean": False,
+        "host": "site",
+        "release_sequence": 1,
+    }
+    limits = LIMITS[Plan.FREE]
+    if disk_bytes is not None:
+        limits = dataclasses.replace(limits, disk_bytes=disk_bytes)
+    return StageContext(
+        deployment=DeploymentView(**values | deployment),
+        limits=limits,
+        directory=directory,
+        inputs=inputs or {},
+        log=RecordedLog(),
+        cancelled=threading.Event(),
+        attempt=attempt,
+        variables={},
+    )
+
+
+def add_tenant(database: Database, tenant_id: str = TENANT) -> None:
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [tenant_id])
