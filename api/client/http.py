@@ -111,8 +111,8 @@ class ApiClient:
 
     def deployments(
         self,
-        *,
         project_id: str | None = None,
+        *,
         statuses: tuple[str, ...] = (),
         branch: str | None = None,
         is_preview: bool | None = None,

@@ -122,7 +122,7 @@ class LogFollower:
                 reason, wait, is_problem = end.reason, end.pause_seconds, False
             except httpx.RequestError as error:
                 problem = unreachable(self._client.transport.base_url, error)
-                reason = str(error) or type(error).__name__
+                reason = _reason(error)
             except _Busy as busy:
                 problem, wait = busy.error, busy.retry_after_seconds
                 reason = busy.error.message
@@ -219,6 +219,16 @@ class LogFollower:
         if deployment.status not in FINISHED:
             raise _PoliteEnd("the log isn't closed yet", self._retry_seconds)
         return EndEvent(status=deployment.status, url=deployment.url, error=deployment.error)
+
+
+def _reason(error: httpx.RequestError) -> str:
+    match error:
+        case httpx.TimeoutException():
+            return "nothing was heard of it for too long"
+        case httpx.ConnectError():
+            return "the API doesn't answer"
+        case _:
+            return "the API or something on the way closed it"
 
 
 class _PoliteEnd(Exception):

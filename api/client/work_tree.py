@@ -6,7 +6,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from api.client.errors import ClientError, ExitCode
 from shared.errors import CloudifyError
@@ -103,7 +103,7 @@ def is_same_repository(one: str | None, other: str) -> bool:
 
 def name_of(url: str) -> str:
     """The last part of a repository's address without `.git`."""
-    return url.rstrip("/").rpartition("/")[2].removesuffix(".git") or "site"
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2].removesuffix(".git") or "site"
 
 
 def _file_url(path: Path) -> str:
