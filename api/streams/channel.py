@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
 from api.streams.frames import EncodedEntry, encode_entry, frames, gap_frame
 from schemas.logs import LogEnd
@@ -55,6 +55,10 @@ class Channel:
     def is_behind(self) -> bool:
         return self.last is None or self.mentioned > self.last
 
+    def is_read_to_the_end(self, cursor: int) -> bool:
+        """Whether nothing will ever follow."""
+        return self.is_closed and not self.is_behind and self.last is not None and cursor >= self.last
+
     def wake(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
@@ -72,18 +76,18 @@ class Channel:
         fresh = [numbered for numbered in entries if self.last is None or numbered.seq > self.last]
         if not fresh:
             return
-        if self.last is not None and fresh[0].seq != self.last + 1:
-            # Entries between have been removed; streams at the ring's old end find that out from the store.
-            self._ring.clear()
-            self._ring_bytes = 0
         for numbered in fresh:
+            if self.last is not None and numbered.seq != self.last + 1:
+                # Entries between have been removed; streams that are before them find that out from the store.
+                self._ring.clear()
+                self._ring_bytes = 0
             encoded = encode_entry(numbered)
             self._ring.append(encoded)
             self._ring_bytes += len(encoded.data)
+            self.last = numbered.seq
         while len(self._ring) > _RING_ENTRIES or (self._ring_bytes > _RING_BYTES and len(self._ring) > 1):
             self._ring_bytes -= len(self._ring.popleft().data)
-        self.last = fresh[-1].seq
-        self.mentioned = max(self.mentioned, self.last)
+        self.mentioned = max(self.mentioned, fresh[-1].seq)
         self.is_closed = self.is_closed or isinstance(fresh[-1].entry, LogEnd)
         self._batches.clear()
         self.wake()
@@ -102,7 +106,10 @@ def page_batch(cursor: int, entries: Sequence[NumberedEntry], last: int) -> Batc
     """The events for a page of the store that was read after `cursor` and ought to reach up to `last`."""
     if not entries:
         return Batch(gap_frame(cursor + 1, last), last, is_end=False) if last > cursor else None
-    return _batch(cursor, [encode_entry(numbered) for numbered in entries])
+    # Up to where entries are missing; the next page begins with that gap.
+    offset = entries[0].seq
+    whole = takewhile(lambda pair: pair[1].seq == offset + pair[0], enumerate(entries))
+    return _batch(cursor, [encode_entry(numbered) for _, numbered in whole])
 
 
 def _batch(cursor: int, entries: list[EncodedEntry]) -> Batch:

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, Batch, Channel, page_batch
+from api.streams.timing import StreamTiming
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.doorbell import Ring
@@ -26,11 +27,10 @@ from shared.logs.listener import RingHandler
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 1.0
-_COMPARE_SECONDS = 15.0
-_ACKNOWLEDGE_SECONDS = 1.0
 # Entries before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_ENTRIES = 200
+# Longer than a RedisDoorbell rests after a failure.
+_WRITERS_RETURN_SECONDS = 5.0
 # Threads that read the store; each takes a connection of the process's pool.
 _READERS = 4
 
@@ -76,14 +76,11 @@ class StreamHub:
         self,
         store: LogReader,
         listener: DoorbellListener,
-        *,
-        poll_seconds: float = _POLL_SECONDS,
-        compare_seconds: float = _COMPARE_SECONDS,
+        timing: StreamTiming | None = None,
     ) -> None:
+        self.timing = timing or StreamTiming()
         self._store = store
         self._listener = listener
-        self._poll_seconds = poll_seconds
-        self._compare_seconds = compare_seconds
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,7 +115,7 @@ class StreamHub:
         try:
             if self._listener.is_connected:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_ACKNOWLEDGE_SECONDS):
+                    async with asyncio.timeout(self.timing.acknowledge):
                         await channel.acknowledged.wait()
             if channel.is_behind:
                 self._refresh(channel)
@@ -199,7 +196,7 @@ class StreamHub:
                 entries = await self._in_thread(read)
             except Unavailable:
                 channel.is_refresh_due = True
-                await asyncio.sleep(self._poll_seconds)
+                await asyncio.sleep(self.timing.poll)
                 continue
             channel.extend(entries)
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
@@ -211,11 +208,15 @@ class StreamHub:
         channel.load(head, await self._in_thread(read))
 
     async def _compare_heads(self) -> None:
-        compared_at = 0.0
+        compared_at = disconnected_at = 0.0
         while True:
-            await asyncio.sleep(self._poll_seconds)
+            await asyncio.sleep(self.timing.poll)
             now = asyncio.get_running_loop().time()
-            if self._listener.is_connected and now - compared_at < self._compare_seconds:
+            if not self._listener.is_connected:
+                disconnected_at = now
+            # Writers take a moment longer to find out that Redis is back.
+            is_up = now - disconnected_at > _WRITERS_RETURN_SECONDS
+            if is_up and now - compared_at < self.timing.compare:
                 continue
             compared_at = now
             channels = list(self._channels.values())
@@ -282,7 +283,7 @@ class Watch:
             try:
                 batch = await self._batch(cursor)
             except Unavailable:
-                batch, pause = None, min(pause, 1.0)
+                batch, pause = None, min(pause, self._hub.timing.poll)
             if batch is not None:
                 return batch
             with contextlib.suppress(TimeoutError):
@@ -296,5 +297,5 @@ class Watch:
         if channel.last is None:
             return None
         if cursor >= channel.last:
-            return Batch(b"", cursor, is_end=True) if channel.is_closed else None
+            return Batch(b"", cursor, is_end=True) if channel.is_read_to_the_end(cursor) else None
         return channel.batch(cursor) or await self._hub.page(channel, cursor)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -31,16 +30,6 @@ HEADERS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StreamTiming:
-    """Seconds. A stream is asked to come back after `maximum_age` (less up to a tenth), which checks its rights anew;
-    it is closed when the client takes nothing for `stall`."""
-
-    heartbeat: float = 15.0
-    stall: float = 30.0
-    maximum_age: float = 3600.0
-
-
 class _Stalled(Exception):
     pass
 
@@ -48,12 +37,11 @@ class _Stalled(Exception):
 class LogStream(Response[None]):
     """Sends the entries above `after`, then what comes, up to the end of the log."""
 
-    def __init__(self, hub: StreamHub, deployment_id: str, after: int, timing: StreamTiming | None = None) -> None:
+    def __init__(self, hub: StreamHub, deployment_id: str, after: int) -> None:
         super().__init__(content=None, media_type=MEDIA_TYPE, status_code=200, headers=dict(HEADERS))
         self._hub = hub
         self._deployment_id = deployment_id
         self._after = after
-        self._timing = timing or StreamTiming()
 
     def to_asgi_response(
         self,
@@ -73,7 +61,6 @@ class LogStream(Response[None]):
             self._hub,
             self._deployment_id,
             self._after,
-            self._timing,
             headers={**(headers or {}), **self.headers},
             cookies=[*self.cookies, *(cookies or ())],
             is_head_response=is_head_response,
@@ -88,7 +75,6 @@ class _StreamingResponse(ASGIResponse):
         hub: StreamHub,
         deployment_id: str,
         after: int,
-        timing: StreamTiming,
         *,
         headers: dict[str, Any],
         cookies: list[Cookie],
@@ -98,7 +84,7 @@ class _StreamingResponse(ASGIResponse):
         self._hub = hub
         self._deployment_id = deployment_id
         self._cursor = after
-        self._timing = timing
+        self._timing = hub.timing
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         async with anyio.create_task_group() as group:

@@ -18,7 +18,7 @@ _MAXIMUM_FRAME_BYTES = 16 * 1024
 _TIMEOUT_SECONDS = 0.5
 # After a failed attempt the doorbell rests for so many times as long as the attempt took, at least and at most this.
 _REST_FACTOR = 20.0
-_REST_SECONDS = (1.0, 15.0)
+_REST_SECONDS = (0.5, 3.0)
 
 
 class Ring(msgspec.Struct, frozen=True, array_like=True):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +84,7 @@ _bytes = st.lists(
 @given(data=_bytes | st.binary(max_size=80), cuts=st.lists(st.integers(0, 200)), maximum=st.integers(4, 12))
 def test_any_cut_gives_the_same_lines(data: bytes, cuts: list[int], maximum: int) -> None:
     bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(bounds)]
     expected = lines_of(data, maximum=maximum)
     assert lines_of(*pieces, maximum=maximum) == expected
     assert all(len(line.text.encode()) <= maximum for line in expected)
