@@ -21,7 +21,7 @@ from shared.stack.valkey import ValkeyServer
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One of our own processes: `python -m <arguments>`."""
+    """One of our own processes: a module and its arguments, as `python -m` takes them."""
 
     role: str
     arguments: tuple[str, ...]
@@ -138,7 +138,7 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
 
 
 def command(program: Program) -> list[str]:
-    return [sys.executable, "-m", *program.arguments]
+    return [sys.executable, "-m", "shared.stack.lean", *program.arguments]
 
 
 def _is_set(environment: Mapping[str, str], name: str) -> bool:

@@ -29,6 +29,7 @@ _PARAMETERS = {
     "io_method": "sync",
     "jit": "off",
     "max_worker_processes": "2",
+    "max_logical_replication_workers": "0",
     "max_parallel_workers_per_gather": "0",
     "max_wal_senders": "0",
     "wal_level": "minimal",

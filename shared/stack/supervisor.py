@@ -7,12 +7,13 @@ import http.client
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from shared.stack.errors import StackError
 from shared.stack.home import Home
+from shared.stack.object_store import ObjectStoreServer
 from shared.stack.platform import Platform, Program, assemble, check_ports, command, preliminary_settings
 from shared.stack.process_records import ProcessRecords
 from shared.stack.processes import end, last_lines, spawn
@@ -59,11 +60,17 @@ class Supervisor:
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
-        self._wait_for_servers(platform)
+        # The object store takes longest; what doesn't need it at once starts meanwhile. The API connects when asked.
+        for program in platform.programs:
+            if program.role == "api":
+                self._start_program(program)
+        self._wait_for_servers([server for server in platform.servers if server.name != ObjectStoreServer.name])
         self._prepare()
         for program in platform.programs:
-            self._start_program(program)
-            self._check_stop()
+            if program.role != "api":
+                self._start_program(program)
+                self._check_stop()
+        self._wait_for_servers(platform.servers)
         self._wait_for_api(platform)
         return platform
 
@@ -148,9 +155,9 @@ class Supervisor:
         self._supervised[supervised.role] = supervised
         self._records.add(supervised.role, pid)
 
-    def _wait_for_servers(self, platform: Platform) -> None:
+    def _wait_for_servers(self, servers: Sequence[Server]) -> None:
         deadline = time.monotonic() + _READY_WITHIN_SECONDS
-        for server in platform.servers:
+        for server in servers:
             while not server.is_ready():
                 self._check_stop()
                 assert server.process is not None
