@@ -44,7 +44,7 @@ def test_a_line_cannot_forge_a_field() -> None:
     received = rendered(line(hostile))
     assert received.count("\n") == 4
     assert "\r" not in received
-    assert json.loads(received.split("data: ")[1])["lines"][0]["text"] == hostile
+    assert json.loads(received.split("data: ", 1)[1])["lines"][0]["text"] == hostile
 
 
 def test_at_most_100_lines_an_event() -> None:
