@@ -1,7 +1,7 @@
 """`python -m shared.stack.lean MODULE ARGUMENT…`: runs a module as `python -m MODULE` would, with less memory.
 
-structlog and httpx load rich and pygments when they are installed, which the CLI needs them to be. A process that writes
-JSON lines has no use for some 6 MB of them.
+structlog and httpx load rich and pygments when they are installed, which the CLI needs them to be. A process that
+writes JSON lines has no use for some 6 MB of them.
 """
 
 from __future__ import annotations
