@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -375,6 +377,51 @@ def test_allow_list_names_what_it_blocked(
     assert result.blocked_hosts == ("evil.example.net",)
 
 
+class _Registry(http.server.BaseHTTPRequestHandler):
+    requests: ClassVar[list[tuple[str, str | None, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.requests.append((self.path, self.headers["Host"], self.headers["Proxy-Connection"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "4000000")
+        self.end_headers()
+        self.wfile.write(b"r" * 4_000_000)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_allowed_network_opens_a_registry_of_ones_own(
+    tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    port = server.server_port
+    executor = BubblewrapExecutor(
+        BuildSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128")),
+        tmp_path / "run",
+        toolchain,
+        host_environment={},
+        control_groups=control_groups,
+    )
+    script = f"""
+    unset NO_PROXY no_proxy
+    curl -sS http://localhost:{port}/plain?x=1 | wc -c
+    curl -sS -p http://localhost:{port}/tunnel | wc -c
+    curl -sS -o /dev/null -w '%{{http_code}}' http://no-such-host.invalid/
+    """
+    try:
+        result, printed = run(executor, script, network="proxy")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert printed.split() == [b"4000000", b"4000000", b"502"]
+    assert _Registry.requests == [("/plain?x=1", f"localhost:{port}", None), ("/tunnel", f"localhost:{port}", None)]
+    assert result.blocked_hosts == ()
+
+
 SYSTEM_CALLS = """
 import ctypes, errno, platform, socket
 libc = ctypes.CDLL(None, use_errno=True)
@@ -453,6 +500,14 @@ def test_runs_leave_no_files_and_no_groups(
     assert list((tmp_path / "run").iterdir()) == []
     for parent in control_groups.parents.values() if control_groups else ():
         assert not (parent / f"cloudify-{spec.name}").exists()
+
+
+def test_runs_leave_no_descriptors_and_no_threads(executor: Executor) -> None:
+    run(executor, "true", network="proxy")
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(3):
+        run(executor, "exit 1", network="proxy")
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
 
 def test_runs_at_the_same_time_do_not_touch_each_other(executor: Executor) -> None:

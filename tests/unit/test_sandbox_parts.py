@@ -206,11 +206,14 @@ def test_a_record_survives_and_a_reused_pid_is_not_taken_for_the_process(tmp_pat
     assert me.is_alive
     other = ProcessIdentity(me.pid, me.started - 1)
     assert not other.is_alive
-    RunRecord(me, other).write(tmp_path)
-    assert RunRecord.read(tmp_path) == RunRecord(me, other)
+    for record in (RunRecord(me), RunRecord(me, other, me)):
+        record.write(tmp_path)
+        assert RunRecord.read(tmp_path) == record
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"boot_id": "of another boot", "init": {}, "launcher": {}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"boot_id": "of another boot", "run": {"worker": {"pid": 1, "started": 1}}}']
+)
 def test_records_that_say_nothing(tmp_path: Path, content: str) -> None:
     assert RunRecord.read(tmp_path) is None
     (tmp_path / "run.json").write_text(content)

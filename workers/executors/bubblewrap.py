@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from workers.executors.cgroups import ControlGroup, ControlGroups, discover_cont
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.egress_policy import EgressPolicy
 from workers.executors.egress_proxy import EgressProxy
-from workers.executors.process_tree import ProcessIdentity
+from workers.executors.process_tree import ProcessIdentity, find_marked
 from workers.executors.run_record import RunRecord
 from workers.executors.sandbox_arguments import (
     EGRESS_DIRECTORY,
@@ -33,7 +34,7 @@ from workers.executors.sandbox_arguments import (
     write_system_files,
 )
 from workers.executors.sandbox_environment import PROXY_PORT, build_environment, find_certificates
-from workers.executors.sandbox_process import SandboxProcess
+from workers.executors.sandbox_process import SandboxProcess, waiting_command
 from workers.executors.seccomp import build_filter
 from workers.executors.spawner import Spawner
 from workers.executors.supervision import Supervisor
@@ -42,6 +43,7 @@ from workers.toolchain import Toolchain
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _REAP_SECONDS = 30.0
+_SCRATCH_PREFIX = "overlay-probe-"
 _MEBIBYTE = 1024 * 1024
 _FORBIDDEN_HELP = """\
 This host does not let the worker make sandboxes, and builds never run without one. Any of these mends it:
@@ -80,6 +82,10 @@ class BubblewrapExecutor:
         self._filter = build_filter()
         self._spawner = Spawner()
         runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._runtime_digest = hashlib.sha256(os.fsencode(runtime_directory.resolve())).hexdigest()[:12]
+        worker = ProcessIdentity.find(os.getpid())
+        assert worker is not None
+        self._worker = worker
 
     @classmethod
     def for_host(cls, settings: BuildSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
@@ -93,12 +99,13 @@ class BubblewrapExecutor:
         )
 
     def probe(self) -> None:
-        """A run with every option. Warns once when the host gives no control groups."""
+        """A run with every option. Tidies up after workers that died; warns when the host gives no control groups."""
         if self._control_groups is None:
             _log.warning(
                 "No control groups: memory and processes of builds are limited by watching them, CPU not at all. "
                 "Run the worker as a systemd service with Delegate=yes, or as root, for exact limits."
             )
+        self.reap_abandoned()
         try:
             result = self._try_out(overlay=None)
         except PlatformError as error:
@@ -108,7 +115,7 @@ class BubblewrapExecutor:
 
     def supports_overlay(self) -> bool:
         """Whether `ExecutionSpec.overlay` works with directories on the file system of `runtime_directory`."""
-        with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix="overlay-") as name:
+        with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=_SCRATCH_PREFIX) as name:
             directories = [Path(name, part) for part in ("lower", "upper", "scratch")]
             for directory in directories:
                 directory.mkdir()
@@ -128,7 +135,8 @@ class BubblewrapExecutor:
         with contextlib.ExitStack() as stack:
             try:
                 directory = self._claim(spec.name)
-                stack.callback(_forget, directory)
+                stack.callback(self._forget, directory)
+                RunRecord(self._worker).write(directory)
                 write_system_files(directory, self._toolchain)
                 group = self._make_group(spec, stack)
                 proxy, egress = self._open_egress(spec, directory, stack)
@@ -146,12 +154,36 @@ class BubblewrapExecutor:
             raise ValueError(f"{name!r} can't name a run.")
         directory = self._runtime_directory / name
         record = RunRecord.read(directory)
-        if record is not None:
-            for process in (record.init, record.launcher):
+        for process in (record.init, record.launcher) if record is not None else ():
+            if process is not None:
                 _end(process)
+        # A worker that dies while a sandbox starts may leave it waiting for good, before it is recorded.
+        for process in find_marked(self._marker(name)):
+            _end(process)
         if self._control_groups is not None:
             _remove_group(self._control_groups.group(name), name)
         shutil.rmtree(directory, ignore_errors=True)
+
+    def reap_abandoned(self) -> list[str]:
+        """Reaps every run of this runtime directory whose worker is gone; gives their names."""
+        abandoned: list[str] = []
+        for directory in self._runtime_directory.iterdir():
+            if not _NAME.fullmatch(directory.name) or directory.name.startswith(_SCRATCH_PREFIX):
+                continue
+            record = RunRecord.read(directory)
+            if record is None or not record.worker.is_alive:
+                self.reap(directory.name)
+                abandoned.append(directory.name)
+        return abandoned
+
+    def _marker(self, name: str) -> str:
+        return f"cloudify-sandbox:{self._runtime_digest}:{name}"
+
+    def _forget(self, directory: Path) -> None:
+        """Unless something still runs: `reap` finds it by what the directory holds."""
+        record = RunRecord.read(directory)
+        if record is None or record.init is None or not record.init.is_alive:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _claim(self, name: str) -> Path:
         directory = self._runtime_directory / name
@@ -189,12 +221,12 @@ class BubblewrapExecutor:
             spec, self._toolchain, self._host_environment, has_certificates=self._certificates is not None
         )
         arguments = build_arguments(spec, environment, self._toolchain, directory, self._certificates, egress)
-        # By way of a shell, for which a missing program is exit code 127 and not a sandbox that can't be made.
-        command = ["/bin/sh", "-c", 'exec "$@"', "sh", *spec.command]
+        command = waiting_command(spec.command)
         if egress is not None:
             forwarder, socket = f"{EGRESS_DIRECTORY}/forwarder.py", f"{EGRESS_DIRECTORY}/proxy.sock"
             command = [self._toolchain.python, "-I", "-S", forwarder, str(PROXY_PORT), socket, *command]
-        return SandboxProcess(self._spawner, self._program, arguments, command, self._filter)
+        marker = self._marker(spec.name)
+        return SandboxProcess(self._spawner, self._program, marker, arguments, command, self._filter)
 
     def _supervise(
         self,
@@ -214,7 +246,7 @@ class BubblewrapExecutor:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
                 verdict = None
             else:
-                RunRecord(sandbox.launcher, sandbox.init).write(directory)
+                RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
                 sandbox.release(spec.limits, group)
                 verdict = supervisor.watch()
             sandbox.wait_until_gone()
@@ -251,13 +283,6 @@ class BubblewrapExecutor:
 def _remove_group(group: ControlGroup, name: str) -> None:
     if not group.remove():
         raise PlatformError(f"Processes of {name} are still there after SIGKILL.")
-
-
-def _forget(directory: Path) -> None:
-    """Unless something still runs: `reap` finds it by what the directory holds."""
-    record = RunRecord.read(directory)
-    if record is None or not record.init.is_alive:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _end(process: ProcessIdentity) -> None:

@@ -48,6 +48,10 @@ class Refused(Exception):
     """The message is one line for the person whose install was refused."""
 
 
+class Unresolvable(Exception):
+    """No such host: nobody refused it."""
+
+
 class EgressPolicy:
     """`allowed_hosts`: names, or `.suffix` for all below; empty for every public one.
 
@@ -60,14 +64,14 @@ class EgressPolicy:
         self._allowed_networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in allowed_networks)
 
     def resolve(self, host: str, port: int) -> list[Address]:
-        """The addresses to connect to, already judged: use them, don't resolve again. Raises Refused."""
+        """The addresses to connect to, already judged: use them, don't resolve again. Raises Refused, Unresolvable."""
         name = host.lower().rstrip(".")
         if self._allowed_hosts and not any(_matches(name, allowed) for allowed in self._allowed_hosts):
             raise Refused(f"{host} is not in the list of hosts that installs may reach")
         try:
             found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise Refused(f"{host} can't be resolved") from error
+            raise Unresolvable(f"{host} can't be resolved") from error
         addresses = list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
         own = own_addresses()
         allowed = [address for address in addresses if self._is_allowed(address, port, own)]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workers.executors.egress_policy import EgressPolicy, Refused
+from workers.executors.egress_policy import EgressPolicy, Refused, Unresolvable
 
 _HEADER_BYTES = 32 * 1024
 _HEADER_SECONDS = 15.0
@@ -108,6 +108,9 @@ class EgressProxy:
         except Refused as refusal:
             self._remember(host if port in (80, 443) else f"{host}:{port}")
             _answer(client, "403 Forbidden", f"Blocked by the build network: {refusal}.")
+            return
+        except Unresolvable as error:
+            _answer(client, "502 Bad Gateway", f"{error}.")
             return
         server = _connect([str(address) for address in addresses], port)
         if server is None:

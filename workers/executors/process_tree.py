@@ -29,6 +29,22 @@ class ProcessIdentity:
         return _start_ticks(self.pid) == self.started
 
 
+def find_marked(marker: str) -> list[ProcessIdentity]:
+    """Live processes whose argv starts with the word `marker`."""
+    found: list[ProcessIdentity] = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            is_marked = (directory / "cmdline").read_bytes().split(b"\0", 1)[0] == os.fsencode(marker)
+        except OSError:
+            continue
+        process = ProcessIdentity.find(int(directory.name)) if is_marked else None
+        if process is not None:
+            found.append(process)
+    return found
+
+
 def descendants(init_pid: int) -> list[psutil.Process]:
     """All below the namespace's init: whatever daemonises is adopted by that init and stays in the list."""
     try:

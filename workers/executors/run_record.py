@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from workers.executors.process_tree import ProcessIdentity
 
@@ -14,25 +15,32 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """`launcher` is bubblewrap on the host, `init` the first process of the sandbox's pid namespace."""
+    """`worker` owns the run, `launcher` is bubblewrap, `init` the first process of the sandbox's pid namespace.
 
-    launcher: ProcessIdentity
-    init: ProcessIdentity
+    The last two are None until the sandbox exists; the command starts only after they are recorded.
+    """
+
+    worker: ProcessIdentity
+    launcher: ProcessIdentity | None = None
+    init: ProcessIdentity | None = None
 
     def write(self, directory: Path) -> None:
         """Whole or not at all."""
-        content = {"boot_id": _BOOT_ID.read_text().strip(), **asdict(self)}
         unfinished = directory / f"{_NAME}.new"
-        unfinished.write_text(json.dumps(content))
+        unfinished.write_bytes(msgspec.json.encode(_Stored(_BOOT_ID.read_text().strip(), self)))
         unfinished.rename(directory / _NAME)
 
     @classmethod
     def read(cls, directory: Path) -> RunRecord | None:
         """None when nothing was recorded, or before the last boot."""
         try:
-            content = json.loads((directory / _NAME).read_text())
-            if content["boot_id"] != _BOOT_ID.read_text().strip():
-                return None
-            return cls(ProcessIdentity(**content["launcher"]), ProcessIdentity(**content["init"]))
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            stored = msgspec.json.decode((directory / _NAME).read_bytes(), type=_Stored)
+        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             return None
+        return stored.run if stored.boot_id == _BOOT_ID.read_text().strip() else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    boot_id: str
+    run: RunRecord

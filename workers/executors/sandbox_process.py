@@ -22,25 +22,42 @@ from workers.executors.process_tree import ProcessIdentity, descendants
 from workers.executors.spawner import Spawner
 
 _START_SECONDS = 30.0
+_BIND_POLL_SECONDS = 0.001
 _GONE_SECONDS = 30.0
 _OPEN_FILES = 16_384
 # One file may pass the disk limit by this before SIGXFSZ, so that the watchdog sees that the limit was passed.
 _FILE_SIZE_MARGIN = 64 * 1024 * 1024
 
 
+def waiting_command(command: Sequence[str]) -> list[str]:
+    """A shell that starts `command` at the worker's word and ends when the worker is gone instead.
+
+    For a shell a missing program is exit code 127, for bubblewrap it is a sandbox that can't be made.
+    """
+    return ["/bin/sh", "-c", 'read -r _ || exit 1; exec "$@" </dev/null', "sh", *command]
+
+
 class SandboxProcess:
     """The constructor starts bubblewrap; the command itself waits for `release`. Close it with `destroy`.
 
+    `marker` is the first word of the argv of bubblewrap and of the namespace's init, by which `reap` finds them.
     `init` is the first process of the sandbox's pid namespace: when it is gone, everything inside is.
     """
 
     def __init__(
-        self, spawner: Spawner, program: str, arguments: Sequence[str], command: Sequence[str], filter_program: bytes
+        self,
+        spawner: Spawner,
+        program: str,
+        marker: str,
+        arguments: Sequence[str],
+        command: Sequence[str],
+        filter_program: bytes,
     ) -> None:
         self._stdout, stdout = os.pipe2(os.O_CLOEXEC)
         self._stderr, stderr = os.pipe2(os.O_CLOEXEC)
         self._status, status = os.pipe2(os.O_CLOEXEC)
         gate, self._gate = os.pipe2(os.O_CLOEXEC)
+        start, self._start = os.pipe2(os.O_CLOEXEC)
         seccomp = _memory_file("seccomp", filter_program)
         # --die-with-parent is set before the status is written, and a status nobody can read is a SIGPIPE: a
         # bubblewrap whose worker died before that moment ends without running the command.
@@ -49,16 +66,18 @@ class SandboxProcess:
         options = _memory_file("arguments", encoded)
         try:
             self._launcher = spawner.spawn(
-                [program, "--args", str(options), "--", *command],
+                program,
+                [marker, "--args", str(options), "--", *command],
+                stdin=start,
                 stdout=stdout,
                 stderr=stderr,
                 inherited=(status, gate, seccomp, options),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            _close(self._stdout, self._stderr, self._status, self._gate)
+            _close(self._stdout, self._stderr, self._status, self._gate, self._start)
             raise PlatformError(f"The sandbox can't be started: {program}: {error}.") from error
         finally:
-            _close(stdout, stderr, status, gate, seccomp, options)
+            _close(stdout, stderr, status, gate, start, seccomp, options)
         self._launcher_handle = os.pidfd_open(self._launcher.pid)
         self._init_handle: int | None = None
         self.init: ProcessIdentity | None = None
@@ -103,8 +122,22 @@ class SandboxProcess:
             if os.geteuid() != 0:
                 # Counted per user namespace since Linux 5.14; does nothing for what root launched.
                 resource.prlimit(pid, resource.RLIMIT_NPROC, (limits.process_count, limits.process_count))
+        # Two steps. At the first the init starts the shell of `waiting_command` and binds its own life to
+        # bubblewrap's; only then may the command start, else it could outlive a worker killed in between.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._gate, b"\n")
+            while not self._is_bound() and not self.wait(_BIND_POLL_SECONDS):
+                pass
+            os.write(self._start, b"\n")
+
+    def _is_bound(self) -> bool:
+        """The init has its child and sleeps: all it does between the two is the binding."""
+        assert self.init is not None
+        try:
+            init = psutil.Process(self.init.pid)
+            return bool(init.children()) and init.status() == psutil.STATUS_SLEEPING
+        except psutil.Error:
+            return False
 
     def wait(self, timeout_seconds: float) -> bool:
         """True once the command has ended."""
@@ -157,7 +190,7 @@ class SandboxProcess:
             self.wait_until_gone()
         finally:
             self._is_destroyed = True
-            _close(self._status, self._gate, self._launcher_handle)
+            _close(self._status, self._gate, self._start, self._launcher_handle)
             if self._init_handle is not None:
                 _close(self._init_handle)
 

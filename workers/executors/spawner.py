@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    program: str
     argv: Sequence[str]
+    stdin: int
     stdout: int
     stderr: int
     inherited: Sequence[int]
@@ -30,11 +32,14 @@ class Spawner:
         threading.Thread(target=self._serve, name="sandbox-spawner", daemon=True).start()
 
     def spawn(
-        self, argv: Sequence[str], *, stdout: int, stderr: int, inherited: Sequence[int]
+        self, program: str, argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, inherited: Sequence[int]
     ) -> subprocess.Popen[bytes]:
-        """Starts `argv` with no environment, no input and only the descriptors named. Raises OSError."""
+        """Starts `program` with no environment and only the descriptors named; `argv[0]` is just a name.
+
+        Raises OSError.
+        """
         process: Future[subprocess.Popen[bytes]] = Future()
-        self._requests.put(_Request(argv, stdout, stderr, inherited, process))
+        self._requests.put(_Request(program, argv, stdin, stdout, stderr, inherited, process))
         return process.result()
 
     def _serve(self) -> None:
@@ -43,7 +48,8 @@ class Spawner:
             try:
                 process = subprocess.Popen(
                     request.argv,
-                    stdin=subprocess.DEVNULL,
+                    executable=request.program,
+                    stdin=request.stdin,
                     stdout=request.stdout,
                     stderr=request.stderr,
                     pass_fds=request.inherited,
