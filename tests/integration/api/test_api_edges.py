@@ -1,0 +1,280 @@
+"""What holds for every route: the envelope, the headers, the permissions, hostile bodies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from litestar import get
+from litestar.routes import HTTPRoute
+
+from api.app import create_app
+from api.guards import UndeclaredRoutes
+from shared.identifiers import DEPLOYMENT, PROJECT, new_identifier
+from shared.permissions import Permission, Role, permissions_of
+
+HEADERS = {
+    "api-version": "2026-02-12",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+def assert_edge(response: Any) -> None:
+    for name, value in HEADERS.items():
+        assert response.headers.get_list(name) == [value]
+    assert "upgrade-insecure-requests" in response.headers["content-security-policy"]
+    assert "max-age" in response.headers["strict-transport-security"]
+    assert response.headers["x-request-id"]
+
+
+def declared_routes(app: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method, route.path_format, handler.opt)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for method in sorted(handler.http_methods)
+        if method != "OPTIONS"
+    ]
+
+
+def filled(path: str, project_id: str, deployment_id: str) -> str:
+    return (
+        path.replace("{project_id}", project_id)
+        .replace("{deployment_id}", deployment_id)
+        .replace("{session_id}", "sess_x")
+        .replace("{token_id}", "tok_x")
+        .replace("{slug}", "nothing")
+        .replace("{key}", "KEY")
+        .replace("{rest}", "x")
+    )
+
+
+def test_every_route_refuses_who_is_not_signed_in(platform) -> None:
+    routes = declared_routes(platform.app)
+    assert len(routes) > 30
+    for method, path, opt in routes:
+        target = filled(path, new_identifier(PROJECT), new_identifier(DEPLOYMENT))
+        response = platform.client.request(method, target, follow_redirects=False)
+        assert_edge(response)
+        if opt.get("public"):
+            assert response.status_code < 500, target
+        else:
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "UNAUTHENTICATED"), target
+
+
+@pytest.mark.parametrize("role", [*Role, None])
+def test_every_route_follows_the_table_of_permissions(account, register, role: Role | None) -> None:
+    project_id = account.project()["id"]
+    made = account.request("POST", "/api/deployments", json={"projectId": project_id})
+    deployment_id = made.json()["data"]["id"]
+    member = register("member@example.com")
+    if role is not None:
+        member.join(account, role)
+    checked = 0
+    routes = declared_routes(account.platform.app)
+    # Deletions last, so that the others find what they ask for.
+    for method, path, opt in sorted(routes, key=lambda route: (route[0] == "DELETE", route[1].count("/") < 4)):
+        if opt.get("resource") not in ("project", "deployment") or path.endswith("/stream"):
+            continue
+        response = member.request(method, filled(path, project_id, deployment_id))
+        allowed = role is not None and opt["permission"] in permissions_of(role)
+        checked += 1
+        if role is None:
+            assert response.status_code == 404, (method, path)
+        elif allowed:
+            assert response.status_code not in (401, 403), (method, path, response.text)
+        else:
+            assert response.status_code == 403, (method, path)
+            assert response.json()["error"]["details"] == {"permission": opt["permission"], "role": role}
+    assert checked >= 14
+    other = register("other@example.com")
+    body_named = member.request("POST", "/api/deployments", json={"projectId": other.project("other")["id"]})
+    assert body_named.status_code == 404
+
+
+def test_a_route_that_declares_nothing_stops_the_start(platform) -> None:
+    @get("/forgotten", sync_to_thread=False)
+    def forgotten() -> None:
+        """Declares nothing."""
+
+    @get("/both", opt={"public": True, "permission": Permission.PROJECT_READ}, sync_to_thread=False)
+    def both() -> None:
+        """Declares too much."""
+
+    for handler in (forgotten, both):
+        with pytest.raises(UndeclaredRoutes, match=handler.fn.__name__):
+            create_app(platform.services, routes=[handler])
+
+
+def test_an_unforeseen_error_is_reported_without_its_text(platform) -> None:
+    @get("/broken", opt={"public": True}, sync_to_thread=False)
+    def broken() -> None:
+        raise RuntimeError("the secret of the house")
+
+    from litestar.testing import TestClient
+
+    with TestClient(create_app(platform.services, routes=[broken]), raise_server_exceptions=False) as client:
+        response = client.get("/api/broken", headers={"X-Request-Id": "my-id_1"})
+    assert response.status_code == 500
+    assert_edge(response)
+    assert response.json()["error"]["code"] == "INTERNAL"
+    assert response.json()["error"]["requestId"] == "my-id_1"
+    assert "secret" not in response.text
+
+
+def test_unknown_addresses_and_methods_answer_in_the_envelope(platform) -> None:
+    for path in (
+        "/",
+        "/api",
+        "/api/nothing",
+        "/other",
+        "/api/projects/%00",
+        "/api/auth/tokens/%00/x",
+        "/api//projects/",
+    ):
+        response = platform.client.get(path)
+        assert_edge(response)
+        assert response.status_code in (401, 404), path
+        assert response.json()["ok"] is False
+    response = platform.client.put("/api/projects")
+    assert_edge(response)
+    assert (response.status_code, response.json()["error"]["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+def test_a_strange_request_id_is_replaced(platform) -> None:
+    for request_id in ("a" * 65, "a b", "<script>", "é", ""):
+        response = platform.client.get("/api/health/live", headers={"X-Request-Id": request_id.encode()})
+        assert response.headers["x-request-id"].startswith("req_")
+    assert platform.client.get("/x", headers={"X-Request-Id": "a-1_B"}).json()["error"]["requestId"] == "a-1_B"
+
+
+def test_answers_carry_their_duration(account) -> None:
+    for response in (account.request("GET", "/api/projects"), account.request("GET", "/api/auth/me")):
+        assert response.json()["ok"] is True
+        assert response.json()["meta"]["timing"]["durationMs"] > 0
+
+
+def test_head_works_where_get_does(account) -> None:
+    project_id = account.project()["id"]
+    for path in (f"/api/projects/{project_id}", "/api/projects", "/api/health/live", "/api/docs"):
+        head, full = account.request("HEAD", path), account.request("GET", path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == full.headers["content-type"]
+    assert account.request("HEAD", "/api/nothing").status_code == 404
+    made = account.request("POST", "/api/deployments", json={"projectId": project_id}).json()["data"]
+    stream = account.request("HEAD", f"/api/deployments/{made['id']}/logs/stream")
+    assert (stream.status_code, stream.content) == (200, b"")
+
+
+HOSTILE = [
+    (b"", 422, "VALIDATION_ERROR"),
+    (b"{", 400, "MALFORMED_JSON"),
+    (b"\xff", 400, "MALFORMED_JSON"),
+    (b'{"name":"\xed\xa0\x80"}', 400, "MALFORMED_JSON"),
+    (b'{"name":"\\ud800 abc"}', 400, "MALFORMED_JSON"),
+    (b'{"name":"\\udc00\\ud800"}', 400, "MALFORMED_JSON"),
+    (b'{"name":"a\\u0000b"}', 422, "VALIDATION_ERROR"),
+    (b'{"name":"x","a\\u0000":1}', 422, "VALIDATION_ERROR"),
+    (b'{"name":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "MALFORMED_JSON"),
+    (b'{"name":' + b"[" * 40 + b"]" * 40 + b"}", 400, "MALFORMED_JSON"),
+    (b'{"name":1e999999}', 400, "MALFORMED_JSON"),
+    (b'{"name":' + b"9" * 5000 + b"}", 400, "MALFORMED_JSON"),
+    (b'{"name":NaN}', 400, "MALFORMED_JSON"),
+    (b"[]", 422, "VALIDATION_ERROR"),
+    (b"null", 422, "VALIDATION_ERROR"),
+    (b'"text"', 422, "VALIDATION_ERROR"),
+    (b'{"name":null}', 422, "VALIDATION_ERROR"),
+    (b'{"name":"x","__class__":"y"}', 422, "VALIDATION_ERROR"),
+    (json.dumps({"name": "x" * 1024 * 1024}).encode(), 413, "PAYLOAD_TOO_LARGE"),
+]
+
+
+def test_hostile_bodies_are_the_clients_error(account) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body, status, code in HOSTILE:
+        response = account.request("POST", "/api/projects", content=body, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code), body[:50]
+        assert_edge(response)
+
+
+def test_bodies_without_a_length_are_bounded_too(account) -> None:
+    chunks = iter([b'{"name":"'] + [b"x" * 65_536] * 20 + [b'"}'])
+    response = account.request("POST", "/api/projects", content=chunks, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+def test_only_json_is_taken(account) -> None:
+    for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+        headers = {"Content-Type": media_type}
+        response = account.request("POST", "/api/projects", content=b'{"name":"x"}', headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+def test_numbers_that_no_column_holds_are_refused(account) -> None:
+    project_id = account.project()["id"]
+    for priority in (-1, 10, 2**40, 2**63, 1.5, "5"):
+        response = account.request("POST", "/api/deployments", json={"projectId": project_id, "priority": priority})
+        assert response.status_code == 422, priority
+
+
+def test_old_paths_lead_to_the_new_ones(platform) -> None:
+    for old, new in [
+        ("/api/deploy", "/api/deployments"),
+        ("/api/deploy?limit=2&a=%26", "/api/deployments?limit=2&a=%26"),
+        ("/api/deploy/depl_1/logs", "/api/deployments/depl_1/logs"),
+        ("/api/deploy/depl_1/stream", "/api/deployments/depl_1/logs/stream"),
+        ("/api/deployments/depl_1/stream?after=3", "/api/deployments/depl_1/logs/stream?after=3"),
+        ("/api/deploy/%0d%0aX:%20y", "/api/deployments/%0D%0AX%3A%20y"),
+        ("/api/deploy//evil.example", "/api/deployments/evil.example"),
+    ]:
+        response = platform.client.get(old, follow_redirects=False)
+        assert (response.status_code, response.headers["location"]) == (308, new)
+        assert response.headers["deprecation"].startswith("@")
+        assert "sunset" in response.headers
+        assert 'rel="successor-version"' in response.headers["link"]
+    assert platform.client.post("/api/deploy", follow_redirects=False).status_code == 308
+
+
+def test_the_documentation_lists_every_route_and_its_errors(platform) -> None:
+    response = platform.client.get("/api/docs/openapi.json")
+    assert response.headers["content-type"].startswith("application/json")
+    schema = response.json()
+    documented = {
+        (method.upper(), path): operation
+        for path, item in schema["paths"].items()
+        for method, operation in item.items()
+    }
+    for method, path, opt in declared_routes(platform.app):
+        if path.startswith(("/api/docs", "/api/deploy/")) or path in (
+            "/api/deploy",
+            "/api/deployments/{deployment_id}/stream",
+        ):
+            continue
+        operation = documented[method, path]
+        listed = {code for answer in operation["responses"].values() for code in answer.get("x-error-codes", [])}
+        expected = {"INTERNAL"} | {str(code) for code in opt.get("errors", ())}
+        expected |= set() if opt.get("public") else {"UNAUTHENTICATED", "FORBIDDEN"}
+        assert expected <= listed, (method, path)
+    assert "MALFORMED_JSON" in schema["components"]["schemas"]["ErrorCode"]["enum"]
+    references = set(json.dumps(schema).split('"#/components/schemas/')[1:])
+    assert {reference.split('"')[0] for reference in references} <= set(schema["components"]["schemas"])
+
+
+def test_the_documentations_page_loads_nothing(platform) -> None:
+    response = platform.client.get("/api/docs")
+    assert response.status_code == 200
+    assert "<script" not in response.text
+    assert "http" not in response.text.replace("https://", "http://").split("<h1>")[0]
+    assert "/api/projects/{project_id}" in response.text
+
+
+def test_health_shows_its_details_to_administrators_alone(platform, account) -> None:
+    for path in ("/api/health", "/api/health/ready", "/api/health/live", "/api/health/startup"):
+        response = platform.client.get(path)
+        assert response.status_code == 200
+        assert response.json()["data"] == {"status": "ok", "dependencies": None}
+    assert account.request("GET", "/api/health").json()["data"]["dependencies"] is None

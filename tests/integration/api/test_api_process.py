@@ -1,0 +1,88 @@
+"""The API as a process: starts, answers, stops on SIGTERM, refuses settings it can't use."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import psutil
+import pytest
+
+from shared.settings import ObjectStoreSettings
+from shared.stack.ports import free_ports
+
+MAXIMUM_RESIDENT_BYTES = 110 * 1024 * 1024
+
+
+@pytest.fixture
+def environment(database_url: str, redis_url: str, object_store_settings: ObjectStoreSettings) -> dict[str, str]:
+    port, metrics_port = free_ports(2)
+    return {
+        **os.environ,
+        "CLOUDIFY_DATABASE_URL": database_url,
+        "CLOUDIFY_REDIS_URL": redis_url,
+        "CLOUDIFY_S3_ENDPOINT": object_store_settings.endpoint,
+        "CLOUDIFY_S3_ACCESS_KEY": object_store_settings.access_key,
+        "CLOUDIFY_S3_SECRET_KEY": object_store_settings.secret_key,
+        "CLOUDIFY_S3_BUCKET": object_store_settings.bucket,
+        "CLOUDIFY_SECRET_KEY": "x" * 32,
+        "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(b"1" * 32).decode(),
+        "CLOUDIFY_API_PORT": str(port),
+        "CLOUDIFY_METRICS_PORT": str(metrics_port),
+    }
+
+
+def wait_for(url: str) -> httpx.Response:
+    """Asks until it answers."""
+    deadline = threading.Event()
+    for _ in range(300):
+        try:
+            return httpx.get(url)
+        except httpx.TransportError:
+            deadline.wait(0.1)
+    raise AssertionError(f"{url} never answered")
+
+
+def test_the_process_starts_answers_and_stops(environment: dict[str, str]) -> None:
+    base = f"http://127.0.0.1:{environment['CLOUDIFY_API_PORT']}/api"
+    process = subprocess.Popen([sys.executable, "-m", "api.main"], env=environment)
+    try:
+        assert wait_for(f"{base}/health/live").status_code == 200
+        assert httpx.get(f"{base}/health").status_code == 200
+        body = {"email": "ada@example.com", "password": "correct horse battery"}
+        registered = httpx.post(f"{base}/auth/register", json=body)
+        headers = {"Authorization": f"Bearer {registered.json()['data']['accessToken']}"}
+        project = httpx.post(
+            f"{base}/projects", json={"name": "x", "repositoryUrl": "https://git.example.com/x.git"}, headers=headers
+        )
+        made = httpx.post(f"{base}/deployments", json={"projectId": project.json()["data"]["id"]}, headers=headers)
+        assert made.status_code == 201
+        metrics = httpx.get(f"http://127.0.0.1:{environment['CLOUDIFY_METRICS_PORT']}/api/metrics/prometheus")
+        assert 'route="/api/projects"' in metrics.text
+        assert httpx.get(f"{base}/metrics/prometheus").status_code == 404
+        assert psutil.Process(process.pid).memory_info().rss < MAXIMUM_RESIDENT_BYTES
+
+        stream_path = f"{base}/deployments/{made.json()['data']['id']}/logs/stream"
+        with httpx.stream("GET", stream_path, headers=headers, timeout=30) as stream:
+            lines = stream.iter_lines()
+            assert next(lines)
+            process.send_signal(signal.SIGTERM)
+            assert any("reconnect" in line for line in lines), "the stream says that it ends"
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_settings_that_cant_be_used_are_all_named(environment: dict[str, str]) -> None:
+    environment |= {"CLOUDIFY_API_PORT": "many", "CLOUDIFY_SECRET_KEY": "short"}
+    finished = subprocess.run([sys.executable, "-m", "api.main"], env=environment, capture_output=True, timeout=60)
+    assert finished.returncode == 2
+    assert b"CLOUDIFY_API_PORT" in finished.stderr
+    assert b"CLOUDIFY_SECRET_KEY" in finished.stderr
+    assert b"Traceback" not in finished.stderr
