@@ -54,7 +54,7 @@ def executor(
 
 
 @pytest.fixture
-def exact_executor(tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None) -> Executor:
+def exact_executor(tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None) -> BubblewrapExecutor:
     return BubblewrapExecutor(
         BuildSettings(), tmp_path / "run", toolchain, host_environment=dict(os.environ), control_groups=control_groups
     )
@@ -566,7 +566,7 @@ def start_worker(runtime: Path, name: str, script: str) -> subprocess.Popen[byte
     return worker
 
 
-def test_sigkill_of_the_worker_ends_the_sandbox(exact_executor: Executor, tmp_path: Path) -> None:
+def test_sigkill_of_the_worker_ends_the_sandbox(exact_executor: BubblewrapExecutor, tmp_path: Path) -> None:
     marker = unique_marker()
     name = f"crash-{marker}"
     script = f"trap '' TERM HUP; setsid sh -c 'trap \"\" TERM HUP; sleep {marker}' & echo ready; sleep {marker}"
@@ -578,7 +578,7 @@ def test_sigkill_of_the_worker_ends_the_sandbox(exact_executor: Executor, tmp_pa
     worker.stdout.close()
     wait_for(lambda: processes_with(marker) == [])
     assert (tmp_path / "run" / name).exists()
-    exact_executor.reap(name)
+    assert exact_executor.reap_abandoned() == [name]
     exact_executor.reap(name)
     assert list((tmp_path / "run").iterdir()) == []
 

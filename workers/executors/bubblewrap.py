@@ -43,6 +43,7 @@ from workers.toolchain import Toolchain
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _REAP_SECONDS = 30.0
+_GIVE_UP_SECONDS = 5.0
 _SCRATCH_PREFIX = "overlay-probe-"
 _MEBIBYTE = 1024 * 1024
 _FORBIDDEN_HELP = """\
@@ -245,6 +246,7 @@ class BubblewrapExecutor:
         try:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
                 verdict = None
+                sandbox.wait(_GIVE_UP_SECONDS)  # for its own words and exit code, which the kill below would replace
             else:
                 RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
                 sandbox.release(spec.limits, group)

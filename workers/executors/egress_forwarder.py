@@ -25,11 +25,31 @@ def main() -> None:
         os.execvp(command[0], command)  # noqa: S606
     if os.fork():
         os._exit(0)
+    lifeline = os.dup(0)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.chdir("/")
+    _end_with(lifeline)
     _forward(listener, path)
+
+
+def _end_with(lifeline: int) -> None:
+    """The other end of the sandbox's first input is the worker's: when it closes, everything here ends."""
+    import select
+    import signal
+    import threading
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(lifeline, 0)  # only the hang-up: what is in the pipe is the command's to read
+        poller.poll()
+        try:
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _forward(listener: socket.socket, path: str) -> None:
