@@ -184,7 +184,7 @@ def main() -> None:
             bench_sample(platform, folder)
             bench_rollback(platform, folder)
         finally:
-            platform.stop()
+            platform.close()
 
 
 if __name__ == "__main__":

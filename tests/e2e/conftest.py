@@ -23,7 +23,7 @@ def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
 
     yield start
     for platform in started:
-        platform.stop()
+        platform.close()
 
 
 @pytest.fixture(scope="session")

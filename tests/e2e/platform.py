@@ -57,6 +57,7 @@ class Platform:
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.api_url, timeout=30, trust_env=False)
+        self._redis: redis.Redis | None = None
 
     # The process
 
@@ -90,7 +91,15 @@ class Platform:
     def output(self) -> str:
         return (self.home.parent / f"{self.home.name}.up.log").read_text(errors="replace")[-4000:]
 
+    def close(self) -> None:
+        """Stops the platform for good."""
+        self.stop()
+        self.client.close()
+
     def stop(self) -> None:
+        if self._redis is not None:
+            self._redis.close()
+            self._redis = None
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -121,11 +130,14 @@ class Platform:
         """The environment of the API's process: what the platform runs with."""
         return psutil.Process(self.pid("api")).environ()
 
+    @property
     def redis(self) -> redis.Redis:
-        return connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"])
+        if self._redis is None:
+            self._redis = connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"])
+        return self._redis
 
     def queue(self) -> RedisJobQueue:
-        return RedisJobQueue(self.redis(), lease_seconds=30)
+        return RedisJobQueue(self.redis, lease_seconds=30)
 
     @contextlib.contextmanager
     def database(self) -> Iterator[Database]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, wait_for
 from tests.e2e.sites import BUILD, node_project, node_site, sleep_js
 from tests.repositories import make_repository
 
@@ -26,7 +26,8 @@ def expect_failure(platform: Platform, deployment: dict, code: str, stage: str, 
     assert error["message"] in text
     assert "Traceback" not in text
     assert deployment["url"] is None
-    assert platform.queue().running_set(tenant_id(platform)) == set()
+    queue, tenant = platform.queue(), tenant_id(platform)
+    wait_for(lambda: not queue.running_set(tenant), seconds=10, what="the slot is free")
     return text
 
 

@@ -61,7 +61,7 @@ def test_sigkill_of_the_pool_in_a_stage(platform: Platform, repositories: Path, 
     deployment_id = platform.create_deployment(project["id"])["id"]
     job = stage_job_id(deployment_id, stage)
     wait_for(lambda: queue.find(job) == "running", seconds=90, what=f"{stage.value} runs", every=0.001)
-    killed = platform.kill(stage.value) if stage.value in platform.records() else platform.kill(f"worker-{stage.value}")
+    killed = platform.kill(f"worker-{stage.value}")
     deployment = expect_ready_once(platform, deployment_id, host, content)
     runs = [run for run in deployment["stages"] if run["stage"] == stage.value]
     assert runs[-1]["status"] == "succeeded"
@@ -107,6 +107,6 @@ def test_a_redis_that_loses_everything(platform: Platform, repositories: Path):
     running = platform.create_deployment(project["id"])["id"]
     waiting = platform.create_deployment(project["id"])["id"]
     platform.wait_status(running, "building", seconds=60)
-    platform.redis().flushall()
+    platform.redis.flushall()
     for deployment_id in (running, waiting):
         expect_ready_once(platform, deployment_id, host, content)
