@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import sys
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -18,6 +21,8 @@ from shared.metrics import start_metrics_listener
 from shared.settings import Settings, SettingsError, load_settings
 
 _GRACE_SECONDS = 5
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 class Server(uvicorn.Server):
@@ -26,6 +31,15 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: StreamHub) -> None:
         super().__init__(config)
         self._hub = hub
+
+    def stop_on_signals(self) -> None:
+        """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
+        process before it closes what it holds."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.begin_shutdown()
@@ -40,7 +54,17 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging("api", settings.log_level)
+    return_large_blocks_early()
     return run(settings)
+
+
+def return_large_blocks_early() -> None:
+    """Has glibc give blocks from 1 MiB back when they are freed: it would keep the 19 MiB of each password hash, once
+    the first was freed (mallopt(3), M_MMAP_THRESHOLD). Other C libraries have no such call and need none."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def run(settings: Settings) -> int:
@@ -80,6 +104,7 @@ def _serve(settings: Settings, application: Any, hub: StreamHub) -> int:
             ),
             hub,
         )
+        server.stop_on_signals()
         server.run()
         return 0 if server.started else 1
     finally:
