@@ -117,7 +117,7 @@ class BuildStage:
     def _environment(self, context: StageContext, detection: Detection) -> dict[str, str]:
         """Nothing in it differs between two builds of one commit for one host, or no output would be found again."""
         deployment = context.deployment
-        commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commit_sha") or "")
+        commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commitSha") or "")
         return {
             "CI": "1",
             "NODE_ENV": "production",
