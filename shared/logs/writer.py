@@ -30,6 +30,8 @@ _BUFFER_BYTES = 1024 * 1024
 # What a line costs in memory beside its text.
 _LINE_OVERHEAD_BYTES = 200
 _RETRY_SECONDS = (0.1, 2.0)
+# How long an outage of PostgreSQL may last before a stage fails for its log.
+_PATIENCE_SECONDS = 60.0
 
 
 class BatchStore(Protocol):
@@ -117,13 +119,24 @@ class LogWriter:
         splitter = LineSplitter()
         masked = self._redactor.mask(text)
         lines = splitter.feed(masked.encode(errors="replace")) + splitter.flush()
-        with self._input:
+        if not self._input.acquire(timeout=_PATIENCE_SECONDS):
+            # Output has been waiting for room all that time; `close` is going to say so.
+            _logger.warning("A line of the log of %s is dropped: the database does not answer.", self._deployment_id)
+            return
+        try:
             for stream, output in self._splitters.items():
-                self._enqueue(stream, output.end_partial_line())
-            self._enqueue("system", lines)
+                self._enqueue(stream, output.end_partial_line(), may_wait=False)
+            self._enqueue("system", lines, may_wait=False)
+        finally:
+            self._input.release()
 
-    def flush(self, timeout_seconds: float = 60.0) -> None:
-        """Returns when every complete line is stored. Raises LeaseLost, or PlatformError after the time is over."""
+    def flush(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
+        """Returns when everything is stored. Raises LeaseLost, or PlatformError after the time is over.
+
+        Ends lines in progress, so call it when no command is running: a secret of which only the first half has come
+        would be let through.
+        """
+        self._end_lines(timeout_seconds)
         with self._state:
             self._flushes += 1
             self._state.notify_all()
@@ -135,21 +148,17 @@ class LogWriter:
         if not is_done:
             raise PlatformError("The log could not be stored; the database does not answer.")
 
-    def close(self, timeout_seconds: float = 60.0) -> None:
+    def close(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
         """Stores what is left, the unfinished last line too, and ends the thread. May be called twice.
 
         Raises PlatformError when it couldn't be stored in time; then the stage must not be recorded as done. A lost
         lease raises nothing: look at `lost`.
         """
-        if not self._input.acquire(timeout=timeout_seconds):
-            # A write waits for room that doesn't come.
-            self._abandon()
-            raise PlatformError("The log could not be stored; the database does not answer.")
         try:
-            for stream, splitter in self._splitters.items():
-                self._enqueue(stream, splitter.flush(), is_last=True)
-        finally:
-            self._input.release()
+            self._end_lines(timeout_seconds)
+        except PlatformError:
+            self._abandon()
+            raise
         with self._state:
             self._is_closing = True
             self._state.notify_all()
@@ -166,6 +175,16 @@ class LogWriter:
     def _is_ended(self) -> bool:
         return self._is_abandoned or self.lost.is_set()
 
+    def _end_lines(self, timeout_seconds: float) -> None:
+        if not self._input.acquire(timeout=timeout_seconds):
+            # A write waits for room that doesn't come.
+            raise PlatformError("The log could not be stored; the database does not answer.")
+        try:
+            for stream, splitter in self._splitters.items():
+                self._enqueue(stream, splitter.flush(), may_wait=False)
+        finally:
+            self._input.release()
+
     def _abandon(self) -> None:
         with self._state:
             self._is_abandoned = True
@@ -173,7 +192,7 @@ class LogWriter:
             self._waiting_bytes = 0
             self._state.notify_all()
 
-    def _enqueue(self, stream: Stream, lines: list[SplitLine], *, is_last: bool = False) -> None:
+    def _enqueue(self, stream: Stream, lines: list[SplitLine], *, may_wait: bool = True) -> None:
         timestamp = int(self._clock.now().timestamp() * 1000)
         for line in lines:
             entry = LogLine(
@@ -181,8 +200,8 @@ class LogWriter:
             )
             size = len(line.text) + _LINE_OVERHEAD_BYTES
             with self._state:
-                # Room is not waited for at the end: there is at most one line a stream, and `close` has its own limit.
-                if not is_last:
+                # What is little (the platform's own lines, the last ones) doesn't wait for room.
+                if may_wait:
                     self._state.wait_for(lambda: self._waiting_bytes < self._buffer_bytes or self._is_stopped)
                 if self._is_stopped:
                     return

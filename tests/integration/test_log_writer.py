@@ -102,6 +102,15 @@ def test_flush_and_a_second_writer_under_the_same_fence(
     assert texts(store.read(deployment, after=0, limit=99)) == expected
 
 
+def test_flush_and_system_end_a_line_in_progress(store: PostgresLogStore, database: Database, deployment: str) -> None:
+    with LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor(["secret"])) as writer:
+        writer.write("stdout", b"50% sec")
+        writer.system("still here")
+        writer.write("stdout", b"ret 100%")
+        writer.flush()
+        assert texts(store.read(deployment, after=0, limit=99)) == ["50% ", "still here", "*** 100%"]
+
+
 def test_an_outage_loses_and_doubles_nothing(store: PostgresLogStore, database: Database, deployment: str) -> None:
     outage = Outage(database)
     writer = LogWriter(store, outage, RecordingDoorbell(), deployment, "build", 3, Redactor([]))  # type: ignore[arg-type]
