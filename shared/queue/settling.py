@@ -40,6 +40,9 @@ def settle(
     if lease.cancelled.is_set():
         # It ended because it was cancelled, or before it could notice: either way it isn't wanted any more.
         return Settlement(Outcome.DONE)
+    if any(job.id == lease.job.id for job, _delay in lease.followers):
+        # Dramatiq's Retries middleware was added and has sent the message again: its copy takes over.
+        return Settlement(Outcome.DONE)
     reason = f"{type(error).__name__}: {error}"
     throws = options.get("throws")
     if is_rejected or (throws and isinstance(error, throws)):

@@ -37,10 +37,15 @@ end
 local function first_of(tenant)
   local ready = call('ZRANGE', in_queue(pool, 'ready:' .. tenant), 0, 0, 'WITHSCORES')
   local waiting = call('ZRANGE', in_queue(pool, 'waiting:' .. tenant), 0, 0, 'WITHSCORES')
-  if waiting[1] and has_free_slot(tenant) and (not ready[1] or tonumber(waiting[2]) < tonumber(ready[2])) then
+  if not waiting[1] or not has_free_slot(tenant) then
+    return ready[1]
+  end
+  if not ready[1] then
     return waiting[1]
   end
-  return ready[1]
+  local first, second = tonumber(waiting[2]), tonumber(ready[2])
+  -- Equal scores go by id, as they do within each list.
+  return (first < second or (first == second and waiting[1] < ready[1])) and waiting[1] or ready[1]
 end
 
 local eligible, state = in_queue(pool, 'eligible'), in_queue(pool, 'state')

@@ -1,0 +1,80 @@
+"""What becomes of a job, decided without a server."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from dramatiq.errors import Retry
+from dramatiq.middleware import Shutdown
+
+from schemas.messages import Job
+from shared.queue.idle_threads import IdleThreads
+from shared.queue.lease import RunningLease, Settlement
+from shared.queue.records import AcquiredJob, Outcome
+from shared.queue.settling import Backoff, settle
+
+
+def lease(*, is_cancelled: bool = False, attempt: int = 1) -> RunningLease:
+    job = Job(id="a", pool="clone", actor="run_stage", tenant_id="t", payload={}, max_attempts=3)
+    return RunningLease(AcquiredJob(job, 7, attempt, is_cancelled), stopping=threading.Event())
+
+
+def settled(
+    held: RunningLease, error: BaseException | None, *, is_rejected: bool = False, **options: Any
+) -> Settlement:
+    return settle(held, options, error, is_rejected=is_rejected, backoff=Backoff(2.0, 60.0))
+
+
+def test_the_outcome_that_was_set_last_counts_whatever_was_raised() -> None:
+    held = lease()
+    held.retry(5)
+    held.release(1)
+    assert settled(held, ValueError()) == Settlement(Outcome.RELEASE, delay_seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_rejected", "options", "expected"),
+    [
+        (None, False, {}, Outcome.DONE),
+        (None, True, {}, Outcome.DEAD),
+        (ValueError(), False, {}, Outcome.RETRY),
+        (ValueError(), True, {}, Outcome.DEAD),
+        (ValueError(), False, {"throws": (ValueError,)}, Outcome.DEAD),
+        (KeyError(), False, {"throws": ValueError}, Outcome.RETRY),
+        (Shutdown(), False, {}, Outcome.RELEASE),
+    ],
+)
+def test_without_an_outcome_the_error_decides(
+    error: BaseException | None, is_rejected: bool, options: dict[str, Any], expected: Outcome
+) -> None:
+    assert settled(lease(), error, is_rejected=is_rejected, **options).outcome is expected
+
+
+def test_a_cancelled_job_that_raises_is_not_run_again() -> None:
+    assert settled(lease(is_cancelled=True), ValueError()).outcome is Outcome.DONE
+
+
+def test_delays_double_up_to_the_most_and_an_explicit_one_is_kept() -> None:
+    assert settled(lease(), Retry("later", delay=1500)).delay_seconds == 1.5
+    for attempt, full in [(1, 2), (2, 4), (4, 16), (6, 60), (1000, 60)]:
+        delays = [settled(lease(attempt=attempt), ValueError()).delay_seconds for _ in range(50)]
+        assert full / 2 <= min(delays) <= max(delays) <= full
+        assert len(set(delays)) > 1
+    assert settled(lease(), ValueError(), min_backoff=100, max_backoff=100).delay_seconds <= 0.1
+
+
+def test_idle_threads_are_taken_once() -> None:
+    idle = IdleThreads()
+    assert idle.take_all(0) == 0
+    idle.resize(3)
+    assert idle.take_all(0) == 3
+    assert idle.take_all(0) == 0
+    got: list[int] = []
+    waiter = threading.Thread(target=lambda: got.append(idle.take_all(10)))
+    waiter.start()
+    idle.give_back(2)
+    waiter.join(10)
+    assert got == [2]
+    assert (idle.busy, idle.total) == (3, 3)
