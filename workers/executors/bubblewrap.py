@@ -172,9 +172,12 @@ class BubblewrapExecutor:
             if not _NAME.fullmatch(directory.name) or directory.name.startswith(_SCRATCH_PREFIX):
                 continue
             record = RunRecord.read(directory)
-            if record is None or not record.worker.is_alive:
-                self.reap(directory.name)
-                abandoned.append(directory.name)
+            with contextlib.suppress(FileNotFoundError):  # a live worker's run may end meanwhile
+                # Without a record it may be a run that another worker begins this instant.
+                is_new = record is None and time.time() - directory.stat().st_mtime < _REAP_SECONDS
+                if not is_new and (record is None or not record.worker.is_alive):
+                    self.reap(directory.name)
+                    abandoned.append(directory.name)
         return abandoned
 
     def _marker(self, name: str) -> str:
