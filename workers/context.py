@@ -40,7 +40,7 @@ class WorkerContext:
         self.releases = ReleaseRepository(self.database)
         self.sites = SiteRepository(self.database)
         self.log_store = PostgresLogStore(self.database)
-        self.doorbell = RedisDoorbell(self.redis)
+        self.doorbell = RedisDoorbell.connect(settings.redis_url)
         self.publisher = SiteDirectoryPublisher(
             settings.sites_directory, router_url=settings.router_url, domain=settings.sites_domain
         )
@@ -82,5 +82,6 @@ class WorkerContext:
         )
 
     def close(self) -> None:
+        self.doorbell.close()
         self.redis.close()
         self.database.close()

@@ -43,11 +43,9 @@ class StageLogHandle(StageLog, Protocol):
     @property
     def lost(self) -> threading.Event: ...
 
-    def flush(self) -> None:
-        """Blocks until everything written is stored."""
+    def close(self) -> None:
+        """Blocks until everything written is stored. Raises PlatformError when it can't be. May be repeated."""
         ...
-
-    def close(self) -> None: ...
 
 
 # (deployment id, stage, fence, secrets) → log
@@ -201,11 +199,10 @@ class StageRunner:
 
     def _record(self, lease: Lease, row: Row, result: StageResult, log: StageLogHandle) -> None:
         """The log first: a recorded stage has all its lines."""
-        log.flush()
+        log.close()
         if log.lost.is_set():
             raise LeaseLost
         if self._finish is not None:
-            log.close()
             self._finish(row, lease.token, result)
             return
         self._lifecycle.succeed_stage(

@@ -27,7 +27,7 @@ VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(re
 """
 
 # Serialises admissions of a tenant, so that the bound on its queue is exact.
-_LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR UPDATE"
+_LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPDATE"
 
 _COUNT_LIVE = """
 SELECT count(*) AS live FROM deployments
@@ -79,9 +79,9 @@ class DeploymentRepository:
         return None if row is None else row["tenant_id"]
 
     def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> Row | None:
-        """Also locks the row until the transaction ends."""
+        """Also locks the row until the transaction ends; log chunks that refer to it may still be inserted."""
         return connection.execute(
-            _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s FOR UPDATE OF d",
+            _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s FOR NO KEY UPDATE OF d",
             {"id": deployment_id, "tenant_id": tenant_id},
         ).fetchone()
 

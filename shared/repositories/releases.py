@@ -48,7 +48,7 @@ class ReleaseRepository:
         return self._database.fetch_all(_SELECT + "WHERE r.status = 'pending' ORDER BY r.created_at, r.id")
 
     def lock_project(self, connection: Connection, project_id: str) -> Row | None:
-        return connection.execute("SELECT * FROM projects WHERE id = %(id)s FOR UPDATE", {"id": project_id}).fetchone()
+        return connection.execute("SELECT * FROM projects WHERE id = %(id)s FOR NO KEY UPDATE", {"id": project_id}).fetchone()
 
     def move_pointer(
         self, connection: Connection, project_id: str, deployment_id: str, release_sequence: int, *, is_pinned: bool
@@ -89,7 +89,7 @@ class ReleaseRepository:
         with self._database.transaction() as connection:
             row = connection.execute(
                 "SELECT d.is_active, d.is_preview, d.site_state "
-                "FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s FOR UPDATE OF p",
+                "FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s FOR NO KEY UPDATE OF p",
                 {"id": deployment_id},
             ).fetchone()
             if row is None or not (row["is_active"] or (row["is_preview"] and row["site_state"] == "published")):
