@@ -233,6 +233,7 @@ class PriorityBroker(dramatiq.Broker):
 
         The heartbeat goes on meanwhile. Given up or failed, the job comes back when its lease has expired.
         """
+        lease.is_settled = True
         try:
             self._finish(lease, settlement)
         finally:

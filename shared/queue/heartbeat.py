@@ -102,7 +102,7 @@ class Heartbeat:
             batch = leases[start : start + _BATCH]
             answers = self._queue.beat([(lease.job.id, lease.token) for lease in batch])
             for lease, answer in zip(batch, answers, strict=True):
-                if answer is BeatAnswer.LOST and self._leases.holds(lease):
+                if answer is BeatAnswer.LOST and self._leases.holds(lease) and not lease.is_settled:
                     _log.warning("lease_lost", job=lease.job.id, token=lease.token)
                     lease.lost.set()
                 elif answer is BeatAnswer.CANCELLED:
@@ -110,5 +110,5 @@ class Heartbeat:
 
     def _register(self) -> None:
         for pool in self._pools():
-            record = WorkerRecord(pool, self._worker, self._idle.total, self._idle.busy)
+            record = WorkerRecord(pool, self._worker, self._idle.total, len(self._leases.all()))
             self._queue.register_worker(record, expires_seconds=_REGISTER_SECONDS * 3)

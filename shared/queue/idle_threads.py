@@ -22,6 +22,7 @@ class IdleThreads:
 
     @property
     def busy(self) -> int:
+        """Those that run a job, and those that are kept for what an acquire under way may bring."""
         return self._taken
 
     def resize(self, total: int) -> None:

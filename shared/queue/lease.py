@@ -39,6 +39,8 @@ class RunningLease:
         # Messages that middleware sent after the actor had returned: they go out in the step that ends the lease.
         self.followers: list[tuple[Job, float]] = []
         self.is_collecting = False
+        # Its outcome is on the way: a beat that finds the lease gone tells nothing new.
+        self.is_settled = False
 
     @property
     def job(self) -> Job:
