@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from shared.logs.doorbell import RedisDoorbell
-from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
-
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.deployment_state import Stage
+from shared.logs.doorbell import RedisDoorbell
 from shared.logs.redaction import Redactor
+from shared.logs.store import PostgresLogStore
+from shared.logs.writer import LogWriter
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.repositories.deployments import DeploymentRepository

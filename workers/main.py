@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import dramatiq
 import structlog
-from shared.queue.broker import PriorityBroker, current_lease
-from shared.repository_url import secrets_of
 
 from shared import metrics
 from shared.db.database import Row
@@ -21,7 +19,9 @@ from shared.deployment_state import Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
 from shared.queue.base import Lease
+from shared.queue.broker import PriorityBroker, current_lease
 from shared.repositories.variables import VariableRepository
+from shared.repository_url import secrets_of
 from shared.secrets_box import SecretsBox
 from shared.services.variables import VariableService
 from shared.settings import Settings, SettingsError, load_settings

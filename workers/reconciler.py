@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
 
 from shared import metrics
+from shared.clock import Clock
 from shared.db.database import Row
 from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
@@ -24,7 +25,9 @@ from shared.logging import configure_logging
 from shared.plans import Plan, limits_of
 from shared.queue.base import JobQueue
 from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.idempotency import IdempotencyRepository
 from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sessions import SessionRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
 from shared.services.deployments import DeploymentService
@@ -44,6 +47,8 @@ from workers.stages.deploy import publish_artifact
 
 _log = structlog.get_logger(__name__)
 
+_EXPIRY_SECONDS = 3600
+
 
 class Reconciler:
     def __init__(
@@ -57,7 +62,9 @@ class Reconciler:
         service: DeploymentService,
         publisher: Publisher,
         artifacts: ArtifactReader,
+        clock: Clock,
         interval_seconds: float,
+        expired: Sequence[Callable[[], object]] = (),
     ) -> None:
         self._queue = queue
         self._deployments = deployments
@@ -67,7 +74,10 @@ class Reconciler:
         self._service = service
         self._publisher = publisher
         self._artifacts = artifacts
+        self._clock = clock
         self._interval_seconds = interval_seconds
+        self._expired = expired
+        self._next_expiry = clock.monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Passes until `stop` is set."""
@@ -83,6 +93,7 @@ class Reconciler:
             self.reconcile_releases,
             self.reconcile_removals,
             self.reconcile_routes,
+            self.delete_expired,
         ):
             self._attempt(part)
 
@@ -136,6 +147,14 @@ class Reconciler:
             activate = partial(self._publisher.activate, site["host"], site["deployment_id"])
             self._releases.while_active(site["deployment_id"], activate)
             _log.warning("reconciler.route_mended", host=site["host"], deployment_id=site["deployment_id"])
+
+    def delete_expired(self) -> None:
+        """Every hour, what has had its time: sessions, idempotency keys."""
+        if self._clock.monotonic() < self._next_expiry:
+            return
+        for delete in self._expired:
+            delete()
+        self._next_expiry = self._clock.monotonic() + _EXPIRY_SECONDS
 
     def _reconcile_deployment(self, row: Row, stage: Stage) -> None:
         places = {candidate: self._queue.find(stage_job_id(row["id"], candidate)) for candidate in Stage}
@@ -198,7 +217,12 @@ def main() -> int:
             service=context.service,
             publisher=context.publisher,
             artifacts=context.artifacts,
+            clock=context.clock,
             interval_seconds=settings.reconcile_seconds,
+            expired=[
+                IdempotencyRepository(context.database).delete_expired,
+                lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
+            ],
         ).run(stop)
     finally:
         context.close()

@@ -31,7 +31,17 @@ def migrations() -> list[tuple[str, str]]:
 
 
 def migrate(database_url: str) -> list[str]:
-    """Brings the database to this version; returns the names of what was applied. Safe to run from many processes."""
+    """Brings the database to this version; returns the names of what was applied. Safe to run from many processes.
+
+    Raises MigrationError.
+    """
+    try:
+        return _migrate(database_url)
+    except psycopg.Error as error:
+        raise MigrationError(f"The database can't be migrated: {str(error).strip()}") from error
+
+
+def _migrate(database_url: str) -> list[str]:
     known = migrations()
     applied: list[str] = []
     with psycopg.connect(database_url, autocommit=True) as connection:

@@ -48,7 +48,9 @@ class ReleaseRepository:
         return self._database.fetch_all(_SELECT + "WHERE r.status = 'pending' ORDER BY r.created_at, r.id")
 
     def lock_project(self, connection: Connection, project_id: str) -> Row | None:
-        return connection.execute("SELECT * FROM projects WHERE id = %(id)s FOR NO KEY UPDATE", {"id": project_id}).fetchone()
+        return connection.execute(
+            "SELECT * FROM projects WHERE id = %(id)s FOR NO KEY UPDATE", {"id": project_id}
+        ).fetchone()
 
     def move_pointer(
         self, connection: Connection, project_id: str, deployment_id: str, release_sequence: int, *, is_pinned: bool

@@ -16,7 +16,7 @@ from shared.plans import Plan, limits_of
 from shared.queue.base import JobQueue
 from shared.repositories.paging import Page, PageRequest
 from shared.repositories.projects import ProjectRepository
-from shared.repository_url import parse_repository_url, public_form
+from shared.repository_url import check_addresses, parse_repository_url, public_form
 from shared.services.jobs import cleanup_job
 from shared.services.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
 from shared.settings import Settings
@@ -99,7 +99,10 @@ class ProjectService:
         code: ErrorCode | None = None
         if isinstance(values.get("repository_url"), str):
             try:
-                parse_repository_url(values["repository_url"], allow_local=self._settings.allow_local_repositories)
+                allow_local = self._settings.allow_local_repositories
+                repository = parse_repository_url(values["repository_url"], allow_local=allow_local)
+                # The clone checks again, and connects only to what it has checked.
+                check_addresses(repository, allow_local=allow_local)
             except CloudifyError as error:
                 code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
                 fields = (error.details or {}).get("fields", [])

@@ -61,6 +61,8 @@ def test_sigkill_of_the_pool_in_a_stage(platform: Platform, repositories: Path, 
     deployment_id = platform.create_deployment(project["id"])["id"]
     job = stage_job_id(deployment_id, stage)
     wait_for(lambda: queue.find(job) == "running", seconds=90, what=f"{stage.value} runs", every=0.001)
+    if stage in (Stage.INSTALL, Stage.BUILD):
+        wait_for(platform.build_processes, seconds=20, what="its command runs", every=0.001)
     killed = platform.kill(f"worker-{stage.value}")
     deployment = expect_ready_once(platform, deployment_id, host, content)
     runs = [run for run in deployment["stages"] if run["stage"] == stage.value]

@@ -85,6 +85,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         service=service,
         publisher=NoRoutes(),  # type: ignore[arg-type]
         artifacts=None,  # type: ignore[arg-type]
+        clock=SystemClock(),
         interval_seconds=1,
     )
     tenant_id, project_id = new_identifier(TENANT), new_identifier(PROJECT)

@@ -36,14 +36,12 @@ def reconciler() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to this version."""
-    from psycopg import Error
-
     from shared.db.migrate import MigrationError
     from shared.db.migrate import migrate as apply
 
     try:
         applied = apply(_settings().database_url)
-    except (MigrationError, Error) as error:
+    except MigrationError as error:
         raise click.ClickException(str(error).strip()) from error
     for name in applied:
         click.echo(f"Applied {name}.")
