@@ -90,6 +90,9 @@ class ObjectStoreServer(Server):
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
+            # Nobody else stands for election: waiting out the usual 10 s after a restart would only cost.
+            "-master.electionTimeout=500ms",
+            "-master.heartbeatInterval=100ms",
             "-master.volumeSizeLimitMB=1024",
             "-volume.max=10000",
             "-volume.minFreeSpace=256MiB",
