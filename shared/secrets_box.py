@@ -9,10 +9,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 _NONCE_BYTES = 12
+_KEY_BYTES = 32
 _WRAP_CONTEXT = b"cloudify data key\x00"
 
 
@@ -35,36 +33,44 @@ class SecretsBox:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         if not keys:
             raise ValueError("At least one key-encryption key is needed; set CLOUDIFY_ENCRYPTION_KEYS.")
-        self._wrappers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._keys = dict(keys)
         self._current = next(iter(keys))
 
     def seal(self, plaintext: bytes, context: bytes) -> SealedSecret:
         """`context` names the record (it is authenticated, not stored): it opens nowhere else."""
-        data_key = AESGCM.generate_key(bit_length=256)
+        data_key = os.urandom(_KEY_BYTES)
         return SealedSecret(
             key_id=self._current,
-            wrapped_key=_encrypt(self._wrappers[self._current], data_key, _WRAP_CONTEXT + context),
-            ciphertext=_encrypt(AESGCM(data_key), plaintext, context),
+            wrapped_key=_encrypt(self._keys[self._current], data_key, _WRAP_CONTEXT + context),
+            ciphertext=_encrypt(data_key, plaintext, context),
         )
 
     def open(self, sealed: SealedSecret, context: bytes) -> bytes:
         """Raises SecretUnreadable."""
-        wrapper = self._wrappers.get(sealed.key_id)
+        wrapper = self._keys.get(sealed.key_id)
         if wrapper is None:
             raise SecretUnreadable(
                 f"The key {sealed.key_id!r} is not in CLOUDIFY_ENCRYPTION_KEYS; add it again to read what it sealed."
             )
-        try:
-            data_key = _decrypt(wrapper, sealed.wrapped_key, _WRAP_CONTEXT + context)
-            return _decrypt(AESGCM(data_key), sealed.ciphertext, context)
-        except (InvalidTag, ValueError) as error:
-            raise SecretUnreadable("A sealed value was changed, or sealed for another record.") from error
+        data_key = _decrypt(wrapper, sealed.wrapped_key, _WRAP_CONTEXT + context)
+        return _decrypt(data_key, sealed.ciphertext, context)
 
 
-def _encrypt(cipher: AESGCM, plaintext: bytes, context: bytes) -> bytes:
+# The library takes some 10 MB: a worker that meets no variable never loads it.
+
+
+def _encrypt(key: bytes, plaintext: bytes, context: bytes) -> bytes:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     nonce = os.urandom(_NONCE_BYTES)
-    return nonce + cipher.encrypt(nonce, plaintext, context)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, context)
 
 
-def _decrypt(cipher: AESGCM, data: bytes, context: bytes) -> bytes:
-    return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context)
+def _decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context)
+    except (InvalidTag, ValueError) as error:
+        raise SecretUnreadable("A sealed value was changed, or sealed for another record.") from error

@@ -182,7 +182,9 @@ class Supervisor:
 
     def _wait_for_api(self, platform: Platform) -> None:
         deadline = time.monotonic() + _READY_WITHIN_SECONDS
-        while not _answers(platform.settings.api_host, platform.settings.api_port):
+        api = self._supervised["api"]
+        # An answer counts only while our own process has never failed: else it is another's that took the port.
+        while api.failures or not _answers(platform.settings.api_host, platform.settings.api_port):
             self._tick()
             for role, supervised in self._supervised.items():
                 if supervised.failures >= 3:

@@ -15,7 +15,6 @@ import shutil
 import uuid
 from pathlib import Path
 
-import httpx
 import tenacity
 
 from schemas.artifacts import Manifest
@@ -80,15 +79,12 @@ class SiteDirectoryPublisher:
 
     def verify(self, host: str, deployment_id: str) -> None:
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((httpx.HTTPError, PlatformError)),
+            retry=tenacity.retry_if_exception_type(PlatformError),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1),
             stop=tenacity.stop_after_delay(self._verify_seconds),
             reraise=True,
         )
-        try:
-            retrying(self._fetch, host, deployment_id)
-        except httpx.HTTPError as error:
-            raise PlatformError(f"The site router doesn't answer: {error}.") from error
+        retrying(self._fetch, host, deployment_id)
 
     def remove_host(self, host: str) -> None:
         remove_tree(self._host_directory(host))
@@ -107,9 +103,15 @@ class SiteDirectoryPublisher:
         return {label: current for label in labels if (current := self.current(label)) is not None}
 
     def _fetch(self, host: str, deployment_id: str) -> None:
+        # Loaded by the pools that publish, not by all that build a publisher.
+        import httpx
+
         # The router is addressed directly, not through a proxy of the environment or the public name.
-        with httpx.Client(trust_env=False, timeout=5) as client:
-            response = client.get(self._router_url + _VERIFY_PATH, headers={"Host": f"{host}.{self._domain}"})
+        try:
+            with httpx.Client(trust_env=False, timeout=5) as client:
+                response = client.get(self._router_url + _VERIFY_PATH, headers={"Host": f"{host}.{self._domain}"})
+        except httpx.HTTPError as error:
+            raise PlatformError(f"The site router doesn't answer: {error}.") from error
         if response.status_code != 200 or response.text.strip() != deployment_id:
             raise PlatformError(f"The site router answers {response.status_code} for {host}, not this deployment.")
 

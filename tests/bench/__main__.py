@@ -1,0 +1,18 @@
+"""`python -m tests.bench [name …]`: runs the benchmarks, or the named ones, one after the other."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = ("platform",)
+
+
+def main() -> None:
+    for name in sys.argv[1:] or BENCHMARKS:
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"tests.bench.{name}").main()
+
+
+if __name__ == "__main__":
+    main()
