@@ -18,7 +18,7 @@ import structlog
 
 from shared import metrics
 from shared.clock import Clock
-from shared.db.database import Row
+from shared.db.database import Database, Row
 from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.logging import configure_logging
@@ -48,12 +48,15 @@ from workers.stages.deploy import publish_artifact
 _log = structlog.get_logger(__name__)
 
 _EXPIRY_SECONDS = 3600
+# Any constant that nothing else locks.
+_LOCK = 0x7265636F6E63696C
 
 
 class Reconciler:
     def __init__(
         self,
         *,
+        database: Database,
         queue: JobQueue,
         deployments: DeploymentRepository,
         stage_runs: StageRunRepository,
@@ -66,6 +69,7 @@ class Reconciler:
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
     ) -> None:
+        self._database = database
         self._queue = queue
         self._deployments = deployments
         self._stage_runs = stage_runs
@@ -80,10 +84,15 @@ class Reconciler:
         self._next_expiry = clock.monotonic()
 
     def run(self, stop: threading.Event) -> None:
-        """Passes until `stop` is set."""
+        """Passes until `stop` is set. Of several reconcilers one at a time works; the others look on."""
         while not stop.is_set():
-            self.run_once()
+            self._attempt(self._run_alone)
             stop.wait(self._interval_seconds)
+
+    def _run_alone(self) -> None:
+        with self._database.try_lock(_LOCK) as is_held:
+            if is_held:
+                self.run_once()
 
     def run_once(self) -> None:
         """One pass over everything. A part that fails is logged and tried again at the next pass."""
@@ -209,6 +218,7 @@ def main() -> int:
             collector = metrics.QueueCollector(context.queue.stats)
             metrics.start_metrics_listener(settings.metrics_port, collectors=[collector])
         Reconciler(
+            database=context.database,
             queue=context.queue,
             deployments=context.deployments,
             stage_runs=context.stage_runs,

@@ -63,6 +63,16 @@ class Database:
         with self.transaction() as connection:
             return connection.execute(query, parameters).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
 
+    @contextmanager
+    def try_lock(self, key: int) -> Generator[bool]:
+        """Whether this process holds the advisory lock for the length of the block; never waits for it.
+
+        PostgreSQL frees it when the connection ends, however that happens.
+        """
+        with self.transaction() as connection:
+            row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS is_held", (key,)).fetchone()
+            yield row is not None and row["is_held"]
+
     def ping(self) -> None:
         self.fetch_one("SELECT 1 AS one")
 

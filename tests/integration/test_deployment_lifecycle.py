@@ -77,6 +77,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
     }
     service = DeploymentService(queue=queue, **parts)
     reconciler = Reconciler(
+        database=database,
         queue=queue,
         deployments=parts["deployments"],
         stage_runs=parts["stage_runs"],
@@ -274,6 +275,13 @@ def test_what_the_queue_lost_is_put_back_once_and_in_order(world: Any):
         assert explanation.position == position
     stats = {pool.pool: pool.depth for pool in world.queue.stats()}
     assert sum(stats.values()) == 5
+
+
+def test_one_reconciler_works_at_a_time(world: Any, database: Database):
+    with database.try_lock(7) as first, database.try_lock(7) as second:
+        assert (first, second) == (True, False)
+    with database.try_lock(7) as third:
+        assert third
 
 
 def test_a_slot_that_no_live_deployment_holds_is_freed(world: Any):
