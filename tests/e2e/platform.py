@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -178,6 +179,18 @@ class Platform:
         expected = (status,) if isinstance(status, int) else status
         assert response.status_code in expected, f"{method} {path}: {response.status_code} {response.text}"
         return response.json().get("data") if response.content else None
+
+    @contextlib.contextmanager
+    def new_account(self) -> Iterator[None]:
+        """Calls in the block are a new FREE account's; an access token lasts 10 min."""
+        before = self.client.headers["Authorization"]
+        body = {"email": f"{secrets.token_hex(8)}@example.invalid", "password": secrets.token_urlsafe(20)}
+        account = self.call("POST", "/api/auth/register", body)
+        self.client.headers["Authorization"] = f"Bearer {account['accessToken']}"
+        try:
+            yield
+        finally:
+            self.client.headers["Authorization"] = before
 
     def create_project(self, name: str, repository_url: str, **settings: Any) -> dict[str, Any]:
         return self.call("POST", "/api/projects", {"name": name, "repositoryUrl": repository_url, **settings})
