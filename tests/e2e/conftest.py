@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,15 @@ def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
 def platform(start_platform: Callable[..., Platform]) -> Platform:
     """One platform for the scenarios that leave it whole. Short leases, so that a dead worker is soon replaced."""
     return start_platform("platform", LEASE_SECONDS="4", RECONCILE_SECONDS="1")
+
+
+@pytest.fixture(autouse=True)
+def _account(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A FREE account of each test's own on the platform that it shares: no limit of a plan is met by chance."""
+    with contextlib.ExitStack() as accounts:
+        for name in {"platform", "impatient_platform"} & set(request.fixturenames):
+            accounts.enter_context(request.getfixturevalue(name).new_account())
+        yield
 
 
 @pytest.fixture

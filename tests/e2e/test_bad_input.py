@@ -26,14 +26,14 @@ def expect_failure(platform: Platform, deployment: dict, code: str, stage: str, 
     assert error["message"] in text
     assert "Traceback" not in text
     assert deployment["url"] is None
-    queue, tenant = platform.queue(), tenant_id(platform)
+    queue, tenant = platform.queue(), tenant_id(platform, deployment["id"])
     wait_for(lambda: not queue.running_set(tenant), seconds=10, what="the slot is free")
     return text
 
 
-def tenant_id(platform: Platform) -> str:
+def tenant_id(platform: Platform, deployment_id: str) -> str:
     with platform.database() as database:
-        row = database.fetch_one("SELECT tenant_id FROM deployments LIMIT 1")
+        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
     assert row is not None
     return row["tenant_id"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,15 +61,7 @@ def test_an_older_deployment_that_ends_late_does_not_replace_a_newer_one(platfor
     assert "new" in platform.get_site("monotonic").text
 
 
-@pytest.fixture
-def account(platform: Platform) -> Iterator[None]:
-    """An account of the test's own, on the FREE plan."""
-    with platform.new_account():
-        yield
-
-
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("account")
 def test_ten_deployments_at_once_on_a_free_account_build_one_at_a_time(platform: Platform, repositories: Path):
     """Sampled from the running set and from the processes."""
     projects = []
