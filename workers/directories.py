@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import stat
+import time
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from shared.errors import LeaseLost
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A worker may still be deleting what its finished deployment used.
+_SWEPT_AFTER_SECONDS = 3600.0
 
 
 class StageDirectories:
@@ -19,10 +26,16 @@ class StageDirectories:
 
     @contextmanager
     def open(self, deployment_id: str, stage: str, fence: int) -> Generator[Path]:
-        """An empty directory; what dead runs of the same stage left is deleted first."""
+        """An empty directory; what dead runs of the same stage left is deleted first.
+
+        Raises LeaseLost when a later run is at work: this one was stopped for long and came back.
+        """
         parent = self._root / deployment_id
         parent.mkdir(parents=True, exist_ok=True)
-        for leftover in parent.glob(f"{stage}-*"):
+        leftovers = list(parent.glob(f"{stage}-*"))
+        if any(int(leftover.name.rpartition("-")[2]) > fence for leftover in leftovers):
+            raise LeaseLost
+        for leftover in leftovers:
             remove_tree(leftover)
         directory = parent / f"{stage}-{fence}"
         directory.mkdir()
@@ -30,35 +43,61 @@ class StageDirectories:
             yield directory
         finally:
             remove_tree(directory)
-            try:
+            # Another stage's directory may be in it; its own end removes the parent.
+            with contextlib.suppress(OSError):
                 parent.rmdir()
-            except OSError:
-                # Another stage's directory is in it; its own end removes the parent.
-                return
 
     def sweep(self, is_live: Callable[[str], bool]) -> None:
-        """Deletes the directories of deployments that have finished."""
+        """Deletes what dead workers left of deployments that have finished."""
         if not self._root.is_dir():
             return
+        horizon = time.time() - _SWEPT_AFTER_SECONDS
         for parent in self._root.iterdir():
-            if not is_live(parent.name):
+            if parent.lstat().st_mtime < horizon and not is_live(parent.name):
                 remove_tree(parent)
 
 
 def remove_tree(path: Path) -> None:
-    """Deletes a tree even where a build (or overlayfs) took its directories' permissions away."""
+    """Deletes a tree of any depth, even where a build (or overlayfs) took its directories' permissions away.
 
-    def make_accessible(function: Callable[..., Any], name: str, _error: object) -> None:
-        parent = Path(name).parent
-        for directory in (parent, Path(name)):
-            if directory.is_dir() and not directory.is_symlink():
-                directory.chmod(stat.S_IRWXU)
-        if function in (os.rmdir, os.unlink):
-            function(name)
-        else:
-            shutil.rmtree(name, ignore_errors=True)
+    No link is followed. No error when there is nothing, or when somebody else deletes it at the same time.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        path.chmod(stat.S_IRWXU)
+        top = os.open(path, _OPEN_DIRECTORY)
+        try:
+            # Directories below are moved up here before they are emptied: nothing recurses and no path gets long.
+            pending = _remove_files(top, top)
+            while pending:
+                name = pending.pop()
+                with contextlib.suppress(FileNotFoundError):
+                    directory = os.open(name, _OPEN_DIRECTORY, dir_fd=top)
+                    try:
+                        pending += _remove_files(directory, top)
+                    finally:
+                        os.close(directory)
+                    os.rmdir(name, dir_fd=top)
+        finally:
+            os.close(top)
+        path.rmdir()
 
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path, onerror=make_accessible)
+
+def _remove_files(directory: int, top: int) -> list[str]:
+    """Deletes the files of a directory and moves its directories to `top`; returns their names there."""
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    moved: list[str] = []
+    for name, is_directory in found:
+        with contextlib.suppress(FileNotFoundError):
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+                continue
+            # Only a directory that its owner may write to can be moved to another parent.
+            os.chmod(name, stat.S_IRWXU, dir_fd=directory)
+            fresh = uuid.uuid4().hex
+            os.rename(name, fresh, src_dir_fd=directory, dst_dir_fd=top)
+            moved.append(fresh)
+    return moved

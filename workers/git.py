@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import ipaddress
 import os
 import shutil
@@ -229,7 +230,11 @@ def directory_bytes(directory: Path) -> int:
                         waiting.append(entry.path)
                     else:
                         total += entry.stat(follow_symlinks=False).st_size
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise StageFailure(
+                    FailureCode.REPOSITORY_TOO_LARGE, "The repository nests directories too deeply to be kept."
+                ) from error
             continue
     return total
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
-import stat
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
+from workers.directories import remove_tree
 from workers.file_lock import locked
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -28,24 +26,6 @@ def check_names(tenant_id: str, digest: str) -> None:
     """Raises ValueError unless both are fit to be parts of a path and of an object's key."""
     if not _TENANT.fullmatch(tenant_id) or not _DIGEST.fullmatch(digest):
         raise ValueError(f"Not a tenant and a digest: {tenant_id!r}, {digest!r}.")
-
-
-def delete_tree(directory: Path) -> None:
-    """Deletes a directory and all in it, also what its owner made unwritable; no error when there is none."""
-
-    def open_up(function: Callable[..., Any], path: str, _: Any) -> None:
-        parent = Path(path).parent
-        for shut in (parent, Path(path)):
-            if stat.S_ISDIR(shut.lstat().st_mode):
-                shut.chmod(0o700)
-        if function in (os.open, os.scandir, os.lstat):
-            shutil.rmtree(path)
-        else:
-            function(path)
-
-    if not directory.exists():
-        return
-    shutil.rmtree(directory, onerror=open_up)
 
 
 class TreeCache:
@@ -65,7 +45,7 @@ class TreeCache:
         self._own.mkdir(mode=0o700)
 
     def close(self) -> None:
-        delete_tree(self._own)
+        remove_tree(self._own)
         self._own.with_name(self._own.name + ".lock").unlink(missing_ok=True)
         self._alive.close()
 
@@ -81,7 +61,7 @@ class TreeCache:
         try:
             yield directory
         finally:
-            delete_tree(directory)
+            remove_tree(directory)
 
     @contextmanager
     def pinned(self, tenant_id: str, digest: str) -> Generator[Path | None]:
@@ -170,7 +150,7 @@ class TreeCache:
         for lock in self._temporary.glob("*.lock"):
             with locked(lock, is_blocking=False) as descriptor:
                 if descriptor is not None:
-                    delete_tree(lock.with_suffix(""))
+                    remove_tree(lock.with_suffix(""))
                     lock.unlink(missing_ok=True)
 
     @staticmethod

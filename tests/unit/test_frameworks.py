@@ -311,3 +311,32 @@ def test_every_framework_can_be_chosen_by_its_name(tmp_path: Path) -> None:
     for name, framework in BY_NAME.items():
         if framework.runtime != "ruby":
             assert detected(tmp_path, depends("x"), framework=name).framework == name
+
+
+@pytest.mark.parametrize("name", ["package.json", ".nvmrc", "requirements.txt", "pyproject.toml", "angular.json"])
+def test_a_directory_in_place_of_a_configuration_file_reads_as_absent(tmp_path: Path, name: str):
+    site = {"package.json": package(scripts={"build": "x"})} if name != "package.json" else {"index.html": ""}
+    assert detected(tmp_path, {**site, "mkdocs.yml": "", f"{name}/inner": ""}).framework in ("mkdocs", "static")
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {"package.json": package(scripts={"build": "x"}, engines={"node": "2\0\ud800"}, packageManager="npm@1\0")},
+        {"package.json": package(scripts={"build": "x"}), ".nvmrc": b"22\0"},
+        {"mkdocs.yml": "site_dir: a\0b", "pyproject.toml": '[project]\nrequires-python = "3\\u0000"'},
+        {"package.json": package({"@angular/cli": "1"}), "angular.json": json.dumps({"projects": {"a\0\udfff": {}}})},
+    ],
+)
+def test_what_no_database_takes_is_replaced(tmp_path: Path, site: dict[str, str | bytes]):
+    text = msgspec.json.encode(detected(tmp_path, site)).decode()
+    assert "\\u0000" not in text
+    assert "\N{REPLACEMENT CHARACTER}" in text
+
+
+def test_output_directories_fit_an_argument_list(tmp_path: Path):
+    projects: dict[str, Any] = {"a" * 200_000: {}, **{f"p{number}": {} for number in range(20_000)}}
+    angular = {"package.json": package({"@angular/cli": "1"}), "angular.json": json.dumps({"projects": projects})}
+    assert sum(map(len, detected(tmp_path / "angular", angular).output_directories)) < 20_000
+    mkdocs = {"mkdocs.yml": "site_dir: " + "x" * 200_000}
+    assert detected(tmp_path / "mkdocs", mkdocs).output_directory == "site"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +16,10 @@ _REST_FACTOR = 4
 
 
 def allocated_bytes(paths: Sequence[Path]) -> int:
-    """Blocks allocated under `paths` on disk; a file with several links counts once, holes don't count."""
+    """Blocks allocated under `paths` on disk; a file with several links counts once, holes don't count.
+
+    A tree too deep for its paths to be opened counts as endless.
+    """
     total = 0
     seen: set[tuple[int, int]] = set()
     pending = [os.fspath(path) for path in paths]
@@ -24,7 +29,7 @@ def allocated_bytes(paths: Sequence[Path]) -> int:
                 for entry in entries:
                     try:
                         status = entry.stat(follow_symlinks=False)
-                    except OSError:
+                    except FileNotFoundError:
                         continue  # it went away
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
@@ -34,8 +39,10 @@ def allocated_bytes(paths: Sequence[Path]) -> int:
                             continue
                         seen.add(identity)
                     total += status.st_blocks * 512
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                # Nested so deeply that it can't be measured, which must not be a place to hide in.
+                return sys.maxsize
     return total
 
 

@@ -20,6 +20,9 @@ from workers.frameworks.node_projects import (
 from workers.frameworks.python_projects import PythonProject, has_python_project, read_python_project
 from workers.frameworks.source_tree import SourceTree, join
 
+_MAXIMUM_PATH = 500
+_MAXIMUM_OUTPUTS = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
@@ -116,7 +119,7 @@ def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
 def validate_path(text: str, what: str) -> str:
     """A path inside the repository in its shortest form, `.` for the root. Raises StageFailure."""
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or "\0" in text or "\n" in text or len(text) > 500:
+    if path.is_absolute() or ".." in path.parts or "\0" in text or "\n" in text or len(text) > _MAXIMUM_PATH:
         raise StageFailure(
             FailureCode.CONFIGURATION_INVALID,
             f"The {what} {text[:200]!r} can't be used; give a path inside the repository, relative and without `..`.",
@@ -243,7 +246,7 @@ def _output_directories(
 
 
 def _is_inside(path: str) -> bool:
-    return not path.startswith("/") and ".." not in PurePosixPath(path).parts
+    return len(path) <= _MAXIMUM_PATH and not path.startswith("/") and ".." not in PurePosixPath(path).parts
 
 
 def _angular_outputs(tree: SourceTree, directory: str) -> tuple[str, ...]:
@@ -256,7 +259,8 @@ def _angular_outputs(tree: SourceTree, directory: str) -> tuple[str, ...]:
         base = as_mapping(path).get("base") if isinstance(path, dict) else path
         base = base if isinstance(base, str) and _is_inside(base) else f"dist/{name}"
         outputs += [f"{base}/browser", base]
-    return tuple(outputs) or ("dist",)
+    # They become arguments of a command, of which a host takes only so many.
+    return tuple(output for output in outputs if len(output) <= _MAXIMUM_PATH)[:_MAXIMUM_OUTPUTS] or ("dist",)
 
 
 def _vitepress_outputs(framework: Framework, scripts: dict[str, str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.errors import FailureCode, StageFailure
 from workers.frameworks.node_projects import as_mapping
-from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.frameworks.source_tree import SourceTree, ancestors, join, storable_value
 
 _REQUIREMENTS = ("requirements.txt", "docs/requirements.txt", "requirements-docs.txt", "requirements/docs.txt")
 
@@ -88,7 +88,8 @@ def _read_toml(tree: SourceTree, path: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        return tomllib.loads(text)
+        # TOML, too, can spell a NUL without holding one.
+        return storable_value(tomllib.loads(text))
     except (ValueError, RecursionError) as error:
         raise StageFailure(
             FailureCode.CONFIGURATION_INVALID, f"{path} is not valid TOML: {error}. Correct the file and push again."

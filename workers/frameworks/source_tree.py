@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from shared.errors import FailureCode, StageFailure
+from shared.storable_text import storable
+from workers.tar_format import MAXIMUM_DEPTH
 
 MAXIMUM_FILE_BYTES = 32 * 1024 * 1024
 MAXIMUM_CONFIGURATION_BYTES = 1024 * 1024
@@ -49,10 +51,10 @@ class SourceTree:
             descriptor = os.open(located, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (OSError, ValueError):
             return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return None
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return None
             content = file.read(maximum_bytes + 1)
         if len(content) > maximum_bytes:
             raise StageFailure(
@@ -62,17 +64,20 @@ class SourceTree:
         return content
 
     def read_text(self, path: str) -> str | None:
-        """A configuration file's text; bytes that are not UTF-8 are replaced. None when there is no such file."""
+        """A configuration file's text, made `storable`; None when there is no such file."""
         content = self.read(path, MAXIMUM_CONFIGURATION_BYTES)
-        return None if content is None else content.decode("utf-8-sig", errors="replace")
+        return None if content is None else storable(content.decode("utf-8-sig", errors="replace"))
 
     def read_object(self, path: str) -> dict[str, Any] | None:
-        """A JSON object; None when there is no such file. Raises StageFailure when it is anything else."""
+        """A JSON object; None when there is no such file. Raises StageFailure when it is anything else.
+
+        What no database, argv or encoder takes in its strings (NUL, lone surrogates) is replaced.
+        """
         content = self.read(path, MAXIMUM_CONFIGURATION_BYTES)
         if content is None:
             return None
         try:
-            value = json.loads(content.decode("utf-8-sig"))
+            value = storable_value(json.loads(content.decode("utf-8-sig")))
         except (ValueError, RecursionError) as error:
             reason = str(error) if isinstance(error, json.JSONDecodeError) else "it can't be decoded"
             raise StageFailure(
@@ -111,7 +116,21 @@ class SourceTree:
                     f"The repository has over {_MAXIMUM_DIRECTORIES} directories; set a smaller root directory.",
                 )
             names[:] = [name for name in names if name not in _SKIPPED]
+            if directory.count("/") - str(start).count("/") > MAXIMUM_DEPTH:
+                names.clear()
             yield Path(directory), set(files)
+
+
+def storable_value(value: Any) -> Any:
+    """What JSON or TOML decoded to, with `storable` strings in it."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [storable_value(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return {storable(name): storable_value(member) for name, member in members.items()}
+    return value
 
 
 def join(directory: str, name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
 import time
 from pathlib import Path
@@ -16,10 +15,12 @@ from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from shared.repository_url import RepositoryUrl
 from shared.settings import Settings
 from workers.cache_key import cache_key
+from workers.directories import remove_tree
 from workers.git import Git, GitFailed, GitLimits
 from workers.repository_fetch import RemoteRepository, SubmoduleFetcher, parse_for_clone
 from workers.snapshots import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext, StageResult
+from workers.tar_format import MAXIMUM_DEPTH
 
 KIND = "source"
 # From this attempt on a broken contact is told to the user instead of being tried once more.
@@ -195,10 +196,13 @@ def check_root_directory(tree: Path, root_directory: str) -> None:
 def remove_repositories(tree: Path) -> None:
     """Deletes git's own data, of the submodules as well; their history and addresses are no part of the source."""
     for directory, names, files in os.walk(tree):
+        if directory.count("/") - str(tree).count("/") > MAXIMUM_DEPTH:
+            # No snapshot takes it, and saving says so; os.walk would run into Python's own limit first.
+            names.clear()
         if ".git" in names:
             names.remove(".git")
             path = Path(directory, ".git")
             if stat.S_ISDIR(path.lstat().st_mode):
-                shutil.rmtree(path)
+                remove_tree(path)
         if ".git" in files:
             Path(directory, ".git").unlink()

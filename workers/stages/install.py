@@ -32,6 +32,7 @@ from workers.stages.sandboxed_command import (
     search_path,
 )
 from workers.stages.stage_cache import StageCache
+from workers.tar_format import MAXIMUM_DEPTH
 from workers.toolchain import Toolchain
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
@@ -215,8 +216,11 @@ def _raise_mismatch(output: bytes) -> None:
 
 def _changes_source(upper: Path) -> bool:
     """Whether the install wrote anything but dependencies and a lockfile that was not there."""
-    for _, directories, files in os.walk(upper):
+    for directory, directories, files in os.walk(upper):
         directories[:] = [name for name in directories if name not in _DEPENDENCY_DIRECTORIES]
+        if directory.count("/") - str(upper).count("/") > MAXIMUM_DEPTH:
+            # No snapshot takes it, and saving says so; os.walk would run into Python's own limit first.
+            return True
         if any(name not in _WRITTEN_LOCKFILES for name in files):
             return True
     return False

@@ -1,0 +1,80 @@
+"""The stages' scratch directories: whatever a build leaves in them can be deleted, and only by who may."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shared.errors import LeaseLost
+from workers.directories import StageDirectories, remove_tree
+from workers.executors.disk_watchdog import allocated_bytes
+from workers.stages.clone import remove_repositories
+
+
+def make_deep(directory: Path, depth: int) -> None:
+    """Deeper than a path can name and than Python can recurse; a build needs one loop for it."""
+    directory.mkdir()
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=descriptor)
+        child = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = child
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+
+
+def test_a_tree_of_any_depth_is_deleted(tmp_path: Path):
+    make_deep(tmp_path / "deep", 5000)
+    remove_tree(tmp_path / "deep")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tree_without_permissions_is_deleted_and_no_link_is_followed(tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    shut = tmp_path / "tree" / "shut" / "inner"
+    shut.mkdir(parents=True)
+    (shut / "file").touch()
+    (shut.parent / "link").symlink_to(outside)
+    (shut.parent / b"raw-\xff\n".decode(errors="surrogateescape")).touch()
+    os.mkfifo(shut.parent / "pipe")
+    shut.chmod(0)
+    shut.parent.chmod(0)
+    shut.parent.parent.chmod(0)
+    remove_tree(tmp_path / "tree")
+    remove_tree(tmp_path / "tree")  # there is none any more
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+    assert (outside / "kept").exists()
+
+
+def test_a_worker_that_comes_back_leaves_its_successors_directory_alone(tmp_path: Path):
+    directories = StageDirectories(tmp_path)
+    with directories.open("depl_1", "build", fence=7) as current:
+        (current / "output").touch()
+        with pytest.raises(LeaseLost), directories.open("depl_1", "build", fence=3):
+            pass
+        assert (current / "output").exists()
+        with directories.open("depl_1", "build", fence=12) as successor:
+            assert successor.is_dir()
+            assert not current.exists()
+
+
+def test_what_dead_workers_left_is_swept_once_it_is_old(tmp_path: Path):
+    directories = StageDirectories(tmp_path)
+    for name in ("depl_live", "depl_over", "depl_recent"):
+        (tmp_path / name / "build-1").mkdir(parents=True)
+    for name in ("depl_live", "depl_over"):
+        os.utime(tmp_path / name, (1, 1))
+    directories.sweep(lambda deployment_id: deployment_id == "depl_live")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["depl_live", "depl_recent"]
+
+
+def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(tmp_path: Path):
+    make_deep(tmp_path / "deep", 3000)
+    assert allocated_bytes([tmp_path / "deep"]) > 1 << 60
+    remove_repositories(tmp_path / "deep")
+    remove_tree(tmp_path / "deep")
