@@ -70,7 +70,12 @@ class ArtifactReader:
             self._blobs.trim()
             with ThreadPoolExecutor(min(_CONNECTIONS, len(missing)), "blobs") as threads:
                 fetched = threads.map(partial(self._fetch, tenant_id), missing)
-                found.update(zip(missing, fetched, strict=True))
+                try:
+                    found.update(zip(missing, fetched, strict=True))
+                except ArtifactMissing:
+                    # A manifest in the store is a promise that its blobs are there: the next upload makes both anew.
+                    self._store.delete(manifest_key(tenant_id, manifest.digest))
+                    raise
         return found
 
     def _local(self, tenant_id: str, digest: str, size: int | None) -> Path | None:

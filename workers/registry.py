@@ -47,7 +47,8 @@ def _build(context: WorkerContext) -> Built:
 def _upload(context: WorkerContext) -> Built:
     from workers.stages.upload import UploadStage
 
-    return UploadStage(_snapshots(context), context.store, context.settings), None
+    index = SnapshotIndex(context.database)
+    return UploadStage(_snapshots(context), index, context.store, context.settings), None
 
 
 def _deploy(context: WorkerContext) -> Built:

@@ -8,10 +8,10 @@ Whatever dies between two of these steps, the job is delivered again and goes on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -21,19 +21,20 @@ from shared.clock import Clock
 from shared.db.database import Row
 from shared.deployment_state import Stage, next_stage
 from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
+from shared.logs.redaction import Redactor
 from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.base import Lease
 from shared.services.jobs import stage_job
 from shared.services.lifecycle import Beginning, BegunStage, LifecycleService
 from shared.settings import BuildSettings
 from workers.directories import StageDirectories
-from workers.stage import DeploymentView, StageContext, StageFunction, StageLog, StageResult
+from workers.stage import DeploymentView, InputMissing, StageContext, StageFunction, StageLog, StageResult
 
 _log = structlog.get_logger(__name__)
 
 _RETRY_BASE_SECONDS = 2.0
 # The stages whose output is kept under a key.
-_CACHED = frozenset({Stage.CLONE, Stage.INSTALL, Stage.BUILD})
+_CACHED = frozenset({Stage.CLONE, Stage.INSTALL, Stage.BUILD, Stage.UPLOAD})
 _RETRY_MAXIMUM_SECONDS = 120.0
 
 
@@ -154,33 +155,38 @@ class StageRunner:
                     attempt=begun.attempt,
                     variables=variables if self._stage is Stage.BUILD else {},
                 )
-                return self._call(lease, context, log, row)
+                return self._call(lease, context, log, row, secrets)
         finally:
             log.close()
 
-    def _call(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row) -> str:
+    def _call(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row, secrets: Sequence[str]) -> str:
         deployment_id = row["id"]
         try:
             result = self._function.run(context)
         except StageFailure as failure:
-            log.system(failure.message)
+            # It may quote what a server or a command said; it is shown where the log's masks don't reach.
+            message = Redactor(secrets).mask(failure.message)
+            log.system(message)
             log.close()
-            self._lifecycle.fail(
-                deployment_id, self._stage, fence=lease.token, code=failure.code, message=failure.message
-            )
+            self._lifecycle.fail(deployment_id, self._stage, fence=lease.token, code=failure.code, message=message)
             metrics.count_deployment("failed", target_of(row), failure.code)
             self._count_build(context, failure.code)
             lease.done()
             return "failed"
         except Cancelled:
             return self._handle_interruption(lease, deployment_id, log)
+        except InputMissing as missing:
+            return self._rerun(lease, context, log, row, missing)
         except (PlatformError, Unavailable, OSError) as error:
             if lease.lost.is_set() or log.lost.is_set():
                 raise LeaseLost from error
             _announce_retry(lease, log, error)
             log.close()
             raise PlatformError(str(error)) from error
-        self._record(lease, row, result, log)
+        try:
+            self._record(lease, row, result, log)
+        except Cancelled:
+            return self._confirm_cancel(lease, deployment_id)
         if self._stage in _CACHED:
             metrics.count_cache(self._stage.value, is_hit=result.is_cache_hit)
         self._count_build(context, "ready")
@@ -221,15 +227,33 @@ class StageRunner:
         if lease.cancelled.is_set():
             log.system("Cancelled.")
             log.close()
-            self._lifecycle.cancel(deployment_id, fence=lease.token)
-            metrics.count_deployment("cancelled", "any", "none")
-            lease.done()
-            return "cancelled"
+            return self._confirm_cancel(lease, deployment_id)
         log.system("This worker is stopping; the stage goes on elsewhere.")
         log.close()
         self._lifecycle.retry_stage(deployment_id, fence=lease.token, message="The worker stopped.")
         lease.release()
         return "released"
+
+    def _confirm_cancel(self, lease: Lease, deployment_id: str) -> str:
+        self._lifecycle.cancel(deployment_id, fence=lease.token)
+        metrics.count_deployment("cancelled", "any", "none")
+        lease.done()
+        return "cancelled"
+
+    def _rerun(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row, missing: InputMissing) -> str:
+        """What an earlier stage stored is lost: that stage runs again, as often as this one may be attempted."""
+        origin = origin_of(missing.digest, context.inputs)
+        if lease.lost.is_set() or log.lost.is_set():
+            raise LeaseLost from missing
+        if origin is None or context.attempt >= lease.job.max_attempts:
+            _announce_retry(lease, log, missing)
+            log.close()
+            raise missing
+        log.system(f"What the {origin.value} stage stored is no longer there; that stage runs again.")
+        log.close()
+        self._lifecycle.rerun_from(row["id"], origin, fence=lease.token, message=str(missing))
+        lease.done([_next_job(lease, row, origin)])
+        return "rerun"
 
     def _handle_platform_error(self, lease: Lease, deployment_id: str, error: Exception) -> str:
         if lease.lost.is_set():
@@ -253,6 +277,11 @@ class StageRunner:
             # The database is still away: leave the job to the queue's own attempts and the reconciler.
             lease.retry(_RETRY_MAXIMUM_SECONDS)
             return "retrying"
+
+
+def origin_of(digest: str, inputs: Mapping[Stage, Mapping[str, Any]]) -> Stage | None:
+    """The stage that recorded the digest first; later ones repeat what they were given."""
+    return next((stage for stage in Stage if digest in inputs.get(stage, {}).values()), None)
 
 
 def retry_delay_seconds(attempt: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from schemas.artifacts import Manifest, ManifestFile
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import BuildSettings, Settings
 from shared.storage.base import ArtifactStore
 from workers.archive import open_directory, walk
@@ -23,6 +24,9 @@ from workers.stage import StageContext, StageResult
 from workers.tar_format import ArchiveRejected, shown
 
 _CONNECTIONS = 8
+_KIND = "artifact"
+# The artifact follows from the output's content alone, whoever built it: one scope a tenant.
+_SCOPE = "tenant"
 _MEBIBYTE = 1 << 20
 _MAXIMUM_PATH = 1024
 _MAXIMUM_LINKS = 40
@@ -34,24 +38,60 @@ class UploadStage:
     exists is complete.
     """
 
-    def __init__(self, snapshots: SnapshotStore, store: ArtifactStore, settings: Settings) -> None:
+    def __init__(
+        self, snapshots: SnapshotStore, index: SnapshotIndex, store: ArtifactStore, settings: Settings
+    ) -> None:
         self._snapshots = snapshots
+        self._index = index
         self._store = store
         self._limits = settings.build
         self._blobs = BlobCache(settings.cache_directory, maximum_bytes=settings.build.cache_bytes)
 
     def run(self, context: StageContext) -> StageResult:
         tenant_id = context.deployment.tenant_id
-        with self._snapshots.attach(tenant_id, _output_digest(context.inputs)) as tree:
+        output = _output_digest(context.inputs)
+        known = self._find(context, output)
+        if known is not None:
+            context.log.system("This output was uploaded before.")
+            return StageResult({"manifest": known}, is_cache_hit=True, facts={"manifest_digest": known})
+        with self._snapshots.attach(tenant_id, output) as tree:
             files = scan_output(tree, self._limits)
             total = sum(size for _, size in files.values())
             context.log.system(f"Uploading {len(files)} files, {_shown_size(total)}.")
             manifest, sent = self._upload(context, tree, files)
         digest = manifest.digest
         self._store.put_bytes(manifest_key(tenant_id, digest), manifest.encode())
+        self._record(context, output, digest, total)
         context.log.system(f"Uploaded {sent} new files; {len(files) - sent} were stored already.")
         self._blobs.trim()
         return StageResult(output={"manifest": digest}, facts={"manifest_digest": digest})
+
+    def _find(self, context: StageContext, output: str) -> str | None:
+        """The manifest of the same output. One that exists is complete."""
+        tenant_id = context.deployment.tenant_id
+        if context.deployment.clean:
+            return None
+        record = self._index.find(tenant_id, [_SCOPE], _KIND, output)
+        if record is None:
+            return None
+        if not self._store.exists(manifest_key(tenant_id, record.digest)):
+            self._index.forget(tenant_id, record)
+            return None
+        self._index.touch(tenant_id, record)
+        return record.digest
+
+    def _record(self, context: StageContext, output: str, manifest: str, size_bytes: int) -> None:
+        self._index.record(
+            tenant_id=context.deployment.tenant_id,
+            scope=_SCOPE,
+            kind=_KIND,
+            key=output,
+            group=context.deployment.project_id,
+            digest=manifest,
+            size_bytes=size_bytes,
+            components={},
+            output={},
+        )
 
     def _upload(
         self, context: StageContext, tree: Path, files: Mapping[str, tuple[bytes, int]]
