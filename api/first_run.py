@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from api.composition import build_account_services, connect_backends
 from schemas.requests import CreateTokenRequest
@@ -30,7 +32,7 @@ def prepare(settings: Settings) -> None:
     host = "127.0.0.1" if settings.api_host in ("0.0.0.0", "::") else settings.api_host
     backends = connect_backends(settings)
     try:
-        stored = read_private(path) or {}
+        stored = _stored(path)
         token = stored.get("token")
         known = TokenRepository(backends.database).find_active(token_hash(token)) if isinstance(token, str) else None
         if known is None or known["is_expired"]:
@@ -42,6 +44,15 @@ def prepare(settings: Settings) -> None:
             write_private(path, wanted)
     finally:
         backends.close()
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Empty when there are none, or they are damaged: another token does as well."""
+    try:
+        found = read_private(path)
+    except StackError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from shared.stack.postgres import MAJOR_VERSION
 
 LAYOUT_VERSION = 1
 _LEAST_FREE_BYTES = 500 * 1024 * 1024
+_RESTORE = "restore it, or set CLOUDIFY_HOME to another folder."
 _INTERNAL_PORTS = (
     "postgres", "valkey", "s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
 )  # fmt: skip
@@ -79,22 +80,28 @@ class Home:
         """Generated on the first run, the same ever after."""
         path = self.directory / "secrets.json"
         found = read_private(path)
+        fresh = {
+            "secretKey": secrets.token_hex(32),
+            "encryptionKeys": f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+            "databasePassword": secrets.token_hex(24),
+            "redisPassword": secrets.token_hex(24),
+            "s3AccessKey": secrets.token_hex(10),
+            "s3SecretKey": secrets.token_hex(24),
+        }
         if found is None:
-            found = {
-                "secretKey": secrets.token_hex(32),
-                "encryptionKeys": f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}",
-                "databasePassword": secrets.token_hex(24),
-                "redisPassword": secrets.token_hex(24),
-                "s3AccessKey": secrets.token_hex(10),
-                "s3SecretKey": secrets.token_hex(24),
-            }
-            write_private(path, found)
+            # The database was made with the lost ones: nothing in it could be opened with others.
+            if (self.directory / "postgres" / "data").exists():
+                raise StackError(f"{path} is missing, and the data beside it can't be used without; {_RESTORE}")
+            write_private(path, fresh)
+            return fresh
+        if not isinstance(found, dict) or not all(found.get(name) and isinstance(found[name], str) for name in fresh):
+            raise StackError(f"{path} is incomplete; {_RESTORE}")
         return found
 
     def internal_ports(self) -> dict[str, int]:
         """Ports of the stores, kept from run to run; one that another program took meanwhile is replaced."""
         path = self.run_directory / "ports.json"
-        kept: dict[str, int] = read_private(path) or {}
+        kept = _read_ports(path)
         fresh = iter(free_ports(len(_INTERNAL_PORTS)))
         ports = {name: kept[name] if name in kept and is_free(kept[name]) else next(fresh) for name in _INTERNAL_PORTS}
         write_private(path, ports)
@@ -125,7 +132,18 @@ def read_private(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StackError(f"{path} can't be read ({error}); restore it, or set CLOUDIFY_HOME elsewhere.") from error
+        raise StackError(f"{path} can't be read ({error}); {_RESTORE}") from error
+
+
+def _read_ports(path: Path) -> dict[str, int]:
+    """Empty when the file is missing or damaged: other ports do as well."""
+    try:
+        found: Any = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: port for name, port in found.items() if isinstance(port, int) and 0 < port < 65536}
 
 
 def _describe(version: Any) -> str:

@@ -54,11 +54,15 @@ def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings
 
 def check_ports(settings: Settings) -> None:
     """Raises BusyPort for a port that people are told about. The stores' own ports are chosen free."""
+    named: dict[int, str] = {}
     for name, port, host in (
         ("CLOUDIFY_API_PORT", settings.api_port, settings.api_host),
         ("CLOUDIFY_SITES_PORT", settings.sites_port, "127.0.0.1"),
         ("CLOUDIFY_METRICS_PORT", settings.metrics_port, "127.0.0.1"),
     ):
+        if port and port in named:
+            raise BusyPort(f"{named[port]} and {name} are both {port}; set one of them to another port.")
+        named[port] = name
         if port and not is_free(port, host):
             raise BusyPort(f"Port {port} is used by another program; stop that program, or set {name} to another port.")
 

@@ -17,7 +17,7 @@ def is_free(port: int, host: str = _HOST) -> bool:
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            if error.errno == errno.EADDRINUSE:
                 return False
             raise StackError(f"Can't listen on {host}:{port}: {error.strerror}.") from error
         return True

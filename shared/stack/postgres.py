@@ -130,6 +130,8 @@ class PostgresServer(Server):
                 cwd=self.directory,
                 env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
                 preexec_fn=become,
+                # Ctrl-C in a terminal is for us alone: this ends in a moment, and then we do.
+                start_new_session=True,
                 check=False,
             )
         if outcome.returncode != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import signal
@@ -83,6 +84,8 @@ class Supervisor:
                 shown = subprocess.Popen(foreground, env=dict(self._platform.environment), stdin=subprocess.DEVNULL)
             while True:
                 self._tick()
+                # Ctrl-C reaches the command too, and its end is then no failure.
+                self._check_stop()
                 if shown is not None and shown.poll() is not None:
                     if shown.returncode != 0:
                         self._say("The sample site was not deployed; the platform runs on. Deploy it with `cloudify`.")
@@ -106,7 +109,9 @@ class Supervisor:
             for role in group:
                 self._supervised.pop(role).stop(deadline)
         if roles:
-            self._records.clear()
+            # Records of processes that are gone do no harm; on a full disk they stay.
+            with contextlib.suppress(OSError):
+                self._records.clear()
 
     def _servers(self) -> tuple[Server, ...]:
         return () if self._platform is None else self._platform.servers

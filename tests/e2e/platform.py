@@ -62,11 +62,16 @@ class Platform:
 
     # The process
 
+    @property
+    def command(self) -> list[str]:
+        """`cloudify`, for arguments to follow."""
+        return [str(Path(sys.executable).with_name("cloudify"))]
+
     def start(self, *arguments: str) -> None:
         output = (self.home.parent / f"{self.home.name}.up.log").open("ab")
-        cloudify = Path(sys.executable).with_name("cloudify")
+        former = output.tell()
         self.process = subprocess.Popen(
-            [cloudify, "up", *(arguments or ("--no-sample",))],
+            [*self.command, "up", *(arguments or ("--no-sample",))],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -77,6 +82,9 @@ class Platform:
 
         def is_ready() -> bool:
             assert process.poll() is None, f"`cloudify up` ended: {self.output()}"
+            # Its own word: after a kill, the API of the former run may answer for a moment.
+            if "The API answers" not in self.output(former):
+                return False
             with contextlib.suppress(httpx.HTTPError, OSError, ValueError):
                 token = json.loads((self.home / "credentials.json").read_text())["token"]
                 self.client.headers["Authorization"] = f"Bearer {token}"
@@ -89,18 +97,24 @@ class Platform:
             self.stop()
             raise
 
-    def output(self) -> str:
-        return (self.home.parent / f"{self.home.name}.up.log").read_text(errors="replace")[-4000:]
+    def output(self, after: int = 0) -> str:
+        """The end of what `cloudify up` said, of that behind the first `after` bytes."""
+        said = (self.home.parent / f"{self.home.name}.up.log").read_bytes()[after:]
+        return said.decode(errors="replace")[-4000:]
 
     def close(self) -> None:
         """Stops the platform for good."""
         self.stop()
         self.client.close()
 
-    def stop(self) -> None:
+    def disconnect(self) -> None:
+        """Before a start after a stop or a kill: the stores may listen elsewhere."""
         if self._redis is not None:
             self._redis.close()
             self._redis = None
+
+    def stop(self) -> None:
+        self.disconnect()
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -158,9 +172,13 @@ class Platform:
 
     def cloudify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command, in the environment of the platform's own processes."""
-        program = Path(sys.executable).with_name("cloudify")
         return subprocess.run(
-            [program, *arguments], env=self.child_settings(), capture_output=True, text=True, check=True, timeout=60
+            [*self.command, *arguments],
+            env=self.child_settings(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
 
     def build_processes(self) -> list[psutil.Process]:

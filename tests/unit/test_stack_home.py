@@ -70,6 +70,35 @@ def test_secrets_are_generated_once_and_private(home: Home) -> None:
     assert len(set(first.values())) == len(first)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"secretKey": "only one of them"}'])
+def test_damaged_secrets_are_refused(home: Home, content: str) -> None:
+    (home.directory / "secrets.json").write_text(content)
+    with pytest.raises(StackError, match=r"secrets\.json .*; restore it"):
+        home.secrets()
+
+
+def test_secrets_are_not_made_anew_beside_data(home: Home) -> None:
+    (home.directory / "postgres" / "data").mkdir(parents=True)
+    with pytest.raises(StackError, match=r"secrets\.json is missing.*; restore it"):
+        home.secrets()
+    assert not (home.directory / "secrets.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"postgres": "x", "valkey": 0, "s3": 70000}'])
+def test_damaged_internal_ports_are_replaced(home: Home, content: str) -> None:
+    whole = home.internal_ports()
+    (home.run_directory / "ports.json").write_text(content)
+    replaced = home.internal_ports()
+    assert replaced.keys() == whole.keys()
+    assert all(1023 < port < 65536 for port in replaced.values())
+
+
+def test_one_port_for_two_things_is_refused(home: Home) -> None:
+    environment = {"CLOUDIFY_API_PORT": "8765", "CLOUDIFY_SITES_PORT": "8765"}
+    with pytest.raises(BusyPort, match="CLOUDIFY_API_PORT and CLOUDIFY_SITES_PORT are both 8765"):
+        check_ports(preliminary_settings(home.directory, environment))
+
+
 def test_internal_ports_are_kept_until_one_is_taken(home: Home) -> None:
     first = home.internal_ports()
     assert home.internal_ports() == first
