@@ -48,6 +48,10 @@ class ArtifactReader:
             raise ArtifactMissing(f"Manifest {digest[:12]} can't be read: {error}") from error
         return manifest
 
+    def discard_manifest(self, tenant_id: str, digest: str) -> None:
+        """Deletes the manifest of an artifact that is no longer whole, so that it is uploaded anew."""
+        self._store.delete(manifest_key(tenant_id, digest))
+
     def blobs(self, tenant_id: str, manifest: Manifest) -> dict[str, Path]:
         """Digest → local file, for every file of the manifest and every variant; fetches what isn't here.
 

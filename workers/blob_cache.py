@@ -6,6 +6,7 @@ on being served.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -101,6 +102,11 @@ class BlobCache:
 
 def _size(shard: Path) -> int:
     """The bytes that deleting the shard's files would free: those with no other link."""
+    total = 0
     with os.scandir(shard) as entries:
-        statuses = [entry.stat(follow_symlinks=False) for entry in entries]
-    return sum(status.st_size for status in statuses if status.st_nlink == 1)
+        for entry in entries:
+            # Another process may trim at the same time.
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                total += status.st_size if status.st_nlink == 1 else 0
+    return total

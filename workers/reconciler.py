@@ -23,7 +23,8 @@ from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.logging import configure_logging
 from shared.plans import Plan, limits_of
-from shared.queue.base import JobQueue
+from shared.queue.base import CancelOutcome, JobQueue
+from shared.queue.errors import QueueFull
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.idempotency import IdempotencyRepository
 from shared.repositories.releases import ReleaseRepository
@@ -42,6 +43,7 @@ from shared.services.jobs import (
 from shared.settings import SettingsError, load_settings
 from workers.artifacts import ArtifactReader
 from workers.context import WorkerContext
+from workers.directories import StageDirectories
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact
 
@@ -112,7 +114,7 @@ class Reconciler:
         succeeded = self._stage_runs.succeeded_stages([row["id"] for row in rows])
         for row in rows:
             stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), Stage.DEPLOY)
-            self._reconcile_deployment(row, stage)
+            self._attempt_one(row["id"], partial(self._reconcile_deployment, row, stage))
 
     def reconcile_slots(self) -> None:
         """A slot that no live deployment holds is freed."""
@@ -124,7 +126,8 @@ class Reconciler:
 
     def reconcile_releases(self) -> None:
         for release in self._releases.pending():
-            if self._queue.find(release_job_id(release["id"])) is None:
+            # A dead job has used up its attempts, or its worker died each time: it is tried again, as nobody else will.
+            if self._queue.find(release_job_id(release["id"])) in (None, "dead"):
                 limits = limits_of(Plan(release["tenant_plan"]))
                 self._queue.enqueue(
                     release_job(release_id=release["id"], tenant_id=release["tenant_id"], limits=limits)
@@ -133,7 +136,7 @@ class Reconciler:
     def reconcile_removals(self) -> None:
         self._sites.expire_previews()
         for row in [*self._sites.removing(), *self._sites.deleting_projects()]:
-            if self._queue.find(cleanup_job_id(row["id"])) is None:
+            if self._queue.find(cleanup_job_id(row["id"])) in (None, "dead"):
                 limits = limits_of(Plan(row["tenant_plan"]))
                 self._queue.enqueue(cleanup_job(subject_id=row["id"], tenant_id=row["tenant_id"], limits=limits))
 
@@ -141,39 +144,43 @@ class Reconciler:
         """Every site that is live answers with the deployment that the database says."""
         hosts = self._publisher.hosts()
         for site in self._releases.active_sites():
-            if hosts.get(site["host"]) == site["deployment_id"]:
-                continue
-            if not self._publisher.is_published(site["deployment_id"]):
-                publish_artifact(
-                    self._publisher,
-                    self._artifacts,
-                    tenant_id=site["tenant_id"],
-                    deployment_id=site["deployment_id"],
-                    digest=site["manifest_digest"],
-                    is_preview=site["is_preview"],
-                )
-            # Read again under the project's lock: a release may have moved the pointer since.
-            activate = partial(self._publisher.activate, site["host"], site["deployment_id"])
-            self._releases.while_active(site["deployment_id"], activate)
-            _log.warning("reconciler.route_mended", host=site["host"], deployment_id=site["deployment_id"])
+            if hosts.get(site["host"]) != site["deployment_id"]:
+                self._attempt_one(site["deployment_id"], partial(self._mend_route, site))
+
+    def _mend_route(self, site: Row) -> None:
+        if not self._publisher.is_published(site["deployment_id"]):
+            publish_artifact(
+                self._publisher,
+                self._artifacts,
+                tenant_id=site["tenant_id"],
+                deployment_id=site["deployment_id"],
+                digest=site["manifest_digest"],
+                is_preview=site["is_preview"],
+            )
+        # Read again under the project's lock: a release may have moved the pointer since.
+        activate = partial(self._publisher.activate, site["host"], site["deployment_id"])
+        self._releases.while_active(site["deployment_id"], activate)
+        _log.warning("reconciler.route_mended", host=site["host"], deployment_id=site["deployment_id"])
 
     def delete_expired(self) -> None:
-        """Every hour, what has had its time: sessions, idempotency keys."""
+        """Every hour, what has had its time: sessions, idempotency keys, what dead workers left on this host."""
         if self._clock.monotonic() < self._next_expiry:
             return
         for delete in self._expired:
-            delete()
+            self._attempt_one("expired", delete)
         self._next_expiry = self._clock.monotonic() + _EXPIRY_SECONDS
 
     def _reconcile_deployment(self, row: Row, stage: Stage) -> None:
         places = {candidate: self._queue.find(stage_job_id(row["id"], candidate)) for candidate in Stage}
-        if any(place in ("ready", "delayed", "running") for place in places.values()):
+        held = [candidate for candidate, place in places.items() if place in ("ready", "delayed", "running")]
+        if row["cancel_requested_at"] is not None:
+            # Told once more: the queue may have been away when the cancellation was accepted.
+            outcomes = {self._queue.cancel(stage_job_id(row["id"], candidate)) for candidate in held}
+            if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row["id"]):
+                self._service.end_cancelled(row)
             return
         # The queue was asked after the row was read: what finished in between needs nothing.
-        if not self._deployments.is_live(row["id"]):
-            return
-        if row["cancel_requested_at"] is not None:
-            self._service.finish_cancelled(row["id"])
+        if held or not self._deployments.is_live(row["id"]):
             return
         if "dead" in places.values():
             message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
@@ -199,6 +206,20 @@ class Reconciler:
             part()
         except (Unavailable, PlatformError, OSError) as error:
             _log.warning("reconciler.part_failed", part=part.__name__, error=str(error))
+        except Exception:  # noqa: BLE001 - the other parts, and the next pass, must not end with it
+            _log.exception("reconciler.part_crashed", part=part.__name__)
+
+    def _attempt_one(self, subject: str, act: Callable[[], object]) -> None:
+        """One that can't be mended doesn't keep those after it from being mended."""
+        try:
+            act()
+        except (QueueFull, PlatformError, OSError) as error:
+            _log.warning("reconciler.one_failed", subject=subject, error=str(error))
+        except Unavailable:
+            # The same for all that follow.
+            raise
+        except Exception:  # noqa: BLE001 - one strange row must not end the pass
+            _log.exception("reconciler.one_crashed", subject=subject)
 
 
 def main() -> int:
@@ -232,6 +253,8 @@ def main() -> int:
             expired=[
                 IdempotencyRepository(context.database).delete_expired,
                 lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
+                lambda: StageDirectories(settings.work_directory).sweep(context.deployments.is_live),
+                context.publisher.sweep,
             ],
         ).run(stop)
     finally:

@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.errors import FailureCode, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.archive import pack, unpack
+from workers.stage import InputMissing
 from workers.tar_format import ArchiveRejected
 from workers.tree_cache import TreeCache, check_names
 
 
-class SnapshotMissing(PlatformError):
+class SnapshotMissing(InputMissing):
     """The object store has no such snapshot, or only a damaged one: the stage that made it has to run again."""
 
     def __init__(self, digest: str, reason: str) -> None:
-        super().__init__(f"Snapshot {digest[:12]} {reason}; the stage that made it has to run again.")
-        self.digest = digest
+        super().__init__(digest, f"Snapshot {digest[:12]} {reason}; the stage that made it has to run again.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from shared.db.database import Connection, Database, Row
-from shared.deployment_state import DeploymentStatus, predecessors
+from shared.deployment_state import FINISHED, DeploymentStatus, predecessors
 from shared.repositories.paging import Page, PageRequest, keyset_clause, page_of
 
 SORTABLE = {"created_at": "d.created_at"}
@@ -146,6 +146,13 @@ class DeploymentRepository:
             {"id": deployment_id, "status": status.value, "fence": fence, "allowed": _names(predecessors(status))},
         )
         return cursor.rowcount == 1
+
+    def is_held(self, connection: Connection, deployment_id: str, fence: int) -> bool:
+        """Whether the deployment is live and no later worker has touched it. Locks its row."""
+        row = connection.execute(
+            "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE", {"id": deployment_id}
+        ).fetchone()
+        return row is not None and row["status"] not in FINISHED and row["fence"] <= fence
 
     def finish(
         self,

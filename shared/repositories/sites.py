@@ -31,6 +31,13 @@ class SiteRepository:
             {"id": deployment_id, "fence": fence},
         )
 
+    def is_kept(self, connection: Connection, deployment_id: str) -> bool:
+        """Whether the deployment's site may be served: it neither is being removed nor was. Locks its row."""
+        row = connection.execute(
+            "SELECT site_state, deleting_at FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE", {"id": deployment_id}
+        ).fetchone()
+        return row is not None and row["deleting_at"] is None and row["site_state"] not in ("removing", "removed")
+
     def set_removing(self, connection: Connection, deployment_id: str, *, is_deleting: bool) -> None:
         connection.execute(
             "UPDATE deployments SET site_state = 'removing', "

@@ -35,6 +35,12 @@ WHERE deployment_id = %(deployment_id)s AND status = 'running' AND fence <= COAL
 """
 
 
+_FORGET = """
+UPDATE stage_runs SET status = 'retrying', output = NULL, error_message = %(message)s
+WHERE deployment_id = %(deployment_id)s AND stage = ANY(%(stages)s::stage[]) AND status = 'succeeded'
+"""
+
+
 class StageRunRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -56,6 +62,19 @@ class StageRunRepository:
         for row in rows:
             stages[row["deployment_id"]].add(row["stage"])
         return stages
+
+    def running_stage(self, deployment_id: str) -> str | None:
+        """The stage that a worker has begun and not ended, as far as is recorded."""
+        row = self._database.fetch_one(
+            "SELECT stage FROM stage_runs WHERE deployment_id = %(id)s AND status = 'running' "
+            "ORDER BY fence DESC LIMIT 1",
+            {"id": deployment_id},
+        )
+        return None if row is None else row["stage"]
+
+    def forget(self, connection: Connection, deployment_id: str, stages: Sequence[str], *, message: str) -> None:
+        """Takes back the success of these stages; they are run again."""
+        connection.execute(_FORGET, {"deployment_id": deployment_id, "stages": list(stages), "message": message})
 
     def of_deployments(self, connection: Connection, deployment_ids: Sequence[str]) -> dict[str, list[Row]]:
         """All runs of each deployment, in the order in which they started."""

@@ -30,6 +30,7 @@ from shared.repositories.stage_runs import StageRunRepository
 from shared.services.deployment_resource import deployment_resource
 from shared.services.jobs import cleanup_job, release_job, stage_job, stage_job_id
 from shared.settings import Settings
+from shared.storable_text import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
 
@@ -221,8 +222,35 @@ class DeploymentService:
         except Unavailable:
             outcomes = {CancelOutcome.SIGNALLED}
         if CancelOutcome.SIGNALLED not in outcomes:
-            self.finish_cancelled(deployment_id)
+            self.end_cancelled(row)
         return self.get(tenant_id, deployment_id)
+
+    def end_cancelled(self, row: Row) -> None:
+        """Ends a deployment whose cancellation was asked for and of which the queue holds no job. `row` is its own.
+
+        A stage that has begun may still run where its worker is stopped or cut off from the queue. So its job is put
+        back: whoever takes it up ends what is left, then confirms.
+        """
+        stage = self._stage_runs.running_stage(row["id"])
+        if stage is None:
+            self.finish_cancelled(row["id"])
+            return
+        limits = limits_of(Plan(row["tenant_plan"]))
+        job = stage_job(
+            deployment_id=row["id"],
+            tenant_id=row["tenant_id"],
+            stage=Stage(stage),
+            priority=row["priority"],
+            limits=limits,
+            enqueued_at=row["created_at"],
+            traceparent=row["traceparent"],
+        )
+        try:
+            # It had a slot and must not wait behind other builds for one.
+            self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
+        except Unavailable:
+            return
+        self._enqueue(job)
 
     def finish_cancelled(self, deployment_id: str) -> bool:
         """Ends a deployment that no worker holds. False when it has finished already."""
@@ -231,6 +259,7 @@ class DeploymentService:
 
     def finish_failed(self, deployment_id: str, code: str, stage: Stage | None, message: str) -> bool:
         """Fails a deployment that no worker holds. False when it has finished already."""
+        message = storable(message)
         end = LogEnd(
             timestamp=self._now_ms(),
             status=DeploymentStatus.FAILED,
@@ -268,14 +297,16 @@ class DeploymentService:
     def _release(
         self, tenant_id: str, deployment_id: str, kind: str, requested_by: str | None, record: Record | None
     ) -> DeploymentResource:
+        found = self._get_row(tenant_id, deployment_id)
         with self._database.transaction() as connection:
+            # The project's row first, as everywhere: a deployment that becomes ready locks both as well.
+            project = self._releases.next_sequence(connection, tenant_id, found["project_id"])
+            if project is None:
+                raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
             if row is None or row["deleting_at"] is not None:
                 raise _not_found()
             _check_releasable(row, kind)
-            project = self._releases.next_sequence(connection, tenant_id, row["project_id"])
-            if project is None:
-                raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
             release_id = new_identifier(RELEASE)
             self._releases.insert(
                 connection,
@@ -405,7 +436,7 @@ _FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.$|\.l
 
 def is_branch_name(name: str) -> bool:
     """The rules of git-check-ref-format(1) for a branch."""
-    return 0 < len(name) <= 255 and _FORBIDDEN_IN_BRANCH.search(name) is None
+    return 0 < len(name.encode()) <= 255 and _FORBIDDEN_IN_BRANCH.search(name) is None
 
 
 def _not_found() -> NotFound:

@@ -16,18 +16,20 @@ import tenacity
 from schemas.logs import LogEnd, LogEntry, LogStatus
 from shared.clock import Clock
 from shared.db.database import Connection, Database, Row
-from shared.deployment_state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage
-from shared.errors import LeaseLost, PlatformError, Unavailable
+from shared.deployment_state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
+from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
 from shared.settings import Settings
+from shared.storable_text import storable
 
 T = TypeVar("T")
 
 _PATIENCE_SECONDS = 60
+_MAXIMUM_MESSAGE = 4000
 
 
 class Beginning(enum.Enum):
@@ -85,10 +87,14 @@ class LifecycleService:
                 return BegunStage(Beginning.CANCEL, row, outputs, 0), []
             if stage.value in outputs:
                 return BegunStage(Beginning.SKIP, row, outputs, 0), []
-            if not self._deployments.advance(connection, deployment_id, STAGE_STATUS[stage], fence):
+            # A stage that runs again because its output was lost doesn't move the deployment back.
+            entered = DeploymentStatus(row["status"])
+            if may_follow(entered, STAGE_STATUS[stage]):
+                entered = STAGE_STATUS[stage]
+            if not self._deployments.advance(connection, deployment_id, entered, fence):
                 raise LeaseLost
             attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
-            status = self._status(STAGE_STATUS[stage], stage=stage, attempt=attempt)
+            status = self._status(entered, stage=stage, attempt=attempt)
             return BegunStage(Beginning.RUN, row, outputs, attempt), [status]
 
         return self._step(deployment_id, fence, step)
@@ -119,6 +125,7 @@ class LifecycleService:
 
     def retry_stage(self, deployment_id: str, *, fence: int, message: str) -> None:
         """Closes the run of a stage that will be tried again."""
+        message = _shown(message)
 
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
             self._stage_runs.end(
@@ -128,7 +135,26 @@ class LifecycleService:
 
         self._step(deployment_id, fence, step)
 
+    def rerun_from(self, deployment_id: str, stage: Stage, *, fence: int, message: str) -> None:
+        """Forgets what this stage and the later ones recorded, as it is lost: they run again. Raises LeaseLost."""
+        message = _shown(message)
+        stages = list(Stage)
+        forgotten = [later.value for later in stages[stages.index(stage) :]]
+
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            if not self._deployments.is_held(connection, deployment_id, fence):
+                raise LeaseLost
+            self._stage_runs.forget(connection, deployment_id, forgotten, message=message)
+            self._stage_runs.end(
+                connection, deployment_id, status="retrying", fence=fence, error=("PLATFORM_ERROR", message)
+            )
+            return None, []
+
+        self._step(deployment_id, fence, step)
+
     def fail(self, deployment_id: str, stage: Stage, *, fence: int, code: str, message: str) -> None:
+        message = _shown(message)
+
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
             error = (code, stage.value, message)
             if not self._deployments.finish(
@@ -164,14 +190,18 @@ class LifecycleService:
 
         `activate` points the router at the deployment. It is called while the project's row is locked and before the
         commit: a crash in between leaves the router ahead of the database, which the stage's redelivery mends.
-        Returns whether production serves the deployment now.
+        Returns whether production serves the deployment now. Raises LeaseLost, Cancelled.
         """
         deployment_id = row["id"]
 
         def step(connection: Connection) -> tuple[bool, list[LogEntry]]:
             project = self._releases.lock_project(connection, row["project_id"])
-            if project is None:
+            current = self._deployments.find_locked(connection, row["tenant_id"], deployment_id)
+            if project is None or current is None or current["fence"] > fence:
                 raise LeaseLost
+            # A cancellation that was accepted before this moment holds: the site never appears.
+            if current["cancel_requested_at"] is not None and current["status"] not in FINISHED:
+                raise Cancelled
             self._deployments.set_facts(connection, deployment_id, fence, {"manifest_digest": manifest_digest})
             self._sites.set_published(connection, deployment_id, fence)
             self._stage_runs.succeed(
@@ -203,6 +233,9 @@ class LifecycleService:
 
         def step(connection: Connection) -> bool:
             self._releases.lock_project(connection, release["project_id"])
+            if not self._sites.is_kept(connection, release["deployment_id"]):
+                self._releases.close(connection, release["id"], "failed", "The deployment was deleted meanwhile.")
+                return False
             moved = self._releases.move_pointer(
                 connection,
                 release["project_id"],
@@ -218,6 +251,8 @@ class LifecycleService:
         return self._patiently(lambda: self._in_transaction(step))
 
     def fail_release(self, release_id: str, message: str) -> None:
+        message = _shown(message)
+
         def step(connection: Connection) -> None:
             self._releases.close(connection, release_id, "failed", message)
 
@@ -266,3 +301,7 @@ class LifecycleService:
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+def _shown(message: str) -> str:
+    return storable(message)[:_MAXIMUM_MESSAGE]

@@ -22,6 +22,7 @@ from shared.plans import Plan, limits_of
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
+from shared.queue.records import Outcome
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.paging import PageRequest
 from shared.repositories.releases import ReleaseRepository
@@ -76,19 +77,22 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         "settings": settings,
     }
     service = DeploymentService(queue=queue, **parts)
-    reconciler = Reconciler(
-        database=database,
-        queue=queue,
-        deployments=parts["deployments"],
-        stage_runs=parts["stage_runs"],
-        releases=parts["releases"],
-        sites=parts["sites"],
-        service=service,
-        publisher=NoRoutes(),  # type: ignore[arg-type]
-        artifacts=None,  # type: ignore[arg-type]
-        clock=SystemClock(),
-        interval_seconds=1,
-    )
+
+    def make_reconciler(queue: RedisJobQueue) -> Reconciler:
+        return Reconciler(
+            database=database,
+            queue=queue,
+            deployments=parts["deployments"],
+            stage_runs=parts["stage_runs"],
+            releases=parts["releases"],
+            sites=parts["sites"],
+            service=service,
+            publisher=NoRoutes(),  # type: ignore[arg-type]
+            artifacts=None,  # type: ignore[arg-type]
+            clock=SystemClock(),
+            interval_seconds=1,
+        )
+
     tenant_id, project_id = new_identifier(TENANT), new_identifier(PROJECT)
     with database.transaction() as connection:
         connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'tests')", (tenant_id,))
@@ -102,7 +106,8 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         redis=redis,
         service=service,
         lifecycle=LifecycleService(**parts),
-        reconciler=reconciler,
+        make_reconciler=make_reconciler,
+        reconciler=make_reconciler(queue),
         tenant_id=tenant_id,
         project_id=project_id,
     )
@@ -324,3 +329,77 @@ def test_pages_are_complete_while_rows_are_added(world: Any):
         create(world)
         page = world.service.list([world.tenant_id], page=PageRequest(limit=3, after=page.position))
     assert seen == list(reversed(made))
+
+
+def test_a_cancellation_is_confirmed_by_who_has_made_sure_that_nothing_runs(world: Any):
+    """A stage had begun and the queue has lost its job: its worker may be cut off, with the build going on."""
+    deployment_id = create(world)
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="cut off")
+    world.redis.flushall()
+    assert world.service.cancel(world.tenant_id, deployment_id).status == "cloning"
+    assert world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready"
+    assert world.queue.running_set(world.tenant_id) == {deployment_id}
+    world.redis.flushall()
+    world.reconciler.run_once()
+    assert world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready"
+    begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=2, worker="next")
+    assert begun.beginning is Beginning.CANCEL
+
+
+def test_a_cancellation_accepted_while_the_queue_was_away_reaches_the_worker(world: Any):
+    deployment_id = create(world)
+    [job] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=job.token, worker="w")
+    with world.database.transaction() as connection:
+        world.deployments.request_cancel(connection, world.tenant_id, deployment_id)
+    world.reconciler.run_once()
+    assert world.service.get(world.tenant_id, deployment_id).status == "cloning"
+    [again] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
+    assert again.is_cancelled
+
+
+def test_a_row_that_cannot_be_mended_does_not_hold_up_the_others(world: Any):
+    first, second = create(world), create(world)
+    world.redis.flushall()
+
+    class StumblingQueue(RedisJobQueue):
+        def find(self, job_id: str) -> str | None:
+            if first in job_id:
+                raise RuntimeError("a bug")
+            return super().find(job_id)
+
+    world.make_reconciler(StumblingQueue(world.redis, lease_seconds=30)).run_once()
+    assert world.queue.find(stage_job_id(second, Stage.CLONE)) == "ready"
+
+
+def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
+    first, second = create(world), create(world)
+    run_to_end(world, first)
+    run_to_end(world, second)
+    world.service.rollback(world.tenant_id, first, requested_by=None)
+    third = create(world)
+    world.service.cancel(world.tenant_id, third)
+    world.service.delete(world.tenant_id, third)
+    jobs = []
+    for pool in ("rollback", "preview-cleanup"):
+        [job] = world.queue.acquire(pool, 1, worker="w", request_id=pool).jobs
+        world.queue.finish(job.job.id, job.token, Outcome.DEAD, delay_seconds=0, reason="crashed", next_jobs=[])
+        assert world.queue.find(job.job.id) == "dead"
+        jobs.append(job.job.id)
+    world.reconciler.run_once()
+    assert [world.queue.find(job) for job in jobs] == ["ready", "ready"]
+
+
+def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
+    first, second = create(world), create(world)
+    run_to_end(world, first)
+    run_to_end(world, second)
+    world.service.rollback(world.tenant_id, first, requested_by=None)
+    [pending] = world.releases.pending()
+    release = world.releases.find(pending["id"])
+    world.service.delete(world.tenant_id, first)
+    activated: list[str] = []
+    assert world.lifecycle.release(release, activate=lambda: activated.append("x")) is False
+    assert activated == []
+    assert world.service.get(world.tenant_id, second).is_active
+    assert world.releases.pending() == []

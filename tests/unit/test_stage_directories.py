@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ from shared.errors import LeaseLost
 from workers.directories import StageDirectories, remove_tree
 from workers.executors.disk_watchdog import allocated_bytes
 from workers.stages.clone import remove_repositories
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory that is cleared whatever happens: what is too deep for pytest would break every later run."""
+    yield tmp_path
+    subprocess.run(["rm", "-rf", tmp_path], check=True)
 
 
 def make_deep(directory: Path, depth: int) -> None:
@@ -26,10 +35,10 @@ def make_deep(directory: Path, depth: int) -> None:
     os.close(descriptor)
 
 
-def test_a_tree_of_any_depth_is_deleted(tmp_path: Path):
-    make_deep(tmp_path / "deep", 5000)
-    remove_tree(tmp_path / "deep")
-    assert list(tmp_path.iterdir()) == []
+def test_a_tree_of_any_depth_is_deleted(place: Path):
+    make_deep(place / "deep", 5000)
+    remove_tree(place / "deep")
+    assert list(place.iterdir()) == []
 
 
 def test_a_tree_without_permissions_is_deleted_and_no_link_is_followed(tmp_path: Path):
@@ -73,8 +82,8 @@ def test_what_dead_workers_left_is_swept_once_it_is_old(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["depl_live", "depl_recent"]
 
 
-def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(tmp_path: Path):
-    make_deep(tmp_path / "deep", 3000)
-    assert allocated_bytes([tmp_path / "deep"]) > 1 << 60
-    remove_repositories(tmp_path / "deep")
-    remove_tree(tmp_path / "deep")
+def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(place: Path):
+    make_deep(place / "deep", 3000)
+    assert allocated_bytes([place / "deep"]) > 1 << 60
+    remove_repositories(place / "deep")
+    remove_tree(place / "deep")

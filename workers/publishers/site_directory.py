@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from workers.directories import remove_tree
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DEPLOYMENT = re.compile(r"[a-z]+_[0-9a-z]+")
+_PARTIAL = ".partial"
+_SWEPT_AFTER_SECONDS = 3600.0
 _VERIFY_PATH = "/.well-known/cloudify/deployment"
 
 
@@ -40,7 +43,25 @@ class SiteDirectoryPublisher:
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        building = target.with_name(f"{deployment_id}.{uuid.uuid4().hex}.partial")
+        building = target.with_name(f"{deployment_id}.{uuid.uuid4().hex}{_PARTIAL}")
+        try:
+            self._fill(building, deployment_id, manifest, blob_path, is_preview=is_preview)
+            building.rename(target)
+        except OSError:
+            remove_tree(building)
+            # Another worker may have been first, with the same content.
+            if not target.exists():
+                raise
+
+    def _fill(
+        self,
+        building: Path,
+        deployment_id: str,
+        manifest: Manifest,
+        blob_path: dict[str, Path],
+        *,
+        is_preview: bool,
+    ) -> None:
         files = building / "files"
         files.mkdir(parents=True)
         for name, file in manifest.files.items():
@@ -52,13 +73,6 @@ class SiteDirectoryPublisher:
         (meta / "deployment.txt").write_text(deployment_id)
         if is_preview:
             (meta / "preview").touch()
-        try:
-            building.rename(target)
-        except OSError:
-            # Another worker was first, with the same content.
-            remove_tree(building)
-            if not target.exists():
-                raise
 
     def activate(self, host: str, deployment_id: str) -> str | None:
         if not self._deployment_directory(deployment_id).is_dir():
@@ -91,6 +105,13 @@ class SiteDirectoryPublisher:
 
     def remove_deployment(self, deployment_id: str) -> None:
         remove_tree(self._deployment_directory(deployment_id))
+
+    def sweep(self) -> None:
+        """Deletes what workers that died while they published left half done."""
+        horizon = time.time() - _SWEPT_AFTER_SECONDS
+        for building in (self._sites / ".deployments").glob(f"*{_PARTIAL}"):
+            if building.lstat().st_mtime < horizon:
+                remove_tree(building)
 
     def is_published(self, deployment_id: str) -> bool:
         return self._deployment_directory(deployment_id).is_dir()

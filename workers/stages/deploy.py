@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.artifacts import Manifest
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, PlatformError
 from workers.artifacts import ArtifactMissing, ArtifactReader
 from workers.publishers.base import Publisher
-from workers.stage import StageContext, StageResult
+from workers.stage import InputMissing, StageContext, StageResult
 
 
 def verification_host(deployment_id: str) -> str:
@@ -28,7 +27,7 @@ def publish_artifact(
 ) -> None:
     """Makes the files servable and verifies them through the router. Idempotent."""
     if not publisher.is_published(deployment_id):
-        manifest = _read_manifest(artifacts, tenant_id, digest)
+        manifest = artifacts.manifest(tenant_id, digest)
         publisher.publish(deployment_id, manifest, artifacts.blobs(tenant_id, manifest), is_preview=is_preview)
     host = verification_host(deployment_id)
     publisher.activate(host, deployment_id)
@@ -47,14 +46,19 @@ class DeployStage:
         deployment = context.deployment
         digest = _manifest_digest(context)
         context.log.system("Publishing the site.")
-        publish_artifact(
-            self._publisher,
-            self._artifacts,
-            tenant_id=deployment.tenant_id,
-            deployment_id=deployment.id,
-            digest=digest,
-            is_preview=deployment.is_preview,
-        )
+        try:
+            publish_artifact(
+                self._publisher,
+                self._artifacts,
+                tenant_id=deployment.tenant_id,
+                deployment_id=deployment.id,
+                digest=digest,
+                is_preview=deployment.is_preview,
+            )
+        except ArtifactMissing as error:
+            # A manifest that exists is complete, the upload relies on that; this one isn't any more.
+            self._artifacts.discard_manifest(deployment.tenant_id, digest)
+            raise InputMissing(digest, str(error)) from error
         if context.cancelled.is_set():
             raise Cancelled
         return StageResult(output={"manifest": digest}, facts={"manifest_digest": digest})
@@ -65,10 +69,3 @@ def _manifest_digest(context: StageContext) -> str:
     if not output:
         raise PlatformError("The upload stage's output is not recorded.")
     return output["manifest"]
-
-
-def _read_manifest(artifacts: ArtifactReader, tenant_id: str, digest: str) -> Manifest:
-    try:
-        return artifacts.manifest(tenant_id, digest)
-    except ArtifactMissing as error:
-        raise PlatformError("The artifact is not in the object store.") from error

@@ -1,0 +1,169 @@
+"""The runner around a stage, on real PostgreSQL and Redis: every way in which a stage ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.logs import LogEnd
+from schemas.messages import Job
+from shared.clock import SystemClock
+from shared.deployment_state import Stage
+from shared.errors import FailureCode, StageFailure
+from shared.logs.redaction import Redactor
+from shared.logs.writer import LogWriter
+from shared.services.jobs import stage_job_id
+from tests.integration.test_deployment_lifecycle import create, entries, settings, world
+from workers.directories import StageDirectories
+from workers.runner import StageRunner
+from workers.snapshots import SnapshotMissing
+from workers.stage import StageContext, StageResult
+
+__all__ = ["settings", "world"]
+pytestmark = pytest.mark.integration
+
+SECRET = "hunter2-hunter2"
+
+
+class HeldLease:
+    """A lease as the broker gives it, that keeps its outcome."""
+
+    def __init__(self, job: Job, token: int, attempt: int = 1) -> None:
+        self.job, self.token, self.attempt = job, token, attempt
+        self.is_last_attempt = attempt >= job.max_attempts
+        self.lost, self.cancelled, self.stopping = threading.Event(), threading.Event(), threading.Event()
+        self.outcome: tuple[str, Any] = ("none", None)
+
+    def done(self, next_jobs: Sequence[Job] = ()) -> None:
+        self.outcome = ("done", [job.id for job in next_jobs])
+
+    def retry(self, delay_seconds: float) -> None:
+        self.outcome = ("retry", delay_seconds)
+
+    def release(self, delay_seconds: float = 0.0) -> None:
+        self.outcome = ("release", delay_seconds)
+
+
+class Function:
+    def __init__(self, run: Callable[[StageContext], StageResult]) -> None:
+        self._run = run
+
+    def run(self, context: StageContext) -> StageResult:
+        return self._run(context)
+
+
+@pytest.fixture
+def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
+    """Runs one stage with this function under a lease; returns the lease's outcome."""
+
+    def run(
+        deployment_id: str, stage: Stage, function: Callable[[StageContext], StageResult], *, fence: int, **finish: Any
+    ):
+        def open_log(deployment_id: str, stage: Stage, fence: int, secrets: list[str]) -> LogWriter:
+            return LogWriter(
+                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, Redactor(secrets)
+            )
+
+        runner = StageRunner(
+            stage=stage,
+            function=Function(function),
+            lifecycle=world.lifecycle,
+            open_log=open_log,
+            read_variables=lambda _project, _target: {"PASSWORD": SECRET},
+            secrets_of=lambda _row: [],
+            reap=lambda _name: None,
+            directories=StageDirectories(tmp_path / "work"),
+            build_settings=world.settings.build,
+            clock=SystemClock(),
+            worker="w",
+            **finish,
+        )
+        job = Job(
+            id=stage_job_id(deployment_id, stage),
+            pool=stage.value,
+            actor="run_stage",
+            tenant_id=world.tenant_id,
+            payload={"deployment_id": deployment_id},
+            max_attempts=3,
+        )
+        lease = HeldLease(job, fence)
+        runner.run(lease)
+        return lease.outcome
+
+    return run
+
+
+def gives(**output: Any) -> Callable[[StageContext], StageResult]:
+    return lambda _context: StageResult(dict(output))
+
+
+def fails(error: Exception) -> Callable[[StageContext], StageResult]:
+    def run(_context: StageContext) -> StageResult:
+        raise error
+
+    return run
+
+
+def test_a_failure_says_nothing_secret_and_nothing_that_cannot_be_stored(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    failure = StageFailure(FailureCode.COMMAND_FAILED, f"remote: \0 {SECRET} \udcff")
+    assert run_stage(deployment_id, Stage.CLONE, fails(failure), fence=1) == ("done", [])
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert (resource.status, resource.error.code) == ("failed", "COMMAND_FAILED")
+    assert resource.error.message == "remote: \ufffd *** \ufffd"
+    log = entries(world, deployment_id)
+    assert isinstance(log[-1], LogEnd)
+    assert SECRET not in repr(log)
+
+
+def test_a_lost_snapshot_is_made_again_by_the_stage_that_made_it(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    source, dependencies = "a" * 64, "b" * 64
+    run_stage(deployment_id, Stage.CLONE, gives(source=source), fence=1)
+    run_stage(deployment_id, Stage.INSTALL, gives(source=source, dependencies=dependencies), fence=2)
+    lost = fails(SnapshotMissing(source, "is not in the object store"))
+    assert run_stage(deployment_id, Stage.BUILD, lost, fence=3) == ("done", [f"{deployment_id}:clone"])
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert resource.status == "building"  # it never goes back
+    assert {run.status for run in resource.stages} == {"retrying"}
+    assert run_stage(deployment_id, Stage.CLONE, gives(source=source), fence=4) == (
+        "done",
+        [f"{deployment_id}:install"],
+    )
+    installed = gives(source=source, dependencies=dependencies)
+    assert run_stage(deployment_id, Stage.INSTALL, installed, fence=5) == ("done", [f"{deployment_id}:build"])
+    # Not for ever: a store that loses everything is the platform's failure in the end.
+    outcome = ("", None)
+    for fence in range(6, 30, 3):
+        outcome = run_stage(deployment_id, Stage.BUILD, lost, fence=fence)
+        if outcome[0] == "retry":
+            break
+        run_stage(deployment_id, Stage.CLONE, gives(source=source), fence=fence + 1)
+        run_stage(deployment_id, Stage.INSTALL, installed, fence=fence + 2)
+    assert outcome[0] == "retry"
+
+
+def test_a_cancellation_accepted_while_the_last_stage_ends_holds(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    for fence, stage in enumerate(list(Stage)[:-1], 1):
+        run_stage(deployment_id, stage, gives(of=stage.value), fence=fence)
+    activated: list[str] = []
+
+    def deploy(_context: StageContext) -> StageResult:
+        with world.database.transaction() as connection:
+            world.deployments.request_cancel(connection, world.tenant_id, deployment_id)
+        return StageResult({"manifest": "d" * 64})
+
+    def finish(row: dict[str, Any], fence: int, result: StageResult) -> None:
+        world.lifecycle.finish_ready(
+            row, fence=fence, manifest_digest=result.output["manifest"], activate=lambda: activated.append("x")
+        )
+
+    assert run_stage(deployment_id, Stage.DEPLOY, deploy, fence=9, finish=finish) == ("done", [])
+    resource = world.service.get(world.tenant_id, deployment_id)
+    assert (resource.status, resource.is_active, activated) == ("cancelled", False, [])
+    assert isinstance(entries(world, deployment_id)[-1], LogEnd)
