@@ -7,8 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from litestar import Litestar, Router
-from litestar.datastructures import State
+from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
+from litestar.routes import HTTPRoute
+from litestar.types import Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
 from api.errors import handle_error
@@ -69,12 +71,33 @@ def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequ
         openapi_config=openapi_config(),
         state=State({"services": services, "query_parameters": {}}),
         lifespan=list(lifespan),
+        before_send=[_allow_all_methods],
         logging_config=None,
         debug=False,
     )
     check_declarations(application)
+    application.state.methods = _methods_by_address(application)
     describe(application)
     return application
+
+
+def _methods_by_address(application: Litestar) -> dict[str, str]:
+    """Path template → what `Allow` says of it."""
+    methods: dict[str, set[str]] = {}
+    for route in application.routes:
+        if isinstance(route, HTTPRoute):
+            methods.setdefault(route.path_format or "/", set()).update(
+                str(method) for handler in route.route_handlers for method in handler.http_methods
+            )
+    return {path: ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set()))) for path, found in methods.items()}
+
+
+async def _allow_all_methods(message: Message, scope: Scope) -> None:
+    """Litestar's answer to OPTIONS knows only the first method that an address was given."""
+    if message["type"] == "http.response.start" and scope.get("method") == "OPTIONS" and message["status"] == 204:
+        allowed = scope["litestar_app"].state.methods.get(scope["path_template"])
+        if allowed is not None:
+            MutableScopeHeaders.from_message(message)["Allow"] = allowed
 
 
 def _service_dependencies(services: Services) -> dict[str, Provide]:

@@ -64,9 +64,12 @@ class Backends:
 def connect_backends(settings: Settings) -> Backends:
     """Connects nothing yet: each connects on first use, so that the API starts while they don't answer."""
     closers = ExitStack()
-    database = Database(settings.database_url)
+    # Clients wait for these answers: what doesn't come soon is a 503, and the reconciler makes up for the queue.
+    database = Database(settings.database_url, timeout_seconds=3.0, answer_seconds=5.0)
     closers.callback(database.close)
-    redis = connect_redis(settings.redis_url, client_name="cloudify-api")
+    redis = connect_redis(
+        settings.redis_url, connect_timeout_seconds=1.0, timeout_seconds=1.0, client_name="cloudify-api"
+    )
     closers.callback(redis.close)
     doorbell = RedisDoorbell.connect(settings.redis_url)
     return Backends(

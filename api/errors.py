@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import structlog
@@ -119,7 +120,7 @@ def _validation(error: ValidationException) -> CloudifyError:
     problems: list[dict[str, Any]] = error.extra if isinstance(error.extra, list) else []
     sources = {problem.get("source") for problem in problems}
     fields = [
-        {"field": str(problem.get("key", "body")), "message": str(problem.get("message", "is not valid"))}
+        {"field": _camel(str(problem.get("key", "body"))), "message": str(problem.get("message", "is not valid"))}
         for problem in problems
     ]
     text = "; ".join(f"{field['field']}: {field['message']}" for field in fields) or error.detail
@@ -129,6 +130,11 @@ def _validation(error: ValidationException) -> CloudifyError:
         body = [{"field": "body", "message": "must be a JSON object"}]
         return RequestRefused("body: must be a JSON object", code=ErrorCode.VALIDATION_ERROR, details={"fields": body})
     return RequestRefused(f"The query is not valid: {text}.", code=ErrorCode.INVALID_FILTER, details={"fields": fields})
+
+
+def _camel(name: str) -> str:
+    """A parameter under the name that clients know."""
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
 
 
 def _allowed(methods: str) -> str:

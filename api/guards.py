@@ -9,6 +9,7 @@ Every route handler declares exactly one of these in `opt`:
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,11 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     if connection.scope.get("method") == "OPTIONS":
         return
     _check_text(connection)
-    await to_thread.run_sync(partial(_admit, connection, handler.opt))
+    if handler.opt.get("public") is True and not handler.opt.get("details"):
+        # Without a thread: /health/live answers while every thread waits for the database.
+        connection.scope["user"] = None
+    else:
+        await to_thread.run_sync(partial(_admit, connection, handler.opt))
     _check_query(connection)
 
 
@@ -91,7 +96,7 @@ def _admit(connection: Connection, opt: dict[str, Any]) -> None:
     services: Services = connection.app.state.services
     authorization = connection.headers.get("authorization")
     if opt.get("public") is True:
-        connection.scope["user"] = _find_principal(services, authorization) if opt.get("details") else None
+        connection.scope["user"] = _find_principal(services, authorization)
         return
     if not _is_declared(opt):
         raise Forbidden("Nobody may use this address.")
@@ -168,9 +173,13 @@ def _check_query(connection: Connection) -> None:
     known = connection.app.state.query_parameters.get((scope["path_template"], scope["method"]))
     if known is None:
         return
-    unknown = sorted({name[:50] for name in connection.query_params} - known)
+    given = Counter(name[:50] for name, _ in connection.query_params.multi_items())
+    unknown = sorted(set(given) - known)
     if unknown:
         names = ", ".join(sorted(known)) or "none"
         raise RequestRefused(
             f"There is no query parameter {unknown[0]!r} here; there are: {names}.", code=ErrorCode.INVALID_FILTER
         )
+    repeated = sorted(name for name, count in given.items() if count > 1)
+    if repeated:
+        raise RequestRefused(f"The query gives {repeated[0]!r} twice; give it once.", code=ErrorCode.INVALID_FILTER)

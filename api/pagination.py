@@ -88,7 +88,7 @@ class ListParameters:
 
     def with_filters(self, filters: Mapping[str, object], *, sortable: Mapping[str, str], default: str) -> ListQuery:
         """`sortable`: name in the query → column. Raises RequestRefused (INVALID_SORT, INVALID_CURSOR)."""
-        sort = self.sort or default
+        sort = default if self.sort is None else self.sort
         column = sortable.get(sort.removeprefix("-"))
         if column is None:
             names = ", ".join(f"{name}, -{name}" for name in sortable)

@@ -71,7 +71,11 @@ class ProjectController(Controller):
             location=lambda project: f"/api/projects/{project.id}",
         )
 
-    @get("/by-slug/{slug:str}", opt={"permission": Permission.PROJECT_READ, "resource": "tenants"}, sync_to_thread=True)
+    @get(
+        "/by-slug/{slug:str}",
+        opt={"permission": Permission.PROJECT_READ, "resource": "tenants", "errors": (ErrorCode.NOT_FOUND,)},
+        sync_to_thread=True,
+    )
     def get_project_by_slug(
         self, request: Request[Any, Any, Any], slug: FromPath[str], services: NamedDependency[Services]
     ) -> Success[ProjectResource]:

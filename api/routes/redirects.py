@@ -16,12 +16,12 @@ _METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, H
 
 
 @route("/deploy", http_method=_METHODS, opt={"public": True}, include_in_schema=False, sync_to_thread=False)
-def redirect_deploy(request: Request[Any, Any, Any]) -> Response[None]:
+def redirect_deploy(request: Request[Any, Any, Any]) -> Response[bytes]:
     return _redirect(request, "/api/deployments")
 
 
 @route("/deploy/{rest:path}", http_method=_METHODS, opt={"public": True}, include_in_schema=False, sync_to_thread=False)
-def redirect_deploy_path(request: Request[Any, Any, Any], rest: FromPath[str]) -> Response[None]:
+def redirect_deploy_path(request: Request[Any, Any, Any], rest: FromPath[str]) -> Response[bytes]:
     parts = [part for part in str(rest).split("/") if part]
     if len(parts) == 2 and parts[1] == "stream":
         parts[1:] = ["logs", "stream"]
@@ -35,15 +35,16 @@ def redirect_deploy_path(request: Request[Any, Any, Any], rest: FromPath[str]) -
     include_in_schema=False,
     sync_to_thread=False,
 )
-def redirect_stream(request: Request[Any, Any, Any], deployment_id: FromPath[str]) -> Response[None]:
+def redirect_stream(request: Request[Any, Any, Any], deployment_id: FromPath[str]) -> Response[bytes]:
     return _redirect(request, f"/api/deployments/{deployment_id}/logs/stream")
 
 
-def _redirect(request: Request[Any, Any, Any], path: str) -> Response[None]:
+def _redirect(request: Request[Any, Any, Any], path: str) -> Response[bytes]:
     target = quote(path, safe="/-._~")
     query = request.scope["query_string"].decode("latin-1")
     return Response(
-        None,
+        b"",
+        media_type="text/plain",
         status_code=308,
         headers={
             "Location": f"{target}?{query}" if query else target,

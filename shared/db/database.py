@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from shared.errors import Unavailable
+
+T = TypeVar("T")
 
 Connection = psycopg.Connection[DictRow]
 Row = dict[str, Any]
@@ -23,25 +26,57 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
 )
 UniqueViolation = psycopg.errors.UniqueViolation
 
+# A server that accepts the connection and then says nothing would be waited for without end.
+_CONNECT_SECONDS = 5
+
+
+class _PatientConnection(psycopg.Connection[DictRow]):
+    """Gives up on a server that says nothing for `answer_seconds`; None waits as long as it takes."""
+
+    answer_seconds: float | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        try:
+            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                # The answer is still to come: nothing else can be sent here, not even a rollback.
+                self.close()
+            raise
+
 
 class Database:
     """A pool of connections. Safe from any thread; opens connections on first use.
 
     `transaction()` gives a connection inside a transaction that commits at the end of the block and rolls back on any
     exception. Within one transaction use the connection that it gave, never a second one.
+
+    `timeout_seconds` bounds the wait for a connection, `answer_seconds` that for each answer of the server (None: as
+    long as it takes); a statement that was given up may still take effect.
     """
 
-    def __init__(self, url: str, *, maximum_connections: int = 10, timeout_seconds: float = 10.0) -> None:
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
+    def __init__(
+        self,
+        url: str,
+        *,
+        maximum_connections: int = 10,
+        timeout_seconds: float = 10.0,
+        answer_seconds: float | None = None,
+    ) -> None:
+        def configure(connection: _PatientConnection) -> None:
+            connection.answer_seconds = answer_seconds
+
+        self._pool: ConnectionPool[_PatientConnection] = ConnectionPool(
             url,
-            connection_class=psycopg.Connection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": False},
+            connection_class=_PatientConnection,
+            kwargs={"row_factory": dict_row, "autocommit": False, "connect_timeout": _CONNECT_SECONDS},
+            configure=configure,
             min_size=0,
             max_size=maximum_connections,
             timeout=timeout_seconds,
             max_idle=60,
             reconnect_timeout=5,
-            check=ConnectionPool[Connection].check_connection,
+            check=ConnectionPool[_PatientConnection].check_connection,
             open=False,
         )
         self._pool.open(wait=False)

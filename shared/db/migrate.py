@@ -71,7 +71,7 @@ def _migrate(database_url: str) -> list[str]:
 
 def is_migrated(database_url: str) -> bool:
     """Whether every migration of this version has been applied. False too when the database has no history yet."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
         if row is None or not row[0]:
             return False

@@ -72,6 +72,8 @@ class AccountService:
             fields["password"] = f"must have from {MINIMUM_LENGTH} to {MAXIMUM_LENGTH} characters"
         if len(name) > 200:
             fields["name"] = "must have at most 200 characters"
+        elif not name.isprintable():
+            fields["name"] = "can't hold control characters"
         if fields:
             raise ValidationFailed(fields)
         user_id = self._create(email, name, request.password, is_platform_administrator=False)
@@ -79,7 +81,8 @@ class AccountService:
 
     def authenticate(self, email: str, password: str, *, address: str) -> UserResource:
         """Raises Unauthenticated (INVALID_CREDENTIALS), alike for a wrong password and an unknown account."""
-        email = normalise_email(email)
+        # Longer than any address; the throttle remembers it.
+        email = normalise_email(email[:1000])[:255]
         self._throttle.check(email, address)
         row = self._users.find_by_email(email) if is_email(email) else None
         stored = None if row is None else row["password_hash"]

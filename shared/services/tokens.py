@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 
 from msgspec import structs
 
@@ -19,6 +19,8 @@ from shared.repositories.paging import Page, PageRequest
 from shared.repositories.tokens import TokenRepository
 
 MAXIMUM_TOKENS = 100
+# Nearer to the ends of what a datetime can hold, a change of the offset leaves them.
+_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class TokenService:
@@ -77,6 +79,8 @@ class TokenService:
         fields: dict[str, str] = {}
         if not 1 <= len(request.name.strip()) <= 100:
             fields["name"] = "must have from 1 to 100 characters"
+        elif not request.name.isprintable():
+            fields["name"] = "can't hold control characters"
         known = {permission.value for permission in Permission}
         unknown = [scope for scope in scopes if scope not in known]
         if unknown:
@@ -85,8 +89,8 @@ class TokenService:
         if expires_at is not None:
             if expires_at.tzinfo is None:
                 fields["expiresAt"] = "must name its offset from UTC, like 2030-01-01T00:00:00Z"
-            elif expires_at.astimezone(UTC) <= self._clock.now():
-                fields["expiresAt"] = "must lie in the future"
+            elif not _EARLIEST < expires_at.replace(tzinfo=UTC) < _LATEST or expires_at <= self._clock.now():
+                fields["expiresAt"] = "must lie in the future, before the year 9999"
         if fields:
             raise ValidationFailed(fields)
 

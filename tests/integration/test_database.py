@@ -1,0 +1,46 @@
+"""The pool of connections, on a server that doesn't answer in time."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from shared.db.database import Database
+from shared.errors import Unavailable
+
+
+def test_an_answer_that_does_not_come_is_given_up_and_its_connection_with_it(database_url: str) -> None:
+    database = Database(database_url, maximum_connections=1, answer_seconds=0.3)
+    try:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            database.fetch_one("SELECT pg_sleep(20)")
+        assert time.monotonic() - began < 5
+        assert database.fetch_one("SELECT 1 AS one") == {"one": 1}, "the next one has a connection that works"
+    finally:
+        database.close()
+
+
+def test_an_error_that_the_server_answers_keeps_the_connection(database_url: str) -> None:
+    database = Database(database_url, maximum_connections=1, answer_seconds=5.0)
+    try:
+        database.fetch_one("SELECT set_config('statement_timeout', '10', false)")
+        before = database.fetch_one("SELECT pg_backend_pid() AS pid")
+        with pytest.raises(Unavailable):
+            database.fetch_one("SELECT pg_sleep(20)")
+        assert database.fetch_one("SELECT pg_backend_pid() AS pid") == before
+    finally:
+        database.close()
+
+
+def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        database = Database(f"postgresql://x:x@127.0.0.1:{port}/x", timeout_seconds=0.3)
+        try:
+            with pytest.raises(Unavailable):
+                database.ping()
+        finally:
+            database.close()
