@@ -138,8 +138,8 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str) -> 
     if outcome is Outcome.DISK_FULL:
         raise StageFailure(
             FailureCode.DISK_FULL,
-            f"The {what} wrote more than {limits.disk_bytes // _MEBIBYTE} MiB and was ended. Write less, or use a plan"
-            " with more disk.",
+            f"The {what} wrote more than {limits.disk_bytes // _MEBIBYTE} MiB, or nested directories too deeply to be"
+            " measured, and was ended. Write less, or use a plan with more disk.",
         )
     blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
     if result.exit_code == 127:
