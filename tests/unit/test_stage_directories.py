@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
 from workers.directories import StageDirectories, remove_tree
 from workers.executors.disk_watchdog import allocated_bytes
+from workers.publishers.site_directory import SiteDirectoryPublisher
 from workers.stages.clone import remove_repositories
 
 
@@ -87,3 +89,19 @@ def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(place: Path):
     assert allocated_bytes([place / "deep"]) > 1 << 60
     remove_repositories(place / "deep")
     remove_tree(place / "deep")
+
+
+def test_half_published_sites_are_deleted(tmp_path: Path):
+    publisher = SiteDirectoryPublisher(tmp_path, router_url="http://unused", domain="localhost")
+    file = ManifestFile(digest="a" * 64, size=1, content_type="text/html")
+    with pytest.raises(OSError, match="nowhere"):
+        publisher.publish(
+            "depl_1", Manifest(files={"index.html": file}), {"a" * 64: tmp_path / "nowhere"}, is_preview=False
+        )
+    assert list((tmp_path / ".deployments").iterdir()) == []
+    for name in ("depl_1.old.partial", "depl_2.new.partial", "depl_3"):
+        (tmp_path / ".deployments" / name).mkdir()
+    for name in ("depl_1.old.partial", "depl_3"):
+        os.utime(tmp_path / ".deployments" / name, (1, 1))
+    publisher.sweep()
+    assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == ["depl_2.new.partial", "depl_3"]
