@@ -50,11 +50,11 @@ clean: ## Remove the virtual environment and caches; the platform's data stays
 	find api workers shared schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/python.stamp:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Cloudify needs Python 3.11 or newer as $(PYTHON); install it, or name one: make PYTHON=python3.12 …" >&2; \
 	  exit 1; }
 	@echo "Making the virtual environment in .venv …"
-	@$(PYTHON) -m venv .venv || { \
+	@"$(PYTHON)" -m venv .venv || { \
 	  echo "$(PYTHON) can't make a virtual environment; on Debian install the package python3-venv." >&2; exit 1; }
 	@touch $@
 

@@ -18,6 +18,7 @@ from shared.stack.postgres import MAJOR_VERSION
 
 LAYOUT_VERSION = 1
 _LEAST_FREE_BYTES = 500 * 1024 * 1024
+_RESERVE_BYTES = 100 * 1024 * 1024
 _RESTORE = "restore it, or set CLOUDIFY_HOME to another folder."
 _INTERNAL_PORTS = (
     "postgres", "valkey", "s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
@@ -71,6 +72,10 @@ class Home:
                 f"{self.directory} was made by another version of Cloudify (it is {_describe(found)}, this one is "
                 f"{_describe(mine)}); start that version, or set CLOUDIFY_HOME to another folder."
             )
+
+    def is_nearly_full(self, least_free_bytes: int = _RESERVE_BYTES) -> bool:
+        """Whether what runs will soon find no space."""
+        return shutil.disk_usage(self.directory).free < least_free_bytes
 
     def check_space(self, least_free_bytes: int = _LEAST_FREE_BYTES) -> None:
         if shutil.disk_usage(self.directory).free < least_free_bytes:

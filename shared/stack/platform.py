@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from shared.stack.caddy import CaddyServer
 from shared.stack.errors import BusyPort
 from shared.stack.home import Home, write_private
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
-from shared.stack.ports import is_free
+from shared.stack.ports import claim, is_free
 from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
@@ -55,16 +56,34 @@ def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings
 def check_ports(settings: Settings) -> None:
     """Raises BusyPort for a port that people are told about. The stores' own ports are chosen free."""
     named: dict[int, str] = {}
-    for name, port, host in (
-        ("CLOUDIFY_API_PORT", settings.api_port, settings.api_host),
-        ("CLOUDIFY_SITES_PORT", settings.sites_port, "127.0.0.1"),
-        ("CLOUDIFY_METRICS_PORT", settings.metrics_port, "127.0.0.1"),
-    ):
+    for name, port, host in _public_ports(settings):
         if port and port in named:
             raise BusyPort(f"{named[port]} and {name} are both {port}; set one of them to another port.")
         named[port] = name
         if port and not is_free(port, host):
-            raise BusyPort(f"Port {port} is used by another program; stop that program, or set {name} to another port.")
+            raise _busy(name, port)
+
+
+def claim_ports(settings: Settings, claims: list[socket.socket]) -> None:
+    """Adds to `claims` what keeps other platforms from these ports until closed. Raises BusyPort."""
+    for name, port, _host in _public_ports(settings):
+        if port:
+            held = claim(port)
+            if held is None:
+                raise _busy(name, port)
+            claims.append(held)
+
+
+def _public_ports(settings: Settings) -> tuple[tuple[str, int, str], ...]:
+    return (
+        ("CLOUDIFY_API_PORT", settings.api_port, settings.api_host),
+        ("CLOUDIFY_SITES_PORT", settings.sites_port, "127.0.0.1"),
+        ("CLOUDIFY_METRICS_PORT", settings.metrics_port, "127.0.0.1"),
+    )
+
+
+def _busy(name: str, port: int) -> BusyPort:
+    return BusyPort(f"Port {port} is used by another program; stop that program, or set {name} to another port.")
 
 
 def assemble(home: Home, environment: Mapping[str, str]) -> Platform:

@@ -23,6 +23,21 @@ def is_free(port: int, host: str = _HOST) -> bool:
         return True
 
 
+def claim(port: int) -> socket.socket | None:
+    """Keeps other `cloudify up`s from the port while the socket is open; None when one of them has it.
+
+    Caddy shares a port with whoever allows that too, so two platforms that start at once could both get it. The name
+    is an abstract one, which lives in the same network namespace as the port and goes with this process.
+    """
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0cloudify-port-{port}")
+    except OSError:
+        held.close()
+        return None
+    return held
+
+
 def free_ports(count: int) -> list[int]:
     """`count` different ports that nobody listens on now."""
     probes: list[socket.socket] = []

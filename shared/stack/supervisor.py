@@ -6,6 +6,7 @@ import contextlib
 import errno
 import http.client
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from types import FrameType
 from shared.stack.errors import StackError
 from shared.stack.home import Home
 from shared.stack.object_store import ObjectStoreServer
-from shared.stack.platform import Platform, Program, assemble, check_ports, command, preliminary_settings
+from shared.stack.platform import Platform, Program, assemble, check_ports, claim_ports, command, preliminary_settings
 from shared.stack.process_records import ProcessRecords
 from shared.stack.processes import end, last_lines, spawn
 from shared.stack.server import Server
@@ -23,6 +24,7 @@ from shared.stack.supervised import Supervised, rotate
 
 _TICK_SECONDS = 0.1
 _ROTATE_EVERY_SECONDS = 30.0
+_LOOK_AT_DISK_EVERY_SECONDS = 5.0
 _READY_WITHIN_SECONDS = 60.0
 # Together below the 10 s in which Ctrl-C must have ended everything.
 _WORKERS_SECONDS, _EDGE_SECONDS, _STORES_SECONDS = 4.0, 1.5, 3.0
@@ -42,8 +44,11 @@ class Supervisor:
         self._records = ProcessRecords(home.run_directory / "processes.json")
         self._platform: Platform | None = None
         self._supervised: dict[str, Supervised] = {}
+        self._claims: list[socket.socket] = []
         self._is_stop_requested = False
         self._rotate_at = 0.0
+        self._look_at_disk_at = 0.0
+        self._is_disk_full = False
 
     def start(self) -> Platform:
         """Returns when the API answers. Raises StackError, SettingsError, StopRequested; then call `stop`."""
@@ -55,6 +60,7 @@ class Supervisor:
         if orphans := self._records.end_orphans():
             self._say(f"Ended {len(orphans)} processes that a former run left behind.")
         check_ports(settings)
+        claim_ports(settings, self._claims)
         self._home.check_space()
         self._home.empty_metrics()
         self._platform = platform = assemble(self._home, self._environment)
@@ -112,6 +118,8 @@ class Supervisor:
             # Records of processes that are gone do no harm; on a full disk they stay.
             with contextlib.suppress(OSError):
                 self._records.clear()
+        while self._claims:
+            self._claims.pop().close()
 
     def _servers(self) -> tuple[Server, ...]:
         return () if self._platform is None else self._platform.servers
@@ -217,7 +225,21 @@ class Supervisor:
             self._rotate_at = now + _ROTATE_EVERY_SECONDS
             for supervised in self._supervised.values():
                 rotate(supervised.log_path)
+        if now >= self._look_at_disk_at:
+            self._look_at_disk_at = now + _LOOK_AT_DISK_EVERY_SECONDS
+            self._look_at_disk()
         time.sleep(_TICK_SECONDS)
+
+    def _look_at_disk(self) -> None:
+        """Says once that the disk is full, and once that it isn't any more."""
+        is_full = self._home.is_nearly_full()
+        if is_full and not self._is_disk_full:
+            self._say(
+                f"The disk of {self._home.directory} is full; deployments wait or fail until you free some space."
+            )
+        elif self._is_disk_full and not is_full:
+            self._say("There is space on the disk again; everything goes on.")
+        self._is_disk_full = is_full
 
 
 def _answers(host: str, port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import pytest
 from shared.settings import SettingsError
 from shared.stack.errors import BusyPort, StackError
 from shared.stack.home import Home
-from shared.stack.platform import assemble, check_ports, preliminary_settings
+from shared.stack.platform import assemble, check_ports, claim_ports, preliminary_settings
 from shared.stack.ports import free_ports
 from shared.stack.process_records import ProcessRecord, ProcessRecords, start_of
 
@@ -63,6 +64,11 @@ def test_a_full_disk_is_refused(home: Home) -> None:
         home.check_space(least_free_bytes=1 << 62)
 
 
+def test_a_nearly_full_disk_is_seen(home: Home) -> None:
+    assert not home.is_nearly_full(least_free_bytes=0)
+    assert home.is_nearly_full(least_free_bytes=1 << 62)
+
+
 def test_secrets_are_generated_once_and_private(home: Home) -> None:
     first = home.secrets()
     assert Home(home.directory).secrets() == first
@@ -91,6 +97,25 @@ def test_damaged_internal_ports_are_replaced(home: Home, content: str) -> None:
     replaced = home.internal_ports()
     assert replaced.keys() == whole.keys()
     assert all(1023 < port < 65536 for port in replaced.values())
+
+
+def test_two_platforms_that_start_at_once_do_not_share_a_port(home: Home) -> None:
+    names = ("CLOUDIFY_API_PORT", "CLOUDIFY_SITES_PORT", "CLOUDIFY_METRICS_PORT")
+    ports = [str(port) for port in free_ports(4)]
+    first = preliminary_settings(home.directory, dict(zip(names, ports[:3], strict=True)))
+    second = preliminary_settings(home.directory, dict(zip(names, (ports[3], ports[1], ports[0]), strict=True)))
+    with contextlib.ExitStack() as stack:
+        claims: list[socket.socket] = []
+        others: list[socket.socket] = []
+        stack.callback(lambda: [claim.close() for claim in claims + others])
+        claim_ports(first, claims)
+        with pytest.raises(BusyPort, match=f"Port {ports[1]} is used.*CLOUDIFY_SITES_PORT"):
+            claim_ports(second, others)
+        while claims:
+            claims.pop().close()
+        while others:
+            others.pop().close()
+        claim_ports(second, others)
 
 
 def test_one_port_for_two_things_is_refused(home: Home) -> None:
