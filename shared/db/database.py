@@ -23,11 +23,14 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     PoolTimeout,
+    psycopg.errors.IdleInTransactionSessionTimeout,
 )
 UniqueViolation = psycopg.errors.UniqueViolation
 
 # A server that accepts the connection and then says nothing would be waited for without end.
 _CONNECT_SECONDS = 5
+# A process that is stopped inside a transaction would keep its row locks for as long as it sleeps.
+_OPTIONS = "-c idle_in_transaction_session_timeout=60s"
 
 
 class _PatientConnection(psycopg.Connection[DictRow]):
@@ -69,7 +72,12 @@ class Database:
         self._pool: ConnectionPool[_PatientConnection] = ConnectionPool(
             url,
             connection_class=_PatientConnection,
-            kwargs={"row_factory": dict_row, "autocommit": False, "connect_timeout": _CONNECT_SECONDS},
+            kwargs={
+                "row_factory": dict_row,
+                "autocommit": False,
+                "connect_timeout": _CONNECT_SECONDS,
+                "options": _OPTIONS,
+            },
             configure=configure,
             min_size=0,
             max_size=maximum_connections,
@@ -105,6 +113,8 @@ class Database:
         PostgreSQL frees it when the connection ends, however that happens.
         """
         with self.transaction() as connection:
+            # The block may take its time; nothing but the advisory lock is held by this transaction.
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS is_held", (key,)).fetchone()
             yield row is not None and row["is_held"]
 

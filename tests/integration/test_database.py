@@ -44,3 +44,20 @@ def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
                 database.ping()
         finally:
             database.close()
+
+
+def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(database_url: str) -> None:
+    database = Database(database_url)
+    try:
+        row = database.fetch_one("SHOW idle_in_transaction_session_timeout")
+        assert row == {"idle_in_transaction_session_timeout": "1min"}
+        with pytest.raises(Unavailable), database.transaction() as connection:
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
+            with database.transaction() as other:
+                other.execute("SELECT pg_sleep(0.2)")
+            connection.execute("SELECT 1")
+        with database.try_lock(11) as is_held, database.transaction() as other:
+            assert is_held
+            other.execute("SELECT pg_sleep(0.1)")
+    finally:
+        database.close()
