@@ -41,6 +41,7 @@ from shared.services.accounts import AccountService
 from shared.services.deployments import DeploymentService
 from shared.services.login_throttle import LocalLoginThrottle
 from shared.services.projects import ProjectService
+from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
 from shared.services.tokens import TokenService
 from shared.services.variables import VariableService
@@ -114,6 +115,18 @@ def build_deployment_service(settings: Settings, backends: Backends, clock: Cloc
     )
 
 
+def build_release_service(settings: Settings, backends: Backends) -> ReleaseService:
+    database = backends.database
+    return ReleaseService(
+        database=database,
+        deployments=DeploymentRepository(database),
+        stage_runs=StageRunRepository(database),
+        releases=ReleaseRepository(database),
+        queue=backends.queue,
+        settings=settings,
+    )
+
+
 def build_services(
     settings: Settings, backends: Backends, *, stream_hub: StreamHub | None = None, clock: Clock | None = None
 ) -> Services:
@@ -135,6 +148,7 @@ def build_services(
             database=database, variables=VariableRepository(database), box=SecretsBox(settings.encryption_keys)
         ),
         deployments=build_deployment_service(settings, backends, clock),
+        releases=build_release_service(settings, backends),
         tenants=TenantRepository(database),
         idempotency=IdempotencyRepository(database),
         cursor_signer=CursorSigner(settings.secret_key),

@@ -13,6 +13,7 @@ from shared.repositories.tenants import TenantRepository
 from shared.services.accounts import AccountService
 from shared.services.deployments import DeploymentService
 from shared.services.projects import ProjectService
+from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
 from shared.services.tokens import TokenService
 from shared.services.variables import VariableService
@@ -31,6 +32,7 @@ class Services:
     projects: ProjectService
     variables: VariableService
     deployments: DeploymentService
+    releases: ReleaseService
     tenants: TenantRepository
     idempotency: IdempotencyRepository
     cursor_signer: CursorSigner

@@ -10,8 +10,8 @@ from shared.identifiers import PROJECT, is_identifier
 from shared.queue.base import Lease
 from shared.repositories.sites import SiteRepository
 from shared.services.deployments import DeploymentService
+from workers.deployment_view import retry_delay_seconds
 from workers.publishers.base import Publisher
-from workers.runner import retry_delay_seconds
 
 _log = structlog.get_logger(__name__)
 

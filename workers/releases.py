@@ -12,8 +12,8 @@ from shared.queue.base import Lease
 from shared.repositories.releases import ReleaseRepository
 from shared.services.lifecycle import LifecycleService
 from workers.artifacts import ArtifactReader
+from workers.deployment_view import retry_delay_seconds
 from workers.publishers.base import Publisher
-from workers.runner import retry_delay_seconds
 from workers.stages.deploy import publish_artifact
 
 _log = structlog.get_logger(__name__)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
@@ -22,20 +21,25 @@ from shared.db.database import Row
 from shared.deployment_state import Stage, next_stage
 from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
 from shared.logs.redaction import Redactor
-from shared.plans import Plan, PlanLimits, limits_of
+from shared.plans import Plan, limits_of
 from shared.queue.base import Lease
 from shared.services.jobs import stage_job
 from shared.services.lifecycle import Beginning, BegunStage, LifecycleService
 from shared.settings import BuildSettings
+from workers.deployment_view import (
+    RETRY_MAXIMUM_SECONDS,
+    deployment_view,
+    effective_limits,
+    retry_delay_seconds,
+    target_of,
+)
 from workers.directories import StageDirectories
-from workers.stage import DeploymentView, InputMissing, StageContext, StageFunction, StageLog, StageResult
+from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult
 
 _log = structlog.get_logger(__name__)
 
-_RETRY_BASE_SECONDS = 2.0
 # The stages whose output is kept under a key.
 _CACHED = frozenset({Stage.CLONE, Stage.INSTALL, Stage.BUILD, Stage.UPLOAD})
-_RETRY_MAXIMUM_SECONDS = 120.0
 
 
 class StageLogHandle(StageLog, Protocol):
@@ -275,54 +279,13 @@ class StageRunner:
             return "lost"
         except PlatformError:
             # The database is still away: leave the job to the queue's own attempts and the reconciler.
-            lease.retry(_RETRY_MAXIMUM_SECONDS)
+            lease.retry(RETRY_MAXIMUM_SECONDS)
             return "retrying"
 
 
 def origin_of(digest: str, inputs: Mapping[Stage, Mapping[str, Any]]) -> Stage | None:
     """The stage that recorded the digest first; later ones repeat what they were given."""
     return next((stage for stage in Stage if digest in inputs.get(stage, {}).values()), None)
-
-
-def retry_delay_seconds(attempt: int) -> float:
-    return min(_RETRY_BASE_SECONDS * 2 ** (attempt - 1), _RETRY_MAXIMUM_SECONDS)
-
-
-def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:
-    """The plan's limits, with the operator's overrides for this installation."""
-    return replace(
-        limits,
-        memory_bytes=overrides.memory_bytes or limits.memory_bytes,
-        disk_bytes=overrides.disk_bytes or limits.disk_bytes,
-        stage_timeout_seconds=overrides.stage_timeout_seconds or limits.stage_timeout_seconds,
-    )
-
-
-def target_of(row: Row) -> str:
-    return "preview" if row["is_preview"] else "production"
-
-
-def deployment_view(row: Row) -> DeploymentView:
-    settings = row["settings"]
-    return DeploymentView(
-        id=row["id"],
-        tenant_id=row["tenant_id"],
-        project_id=row["project_id"],
-        project_slug=row["project_slug"],
-        repository_url=row["repository_url"],
-        branch=row["branch"],
-        commit_sha=row["commit_sha"],
-        root_directory=settings.get("root_directory") or ".",
-        framework=settings.get("framework"),
-        install_command=settings.get("install_command"),
-        build_command=settings.get("build_command"),
-        output_directory=settings.get("output_directory"),
-        node_version=settings.get("node_version"),
-        is_preview=row["is_preview"],
-        clean=row["clean"],
-        host=row["host"],
-        release_sequence=row["release_sequence"],
-    )
 
 
 def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:

@@ -154,7 +154,7 @@ class DeploymentController(Controller):
         """Points production at this earlier deployment, and keeps it there."""
         tenant_id, user_id = request.state.tenant_id, request.user.user_id
         return idempotent_call.run(
-            lambda record: services.deployments.rollback(tenant_id, deployment_id, requested_by=user_id, record=record),
+            lambda record: services.releases.rollback(tenant_id, deployment_id, requested_by=user_id, record=record),
             status=202,
         )
 
@@ -174,7 +174,7 @@ class DeploymentController(Controller):
         """Points production at this deployment; later ones may replace it."""
         tenant_id, user_id = request.state.tenant_id, request.user.user_id
         return idempotent_call.run(
-            lambda record: services.deployments.promote(tenant_id, deployment_id, requested_by=user_id, record=record),
+            lambda record: services.releases.promote(tenant_id, deployment_id, requested_by=user_id, record=record),
             status=202,
         )
 

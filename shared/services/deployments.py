@@ -6,7 +6,6 @@ reconciler puts into the queue what the queue doesn't hold.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from shared.clock import Clock
 from shared.db.database import Connection, Database, Row
 from shared.deployment_state import FINISHED, DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
-from shared.identifiers import DEPLOYMENT, RELEASE, new_identifier, random_part
+from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.logs.base import Doorbell, LogStore
 from shared.plans import Plan, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
@@ -27,14 +26,14 @@ from shared.repositories.paging import Page, PageRequest
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
+from shared.services.deployment_input import preview_host, validate_deployment
 from shared.services.deployment_resource import deployment_resource
-from shared.services.jobs import cleanup_job, release_job, stage_job, stage_job_id
+from shared.services.jobs import cleanup_job, stage_job, stage_job_id
 from shared.settings import Settings
 from shared.storable_text import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
 
-_SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _SETTINGS = (
     "root_directory",
     "framework",
@@ -131,7 +130,7 @@ class DeploymentService:
         `record` runs in the same transaction. Raises NotFound, Conflict (PROJECT_DELETING), ValidationFailed, and
         Unavailable (QUEUE_UNAVAILABLE) when the tenant has as many waiting as its plan allows.
         """
-        _validate(branch=branch, commit_sha=commit_sha, priority=priority)
+        validate_deployment(branch=branch, commit_sha=commit_sha, priority=priority)
         with self._database.transaction() as connection:
             limits = self._admit(connection, tenant_id)
             project = self._releases.next_sequence(connection, tenant_id, project_id)
@@ -280,54 +279,6 @@ class DeploymentService:
         limits = limits_of(Plan(row["tenant_plan"]))
         self._enqueue(cleanup_job(subject_id=deployment_id, tenant_id=tenant_id, limits=limits))
 
-    # Releasing
-
-    def rollback(
-        self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
-    ) -> DeploymentResource:
-        """Points production at this earlier deployment and pins it there."""
-        return self._release(tenant_id, deployment_id, "rollback", requested_by, record)
-
-    def promote(
-        self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
-    ) -> DeploymentResource:
-        """Points production at this deployment and lets later ones replace it again."""
-        return self._release(tenant_id, deployment_id, "promote", requested_by, record)
-
-    def _release(
-        self, tenant_id: str, deployment_id: str, kind: str, requested_by: str | None, record: Record | None
-    ) -> DeploymentResource:
-        found = self._get_row(tenant_id, deployment_id)
-        with self._database.transaction() as connection:
-            # The project's row first, as everywhere: a deployment that becomes ready locks both as well.
-            project = self._releases.next_sequence(connection, tenant_id, found["project_id"])
-            if project is None:
-                raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
-            row = self._deployments.find_locked(connection, tenant_id, deployment_id)
-            if row is None or row["deleting_at"] is not None:
-                raise _not_found()
-            _check_releasable(row, kind)
-            release_id = new_identifier(RELEASE)
-            self._releases.insert(
-                connection,
-                {
-                    "id": release_id,
-                    "tenant_id": tenant_id,
-                    "project_id": row["project_id"],
-                    "deployment_id": deployment_id,
-                    "kind": kind,
-                    "release_sequence": project["release_sequence"],
-                    "requested_by": requested_by,
-                },
-            )
-            runs = self._stage_runs.of_deployments(connection, [deployment_id])[deployment_id]
-            resource = deployment_resource(row, runs, self._settings)
-            if record is not None:
-                record(connection, resource)
-        limits = limits_of(Plan(row["tenant_plan"]))
-        self._enqueue(release_job(release_id=release_id, tenant_id=tenant_id, limits=limits))
-        return resource
-
     # Within
 
     def _admit(self, connection: Connection, tenant_id: str) -> Any:
@@ -396,47 +347,6 @@ class DeploymentService:
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
-
-
-def preview_host(slug: str, branch: str, deployment_id: str) -> str:
-    """`<project>-<branch>-<8 random characters>`, a valid DNS label of at most 63 characters, never production's."""
-    suffix = random_part(deployment_id, 8)
-    label = re.sub(r"[^a-z0-9]+", "-", branch.lower()).strip("-") or "branch"
-    room = 63 - len(suffix) - 1
-    return f"{f'{slug}-{label}'[:room].strip('-')}-{suffix}"
-
-
-def _check_releasable(row: Row, kind: str) -> None:
-    if row["status"] != DeploymentStatus.READY:
-        raise Conflict(
-            f"The deployment is {row['status']}; only one that is ready can be released.", code=ErrorCode.NOT_READY
-        )
-    if row["is_preview"]:
-        raise Conflict(f"A preview can't be the target of a {kind}; deploy its branch to production instead.")
-    if row["site_state"] in ("removing", "removed"):
-        raise Conflict(
-            "The deployment's files are no longer kept; deploy its commit again.", code=ErrorCode.ARTIFACT_EXPIRED
-        )
-
-
-def _validate(*, branch: str | None, commit_sha: str | None, priority: int) -> None:
-    fields: dict[str, str] = {}
-    if branch is not None and not is_branch_name(branch):
-        fields["branch"] = "is not a branch name that git accepts"
-    if commit_sha is not None and not _SHA.fullmatch(commit_sha):
-        fields["commitSha"] = "must be a full commit SHA of 40 hexadecimal digits"
-    if not 0 <= priority <= 9:
-        fields["priority"] = "must be from 0 (most urgent) to 9"
-    if fields:
-        raise ValidationFailed(fields)
-
-
-_FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.$|\.lock(/|$)|^/|/$|/\.|^[.-]|^@$")
-
-
-def is_branch_name(name: str) -> bool:
-    """The rules of git-check-ref-format(1) for a branch."""
-    return 0 < len(name.encode()) <= 255 and _FORBIDDEN_IN_BRANCH.search(name) is None
 
 
 def _not_found() -> NotFound:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 
 from shared.commands import find_command_problem
-from shared.services.deployments import is_branch_name
+from shared.services.deployment_input import is_branch_name
 
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _NODE_VERSION = re.compile(r"(v?\d{1,3}(\.\d{1,4}){0,2}|v?\d{1,3}\.x|lts(/[a-z*-]{1,20})?|\d{1,3}\.\d{1,4}\.x)")

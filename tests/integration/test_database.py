@@ -51,11 +51,16 @@ def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(databas
     try:
         row = database.fetch_one("SHOW idle_in_transaction_session_timeout")
         assert row == {"idle_in_transaction_session_timeout": "1min"}
-        with pytest.raises(Unavailable), database.transaction() as connection:
-            connection.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
-            with database.transaction() as other:
-                other.execute("SELECT pg_sleep(0.2)")
-            connection.execute("SELECT 1")
+
+        def sleep_in_a_transaction() -> None:
+            with database.transaction() as connection:
+                connection.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
+                with database.transaction() as other:
+                    other.execute("SELECT pg_sleep(0.2)")
+                connection.execute("SELECT 1")
+
+        with pytest.raises(Unavailable):
+            sleep_in_a_transaction()
         with database.try_lock(11) as is_held, database.transaction() as other:
             assert is_held
             other.execute("SELECT pg_sleep(0.1)")

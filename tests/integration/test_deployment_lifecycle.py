@@ -31,6 +31,7 @@ from shared.repositories.stage_runs import StageRunRepository
 from shared.services.deployments import DeploymentService
 from shared.services.jobs import stage_job_id
 from shared.services.lifecycle import Beginning, LifecycleService
+from shared.services.releases import ReleaseService
 from shared.settings import Settings, load_settings
 from workers.reconciler import Reconciler
 
@@ -105,6 +106,10 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         queue=queue,
         redis=redis,
         service=service,
+        release_service=ReleaseService(
+            queue=queue,
+            **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases", "settings")},
+        ),
         lifecycle=LifecycleService(**parts),
         make_reconciler=make_reconciler,
         reconciler=make_reconciler(queue),
@@ -252,7 +257,7 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     first, second = create(world), create(world)
     run_to_end(world, first)
     run_to_end(world, second)
-    world.service.rollback(world.tenant_id, first, requested_by=None)
+    world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
     release = world.releases.find(pending["id"])
     assert world.lifecycle.release(release, activate=lambda: None) is True
@@ -376,7 +381,7 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
     first, second = create(world), create(world)
     run_to_end(world, first)
     run_to_end(world, second)
-    world.service.rollback(world.tenant_id, first, requested_by=None)
+    world.release_service.rollback(world.tenant_id, first, requested_by=None)
     third = create(world)
     world.service.cancel(world.tenant_id, third)
     world.service.delete(world.tenant_id, third)
@@ -394,7 +399,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     first, second = create(world), create(world)
     run_to_end(world, first)
     run_to_end(world, second)
-    world.service.rollback(world.tenant_id, first, requested_by=None)
+    world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
     release = world.releases.find(pending["id"])
     world.service.delete(world.tenant_id, first)

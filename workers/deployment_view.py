@@ -1,0 +1,54 @@
+"""What a stage is told of its deployment, and the limits and delays that hold for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shared.db.database import Row
+from shared.plans import PlanLimits
+from shared.settings import BuildSettings
+from workers.stage import DeploymentView
+
+_RETRY_BASE_SECONDS = 2.0
+RETRY_MAXIMUM_SECONDS = 120.0
+
+
+def retry_delay_seconds(attempt: int) -> float:
+    return min(_RETRY_BASE_SECONDS * 2 ** (attempt - 1), RETRY_MAXIMUM_SECONDS)
+
+
+def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:
+    """The plan's limits, with the operator's overrides for this installation."""
+    return replace(
+        limits,
+        memory_bytes=overrides.memory_bytes or limits.memory_bytes,
+        disk_bytes=overrides.disk_bytes or limits.disk_bytes,
+        stage_timeout_seconds=overrides.stage_timeout_seconds or limits.stage_timeout_seconds,
+    )
+
+
+def target_of(row: Row) -> str:
+    return "preview" if row["is_preview"] else "production"
+
+
+def deployment_view(row: Row) -> DeploymentView:
+    settings = row["settings"]
+    return DeploymentView(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        project_id=row["project_id"],
+        project_slug=row["project_slug"],
+        repository_url=row["repository_url"],
+        branch=row["branch"],
+        commit_sha=row["commit_sha"],
+        root_directory=settings.get("root_directory") or ".",
+        framework=settings.get("framework"),
+        install_command=settings.get("install_command"),
+        build_command=settings.get("build_command"),
+        output_directory=settings.get("output_directory"),
+        node_version=settings.get("node_version"),
+        is_preview=row["is_preview"],
+        clean=row["clean"],
+        host=row["host"],
+        release_sequence=row["release_sequence"],
+    )
