@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -110,6 +111,14 @@ class ObjectStoreServer(Server):
                 "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
             },
         )
+
+    def stop(self) -> None:
+        super().stop()
+        # Killed, it leaves its sockets; their place is fixed in it.
+        for port in astuple(self._ports):
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
 
     def is_ready(self) -> bool:
         # The gateway answers before the disk is registered with the master, and writes would fail until then.
