@@ -27,7 +27,9 @@ from dramatiq.middleware import Callbacks, CurrentMessage, Middleware, Pipelines
 
 from shared.queue.consumer import LeasedMessage, PriorityConsumer
 from shared.queue.doorbell import Doorbell
+from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
+from shared.queue.exchange import Exchange
 from shared.queue.heartbeat import Heartbeat
 from shared.queue.idle_threads import IdleThreads
 from shared.queue.job_queue import RedisJobQueue
@@ -40,8 +42,8 @@ from shared.queue.lease import (
     set_current_lease,
 )
 from shared.queue.messages import job_of
-from shared.queue.records import Outcome
 from shared.queue.settling import Backoff, settle
+from shared.queue.work_queue import WorkQueue
 
 __all__ = ["LeaseContext", "PriorityBroker", "current_lease"]
 
@@ -57,6 +59,7 @@ class LeaseContext(Middleware):
         return {"max_retries", "min_backoff", "max_backoff", "throws"}
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: Worker) -> None:
+        worker.work_queue = WorkQueue()  # pyright: ignore[reportAttributeAccessIssue]
         _priority(broker).boot(worker.worker_threads)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Worker) -> None:
@@ -112,11 +115,16 @@ class PriorityBroker(dramatiq.Broker):
         # Set when nothing more can be waited for: ends the sleeps of what still retries.
         self.closing = threading.Event()
         self._stop_by: float | None = None
-        self._served: set[str] = set()
+        self._exchanges: dict[str, Exchange] = {}
         self._life = threading.Lock()
         self._is_up = False
-        self.heartbeat = Heartbeat(queue, self.leases, self.idle, worker=self.worker, pools=self._served.copy)
-        self.doorbell = Doorbell(queue.redis, on_cancel=self.leases.cancel, on_reconnect=self.heartbeat.beat_soon)
+        self.heartbeat = Heartbeat(
+            queue, self.leases, self.idle,
+            worker=self.worker, pools=self._exchanges.copy, on_tick=self._send_overdue,
+        )  # fmt: skip
+        self.doorbell = Doorbell(
+            queue.redis, on_ring=self._ring, on_cancel=self.leases.cancel, on_connect=self._connected
+        )
 
     # -- the worker's life ---------------------------------------------------------------------------------------
 
@@ -137,7 +145,8 @@ class PriorityBroker(dramatiq.Broker):
         """From here on jobs are only finished or handed back; those that run see `stopping`."""
         self._stop_by = time.monotonic() + self.queue.lease_seconds
         self.stopping.set()
-        self.doorbell.ring_all()
+        for exchange in self._exchanges.copy().values():
+            exchange.ring()
 
     def shut_down(self) -> None:
         with self._life:
@@ -169,9 +178,9 @@ class PriorityBroker(dramatiq.Broker):
             raise QueueNotFound(queue_name)
         if not self._is_up and not self.stopping.is_set():
             self.boot(prefetch)
-        self._served.add(queue_name)
+        exchange = self._exchange(queue_name)
         self.heartbeat.beat_soon()
-        return PriorityConsumer(self, queue_name, timeout / 1000)
+        return PriorityConsumer(self, exchange, timeout / 1000)
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """`delay` in milliseconds. Raises QueueUnavailable or QueueFull.
@@ -229,45 +238,69 @@ class PriorityBroker(dramatiq.Broker):
         self.finish(message.lease, settlement)
 
     def finish(self, lease: RunningLease, settlement: Settlement) -> None:
-        """Ends a lease, trying until Redis answers; only a process that is stopping gives up, after one lease.
+        """Hands in what ends a lease; it is sent with the next round trip, until Redis answers (see Exchange).
 
         The heartbeat goes on meanwhile. Given up or failed, the job comes back when its lease has expired.
         """
+        if lease.is_settled:
+            return
         lease.is_settled = True
         try:
-            self._finish(lease, settlement)
-        finally:
-            if self.leases.remove(lease):
-                self.idle.give_back(1)
+            arguments = encode_finish(
+                lease.job.id,
+                lease.token,
+                settlement.outcome,
+                delay_seconds=settlement.delay_seconds,
+                reason=settlement.reason or "rejected",
+                next_jobs=[*settlement.next_jobs, *lease.followers],
+            )
+        except BaseException:
+            self.leases.remove(lease)
+            self.idle.give_back(1)
+            raise
+        exchange = self._exchange(lease.job.pool)
+        exchange.finish(lease, arguments)
+        if not self._is_up:
+            self.drain(exchange)
 
-    def _finish(self, lease: RunningLease, settlement: Settlement) -> None:
-        next_jobs: list[Any] = list(settlement.next_jobs)
-        if settlement.outcome is Outcome.DONE:
-            next_jobs += lease.followers
+    def drain(self, exchange: Exchange) -> None:
+        """Sends all that has been handed in. A process that is stopping tries for one lease, then gives up."""
         delay = 0.05
         while True:
             try:
-                if settlement.outcome is not Outcome.DONE:
-                    for job, seconds in lease.followers:
-                        self.queue.enqueue(job, delay_seconds=seconds)
-                is_applied = self.queue.finish(
-                    lease.job.id,
-                    lease.token,
-                    settlement.outcome,
-                    delay_seconds=settlement.delay_seconds,
-                    reason=settlement.reason or "rejected",
-                    next_jobs=next_jobs,
-                )
-                break
+                exchange.send_finished()
+                return
             except QueueUnavailable as error:
-                _log.warning("finish_delayed", job=lease.job.id, outcome=settlement.outcome.value, error=error.message)
-                if self._stop_by is not None and time.monotonic() > self._stop_by:
-                    _log.error("finish_given_up", job=lease.job.id)
-                    return
+                _log.warning("finish_delayed", error=error.message)
+            if self.closing.is_set() or (self._stop_by is not None and time.monotonic() > self._stop_by):
+                exchange.give_up()
+                return
             self.closing.wait(delay)
             delay = min(2.0, delay * 2)
-        if not is_applied:
-            _log.warning("finish_refused", job=lease.job.id, token=lease.token, outcome=settlement.outcome.value)
+
+    # -- what the threads call -----------------------------------------------------------------------------------
+
+    def _exchange(self, pool: str) -> Exchange:
+        with self._life:
+            if pool not in self._exchanges:
+                self._exchanges[pool] = Exchange(
+                    self.queue, pool,
+                    worker=self.worker, idle=self.idle, leases=self.leases, stopping=self.stopping,
+                )  # fmt: skip
+            return self._exchanges[pool]
+
+    def _ring(self, pool: str) -> None:
+        if pool in self._exchanges:
+            self._exchanges[pool].ring()
+
+    def _connected(self) -> None:
+        for exchange in self._exchanges.copy().values():
+            exchange.ring()
+        self.heartbeat.beat_soon()
+
+    def _send_overdue(self) -> None:
+        for exchange in self._exchanges.copy().values():
+            exchange.send_overdue()
 
 
 def _priority(broker: dramatiq.Broker) -> PriorityBroker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +20,22 @@ _log: Any = structlog.get_logger(__name__)
 class Doorbell:
     """One subscription a process, on a thread of its own.
 
-    A message may be lost while the connection is being made again, so a new subscription rings for every pool and
-    calls `on_reconnect`. `on_cancel` gets a job's id; both are called on the doorbell's thread.
+    `on_ring` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being made
+    again, so a new subscription calls `on_connect`. All are called on the doorbell's thread.
     """
 
-    def __init__(self, redis: Redis, *, on_cancel: Callable[[str], None], on_reconnect: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        on_ring: Callable[[str], None],
+        on_cancel: Callable[[str], None],
+        on_connect: Callable[[], None],
+    ) -> None:
         self._redis = redis
+        self._on_ring = on_ring
         self._on_cancel = on_cancel
-        self._on_reconnect = on_reconnect
-        self._condition = threading.Condition()
-        self._rings: Counter[str] = Counter()
-        self._rings_for_all = 0
+        self._on_connect = on_connect
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -42,31 +46,9 @@ class Doorbell:
 
     def stop(self) -> None:
         self._stopped.set()
-        self.ring_all()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-
-    def rings(self, pool: str) -> int:
-        """How often it has rung. Read it before you look for work, then wait for it to grow."""
-        with self._condition:
-            return self._rings[pool] + self._rings_for_all
-
-    def wait(self, pool: str, rings: int, timeout_seconds: float) -> bool:
-        with self._condition:
-            return self._condition.wait_for(
-                lambda: self._rings[pool] + self._rings_for_all != rings, max(0.0, timeout_seconds)
-            )
-
-    def ring_all(self) -> None:
-        with self._condition:
-            self._rings_for_all += 1
-            self._condition.notify_all()
-
-    def _ring(self, pool: str) -> None:
-        with self._condition:
-            self._rings[pool] += 1
-            self._condition.notify_all()
 
     def _run(self) -> None:
         delay = 0.05
@@ -88,9 +70,8 @@ class Doorbell:
 
     def _receive(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
-            self.ring_all()
-            self._on_reconnect()
+            self._on_connect()
         elif message["type"] == "message" and message["channel"] == NEW_CHANNEL.encode():
-            self._ring(message["data"].decode())
+            self._on_ring(message["data"].decode())
         elif message["type"] == "message":
             self._on_cancel(message["data"].decode())

@@ -23,7 +23,7 @@ _log: Any = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Beats every third of a lease; besides, sweeps all pools each second and registers the worker.
+    """Beats every third of a lease; sweeps all pools and calls `on_tick` each second; registers the worker.
 
     While Redis can't be reached no lease is declared lost: the work goes on, database writes are fenced by the token,
     and the first beat that is answered decides. What Redis has lost (FLUSHALL), it answers as lost.
@@ -37,12 +37,14 @@ class Heartbeat:
         *,
         worker: str,
         pools: Callable[[], Collection[str]],
+        on_tick: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._leases = leases
         self._idle = idle
         self._worker = worker
         self._pools = pools
+        self._on_tick = on_tick
         self._beat_seconds = queue.lease_seconds / 3
         self._stopped = threading.Event()
         self._wake = threading.Event()
@@ -82,8 +84,9 @@ class Heartbeat:
                     self._register()
                     register_at = now + _REGISTER_SECONDS
                 if now >= sweep_at:
-                    self._queue.sweep()
                     sweep_at = now + _SWEEP_SECONDS
+                    self._queue.sweep()
+                    self._on_tick()
                 wait = min(beat_at, register_at, sweep_at) - time.monotonic()
             except QueueUnavailable as error:
                 _log.warning("queue_unreachable", error=error.message, leases=len(self._leases.all()))

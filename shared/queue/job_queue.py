@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 from redis import Redis
 
 from schemas.messages import Job
 from shared.queue.base import CancelOutcome, Explanation, PoolStats
+from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
 from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Outcome, WorkerRecord
 from shared.queue.scripts import ROOT, Scripts
 
-# Names are parts of keys, between colons.
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-_DECODER = msgspec.json.Decoder(Job)
+# So many jobs go into one script: it ends within milliseconds, and others' turn comes.
+_CHUNK = 100
 
 
 class RedisJobQueue:
@@ -53,8 +50,8 @@ class RedisJobQueue:
 
         Raises QueueFull, QueueUnavailable, and ValueError for a job that can't be keyed.
         """
-        taken = self._scripts.run(
-            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *_job_arguments(job, delay_seconds)
+        [taken] = self._scripts.run(
+            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *encode_job(job, delay_seconds)
         )
         if taken == -1:
             raise QueueFull(f"The queue of {job.pool} is full; try again in a minute.", retry_after_seconds=60)
@@ -64,6 +61,15 @@ class RedisJobQueue:
                 retry_after_seconds=60,
             )
         return taken == 1
+
+    def enqueue_many(self, jobs: Sequence[Job]) -> int:
+        """How many were taken; those that wait or run already, or are beyond a bound, are left out. May be repeated."""
+        taken = 0
+        for first in range(0, len(jobs), _CHUNK):
+            arguments = flatten(encode_job(job) for job in jobs[first : first + _CHUNK])
+            answers = self._scripts.run("enqueue", self._maximum_depth, self._maximum_tenant_depth, *arguments)
+            taken += answers.count(1)
+        return taken
 
     def cancel(self, job_id: str) -> CancelOutcome:
         return CancelOutcome(self._scripts.run("cancel", job_id).decode())
@@ -76,17 +82,17 @@ class RedisJobQueue:
         return "ready" if state == "waiting" else state
 
     def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None:
-        self._scripts.run("set_tenant", _name(tenant_id), *_share(limit, weight))
+        self._scripts.run("set_tenant", encode_name(tenant_id), *encode_share(limit, weight))
 
     def running_set(self, tenant_id: str) -> set[str]:
-        return self._members(f"build:active:{_name(tenant_id)}")
+        return self._members(f"build:active:{encode_name(tenant_id)}")
 
     def hold_slot(self, tenant_id: str, slot: str, *, limit: int, weight: int) -> None:
-        self._scripts.run("hold_slot", _name(tenant_id), slot, *_share(limit, weight))
+        self._scripts.run("hold_slot", encode_name(tenant_id), slot, *encode_share(limit, weight))
 
     def free_slot(self, tenant_id: str, slot: str) -> None:
         """Nothing happens while a live job has the slot: it goes with the last of them."""
-        self._scripts.run("free_slot", _name(tenant_id), slot)
+        self._scripts.run("free_slot", encode_name(tenant_id), slot)
 
     def tenants_with_slots(self) -> set[str]:
         return self._members("build:tenants")
@@ -123,16 +129,16 @@ class RedisJobQueue:
         ]
 
     def pause(self, pool: str) -> None:
-        self._scripts.run("pause_pool", _name(pool), 1)
+        self._scripts.run("pause_pool", encode_name(pool), 1)
 
     def resume(self, pool: str) -> None:
-        self._scripts.run("pause_pool", _name(pool), 0)
+        self._scripts.run("pause_pool", encode_name(pool), 0)
 
     def pause_tenant(self, tenant_id: str) -> None:
-        self._scripts.run("pause_tenant", _name(tenant_id), 1)
+        self._scripts.run("pause_tenant", encode_name(tenant_id), 1)
 
     def resume_tenant(self, tenant_id: str) -> None:
-        self._scripts.run("pause_tenant", _name(tenant_id), 0)
+        self._scripts.run("pause_tenant", encode_name(tenant_id), 0)
 
     def ping(self) -> None:
         """Raises QueueUnavailable when scripts can't be run."""
@@ -145,12 +151,30 @@ class RedisJobQueue:
 
         When the reply was lost, ask again with the same `request_id`: the same jobs are answered.
         """
-        next_due, *rows = self._scripts.run("acquire", _name(pool), count, worker, request_id, self._lease_ms)
+        return self.exchange(pool, count, worker=worker, request_id=request_id)
+
+    def exchange(
+        self,
+        pool: str,
+        count: int,
+        *,
+        worker: str,
+        request_id: str,
+        finishes: Sequence[Arguments] = (),
+        answered_request_id: str = "",
+    ) -> Batch:
+        """Ends leases (see `encode_finish`) and acquires, in one step: what the ended ones free can be handed out.
+
+        May be repeated as `acquire` and `finish` may; finishes that were applied the first time are then answered
+        False. The record of an earlier request is dropped when the answer to it is said to have arrived.
+        """
+        arguments = (encode_name(pool), count, worker, request_id, self._lease_ms, answered_request_id, len(finishes))
+        applied, next_due, rows = self._scripts.run("exchange", *arguments, *flatten(finishes))
         jobs = tuple(
-            AcquiredJob(_decode(body, enqueued), int(token), attempt, bool(cancelled))
-            for _id, body, token, attempt, enqueued, cancelled in rows
+            AcquiredJob(decode_job(body, enqueued), token, attempt, bool(cancelled))
+            for body, token, attempt, enqueued, cancelled in rows
         )
-        return Batch(jobs, None if next_due < 0 else next_due / 1000)
+        return Batch(jobs, None if next_due < 0 else next_due / 1000, tuple(map(bool, applied)))
 
     def beat(self, leases: Sequence[tuple[str, int]]) -> list[BeatAnswer]:
         """Renews leases, given as (job id, token); the answers are in the same order. May be repeated."""
@@ -175,12 +199,15 @@ class RedisJobQueue:
         """
         if next_jobs and outcome is not Outcome.DONE:
             raise ValueError(f"{outcome} has no successors; only done has.")
-        flat: list[str | bytes | int] = []
-        for entry in next_jobs:
-            job, delay = entry if isinstance(entry, tuple) else (entry, 0.0)
-            flat += _job_arguments(job, delay)
-        arguments = (job_id, token, outcome.value, int(max(0.0, delay_seconds) * 1000), reason[:500], len(next_jobs))
-        return self._scripts.run("finish", *arguments, *flat) == 1
+        finish = encode_finish(job_id, token, outcome, delay_seconds=delay_seconds, reason=reason, next_jobs=next_jobs)
+        return self.finish_many([finish])[0]
+
+    def finish_many(self, finishes: Sequence[Arguments]) -> list[bool]:
+        """Several at once, in one step, from `encode_finish`; each is applied or refused by itself."""
+        applied, _next_due, _rows = self._scripts.run(
+            "exchange", "", 0, "", "", self._lease_ms, "", len(finishes), *flatten(finishes)
+        )
+        return [bool(answer) for answer in applied]
 
     def sweep(self) -> int:
         """Brings due delayed jobs into line and takes expired leases back, in all pools; how many had expired."""
@@ -189,7 +216,7 @@ class RedisJobQueue:
     def register_worker(self, record: WorkerRecord, *, expires_seconds: float) -> None:
         self._scripts.run(
             "register_worker",
-            _name(record.pool),
+            encode_name(record.pool),
             record.worker,
             record.threads,
             record.busy,
@@ -197,7 +224,7 @@ class RedisJobQueue:
         )
 
     def unregister_worker(self, pool: str, worker: str) -> None:
-        self._scripts.run("register_worker", _name(pool), worker, 0, 0, 0)
+        self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0)
 
     def workers(self) -> list[WorkerRecord]:
         return [
@@ -210,8 +237,8 @@ class RedisJobQueue:
     def dead_letters(self, pool: str, *, limit: int = 100) -> list[DeadLetter]:
         """The newest first."""
         return [
-            DeadLetter(_decode(body, enqueued), attempts, died_ms / 1000, reason.decode())
-            for body, attempts, died_ms, reason, enqueued in self._scripts.run("dead_letters", _name(pool), limit)
+            DeadLetter(decode_job(body, enqueued), attempts, died_ms / 1000, reason.decode())
+            for body, attempts, died_ms, reason, enqueued in self._scripts.run("dead_letters", encode_name(pool), limit)
         ]
 
     def requeue_dead(self, job_id: str) -> bool:
@@ -223,7 +250,7 @@ class RedisJobQueue:
 
     def jobs_in_line(self, pool: str) -> list[str]:
         """Ids of the jobs that wait, oldest first, then of the delayed ones."""
-        return [job_id.decode() for job_id in self._scripts.run("jobs_in_line", _name(pool))]
+        return [job_id.decode() for job_id in self._scripts.run("jobs_in_line", encode_name(pool))]
 
     def _members(self, name: str) -> set[str]:
         return {member.decode() for member in self._scripts.run("members", name)}
@@ -233,41 +260,3 @@ def purge(redis: Redis) -> None:
     """Deletes everything that the queue keeps. For tests."""
     for key in redis.scan_iter(match=f"{ROOT}*", count=1000):
         redis.delete(key)
-
-
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r} can't name a pool or tenant; use letters, digits, '_', '.' and '-'.")
-    return value
-
-
-def _share(limit: int, weight: int) -> tuple[int, int]:
-    if limit < 0 or weight < 1:
-        raise ValueError(f"A tenant's limit ({limit}) must be at least 0 and its weight ({weight}) at least 1.")
-    return limit, weight
-
-
-def _job_arguments(job: Job, delay_seconds: float) -> list[str | bytes | int]:
-    if not job.id:
-        raise ValueError("A job needs an id.")
-    if not 0 <= job.priority <= 9 or job.max_attempts < 1:
-        raise ValueError(
-            f"Job {job.id}: priority must be 0 to 9 (is {job.priority}) and max_attempts at least 1 "
-            f"(is {job.max_attempts})."
-        )
-    return [
-        job.id,
-        _name(job.pool),
-        _name(job.tenant_id),
-        job.slot or "",
-        job.priority,
-        *_share(job.tenant_limit, job.tenant_weight),
-        job.max_attempts,
-        "" if job.enqueued_at_ms is None else job.enqueued_at_ms,
-        int(max(0.0, delay_seconds) * 1000),
-        msgspec.json.encode(job),
-    ]
-
-
-def _decode(body: Any, enqueued_at_ms: int) -> Job:
-    return msgspec.structs.replace(_DECODER.decode(body), enqueued_at_ms=enqueued_at_ms)

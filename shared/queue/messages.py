@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from dramatiq import Message
 from dramatiq.actor import Actor
 
@@ -45,13 +46,4 @@ def job_of(message: Message[Any], actor: Actor[..., Any] | None) -> Job:
         tenant_id=DEFAULT_TENANT,
         payload={_WHOLE: message.encode().decode()},
     )
-    if retries is None:
-        return job
-    return Job(
-        id=job.id,
-        pool=job.pool,
-        actor=job.actor,
-        tenant_id=job.tenant_id,
-        payload=job.payload,
-        max_attempts=int(retries) + 1,
-    )
+    return job if retries is None else msgspec.structs.replace(job, max_attempts=int(retries) + 1)

@@ -33,10 +33,14 @@ class AcquiredJob:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`next_due_seconds`: until the pool's next delayed job is due or lease expires, None when there is neither."""
+    """`next_due_seconds`: until the pool's next delayed job is due or lease expires, None when there is neither.
+
+    `applied`: for each finish that was sent along, whether the lease was the sender's and was ended.
+    """
 
     jobs: tuple[AcquiredJob, ...]
     next_due_seconds: float | None
+    applied: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

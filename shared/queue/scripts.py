@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import Any, cast
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import (
@@ -22,6 +22,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from shared.queue.connection import Commands
 from shared.queue.errors import QueueUnavailable
 
 ROOT = "{cloudify}:"
@@ -40,15 +41,16 @@ class Scripts:
     """`clock_key`: for tests, a key that holds the time in milliseconds, instead of Redis's own clock."""
 
     def __init__(self, redis: Redis, *, clock_key: str | None = None) -> None:
-        self._redis = redis
         clock = "false" if clock_key is None else f"'{clock_key}'"
         folder = resources.files("shared.queue") / "lua"
-        prelude = f"local clock_key = {clock}\n" + (folder / "prelude.lua").read_text()
+        texts = {entry.name: entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".lua")}
+        prelude = f"local clock_key = {clock}\n{texts.pop('prelude.lua')}"
+        jobs = texts.pop("jobs.lua")
         self._sources = {
-            entry.name.removesuffix(".lua"): f"{prelude}\n{entry.read_text()}"
-            for entry in folder.iterdir()
-            if entry.name.endswith(".lua") and entry.name != "prelude.lua"
+            name.removesuffix(".lua"): "\n".join([prelude, *([jobs] if "\n-- With jobs.lua\n" in text else []), text])
+            for name, text in texts.items()
         }
+        self._commands = Commands(redis)
         # A digest names a script; it protects nothing.
         self._digests = {
             name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
@@ -59,9 +61,9 @@ class Scripts:
         """Raises QueueUnavailable when Redis can't be reached; whether the script ran is then unknown."""
         try:
             try:
-                return self._redis.evalsha(self._digests[name], 1, ROOT, *cast("tuple[str, ...]", arguments))
+                return self._commands.run("EVALSHA", self._digests[name], 1, ROOT, *arguments)
             except NoScriptError:
-                return self._redis.eval(self._sources[name], 1, ROOT, *cast("tuple[str, ...]", arguments))
+                return self._commands.run("EVAL", self._sources[name], 1, ROOT, *arguments)
         except UNREACHABLE as error:
             raise QueueUnavailable(
                 f"The queue can't be reached ({type(error).__name__}); try again in a few seconds."

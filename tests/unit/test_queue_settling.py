@@ -65,16 +65,19 @@ def test_delays_double_up_to_the_most_and_an_explicit_one_is_kept() -> None:
     assert settled(lease(), ValueError(), min_backoff=100, max_backoff=100).delay_seconds <= 0.1
 
 
-def test_idle_threads_are_taken_once() -> None:
+def test_idle_threads_are_taken_once_and_kept_for_a_pool_that_waits() -> None:
     idle = IdleThreads()
-    assert idle.take_all(0) == 0
+    told: list[str] = []
+    assert idle.take_all("a", lambda: told.append("a")) == 0
     idle.resize(3)
-    assert idle.take_all(0) == 3
-    assert idle.take_all(0) == 0
-    got: list[int] = []
-    waiter = threading.Thread(target=lambda: got.append(idle.take_all(10)))
-    waiter.start()
+    assert told == ["a"]
+    assert idle.take_all("a", lambda: told.append("a")) == 3
+    assert idle.take_all("b", lambda: told.append("b")) == 0
     idle.give_back(2)
-    waiter.join(10)
-    assert got == [2]
+    assert told == ["a", "b"]
+    # One of the two is b's, however often a asks.
+    assert idle.take_all("a", lambda: None) == 1
+    assert idle.take_all("a", lambda: None) == 0
+    idle.leave("a")
+    assert idle.take_all("b", lambda: None) == 1
     assert (idle.busy, idle.total) == (3, 3)

@@ -1,4 +1,5 @@
 -- Takes a job out of line, or tells the worker that runs it to stop.
+-- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] job id
 -- Reply 'removed', 'signalled' or 'unknown'

@@ -1,4 +1,5 @@
 -- Forgets a dead letter.
+-- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] job id
 -- Reply 1, or 0 when no dead letter has the id

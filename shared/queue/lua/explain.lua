@@ -1,4 +1,5 @@
 -- Says where a job is and why it waits.
+-- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] job id
 -- Reply nil, or {pool, state, reason, position or 0, holders, low ms or -1, high ms or -1}

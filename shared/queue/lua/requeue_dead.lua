@@ -1,4 +1,5 @@
 -- Gives a dead letter another life: back into line at its old place, its attempts forgotten.
+-- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] job id
 -- Reply 1, or 0 when no dead letter has the id
@@ -8,9 +9,8 @@ if not job or job.state ~= 'dead' then
 end
 call('ZREM', in_queue(job.pool, 'dead'), job.id)
 call('HDEL', job_key(job.id), 'reason', 'cancel')
-call('HSET', job_key(job.id), 'attempts', 0)
 if job.slot ~= '' then
   call('SADD', slot_key(job.tenant, job.slot), job.id)
 end
-enter_line(job, now)
+return_to_line(job, now, 0)
 return 1

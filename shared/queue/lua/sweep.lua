@@ -1,4 +1,5 @@
 -- Promotes delayed jobs that are due and takes back expired leases, of every pool.
+-- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] most of each kind a pool
 -- Reply how many leases had expired

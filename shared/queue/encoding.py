@@ -1,0 +1,85 @@
+"""Jobs and finishes as the arguments of scripts, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from schemas.messages import Job
+from shared.queue.records import Outcome
+
+Arguments = list[str | bytes | int]
+
+# Names are parts of keys, between colons.
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Job)
+
+
+def encode_name(value: str) -> str:
+    """Raises ValueError for what can't name a pool or tenant."""
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r} can't name a pool or tenant; use letters, digits, '_', '.' and '-'.")
+    return value
+
+
+def encode_share(limit: int, weight: int) -> tuple[int, int]:
+    """Raises ValueError for a limit or weight that can't be."""
+    if limit < 0 or weight < 1:
+        raise ValueError(f"A tenant's limit ({limit}) must be at least 0 and its weight ({weight}) at least 1.")
+    return limit, weight
+
+
+def encode_job(job: Job, delay_seconds: float = 0.0) -> Arguments:
+    """Raises ValueError for a job that can't be queued."""
+    if not job.id:
+        raise ValueError("A job needs an id.")
+    if not 0 <= job.priority <= 9 or job.max_attempts < 1:
+        raise ValueError(
+            f"Job {job.id}: priority must be 0 to 9 (is {job.priority}) and max_attempts at least 1 "
+            f"(is {job.max_attempts})."
+        )
+    limit, weight = encode_share(job.tenant_limit, job.tenant_weight)
+    return [
+        job.id,
+        encode_name(job.pool),
+        encode_name(job.tenant_id),
+        job.slot or "",
+        job.priority,
+        limit,
+        weight,
+        job.max_attempts,
+        "" if job.enqueued_at_ms is None else job.enqueued_at_ms,
+        int(max(0.0, delay_seconds) * 1000),
+        _ENCODER.encode(job),
+    ]
+
+
+def decode_job(body: bytes, enqueued_at_ms: int) -> Job:
+    """`enqueued_at_ms` is the queue's, where the job had none."""
+    job = _DECODER.decode(body)
+    return job if job.enqueued_at_ms is not None else msgspec.structs.replace(job, enqueued_at_ms=enqueued_at_ms)
+
+
+def encode_finish(
+    job_id: str,
+    token: int,
+    outcome: Outcome,
+    *,
+    delay_seconds: float = 0.0,
+    reason: str = "",
+    next_jobs: Sequence[Job | tuple[Job, float]] = (),
+) -> Arguments:
+    """What ends one lease. `next_jobs`: jobs, or jobs with their delays in seconds. Raises ValueError as encode_job."""
+    delay_ms = int(max(0.0, delay_seconds) * 1000)
+    arguments: Arguments = [job_id, token, outcome.value, delay_ms, reason[:500], len(next_jobs)]
+    for entry in next_jobs:
+        arguments += encode_job(*entry) if isinstance(entry, tuple) else encode_job(entry)
+    return arguments
+
+
+def flatten(parts: Iterable[Arguments]) -> list[Any]:
+    return [argument for part in parts for argument in part]

@@ -1,0 +1,170 @@
+-- Ends leases and hands out jobs, in this order, in one step; either part may be empty.
+-- With jobs.lua
+-- KEYS  [1] root
+-- ARGV  [1] pool to hand out from, '' for none, [2] most jobs, [3] worker, [4] request id, [5] lease ms,
+--       [6] id of a request whose answer has arrived, to be forgotten, or '', [7] number of leases to end; for each:
+--       job id, token, outcome (done, retry, release or dead), delay ms, reason of a death, number of next jobs,
+--       then their fields (see prelude)
+-- Reply {{1 applied or 0 the lease isn't the caller's any more and nothing was changed …}, ms until the next delayed
+--       job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled}…}}
+--       A request id that was answered before gets the same jobs again, as far as their leases still are its own.
+--       A job is handed out with its tenant's slot, a lease and a fencing token.
+local pool, count, worker, request_id, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+local applied, reply = {}, {}
+local ended, run_times = {}, {} -- by pool
+
+-- Not done: the job stays, in line or as a dead letter.
+local function put_back(job, outcome, due, reason)
+  if outcome == 'release' then
+    return_to_line(job, due, job.attempts - 1)
+  elseif outcome == 'retry' and job.attempts < job.max then
+    return_to_line(job, due, job.attempts)
+  else
+    bury(job, reason)
+  end
+end
+
+local at = 8
+for i = 1, tonumber(ARGV[7]) do
+  local id, outcome, followers = ARGV[at], ARGV[at + 2], tonumber(ARGV[at + 5])
+  -- As read_job, of what ends most leases alone.
+  local v = call('HMGET', job_key(id), 'state', 'token', 'pool', 'tenant', 'slot', 'started')
+  applied[i] = 0
+  if v[1] == 'running' and v[2] == ARGV[at + 1] then
+    applied[i] = 1
+    ended[v[3]] = ended[v[3]] or {}
+    table.insert(ended[v[3]], id)
+    if outcome == 'done' then
+      -- The job goes first, so that a successor may carry its id.
+      run_times[v[3]] = run_times[v[3]] or {}
+      table.insert(run_times[v[3]], now - number_or(v[6], now))
+      call('DEL', job_key(id))
+      leave_slot({id = id, tenant = v[4], slot = v[5]})
+    else
+      put_back(read_job(id), outcome, now + tonumber(ARGV[at + 3]), ARGV[at + 4])
+    end
+    for next_job = 0, followers - 1 do
+      insert(job_arguments(at + 6 + next_job * JOB_FIELDS))
+    end
+    -- Its slot is looked at last, so that a successor keeps it.
+    if outcome == 'done' then
+      free_slot_if_unused(v[4], v[5])
+    end
+  end
+  at = at + 6 + followers * JOB_FIELDS
+end
+for name, ids in pairs(ended) do
+  call_many('ZREM', in_queue(name, 'leases'), ids)
+end
+for name, samples in pairs(run_times) do
+  moving_average(in_queue(name, 'state'), 'mean_ms', samples)
+end
+if ARGV[6] ~= '' then
+  call('DEL', root .. 'request:' .. ARGV[6])
+end
+if pool == '' then
+  return {applied, -1, {}}
+end
+
+local request = root .. 'request:' .. request_id
+local answered = call('LRANGE', request, 0, -1)
+if #answered > 0 then
+  for i = 1, #answered, 2 do
+    local v = call('HMGET', job_key(answered[i]), 'state', 'token', 'body', 'attempts', 'enqueued', 'cancel')
+    if v[1] == 'running' and v[2] == answered[i + 1] then
+      reply[#reply + 1] = {v[3], tonumber(v[2]), tonumber(v[4]), tonumber(v[5]), v[6] and 1 or 0}
+    end
+  end
+  return {applied, -1, reply}
+end
+
+sweep(pool, 100)
+
+local eligible, state = in_queue(pool, 'eligible'), in_queue(pool, 'state')
+local token = number_or(call('GET', root .. 'fence'), 0)
+local handed_out, served, leases = {}, {}, {}
+
+-- The first `most` of the tenant's line, or fewer, all of one list, and the list's name. The line is both lists by
+-- score while a slot is free, `ready` alone when none is.
+local function first_of(tenant, most)
+  local ready = call('ZRANGE', in_queue(pool, 'ready:' .. tenant), 0, most - 1)
+  local waiting = call('ZRANGE', in_queue(pool, 'waiting:' .. tenant), 0, 0, 'WITHSCORES')
+  if not waiting[1] or not has_free_slot(tenant) then
+    return ready, 'ready'
+  end
+  local first = tonumber(waiting[2])
+  local second = ready[1] and tonumber(call('ZSCORE', in_queue(pool, 'ready:' .. tenant), ready[1]))
+  -- Equal scores go by id, as they do within each list.
+  if not second or first < second or (first == second and waiting[1] < ready[1]) then
+    return {waiting[1]}, 'waiting'
+  end
+  return {ready[1]}, 'ready'
+end
+
+local function hand_out(id)
+  local v = call('HMGET', job_key(id), 'body', 'attempts', 'enqueued', 'cancel', 'slot')
+  local attempt = tonumber(v[2]) + 1
+  -- The clock's microseconds keep it growing when Redis has lost the last one.
+  token = math.max(token + 1, now_us)
+  call('HSET', job_key(id), 'state', 'running', 'token', token, 'worker', worker, 'started', now, 'attempts', attempt)
+  served[#served + 1] = id
+  leases[#leases + 1], leases[#leases + 2] = now + lease, id
+  handed_out[#handed_out + 1], handed_out[#handed_out + 2] = id, token
+  reply[#reply + 1] = {v[1], token, attempt, tonumber(v[3]), v[4] and 1 or 0}
+  return v[5]
+end
+
+-- A tenant's turn: it is served for as long as it stays first in virtual time.
+local function serve(tenant, virtual, next_tenant, next_virtual)
+  local step, most = 1 / tenant_of(tenant).weight, math.min(count - #served, 1000)
+  local ids, list = first_of(tenant, most)
+  if not ids[1] then
+    return refresh(pool, tenant)
+  end
+  local number = 0
+  repeat
+    virtual_times[pool] = virtual
+    virtual, number = virtual + step, number + 1
+  until number == #ids or (next_virtual and (virtual > next_virtual or virtual == next_virtual and tenant > next_tenant))
+  call('ZADD', eligible, virtual, tenant)
+  call('ZREM', in_queue(pool, list .. ':' .. tenant), unpack(ids, 1, number))
+  call('HINCRBY', tenant_key(tenant), 'depth', -number)
+  local slot
+  for i = 1, number do
+    slot = hand_out(ids[i])
+  end
+  if list == 'waiting' then
+    take_slot(tenant, slot, ids[1])
+  elseif call('ZCARD', in_queue(pool, 'ready:' .. tenant)) == 0 then
+    refresh(pool, tenant)
+  end
+end
+
+if count > 0 and call('HGET', state, 'paused') then
+  count = 0
+end
+while #served < count do
+  local heads = call('ZRANGE', eligible, 0, 1, 'WITHSCORES')
+  if not heads[1] then
+    break
+  end
+  serve(heads[1], tonumber(heads[2]), heads[3], heads[4] and tonumber(heads[4]))
+end
+if #served > 0 then
+  call('SET', root .. 'fence', token)
+  call('HSET', state, 'virtual', virtual_times[pool])
+  call_many('ZREM', in_queue(pool, 'enqueued'), served)
+  call_many('ZADD', in_queue(pool, 'leases'), leases)
+  call_many('RPUSH', request, handed_out)
+  call('PEXPIRE', request, lease)
+end
+
+local next_due = -1
+for _, name in ipairs({'delayed', 'leases'}) do
+  local head = call('ZRANGE', in_queue(pool, name), 0, 0, 'WITHSCORES')
+  if head[1] then
+    local wait = math.max(0, tonumber(head[2]) - now)
+    next_due = next_due < 0 and wait or math.min(next_due, wait)
+  end
+end
+return {applied, next_due, reply}
