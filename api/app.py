@@ -20,6 +20,7 @@ from api.idempotency import provide_idempotent_call
 from api.openapi import describe, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
+from api.routes.administration import AdministrationController
 from api.routes.authentication import AuthenticationController
 from api.routes.deployments import DeploymentController
 from api.routes.health import HealthController
@@ -40,6 +41,7 @@ CONTROLLERS = (
     VariableController,
     DeploymentController,
     LogController,
+    AdministrationController,
 )
 
 

@@ -22,7 +22,6 @@ from shared.logs.doorbell import RedisDoorbell
 from shared.logs.listener import RedisDoorbellListener
 from shared.logs.store import PostgresLogStore
 from shared.passwords import Passwords
-from shared.queue.base import JobQueue
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.repositories.deployments import DeploymentRepository
@@ -41,6 +40,7 @@ from shared.services.accounts import AccountService
 from shared.services.deployments import DeploymentService
 from shared.services.login_throttle import LocalLoginThrottle
 from shared.services.projects import ProjectService
+from shared.services.queue_administration import QueueAdministrationService
 from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
 from shared.services.tokens import TokenService
@@ -55,7 +55,7 @@ class Backends:
     """The servers behind the API. `close` ends their connections."""
 
     database: Database
-    queue: JobQueue
+    queue: RedisJobQueue
     log_store: LogStore
     doorbell: Doorbell
     artifacts: ArtifactStore
@@ -149,6 +149,9 @@ def build_services(
         ),
         deployments=build_deployment_service(settings, backends, clock),
         releases=build_release_service(settings, backends),
+        queue_administration=QueueAdministrationService(
+            queue=backends.queue, deployments=DeploymentRepository(database)
+        ),
         tenants=TenantRepository(database),
         idempotency=IdempotencyRepository(database),
         cursor_signer=CursorSigner(settings.secret_key),

@@ -13,6 +13,7 @@ from shared.repositories.tenants import TenantRepository
 from shared.services.accounts import AccountService
 from shared.services.deployments import DeploymentService
 from shared.services.projects import ProjectService
+from shared.services.queue_administration import QueueAdministrationService
 from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
 from shared.services.tokens import TokenService
@@ -33,6 +34,7 @@ class Services:
     variables: VariableService
     deployments: DeploymentService
     releases: ReleaseService
+    queue_administration: QueueAdministrationService
     tenants: TenantRepository
     idempotency: IdempotencyRepository
     cursor_signer: CursorSigner

@@ -16,6 +16,7 @@ from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import REGISTRY, Collector
 
 from shared.queue.base import PoolStats
+from shared.queue.records import WorkerRecord
 
 _BUILD_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800)
 _WAIT_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 1800)
@@ -80,14 +81,18 @@ def count_release(kind: str, outcome: str) -> None:
 
 
 class QueueCollector(Collector):
-    """Asks the queue at each scrape. One exporter of a platform registers it, so that nothing is counted twice."""
+    """Asks the queue at each scrape. One exporter of a platform registers it, so that nothing is counted twice.
 
-    def __init__(self, stats: Callable[[], list[PoolStats]]) -> None:
+    `workers`: the live worker processes. A pool without any has no series of theirs: alert on its absence.
+    """
+
+    def __init__(self, stats: Callable[[], list[PoolStats]], workers: Callable[[], list[WorkerRecord]]) -> None:
         self._stats = stats
+        self._workers = workers
 
     def collect(self) -> Iterable[Metric]:
         try:
-            pools = self._stats()
+            pools, workers = self._stats(), self._workers()
         except Exception:  # noqa: BLE001 - a scrape must answer while the queue is down
             yield _gauge("dependency_up", "Whether a dependency answers.", "dependency", {"queue": 0.0})
             return
@@ -105,6 +110,20 @@ class QueueCollector(Collector):
         waiting = GaugeMetricFamily("cloudify_builds_waiting_quota", "Jobs that wait for a slot of their plan.")
         waiting.add_metric([], sum(s.waiting_for_slot for s in pools))
         yield waiting
+        yield from _workers_of(workers)
+
+
+def _workers_of(workers: Iterable[WorkerRecord]) -> Iterable[Metric]:
+    threads: dict[str, float] = {}
+    busy: dict[str, float] = {}
+    seen: dict[str, float] = {}
+    for worker in workers:
+        threads[worker.pool] = threads.get(worker.pool, 0) + worker.threads
+        busy[worker.pool] = busy.get(worker.pool, 0) + worker.busy
+        seen[worker.pool] = max(seen.get(worker.pool, 0.0), worker.seen_at)
+    yield _gauge("worker_threads", "Threads of live workers.", "pool", threads)
+    yield _gauge("worker_busy_threads", "Threads that run a job.", "pool", busy)
+    yield _gauge("worker_heartbeat_timestamp_seconds", "When a worker of the pool last reported.", "pool", seen)
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, float]) -> Metric:

@@ -236,7 +236,7 @@ def main() -> int:
     context = WorkerContext(settings, "reconciler")
     try:
         if settings.metrics_port:
-            collector = metrics.QueueCollector(context.queue.stats)
+            collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
             metrics.start_metrics_listener(settings.metrics_port, collectors=[collector])
         Reconciler(
             database=context.database,

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from api.client.transport import QueryValue, Transport
+from schemas.queues import DeadJobResource, JobPlace, QueueResource
 from schemas.requests import (
     CreateDeploymentRequest,
     CreateProjectRequest,
@@ -139,6 +140,25 @@ class ApiClient:
 
     def promote(self, deployment_id: str) -> DeploymentResource:
         return self._command(deployment_id, "promote")
+
+    def queues(self) -> list[QueueResource]:
+        """Every pool; for administrators of the platform, as the four that follow."""
+        return self._call("GET", "/admin/queues", list[QueueResource])
+
+    def pause_pool(self, pool: str) -> QueueResource:
+        return self._call("POST", f"/admin/queues/{_part(pool)}/pause", QueueResource)
+
+    def resume_pool(self, pool: str) -> QueueResource:
+        return self._call("POST", f"/admin/queues/{_part(pool)}/resume", QueueResource)
+
+    def dead_jobs(self, *, pool: str | None = None, limit: int = 100) -> list[DeadJobResource]:
+        return self._call("GET", "/admin/jobs", list[DeadJobResource], query={"pool": pool, "limit": limit})
+
+    def retry_job(self, job_id: str) -> JobPlace:
+        return self._call("POST", f"/admin/jobs/{_part(job_id)}/retry", JobPlace)
+
+    def drop_job(self, job_id: str) -> JobPlace:
+        return self._call("POST", f"/admin/jobs/{_part(job_id)}/drop", JobPlace)
 
     def log_lines(self, deployment_id: str, *, after: int = 0) -> Iterator[list[LogLineResource]]:
         """Pages of the lines with a number above `after`, in order, to where the log ends now."""

@@ -228,8 +228,8 @@ class RedisJobQueue:
 
     def workers(self) -> list[WorkerRecord]:
         return [
-            WorkerRecord(pool.decode(), worker.decode(), threads, busy)
-            for pool, worker, threads, busy in self._scripts.run("list_workers")
+            WorkerRecord(pool.decode(), worker.decode(), threads, busy, seen_ms / 1000)
+            for pool, worker, threads, busy, seen_ms in self._scripts.run("list_workers")
         ]
 
     # -- for those who look after it -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.messages import Job
 
@@ -55,9 +55,13 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A live worker process, once for each pool that it serves."""
+    """A live worker process, once for each pool that it serves.
+
+    `seen_at`: when it last registered, in seconds since the epoch by the queue's clock; the queue sets it.
+    """
 
     pool: str
     worker: str
     threads: int
     busy: int
+    seen_at: float = field(default=0.0, compare=False)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR, Job
 from shared.deployment_state import Pool, Stage
+from shared.identifiers import DEPLOYMENT, is_identifier
 from shared.plans import PlanLimits
 
 STAGE_ATTEMPTS = 6
@@ -13,6 +14,12 @@ STAGE_ATTEMPTS = 6
 
 def stage_job_id(deployment_id: str, stage: Stage) -> str:
     return f"{deployment_id}:{stage.value}"
+
+
+def deployment_of_job(job_id: str) -> str | None:
+    """The deployment of a stage's job, None for any other job."""
+    subject, _, stage = job_id.partition(":")
+    return subject if is_identifier(subject, DEPLOYMENT) and stage in set(Stage) else None
 
 
 def stage_job(

@@ -55,7 +55,15 @@ def _queue(resource: DeploymentResource) -> str:
     assert queue is not None
     place = "" if queue.position is None else f"place {queue.position}, "
     holders = f", behind {', '.join(queue.holders)}" if queue.holders else ""
-    return f"{place}{queue.reason.replace('_', ' ')}{holders} ({queue.pool})"
+    return f"{place}{queue.reason.replace('_', ' ')}{holders} ({queue.pool}){_start(queue.estimated_start_seconds)}"
+
+
+def _start(estimate: list[float] | None) -> str:
+    """The estimate's two bounds, of which both may be nought."""
+    if not estimate:
+        return ""
+    low, high = (round(seconds) for seconds in estimate)
+    return f", starts in about {high} s" if low == high else f", starts in {low} to {high} s"
 
 
 def _first_line(message: str | None) -> str:

@@ -11,6 +11,6 @@ if ARGV[5] == '0' then
 end
 call('ZADD', workers, now + tonumber(ARGV[5]), ARGV[2])
 call('ZREMRANGEBYSCORE', workers, '-inf', '(' .. string.format('%.0f', now))
-call('HSET', record, 'threads', ARGV[3], 'busy', ARGV[4])
+call('HSET', record, 'threads', ARGV[3], 'busy', ARGV[4], 'seen', now)
 call('PEXPIRE', record, tonumber(ARGV[5]))
 return 1

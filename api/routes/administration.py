@@ -1,0 +1,65 @@
+"""The queue, for administrators of the platform."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar import Controller, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter
+
+from api.responses import success
+from api.services import Services
+from schemas.envelope import Success
+from schemas.queues import DeadJobResource, JobPlace, QueueResource
+from shared.errors import ErrorCode
+from shared.permissions import Permission
+
+_QUEUE = (ErrorCode.QUEUE_UNAVAILABLE,)
+_READ = {"permission": Permission.ADMIN_READ, "resource": "platform", "errors": (*_QUEUE, ErrorCode.NOT_FOUND)}
+_PAUSE = {"permission": Permission.ADMIN_WRITE, "resource": "platform", "errors": (*_QUEUE, ErrorCode.NOT_FOUND)}
+_DROP = {
+    "permission": Permission.ADMIN_WRITE,
+    "resource": "platform",
+    "errors": (*_QUEUE, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+}
+_RETRY = {**_DROP, "errors": (*_QUEUE, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.ALREADY_FINISHED)}
+
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many at most")]
+
+
+class AdministrationController(Controller):
+    path = "/admin"
+    tags = ["Administration"]  # noqa: RUF012 - Litestar reads it as it is
+
+    @get("/queues", opt=_READ, sync_to_thread=True)
+    def list_queues(self, services: NamedDependency[Services]) -> Success[list[QueueResource]]:
+        """Every pool: its depth, the age of its oldest job, what runs, what is dead, its workers."""
+        return success(services.queue_administration.queues())
+
+    @post("/queues/{pool:str}/pause", status_code=200, opt=_PAUSE, sync_to_thread=True)
+    def pause(self, pool: FromPath[str], services: NamedDependency[Services]) -> Success[QueueResource]:
+        """Hands out no more jobs of the pool; what runs goes on."""
+        return success(services.queue_administration.pause(pool))
+
+    @post("/queues/{pool:str}/resume", status_code=200, opt=_PAUSE, sync_to_thread=True)
+    def resume(self, pool: FromPath[str], services: NamedDependency[Services]) -> Success[QueueResource]:
+        """Hands out the pool's jobs again."""
+        return success(services.queue_administration.resume(pool))
+
+    @get("/jobs", opt=_READ, sync_to_thread=True)
+    def list_dead_jobs(
+        self, services: NamedDependency[Services], pool: FromQuery[str | None] = None, limit: Limit = 100
+    ) -> Success[list[DeadJobResource]]:
+        """The dead letters, the newest first."""
+        return success(services.queue_administration.dead_jobs(pool=pool, limit=limit))
+
+    @post("/jobs/{job_id:str}/retry", status_code=200, opt=_RETRY, sync_to_thread=True)
+    def retry(self, job_id: FromPath[str], services: NamedDependency[Services]) -> Success[JobPlace]:
+        """Puts a dead letter back into line; refused when its deployment has ended."""
+        return success(services.queue_administration.retry(job_id))
+
+    @post("/jobs/{job_id:str}/drop", status_code=200, opt=_DROP, sync_to_thread=True)
+    def drop(self, job_id: FromPath[str], services: NamedDependency[Services]) -> Success[JobPlace]:
+        """Forgets a dead letter."""
+        return success(services.queue_administration.drop(job_id))
