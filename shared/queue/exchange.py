@@ -231,6 +231,7 @@ class Exchange:
     def _send_singly(self, finished: list[_Finished]) -> None:
         """After a script that failed: one finish that can't be done, now or later, must not take others along."""
         for number, entry in enumerate(finished):
+            entry.was_sent = True
             try:
                 self._settle([entry], self._queue.finish_many([entry.arguments]))
             except QueueUnavailable:

@@ -1,15 +1,15 @@
-"""`python -m tests.bench [name …]`: runs the benchmarks, or the named ones, one after the other."""
+"""`python -m tests.bench [name …] [option …]`: runs the benchmarks, or the named ones, one after the other."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHMARKS = ("platform",)
+BENCHMARKS = ("platform", "queue")
 
 
 def main() -> None:
-    for name in sys.argv[1:] or BENCHMARKS:
+    for name in [name for name in BENCHMARKS if name in sys.argv[1:]] or BENCHMARKS:
         print(f"== {name}", flush=True)
         importlib.import_module(f"tests.bench.{name}").main()
 

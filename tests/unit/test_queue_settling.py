@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from typing import Any
 
@@ -14,6 +15,7 @@ from shared.queue.idle_threads import IdleThreads
 from shared.queue.lease import RunningLease, Settlement
 from shared.queue.records import AcquiredJob, Outcome
 from shared.queue.settling import Backoff, settle
+from shared.queue.work_queue import WorkQueue
 
 
 def lease(*, is_cancelled: bool = False, attempt: int = 1) -> RunningLease:
@@ -81,3 +83,28 @@ def test_idle_threads_are_taken_once_and_kept_for_a_pool_that_waits() -> None:
     idle.leave("a")
     assert idle.take_all("b", lambda: None) == 1
     assert (idle.busy, idle.total) == (3, 3)
+
+
+def test_the_work_queue_is_first_in_first_out_and_joined_when_all_is_done() -> None:
+    work = WorkQueue()
+    with pytest.raises(queue.Empty):
+        work.get(timeout=0)
+    taken: list[int] = []
+
+    def run() -> None:
+        while (item := work.get(timeout=10)) >= 0:
+            taken.append(item)
+            work.task_done()
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for number in range(100):
+        work.put(number)
+    for thread in threads:
+        thread.start()
+    work.join()
+    assert sorted(taken) == list(range(100))
+    assert work.unfinished_tasks == 0
+    for _ in threads:
+        work.put(-1)
+    for thread in threads:
+        thread.join(10)

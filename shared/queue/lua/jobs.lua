@@ -52,7 +52,8 @@ local function take_slot(tenant, slot, taker)
   call('SADD', root .. 'build:tenants', tenant)
   call('HSET', root .. 'build:since:' .. tenant, slot, now)
   -- Other jobs of the same slot need none of their own any more.
-  for _, id in ipairs(call('SMEMBERS', slot_key(tenant, slot))) do
+  local is_alone = taker and call('SCARD', slot_key(tenant, slot)) == 1
+  for _, id in ipairs(is_alone and {} or call('SMEMBERS', slot_key(tenant, slot))) do
     local job = id ~= taker and read_job(id)
     if job and job.state == 'waiting' then
       call('ZREM', in_queue(job.pool, 'waiting:' .. tenant), id)

@@ -103,11 +103,16 @@ local function refresh(pool, tenant)
     end
     call('HINCRBY', in_queue(pool, 'state'), 'blocked', blocked - was_blocked)
   end
-  call(ready + waiting > 0 and 'SADD' or 'SREM', tenant_key(tenant) .. ':pools', pool)
 
   local is_eligible = (ready > 0 or is_free) and not tenant_of(tenant).is_paused
   local eligible = in_queue(pool, 'eligible')
   local at = call('ZSCORE', eligible, tenant)
+  if ready + waiting == 0 then
+    call('SREM', tenant_key(tenant) .. ':pools', pool)
+  elseif not at and was_blocked == 0 then
+    -- Who was eligible or blocked is among them.
+    call('SADD', tenant_key(tenant) .. ':pools', pool)
+  end
   if is_eligible and not at then
     -- Start-time fair queueing (Goyal, Vin, Cheng 1996): who comes back starts no earlier than the pool's
     -- virtual time (no credit from idling) and no earlier than it left (no credit from leaving).

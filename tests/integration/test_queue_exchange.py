@@ -1,0 +1,248 @@
+"""Finishes and acquires that share a round trip: in any mixture, with lost answers, and with one that can't be done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from schemas.messages import Job
+from shared.queue.connection import connect_redis
+from shared.queue.encoding import encode_finish
+from shared.queue.errors import QueueUnavailable
+from shared.queue.exchange import Exchange
+from shared.queue.idle_threads import IdleThreads
+from shared.queue.job_queue import RedisJobQueue
+from shared.queue.lease import LeaseTable, RunningLease
+from shared.queue.records import AcquiredJob, Batch, Outcome
+
+pytestmark = pytest.mark.integration
+
+
+class LossyQueue(RedisJobQueue):
+    """Loses the answers to so many exchanges: they are carried out, and nobody hears of it."""
+
+    lost_answers = 0
+
+    def exchange(self, *arguments: Any, **more: Any) -> Batch:
+        batch = super().exchange(*arguments, **more)
+        if self.lost_answers > 0:
+            self.lost_answers -= 1
+            raise QueueUnavailable("The answer was lost.")
+        return batch
+
+
+class Process:
+    """What a broker has: an exchange for the pool `p`, idle threads and leases."""
+
+    def __init__(self, queue: RedisJobQueue, threads: int) -> None:
+        self.idle, self.leases, self.stopping = IdleThreads(), LeaseTable(), threading.Event()
+        self.idle.resize(threads)
+        self.exchange = Exchange(
+            queue, "p", worker="w", idle=self.idle, leases=self.leases, stopping=self.stopping
+        )  # fmt: skip
+
+    def run(self) -> list[RunningLease]:
+        leases = [RunningLease(acquired, stopping=self.stopping) for acquired in self.exchange.run(0)]
+        for lease in leases:
+            self.leases.add(lease)
+        return leases
+
+    def finish(self, lease: RunningLease, *next_jobs: Job) -> None:
+        self.exchange.finish(lease, encode_finish(lease.job.id, lease.token, Outcome.DONE, next_jobs=next_jobs))
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with connect_redis(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def queue(redis: Redis) -> LossyQueue:
+    return LossyQueue(redis)
+
+
+def make(job_id: str, **more: Any) -> Job:
+    return Job(id=job_id, pool="p", actor="a", tenant_id=more.pop("tenant", "t"), payload={}, **more)
+
+
+def fill(queue: RedisJobQueue, count: int, **more: Any) -> None:
+    assert queue.enqueue_many([make(f"j{number:05}", **more) for number in range(count)]) == count
+
+
+def ids(entries: list[RunningLease] | tuple[AcquiredJob, ...]) -> list[str]:
+    return [entry.job.id for entry in entries]
+
+
+def figures(queue: RedisJobQueue) -> tuple[int, int]:
+    [row] = queue.stats()
+    return row.depth, row.inflight
+
+
+def test_what_a_finish_frees_is_handed_out_in_the_same_step(queue: LossyQueue) -> None:
+    queue.enqueue(make("a", slot="d1"))
+    queue.enqueue(make("b", slot="d2"))
+    process = Process(queue, threads=2)
+    [first] = process.run()
+    assert process.run() == []
+    process.finish(first, make("follower", slot="d1"))
+    # The follower keeps the slot of a, so b has to wait; when it is done b's turn comes.
+    [second] = process.run()
+    assert second.job.id == "follower"
+    process.finish(second)
+    assert ids(process.run()) == ["b"]
+    assert queue.running_set("t") == {"d2"}
+
+
+def test_all_that_was_handed_in_goes_with_one_call_and_no_more_is_acquired_than_threads_are_idle(
+    queue: LossyQueue, redis: Redis
+) -> None:
+    fill(queue, 10)
+    process = Process(queue, threads=4)
+    running = process.run()
+    assert len(running) == 4
+    for lease in running[:3]:
+        process.finish(lease)
+    redis.config_resetstat()
+    assert len(process.run()) == 3
+    assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
+    assert figures(queue) == (3, 4)
+    assert process.idle.busy == 4
+    assert len(process.leases.all()) == 4
+
+
+@pytest.mark.parametrize("lost_answers", [1, 3])
+def test_a_lost_answer_is_asked_for_again_and_nothing_happens_twice(queue: LossyQueue, lost_answers: int) -> None:
+    fill(queue, 4)
+    process = Process(queue, threads=2)
+    first, second = process.run()
+    process.finish(first, make("follower"))
+    queue.lost_answers = lost_answers
+    for _ in range(lost_answers):
+        with pytest.raises(QueueUnavailable):
+            process.run()
+        # What is handed in meanwhile waits for its turn.
+        if second.job.id in ids(process.leases.all()) and process.idle.busy == 2:
+            process.finish(second)
+    again = process.run()
+    assert ids(again) == ["j00002"]
+    assert ids(process.run()) == ["j00003"]
+    assert queue.find("j00000") is None
+    assert queue.find("j00001") is None
+    assert figures(queue) == (1, 2)
+    assert process.idle.busy == 2
+
+
+def test_what_a_lost_answer_handed_out_is_given_back_on_the_way_out(queue: LossyQueue) -> None:
+    fill(queue, 3)
+    process = Process(queue, threads=3)
+    queue.lost_answers = 1
+    with pytest.raises(QueueUnavailable):
+        process.run()
+    assert figures(queue) == (0, 3)
+    process.exchange.abandon()
+    assert figures(queue) == (3, 0)
+    assert process.idle.busy == 0
+    assert [acquired.attempt for acquired in queue.acquire("p", 3, worker="w", request_id="r").jobs] == [1, 1, 1]
+
+
+def test_one_finish_that_cannot_be_done_does_not_take_the_others_along(queue: LossyQueue, redis: Redis) -> None:
+    fill(queue, 3)
+    process = Process(queue, threads=3)
+    running = process.run()
+    redis.delete("{cloudify}:job:j00001")
+    redis.set("{cloudify}:job:j00001", "not a hash")
+    for lease in running:
+        process.finish(lease)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        process.run()
+    assert redis.keys("{cloudify}:job:*") == [b"{cloudify}:job:j00001"]
+    assert process.leases.all() == []
+    assert process.idle.busy == 0
+    redis.delete("{cloudify}:job:j00001")
+    fill(queue, 1)
+    assert ids(process.run()) == ["j00000"]
+
+
+def test_a_process_that_dies_with_finishes_unsent_has_them_run_again(redis: Redis) -> None:
+    queue = RedisJobQueue(redis, lease_seconds=0.2)
+    fill(queue, 3, max_attempts=2)
+    process = Process(queue, threads=3)
+    running = process.run()
+    for lease in running:
+        process.finish(lease)
+    # Nothing was sent. The next process gets all three, as second attempts; what the dead one had to say is refused.
+    deadline = time.monotonic() + 10
+    heir = Process(queue, threads=3)
+    inherited: list[RunningLease] = []
+    while len(inherited) < 3 and time.monotonic() < deadline:
+        inherited += heir.run()
+    assert [(lease.job.id, lease.attempt) for lease in inherited] == [(f"j{n:05}", 2) for n in range(3)]
+    process.exchange.send_finished()
+    assert [queue.find(f"j{n:05}") for n in range(3)] == ["running"] * 3
+
+
+def test_what_no_consumer_sends_is_sent_when_it_is_overdue(queue: LossyQueue) -> None:
+    fill(queue, 1)
+    process = Process(queue, threads=1)
+    [lease] = process.run()
+    process.finish(lease)
+    process.exchange.send_overdue()
+    assert queue.find("j00000") == "running"
+    deadline, pause = time.monotonic() + 10, threading.Event()
+    while queue.find("j00000") is not None:
+        assert time.monotonic() < deadline
+        pause.wait(0.05)
+        process.exchange.send_overdue()
+    assert process.leases.all() == []
+
+
+def test_finishes_are_applied_or_refused_one_by_one(queue: LossyQueue) -> None:
+    fill(queue, 3)
+    jobs = queue.acquire("p", 3, worker="w", request_id="r").jobs
+    finishes = [encode_finish(entry.job.id, entry.token, Outcome.DONE) for entry in jobs]
+    finishes[1][1] = jobs[1].token - 1
+    assert queue.finish_many(finishes) == [True, False, True]
+    assert queue.finish_many(finishes) == [False, False, False]
+    assert queue.find("j00001") == "running"
+
+
+def test_a_batch_may_be_larger_than_the_stack_of_lua(queue: LossyQueue) -> None:
+    fill(queue, 9000)
+    jobs = queue.acquire("p", 9000, worker="w", request_id="r").jobs
+    assert ids(jobs) == [f"j{number:05}" for number in range(9000)]
+    assert queue.acquire("p", 9000, worker="w", request_id="r").jobs == jobs
+    assert all(queue.finish_many([encode_finish(entry.job.id, entry.token, Outcome.DONE) for entry in jobs]))
+    assert figures(queue) == (0, 0)
+
+
+def test_the_record_of_an_answered_request_is_dropped(queue: LossyQueue, redis: Redis) -> None:
+    fill(queue, 8)
+    process = Process(queue, threads=2)
+    for _ in range(4):
+        for lease in process.run():
+            process.finish(lease)
+    assert len(redis.keys("{cloudify}:request:*")) == 1
+
+
+def test_enqueue_many_leaves_out_what_is_there_or_beyond_a_bound(redis: Redis) -> None:
+    queue = RedisJobQueue(redis, maximum_depth=5, maximum_tenant_depth=3)
+    jobs = [make(f"j{number}", tenant=f"t{number % 2}") for number in range(8)]
+    assert queue.enqueue(jobs[0])
+    assert queue.enqueue_many([*jobs, *jobs]) == 4
+    assert queue.enqueue_many(jobs) == 0
+    assert len(queue.jobs_in_line("p")) == 5
+
+
+def test_a_connection_that_broke_while_nobody_used_it_is_replaced(queue: LossyQueue, redis_url: str) -> None:
+    queue.ping()
+    with connect_redis(redis_url) as other:
+        assert other.client_kill_filter(_type="normal", skipme=True) >= 1
+    queue.ping()
+    assert queue.enqueue(make("a"))
