@@ -100,9 +100,12 @@ class StreamHub:
 
     async def close(self) -> None:
         self._tell_shutdown()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Again after a while: a cancellation that meets a library's own timeout can be lost.
+            _, pending = await asyncio.wait(pending, timeout=0.5)
 
     @asynccontextmanager
     async def watch(self, deployment_id: str) -> AsyncGenerator[Watch]:
