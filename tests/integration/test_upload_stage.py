@@ -190,3 +190,17 @@ def test_the_same_output_is_uploaded_once(uploader: Uploader) -> None:
     uploader.store.delete(manifest_key(TENANT, first))
     assert uploader.upload(_site) == first
     assert uploader.store.exists(manifest_key(TENANT, first))
+
+
+def test_files_of_the_former_artifact_are_not_asked_for_one_by_one(uploader: Uploader) -> None:
+    def changed(directory: Path) -> None:
+        _site(directory)
+        (directory / "new.html").write_text("new")
+
+    first = uploader.upload(_site)
+    second = uploader.upload(changed)
+    assert "Uploaded 1 new files" in uploader.log.text
+    reader = ArtifactReader(uploader.store, uploader.directory / "elsewhere")
+    # Elsewhere nothing is known: every blob of the second is really there.
+    assert len(reader.blobs(TENANT, reader.manifest(TENANT, second))) == 3
+    assert first != second

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import BuildSettings, Settings
-from shared.storage.base import ArtifactStore
+from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.archive import open_directory, walk
 from workers.blob_cache import BlobCache, blob_key, manifest_key
 from workers.content_types import content_type
@@ -99,10 +101,12 @@ class UploadStage:
         """The manifest of the files (path → source path in the tree, size), and how many blobs were sent."""
         tenant_id = context.deployment.tenant_id
 
+        stored = self._former_blobs(context)
+
         def upload_one(source: bytes, size: int) -> tuple[str, bool]:
             if context.cancelled.is_set():
                 raise Cancelled
-            return self._upload_file(tenant_id, tree / os.fsdecode(source), size)
+            return self._upload_file(tenant_id, tree / os.fsdecode(source), size, stored)
 
         sources = dict(files.values())
         with ThreadPoolExecutor(_CONNECTIONS, "upload") as threads:
@@ -120,11 +124,23 @@ class UploadStage:
         )
         return manifest, sum(was_sent for _, was_sent in results.values())
 
-    def _upload_file(self, tenant_id: str, path: Path, size: int) -> tuple[str, bool]:
+    def _former_blobs(self, context: StageContext) -> set[str]:
+        """Digests of the project's artifact before this one: its manifest says, at once, what the store has."""
+        tenant_id, project_id = context.deployment.tenant_id, context.deployment.project_id
+        former = self._index.latest(tenant_id, [_SCOPE], _KIND, project_id)
+        if former is None or context.deployment.clean:
+            return set()
+        try:
+            data = self._store.get_bytes(manifest_key(tenant_id, former.digest))
+            return {file.digest for file in msgspec.json.decode(data, type=Manifest).files.values()}
+        except (ObjectNotFound, msgspec.DecodeError):
+            return set()
+
+    def _upload_file(self, tenant_id: str, path: Path, size: int, stored: Set[str]) -> tuple[str, bool]:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         key = blob_key(tenant_id, digest)
-        was_missing = not self._store.exists(key)
+        was_missing = digest not in stored and not self._store.exists(key)
         if was_missing:
             self._store.put_file(key, path)
         self._blobs.link(tenant_id, digest, path, size)
