@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ class UploadStage:
         except (ObjectNotFound, msgspec.DecodeError):
             return set()
 
-    def _upload_file(self, tenant_id: str, path: Path, size: int, stored: Set[str]) -> tuple[str, bool]:
+    def _upload_file(self, tenant_id: str, path: Path, size: int, stored: set[str]) -> tuple[str, bool]:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         key = blob_key(tenant_id, digest)
