@@ -30,7 +30,7 @@ integration: .venv/dev.stamp ## Run the tests on real servers
 e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e
 
-bench: .venv/dev.stamp ## Measure deployments, rollbacks and memory
+bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
 
 lint: .venv/dev.stamp types ## Check style, formatting, types and imports

@@ -13,6 +13,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import (
@@ -35,6 +36,8 @@ UNREACHABLE: tuple[type[RedisError], ...] = (
     ClusterDownError,
     TryAgainError,
 )
+# Answers that will be others in a while; redis-py has no class for them.
+_PASSING = ("MISCONF", "BUSY", "NOREPLICAS")
 
 
 class Scripts:
@@ -65,6 +68,12 @@ class Scripts:
             except NoScriptError:
                 return self._commands.run("EVAL", self._sources[name], 1, ROOT, *arguments)
         except UNREACHABLE as error:
-            raise QueueUnavailable(
-                f"The queue can't be reached ({type(error).__name__}); try again in a few seconds."
-            ) from error
+            raise _unavailable(error) from error
+        except ResponseError as error:
+            if str(error).startswith(_PASSING):
+                raise _unavailable(error) from error
+            raise
+
+
+def _unavailable(error: RedisError) -> QueueUnavailable:
+    return QueueUnavailable(f"The queue can't be reached ({type(error).__name__}); try again in a few seconds.")

@@ -87,9 +87,10 @@ def declare_actors(broker: dramatiq.Broker, redis: Redis, recorder: Recorder) ->
         with ConcurrentRateLimiter(limits, f"limit:{payload['tenant']}", limit=payload["limit"]).acquire():
             recorder.work(payload["tenant"], payload["seconds"])
 
+    declare: Any = dramatiq.actor  # its overloads don't know of functions of several kinds
     functions: tuple[Callable[..., Any], ...] = (noop, pickup, hang, limited, rate_limited)
     return {
-        function.__name__: dramatiq.actor(function, broker=broker, queue_name=QUEUE, max_retries=100_000)
+        function.__name__: declare(function, broker=broker, queue_name=QUEUE, max_retries=100_000)
         for function in functions
     }
 

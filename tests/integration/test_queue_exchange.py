@@ -246,3 +246,37 @@ def test_a_connection_that_broke_while_nobody_used_it_is_replaced(queue: LossyQu
         assert other.client_kill_filter(_type="normal", skipme=True) >= 1
     queue.ping()
     assert queue.enqueue(make("a"))
+
+
+def test_a_redis_that_is_busy_for_a_while_counts_as_unreachable(
+    queue: LossyQueue, redis: Redis, redis_url: str
+) -> None:
+    fill(queue, 1)
+    process = Process(queue, threads=1)
+    [lease] = process.run()
+    process.finish(lease)
+    redis.config_set("busy-reply-threshold", 1)
+    endless = threading.Thread(target=run_endless_script, args=(redis_url,))
+    endless.start()
+    try:
+        with pytest.raises(QueueUnavailable):
+            ping_until_it_fails(queue)
+        with pytest.raises(QueueUnavailable):
+            process.run()
+    finally:
+        redis.execute_command("SCRIPT KILL")
+        endless.join(10)
+        redis.config_set("busy-reply-threshold", 5000)
+    assert process.run() == []
+    assert queue.find("j00000") is None
+
+
+def run_endless_script(url: str) -> None:
+    with connect_redis(url, timeout_seconds=30) as client, pytest.raises(ResponseError, match="killed"):
+        client.eval("while true do end", 0)
+
+
+def ping_until_it_fails(queue: RedisJobQueue) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        queue.ping()
