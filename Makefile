@@ -10,10 +10,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
 
-.PHONY: help run test lint format types unit integration e2e bench clean
+.PHONY: help run test lint format types unit integration chaos queue-model e2e bench clean
 
 help: ## Show what there is to make
-	@grep -E '^[a-z0-9]+:.*## ' Makefile | sed -E 's/^([a-z0-9]+):.*## /\1|/' | column -t -s '|'
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
 
 run: .venv/run.stamp ## Run the whole platform on this machine and deploy the sample site
 	@exec $(BIN)/cloudify up
@@ -26,6 +26,12 @@ unit: .venv/dev.stamp ## Run the tests that need no server
 
 integration: .venv/dev.stamp ## Run the tests on real servers
 	$(BIN)/python -m pytest tests/contract tests/integration
+
+chaos: .venv/dev.stamp ## Kill, stop and starve the queue's processes
+	$(BIN)/python -m pytest tests/chaos
+
+queue-model: .venv/dev.stamp ## Compare the queue with its model for long (CLOUDIFY_QUEUE_EXAMPLES, 2000 unless set)
+	CLOUDIFY_QUEUE_EXAMPLES=$${CLOUDIFY_QUEUE_EXAMPLES:-2000} $(BIN)/python -m pytest -s tests/integration/test_queue_model.py
 
 e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e

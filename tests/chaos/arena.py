@@ -1,0 +1,146 @@
+"""A Redis of its own, workers that come and go, and the account of what became of every job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from schemas.messages import Job
+from shared.queue.connection import connect_redis
+from shared.queue.job_queue import RedisJobQueue
+from shared.stack.valkey import ValkeyServer
+
+PROGRAM = Path(__file__).with_name("chaos_worker.py")
+LEASE_SECONDS = 1.0
+PATIENCE = 40.0
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"never: {what}"
+        pause.wait(0.02)
+    return value
+
+
+@dataclass(frozen=True)
+class Account:
+    """`lost`: jobs that were never finished; `duplicated`: finished more than once; `leaked`: slots still taken."""
+
+    lost: int
+    duplicated: int
+    leaked: int
+
+
+class Arena:
+    def __init__(self, server: ValkeyServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.ledger = folder / "ledger"
+        self.ledger.touch()
+        self.redis: Redis = connect_redis(server.url, timeout_seconds=2.0)
+        self.queue = RedisJobQueue(self.redis, lease_seconds=LEASE_SECONDS, maximum_tenant_depth=200_000)
+        self.jobs: list[Job] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    # Jobs
+
+    def make(self, job_id: str, *, tenant: str = "t1", limit: int = 2, attempts: int = 5, **payload: Any) -> Job:
+        payload = {"kind": "work", **payload}
+        return Job(
+            id=job_id, pool="chaos", actor="run", tenant_id=tenant, payload=payload, slot=f"slot-{job_id}",
+            tenant_limit=limit, max_attempts=attempts,
+        )  # fmt: skip
+
+    def enqueue(self, jobs: Sequence[Job]) -> None:
+        self.jobs += jobs
+        for job in jobs:
+            assert self.queue.enqueue(job)
+
+    def load(self, count: int, *, tenants: int = 4, **payload: Any) -> None:
+        self.enqueue([self.make(f"j{n:03}", tenant=f"t{n % tenants}", **payload) for n in range(count)])
+
+    def refill(self) -> None:
+        """What the reconciler does from the database: whatever isn't known to be finished is put back."""
+        finished = self.receipts()
+        self.queue.enqueue_many([job for job in self.jobs if job.id not in finished])
+
+    # Workers
+
+    def start(self, *, threads: int = 4, url: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+        """Returns when it takes jobs, or has died of one."""
+        arguments = [url or self.server.url, str(self.ledger), str(LEASE_SECONDS), str(threads)]
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *arguments], env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+        )
+        self.processes.append(process)
+        until(lambda: process.poll() is not None or ["up", str(process.pid)] in self.lines("up"), "a worker")
+        return process
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        self.redis.close()
+
+    # What happened
+
+    def lines(self, kind: str) -> list[list[str]]:
+        return [line.split() for line in self.ledger.read_text().splitlines() if line.startswith(f"{kind} ")]
+
+    def receipts(self) -> dict[str, set[str]]:
+        """Job → the tokens of the leases that finished it."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for _, job_id, token in self.lines("receipt"):
+            found[job_id].add(token)
+        return found
+
+    def attempts(self) -> Counter[int]:
+        """How often an actor began a first, second… attempt."""
+        return Counter(int(attempt) for _, _, attempt, _, _ in self.lines("started"))
+
+    def is_empty(self) -> bool:
+        return not any(row.depth + row.inflight + row.delayed + row.dead for row in self.queue.stats())
+
+    def settle(self) -> Account:
+        """Waits until every job is accounted for and the queue is empty, or patience ends; then says what is wrong."""
+        deadline = time.monotonic() + PATIENCE
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            if len(self.receipts()) == len(self.jobs) and self.is_empty():
+                break
+            pause.wait(0.05)
+        receipts = self.receipts()
+        account = Account(
+            lost=sum(not receipts[job.id] for job in self.jobs) + sum(row.dead for row in self.queue.stats()),
+            duplicated=sum(len(tokens) > 1 for tokens in receipts.values()),
+            leaked=sum(len(self.queue.running_set(tenant)) for tenant in self.queue.tenants_with_slots()),
+        )
+        print(f"{len(self.jobs)} jobs: {account}, attempts {dict(self.attempts())}")
+        return account
+
+
+@contextmanager
+def arena_on(server: ValkeyServer, folder: Path) -> Iterator[Arena]:
+    server.start()
+    server.wait()
+    arena = Arena(server, folder)
+    try:
+        yield arena
+    finally:
+        arena.close()
+        server.stop()
