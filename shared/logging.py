@@ -10,7 +10,14 @@ import structlog
 
 def configure_logging(role: str, level: str = "info") -> None:
     """Once, at the start of a process. Libraries that log through the standard library come out the same way."""
+
+    def say_role(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # Not bound to a context: threads begin with an empty one.
+        event.setdefault("role", role)
+        return event
+
     shared_processors: list[structlog.typing.Processor] = [
+        say_role,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -38,4 +45,3 @@ def configure_logging(role: str, level: str = "info") -> None:
     root.setLevel(level.upper())
     for name in ("httpx", "httpcore", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(role=role)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import dramatiq
+from structlog.contextvars import bound_contextvars
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
 from shared.deployment_state import Pool
@@ -20,15 +21,34 @@ ACTOR_OF_POOL: dict[Pool, str] = {
     Pool.PREVIEW_CLEANUP: CLEANUP_ACTOR,
 }
 
+# What a job is about, by the names of its payload.
+_SUBJECTS = ("deployment_id", "stage", "release_id", "subject_id")
+
+
+def log_fields(lease: Lease) -> dict[str, object]:
+    """The job's id, attempt and fencing token, and the deployment and stage (or other subject) that it is for."""
+    payload = lease.job.payload
+    subject = {name: payload[name] for name in _SUBJECTS if name in payload}
+    return {"job": lease.job.id, **subject, "attempt": lease.attempt, "fence": lease.token}
+
 
 def declare_actor(
-    broker: dramatiq.Broker, pool: Pool, run: Callable[[Lease], None], current_lease: Callable[[], Lease | None]
+    broker: dramatiq.Broker,
+    pool: Pool,
+    run: Callable[[Lease], None],
+    current_lease: Callable[[], Lease | None],
+    *,
+    worker: str,
 ) -> None:
-    """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it."""
+    """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it.
+
+    Whatever is logged on the job's thread says which job it is about, and who runs it.
+    """
 
     def perform(payload: dict[str, object]) -> None:
         lease = current_lease()
         assert lease is not None, "the broker's middleware sets it around every message"
-        run(lease)
+        with bound_contextvars(**log_fields(lease), worker=worker):
+            run(lease)
 
     dramatiq.actor(actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)(perform)

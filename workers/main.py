@@ -77,7 +77,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
     try:
         run = job_runner(context, pool)
         broker = PriorityBroker(context.queue, worker=context.worker)
-        declare_actor(broker, pool, run, current_lease)
+        declare_actor(broker, pool, run, current_lease, worker=context.worker)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics_port:
             metrics.start_metrics_listener(settings.metrics_port)

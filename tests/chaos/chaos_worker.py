@@ -77,7 +77,7 @@ def work(lease: Lease, payload: dict[str, Any], ledger: Ledger) -> None:
     ledger.write("started", job.id, lease.attempt, lease.token, os.getpid())
     die("in_actor")
     until = payload.get("until")
-    while until and not Path(str(until)).exists():
+    while until and not Path(f"{until}-{lease.attempt}").exists():
         threading.Event().wait(0.01)
     threading.Event().wait(float(payload.get("ms", 0)) / 1000)
     receipt = {"kind": "receipt", "of": job.id, "token": lease.token}
