@@ -16,7 +16,7 @@
 -- queue:<pool>:dead            zset   ms of death -> jobs
 -- queue:<pool>:blocked         hash   tenant -> jobs of waiting while no slot is free
 -- queue:<pool>:state           hash   paused, virtual (time), blocked (sum), mean_ms (run time)
--- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy
+-- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy seen
 -- tenant:<tenant>              hash   limit weight paused depth; tenant:<tenant>:pools set of pools with jobs in line
 -- build:active:<tenant>        set    the running set; build:since:<tenant> hash slot -> ms; build:tenants set
 -- slot:<tenant>:<slot>         set    live jobs (in line, delayed, running) of the slot

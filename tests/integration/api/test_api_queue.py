@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.messages import Job
+from schemas.requests import CreateTokenRequest
 from shared.queue.records import Outcome, WorkerRecord
 from shared.repositories.users import UserRepository
 
@@ -52,6 +53,14 @@ def test_only_administrators_of_the_platform_may(account, administrator, method:
     refused = account.request(method, path)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "FORBIDDEN")
     assert administrator.request(method, path).status_code in (200, 404)
+
+
+def test_the_first_owner_of_a_platform_may(platform) -> None:
+    owner = platform.services.accounts.ensure_owner("owner@localhost")
+    token = platform.services.tokens.create(owner.user_id, CreateTokenRequest(name="cloudify up")).token
+    headers = {"Authorization": f"Bearer {token}"}
+    assert platform.client.get("/api/admin/queues", headers=headers).status_code == 200
+    assert platform.client.post("/api/admin/queues/build/pause", headers=headers).status_code == 200
 
 
 def test_a_token_with_another_scope_may_not(administrator) -> None:
