@@ -59,6 +59,7 @@ class Platform:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.api_url, timeout=30, trust_env=False)
         self._redis: redis.Redis | None = None
+        self._queue: RedisJobQueue | None = None
 
     # The process
 
@@ -111,7 +112,7 @@ class Platform:
         """Before a start after a stop or a kill: the stores may listen elsewhere."""
         if self._redis is not None:
             self._redis.close()
-            self._redis = None
+            self._redis = self._queue = None
 
     def stop(self) -> None:
         self.disconnect()
@@ -152,7 +153,10 @@ class Platform:
         return self._redis
 
     def queue(self) -> RedisJobQueue:
-        return RedisJobQueue(self.redis, lease_seconds=30)
+        """One for the platform's life: each keeps connections of its own."""
+        if self._queue is None:
+            self._queue = RedisJobQueue(self.redis, lease_seconds=30)
+        return self._queue
 
     @contextlib.contextmanager
     def database(self) -> Iterator[Database]:

@@ -23,6 +23,7 @@ from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Outcome
+from shared.queue.records import Outcome
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.paging import PageRequest
 from shared.repositories.releases import ReleaseRepository
@@ -285,6 +286,30 @@ def test_what_the_queue_lost_is_put_back_once_and_in_order(world: Any):
         assert explanation.position == position
     stats = {pool.pool: pool.depth for pool in world.queue.stats()}
     assert sum(stats.values()) == 5
+
+
+def test_an_old_redis_that_is_restored_runs_nothing_twice(world: Any):
+    finished = create(world)
+    [acquired] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
+    assert acquired.job.slot == finished
+    backup = {key: world.redis.dump(key) for key in world.redis.keys("*")}
+    run_to_end(world, finished, fence=acquired.token)
+    live = create(world)
+    world.redis.flushall()
+    for key, value in backup.items():
+        world.redis.restore(key, 0, value)
+    for _ in range(2):
+        world.reconciler.run_once()
+    # The live one is in once; the finished one's old job is found to be over by whoever gets it.
+    assert world.queue.find(stage_job_id(live, Stage.CLONE)) == "ready"
+    assert sum(pool.depth for pool in world.queue.stats()) == 1
+    assert world.queue.acquire("clone", 5, worker="w2", request_id="r2").jobs == []
+    fence = acquired.token + 1
+    begun = world.lifecycle.begin_stage(world.tenant_id, finished, Stage.CLONE, fence=fence, worker="w2")
+    assert begun.beginning is Beginning.OVER
+    assert world.queue.finish(acquired.job.id, acquired.token, Outcome.DONE)
+    assert world.queue.running_set(world.tenant_id) <= {live}
+    assert [job.job.slot for job in world.queue.acquire("clone", 5, worker="w3", request_id="r3").jobs] == [live]
 
 
 def test_one_reconciler_works_at_a_time(world: Any, database: Database):
