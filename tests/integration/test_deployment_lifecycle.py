@@ -23,7 +23,6 @@ from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Outcome
-from shared.queue.records import Outcome
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.paging import PageRequest
 from shared.repositories.releases import ReleaseRepository
@@ -299,11 +298,12 @@ def test_an_old_redis_that_is_restored_runs_nothing_twice(world: Any):
     for key, value in backup.items():
         world.redis.restore(key, 0, value)
     for _ in range(2):
-        world.reconciler.run_once()
+        world.reconciler.reconcile_deployments()
+        world.reconciler.reconcile_slots()
     # The live one is in once; the finished one's old job is found to be over by whoever gets it.
     assert world.queue.find(stage_job_id(live, Stage.CLONE)) == "ready"
     assert sum(pool.depth for pool in world.queue.stats()) == 1
-    assert world.queue.acquire("clone", 5, worker="w2", request_id="r2").jobs == []
+    assert not world.queue.acquire("clone", 5, worker="w2", request_id="r2").jobs
     fence = acquired.token + 1
     begun = world.lifecycle.begin_stage(world.tenant_id, finished, Stage.CLONE, fence=fence, worker="w2")
     assert begun.beginning is Beginning.OVER
