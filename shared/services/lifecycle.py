@@ -82,6 +82,9 @@ class LifecycleService:
                 return BegunStage(Beginning.OVER, row, {}, 0), []
             if row["fence"] > fence:
                 raise LeaseLost
+            if row["status"] != DeploymentStatus.QUEUED:
+                # Whatever comes of it: a former worker that is still at it, or is killed for us, changes nothing more.
+                self._deployments.advance(connection, deployment_id, DeploymentStatus(row["status"]), fence)
             outputs = self._stage_runs.outputs(connection, deployment_id)
             if row["cancel_requested_at"] is not None:
                 return BegunStage(Beginning.CANCEL, row, outputs, 0), []

@@ -41,6 +41,13 @@ def wait_for(condition: Callable[[], T], *, seconds: float, what: str, every: fl
         time.sleep(every)
 
 
+def is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 class Platform:
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
@@ -192,7 +199,8 @@ class Platform:
             if any(role.endswith(pool.value) for pool in Pool):
                 with contextlib.suppress(psutil.Error):
                     found += psutil.Process(record["pid"]).children(recursive=True)
-        return found
+        # One that has ended and whose parent hasn't asked yet runs no more.
+        return [process for process in found if is_running(process)]
 
     # What a client does
 

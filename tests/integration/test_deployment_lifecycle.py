@@ -287,6 +287,18 @@ def test_what_the_queue_lost_is_put_back_once_and_in_order(world: Any):
     assert sum(stats.values()) == 5
 
 
+def test_a_worker_whose_build_was_killed_for_a_cancellation_can_not_fail_it(world: Any):
+    deployment_id = create(world)
+    world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="forgotten")
+    with world.database.transaction() as connection:
+        world.deployments.request_cancel(connection, world.tenant_id, deployment_id)
+    begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=2, worker="w")
+    assert begun.beginning is Beginning.CANCEL
+    world.lifecycle.fail(deployment_id, Stage.CLONE, fence=1, code="COMMAND_FAILED", message="killed")
+    world.lifecycle.cancel(deployment_id, fence=2)
+    assert world.service.get(world.tenant_id, deployment_id).status == "cancelled"
+
+
 def test_an_old_redis_that_is_restored_runs_nothing_twice(world: Any):
     finished = create(world)
     [acquired] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
