@@ -13,7 +13,8 @@ from litestar.response import Response
 
 from api.responses import EnvelopeResponse
 from api.streams.hub import StreamHub
-from api.streams.sse import LogStream
+from api.streams.log_source import LogSource
+from api.streams.sse import EventStream
 from schemas.envelope import Meta, Pagination, Success
 from schemas.logs import LogLine, LogTruncated
 from schemas.resources import LogLineResource
@@ -84,7 +85,7 @@ class LogController(Controller):
             position = max(position, head.last_seq - tail)
         if head.is_closed and position >= head.last_seq:
             return Response(content=None, status_code=204)
-        return LogStream(stream_hub, deployment_id, position)
+        return EventStream(LogSource(stream_hub, deployment_id, position), stream_hub.timing)
 
 
 def parse_position(text: str) -> int:

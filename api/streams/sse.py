@@ -1,4 +1,4 @@
-"""The response that streams a deployment's log as server-sent events.
+"""The response that sends what a source gives as server-sent events.
 
 Litestar's own ServerSentEvent is not used: it sends no heartbeats, and its generator is closed at garbage collection.
 Here one task sends and one waits for the client to leave; when either ends, both end, at once.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import anyio
 from litestar import Litestar, Request
@@ -18,10 +20,12 @@ from litestar.background_tasks import BackgroundTask, BackgroundTasks
 from litestar.datastructures.cookie import Cookie
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
-from litestar.types import HTTPResponseBodyEvent, Receive, Send
+from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
 
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
-from api.streams.hub import DeploymentGone, HubClosing, StreamHub, Watch
+from api.streams.hub import DeploymentGone, HubClosing
+from api.streams.metrics import count_stream_begin, count_stream_end
+from api.streams.timing import StreamTiming
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {
@@ -29,19 +33,54 @@ HEADERS: Mapping[str, str] = {
     "X-Accel-Buffering": "no",
 }
 
+# Why a stream ended: what `reconnect` says, the end of what it tells of, or its client, who left or takes nothing.
+Ending = ReconnectReason | Literal["end", "left", "stalled"]
 
-class _Stalled(Exception):
-    pass
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`payload` holds whole events (it may be empty). After `is_end` nothing follows, and the stream is complete."""
+
+    payload: bytes
+    is_end: bool = False
 
 
-class LogStream(Response[None]):
-    """Sends the entries above `after`, then what comes, up to the end of the log."""
+class Follower(Protocol):
+    """One stream's place in what it follows; used by one task."""
 
-    def __init__(self, hub: StreamHub, deployment_id: str, after: int) -> None:
+    async def next(self, timeout_seconds: float) -> Piece | None:
+        """What follows the piece before, waiting for it; None when the time is over. May be cancelled.
+
+        Raises HubClosing when the process is about to stop, DeploymentGone when what it follows is no more.
+        """
+        ...
+
+
+class Source(Protocol):
+    def follow(self) -> AbstractAsyncContextManager[Follower]:
+        """Nothing that happens from the moment it is entered is missed. Leaving it may happen under cancellation."""
+        ...
+
+
+class Seat(Protocol):
+    """A stream's right to go on."""
+
+    def on_revoked(self, call: Callable[[], None]) -> None:
+        """`call` is called once, on the event loop, when the right is lost: at once when it is lost already."""
+        ...
+
+
+class EventStream(Response[None]):
+    """Sends what the source gives, up to its end. `admission` is held from before the headers until the stream has
+    ended, whatever ends it; what it raises on entry becomes the answer."""
+
+    def __init__(
+        self, source: Source, timing: StreamTiming, admission: AbstractAsyncContextManager[Seat] | None = None
+    ) -> None:
         super().__init__(content=None, media_type=MEDIA_TYPE, status_code=200, headers=dict(HEADERS))
-        self._hub = hub
-        self._deployment_id = deployment_id
-        self._after = after
+        self._source = source
+        self._timing = timing
+        self._admission = admission
 
     def to_asgi_response(
         self,
@@ -58,9 +97,9 @@ class LogStream(Response[None]):
         type_encoders: Any = None,
     ) -> ASGIResponse:
         return _StreamingResponse(
-            self._hub,
-            self._deployment_id,
-            self._after,
+            self._source,
+            self._timing,
+            self._admission,
             headers={**(headers or {}), **self.headers},
             cookies=[*self.cookies, *(cookies or ())],
             is_head_response=is_head_response,
@@ -72,49 +111,76 @@ class _StreamingResponse(ASGIResponse):
 
     def __init__(
         self,
-        hub: StreamHub,
-        deployment_id: str,
-        after: int,
+        source: Source,
+        timing: StreamTiming,
+        admission: AbstractAsyncContextManager[Seat] | None,
         *,
         headers: dict[str, Any],
         cookies: list[Cookie],
         is_head_response: bool,
     ) -> None:
         super().__init__(headers=headers, cookies=cookies, media_type=MEDIA_TYPE, is_head_response=is_head_response)
-        self._hub = hub
-        self._deployment_id = deployment_id
-        self._cursor = after
-        self._timing = hub.timing
+        self._source = source
+        self._timing = timing
+        self._admission = admission
+        self._seat: Seat | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._admission is None:
+            await super().__call__(scope, receive, send)
+            return
+        async with self._admission as self._seat:
+            await super().__call__(scope, receive, send)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
-        async with anyio.create_task_group() as group:
+        ending: Ending = "left"
+        count_stream_begin()
+        try:
+            async with anyio.create_task_group() as group:
 
-            async def watch_client() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                async def watch_client() -> None:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    group.cancel_scope.cancel()
+
+                group.start_soon(watch_client)
+                ending = await self._stream(send)
                 group.cancel_scope.cancel()
+        finally:
+            count_stream_end(ending)
 
-            group.start_soon(watch_client)
-            # After a stall the response stays incomplete, and the server closes the connection.
-            with contextlib.suppress(_Stalled):
-                await self._stream(send)
-            group.cancel_scope.cancel()
+    async def _stream(self, send: Send) -> Ending:
+        try:
+            await self._send(send, retry_frame())
+            ending = await self._follow_while_admitted(send)
+            await self._send(send, b"" if ending == "end" else reconnect_frame(ending), is_last=True)
+        except _Stalled:
+            return await self._send_away(send)
+        return ending
 
-    async def _stream(self, send: Send) -> None:
-        await self._send(send, retry_frame())
-        last = b""
-        async with self._hub.watch(self._deployment_id) as watch:
+    async def _send_away(self, send: Send) -> Ending:
+        """The source is let go already. A client that takes up reading again soon is told why; of one that doesn't,
+        the response stays incomplete, and the server closes the connection."""
+        with contextlib.suppress(_Stalled):
+            await self._send(send, reconnect_frame("slow"), is_last=True, patience=self._timing.farewell)
+            return "slow"
+        return "stalled"
+
+    async def _follow_while_admitted(self, send: Send) -> Literal["end"] | ReconnectReason:
+        # A lost right also ends a wait for the client: a body that was not sent is asked for again, if it may be.
+        with anyio.CancelScope() as admitted:
+            if self._seat is not None:
+                self._seat.on_revoked(admitted.cancel)
             try:
-                last = reconnect_frame(await self._follow(watch, send))
-            except _EndReached:
-                pass
+                async with self._source.follow() as follower:
+                    return await self._follow(follower, send)
             except HubClosing:
-                last = reconnect_frame("shutdown")
+                return "shutdown"
             except DeploymentGone:
-                last = reconnect_frame("revoked")
-        await self._send(send, last, is_last=True)
+                return "revoked"
+        return "revoked"
 
-    async def _follow(self, watch: Watch, send: Send) -> ReconnectReason:
+    async def _follow(self, follower: Follower, send: Send) -> Literal["end", "max_age"]:
         clock = asyncio.get_running_loop().time
         retire_at = clock() + self._timing.maximum_age * random.uniform(0.9, 1.0)  # noqa: S311  jitter
         heartbeat_at = clock() + self._timing.heartbeat
@@ -125,22 +191,21 @@ class _StreamingResponse(ASGIResponse):
             if now >= heartbeat_at:
                 await self._send(send, HEARTBEAT)
                 heartbeat_at = now + self._timing.heartbeat
-            batch = await watch.next(self._cursor, min(heartbeat_at, retire_at) - now)
-            if batch is None:
+            piece = await follower.next(min(heartbeat_at, retire_at) - now)
+            if piece is None:
                 continue
-            if batch.payload:
-                await self._send(send, batch.payload)
-            self._cursor = batch.cursor
-            if batch.is_end:
-                raise _EndReached
+            if piece.payload:
+                await self._send(send, piece.payload)
+            if piece.is_end:
+                return "end"
 
-    async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
+    async def _send(self, send: Send, body: bytes, *, is_last: bool = False, patience: float | None = None) -> None:
         event: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": not is_last}
-        with anyio.move_on_after(self._timing.stall) as scope:
+        with anyio.move_on_after(self._timing.stall if patience is None else patience) as scope:
             await send(event)
         if scope.cancelled_caught:
             raise _Stalled
 
 
-class _EndReached(Exception):
-    """The log's end was sent."""
+class _Stalled(Exception):
+    """The client takes nothing."""

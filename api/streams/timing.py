@@ -12,7 +12,8 @@ class StreamTiming:
     `heartbeat`: between comments that keep a connection alive. `stall`: a client that takes nothing for so long is
     let go. `maximum_age`: a stream is asked to come back after it (less up to a tenth), which checks its rights anew.
     `poll`: between looks at the store while Redis is down. `compare`: between looks while it is up. `acknowledge`: how
-    long a new stream waits for its subscription before it goes on without.
+    long a new stream waits for its subscription before it goes on without. `farewell`: how much longer than `stall` a
+    client may take to hear that it was too slow.
     """
 
     heartbeat: float = 15.0
@@ -21,3 +22,4 @@ class StreamTiming:
     poll: float = 1.0
     compare: float = 15.0
     acknowledge: float = 1.0
+    farewell: float = 5.0

@@ -1,0 +1,36 @@
+"""A deployment's log as what a stream follows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from api.streams.hub import StreamHub, Watch
+from api.streams.sse import Follower, Piece
+
+
+class LogSource:
+    """The entries above `after`, then what comes, up to the end of the log."""
+
+    def __init__(self, hub: StreamHub, deployment_id: str, after: int) -> None:
+        self._hub = hub
+        self._deployment_id = deployment_id
+        self._after = after
+
+    @asynccontextmanager
+    async def follow(self) -> AsyncGenerator[Follower]:
+        async with self._hub.watch(self._deployment_id) as watch:
+            yield LogFollower(watch, self._after)
+
+
+class LogFollower:
+    def __init__(self, watch: Watch, cursor: int) -> None:
+        self._watch = watch
+        self._cursor = cursor
+
+    async def next(self, timeout_seconds: float) -> Piece | None:
+        batch = await self._watch.next(self._cursor, timeout_seconds)
+        if batch is None:
+            return None
+        self._cursor = batch.cursor
+        return Piece(batch.payload, batch.is_end)
