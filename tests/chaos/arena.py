@@ -23,8 +23,10 @@ from shared.queue.job_queue import RedisJobQueue
 from shared.stack.valkey import ValkeyServer
 
 PROGRAM = Path(__file__).with_name("chaos_worker.py")
-LEASE_SECONDS = 1.0
-PATIENCE = 40.0
+# Short where a lease must expire for the test to go on; long where none may, however slow the machine is.
+SHORT_LEASE_SECONDS = 1.0
+LONG_LEASE_SECONDS = 120.0
+PATIENCE = 120.0
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
@@ -45,19 +47,21 @@ class Account:
 
 
 class Arena:
-    def __init__(self, server: ValkeyServer, folder: Path) -> None:
+    def __init__(self, server: ValkeyServer, folder: Path, lease_seconds: float) -> None:
         self.server = server
+        self.lease_seconds = lease_seconds
         self.folder = folder
         self.ledger = folder / "ledger"
         self.ledger.touch()
-        self.redis: Redis = connect_redis(server.url, timeout_seconds=2.0)
-        self.queue = RedisJobQueue(self.redis, lease_seconds=LEASE_SECONDS, maximum_tenant_depth=200_000)
+        self.redis: Redis = connect_redis(server.url, timeout_seconds=PATIENCE)
+        self.queue = RedisJobQueue(self.redis, lease_seconds=lease_seconds, maximum_tenant_depth=200_000)
         self.jobs: list[Job] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
     # Jobs
 
-    def make(self, job_id: str, *, tenant: str = "t1", limit: int = 2, attempts: int = 5, **payload: Any) -> Job:
+    def make(self, job_id: str, *, tenant: str = "t1", limit: int = 2, attempts: int = 50, **payload: Any) -> Job:
+        """Attempts are many: a process that is starved for a second loses a short lease without being at fault."""
         payload = {"kind": "work", **payload}
         return Job(
             id=job_id, pool="chaos", actor="run", tenant_id=tenant, payload=payload, slot=f"slot-{job_id}",
@@ -69,8 +73,16 @@ class Arena:
         for job in jobs:
             assert self.queue.enqueue(job)
 
-    def load(self, count: int, *, tenants: int = 4, **payload: Any) -> None:
-        self.enqueue([self.make(f"j{n:03}", tenant=f"t{n % tenants}", **payload) for n in range(count)])
+    def load(self, count: int, *, name: str = "j", tenants: int = 4, **payload: Any) -> None:
+        self.enqueue([self.make(f"{name}{n:03}", tenant=f"t{n % tenants}", **payload) for n in range(count)])
+
+    def hold(self, name: str, count: int = 1) -> None:
+        """Enqueues jobs that run until `release(name)`, each for a tenant of its own: so that there is work under way
+        at a moment that the test chooses, however fast or slow everything is."""
+        self.load(count, name=f"{name}-", tenants=count, until=str(self.folder / name))
+
+    def release(self, name: str) -> None:
+        (self.folder / name).touch()
 
     def refill(self) -> None:
         """What the reconciler does from the database: whatever isn't known to be finished is put back."""
@@ -79,9 +91,11 @@ class Arena:
 
     # Workers
 
-    def start(self, *, threads: int = 4, url: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *, threads: int = 4, url: str | None = None, lease_seconds: float | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
         """Returns when it takes jobs, or has died of one."""
-        arguments = [url or self.server.url, str(self.ledger), str(LEASE_SECONDS), str(threads)]
+        arguments = [url or self.server.url, str(self.ledger), str(lease_seconds or self.lease_seconds), str(threads)]
         process = subprocess.Popen(
             [sys.executable, str(PROGRAM), *arguments], env={**os.environ, **environment}, stderr=subprocess.DEVNULL
         )
@@ -109,6 +123,17 @@ class Arena:
             found[job_id].add(token)
         return found
 
+    def begun(self, prefix: str = "", process: subprocess.Popen[bytes] | None = None) -> int:
+        """How often an actor began a job of this prefix, in this process or in any."""
+        return sum(
+            line[1].startswith(prefix) and (process is None or line[4] == str(process.pid))
+            for line in self.lines("started")
+        )
+
+    def finished(self, prefix: str) -> int:
+        """How many jobs of this prefix are finished."""
+        return sum(job_id.startswith(prefix) for job_id in self.receipts())
+
     def attempts(self) -> Counter[int]:
         """How often an actor began a first, second… attempt."""
         return Counter(int(attempt) for _, _, attempt, _, _ in self.lines("started"))
@@ -135,10 +160,10 @@ class Arena:
 
 
 @contextmanager
-def arena_on(server: ValkeyServer, folder: Path) -> Iterator[Arena]:
+def arena_on(server: ValkeyServer, folder: Path, *, lease_seconds: float = SHORT_LEASE_SECONDS) -> Iterator[Arena]:
     server.start()
-    server.wait()
-    arena = Arena(server, folder)
+    server.wait(PATIENCE)
+    arena = Arena(server, folder, lease_seconds)
     try:
         yield arena
     finally:

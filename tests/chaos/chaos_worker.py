@@ -4,7 +4,8 @@ Arguments: Redis URL, ledger file, lease seconds, threads. Environment: KILL_AT 
 is made by the process that dies there, so that no other does; SKEW_SECONDS sets this process's wall clock wrong.
 
 Every `work` job ends with a successor whose id carries the token of the lease that ended it: each finish that the queue
-has applied leaves exactly one receipt in the ledger, however often an answer was lost or an actor ran.
+has applied leaves exactly one receipt in the ledger, however often an answer was lost or an actor ran. A job whose
+payload names a file as `until` runs until that file exists, or one with its attempt behind the name.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def work(lease: Lease, payload: dict[str, Any], ledger: Ledger) -> None:
     ledger.write("started", job.id, lease.attempt, lease.token, os.getpid())
     die("in_actor")
     until = payload.get("until")
-    while until and not Path(f"{until}-{lease.attempt}").exists():
+    while until and not (Path(until).exists() or Path(f"{until}-{lease.attempt}").exists()):
         threading.Event().wait(0.01)
     threading.Event().wait(float(payload.get("ms", 0)) / 1000)
     receipt = {"kind": "receipt", "of": job.id, "token": lease.token}
@@ -108,7 +109,7 @@ def main() -> None:
     worker.start()
     ledger.write("up", os.getpid())
     stop.wait()
-    worker.stop(timeout=10_000)
+    worker.stop(timeout=120_000)
     broker.close()
     redis.close()
     ledger.write("down", os.getpid())

@@ -9,15 +9,16 @@ import threading
 
 
 class CuttingProxy:
-    """Listens on a port of loopback. `rate`: the share of answers that are lost, after the server has done the work."""
+    """Listens on a free `port` of loopback. `rate`: the share of answers lost, after the server has done the work."""
 
-    def __init__(self, port: int, target_port: int, *, rate: float, seed: int) -> None:
+    def __init__(self, target_port: int, *, rate: float, seed: int) -> None:
         self._target_port = target_port
         self._rate = rate
         self._random = random.Random(seed)
         self._stopped = threading.Event()
         self.cuts = 0
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
