@@ -17,7 +17,8 @@ from shared.access_tokens import AccessTokens
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database
 from shared.db.migrate import is_migrated
-from shared.logs.base import Doorbell, LogStore
+from shared.logs.archive import ArchiveReader
+from shared.logs.base import Doorbell
 from shared.logs.doorbell import RedisDoorbell
 from shared.logs.listener import RedisDoorbellListener
 from shared.logs.store import PostgresLogStore
@@ -56,7 +57,7 @@ class Backends:
 
     database: Database
     queue: RedisJobQueue
-    log_store: LogStore
+    log_store: PostgresLogStore
     doorbell: Doorbell
     artifacts: ArtifactStore
     close: Callable[[], None] = field(repr=False)
@@ -73,12 +74,14 @@ def connect_backends(settings: Settings) -> Backends:
     )
     closers.callback(redis.close)
     doorbell = RedisDoorbell.connect(settings.redis_url)
+    # Pages of finished logs are read there, by several threads at once: a request that fails is worth another.
+    archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
     return Backends(
         database=database,
         queue=RedisJobQueue(redis, lease_seconds=settings.lease_seconds),
-        log_store=PostgresLogStore(database),
+        log_store=PostgresLogStore(database, ArchiveReader(archives)),
         doorbell=doorbell,
-        # The API only asks whether the store answers, and doesn't wait an outage out.
+        # Only asked whether it answers; an outage isn't waited out.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
         close=closers.close,
     )
@@ -166,7 +169,7 @@ def build_services(
 
 
 def build_stream_hub(settings: Settings, backends: Backends) -> StreamHub:
-    return StreamHub(PostgresLogStore(backends.database), RedisDoorbellListener(settings.redis_url))
+    return StreamHub(backends.log_store, RedisDoorbellListener(settings.redis_url))
 
 
 @asynccontextmanager

@@ -38,6 +38,7 @@ _rollbacks = Counter("cloudify_rollbacks", "Rollbacks and promotions.", ["kind",
 _messages = Counter("cloudify_messages", "Jobs that a worker took up.", ["queue", "outcome"])
 _message_duration = Histogram("cloudify_message_duration_seconds", "Time a job ran.", ["queue"], buckets=_BUILD_BUCKETS)
 _message_wait = Histogram("cloudify_message_wait_seconds", "Time a job waited.", ["queue"], buckets=_WAIT_BUCKETS)
+_log_compactions = Counter("cloudify_log_compactions", "Finished logs moved to the object store.", ["outcome"])
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
@@ -78,6 +79,11 @@ def count_cache(kind: str, *, is_hit: bool) -> None:
 
 def count_release(kind: str, outcome: str) -> None:
     _rollbacks.labels(kind, outcome).inc()
+
+
+def count_log_compaction(outcome: str) -> None:
+    """`outcome`: archived, gone (deleted meanwhile), damaged or unavailable (both tried again later)."""
+    _log_compactions.labels(outcome).inc()
 
 
 class QueueCollector(Collector):

@@ -7,6 +7,7 @@ import structlog
 from shared.deployment_state import FINISHED
 from shared.errors import PlatformError, Unavailable
 from shared.identifiers import PROJECT, is_identifier
+from shared.logs.archive import LogArchiveRemover
 from shared.queue.base import Lease
 from shared.repositories.sites import SiteRepository
 from shared.services.deployments import DeploymentService
@@ -19,10 +20,18 @@ _WAIT_SECONDS = 2.0
 
 
 class CleanupRunner:
-    def __init__(self, *, sites: SiteRepository, deployments: DeploymentService, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        *,
+        sites: SiteRepository,
+        deployments: DeploymentService,
+        publisher: Publisher,
+        log_archives: LogArchiveRemover,
+    ) -> None:
         self._sites = sites
         self._deployments = deployments
         self._publisher = publisher
+        self._log_archives = log_archives
 
     def run(self, lease: Lease) -> None:
         """Never raises: the lease's outcome says what becomes of the job."""
@@ -31,7 +40,7 @@ class CleanupRunner:
             if is_identifier(subject_id, PROJECT):
                 is_over = self._remove_project(subject_id)
             else:
-                is_over = self._remove_site(subject_id)
+                is_over = self._remove_site(subject_id, lease.job.tenant_id)
             if is_over:
                 lease.done()
             else:
@@ -40,13 +49,20 @@ class CleanupRunner:
             _log.error("cleanup.platform_error", subject_id=subject_id, error=str(error), attempt=lease.attempt)
             lease.retry(retry_delay_seconds(lease.attempt))
 
-    def _remove_site(self, deployment_id: str) -> bool:
+    def _remove_site(self, deployment_id: str, tenant_id: str) -> bool:
         row = self._sites.find(deployment_id)
-        if row is None or row["site_state"] != "removing" or row["is_active"]:
+        if row is None:
+            # The row is gone, and with it whatever else would lead to a log that was uploaded at that moment.
+            self._log_archives.remove(tenant_id, deployment_id)
+            return True
+        if row["site_state"] != "removing" or row["is_active"]:
             return True
         if row["is_preview"]:
             self._publisher.remove_host(row["host"])
         self._publisher.remove_deployment(deployment_id)
+        if row["deleting_at"] is not None:
+            # Before the row, without which nobody would come back for it; an expired preview keeps its log.
+            self._log_archives.remove(row["tenant_id"], deployment_id)
         self._sites.close(deployment_id)
         _log.info("cleanup.site_removed", deployment_id=deployment_id)
         return True
@@ -67,6 +83,7 @@ class CleanupRunner:
             if row["is_preview"]:
                 self._publisher.remove_host(row["host"])
             self._publisher.remove_deployment(row["id"])
+            self._log_archives.remove(row["tenant_id"], row["id"])
         self._sites.delete_project(project_id)
         _log.info("cleanup.project_removed", project_id=project_id)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.deployment_state import Stage
+from shared.logs.archive import ArchiveReader, LogArchiveRemover
 from shared.logs.doorbell import RedisDoorbell
 from shared.logs.redaction import Redactor
 from shared.logs.store import PostgresLogStore
@@ -38,7 +39,8 @@ class WorkerContext:
         self.stage_runs = StageRunRepository(self.database)
         self.releases = ReleaseRepository(self.database)
         self.sites = SiteRepository(self.database)
-        self.log_store = PostgresLogStore(self.database)
+        self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
+        self.log_archives = LogArchiveRemover(self.store)
         self.doorbell = RedisDoorbell.connect(settings.redis_url)
         self.publisher = SiteDirectoryPublisher(
             settings.sites_directory, router_url=settings.router_url, domain=settings.sites_domain

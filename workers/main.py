@@ -101,7 +101,12 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
             artifacts=context.artifacts,
         ).run
     if pool is Pool.PREVIEW_CLEANUP:
-        return CleanupRunner(sites=context.sites, deployments=context.service, publisher=context.publisher).run
+        return CleanupRunner(
+            sites=context.sites,
+            deployments=context.service,
+            publisher=context.publisher,
+            log_archives=context.log_archives,
+        ).run
     stage = Stage(pool.value)
     settings = context.settings
     box = SecretsBox(settings.encryption_keys)

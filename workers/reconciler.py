@@ -22,6 +22,7 @@ from shared.db.database import Database, Row
 from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.logging import configure_logging
+from shared.logs.compactor import LogCompactor
 from shared.plans import Plan, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
@@ -50,6 +51,8 @@ from workers.stages.deploy import publish_artifact
 _log = structlog.get_logger(__name__)
 
 _EXPIRY_SECONDS = 3600
+# A compaction that runs when the process stops may use so long to end; it is repeated if it needs longer.
+_COMPACTOR_STOP_SECONDS = 5.0
 # Any constant that nothing else locks.
 _LOCK = 0x7265636F6E63696C
 
@@ -238,6 +241,11 @@ def main() -> int:
         if settings.metrics_port:
             collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
             metrics.start_metrics_listener(settings.metrics_port, collectors=[collector])
+        compactor = LogCompactor(
+            database=context.database, store=context.store, directory=settings.home / "log-archives"
+        )
+        compacting = threading.Thread(target=compactor.run, args=(stop,), name="log-compactor", daemon=True)
+        compacting.start()
         Reconciler(
             database=context.database,
             queue=context.queue,
@@ -257,6 +265,7 @@ def main() -> int:
                 context.publisher.sweep,
             ],
         ).run(stop)
+        compacting.join(_COMPACTOR_STOP_SECONDS)
     finally:
         context.close()
     return 0

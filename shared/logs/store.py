@@ -1,4 +1,8 @@
-"""The log in PostgreSQL: one head row and compressed chunks for each deployment."""
+"""The log in PostgreSQL: one head row and compressed chunks for each deployment.
+
+A finished log is moved into the object store by the LogCompactor. Its chunks disappear in the transaction in which its
+archive appears, so whoever finds no chunks and then no archive knows that there are no entries.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ import zstandard
 from schemas.logs import LogEnd, LogEntry, LogLine, LogTruncated
 from shared.db.database import Connection, Database, Row
 from shared.errors import LeaseLost, NotFound
+from shared.logs.account_events import record_changes
+from shared.logs.archive import ArchiveReader, LogArchive
 from shared.logs.base import LogHead, NumberedEntry
 
 MAXIMUM_LOG_BYTES = 100 * 1024 * 1024
@@ -32,7 +38,8 @@ _LOCK_HEAD = """
 _CREATE_HEAD = "INSERT INTO log_heads (deployment_id) VALUES (%(id)s) ON CONFLICT (deployment_id) DO NOTHING"
 _ADVANCE_HEAD = """
   UPDATE log_heads SET next_seq = %(next)s, fence = %(fence)s, batch = %(batch)s,
-    stored_bytes = %(bytes)s, is_truncated = %(truncated)s, is_closed = %(closed)s
+    stored_bytes = %(bytes)s, is_truncated = %(truncated)s, is_closed = %(closed)s,
+    closed_at = CASE WHEN %(closed)s THEN now() END
   WHERE deployment_id = %(id)s"""
 _INSERT_CHUNK = """
   INSERT INTO log_chunks (deployment_id, seq_from, seq_to, entries)
@@ -50,6 +57,7 @@ _CHUNKS_BACKWARD = """
   SELECT seq_from, seq_to, entries FROM log_chunks
   WHERE deployment_id = %(id)s AND seq_from < %(before)s
   ORDER BY seq_from DESC LIMIT %(count)s"""
+_ARCHIVE = "SELECT object_key, last_seq, index_offset, index_length FROM log_archives WHERE deployment_id = %(id)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +82,15 @@ class PostgresLogStore:
     """The LogStore on PostgreSQL. Safe from any thread; reads take a connection of their own for each page.
 
     A row lock on the head makes commit order equal sequence order. Output beyond `maximum_bytes` is replaced by one
-    LogTruncated; status changes and the end are stored all the same.
+    LogTruncated; status changes and the end are stored all the same. Reading raises Unavailable while the database, or
+    for an archived log the object store, doesn't answer. Only a process that never reads may go without `archives`.
     """
 
-    def __init__(self, database: Database, *, maximum_bytes: int = MAXIMUM_LOG_BYTES) -> None:
+    def __init__(
+        self, database: Database, archives: ArchiveReader | None = None, *, maximum_bytes: int = MAXIMUM_LOG_BYTES
+    ) -> None:
         self._database = database
+        self._archives = archives
         self._maximum_bytes = maximum_bytes
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[LogEntry])
@@ -134,6 +146,7 @@ class PostgresLogStore:
             data = self._compress(self._encoder.encode(stored))
             parameters = {"id": deployment_id, "first": first, "last": last, "entries": data}
             connection.execute(_INSERT_CHUNK, parameters)
+            record_changes(connection, deployment_id, stored)
         return Appended(first, last, tuple(stored))
 
     def last_batch(self, deployment_id: str, fence: int) -> int:
@@ -161,12 +174,11 @@ class PostgresLogStore:
         """At most `limit` entries above `after`, in order; fewer when they are large, none only when there are none."""
         page: list[NumberedEntry] = []
         size = 0
-        with self._database.transaction() as connection:
-            for numbered in self._forward(connection, deployment_id, after):
-                page.append(numbered)
-                size += _size_of(numbered.entry)
-                if len(page) >= limit or size >= maximum_bytes:
-                    break
+        for numbered in self._forward(deployment_id, after):
+            page.append(numbered)
+            size += _size_of(numbered.entry)
+            if len(page) >= limit or size >= maximum_bytes:
+                break
         return page
 
     def read_lines(
@@ -179,18 +191,17 @@ class PostgresLogStore:
         start = after if after is not None else (2**62 if is_backward else 0)
         found: list[NumberedEntry] = []
         position, size, scanned = start, 0, 0
-        with self._database.transaction() as connection:
-            direction = self._backward if is_backward else self._forward
-            for numbered in direction(connection, deployment_id, start):
-                if len(found) >= limit or size >= _PAGE_BYTES or scanned >= _SCANNED_ENTRIES:
-                    return LogPage(found, position, has_more=True)
-                scanned += 1
-                position = numbered.seq
-                entry = numbered.entry
-                is_line = isinstance(entry, LogLine) and (stage is None or entry.stage == stage)
-                if is_line or (isinstance(entry, LogTruncated) and stage is None):
-                    found.append(numbered)
-                    size += _size_of(entry)
+        direction = self._backward if is_backward else self._forward
+        for numbered in direction(deployment_id, start):
+            if len(found) >= limit or size >= _PAGE_BYTES or scanned >= _SCANNED_ENTRIES:
+                return LogPage(found, position, has_more=True)
+            scanned += 1
+            position = numbered.seq
+            entry = numbered.entry
+            is_line = isinstance(entry, LogLine) and (stage is None or entry.stage == stage)
+            if is_line or (isinstance(entry, LogTruncated) and stage is None):
+                found.append(numbered)
+                size += _size_of(entry)
         return LogPage(found, position if scanned or after is not None else 0, has_more=False)
 
     def _lock_head(self, connection: Connection, deployment_id: str) -> Row:
@@ -223,25 +234,47 @@ class PostgresLogStore:
                 break
         return stored, size, is_truncated
 
-    def _forward(self, connection: Connection, deployment_id: str, after: int) -> Iterator[NumberedEntry]:
+    def _forward(self, deployment_id: str, after: int) -> Iterator[NumberedEntry]:
         while True:
-            parameters: dict[str, Any] = {"id": deployment_id, "after": after, "count": _CHUNKS_AT_ONCE}
-            chunks = connection.execute(_CHUNKS_FORWARD, parameters).fetchall()
+            chunks, archive = self._stored(_CHUNKS_FORWARD, {"id": deployment_id, "after": after})
+            if archive is not None:
+                yield from self._archive_reader().forward(archive, after)
+                return
             for chunk in chunks:
                 yield from (numbered for numbered in self._entries_of(chunk) if numbered.seq > after)
                 after = chunk["seq_to"]
             if len(chunks) < _CHUNKS_AT_ONCE:
                 return
 
-    def _backward(self, connection: Connection, deployment_id: str, before: int) -> Iterator[NumberedEntry]:
+    def _backward(self, deployment_id: str, before: int) -> Iterator[NumberedEntry]:
         while True:
-            parameters: dict[str, Any] = {"id": deployment_id, "before": before, "count": _CHUNKS_AT_ONCE}
-            chunks = connection.execute(_CHUNKS_BACKWARD, parameters).fetchall()
+            chunks, archive = self._stored(_CHUNKS_BACKWARD, {"id": deployment_id, "before": before})
+            if archive is not None:
+                yield from self._archive_reader().backward(archive, before)
+                return
             for chunk in chunks:
                 yield from (numbered for numbered in reversed(self._entries_of(chunk)) if numbered.seq < before)
                 before = chunk["seq_from"]
             if len(chunks) < _CHUNKS_AT_ONCE:
                 return
+
+    def _stored(self, query: str, parameters: dict[str, Any]) -> tuple[list[Row], LogArchive | None]:
+        """The next chunks, or the archive where there are none.
+
+        In this order: what is moved between the two statements is found by the second. No connection is held while the
+        object store is read.
+        """
+        with self._database.transaction() as connection:
+            chunks = connection.execute(query.encode(), {**parameters, "count": _CHUNKS_AT_ONCE}).fetchall()
+            if chunks:
+                return chunks, None
+            row = connection.execute(_ARCHIVE, parameters).fetchone()
+        return [], None if row is None else LogArchive(**row)
+
+    def _archive_reader(self) -> ArchiveReader:
+        if self._archives is None:
+            raise RuntimeError("This process reads an archived log, so its log store needs an ArchiveReader.")
+        return self._archives
 
     def _entries_of(self, chunk: Row) -> list[NumberedEntry]:
         entries = self._decoder.decode(self._decompress(chunk["entries"]))

@@ -29,6 +29,13 @@ class ArtifactStore(Protocol):
         """Raises ObjectNotFound."""
         ...
 
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """`length` bytes (1 or more) from `offset`; fewer, or none, where the object ends before.
+
+        Raises ObjectNotFound, and ValueError for a range that can't be.
+        """
+        ...
+
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:

@@ -17,6 +17,7 @@ from shared.storage.base import ObjectNotFound
 
 if TYPE_CHECKING:
     from minio import Minio
+    from urllib3 import BaseHTTPResponse
 
 T = TypeVar("T")
 
@@ -93,16 +94,25 @@ class S3ArtifactStore:
     def get_bytes(self, key: str) -> bytes:
         """Raises ObjectNotFound."""
 
+        return self._attempt(f"read {key}", lambda client: _whole_body(client.get_object(self._settings.bucket, key)))
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """Raises ObjectNotFound."""
+        if offset < 0 or length < 1:
+            raise ValueError(f"no object has {length} bytes at {offset}")
+
         def get(client: Minio) -> bytes:
-            response = client.get_object(self._settings.bucket, key)
+            from minio.error import S3Error
+
             try:
-                expected, data = int(response.headers["Content-Length"]), response.read()
-            finally:
-                response.close()
-                response.release_conn()
-            if len(data) != expected:
-                raise ConnectionError(f"got {len(data)} of {expected} bytes")
-            return data
+                response = client.get_object(self._settings.bucket, key, offset=offset, length=length)
+            except S3Error as error:
+                if error.code == "InvalidRange":
+                    return b""
+                raise
+            data = _whole_body(response)
+            # A server may send everything instead of the part.
+            return data if response.status == 206 else data[offset : offset + length]
 
         return self._attempt(f"read {key}", get)
 
@@ -202,6 +212,17 @@ class S3ArtifactStore:
                     "Check that it runs at CLOUDIFY_S3_ENDPOINT."
                 ) from error
             raise
+
+
+def _whole_body(response: BaseHTTPResponse) -> bytes:
+    try:
+        expected, data = int(response.headers["Content-Length"]), response.read()
+    finally:
+        response.close()
+        response.release_conn()
+    if len(data) != expected:
+        raise ConnectionError(f"got {len(data)} of {expected} bytes")
+    return data
 
 
 def _is_transient(error: BaseException) -> bool:
