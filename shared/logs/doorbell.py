@@ -12,9 +12,12 @@ from redis.retry import Retry
 
 from schemas.logs import LogEntry
 from shared.clock import Clock, SystemClock
+from shared.logs.account_events import tells_of_change
 
 # Larger frames are read from PostgreSQL by those who watch, instead of being sent to every process that may not.
 _MAXIMUM_FRAME_BYTES = 16 * 1024
+# Rung too when a deployment's status changes, whose ever it is.
+ACCOUNTS_CHANNEL = "accounts:events"
 _TIMEOUT_SECONDS = 0.5
 # After a failed attempt the doorbell rests for so many times as long as the attempt took, at least and at most this.
 _REST_FACTOR = 20.0
@@ -82,7 +85,14 @@ class RedisDoorbell:
             if started < self._resting_until:
                 return
         try:
-            self._client.publish(channel_of(deployment_id), encode_ring(first, last, entries))
+            ring = encode_ring(first, last, entries)
+            if tells_of_change(entries):
+                with self._client.pipeline(transaction=False) as pipeline:
+                    pipeline.publish(channel_of(deployment_id), ring)
+                    pipeline.publish(ACCOUNTS_CHANNEL, b"")
+                    pipeline.execute()
+            else:
+                self._client.publish(channel_of(deployment_id), ring)
         except (redis.RedisError, OSError):
             now = self._clock.monotonic()
             shortest, longest = _REST_SECONDS

@@ -1,4 +1,4 @@
-"""The watcher's side of the doorbell: one Redis connection a process, for any number of deployments.
+"""The watcher's side of the doorbell: one Redis connection a process, for any number of deployments and accounts.
 
 redis-py subscribes again by itself after a reconnect, without a word; messages published meanwhile are gone. So every
 acknowledgement of a subscription, the first or a later one, is reported: whatever was known is to be checked then.
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from shared.logs.doorbell import Ring, channel_of, decode_ring
+from shared.logs.doorbell import ACCOUNTS_CHANNEL, Ring, channel_of, decode_ring
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class RedisDoorbellListener:
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
         self._wanted: dict[str, str] = {}
+        self._accounts_rung: Callable[[], None] | None = None
         self._changed = asyncio.Event()
         self.is_connected = False
 
@@ -58,6 +59,15 @@ class RedisDoorbellListener:
 
     def unwatch(self, deployment_id: str) -> None:
         self._wanted.pop(channel_of(deployment_id), None)
+        self._changed.set()
+
+    def watch_accounts(self, rung: Callable[[], None]) -> None:
+        """`rung` is called on the event loop for any change of a status, and whenever some may have been missed."""
+        self._accounts_rung = rung
+        self._changed.set()
+
+    def unwatch_accounts(self) -> None:
+        self._accounts_rung = None
         self._changed.set()
 
     async def run(self, handler: RingHandler) -> None:
@@ -114,6 +124,10 @@ class RedisDoorbellListener:
         if channel == _OWN_CHANNEL:
             self.is_connected = True
             return
+        if channel == ACCOUNTS_CHANNEL:
+            if self._accounts_rung is not None:
+                self._accounts_rung()
+            return
         deployment_id = self._wanted.get(channel)
         if deployment_id is None:
             return
@@ -128,6 +142,8 @@ class RedisDoorbellListener:
         while True:
             self._changed.clear()
             wanted = set(self._wanted)
+            if self._accounts_rung is not None:
+                wanted.add(ACCOUNTS_CHANNEL)
             async with writing:
                 if added := wanted - current:
                     await _bounded(pubsub.subscribe(*added))

@@ -164,11 +164,12 @@ class DeploymentService:
                 },
             )
             entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
-            self._log_store.append(connection, deployment_id, [entry], fence=None)
+            first, last = self._log_store.append(connection, deployment_id, [entry], fence=None)
             row = self._deployments.get_in(connection, deployment_id)
             resource = deployment_resource(row, [], self._settings)
             if record is not None:
                 record(connection, resource)
+        self._doorbell.ring(deployment_id, first, last, [entry])
         self._enqueue(
             stage_job(
                 deployment_id=deployment_id,
