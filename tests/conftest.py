@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 import psycopg
@@ -47,9 +48,8 @@ def _template_database(postgres_server: PostgresServer) -> str:
     return "cloudify"
 
 
-@pytest.fixture
-def database_url(postgres_server: PostgresServer, _template_database: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
+@contextmanager
+def fresh_database(postgres_server: PostgresServer, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template_database} STRATEGY file_copy")
@@ -58,6 +58,20 @@ def database_url(postgres_server: PostgresServer, _template_database: str) -> It
     finally:
         with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer, _template_database: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with fresh_database(postgres_server, _template_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database(postgres_server: PostgresServer, _template_database: str) -> Iterator[Database]:
+    """One for all tests of a module: for what is slow to make and harms nobody."""
+    with fresh_database(postgres_server, _template_database) as url, closing(Database(url)) as database:
+        yield database
 
 
 @pytest.fixture
@@ -97,9 +111,7 @@ def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ob
     )
 
 
-@pytest.fixture
-def object_store_settings(object_store_server: ObjectStoreServer) -> ObjectStoreSettings:
-    """An S3 server with a bucket of the test's own."""
+def fresh_bucket(object_store_server: ObjectStoreServer) -> ObjectStoreSettings:
     settings = object_store_server.settings(bucket=f"test-{next(_numbers)}")
     client = Minio(
         settings.endpoint.removeprefix("http://"), settings.access_key, settings.secret_key, secure=False,
@@ -107,3 +119,15 @@ def object_store_settings(object_store_server: ObjectStoreServer) -> ObjectStore
     )  # fmt: skip
     client.make_bucket(settings.bucket)
     return settings
+
+
+@pytest.fixture
+def object_store_settings(object_store_server: ObjectStoreServer) -> ObjectStoreSettings:
+    """An S3 server with a bucket of the test's own."""
+    return fresh_bucket(object_store_server)
+
+
+@pytest.fixture(scope="module")
+def module_object_store_settings(object_store_server: ObjectStoreServer) -> ObjectStoreSettings:
+    """As `module_database`."""
+    return fresh_bucket(object_store_server)

@@ -27,12 +27,16 @@ def _clone(context: WorkerContext) -> Built:
 
 
 def _install(context: WorkerContext) -> Built:
+    from shared.repositories.tools import ToolRepository
     from workers.stages.install import InstallStage
+    from workers.tools import ToolProvider
 
     toolchain = Toolchain.discover()
     executor = _executor(context, toolchain)
     index = SnapshotIndex(context.database)
-    return InstallStage(executor, _snapshots(context), index, toolchain, context.settings), executor
+    snapshots = _snapshots(context)
+    tools = ToolProvider(executor, snapshots, ToolRepository(context.database), toolchain)
+    return InstallStage(executor, snapshots, index, toolchain, context.settings, tools), executor
 
 
 def _build(context: WorkerContext) -> Built:

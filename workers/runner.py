@@ -285,7 +285,13 @@ class StageRunner:
 
 def origin_of(digest: str, inputs: Mapping[Stage, Mapping[str, Any]]) -> Stage | None:
     """The stage that recorded the digest first; later ones repeat what they were given."""
-    return next((stage for stage in Stage if digest in inputs.get(stage, {}).values()), None)
+    return next((stage for stage in Stage if _names(inputs.get(stage, {}), digest)), None)
+
+
+def _names(value: object, digest: str) -> bool:
+    if isinstance(value, Mapping):
+        return any(_names(part, digest) for part in value.values())
+    return any(_names(part, digest) for part in value) if isinstance(value, list) else value == digest
 
 
 def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:

@@ -10,129 +10,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from shared.db.database import Database
-from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, StageFailure
-from shared.plans import Plan, limits_of
-from shared.repositories.snapshots import SnapshotIndex
-from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.repositories import write_site
-from workers.directories import remove_tree
-from workers.executors.bubblewrap import BubblewrapExecutor
-from workers.snapshots import SnapshotStore
-from workers.stage import DeploymentView, StageContext, StageResult
-from workers.stages.build import BuildStage
-from workers.stages.install import InstallStage
+from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
 
-TENANT = "tenant_test"
 SECRET = "hunter2-is-the-secret"
-
-
-@dataclass
-class RecordedLog:
-    lines: list[str] = field(default_factory=list)
-    output: bytes = b""
-
-    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        assert stream in ("stdout", "stderr")
-        self.output += data
-
-    def system(self, text: str) -> None:
-        self.lines.append(text)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines) + "\n" + self.output.decode(errors="replace")
-
-
-DEPLOYMENT = DeploymentView(
-    id="depl_1",
-    tenant_id=TENANT,
-    project_id="proj_1",
-    project_slug="sample",
-    repository_url="https://example.invalid/sample.git",
-    branch="main",
-    commit_sha="1" * 40,
-    root_directory=".",
-    framework=None,
-    install_command=None,
-    build_command=None,
-    output_directory=None,
-    node_version=None,
-    is_preview=False,
-    clean=False,
-    host="sample",
-    release_sequence=1,
-)
-
-
-class Pipeline:
-    """Install and build of sites, one after another, as one host would do them."""
-
-    def __init__(
-        self, directory: Path, executor: BubblewrapExecutor, snapshots: SnapshotStore, index: SnapshotIndex,
-        toolchain: Toolchain, settings: Settings,
-    ) -> None:  # fmt: skip
-        self._directory = directory
-        self._count = 0
-        self.snapshots = snapshots
-        self.log = RecordedLog()
-        self.cancelled = threading.Event()
-        self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=120)
-        self._stages = {
-            Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings),
-            Stage.BUILD: BuildStage(executor, snapshots, index, toolchain, settings),
-        }
-
-    def fresh_directory(self) -> Path:
-        self._count += 1
-        directory = self._directory / f"run-{self._count}"
-        directory.mkdir(parents=True)
-        return directory
-
-    def run_stage(
-        self, stage: Stage, inputs: Mapping[Stage, Any], deployment: DeploymentView, variables: Mapping[str, str]
-    ) -> StageResult:
-        self.log = RecordedLog()
-        context = StageContext(
-            deployment, self.limits, self.fresh_directory(), inputs, self.log, self.cancelled, 1, variables
-        )
-        return self._stages[stage].run(context)
-
-    def install(self, site: Mapping[str, str | bytes] | str, **settings: Any) -> StageResult:
-        source = self.fresh_directory() / "source"
-        source.mkdir()
-        write_site(source, site)
-        digest = self.snapshots.save(TENANT, source).digest
-        return self.run_stage(Stage.INSTALL, {Stage.CLONE: {"source": digest}}, replace(DEPLOYMENT, **settings), {})
-
-    def build(self, installed: StageResult, variables: Mapping[str, str] | None = None, **settings: Any) -> StageResult:
-        # The output of a stage goes through the database as JSON.
-        inputs = {Stage.CLONE: {}, Stage.INSTALL: json.loads(json.dumps(installed.output))}
-        return self.run_stage(Stage.BUILD, inputs, replace(DEPLOYMENT, **settings), variables or {})
-
-    def run(
-        self, site: Mapping[str, str | bytes] | str, variables: Mapping[str, str] | None = None, **settings: Any
-    ) -> dict[str, str]:
-        """The site's files by path."""
-        built = self.build(self.install(site, **settings), variables, **settings)
-        with self.snapshots.attach(TENANT, built.output["output"]) as tree:
-            return {
-                path.relative_to(tree).as_posix(): path.read_text(errors="replace")
-                for path in sorted(tree.rglob("*"))
-                if path.is_file() and not path.is_symlink()
-            }
 
 
 @pytest.fixture(scope="module")
@@ -144,24 +38,8 @@ def toolchain() -> Toolchain:
 def pipeline(
     tmp_path: Path, toolchain: Toolchain, database: Database, object_store_settings: ObjectStoreSettings
 ) -> Iterator[Pipeline]:
-    build = BuildSettings()
-    settings = Settings(
-        home=tmp_path,
-        database_url="",
-        redis_url="",
-        object_store=object_store_settings,
-        build=build,
-        secret_key=b"k" * 32,
-        encryption_keys={},
-    )
-    with database.transaction() as connection:
-        connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [TENANT])
-    snapshots = SnapshotStore(S3ArtifactStore(object_store_settings), tmp_path / "cache", maximum_bytes=2**32)
-    executor = BubblewrapExecutor.for_host(build, tmp_path / "runtime", toolchain)
-    with closing(snapshots):
-        yield Pipeline(tmp_path / "work", executor, snapshots, SnapshotIndex(database), toolchain, settings)
-    remove_tree(tmp_path / "work")
-    remove_tree(tmp_path / "cache")
+    with open_pipeline(tmp_path, toolchain, database, object_store_settings) as pipeline:
+        yield pipeline
 
 
 def failure_of(pipeline: Pipeline, site: Mapping[str, str | bytes], **settings: Any) -> StageFailure:
@@ -301,16 +179,6 @@ def test_a_lockfile_that_does_not_match_says_what_to_run(pipeline: Pipeline) -> 
     failure = failure_of(pipeline, site)
     assert failure.code == FailureCode.LOCKFILE_MISMATCH
     assert "npm install" in failure.message
-
-
-def test_an_unavailable_package_manager_is_named(pipeline: Pipeline) -> None:
-    site: dict[str, str | bytes] = {
-        "package.json": package("node build.js", dependencies={"react": "19"}),
-        "pnpm-lock.yaml": "lockfileVersion: '9.0'\n",
-    }
-    failure = failure_of(pipeline, site)
-    assert failure.code == FailureCode.CONFIGURATION_INVALID
-    assert "pnpm" in failure.message
 
 
 @pytest.mark.parametrize(

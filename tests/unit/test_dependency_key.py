@@ -15,7 +15,6 @@ from workers.cache_key import cache_key, explain_miss
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.source_tree import SourceTree
 from workers.stages.dependency_key import dependency_components, reads_source
-from workers.stages.install import node_version_notice
 from workers.toolchain import Toolchain
 
 TOOLCHAIN = Toolchain(
@@ -140,22 +139,3 @@ def test_installs_that_may_read_any_file_are_known(
     tmp_path: Path, site: Site, settings: dict[str, str], expected: bool
 ) -> None:
     assert reads(tmp_path, site, **settings) is expected
-
-
-@pytest.mark.parametrize(
-    ("wanted", "is_said"),
-    [
-        (None, False),
-        ("24", False),
-        ("v24.3.0", False),
-        (">=20", False),
-        (">= 20", False),
-        ("^22 || ^24", False),
-        ("lts/*", False),
-        ("22.x", True),
-        (">=26", True),
-        ("~20.1", True),
-    ],
-)
-def test_a_node_version_that_is_not_there_is_said(wanted: str | None, is_said: bool) -> None:
-    assert (node_version_notice(wanted, "24.1.0") is not None) is is_said

@@ -57,7 +57,7 @@ def as_mapping(value: Any) -> dict[str, Any]:
 
 def read_node_project(tree: SourceTree, directory: str, package: dict[str, Any]) -> NodeProject:
     """Package manager: `packageManager` field, else the nearest lockfile upward, else npm."""
-    declared, declared_version, where = _declared_manager(tree, directory)
+    declared, declared_version, where = declared_manager(tree, directory)
     manager, lockfile = _nearest_lockfile(tree, directory, (declared,) if declared else tuple(LOCKFILES))
     reasons: list[str] = []
     if declared:
@@ -88,7 +88,8 @@ def _parent(path: str) -> str:
     return ancestors(path)[1]
 
 
-def _declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str, str]:
+def declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str, str]:
+    """Name and version of the nearest packageManager field upward, and the file that has it."""
     for above in ancestors(directory):
         path = join(above, "package.json")
         declared = (tree.read_object(path) or {}).get("packageManager")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,8 @@ from workers.stages.sandboxed_command import (
 )
 from workers.stages.stage_cache import StageCache
 from workers.toolchain import Toolchain
+from workers.tools import Tool, attach, programs
+from workers.tools import environment as environment_of
 
 _COLLECTED = "/output"
 _MISSING, _EMPTY = 41, 42
@@ -92,15 +94,16 @@ class BuildStage:
     def run(self, context: StageContext) -> StageResult:
         installed = context.inputs[Stage.INSTALL]
         detection = msgspec.convert(installed["detection"], Detection)
-        environment = self._environment(context, detection)
-        components = self._components(installed, detection, environment)
+        tools = msgspec.convert(installed.get("tools", []), list[Tool])
+        environment = self._environment(context, detection, tools)
+        components = self._components(installed, detection, environment, tools)
         if detection.build_command is not None:
             check_command(detection.build_command, "build command")
         record = self._cache.find(context, [components])
         if record is not None:
             return StageResult({"output": record.digest}, is_cache_hit=True)
         with self._layers(context, installed) as inputs:
-            built = (self._build(context, detection, environment, inputs),) if detection.build_command else ()
+            built = (self._build(context, detection, environment, inputs, tools),) if detection.build_command else ()
             collected = self._collect(context, detection, (*inputs, *built))
         snapshot = self._snapshots.save(context.deployment.tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
@@ -114,7 +117,7 @@ class BuildStage:
             tenant_id = context.deployment.tenant_id
             yield tuple(stack.enter_context(self._snapshots.attach(tenant_id, digest)) for digest in digests)
 
-    def _environment(self, context: StageContext, detection: Detection) -> dict[str, str]:
+    def _environment(self, context: StageContext, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
         """Nothing in it differs between two builds of one commit for one host, or no output would be found again."""
         deployment = context.deployment
         commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commitSha") or "")
@@ -122,8 +125,9 @@ class BuildStage:
             "CI": "1",
             "NODE_ENV": "production",
             "PYTHONUNBUFFERED": "1",
+            **environment_of(tools),
             **context.variables,
-            "PATH": search_path(self._toolchain, detection),
+            "PATH": search_path(self._toolchain, detection, programs(tools)),
             "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,
             "CLOUDIFY": "1",
             "CLOUDIFY_ENVIRONMENT": "preview" if deployment.is_preview else "production",
@@ -134,7 +138,11 @@ class BuildStage:
         }
 
     def _components(
-        self, installed: Mapping[str, Any], detection: Detection, environment: Mapping[str, str]
+        self,
+        installed: Mapping[str, Any],
+        detection: Detection,
+        environment: Mapping[str, str],
+        tools: Sequence[Tool],
     ) -> dict[str, str]:
         variables = {
             f"variable {name}": hmac.new(self._digest_key, f"{name}={value}".encode(), hashlib.sha256).hexdigest()
@@ -148,26 +156,34 @@ class BuildStage:
             "output_directory": " ".join(detection.output_directories),
             "node": self._toolchain.node_version,
             "python": self._toolchain.python_version,
+            **{tool.name: tool.version for tool in tools},
             **variables,
         }
 
     def _build(
-        self, context: StageContext, detection: Detection, environment: dict[str, str], layers: tuple[Path, ...]
+        self,
+        context: StageContext,
+        detection: Detection,
+        environment: dict[str, str],
+        layers: tuple[Path, ...],
+        tools: Sequence[Tool],
     ) -> Path:
         command = detection.build_command or ""
         context.log.system(f"$ {command}")
         overlay = make_overlay(context.directory, "build", layers)
-        spec = make_spec(
-            context,
-            Stage.BUILD,
-            command=("/bin/sh", "-c", command),
-            directory=detection.root_directory,
-            overlay=overlay,
-            environment=environment,
-            output_bytes=self._settings.build.output_bytes,
-            network="none",
-        )
-        result = run_logged(self._executor, context, spec, OutputTail())
+        with ExitStack() as stack:
+            spec = make_spec(
+                context,
+                Stage.BUILD,
+                command=("/bin/sh", "-c", command),
+                directory=detection.root_directory,
+                overlay=overlay,
+                environment=environment,
+                output_bytes=self._settings.build.output_bytes,
+                network="none",
+                binds=attach(stack, self._snapshots, tools),
+            )
+            result = run_logged(self._executor, context, spec, OutputTail())
         raise_failure(context, result, "build command")
         return overlay.upper
 

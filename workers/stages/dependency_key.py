@@ -7,12 +7,14 @@ import json
 import platform
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import as_mapping, install_scripts_of
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 from workers.toolchain import Toolchain
+from workers.tools import Tool
 
 # The parts of package.json that an install reads; a change of another script or of the description is none.
 _PACKAGE_PARTS = (
@@ -34,7 +36,9 @@ _HARMLESS_SCRIPT = re.compile(r"\s*(?:is-ci \|\| )?husky(?: install)?(?: \|\| tr
 _LOCAL_NODE_DEPENDENCY = ("file:", "link:", "portal:", "./", "../", "~/")
 
 
-def dependency_components(tree: SourceTree, detection: Detection, toolchain: Toolchain) -> dict[str, str]:
+def dependency_components(
+    tree: SourceTree, detection: Detection, toolchain: Toolchain, tools: Sequence[Tool] = ()
+) -> dict[str, str]:
     """Name → version, digest or command. Two installs with equal components give the same dependencies.
 
     The source's digest is not among them; see `reads_source`.
@@ -54,6 +58,7 @@ def dependency_components(tree: SourceTree, detection: Detection, toolchain: Too
         components |= {"node": toolchain.node_version, manager: toolchain.npm_version if manager == "npm" else ""}
         components["package.json"] = _digest_packages(tree, directory)
         names = _NODE_CONFIGURATION
+    components |= {tool.name: tool.version for tool in tools}
     files = [join(above, name) for above in ancestors(directory) for name in names]
     patches = [path for name in _PATCH_DIRECTORIES for path in tree.find_below(join(directory, name))]
     components["configuration"] = _digest_files(tree, [*files, *patches])

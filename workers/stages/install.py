@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from workers.executors.sandbox_arguments import HOME
 from workers.frameworks.detection import Detection, Overrides, detect
 from workers.frameworks.node_projects import LOCKFILES
 from workers.frameworks.source_tree import SourceTree
+from workers.frameworks.tool_versions import required_tools
 from workers.snapshots import Snapshot, SnapshotStore
 from workers.stage import DeploymentView, StageContext, StageResult
 from workers.stages.dependency_key import dependency_components, reads_source
@@ -34,10 +37,15 @@ from workers.stages.sandboxed_command import (
 from workers.stages.stage_cache import StageCache
 from workers.tar_format import MAXIMUM_DEPTH
 from workers.toolchain import Toolchain
+from workers.tools import Tool, ToolProvider, attach, environment, programs
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
-_WRITTEN_LOCKFILES = frozenset({name for names in LOCKFILES.values() for name in names} | {"uv.lock"})
-_AVAILABLE_MANAGERS = frozenset({"npm", "pip", "uv"})
+# Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.
+_YARN_DIRECTORIES = frozenset({"cache", "unplugged"})
+_WRITTEN_FILES = frozenset(
+    {name for names in LOCKFILES.values() for name in names}
+    | {"uv.lock", ".pnp.cjs", ".pnp.loader.mjs", "install-state.gz", "build-state.yml"}
+)
 
 # What each package manager prints when its lockfile does not fit, and what mends it.
 _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
@@ -47,11 +55,13 @@ _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
     (b"YN0028", "yarn.lock", "yarn install"),
     (b"lockfile had changes, but lockfile is frozen", "bun.lock", "bun install"),
     (b"lockfile at `uv.lock` needs to be updated", "uv.lock", "uv lock"),
+    (b"pyproject.toml changed significantly since poetry.lock", "poetry.lock", "poetry lock"),
+    (b"out-of-date with Pipfile", "Pipfile.lock", "pipenv lock"),
 )
 
 
 class InstallStage:
-    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected}.
+    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected, "tools": [Tool]}.
 
     The dependency snapshot is the upper layer that the install left over the source.
     """
@@ -63,10 +73,12 @@ class InstallStage:
         index: SnapshotIndex,
         toolchain: Toolchain,
         settings: Settings,
+        tools: ToolProvider,
     ) -> None:
         self._executor = executor
         self._snapshots = snapshots
         self._toolchain = toolchain
+        self._tools = tools
         self._output_bytes = settings.build.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
 
@@ -77,34 +89,45 @@ class InstallStage:
             detection = detect(tree, Path(deployment.root_directory or "."), _overrides(deployment))
             for reason in detection.reasons:
                 context.log.system(reason)
-            notice = node_version_notice(detection.node_version, self._toolchain.node_version)
-            if notice:
-                context.log.system(notice)
+            for command, what in (
+                (detection.install_command, "install command"),
+                (detection.build_command, "build command"),
+            ):
+                check_command(command or "true", what)
+            tools = self._provide_tools(context, detection, SourceTree(tree))
             dependencies, is_hit = None, False
             if detection.install_command is not None:
-                dependencies, is_hit = self._dependencies(context, detection, tree, source)
+                dependencies, is_hit = self._dependencies(context, detection, tree, source, tools)
         output: dict[str, Any] = {
             "source": source,
             "dependencies": dependencies,
             "detection": msgspec.json.decode(msgspec.json.encode(detection)),
+            "tools": msgspec.to_builtins(tools),
         }
         return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
 
+    def _provide_tools(self, context: StageContext, detection: Detection, tree: SourceTree) -> list[Tool]:
+        requests, notice = required_tools(tree, detection, self._toolchain.node_version)
+        if notice:
+            context.log.system(notice)
+        python = python_version_notice(detection.python_version, self._toolchain.python_version)
+        if python:
+            context.log.system(python)
+        return self._tools.provide(context, requests)
+
     def _dependencies(
-        self, context: StageContext, detection: Detection, tree: Path, source: str
+        self, context: StageContext, detection: Detection, tree: Path, source: str, tools: Sequence[Tool]
     ) -> tuple[str | None, bool]:
         command = detection.install_command or ""
-        check_command(command, "install command")
-        _check_manager(detection)
         files = SourceTree(tree)
-        components = dependency_components(files, detection, self._toolchain)
+        components = dependency_components(files, detection, self._toolchain, tools)
         of_source = {**components, "source": source}
         candidates = [of_source] if reads_source(files, detection) else [components, of_source]
         record = self._cache.find(context, candidates)
         if record is not None:
             return record.digest, True
         context.log.system(f"$ {command}")
-        upper = self._install(context, detection, tree)
+        upper = self._install(context, detection, tree, tools)
         # A script of a dependency may have written beside node_modules: such a layer fits this commit only.
         key = of_source if len(candidates) == 1 or _changes_source(upper) else components
         snapshot: Snapshot = self._snapshots.save(context.deployment.tenant_id, upper)
@@ -112,23 +135,24 @@ class InstallStage:
         context.log.system(f"Dependencies stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB).")
         return snapshot.digest, False
 
-    def _install(self, context: StageContext, detection: Detection, tree: Path) -> Path:
+    def _install(self, context: StageContext, detection: Detection, tree: Path, tools: Sequence[Tool]) -> Path:
         home = context.directory / "home"
         home.mkdir()
         overlay = make_overlay(context.directory, "install", (tree,))
-        spec = make_spec(
-            context,
-            Stage.INSTALL,
-            command=("/bin/sh", "-c", self._script(detection)),
-            directory=detection.install_directory,
-            overlay=overlay,
-            environment=self._environment(detection),
-            output_bytes=self._output_bytes,
-            network="proxy",
-            binds=(Bind(home, HOME, is_writable=True),),
-        )
         tail = OutputTail()
-        result = run_logged(self._executor, context, spec, tail)
+        with ExitStack() as stack:
+            spec = make_spec(
+                context,
+                Stage.INSTALL,
+                command=("/bin/sh", "-c", self._script(detection)),
+                directory=detection.install_directory,
+                overlay=overlay,
+                environment=self._environment(detection, tools),
+                output_bytes=self._output_bytes,
+                network="proxy",
+                binds=(Bind(home, HOME, is_writable=True), *attach(stack, self._snapshots, tools)),
+            )
+            result = run_logged(self._executor, context, spec, tail)
         if result.exit_code:
             _raise_mismatch(tail.data)
         raise_failure(context, result, "install command")
@@ -143,13 +167,14 @@ class InstallStage:
         create = f"uv venv --quiet --clear{seed} --python {self._toolchain.python} {VIRTUAL_ENVIRONMENT}"
         return f"{create} && {command}"
 
-    def _environment(self, detection: Detection) -> dict[str, str]:
+    def _environment(self, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
         # `uv pip` would take it for the environment to install into; it finds the virtual one without it.
         is_sync = (detection.install_command or "").startswith("uv sync")
         python = {"UV_PYTHON": self._toolchain.python} if is_sync else {}
         return {
             **python,
-            "PATH": search_path(self._toolchain, detection),
+            **environment(tools),
+            "PATH": search_path(self._toolchain, detection, programs(tools)),
             "CI": "1",
             "CLOUDIFY": "1",
             "npm_config_audit": "false",
@@ -168,16 +193,18 @@ class InstallStage:
         }
 
 
-def node_version_notice(wanted: str | None, available: str) -> str | None:
-    """A line for the log when the project asks for a Node that is not the one there is."""
+def python_version_notice(wanted: str | None, available: str) -> str | None:
+    """A line for the log when the project asks for a Python that is not the one there is."""
     if wanted is None:
         return None
-    major = int(available.partition(".")[0])
-    for alternative in wanted.split("||"):
-        match = re.match(r"\s*(>=?|\^|~|=|v)?\s*v?(\d+)", alternative)
-        if match is None or ((match[1] or "").startswith(">") and major >= int(match[2])) or major == int(match[2]):
-            return None
-    return f"The project asks for Node {wanted}; this platform has {available} and goes on with that."
+    minor = tuple(int(part) for part in available.split(".")[:2])
+    for operator, text in re.findall(r"(>=|<=|==|~=|<|>)?\s*(\d+\.\d+)", wanted):
+        named = tuple(int(part) for part in text.split("."))
+        is_above, is_below = minor >= named, minor <= named
+        fits = {">=": is_above, "~=": is_above, ">": not is_below, "<=": is_below, "<": not is_above}
+        if not fits.get(operator, minor == named):
+            return f"The project asks for Python {wanted}; this platform has {available} and goes on with that."
+    return None
 
 
 def _overrides(deployment: DeploymentView) -> Overrides:
@@ -187,21 +214,6 @@ def _overrides(deployment: DeploymentView) -> Overrides:
         build_command=deployment.build_command,
         output_directory=deployment.output_directory,
         node_version=deployment.node_version,
-    )
-
-
-def _check_manager(detection: Detection) -> None:
-    manager = detection.package_manager
-    if manager is None or manager in _AVAILABLE_MANAGERS or detection.is_custom_install:
-        return
-    instead = (
-        "Commit a package-lock.json (run `npm install`) and remove the other lockfile and the packageManager field"
-        if detection.runtime == "node"
-        else "Commit a requirements.txt (export it from the lockfile) or a uv.lock"
-    )
-    raise StageFailure(
-        FailureCode.CONFIGURATION_INVALID,
-        f"This project uses {manager}, which this platform does not have yet. {instead}, or set an install command.",
     )
 
 
@@ -217,10 +229,11 @@ def _raise_mismatch(output: bytes) -> None:
 def _changes_source(upper: Path) -> bool:
     """Whether the install wrote anything but dependencies and a lockfile that was not there."""
     for directory, directories, files in os.walk(upper):
-        directories[:] = [name for name in directories if name not in _DEPENDENCY_DIRECTORIES]
+        skipped = _YARN_DIRECTORIES if directory.endswith("/.yarn") else _DEPENDENCY_DIRECTORIES
+        directories[:] = [name for name in directories if name not in skipped]
         if directory.count("/") - str(upper).count("/") > MAXIMUM_DEPTH:
             # No snapshot takes it, and saving says so; os.walk would run into Python's own limit first.
             return True
-        if any(name not in _WRITTEN_LOCKFILES for name in files):
+        if any(name not in _WRITTEN_FILES for name in files):
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,13 +38,13 @@ def check_command(command: str, what: str) -> None:
         raise StageFailure(FailureCode.COMMAND_NOT_ALLOWED, f"The {what} `{command[:200]}` {problem}")
 
 
-def search_path(toolchain: Toolchain, detection: Detection) -> str:
-    """Programs of the project's dependencies come before the toolchain's."""
+def search_path(toolchain: Toolchain, detection: Detection, tools: Sequence[str] = ()) -> str:
+    """Programs of the project's dependencies come first, those of fetched tools before the toolchain's."""
     node_bins = [
         f"{WORKSPACE}/{directory}/node_modules/.bin".replace("/./", "/")
         for directory in dict.fromkeys((detection.root_directory, detection.install_directory))
     ]
-    return ":".join([f"{VIRTUAL_ENVIRONMENT}/bin", *node_bins, toolchain.path])
+    return ":".join([f"{VIRTUAL_ENVIRONMENT}/bin", *node_bins, *tools, toolchain.path])
 
 
 def workspace_path(directory: str) -> str:

