@@ -29,8 +29,9 @@ def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
 
 @pytest.fixture(scope="session")
 def platform(start_platform: Callable[..., Platform]) -> Platform:
-    """One platform for the scenarios that leave it whole. Short leases, so that a dead worker is soon replaced."""
-    return start_platform("platform", LEASE_SECONDS="4", RECONCILE_SECONDS="1")
+    """One platform for the scenarios that leave it whole. Short leases, so that a dead worker is soon replaced; long
+    enough for one that doesn't get to run for a while."""
+    return start_platform("platform", LEASE_SECONDS="8", RECONCILE_SECONDS="1")
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +53,8 @@ def repositories(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def impatient_platform(start_platform: Callable[..., Platform]) -> Platform:
-    """One with small limits: 10 s a stage, 200 MB of memory."""
-    return start_platform("impatient", STAGE_TIMEOUT_SECONDS="10", BUILD_MEMORY_MB="200", RECONCILE_SECONDS="1")
+    """One with small limits: 30 s a stage, 200 MB of memory."""
+    return start_platform("impatient", STAGE_TIMEOUT_SECONDS="30", BUILD_MEMORY_MB="200", RECONCILE_SECONDS="1")
 
 
 @pytest.fixture

@@ -19,17 +19,21 @@ import psutil
 import redis
 
 from shared.db.database import Database
-from shared.deployment_state import Pool
+from shared.deployment_state import Pool, Stage
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
+from shared.services.jobs import stage_job_id
 from shared.stack.ports import free_ports
+from tests.e2e.sites import HELD_COMMAND
 
 T = TypeVar("T")
 
 FINISHED = ("ready", "failed", "cancelled")
+# For whatever takes a second on a quiet machine: only a failure has to wait so long.
+PATIENCE = 180.0
 
 
-def wait_for(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:
+def wait_for(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str, every: float = 0.05) -> T:
     """Polls until the condition gives something true, which is returned."""
     deadline = time.monotonic() + seconds
     while True:
@@ -64,7 +68,7 @@ class Platform:
             **{f"CLOUDIFY_{name}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.api_url, timeout=30, trust_env=False)
+        self.client = httpx.Client(base_url=self.api_url, timeout=60, trust_env=False)
         self._redis: redis.Redis | None = None
         self._queue: RedisJobQueue | None = None
 
@@ -100,7 +104,7 @@ class Platform:
             return False
 
         try:
-            wait_for(is_ready, seconds=60, what="the platform answers")
+            wait_for(is_ready, what="the platform answers")
         except BaseException:
             self.stop()
             raise
@@ -126,13 +130,13 @@ class Platform:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 for record in self.records().values():
                     with contextlib.suppress(psutil.Error):
                         psutil.Process(record["pid"]).kill()
                 self.process.kill()
-                self.process.wait(10)
+                self.process.wait(60)
 
     def records(self) -> dict[str, Any]:
         """Role → {"pid", …} of what `up` started."""
@@ -189,7 +193,7 @@ class Platform:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def build_processes(self) -> list[psutil.Process]:
@@ -231,7 +235,7 @@ class Platform:
     def deployment(self, deployment_id: str) -> dict[str, Any]:
         return self.call("GET", f"/api/deployments/{deployment_id}")
 
-    def wait_status(self, deployment_id: str, *statuses: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_status(self, deployment_id: str, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             try:
                 deployment = self.deployment(deployment_id)
@@ -244,10 +248,54 @@ class Platform:
 
         return wait_for(reached, seconds=seconds, what=f"{deployment_id} is {' or '.join(statuses)}")
 
-    def finish(self, deployment_id: str, *, seconds: float = 120) -> dict[str, Any]:
+    def finish(self, deployment_id: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
         return self.wait_status(deployment_id, *FINISHED, seconds=seconds)
 
-    def deploy(self, name: str, repository_url: str, *, seconds: float = 120, **settings: Any) -> dict[str, Any]:
+    def wait_stage(self, deployment_id: str, stage: Stage) -> None:
+        """Returns when the stage runs, or has run: a quick one may be over before anybody has seen it."""
+        queue, job = self.queue(), stage_job_id(deployment_id, stage)
+        wait_for(
+            lambda: queue.find(job) == "running" or stage.value in self._stages_begun(deployment_id),
+            what=f"{stage.value} runs",
+            every=0.001,
+        )
+
+    def _stages_begun(self, deployment_id: str) -> set[str]:
+        return {run["stage"] for run in self.deployment(deployment_id)["stages"]}
+
+    # Commands that are held (sites.HOLD)
+
+    def held_processes(self) -> list[psutil.Process]:
+        held: list[psutil.Process] = []
+        for process in self.build_processes():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline() == HELD_COMMAND:
+                    held.append(process)
+        return held
+
+    def wait_held(self, deployment_id: str) -> None:
+        wait_for(lambda: "holding" in self.log_text(deployment_id), what="the command runs")
+        wait_for(self.held_processes, what="it waits")
+
+    def release(self) -> None:
+        """Lets every command that is held now go on."""
+        for process in self.held_processes():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+
+    def release_and_finish(self, deployment_id: str) -> dict[str, Any]:
+        """Finishes a deployment whose command is held in each attempt."""
+
+        def has_ended() -> bool:
+            self.release()
+            with contextlib.suppress(httpx.HTTPError, AssertionError):  # the API may be away on purpose
+                return self.deployment(deployment_id)["status"] in FINISHED
+            return False
+
+        wait_for(has_ended, what=f"{deployment_id} has ended")
+        return self.deployment(deployment_id)
+
+    def deploy(self, name: str, repository_url: str, *, seconds: float = PATIENCE, **settings: Any) -> dict[str, Any]:
         """A new project and its first deployment, finished."""
         project = self.create_project(name, repository_url, **settings)
         return self.finish(self.create_deployment(project["id"])["id"], seconds=seconds)
@@ -269,4 +317,4 @@ class Platform:
         """Fetches from the site router by host label, without relying on *.localhost in the resolver."""
         url = f"http://127.0.0.1:{self.sites_port}{path}"
         name = f"{host}.localhost:{self.sites_port}"
-        return httpx.get(url, headers={"Host": name, **headers}, timeout=10, trust_env=False)
+        return httpx.get(url, headers={"Host": name, **headers}, timeout=60, trust_env=False)

@@ -42,4 +42,8 @@ def sleep_js(seconds: float) -> str:
     )
 
 
+# JavaScript that says so and then waits, however long, until `Platform.release` ends its child.
+HELD_COMMAND = ["sleep", "86399"]
+HOLD = f'console.log("holding");\nrequire("child_process").spawnSync("{HELD_COMMAND[0]}", ["{HELD_COMMAND[1]}"]);\n'
+
 BUILD = {"buildCommand": "node build.js", "outputDirectory": "dist"}

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from shared.deployment_state import STAGE_STATUS, Stage
-from shared.services.jobs import stage_job_id
 from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_site, sleep_js
+from tests.e2e.sites import BUILD, HOLD, node_site, sleep_js
 from tests.repositories import make_repository
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +21,7 @@ require("child_process").spawn("sh", ["-c", "trap '' TERM; while :; do sleep 1; 
 
 def cancelled(platform: Platform, deployment_id: str) -> dict:
     platform.call("POST", f"/api/deployments/{deployment_id}/cancel", status=202)
-    deployment = platform.finish(deployment_id, seconds=40)
+    deployment = platform.finish(deployment_id)
     assert deployment["status"] == "cancelled", deployment
     # Reported only when nothing of it is left.
     assert platform.build_processes() == []
@@ -30,29 +29,29 @@ def cancelled(platform: Platform, deployment_id: str) -> dict:
 
 
 def test_cancel_of_a_waiting_deployment_is_immediate(platform: Platform, repositories: Path):
-    url = make_repository(repositories / "site", node_site("first", before=sleep_js(3)))
+    url = make_repository(repositories / "site", node_site("first", before=HOLD))
     project = platform.create_project("cancel-waiting", url, **BUILD)
     first = platform.create_deployment(project["id"])["id"]
     second = platform.create_deployment(project["id"])["id"]
     answer = platform.call("POST", f"/api/deployments/{second}/cancel", status=202)
     assert answer["status"] == "cancelled"
     assert answer["stages"] == []
-    assert platform.finish(first)["status"] == "ready"
+    assert platform.release_and_finish(first)["status"] == "ready"
     assert platform.deployment(second)["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("stage", [Stage.INSTALL, Stage.BUILD])
 def test_cancel_while_a_stubborn_command_runs(platform: Platform, repositories: Path, stage: Stage):
-    files = node_site("never", before=STUBBORN + sleep_js(120))
+    files = node_site("never", before=STUBBORN + sleep_js(600))
     if stage is Stage.INSTALL:
-        files["wait.js"] = STUBBORN + sleep_js(120)
+        files["wait.js"] = STUBBORN + sleep_js(600)
         files["package.json"] = files["package.json"].replace(
             '"build":', '"postinstall": "node wait.js",\n    "build":'
         )
     project = platform.create_project(f"cancel-{stage.value}", make_repository(repositories / "site", files), **BUILD)
     deployment_id = platform.create_deployment(project["id"])["id"]
-    platform.wait_status(deployment_id, STAGE_STATUS[stage].value, seconds=60)
-    wait_for(platform.build_processes, seconds=20, what="the command runs")
+    platform.wait_status(deployment_id, STAGE_STATUS[stage].value)
+    wait_for(platform.build_processes, what="the command runs")
     deployment = cancelled(platform, deployment_id)
     assert deployment["stages"][-1]["status"] == "cancelled"
     assert platform.get_site(f"cancel-{stage.value}").status_code == 404
@@ -66,10 +65,9 @@ def test_cancel_in_a_quick_stage(platform: Platform, repositories: Path, stage: 
     project = platform.create_project(f"cancel-{stage.value}", url, **BUILD)
     queue = platform.queue()
     deployment_id = platform.create_deployment(project["id"])["id"]
-    job = stage_job_id(deployment_id, stage)
-    wait_for(lambda: queue.find(job) == "running", seconds=60, what=f"{stage.value} runs", every=0.001)
+    platform.wait_stage(deployment_id, stage)
     response = platform.client.post(f"/api/deployments/{deployment_id}/cancel")
-    deployment = platform.finish(deployment_id, seconds=40)
+    deployment = platform.finish(deployment_id)
     if response.status_code == 409:
         assert deployment["status"] == "ready"
         assert response.json()["error"]["code"] == "ALREADY_FINISHED"
@@ -80,14 +78,14 @@ def test_cancel_in_a_quick_stage(platform: Platform, repositories: Path, stage: 
     with platform.database() as database:
         row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
     assert row is not None
-    wait_for(lambda: deployment_id not in queue.running_set(row["tenant_id"]), seconds=10, what="the slot is free")
+    wait_for(lambda: deployment_id not in queue.running_set(row["tenant_id"]), what="the slot is free")
 
 
 def test_cancel_twice_is_a_no_op_and_after_the_end_a_conflict(platform: Platform, repositories: Path):
-    url = make_repository(repositories / "site", node_site("done", before=sleep_js(60)))
+    url = make_repository(repositories / "site", node_site("done", before=sleep_js(600)))
     project = platform.create_project("cancel-twice", url, **BUILD)
     deployment_id = platform.create_deployment(project["id"])["id"]
-    platform.wait_status(deployment_id, "building", seconds=60)
+    platform.wait_status(deployment_id, "building")
     cancelled(platform, deployment_id)
     platform.call("POST", f"/api/deployments/{deployment_id}/cancel", status=202)
     ready = platform.deploy("cancel-late", make_repository(repositories / "other", node_site("late")), **BUILD)

@@ -11,21 +11,17 @@ import pytest
 from shared.deployment_state import Stage
 from shared.services.jobs import stage_job_id
 from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_site, sleep_js
+from tests.e2e.sites import BUILD, HOLD, node_site
 from tests.repositories import make_repository
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.e2e
 
 # Enough files that upload and deploy take long enough to be hit.
 MANY_FILES = "for (let i = 0; i < 1500; i++) fs.writeFileSync(`dist/${i}.txt`, CONTENT + i);"
 
 
-def slow_site(content: str) -> dict[str, str]:
-    return node_site(content, before=sleep_js(2), after=MANY_FILES)
-
-
 def expect_ready_once(platform: Platform, deployment_id: str, host: str, content: str) -> dict:
-    deployment = platform.finish(deployment_id, seconds=180)
+    deployment = platform.release_and_finish(deployment_id)
     assert deployment["status"] == "ready", (deployment["error"], platform.log_text(deployment_id))
     succeeded = [run["stage"] for run in deployment["stages"] if run["status"] == "succeeded"]
     assert sorted(succeeded) == sorted(stage.value for stage in Stage), deployment["stages"]
@@ -33,7 +29,7 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
     # A stage is recorded before its job is finished: the queue is empty a moment later.
     queue = platform.queue()
     places = [stage_job_id(deployment_id, stage) for stage in Stage]
-    wait_for(lambda: all(queue.find(place) is None for place in places), seconds=20, what="no job is left")
+    wait_for(lambda: all(queue.find(place) is None for place in places), what="no job is left")
     with platform.database() as database:
         tenant = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
         ends = database.fetch_one(
@@ -42,7 +38,7 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
     assert tenant is not None
     assert ends is not None
     assert ends["is_closed"]
-    wait_for(lambda: deployment_id not in queue.running_set(tenant["tenant_id"]), seconds=20, what="the slot is free")
+    wait_for(lambda: deployment_id not in queue.running_set(tenant["tenant_id"]), what="the slot is free")
     return deployment
 
 
@@ -50,19 +46,19 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
 def test_sigkill_of_the_pool_in_a_stage(platform: Platform, repositories: Path, stage: Stage):
     content = f"killed in {stage.value}"
     host = f"kill-{stage.value}"
-    files = slow_site(content)
+    files = node_site(content, before=HOLD if stage is Stage.BUILD else "", after=MANY_FILES)
     if stage is Stage.INSTALL:
         # An install that takes time: nothing to fetch, but a lifecycle script.
+        files["wait.js"] = HOLD
         files["package.json"] = files["package.json"].replace(
-            '"build":', '"postinstall": "node -e \\"setTimeout(() => {}, 2000)\\"",\n    "build":'
+            '"build":', '"postinstall": "node wait.js",\n    "build":'
         )
     project = platform.create_project(host, make_repository(repositories / "site", files), **BUILD)
-    queue = platform.queue()
     deployment_id = platform.create_deployment(project["id"])["id"]
-    job = stage_job_id(deployment_id, stage)
-    wait_for(lambda: queue.find(job) == "running", seconds=90, what=f"{stage.value} runs", every=0.001)
     if stage in (Stage.INSTALL, Stage.BUILD):
-        wait_for(platform.build_processes, seconds=20, what="its command runs", every=0.001)
+        platform.wait_held(deployment_id)
+    else:
+        platform.wait_stage(deployment_id, stage)
     killed = platform.kill(f"worker-{stage.value}")
     deployment = expect_ready_once(platform, deployment_id, host, content)
     runs = [run for run in deployment["stages"] if run["stage"] == stage.value]
@@ -76,10 +72,10 @@ def test_sigkill_of_the_pool_in_a_stage(platform: Platform, repositories: Path, 
 def test_a_store_that_is_away_for_20_seconds_in_mid_build(platform: Platform, repositories: Path, role: str):
     """Stopped (SIGSTOP) it accepts connections and answers nothing: the worst kind of away."""
     content, host = f"outage of {role}", f"outage-{role}"
-    files = node_site(content, before='console.log("begun");' + sleep_js(10))
+    files = node_site(content, before=HOLD)
     project = platform.create_project(host, make_repository(repositories / "site", files), **BUILD)
     deployment_id = platform.create_deployment(project["id"])["id"]
-    platform.wait_status(deployment_id, "building", seconds=60)
+    platform.wait_held(deployment_id)
     pid = platform.pid(role)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -94,21 +90,21 @@ def test_a_store_that_is_away_for_20_seconds_in_mid_build(platform: Platform, re
 @pytest.mark.parametrize("role", ["valkey", "postgres", "object-store"])
 def test_sigkill_of_a_store_in_mid_build(platform: Platform, repositories: Path, role: str):
     content, host = f"kill of {role}", f"kill-of-{role}"
-    files = node_site(content, before='console.log("begun");' + sleep_js(5))
+    files = node_site(content, before=HOLD)
     project = platform.create_project(host, make_repository(repositories / "site", files), **BUILD)
     deployment_id = platform.create_deployment(project["id"])["id"]
-    platform.wait_status(deployment_id, "building", seconds=60)
+    platform.wait_held(deployment_id)
     platform.kill(role)
     expect_ready_once(platform, deployment_id, host, content)
 
 
 def test_a_redis_that_loses_everything(platform: Platform, repositories: Path):
     content, host = "flushed", "flushed"
-    files = node_site(content, before=sleep_js(4))
+    files = node_site(content, before=HOLD)
     project = platform.create_project(host, make_repository(repositories / "site", files), **BUILD)
     running = platform.create_deployment(project["id"])["id"]
     waiting = platform.create_deployment(project["id"])["id"]
-    platform.wait_status(running, "building", seconds=60)
+    platform.wait_held(running)
     platform.redis.flushall()
     for deployment_id in (running, waiting):
         expect_ready_once(platform, deployment_id, host, content)

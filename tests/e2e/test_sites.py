@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, wait_for
 from tests.e2e.sites import BUILD, node_site
 from tests.repositories import make_repository
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_the_vite_sample(platform: Platform, repositories: Path):
-    deployment = platform.deploy("vite", make_repository(repositories / "vite", "sample"), seconds=240)
+    deployment = platform.deploy("vite", make_repository(repositories / "vite", "sample"))
     assert deployment["status"] == "ready", (deployment["error"], platform.log_text(deployment["id"]))
     page = platform.get_site("vite")
     assert page.status_code == 200
@@ -43,7 +43,7 @@ def test_a_static_site(platform: Platform, repositories: Path):
 
 
 def test_an_mkdocs_site(platform: Platform, repositories: Path):
-    deployment = platform.deploy("mkdocs", make_repository(repositories / "mkdocs", "mkdocs"), seconds=240)
+    deployment = platform.deploy("mkdocs", make_repository(repositories / "mkdocs", "mkdocs"))
     assert deployment["status"] == "ready", (deployment["error"], platform.log_text(deployment["id"]))
     page = platform.get_site("mkdocs").text
     assert "MkDocs version" in page
@@ -121,7 +121,5 @@ def test_previews_have_hosts_of_their_own_and_are_removed(platform: Platform, re
     assert page.headers["x-robots-tag"] == "noindex"
     assert platform.get_site("previewed").status_code == 404
     platform.call("DELETE", f"/api/deployments/{preview['id']}", status=(202, 204))
-    from tests.e2e.platform import wait_for
-
-    wait_for(lambda: platform.get_site(host[1]).status_code == 404, seconds=20, what="the preview is gone")
+    wait_for(lambda: platform.get_site(host[1]).status_code == 404, what="the preview is gone")
     assert platform.client.get(f"/api/deployments/{preview['id']}").status_code == 404

@@ -7,18 +7,17 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_site, sleep_js
+from tests.e2e.platform import PATIENCE, Platform, wait_for
+from tests.e2e.sites import BUILD, HOLD, node_site
 from tests.repositories import make_repository
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.e2e
 
 CONTENT = "built in the end"
 
@@ -28,7 +27,7 @@ def own_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]
     """One home for this file. Short leases, so that what a killed worker held is soon taken up again."""
     platform = Platform(
         tmp_path_factory.mktemp("up") / "home of cloudify",
-        LEASE_SECONDS="4",
+        LEASE_SECONDS="8",
         RECONCILE_SECONDS="1",
     )
     yield platform
@@ -52,15 +51,15 @@ def fresh(tmp_path: Path) -> Iterator[Platform]:
 
 def begin_build(platform: Platform, repositories: Path, name: str) -> str:
     """A deployment whose build command runs."""
-    url = make_repository(repositories / "site", node_site(CONTENT, before=sleep_js(4)))
+    url = make_repository(repositories / "site", node_site(CONTENT, before=HOLD))
     project = platform.create_project(name, url, **BUILD)
     deployment_id = platform.create_deployment(project["id"])["id"]
-    wait_for(lambda: "sleeping" in platform.log_text(deployment_id), seconds=60, what="the build command runs")
+    platform.wait_held(deployment_id)
     return deployment_id
 
 
 def expect_ready(platform: Platform, deployment_id: str, host: str) -> None:
-    deployment = platform.finish(deployment_id)
+    deployment = platform.release_and_finish(deployment_id)
     assert deployment["status"] == "ready", (deployment["error"], platform.log_text(deployment_id))
     assert CONTENT in platform.get_site(host).text
 
@@ -86,7 +85,7 @@ def refused(platform: Platform, **settings: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
     return outcome.returncode, outcome.stderr
 
@@ -136,10 +135,8 @@ def test_ctrl_c_in_mid_build_stops_everything(running: Platform, repositories: P
     processes = family(running)
     assert len(processes) > 12
     assert running.process is not None
-    began = time.monotonic()
     running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(20) == 0
-    assert time.monotonic() - began < 10
+    assert running.process.wait(PATIENCE) == 0
     assert alive(processes) == []
     running.disconnect()
     running.start()
@@ -158,12 +155,15 @@ def test_ctrl_c_while_it_starts(fresh: Platform):
     )
     assert process.stderr is not None
     assert "Starting" in process.stderr.readline()
-    wait_for(lambda: psutil.Process(process.pid).children(), seconds=20, what="a server is prepared", every=0.001)
+    wait_for(lambda: psutil.Process(process.pid).children(), what="a server is prepared", every=0.001)
     children = psutil.Process(process.pid).children(recursive=True)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=20)
-    assert (process.returncode, said) == (0, "Stopped. The data stays; start again to go on.\n")
+    _, said = process.communicate(timeout=PATIENCE)
+    # The last line; had it started before the signals came, it would have said so first.
+    assert process.returncode == 0, said
+    assert said.endswith("Stopped. The data stays; start again to go on.\n")
+    assert "Traceback" not in said
     assert alive(children) == []
 
 
