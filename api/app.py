@@ -72,7 +72,7 @@ def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequ
         request_max_body_size=MAXIMUM_BODY_BYTES,
         openapi_config=openapi_config(),
         state=State({"services": services, "query_parameters": {}}),
-        lifespan=list(lifespan),
+        lifespan=[*lifespan, services.stream_admission.running],
         before_send=[_allow_all_methods],
         logging_config=None,
         debug=False,
@@ -104,7 +104,12 @@ async def _allow_all_methods(message: Message, scope: Scope) -> None:
 
 def _service_dependencies(services: Services) -> dict[str, Provide]:
     """Each collaborator under its name, and all of them as `services`."""
-    provided = {"services": services, "log_store": services.log_store, "stream_hub": services.stream_hub}
+    provided = {
+        "services": services,
+        "log_store": services.log_store,
+        "stream_hub": services.stream_hub,
+        "stream_admission": services.stream_admission,
+    }
     return {name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}
 
 

@@ -11,6 +11,8 @@ from shared.errors import ErrorCode, Unauthenticated
 from shared.permissions import Permission
 from shared.repositories.sessions import SessionRepository
 from shared.repositories.tokens import TokenRepository
+from shared.services.sessions import SessionService
+from shared.services.stream_tickets import StreamTicketService
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,21 @@ class Authenticator:
     """Safe from any thread."""
 
     def __init__(
-        self, *, tokens: TokenRepository, sessions: SessionRepository, access_tokens: AccessTokens, clock: Clock
+        self,
+        *,
+        tokens: TokenRepository,
+        sessions: SessionRepository,
+        access_tokens: AccessTokens,
+        clock: Clock,
+        session_service: SessionService,
+        stream_tickets: StreamTicketService,
     ) -> None:
         self._tokens = tokens
         self._sessions = sessions
         self._access_tokens = access_tokens
         self._clock = clock
+        self._session_service = session_service
+        self._stream_tickets = stream_tickets
 
     def authenticate(self, authorization: str | None) -> Principal:
         """Raises Unauthenticated: UNAUTHENTICATED, TOKEN_EXPIRED or SESSION_REVOKED."""
@@ -49,6 +60,30 @@ class Authenticator:
             raise Unauthenticated("The Authorization header must be: Bearer <token>.")
         credential = credential.strip()
         return self._by_token(credential) if credential.startswith(PREFIX) else self._by_session(credential)
+
+    def by_ticket(self, ticket: str, *, deployment_id: str | None) -> Principal:
+        """Who asked for the ticket, which is used up. Raises Unauthenticated."""
+        holder = self._stream_tickets.redeem(ticket, deployment_id=deployment_id)
+        return Principal(
+            user_id=holder.user_id,
+            email=holder.email,
+            token_id=holder.token_id,
+            scopes=holder.scopes,
+            is_platform_administrator=holder.is_platform_administrator,
+            session_id=holder.session_id,
+        )
+
+    def by_session_cookie(self, refresh_token: str) -> Principal:
+        """Whose login the cookie holds; the cookie is not replaced. Raises Unauthenticated."""
+        holder = self._session_service.identify(refresh_token)
+        return Principal(
+            user_id=holder.user_id,
+            email=holder.email,
+            token_id=None,
+            scopes=frozenset(),
+            is_platform_administrator=holder.is_platform_administrator,
+            session_id=holder.session_id,
+        )
 
     def _by_token(self, token: str) -> Principal:
         row = self._tokens.find_active(token_hash(token)) if is_token(token) else None

@@ -12,6 +12,7 @@ from api.authentication import Authenticator
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.services import Services
+from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from shared.access_tokens import AccessTokens
 from shared.clock import Clock, SystemClock
@@ -22,6 +23,7 @@ from shared.logs.base import Doorbell
 from shared.logs.doorbell import RedisDoorbell
 from shared.logs.listener import RedisDoorbellListener
 from shared.logs.store import PostgresLogStore
+from shared.logs.stream_slots import RedisStreamSlots
 from shared.passwords import Passwords
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
@@ -32,6 +34,8 @@ from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sessions import SessionRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
+from shared.repositories.stream_rights import StreamRightsRepository
+from shared.repositories.stream_tickets import StreamTicketRepository
 from shared.repositories.tenants import TenantRepository
 from shared.repositories.tokens import TokenRepository
 from shared.repositories.users import UserRepository
@@ -44,6 +48,7 @@ from shared.services.projects import ProjectService
 from shared.services.queue_administration import QueueAdministrationService
 from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
+from shared.services.stream_tickets import StreamTicketService
 from shared.services.tokens import TokenService
 from shared.services.variables import VariableService
 from shared.settings import Settings
@@ -138,11 +143,20 @@ def build_services(
     tokens, sessions = TokenRepository(database), SessionRepository(database)
     access_tokens = AccessTokens([settings.secret_key], clock)
     accounts, token_service = build_account_services(settings, backends, clock)
+    session_service = SessionService(database=database, sessions=sessions, access_tokens=access_tokens, clock=clock)
+    stream_tickets = StreamTicketService(tickets=StreamTicketRepository(database), clock=clock)
     return Services(
         settings=settings,
-        authenticator=Authenticator(tokens=tokens, sessions=sessions, access_tokens=access_tokens, clock=clock),
+        authenticator=Authenticator(
+            tokens=tokens,
+            sessions=sessions,
+            access_tokens=access_tokens,
+            clock=clock,
+            session_service=session_service,
+            stream_tickets=stream_tickets,
+        ),
         accounts=accounts,
-        sessions=SessionService(database=database, sessions=sessions, access_tokens=access_tokens, clock=clock),
+        sessions=session_service,
         tokens=token_service,
         projects=ProjectService(
             database=database, projects=ProjectRepository(database), queue=backends.queue, settings=settings
@@ -163,9 +177,16 @@ def build_services(
             is_migrated=partial(is_migrated, settings.database_url),
             clock=SystemClock(),
         ),
+        stream_tickets=stream_tickets,
+        stream_admission=build_stream_admission(settings, backends, clock),
         log_store=backends.log_store,
         stream_hub=stream_hub,
     )
+
+
+def build_stream_admission(settings: Settings, backends: Backends, clock: Clock) -> StreamAdmission:
+    slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user)
+    return StreamAdmission(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
 
 
 def build_stream_hub(settings: Settings, backends: Backends) -> StreamHub:

@@ -5,6 +5,8 @@ Every route handler declares exactly one of these in `opt`:
 - `self: True`: any signed-in user, own data. A token with scopes is refused unless `scoped: True` is declared too;
 - `permission: Permission.X` with `resource`: `project` or `deployment` (the path names it; `request.state.tenant_id` is
   set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform` (platform administrators).
+
+A handler that also declares `stream: True` takes a ticket or the session's cookie where there is no header.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from litestar.routes import HTTPRoute
 from api.authentication import Principal
 from api.errors import RequestRefused
 from api.services import Services
+from api.session_cookie import REFRESH_COOKIE, refuse_foreign_site
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
 from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
 from shared.permissions import Permission, Role, permissions_of
 
 Connection = ASGIConnection[Any, Any, Any, Any]
+
+# The query parameter of the stream routes that takes a ticket.
+TICKET_PARAMETER = "ticket"
 
 _RESOURCES = frozenset({"project", "deployment", "tenants", "platform"})
 _PARAMETERS = {"project": "project_id", "deployment": "deployment_id"}
@@ -74,6 +80,14 @@ def authorize(connection: Connection, permission: Permission, resource: str, ide
     return tenant_id
 
 
+def authorize_anywhere(connection: Connection, permission: Permission) -> list[str]:
+    """The tenants where the principal may do this, the personal one first.
+
+    Raises Forbidden when there is none. Blocks: call it from a thread.
+    """
+    return _tenants_with(connection.app.state.services, connection.user, permission)
+
+
 def check_declarations(application: Litestar) -> None:
     """Raises UndeclaredRoutes. Run when the application is made."""
     undeclared = [
@@ -100,7 +114,7 @@ def _admit(connection: Connection, opt: dict[str, Any]) -> None:
         return
     if not _is_declared(opt):
         raise Forbidden("Nobody may use this address.")
-    principal = services.authenticator.authenticate(authorization)
+    principal = _authenticate(services, connection, opt)
     connection.scope["user"] = principal
     if opt.get("self") is True:
         if principal.scopes and not opt.get("scoped"):
@@ -115,6 +129,21 @@ def _admit(connection: Connection, opt: dict[str, Any]) -> None:
         case resource:
             identifier = connection.path_params[_PARAMETERS[resource]]
             connection.state.tenant_id = authorize(connection, permission, resource, identifier)
+
+
+def _authenticate(services: Services, connection: Connection, opt: dict[str, Any]) -> Principal:
+    """The header wins over a ticket, and that over the cookie: one credential is looked at, and counts or doesn't."""
+    authorization = connection.headers.get("authorization")
+    if opt.get("stream") is True and authorization is None:
+        ticket = connection.query_params.get(TICKET_PARAMETER)
+        if ticket is not None:
+            deployment_id = connection.path_params.get(_PARAMETERS["deployment"])
+            return services.authenticator.by_ticket(ticket, deployment_id=deployment_id)
+        cookie = connection.cookies.get(REFRESH_COOKIE)
+        if cookie:
+            refuse_foreign_site(connection)
+            return services.authenticator.by_session_cookie(cookie)
+    return services.authenticator.authenticate(authorization)
 
 
 def _find_principal(services: Services, authorization: str | None) -> Principal | None:

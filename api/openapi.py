@@ -15,11 +15,13 @@ import msgspec
 from litestar import Litestar, Request, Response, Router, get
 from litestar.enums import MediaType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.routes import HTTPRoute
 
 from api.errors import STATUS_OF
 from api.exchange import API_VERSION
+from api.guards import TICKET_PARAMETER
+from api.session_cookie import REFRESH_COOKIE
 from shared.errors import ErrorCode
 
 DOCS_PATH = "/api/docs"
@@ -41,6 +43,29 @@ _METHODS = ("get", "put", "post", "delete", "patch")
 
 Schema = dict[str, Any]
 
+_SECURITY_SCHEMES: dict[str, SecurityScheme | Reference] = {
+    "bearer": SecurityScheme(type="http", scheme="bearer"),
+    "streamTicket": SecurityScheme(
+        type="apiKey",
+        name=TICKET_PARAMETER,
+        security_scheme_in="query",
+        description="Opens one stream, once, within 60 s; from POST /api/auth/stream-tickets.",
+    ),
+    "sessionCookie": SecurityScheme(
+        type="apiKey",
+        name=REFRESH_COOKIE,
+        security_scheme_in="cookie",
+        description="The cookie of a login. Streams take it from pages of this site; elsewhere it only refreshes.",
+    ),
+}
+_TICKET: Schema = {
+    "name": TICKET_PARAMETER,
+    "in": "query",
+    "required": False,
+    "description": "For clients that can't set headers, instead of Authorization; see POST /api/auth/stream-tickets",
+    "schema": {"type": "string"},
+}
+
 
 def openapi_config() -> OpenAPIConfig:
     return OpenAPIConfig(
@@ -52,7 +77,7 @@ def openapi_config() -> OpenAPIConfig:
         ),
         use_handler_docstrings=True,
         security=[{"bearer": []}],
-        components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
+        components=Components(security_schemes=_SECURITY_SCHEMES),
         # Litestar's own pages would load scripts from elsewhere; `docs_router` replaces them.
         openapi_router=Router("/api/docs/litestar", route_handlers=[], include_in_schema=False, opt={"public": True}),
     )
@@ -115,6 +140,10 @@ def _complete(operation: Schema, opt: Mapping[str, Any]) -> None:
         operation["security"] = []
     else:
         codes += _SIGNED_IN
+    if opt.get("stream") is True:
+        operation["security"] = [{"bearer": []}, {"streamTicket": []}, {"sessionCookie": []}]
+        operation["parameters"] = [*operation.get("parameters", []), dict(_TICKET)]
+        codes += (ErrorCode.CSRF_REJECTED, ErrorCode.STREAM_LIMIT)
     if opt.get("resource") in ("project", "deployment"):
         codes.append(ErrorCode.NOT_FOUND)
     if "requestBody" in operation:

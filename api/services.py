@@ -8,6 +8,7 @@ from typing import Any
 from api.authentication import Authenticator
 from api.health import HealthChecks
 from api.pagination import CursorSigner
+from api.streams.admission import StreamAdmission
 from shared.repositories.idempotency import IdempotencyRepository
 from shared.repositories.tenants import TenantRepository
 from shared.services.accounts import AccountService
@@ -16,6 +17,7 @@ from shared.services.projects import ProjectService
 from shared.services.queue_administration import QueueAdministrationService
 from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
+from shared.services.stream_tickets import StreamTicketService
 from shared.services.tokens import TokenService
 from shared.services.variables import VariableService
 from shared.settings import Settings
@@ -23,7 +25,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`log_store` (shared.logs) and `stream_hub` (api.streams) serve the log routes."""
+    """`log_store` (shared.logs), `stream_hub` and `stream_admission` (api.streams) serve the routes that stream."""
 
     settings: Settings
     authenticator: Authenticator
@@ -39,5 +41,7 @@ class Services:
     idempotency: IdempotencyRepository
     cursor_signer: CursorSigner
     health: HealthChecks
+    stream_tickets: StreamTicketService
+    stream_admission: StreamAdmission
     log_store: Any = field(default=None)
     stream_hub: Any = field(default=None)

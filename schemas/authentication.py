@@ -15,6 +15,13 @@ class SignedIn(Resource):
     expires_in: int
 
 
+class StreamTicketResource(Resource):
+    """`ticket` opens one stream, once, within `expires_in` seconds."""
+
+    ticket: str
+    expires_in: int
+
+
 class SessionResource(Resource):
     """One login; `is_current` marks the one that asks."""
 

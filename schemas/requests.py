@@ -28,6 +28,12 @@ class CreateTokenRequest(Request):
     expires_at: datetime | None = None
 
 
+class CreateStreamTicketRequest(Request):
+    """Without `deployment_id`: for the account's stream of events."""
+
+    deployment_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class CreateProjectRequest(Request):
     name: str
     repository_url: str | None = None

@@ -80,6 +80,8 @@ class Settings:
     lease_seconds: float = 30.0
     reconcile_seconds: float = 10.0
     preview_days: int = 30
+    # Open at once, across all API processes.
+    streams_per_user: int = 100
     log_level: str = "info"
     environment: str = "production"
 
@@ -248,6 +250,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         lease_seconds=reader.seconds("LEASE_SECONDS", 30.0),
         reconcile_seconds=reader.seconds("RECONCILE_SECONDS", 10.0),
         preview_days=reader.integer("PREVIEW_DAYS", 30, 1, 3650),
+        streams_per_user=reader.integer("STREAMS_PER_USER", 100, 1, 100_000),
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         environment=reader.choice("ENVIRONMENT", "production", ("production", "development")),
     )

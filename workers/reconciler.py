@@ -32,6 +32,7 @@ from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sessions import SessionRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
+from shared.repositories.stream_tickets import StreamTicketRepository
 from shared.services.deployments import DeploymentService
 from shared.services.jobs import (
     cleanup_job,
@@ -261,6 +262,7 @@ def main() -> int:
             expired=[
                 IdempotencyRepository(context.database).delete_expired,
                 lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
+                lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
                 lambda: StageDirectories(settings.work_directory).sweep(context.deployments.is_live),
                 context.publisher.sweep,
             ],

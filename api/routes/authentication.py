@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, post
-from litestar.datastructures import Cookie
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
+from msgspec import UNSET
 
-from api.errors import RequestRefused
+from api.authentication import Principal
+from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
 from api.services import Services
-from schemas.authentication import SessionResource, SignedIn
+from api.session_cookie import REFRESH_COOKIE, refresh_cookie, refuse_foreign_site
+from schemas.authentication import SessionResource, SignedIn, StreamTicketResource
 from schemas.envelope import Success
-from schemas.requests import LoginRequest, RegisterRequest
+from schemas.requests import CreateStreamTicketRequest, LoginRequest, RegisterRequest
 from schemas.resources import UserResource
 from shared.errors import ErrorCode
+from shared.permissions import Permission
 from shared.services.sessions import IssuedSession
-
-# A browser keeps a `__Host-` cookie for this host alone, and only when it is Secure and has the path /.
-REFRESH_COOKIE = "__Host-cloudify_refresh"
 
 _REFRESH_ERRORS = (ErrorCode.UNAUTHENTICATED, ErrorCode.SESSION_REVOKED, ErrorCode.CSRF_REJECTED)
 
@@ -62,7 +62,7 @@ class AuthenticationController(Controller):
         self, request: Request[Any, Any, Any], services: NamedDependency[Services]
     ) -> Response[Success[SignedIn]]:
         """Gives a new access token for the refresh cookie, and replaces the cookie."""
-        _refuse_foreign_site(request)
+        refuse_foreign_site(request)
         cookie = request.cookies.get(REFRESH_COOKIE)
         session = services.sessions.refresh(cookie, user_agent=_user_agent(request), address=_address(request))
         return _signed_in(services.accounts.get(session.user_id), session, status=200)
@@ -70,9 +70,9 @@ class AuthenticationController(Controller):
     @post("/logout", status_code=204, opt={"public": True, "errors": (ErrorCode.CSRF_REJECTED,)}, sync_to_thread=True)
     def logout(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[None]:
         """Ends the session of the refresh cookie."""
-        _refuse_foreign_site(request)
+        refuse_foreign_site(request)
         services.sessions.end(request.cookies.get(REFRESH_COOKIE))
-        return Response(None, status_code=204, cookies=[_cookie("", 0)])
+        return Response(None, status_code=204, cookies=[refresh_cookie("", 0)])
 
     @get("/me", opt={"self": True, "scoped": True}, sync_to_thread=True)
     def me(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[UserResource]:
@@ -93,23 +93,39 @@ class AuthenticationController(Controller):
         """Ends a session; its access tokens stop working at once."""
         services.sessions.revoke(request.user.user_id, session_id)
 
+    @post(
+        "/stream-tickets",
+        opt={"self": True, "scoped": True, "errors": (ErrorCode.NOT_FOUND,)},
+        sync_to_thread=True,
+    )
+    def create_stream_ticket(
+        self,
+        request: Request[Any, Any, Any],
+        data: JSONBody[CreateStreamTicketRequest],
+        services: NamedDependency[Services],
+    ) -> Response[Success[StreamTicketResource]]:
+        """Gives a ticket that opens one stream, once, within 60 s, as `?ticket=`: of a deployment's log, or without
+        `deploymentId` of the account's events. The stream has the rights of whoever asked for the ticket."""
+        principal: Principal = request.user
+        deployment_id = None if data.deployment_id is UNSET else data.deployment_id
+        if deployment_id is None:
+            authorize_anywhere(request, Permission.DEPLOY_READ)
+        else:
+            authorize(request, Permission.DEPLOY_READ, "deployment", deployment_id)
+        ticket = services.stream_tickets.issue(
+            user_id=principal.user_id,
+            token_id=principal.token_id,
+            session_id=principal.session_id,
+            deployment_id=deployment_id,
+        )
+        stream = "/api/events/stream" if deployment_id is None else f"/api/deployments/{deployment_id}/logs/stream"
+        return answer(ticket, status=201, location=stream)
+
 
 def _signed_in(user: UserResource, session: IssuedSession, *, status: int) -> Response[Success[SignedIn]]:
     data = SignedIn(user=user, access_token=session.access_token, expires_in=session.expires_in)
-    cookie = _cookie(session.refresh_token, session.refresh_expires_in)
+    cookie = refresh_cookie(session.refresh_token, session.refresh_expires_in)
     return answer(data, status=status, location="/api/auth/me" if status == 201 else None, cookies=[cookie])
-
-
-def _cookie(value: str, seconds: int) -> Cookie:
-    return Cookie(
-        key=REFRESH_COOKIE, value=value, max_age=seconds, path="/", secure=True, httponly=True, samesite="strict"
-    )
-
-
-def _refuse_foreign_site(request: Request[Any, Any, Any]) -> None:
-    """The cookie is SameSite=Strict already; this also stops a page on another port or subdomain of the site."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise RequestRefused("The request comes from another site's page.", code=ErrorCode.CSRF_REJECTED)
 
 
 def _user_agent(request: Request[Any, Any, Any]) -> str | None:

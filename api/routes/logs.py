@@ -12,6 +12,7 @@ from litestar.params import FromPath, QueryParameter
 from litestar.response import Response
 
 from api.responses import EnvelopeResponse
+from api.streams.admission import StreamAdmission, StreamRight
 from api.streams.hub import StreamHub
 from api.streams.log_source import LogSource
 from api.streams.sse import EventStream
@@ -29,7 +30,8 @@ MAXIMUM_LIMIT = 1000
 _GREATEST_NUMBER = 2**63 - 1
 _TRUNCATED_TEXT = "The log has reached its size limit; later output is not stored."
 
-_READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment"}
+_READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment", "errors": (ErrorCode.INVALID_CURSOR,)}
+_STREAM = {**_READ, "stream": True}
 
 Direction = Literal["forward", "backward"]
 After = Annotated[str | None, QueryParameter(description="A number in the log; entries that follow it are sent")]
@@ -65,13 +67,14 @@ class LogController(Controller):
             return _text_response(lines)
         return _json_response(lines)
 
-    @get("/stream", opt=_READ, summary="A deployment's log as it is written", media_type="text/event-stream")
+    @get("/stream", opt=_STREAM, summary="A deployment's log as it is written", media_type="text/event-stream")
     async def stream(
         self,
         request: Request[Any, Any, Any],
         deployment_id: FromPath[str],
         log_store: NamedDependency[PostgresLogStore],
         stream_hub: NamedDependency[StreamHub],
+        stream_admission: NamedDependency[StreamAdmission],
         after: After = None,
         tail: Tail = None,
     ) -> Response[Any]:
@@ -85,7 +88,9 @@ class LogController(Controller):
             position = max(position, head.last_seq - tail)
         if head.is_closed and position >= head.last_seq:
             return Response(content=None, status_code=204)
-        return EventStream(LogSource(stream_hub, deployment_id, position), stream_hub.timing)
+        right = StreamRight(request.user, frozenset([request.state.tenant_id]), deployment_id)
+        source = LogSource(stream_hub, deployment_id, position)
+        return EventStream(source, stream_hub.timing, stream_admission.admit(right))
 
 
 def parse_position(text: str) -> int:

@@ -74,7 +74,9 @@ class DeploymentRepository:
 
     def find_tenant(self, deployment_id: str) -> str | None:
         row = self._database.fetch_one(
-            "SELECT tenant_id FROM deployments WHERE id = %(id)s AND deleting_at IS NULL", {"id": deployment_id}
+            "SELECT d.tenant_id FROM deployments d JOIN projects p ON p.id = d.project_id "
+            "WHERE d.id = %(id)s AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
+            {"id": deployment_id},
         )
         return None if row is None else row["tenant_id"]
 

@@ -19,6 +19,12 @@ SELECT u.id AS user_id, u.email, u.is_platform_administrator,
 FROM users u WHERE u.id = %(user_id)s
 """
 
+_FIND_HOLDER = """
+SELECT s.family_id, s.replaced_at, s.revoked_at IS NULL AND s.expires_at > %(now)s AS is_live,
+       u.id AS user_id, u.email, u.is_platform_administrator
+FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.refresh_token_hash = %(hash)s
+"""
+
 # A family is shown by the row that holds its present refresh token; a family began when its first row was written.
 _LIST = """
 SELECT s.family_id AS id, s.user_agent, s.address, s.expires_at, s.created_at AS last_used_at,
@@ -62,6 +68,10 @@ class SessionRepository:
     def find_user(self, user_id: str, family_id: str, now: datetime) -> Row | None:
         """The user, and as `is_live` whether the login is neither revoked nor over."""
         return self._database.fetch_one(_FIND_USER, {"user_id": user_id, "family_id": family_id, "now": now})
+
+    def find_holder(self, refresh_token_hash: bytes, now: datetime) -> Row | None:
+        """The refresh token with its user; `is_live`: whether its login is neither revoked nor over."""
+        return self._database.fetch_one(_FIND_HOLDER, {"hash": refresh_token_hash, "now": now})
 
     def list_of(self, user_id: str, now: datetime) -> list[Row]:
         """The 100 latest logins that live."""

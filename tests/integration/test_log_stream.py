@@ -18,19 +18,26 @@ import pytest
 import uvicorn
 from httpx_sse import ServerSentEvent, connect_sse
 from litestar import Router
+from litestar.connection import ASGIConnection
 from litestar.di import Provide
+from litestar.handlers import BaseRouteHandler
 
+from api.authentication import Principal
 from api.errors import handle_error
 from api.exchange import Application
 from api.routes.logs import LogController
+from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry, LogTruncated
+from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.logs.base import Doorbell
 from shared.logs.doorbell import RedisDoorbell
 from shared.logs.listener import RedisDoorbellListener
 from shared.logs.store import PostgresLogStore
+from shared.logs.stream_slots import RedisStreamSlots
+from shared.repositories.stream_rights import StreamRightsRepository
 from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import end, eventually, line, new_deployment, status
@@ -137,6 +144,11 @@ class Follower:
         return [event.event for event in self.events if event.data]
 
 
+def let_everybody_in(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    connection.scope["user"] = Principal("user_any", "ada@example.com", "tok_any", frozenset(), False)
+    connection.state.tenant_id = "ten_any"
+
+
 @contextmanager
 def running_api(
     database: Database,
@@ -145,9 +157,18 @@ def running_api(
 ) -> Iterator[Api]:
     store = PostgresLogStore(database)
     hub = StreamHub(store, RedisDoorbellListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)))
+    admission = StreamAdmission(
+        rights=StreamRightsRepository(database),
+        slots=RedisStreamSlots(redis_url, limit=1000),
+        clock=SystemClock(),
+        check_seconds=3600,
+    )
     application = Application(
         route_handlers=[Router("/api", route_handlers=[LogController])],
+        guards=[let_everybody_in],
+        lifespan=[admission.running],
         dependencies={
+            "stream_admission": Provide(lambda: admission, sync_to_thread=False),
             "log_store": Provide(lambda: store, sync_to_thread=False),
             "stream_hub": Provide(lambda: hub, sync_to_thread=False),
         },

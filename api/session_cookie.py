@@ -1,0 +1,29 @@
+"""The cookie that holds a login's refresh token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.datastructures import Cookie
+
+from api.errors import RequestRefused
+from shared.errors import ErrorCode
+
+# A browser keeps a `__Host-` cookie for this host alone, and only when it is Secure and has the path /.
+REFRESH_COOKIE = "__Host-cloudify_refresh"
+
+
+def refresh_cookie(value: str, seconds: int) -> Cookie:
+    return Cookie(
+        key=REFRESH_COOKIE, value=value, max_age=seconds, path="/", secure=True, httponly=True, samesite="strict"
+    )
+
+
+def refuse_foreign_site(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """The cookie is SameSite=Strict already; this also stops a page on another port or subdomain of the site.
+
+    Raises RequestRefused (CSRF_REJECTED).
+    """
+    if connection.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise RequestRefused("The request comes from another site's page.", code=ErrorCode.CSRF_REJECTED)

@@ -1,0 +1,145 @@
+"""Who may stream, and for how long: each open stream keeps a slot of its user, and its right is checked every few
+seconds, for all streams of the process at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from api.authentication import Principal
+from shared.clock import Clock
+from shared.errors import Unavailable
+from shared.logs.stream_slots import RedisStreamSlots
+from shared.permissions import Permission, permissions_of
+from shared.repositories.stream_rights import StreamRights, StreamRightsRepository
+
+_log = structlog.get_logger("streams")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRight:
+    """What a stream goes on for: its principal may read in all of `tenant_ids`, and `deployment_id`, when it follows
+    one, is there and belongs to one of them."""
+
+    principal: Principal
+    tenant_ids: frozenset[str]
+    deployment_id: str | None = None
+
+    def holds(self, now: StreamRights) -> bool:
+        principal = self.principal
+        if principal.token_id is not None:
+            is_live = principal.token_id in now.tokens
+        else:
+            is_live = principal.session_id in now.sessions
+        if not is_live or not principal.has_scope(Permission.DEPLOY_READ):
+            return False
+        if self.deployment_id is not None and now.deployments.get(self.deployment_id) not in self.tenant_ids:
+            return False
+        roles = [now.roles.get((principal.user_id, tenant_id)) for tenant_id in self.tenant_ids]
+        return all(role is not None and Permission.DEPLOY_READ in permissions_of(role) for role in roles)
+
+
+class AdmittedSeat:
+    """See api.streams.sse.Seat."""
+
+    def __init__(self, right: StreamRight) -> None:
+        self.right = right
+        self._is_revoked = False
+        self._call: Callable[[], None] | None = None
+
+    def on_revoked(self, call: Callable[[], None]) -> None:
+        self._call = call
+        if self._is_revoked:
+            call()
+
+    def revoke(self) -> None:
+        if not self._is_revoked:
+            self._is_revoked = True
+            if self._call is not None:
+                self._call()
+
+
+class StreamAdmission:
+    """Belongs to one event loop, the one that `running` is entered on."""
+
+    def __init__(
+        self, *, rights: StreamRightsRepository, slots: RedisStreamSlots, clock: Clock, check_seconds: float = 5.0
+    ) -> None:
+        self._rights = rights
+        self._slots = slots
+        self._clock = clock
+        self._check_seconds = check_seconds
+        self._seats: set[AdmittedSeat] = set()
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    @property
+    def open_count(self) -> int:
+        return len(self._seats)
+
+    @asynccontextmanager
+    async def admit(self, right: StreamRight) -> AsyncGenerator[AdmittedSeat]:
+        """A seat for the length of the block, which must begin after the right was checked for the request.
+
+        Raises StreamLimitReached.
+        """
+        async with self._slots.hold(right.principal.user_id):
+            seat = AdmittedSeat(right)
+            self._seats.add(seat)
+            try:
+                yield seat
+            finally:
+                self._seats.discard(seat)
+
+    @asynccontextmanager
+    async def running(self, _application: Any = None) -> AsyncGenerator[None]:
+        # A thread of its own: the check doesn't wait for requests that wait for a database.
+        self._limiter = anyio.CapacityLimiter(1)
+        tasks = [asyncio.create_task(self._slots.run()), asyncio.create_task(self._check_forever())]
+        try:
+            yield
+        finally:
+            pending = set(tasks)
+            while pending:
+                for task in pending:
+                    task.cancel()
+                # Again after a while: a cancellation that meets a library's own timeout can be lost.
+                _, pending = await asyncio.wait(pending, timeout=0.5)
+            await self._slots.close()
+
+    async def check(self) -> None:
+        """Ends the streams whose right is lost. While the database is away they go on."""
+        seats = list(self._seats)
+        if not seats:
+            return
+        principals = [seat.right.principal for seat in seats]
+        deployments = [seat.right.deployment_id for seat in seats]
+        read = partial(
+            self._rights.read,
+            token_ids={principal.token_id for principal in principals if principal.token_id is not None},
+            session_ids={principal.session_id for principal in principals if principal.session_id is not None},
+            user_ids={principal.user_id for principal in principals},
+            deployment_ids={deployment for deployment in deployments if deployment is not None},
+            now=self._clock.now(),
+        )
+        with contextlib.suppress(Unavailable):
+            rights = await anyio.to_thread.run_sync(read, limiter=self._limiter, abandon_on_cancel=True)
+            for seat in seats:
+                if not seat.right.holds(rights):
+                    seat.revoke()
+
+    async def _check_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._check_seconds)
+            try:
+                await self.check()
+            except Exception:  # noqa: BLE001 - the check must outlive whatever happens to one of its rounds
+                _log.exception("stream_rights_check_failed")

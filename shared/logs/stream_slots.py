@@ -1,0 +1,171 @@
+"""How many streams each user has open, counted across all API processes.
+
+Each open stream holds a slot: a member of a sorted set in Redis, with a lease that its process renews. So the slots of
+a process that was killed run out by themselves. While Redis is away, each process counts its own streams only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+
+from shared.errors import ErrorCode, Unavailable
+
+_logger = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 1.0
+# After a failed attempt streams are let in without asking Redis for so long, so that none of them waits for it.
+_REST_SECONDS = 1.0
+# Taking a slot is one short command; streams that come all at once share these.
+_CONNECTIONS = 8
+_RETRY_AFTER_SECONDS = 10
+
+
+class StreamLimitReached(Unavailable):
+    code = ErrorCode.STREAM_LIMIT
+
+
+class _Script:
+    def __init__(self, name: str) -> None:
+        self.text = (resources.files("shared.logs") / name).read_text()
+        # A digest names a script; it protects nothing.
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisStreamSlots:
+    """Belongs to one event loop. `run` renews the leases until it is cancelled."""
+
+    def __init__(self, redis_url: str, *, limit: int, lease_seconds: float = 20.0, renew_seconds: float = 5.0) -> None:
+        self._limit = limit
+        self._lease = int(lease_seconds * 1000)
+        self._renew_seconds = renew_seconds
+        self._take_script = _Script("stream_slots_take.lua")
+        self._renew_script = _Script("stream_slots_renew.lua")
+        pool = BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT_SECONDS,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            client_name="cloudify-streams",
+        )
+        self._redis: Any = Redis.from_pool(pool)
+        # Streams of this process: all by user, those that are open with their slots, those that have ended.
+        self._counts: Counter[str] = Counter()
+        self._held: dict[str, set[str]] = {}
+        self._ended: list[tuple[str, str]] = []
+        self._changed = asyncio.Event()
+        self._resting_until = 0.0
+
+    @asynccontextmanager
+    async def hold(self, user_id: str) -> AsyncGenerator[None]:
+        """A slot for the length of the block. Raises StreamLimitReached."""
+        if self._counts[user_id] >= self._limit:
+            raise self._refusal()
+        self._counts[user_id] += 1
+        slot = secrets.token_hex(8)
+        try:
+            if not await self._take(user_id, slot):
+                raise self._refusal()
+            self._held.setdefault(user_id, set()).add(slot)
+            yield
+        finally:
+            self._give_back(user_id, slot)
+
+    async def run(self) -> None:
+        """One pipeline at a time, so that no late renewal brings a slot back that was given back."""
+        loop = asyncio.get_running_loop()
+        renew_at = loop.time() + self._renew_seconds
+        while True:
+            try:
+                async with asyncio.timeout_at(renew_at):
+                    await self._changed.wait()
+            except TimeoutError:
+                renew_at = loop.time() + self._renew_seconds
+                await self._write(is_renewal=True)
+            else:
+                await self._write(is_renewal=False)
+
+    async def close(self) -> None:
+        """Gives back what has ended. What has not yet runs out with its lease."""
+        await self._write(is_renewal=False)
+        await self._redis.aclose()
+
+    def _refusal(self) -> StreamLimitReached:
+        return StreamLimitReached(
+            f"You have {self._limit} streams open, which is the limit; close one, then try again.",
+            details={"limit": self._limit},
+            retry_after_seconds=_RETRY_AFTER_SECONDS,
+        )
+
+    def _give_back(self, user_id: str, slot: str) -> None:
+        """Never waits: it also runs where a stream is cancelled."""
+        self._counts[user_id] -= 1
+        if self._counts[user_id] <= 0:
+            del self._counts[user_id]
+        if held := self._held.get(user_id):
+            held.discard(slot)
+            if not held:
+                del self._held[user_id]
+        # Also what was not held: a reply may have been lost after the slot was taken.
+        self._ended.append((user_id, slot))
+        self._changed.set()
+
+    async def _take(self, user_id: str, slot: str) -> bool:
+        """True also while Redis is away."""
+        now = asyncio.get_running_loop().time
+        if now() < self._resting_until:
+            return True
+        arguments = (1, _key(user_id), slot, self._limit, self._lease)
+        try:
+            try:
+                reply = await self._redis.evalsha(self._take_script.digest, *arguments)
+            except NoScriptError:
+                reply = await self._redis.eval(self._take_script.text, *arguments)
+        except Exception as error:  # noqa: BLE001  whatever happens to a connection, streams are let in
+            self._rest(error)
+            return True
+        return reply == 1
+
+    async def _write(self, *, is_renewal: bool) -> None:
+        ended: dict[str, list[str]] = {}
+        for user_id, slot in self._ended:
+            ended.setdefault(user_id, []).append(slot)
+        self._ended.clear()
+        self._changed.clear()
+        users = ended.keys() | self._held.keys() if is_renewal else ended.keys()
+        if not users:
+            return
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                # Redis may have been started anew since the last one.
+                pipeline.script_load(self._renew_script.text)
+                for user_id in users:
+                    gone = ended.get(user_id, [])
+                    held = self._held.get(user_id, ()) if is_renewal else ()
+                    pipeline.evalsha(self._renew_script.digest, 1, _key(user_id), self._lease, len(gone), *gone, *held)
+                await pipeline.execute()
+        except Exception as error:  # noqa: BLE001  the renewal must outlive whatever happens to a connection
+            # What has ended is not renewed any more, so it runs out.
+            self._rest(error)
+
+    def _rest(self, error: Exception) -> None:
+        self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
+        _logger.info("The slots of streams can't be counted across processes: %r.", error)
+
+
+def _key(user_id: str) -> str:
+    return f"streams:user:{user_id}"

@@ -1,0 +1,44 @@
+"""Tickets for streams as rows. Only the hash of a ticket is stored."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from shared.db.database import Database, Row
+
+_INSERT = """
+INSERT INTO stream_tickets (ticket_hash, user_id, token_id, session_id, deployment_id, expires_at)
+VALUES (%(ticket_hash)s, %(user_id)s, %(token_id)s, %(session_id)s, %(deployment_id)s, %(expires_at)s)
+"""
+
+# Of two that present the same ticket at once, the second waits for the first one's deletion and then finds nothing.
+_TAKE = """
+WITH taken AS (DELETE FROM stream_tickets WHERE ticket_hash = %(ticket_hash)s RETURNING *)
+SELECT t.token_id, t.session_id, t.deployment_id, t.expires_at <= %(now)s AS is_expired,
+       u.id AS user_id, u.email, u.is_platform_administrator, COALESCE(k.scopes, '{}') AS scopes,
+       CASE WHEN t.token_id IS NOT NULL
+            THEN COALESCE(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()), false)
+            ELSE EXISTS (SELECT 1 FROM sessions s WHERE s.family_id = t.session_id AND s.user_id = t.user_id
+                         AND s.revoked_at IS NULL AND s.expires_at > %(now)s)
+       END AS is_live
+FROM taken t JOIN users u ON u.id = t.user_id LEFT JOIN api_tokens k ON k.id = t.token_id AND k.user_id = t.user_id
+"""
+
+
+class StreamTicketRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, ticket: dict[str, Any]) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(_INSERT, ticket)
+
+    def take(self, ticket_hash: bytes, now: datetime) -> Row | None:
+        """The ticket, which is no more from now on, with its user and the scopes of its token. `is_live`: whether what
+        asked for it is neither revoked nor over."""
+        return self._database.fetch_one(_TAKE, {"ticket_hash": ticket_hash, "now": now})
+
+    def delete_expired(self, now: datetime) -> int:
+        with self._database.transaction() as connection:
+            return connection.execute("DELETE FROM stream_tickets WHERE expires_at < %(now)s", {"now": now}).rowcount
