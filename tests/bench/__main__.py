@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("platform", "queue")
+BENCHMARKS = ("platform", "queue", "streams")
 
 
 def main() -> None:
