@@ -19,7 +19,7 @@ from api.authentication import Principal
 from shared.clock import Clock
 from shared.errors import Unavailable
 from shared.logs.stream_slots import RedisStreamSlots
-from shared.permissions import Permission, permissions_of
+from shared.permissions import ROLES_WITH, Permission
 from shared.repositories.stream_rights import StreamRights, StreamRightsRepository
 
 _log = structlog.get_logger("streams")
@@ -44,8 +44,8 @@ class StreamRight:
             return False
         if self.deployment_id is not None and now.deployments.get(self.deployment_id) not in self.tenant_ids:
             return False
-        roles = [now.roles.get((principal.user_id, tenant_id)) for tenant_id in self.tenant_ids]
-        return all(role is not None and Permission.DEPLOY_READ in permissions_of(role) for role in roles)
+        roles = now.roles.get(principal.user_id, {})
+        return all(roles.get(tenant_id) in ROLES_WITH[Permission.DEPLOY_READ] for tenant_id in self.tenant_ids)
 
 
 class AdmittedSeat:

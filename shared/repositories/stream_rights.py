@@ -27,11 +27,11 @@ WHERE d.id = ANY(%(ids)s) AND d.deleting_at IS NULL AND p.deleting_at IS NULL
 
 @dataclass(frozen=True, slots=True)
 class StreamRights:
-    """`roles` by (user, tenant); `deployments`: those that are there, with their tenants."""
+    """`roles` by user, then by tenant; `deployments`: those that are there, with their tenants."""
 
     tokens: frozenset[str]
     sessions: frozenset[str]
-    roles: dict[tuple[str, str], Role]
+    roles: dict[str, dict[str, Role]]
     deployments: dict[str, str]
 
 
@@ -54,9 +54,12 @@ class StreamRightsRepository:
             sessions = connection.execute(_LIVE_SESSIONS, {"ids": list(session_ids), "now": now}).fetchall()
             roles = connection.execute(_ROLES, {"ids": list(user_ids)}).fetchall()
             deployments = connection.execute(_DEPLOYMENTS, {"ids": list(deployment_ids)}).fetchall()
+        by_user: dict[str, dict[str, Role]] = {}
+        for row in roles:
+            by_user.setdefault(row["user_id"], {})[row["tenant_id"]] = Role(row["role"])
         return StreamRights(
             tokens=frozenset(row["id"] for row in tokens),
             sessions=frozenset(row["id"] for row in sessions),
-            roles={(row["user_id"], row["tenant_id"]): Role(row["role"]) for row in roles},
+            roles=by_user,
             deployments={row["id"]: row["tenant_id"] for row in deployments},
         )
