@@ -52,7 +52,7 @@ def _template_database(postgres_server: PostgresServer) -> str:
 def fresh_database(postgres_server: PostgresServer, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template_database} STRATEGY file_copy")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     try:
         yield postgres_server.url_of(name)
     finally:
