@@ -1,0 +1,276 @@
+"""The status changes of whole accounts for any number of streams of one process.
+
+One query reads what is new of all tenants that somebody watches, when the doorbell rings (at most every 50 ms), every
+15 s, and every second while Redis is down. Each change is encoded once. Streams pull by cursor and have no queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from api.streams.account_channel import (
+    BATCH_EVENTS,
+    EncodedChange,
+    TenantChannel,
+    compose,
+    encode_page,
+)
+from api.streams.hub import HubClosing
+from api.streams.timing import StreamTiming
+from shared.errors import Unavailable
+from shared.logs.account_events import AccountPage
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+_COALESCED_SECONDS = 0.05
+# Longer than a RedisDoorbell rests after a failure.
+_WRITERS_RETURN_SECONDS = 5.0
+# Changes before the head that a new channel loads: streams that come back after a restart find their place there.
+_PRELOADED_EVENTS = 20
+# Tenants whose changes one query reads: it doesn't hold the event loop up for long when everybody comes back at once.
+_TENANTS_AT_ONCE = 50
+# Threads that read the store; each takes a connection of the process's pool.
+_READERS = 2
+
+
+class AccountReader(Protocol):
+    """The part of AccountEventStore that streams need. Called from threads."""
+
+    def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]: ...
+
+    def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]: ...
+
+
+class AccountListener(Protocol):
+    """See RedisDoorbellListener, which the StreamHub runs."""
+
+    is_connected: bool
+
+    def watch_accounts(self, rung: Callable[[], None]) -> None: ...
+
+    def unwatch_accounts(self) -> None: ...
+
+
+class AccountHub:
+    """Belongs to the event loop that `start` runs on; only `begin_shutdown` may be called from elsewhere. Stopped in
+    two steps, as the StreamHub is."""
+
+    def __init__(self, store: AccountReader, listener: AccountListener, timing: StreamTiming | None = None) -> None:
+        self.timing = timing or StreamTiming()
+        self.is_closing = False
+        self._store = store
+        self._listener = listener
+        self._channels: dict[str, TenantChannel] = {}
+        self._watches: dict[str, set[AccountWatch]] = {}
+        # Pages being read from the store, by positions: streams at one place share one read.
+        self._pages: dict[frozenset[tuple[str, int]], asyncio.Task[dict[str, AccountPage]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._due = asyncio.Event()
+        self._disconnected_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._disconnected_at = self._loop.time()
+        self._spawn(self._keep_up())
+
+    def begin_shutdown(self) -> None:
+        """Safe from any thread and from a signal handler; may be called again."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell_shutdown)
+
+    async def close(self) -> None:
+        self._tell_shutdown()
+        pending = set(self._tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Again after a while: a cancellation that meets a library's own timeout can be lost.
+            _, pending = await asyncio.wait(pending, timeout=0.5)
+
+    async def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
+        """The newest number of each tenant. Raises Unavailable."""
+        return await self._in_thread(partial(self._store.heads, tenant_ids))
+
+    @asynccontextmanager
+    async def watch(self, heads: Mapping[str, int]) -> AsyncGenerator[AccountWatch]:
+        """`heads`: the tenants, and a number of each that has been given. All that is numbered above is noticed."""
+        if not self._channels:
+            self._listener.watch_accounts(self._due.set)
+        watch = AccountWatch(self, [self._channel(tenant_id, head) for tenant_id, head in heads.items()])
+        for tenant_id in heads:
+            self._watches.setdefault(tenant_id, set()).add(watch)
+        self._due.set()
+        try:
+            yield watch
+        finally:
+            for tenant_id in heads:
+                self._watches[tenant_id].discard(watch)
+                if not self._watches[tenant_id]:
+                    del self._watches[tenant_id], self._channels[tenant_id]
+            if not self._channels:
+                self._listener.unwatch_accounts()
+
+    @property
+    def watched_count(self) -> int:
+        """Tenants that somebody watches."""
+        return len(self._channels)
+
+    # What an AccountWatch calls.
+
+    async def pages(self, positions: Mapping[str, int]) -> dict[str, AccountPage]:
+        """What the store has after the positions. Raises Unavailable."""
+        key = frozenset(positions.items())
+        task = self._pages.get(key)
+        if task is None:
+            read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
+            task = self._pages[key] = self._spawn(self._in_thread(read))
+            task.add_done_callback(lambda _: self._pages.pop(key, None))
+        return await asyncio.shield(task)
+
+    # Within
+
+    def _channel(self, tenant_id: str, head: int) -> TenantChannel:
+        channel = self._channels.get(tenant_id)
+        if channel is None:
+            channel = self._channels[tenant_id] = TenantChannel(tenant_id, max(0, head - _PRELOADED_EVENTS))
+        return channel
+
+    async def _keep_up(self) -> None:
+        while True:
+            await self._time_to_look()
+            self._due.clear()
+            try:
+                await self._look()
+            except Unavailable:
+                await asyncio.sleep(self.timing.poll)
+                self._due.set()
+            except Exception:
+                # Whatever it is, streams must not fall silent for good.
+                _logger.exception("Status changes of accounts can't be read.")
+                await asyncio.sleep(self.timing.poll)
+                self._due.set()
+            await asyncio.sleep(_COALESCED_SECONDS)
+
+    async def _time_to_look(self) -> None:
+        clock = asyncio.get_running_loop().time
+        looked_at = clock()
+        while not self._due.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.timing.poll):
+                    await self._due.wait()
+            if not self._listener.is_connected:
+                self._disconnected_at = clock()
+            # Writers take a moment longer to find out that Redis is back.
+            is_up = clock() - self._disconnected_at > _WRITERS_RETURN_SECONDS
+            if not is_up or clock() - looked_at >= self.timing.compare:
+                return
+
+    async def _look(self) -> None:
+        """Brings all channels up to date, or nearer: then it is due again."""
+        if not self._channels:
+            return
+        heads = await self.heads(list(self._channels))
+        positions = {channel.tenant_id: channel.last for channel in self._channels.values()}
+        behind = [tenant_id for tenant_id, head in heads.items() if head > positions.get(tenant_id, head)]
+        for start in range(0, len(behind), _TENANTS_AT_ONCE):
+            asked = {tenant_id: positions[tenant_id] for tenant_id in behind[start : start + _TENANTS_AT_ONCE]}
+            pages = await self._in_thread(partial(self._store.read, asked, limit=BATCH_EVENTS))
+            for tenant_id, page in pages.items():
+                self._extend(tenant_id, page)
+
+    def _extend(self, tenant_id: str, page: AccountPage) -> None:
+        channel = self._channels.get(tenant_id)
+        if channel is None:
+            return
+        channel.extend(page)
+        for watch in self._watches[tenant_id]:
+            watch.wake()
+        if channel.last < page.last_seq:
+            self._due.set()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Taken from the task, so that an error nobody waits for any more is not reported as forgotten.
+            task.exception()
+
+    def _tell_shutdown(self) -> None:
+        self.is_closing = True
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.wake()
+
+
+class AccountWatch:
+    """One stream's view of its tenants."""
+
+    def __init__(self, hub: AccountHub, channels: Sequence[TenantChannel]) -> None:
+        self._hub = hub
+        self._channels = channels
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def next(self, positions: dict[str, int], timeout_seconds: float) -> bytes | None:
+        """The events after the positions, waiting for them; moves the positions on. None when the time is over.
+
+        Raises HubClosing. While PostgreSQL is down it waits, too.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
+        while True:
+            if self._hub.is_closing:
+                raise HubClosing
+            self._changed.clear()
+            pause = deadline - clock()
+            try:
+                news = await self._news(positions)
+            except Unavailable:
+                news, pause = {}, min(pause, self._hub.timing.poll)
+            if news:
+                return compose(positions, news)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(pause, 0)):
+                    await self._changed.wait()
+            if clock() >= deadline:
+                return None
+
+    async def _news(self, positions: Mapping[str, int]) -> dict[str, list[EncodedChange]]:
+        news: dict[str, list[EncodedChange]] = {}
+        unknown: dict[str, int] = {}
+        for channel in self._channels:
+            position = positions[channel.tenant_id]
+            if position < channel.last:
+                changes = channel.after(position)
+                if changes is None:
+                    unknown[channel.tenant_id] = position
+                else:
+                    news[channel.tenant_id] = changes
+        if unknown:
+            pages = await self._hub.pages(unknown)
+            news |= {tenant_id: encode_page(unknown[tenant_id], page) for tenant_id, page in pages.items()}
+        return news
