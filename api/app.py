@@ -23,6 +23,7 @@ from api.responses import EnvelopeResponse
 from api.routes.administration import AdministrationController
 from api.routes.authentication import AuthenticationController
 from api.routes.deployments import DeploymentController
+from api.routes.events import EventController
 from api.routes.health import HealthController
 from api.routes.logs import LogController
 from api.routes.projects import ProjectController
@@ -41,6 +42,7 @@ CONTROLLERS = (
     VariableController,
     DeploymentController,
     LogController,
+    EventController,
     AdministrationController,
 )
 
@@ -108,6 +110,7 @@ def _service_dependencies(services: Services) -> dict[str, Provide]:
         "services": services,
         "log_store": services.log_store,
         "stream_hub": services.stream_hub,
+        "account_hub": services.account_hub,
         "stream_admission": services.stream_admission,
     }
     return {name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}

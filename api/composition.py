@@ -12,12 +12,14 @@ from api.authentication import Authenticator
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.services import Services
+from api.streams.account_hub import AccountHub
 from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from shared.access_tokens import AccessTokens
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database
 from shared.db.migrate import is_migrated
+from shared.logs.account_events import AccountEventStore
 from shared.logs.archive import ArchiveReader
 from shared.logs.base import Doorbell
 from shared.logs.doorbell import RedisDoorbell
@@ -64,6 +66,7 @@ class Backends:
     queue: RedisJobQueue
     log_store: PostgresLogStore
     doorbell: Doorbell
+    listener: RedisDoorbellListener
     artifacts: ArtifactStore
     close: Callable[[], None] = field(repr=False)
 
@@ -86,6 +89,7 @@ def connect_backends(settings: Settings) -> Backends:
         queue=RedisJobQueue(redis, lease_seconds=settings.lease_seconds),
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
         doorbell=doorbell,
+        listener=RedisDoorbellListener(settings.redis_url),
         # Only asked whether it answers; an outage isn't waited out.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
         close=closers.close,
@@ -186,18 +190,27 @@ def build_services(
 
 def build_stream_admission(settings: Settings, backends: Backends, clock: Clock) -> StreamAdmission:
     slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user)
+        account_hub=build_account_hub(backends),
     return StreamAdmission(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
 
 
 def build_stream_hub(settings: Settings, backends: Backends) -> StreamHub:
-    return StreamHub(backends.log_store, RedisDoorbellListener(settings.redis_url))
+    return StreamHub(backends.log_store, backends.listener)
+
+
+def build_account_hub(backends: Backends) -> AccountHub:
+    """It shares the connection that the stream hub listens on."""
+    return AccountHub(AccountEventStore(backends.database), backends.listener)
 
 
 @asynccontextmanager
-async def running_hub(hub: StreamHub, _application: Any) -> AsyncGenerator[None]:
-    """The hub's tasks live as long as the application."""
+async def running_hub(hub: StreamHub, application: Any) -> AsyncGenerator[None]:
+    """The tasks of the hub and of the accounts' live as long as the application."""
+    account_hub: AccountHub = application.state.services.account_hub
     await hub.start()
     try:
         yield
     finally:
         await hub.close()
+    await account_hub.start()
+        await account_hub.close()

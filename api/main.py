@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
@@ -28,9 +30,9 @@ _M_ARENA_MAX = -8
 class Server(uvicorn.Server):
     """uvicorn, which tells the streams to end before it waits for connections to drain."""
 
-    def __init__(self, config: uvicorn.Config, hub: StreamHub) -> None:
+    def __init__(self, config: uvicorn.Config, hubs: Sequence[StreamHub | AccountHub]) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._hubs = hubs
 
     def stop_on_signals(self) -> None:
         """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
@@ -42,7 +44,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._hub.begin_shutdown()
+        for hub in self._hubs:
+            hub.begin_shutdown()
         await super().shutdown(sockets)
 
 
@@ -73,14 +76,15 @@ def run(settings: Settings) -> int:
         hub = build_stream_hub(settings, backends)
         services = build_services(settings, backends, stream_hub=hub)
         try:
-            return _serve(settings, create_app(services, lifespan=[partial(running_hub, hub)]), hub)
+            hubs = [hub, services.account_hub]
+            return _serve(settings, create_app(services, lifespan=[partial(running_hub, hub)]), hubs)
         finally:
             services.health.close()
     finally:
         backends.close()
 
 
-def _serve(settings: Settings, application: Any, hub: StreamHub) -> int:
+def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
         metrics = start_metrics_listener(settings.metrics_port)
     except OSError as error:
@@ -102,7 +106,7 @@ def _serve(settings: Settings, application: Any, hub: StreamHub) -> int:
                 proxy_headers=False,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             ),
-            hub,
+            hubs,
         )
         server.stop_on_signals()
         server.run()

@@ -25,7 +25,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`log_store` (shared.logs), `stream_hub` and `stream_admission` (api.streams) serve the routes that stream."""
+    """`log_store` (shared.logs), `stream_hub`, `account_hub` and `stream_admission` serve the routes that stream."""
 
     settings: Settings
     authenticator: Authenticator
@@ -45,3 +45,4 @@ class Services:
     stream_admission: StreamAdmission
     log_store: Any = field(default=None)
     stream_hub: Any = field(default=None)
+    account_hub: Any = field(default=None)

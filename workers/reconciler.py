@@ -22,6 +22,7 @@ from shared.db.database import Database, Row
 from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.logging import configure_logging
+from shared.logs.account_events import AccountEventStore
 from shared.logs.compactor import LogCompactor
 from shared.plans import Plan, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
@@ -262,6 +263,7 @@ def main() -> int:
             expired=[
                 IdempotencyRepository(context.database).delete_expired,
                 lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
+                AccountEventStore(context.database).delete_expired,
                 lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
                 lambda: StageDirectories(settings.work_directory).sweep(context.deployments.is_live),
                 context.publisher.sweep,

@@ -1,0 +1,56 @@
+"""The status changes of accounts as what a stream follows, and for how long it may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from api.streams.account_channel import ready_event
+from api.streams.account_hub import AccountHub, AccountWatch
+from api.streams.admission import StreamRight
+from api.streams.sse import Follower, Piece
+from shared.permissions import ROLES_WITH, Permission
+from shared.repositories.stream_rights import StreamRights
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStreamRight(StreamRight):
+    """`tenant_ids` are all tenants whose changes the principal may see: with a tenant more, too, the stream ends, and
+    its client comes back to follow that one as well."""
+
+    def holds(self, now: StreamRights) -> bool:
+        visible = frozenset(
+            tenant_id
+            for tenant_id, role in now.roles.get(self.principal.user_id, {}).items()
+            if role in ROLES_WITH[Permission.DEPLOY_READ]
+        )
+        return visible == self.tenant_ids and StreamRight.holds(self, now)
+
+
+class AccountSource:
+    """The changes above the positions, then what comes. `heads` are as AccountHub.watch takes them."""
+
+    def __init__(self, hub: AccountHub, positions: Mapping[str, int], heads: Mapping[str, int]) -> None:
+        self._hub = hub
+        self._positions = positions
+        self._heads = heads
+
+    @asynccontextmanager
+    async def follow(self) -> AsyncGenerator[Follower]:
+        async with self._hub.watch(self._heads) as watch:
+            yield AccountFollower(watch, dict(self._positions))
+
+
+class AccountFollower:
+    def __init__(self, watch: AccountWatch, positions: dict[str, int]) -> None:
+        self._watch = watch
+        self._positions = positions
+        self._is_begun = False
+
+    async def next(self, timeout_seconds: float) -> Piece | None:
+        if not self._is_begun:
+            self._is_begun = True
+            return Piece(ready_event(self._positions))
+        payload = await self._watch.next(self._positions, timeout_seconds)
+        return None if payload is None else Piece(payload)
