@@ -91,7 +91,8 @@ class LeaseContext(Middleware):
 class PriorityBroker(dramatiq.Broker):
     """One a process. `worker` names the process in the queue; by default host, process id and a random part.
 
-    `middleware` follows LeaseContext, which is always there.
+    `middleware` follows LeaseContext, which is always there. Idle threads ask Redis each `poll_seconds` even if it
+    didn't ring.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class PriorityBroker(dramatiq.Broker):
         worker: str | None = None,
         middleware: Sequence[Middleware] | None = None,
         backoff: Backoff | None = None,
+        poll_seconds: float = 1.0,
     ) -> None:
         if middleware is None:
             middleware = [ShutdownNotifications(), Callbacks(), Pipelines(), CurrentMessage()]
@@ -109,6 +111,7 @@ class PriorityBroker(dramatiq.Broker):
         self.worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.queues: dict[str, None] = {}
         self.backoff = backoff or Backoff()
+        self._poll_seconds = poll_seconds
         self.leases = LeaseTable()
         self.idle = IdleThreads()
         self.stopping = threading.Event()
@@ -286,6 +289,7 @@ class PriorityBroker(dramatiq.Broker):
                 self._exchanges[pool] = Exchange(
                     self.queue, pool,
                     worker=self.worker, idle=self.idle, leases=self.leases, stopping=self.stopping,
+                    poll_seconds=self._poll_seconds,
                 )  # fmt: skip
             return self._exchanges[pool]
 

@@ -18,7 +18,6 @@ from shared.queue.job_queue import RedisJobQueue
 from shared.queue.lease import LeaseTable, RunningLease
 from shared.queue.records import AcquiredJob, Outcome
 
-_LONGEST_WAIT_SECONDS = 1.0
 _OVERDUE_SECONDS = 1.0
 
 _log: Any = structlog.get_logger(__name__)
@@ -60,6 +59,7 @@ class Exchange:
         idle: IdleThreads,
         leases: LeaseTable,
         stopping: threading.Event,
+        poll_seconds: float = 1.0,
     ) -> None:
         self._queue = queue
         self._pool = pool
@@ -67,6 +67,7 @@ class Exchange:
         self._idle = idle
         self._leases = leases
         self._stopping = stopping
+        self._poll_seconds = poll_seconds
         self._changed = threading.Condition(idle.lock)
         self._finished: list[_Finished] = []
         self._prefix, self._number = uuid.uuid4().hex, 0
@@ -156,7 +157,7 @@ class Exchange:
         with self._changed:
             if len(batch.jobs) < request.count:
                 due = batch.next_due_seconds
-                wait = _LONGEST_WAIT_SECONDS if due is None else min(_LONGEST_WAIT_SECONDS, due + 0.001)
+                wait = self._poll_seconds if due is None else min(self._poll_seconds, due + 0.001)
                 self._ask_at = time.monotonic() + wait
             elif request.count > 0:
                 self._is_worth_asking = True

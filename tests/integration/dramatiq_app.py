@@ -16,7 +16,7 @@ from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 
 redis = connect_redis(os.environ["REDIS_URL"])
-broker = PriorityBroker(RedisJobQueue(redis, lease_seconds=30))
+broker = PriorityBroker(RedisJobQueue(redis, lease_seconds=3600))
 dramatiq.set_broker(broker)
 
 

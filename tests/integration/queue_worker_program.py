@@ -5,6 +5,7 @@ Arguments: Redis URL, pool, lease seconds, threads. What it does is recorded in 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -25,12 +26,12 @@ def main() -> None:
     def run_stage(payload: dict[str, object]) -> None:
         lease = current_lease()
         assert lease is not None
-        redis.rpush("test:started", f"{lease.job.id}:{lease.attempt}:{lease.token}")
+        redis.rpush("test:started", f"{lease.job.id}:{lease.attempt}:{lease.token}:{os.getpid()}")
         while payload.get("hangs") and not (lease.stopping.is_set() or lease.lost.is_set()):
             # Waits for either of two events; the heartbeat sets them.
             lease.stopping.wait(0.02)
         if lease.lost.is_set():
-            redis.rpush("test:lost", lease.job.id)
+            redis.rpush("test:lost", os.getpid())
         elif lease.stopping.is_set():
             lease.release()
         else:
@@ -41,7 +42,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     worker.start()
-    redis.rpush("test:up", "1")
+    redis.rpush("test:up", os.getpid())
     stop.wait()
     worker.stop()
     broker.close()

