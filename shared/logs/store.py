@@ -31,6 +31,8 @@ _CHUNKS_AT_ONCE = 64
 # How much a filtered page looks through before it answers with what it has.
 _SCANNED_ENTRIES = 50_000
 _COMPRESSION_LEVEL = 3
+# Above every number of an entry, and far enough from the end of bigint to be counted on from.
+_GREATEST_SEQ = 2**62
 
 _LOCK_HEAD = """
   SELECT next_seq, fence, batch, stored_bytes, is_truncated, is_closed
@@ -62,11 +64,16 @@ _ARCHIVE = "SELECT object_key, last_seq, index_offset, index_length FROM log_arc
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`entries` are those stored, numbered `first` to `last`; none when nothing changed (then first = last + 1)."""
+    """`entries` are those stored, numbered `first` to `last`; none when nothing changed (then first = last + 1).
+
+    `is_repeat`: the batch's number has been used before. `is_full`: no further lines are going to be stored.
+    """
 
     first: int
     last: int
     entries: tuple[LogEntry, ...]
+    is_repeat: bool = False
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,8 @@ class PostgresLogStore:
         first = int(head["next_seq"])
         is_repeat = batch > 0 and head["fence"] == fence and head["batch"] >= batch
         if head["is_closed"] or is_repeat:
-            return Appended(first, first - 1, ())
+            is_full = bool(head["is_truncated"]) or bool(head["is_closed"])
+            return Appended(first, first - 1, (), is_repeat=is_repeat, is_full=is_full)
         stored, size, is_truncated = self._fitting(entries, head)
         last = first + len(stored) - 1
         is_new_holder = fence is not None and fence > head["fence"]
@@ -147,7 +155,7 @@ class PostgresLogStore:
             parameters = {"id": deployment_id, "first": first, "last": last, "entries": data}
             connection.execute(_INSERT_CHUNK, parameters)
             record_changes(connection, deployment_id, stored)
-        return Appended(first, last, tuple(stored))
+        return Appended(first, last, tuple(stored), is_full=is_truncated)
 
     def last_batch(self, deployment_id: str, fence: int) -> int:
         """The number of the last batch stored under this fence, 0 for none. Raises LeaseLost for an old fence."""
@@ -188,7 +196,7 @@ class PostgresLogStore:
 
         Forward: numbers above `after`, ascending. Backward: numbers below `after` (None: from the end), descending.
         """
-        start = after if after is not None else (2**62 if is_backward else 0)
+        start = after if after is not None else (_GREATEST_SEQ if is_backward else 0)
         found: list[NumberedEntry] = []
         position, size, scanned = start, 0, 0
         direction = self._backward if is_backward else self._forward
@@ -235,6 +243,7 @@ class PostgresLogStore:
         return stored, size, is_truncated
 
     def _forward(self, deployment_id: str, after: int) -> Iterator[NumberedEntry]:
+        after = min(after, _GREATEST_SEQ)
         while True:
             chunks, archive = self._stored(_CHUNKS_FORWARD, {"id": deployment_id, "after": after})
             if archive is not None:
