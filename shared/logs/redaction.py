@@ -2,8 +2,8 @@
 
 What is masked: every occurrence of every form of every secret (see `secret_forms`), overlapping ones included, and the
 user part of every URL (`https://user:password@host`), known as a secret or not. Secrets of two or three characters are
-masked as whole words only, single characters not at all. The result doesn't depend on how the text is cut into pieces:
-text that may be the beginning of something to mask is kept back until more of it is known.
+masked as whole words only; single characters and words like "true" not at all. The result doesn't depend on how the
+text is cut into pieces: text that may be the beginning of something to mask is kept back until more of it is known.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from shared.logs.secret_forms import MINIMUM_LENGTH, MINIMUM_TOKEN_LENGTH, forms_of
+from shared.logs.literal_search import Interval, LiteralSet
+from shared.logs.secret_forms import MINIMUM_LENGTH, MINIMUM_WORD_LENGTH, forms_of, is_harmless, words_of
 
 MASK = "***"
 
@@ -23,60 +24,24 @@ _AUTHORITY = re.compile(r"[^\s/?#\"'<>`]{0,2049}")
 # The user that every ssh URL of a git host names; not a credential.
 _HARMLESS_USERS = frozenset({"git"})
 
-_Interval = tuple[int, int]
-
-
-class _Literal:
-    """Finds all occurrences of one text, as intervals that may overlap.
-
-    Uses `str.find`, which is linear. Occurrences that overlap by a period of at most half the length ("aaaa") come as
-    one interval, or a long run of them would be quadratic.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._period = _smallest_period(text)
-        self._run: re.Pattern[str] | None = None
-        if 2 * self._period <= len(text):
-            shift = len(text) % self._period
-            unit = text[shift : self._period] + text[:shift]
-            self._run = re.compile(f"(?:{re.escape(unit)})*+")
-
-    def find(self, buffer: str) -> Iterator[_Interval]:
-        length = len(self.text)
-        start = buffer.find(self.text)
-        while start >= 0:
-            end = start + length
-            following = start + self._period
-            if self._run is not None and (run := self._run.match(buffer, end)):
-                end = run.end()
-                following = end - length + 1
-            yield start, end
-            start = buffer.find(self.text, following)
-
 
 class Redactor:
     """Immutable and safe from any thread; each stream of text gets its own `stream()`."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms: set[str] = set()
-        tokens: set[str] = set()
+        words: set[str] = set()
         for value in secrets:
             secret = value.replace("\0", "\ufffd")
-            if len(secret.strip()) >= MINIMUM_LENGTH:
+            length = len(secret.strip())
+            if is_harmless(secret):
+                continue
+            if length >= MINIMUM_LENGTH:
                 forms |= forms_of(secret)
-            elif len(secret.strip()) >= MINIMUM_TOKEN_LENGTH:
-                tokens.add(secret.strip())
-        self._literals = [_Literal(form) for form in sorted(forms)]
-        self._tokens = sorted(tokens)
-        self._token_pattern = (
-            re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})(?!\w)")
-            if tokens
-            else None
-        )
-        # Characters that can come last in an unfinished form; most pieces end in a newline, which is none of them.
-        self._unfinished = {character for form in forms for character in form[:-1]}
-        self._unfinished |= {character for token in tokens for character in token}
+            elif length >= MINIMUM_WORD_LENGTH:
+                words |= words_of(secret)
+        self._literals = LiteralSet(forms)
+        self._words = [_Word(word) for word in sorted(words)]
 
     def mask(self, text: str) -> str:
         stream = self.stream()
@@ -85,16 +50,13 @@ class Redactor:
     def stream(self) -> RedactionStream:
         return RedactionStream(self)
 
-    def intervals(self, buffer: str) -> list[_Interval]:
-        """Where to mask, in any order."""
-        found = [interval for literal in self._literals for interval in literal.find(buffer)]
-        if self._token_pattern is not None:
-            found += [match.span() for match in self._token_pattern.finditer(buffer)]
-        for match in _URL_START.finditer(buffer):
-            authority = _AUTHORITY.match(buffer, match.end())
-            user = authority.group().rpartition("@")[0] if authority else ""
-            if user and user not in _HARMLESS_USERS:
-                found.append((match.end(), match.end() + len(user)))
+    def intervals(self, buffer: str, start: int = 0) -> list[Interval]:
+        """Where to mask, in any order; they may overlap. What comes before `start` is only looked back at."""
+        found = list(self._literals.find(buffer))
+        for word in self._words:
+            found += word.find(buffer, start)
+        if ":/" in buffer or ":\\" in buffer:
+            found += _url_users(buffer)
         return found
 
     def settled(self, buffer: str) -> int:
@@ -102,13 +64,9 @@ class Redactor:
         end = len(buffer)
         if not buffer:
             return end
-        hold = end
-        if buffer[-1] in self._unfinished:
-            for literal in self._literals:
-                hold = min(hold, _unfinished_start(buffer, literal.text, len(literal.text) - 1))
-            for token in self._tokens:
-                # One character more: whether the word ends here shows with the next character.
-                hold = min(hold, _unfinished_start(buffer, token, len(token)))
+        hold = self._literals.unfinished_start(buffer)
+        for word in self._words:
+            hold = min(hold, word.unfinished_start(buffer))
         if prefix := _URL_START_PREFIX.search(buffer, max(0, end - 4)):
             hold = min(hold, prefix.start())
         for match in _URL_START.finditer(buffer, max(0, end - _MAXIMUM_AUTHORITY - 8)):
@@ -116,6 +74,32 @@ class Redactor:
             if authority and authority.end() == end and end - match.end() <= _MAXIMUM_AUTHORITY:
                 hold = min(hold, match.start())
         return hold
+
+
+class _Word:
+    """A text that is masked only where no letter, digit or underscore touches it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        escaped = re.escape(text)
+        # The text comes first, as that is what `re` looks for quickly.
+        self._pattern = re.compile(rf"{escaped}(?<!\w{escaped})(?!\w)")
+
+    def find(self, buffer: str, start: int) -> Iterator[Interval]:
+        match = self._pattern.search(buffer, start)
+        while match:
+            yield match.span()
+            # Overlapping ones too ("--" in "---"), else the result would depend on where the buffer begins.
+            match = self._pattern.search(buffer, match.start() + 1)
+
+    def unfinished_start(self, buffer: str) -> int:
+        """Where the longest end of `buffer` begins that is a beginning of the text, or all of it: whether the word
+        ends there shows with the next character."""
+        end = len(buffer)
+        for size in range(min(len(self._text), end), 0, -1):
+            if buffer.endswith(self._text[:size]):
+                return end - size
+        return end
 
 
 class RedactionStream:
@@ -149,7 +133,7 @@ class RedactionStream:
         covered = base + self._masked
         output: list[str] = []
         position = base
-        for start, stop in sorted(self._redactor.intervals(buffer)):
+        for start, stop in sorted(self._redactor.intervals(buffer, base)):
             if start >= end:
                 break
             if start < covered:
@@ -166,24 +150,9 @@ class RedactionStream:
         return "".join(output)
 
 
-def _unfinished_start(buffer: str, text: str, longest: int) -> int:
-    """Where the longest end of `buffer` begins that is a beginning of `text`, of at most `longest` characters."""
-    end = len(buffer)
-    start = buffer.find(text[0], max(0, end - longest))
-    while start >= 0:
-        if text.startswith(buffer[start:]):
-            return start
-        start = buffer.find(text[0], start + 1)
-    return end
-
-
-def _smallest_period(text: str) -> int:
-    """Knuth, Morris, Pratt: the length minus that of the longest border."""
-    borders = [0] * len(text)
-    length = 0
-    for index in range(1, len(text)):
-        while length and text[index] != text[length]:
-            length = borders[length - 1]
-        length += text[index] == text[length]
-        borders[index] = length
-    return len(text) - borders[-1]
+def _url_users(buffer: str) -> Iterator[Interval]:
+    for match in _URL_START.finditer(buffer):
+        authority = _AUTHORITY.match(buffer, match.end())
+        user = authority.group().rpartition("@")[0] if authority else ""
+        if user and user not in _HARMLESS_USERS:
+            yield match.end(), match.end() + len(user)

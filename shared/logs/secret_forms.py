@@ -1,18 +1,32 @@
-"""The shapes in which a secret shows up in output: as it is, base64, URL-encoded, JSON-escaped, line by line. Pure."""
+"""The shapes in which a secret shows up in output: as it is, base64, URL-encoded, escaped, line by line. Pure."""
 
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 from urllib.parse import quote, quote_plus
 
-# Shorter values are masked as whole words only: as parts of words they are everywhere ("dev" in "device").
+# Shorter values are masked as whole words only: as parts of words they are everywhere ("dev" in "device"). Elsewhere
+# such values are not masked at all (CircleCI below 4 characters, GitLab below 8) or everywhere (GitHub).
 MINIMUM_LENGTH = 4
 # A single character is no secret, and masking it would eat the log.
-MINIMUM_TOKEN_LENGTH = 2
+MINIMUM_WORD_LENGTH = 2
+# Values that variables often have and that are no secrets; masking them would make the log unreadable.
+_HARMLESS = re.compile(
+    "true|false|yes|no|on|off|null|none|undefined|enabled|disabled"
+    "|production|prod|development|dev|test|testing|staging|stage|preview|local"
+    "|debug|info|warn|warning|error|silent|verbose"
+    "|localhost|127.0.0.1|0.0.0.0|utf-8|utf8|en_us.utf-8|c.utf-8|node|npm|yarn|pnpm"
+)
 
 # Widths at which base64 is wrapped: openssl and PEM, GNU coreutils and MIME.
 _BASE64_WIDTHS = (64, 76)
+_HTML_IN_JSON = re.compile("[<>&]")
+_JSON_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+_IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
+_SHELL_SPECIAL = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 _URL_SAFE_SETS = ("", "/", "!'()*~", ";,/?:@&=+$-_.!~*'()#")
 
 
@@ -23,6 +37,21 @@ def forms_of(secret: str) -> set[str]:
     for value in {secret, secret.strip()} - {""}:
         forms |= _base64_forms(value) | _url_forms(value) | _escaped_forms(value)
     return {form for form in forms if len(form) >= MINIMUM_LENGTH}
+
+
+def words_of(secret: str) -> set[str]:
+    """What to mask as whole words for a secret of two or three characters."""
+    word = secret.strip()
+    encoded = {
+        encode(word.encode(errors="replace")).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)
+    }
+    words = {word} | encoded | {text.rstrip("=") for text in encoded} | _url_forms(word) | _escaped_forms(word)
+    return {text for text in words if len(text) >= MINIMUM_WORD_LENGTH}
+
+
+def is_harmless(secret: str) -> bool:
+    """Whether the value is one that configuration is made of, like "true" and "production"."""
+    return _HARMLESS.fullmatch(secret.strip().lower()) is not None
 
 
 def _plain_forms(secret: str) -> set[str]:
@@ -67,7 +96,21 @@ def _with_lower_escapes(quoted: str) -> str:
 
 def _escaped_forms(secret: str) -> set[str]:
     forms = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    # Go and many servers escape what is special in HTML; others use capital digits, or escape the slash.
+    forms |= {_HTML_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", form) for form in forms}
+    forms |= {_JSON_ESCAPE.sub(lambda match: "\\u" + match[1].upper(), form) for form in forms}
     forms |= {form.replace("/", "\\/") for form in forms}
-    # As a shell shows it when it traces commands (`set -x`).
-    forms.add(secret.replace("'", "'\\''"))
+    forms |= {html.escape(secret), html.escape(secret, quote=False)}
+    forms |= _shell_forms(secret)
     return {form for form in forms if "\n" not in form}
+
+
+def _shell_forms(secret: str) -> set[str]:
+    """As shells and Python quote words: `set -x`, shlex.quote, inside double quotes, printf %q, repr."""
+    return {
+        secret.replace("'", "'\\''"),
+        secret.replace("'", "'\"'\"'"),
+        _IN_DOUBLE_QUOTES.sub(r"\\\g<0>", secret),
+        _SHELL_SPECIAL.sub(r"\\\g<0>", secret),
+        repr(secret)[1:-1],
+    }

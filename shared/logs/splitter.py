@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 MAXIMUM_LINE_BYTES = 64 * 1024
 
-_TERMINATOR = re.compile(r"\r*+\n|\r++")
+_RETURNS = re.compile(r"\r\r+")
+# Stands for the end of a line by a lone CR, of which empty ones are dropped. No NUL comes from outside.
+_RETURN_END = "\0"
 
 
-@dataclass(frozen=True, slots=True)
-class SplitLine:
+class SplitLine(msgspec.Struct, frozen=True):
     """`continued`: the line was longer than the limit and goes on in the next one."""
 
     text: str
@@ -75,25 +77,30 @@ class LineSplitter:
 
     def _split(self, text: str) -> list[SplitLine]:
         lines: list[SplitLine] = []
-        start = 0
-        if self._returned and text:
-            start = len(text) - len(text.lstrip("\r"))
-            if start == len(text):
-                return lines
-            is_pair = text[start] == "\n"
-            self._end_line(lines, keep_empty=is_pair)
-            start += is_pair
-            self._returned = False
-        for terminator in _TERMINATOR.finditer(text, start):
-            self._extend(text[start : terminator.start()], lines)
-            start = terminator.end()
-            is_newline = text[start - 1] == "\n"
-            if not is_newline and start == len(text):
-                self._returned = True
-                return lines
-            self._end_line(lines, keep_empty=is_newline)
-        self._extend(text[start:], lines)
+        *ended, rest = self._with_plain_ends(text).split("\n")
+        for segment in ended:
+            if self._pieces or len(segment) > self._maximum // 4:
+                self._extend(segment.removesuffix(_RETURN_END), lines)
+                self._end_line(lines, keep_empty=not segment.endswith(_RETURN_END))
+            elif segment != _RETURN_END:
+                lines.append(SplitLine(segment.removesuffix(_RETURN_END)))
+        self._extend(rest, lines)
         return lines
+
+    def _with_plain_ends(self, text: str) -> str:
+        """The text with LF for every line's end, after a NUL where the end was a lone CR. Keeps a CR at the end back:
+        what it is shows with the next character."""
+        if self._returned and text:
+            text = "\r" + text
+            self._returned = False
+        if "\r" not in text:
+            return text
+        if "\r\r" in text:
+            text = _RETURNS.sub("\r", text)
+        if text.endswith("\r"):
+            self._returned = True
+            text = text[:-1]
+        return text.replace("\r\n", "\n").replace("\r", _RETURN_END + "\n")
 
     def _extend(self, segment: str, lines: list[SplitLine]) -> None:
         if not segment:

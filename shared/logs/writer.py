@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, Self
 
-from schemas.logs import LogEntry, LogLine, Stream
+from schemas.logs import LogEntry, Stream
 from shared.clock import Clock, SystemClock
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
 from shared.logs.base import Doorbell
+from shared.logs.line_buffer import LineBuffer, Parcel, parcels_of
 from shared.logs.redaction import Redactor
 from shared.logs.splitter import LineSplitter, SplitLine
 from shared.logs.store import Appended
 
 _logger = logging.getLogger(__name__)
 
-# A batch goes out after so long without new output, or so long after its first line, or at this size.
-_QUIET_SECONDS = 0.05
-_DELAY_SECONDS = 0.1
-_BATCH_BYTES = 32 * 1024
-# What piled up while the store was busy goes in larger batches.
-_MAXIMUM_BATCH_BYTES = 256 * 1024
 # Beyond this, `write` waits: a build that outruns the store is slowed and memory stays flat.
 _BUFFER_BYTES = 1024 * 1024
-# What a line costs in memory beside its text.
-_LINE_OVERHEAD_BYTES = 200
 _RETRY_SECONDS = (0.1, 2.0)
 # How long an outage of PostgreSQL may last before a stage fails for its log.
 _PATIENCE_SECONDS = 60.0
@@ -86,6 +78,8 @@ class LogWriter:
         self._clock = clock or SystemClock()
         self._on_lost = on_lost
         self._buffer_bytes = buffer_bytes
+        # The last batch stored under this fence; None until it is read, and when another writer has been at it.
+        self._number: int | None = None
         # Guards the splitters and the order of lines; held while a write waits for room, so that lines stay in order.
         self._input = threading.Lock()
         self._splitters: dict[Stream, LineSplitter] = {
@@ -94,13 +88,11 @@ class LogWriter:
         }
         # Guards what follows. Notified when lines come, when lines have been stored, and when the writer ends.
         self._state = threading.Condition()
-        self._waiting: deque[tuple[LogLine, int]] = deque()
-        self._waiting_bytes = 0
-        self._first_at = 0.0
-        self._last_at = 0.0
+        self._waiting = LineBuffer()
         self._flushes = 0
         self._is_closing = False
         self._is_abandoned = False
+        self._is_full = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -111,6 +103,8 @@ class LogWriter:
 
     def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         """See StageLog. Blocks while the buffer is full."""
+        if self._is_full:
+            return
         with self._input:
             self._enqueue(stream, self._splitters[stream].feed(data))
 
@@ -189,74 +183,78 @@ class LogWriter:
         with self._state:
             self._is_abandoned = True
             self._waiting.clear()
-            self._waiting_bytes = 0
             self._state.notify_all()
 
     def _enqueue(self, stream: Stream, lines: list[SplitLine], *, may_wait: bool = True) -> None:
+        if not lines:
+            return
         timestamp = int(self._clock.now().timestamp() * 1000)
-        for line in lines:
-            entry = LogLine(
-                timestamp=timestamp, stage=self._stage, stream=stream, text=line.text, continued=line.continued
-            )
-            size = len(line.text) + _LINE_OVERHEAD_BYTES
+        for parcel in parcels_of(lines, timestamp=timestamp, stage=self._stage, stream=stream):
             with self._state:
                 # What is little (the platform's own lines, the last ones) doesn't wait for room.
-                if may_wait:
-                    self._state.wait_for(lambda: self._waiting_bytes < self._buffer_bytes or self._is_stopped)
-                if self._is_stopped:
+                if may_wait and self._waiting.memory >= self._buffer_bytes:
+                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_deaf)
+                if self._is_deaf:
                     return
-                self._add(entry, size)
+                self._add(parcel)
 
     @property
-    def _is_stopped(self) -> bool:
-        return self._is_ended or self._is_closing
+    def _is_deaf(self) -> bool:
+        """Whether further lines are dropped."""
+        return self._is_ended or self._is_closing or self._is_full
 
-    def _add(self, entry: LogLine, size: int) -> None:
-        now = self._clock.monotonic()
-        is_first = not self._waiting
-        if is_first:
-            self._first_at = now
-        self._last_at = now
-        self._waiting.append((entry, size))
-        self._waiting_bytes += size
+    def _add(self, parcel: Parcel) -> None:
+        was_empty, was_large = not self._waiting, self._waiting.is_large
+        self._waiting.append(parcel, self._clock.monotonic())
         if self._thread is None:
             name = f"log-{self._deployment_id}-{self._stage}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
-        if is_first or self._waiting_bytes >= _BATCH_BYTES:
+        if was_empty or (self._waiting.is_large and not was_large):
             self._state.notify_all()
 
     def _run(self) -> None:
-        number: int | None = None
         while (batch := self._next_batch()) is not None:
-            entries = [entry for entry, _ in batch]
-            appended: Appended | None = None
-            failures = 0
-            while appended is None:
-                try:
-                    if number is None:
-                        number = self._store.last_batch(self._deployment_id, self._fence)
-                    appended = self._append(entries, number + 1)
-                except (LeaseLost, NotFound):
-                    self._lose()
-                    return
-                except Exception as error:
-                    # Whatever it is, the lines in hand must not be lost to it.
-                    if not isinstance(error, Unavailable):
-                        _logger.exception("A batch of the log of %s could not be stored.", self._deployment_id)
-                    failures += 1
-                    if not self._pause(failures):
-                        return
-            assert number is not None
-            number += 1
-            self._remove(batch)
+            appended = self._store_patiently([line for parcel in batch for line in parcel.lines])
+            if appended is None:
+                return
+            self._remove(batch, is_full=appended.is_full)
             self._doorbell.ring(self._deployment_id, appended.first, appended.last, appended.entries)
+
+    def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
+        """Tries until it is stored; None when the writer was given up or has lost its lease."""
+        failures = 0
+        # Whether this batch may have been stored under this number already, by a try whose answer was lost.
+        is_retry = False
+        while True:
+            try:
+                if self._number is None:
+                    self._number = self._store.last_batch(self._deployment_id, self._fence)
+                    is_retry = False
+                was_retry, is_retry = is_retry, True
+                appended = self._append(entries, self._number + 1)
+                if appended.is_repeat and not was_retry:
+                    # Another writer of this fence has used the number since: these lines are not stored yet.
+                    self._number = None
+                    continue
+                self._number += 1
+                return appended
+            except (LeaseLost, NotFound):
+                self._lose()
+                return None
+            except Exception as error:
+                # Whatever it is, the lines in hand must not be lost to it.
+                if not isinstance(error, Unavailable):
+                    _logger.exception("A batch of the log of %s could not be stored.", self._deployment_id)
+                failures += 1
+                if not self._pause(failures):
+                    return None
 
     def _append(self, entries: Sequence[LogEntry], number: int) -> Appended:
         with self._database.transaction() as connection:
             return self._store.append_batch(connection, self._deployment_id, entries, fence=self._fence, batch=number)
 
-    def _next_batch(self) -> list[tuple[LogLine, int]] | None:
+    def _next_batch(self) -> list[Parcel] | None:
         """Waits until a batch is due; None at the end. The batch stays in the buffer until it is stored."""
         with self._state:
             while True:
@@ -264,32 +262,26 @@ class LogWriter:
                     return None
                 delay = self._due_in()
                 if delay is not None and delay <= 0:
-                    break
+                    return self._waiting.batch()
                 self._state.wait(delay)
-            batch: list[tuple[LogLine, int]] = []
-            size = 0
-            for line in self._waiting:
-                batch.append(line)
-                size += line[1]
-                if size >= _MAXIMUM_BATCH_BYTES:
-                    break
-            return batch
 
     def _due_in(self) -> float | None:
-        if not self._waiting:
+        due_at = self._waiting.due_at()
+        if due_at is None:
             return None
-        if self._is_closing or self._flushes or self._waiting_bytes >= _BATCH_BYTES:
+        if self._is_closing or self._flushes or self._waiting.is_large:
             return 0.0
-        due_at = min(self._last_at + _QUIET_SECONDS, self._first_at + _DELAY_SECONDS)
         return due_at - self._clock.monotonic()
 
-    def _remove(self, batch: list[tuple[LogLine, int]]) -> None:
+    def _remove(self, batch: list[Parcel], *, is_full: bool) -> None:
         with self._state:
             if self._is_ended:
                 return
-            for _ in batch:
-                self._waiting_bytes -= self._waiting.popleft()[1]
-            self._first_at = self._clock.monotonic()
+            self._waiting.remove(batch, self._clock.monotonic())
+            if is_full:
+                # Nothing further would be stored.
+                self._is_full = True
+                self._waiting.clear()
             self._state.notify_all()
 
     def _pause(self, failures: int) -> bool:
@@ -303,7 +295,6 @@ class LogWriter:
         with self._state:
             self.lost.set()
             self._waiting.clear()
-            self._waiting_bytes = 0
             self._state.notify_all()
         if self._on_lost is not None:
             self._on_lost()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("platform", "queue", "streams")
+BENCHMARKS = ("platform", "queue", "streams", "log-capture")
 
 
 def main() -> None:
     for name in [name for name in BENCHMARKS if name in sys.argv[1:]] or BENCHMARKS:
         print(f"== {name}", flush=True)
-        importlib.import_module(f"tests.bench.{name}").main()
+        importlib.import_module(f"tests.bench.{name.replace('-', '_')}").main()
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_no_line_ever_shows_the_secret(secret: str, before: str, after: str, siz
 )
 def test_masking_equals_the_plain_definition(text: str, secrets: list[str]) -> None:
     """Every character of every occurrence is masked, and nothing else; occurrences that overlap share a mask."""
-    plain = [literal.text for literal in Redactor(secrets)._literals]
+    plain = Redactor(secrets)._literals.texts
     spans = sorted(
         (start, start + len(form)) for form in plain for start in range(len(text)) if text.startswith(form, start)
     )

@@ -1,0 +1,174 @@
+"""Finds many fixed texts in a buffer, quickly and in linear time. Pure.
+
+Searching for each of hundreds of texts takes hundreds of passes. So a sieve comes first: it looks at every twelfth (for
+shorter texts every fourth) position of the buffer and tells from the four bytes there which texts may occur at all;
+mostly none, and only those are searched for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+Interval = tuple[int, int]
+
+_GROUP_BYTES = 4
+# Strides of the sieves. A text takes part when it is so long that wherever it lies, a looked-at group lies within it.
+_STRIDES = (12, 4)
+# A pass for each of so few texts costs less than a sieve's.
+_MINIMUM_SIEVED = 8
+# So many places of a text's head near the end of a buffer are tried one by one; then the whole end is gone through.
+_MAXIMUM_TRIES = 32
+_HEAD_LENGTH = 8
+
+
+class Literal:
+    """One text. Its occurrences are found with `str.find`, which is linear.
+
+    Occurrences that overlap by a period of at most half the length ("aaaa") come as one interval, or a long run of
+    them would be quadratic.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def _borders(self) -> list[int]:
+        """Made when the text is first met: most never are, and long ones take a while."""
+        return _borders(self.text)
+
+    @cached_property
+    def _period(self) -> int:
+        return len(self.text) - self._borders[-1]
+
+    @cached_property
+    def _run(self) -> re.Pattern[str] | None:
+        """Further periods after an occurrence."""
+        length, period = len(self.text), self._period
+        if 2 * period > length:
+            return None
+        unit = self.text[length - period :]
+        return re.compile(f"(?:{re.escape(unit)})*+")
+
+    def find(self, buffer: str) -> Iterator[Interval]:
+        """Intervals that cover all occurrences; they may overlap."""
+        length = len(self.text)
+        start = buffer.find(self.text)
+        while start >= 0:
+            end = start + length
+            following = start + self._period
+            if self._run is not None and (run := self._run.match(buffer, end)):
+                end = run.end()
+                following = end - length + 1
+            yield start, end
+            start = buffer.find(self.text, following)
+
+    def unfinished_start(self, buffer: str) -> int:
+        """Where the longest end of `buffer` begins that is a beginning of the text, but not all of it."""
+        end = len(buffer)
+        head = self.text[:_HEAD_LENGTH]
+        start = buffer.find(head, max(0, end - len(self.text) + 1))
+        tries = 0
+        while start >= 0:
+            if self.text.startswith(buffer[start:]):
+                return start
+            tries += 1
+            if tries > _MAXIMUM_TRIES:
+                return end - self._overlap(buffer[max(0, end - len(self.text) + 1) :])
+            start = buffer.find(head, start + 1)
+        for size in range(min(len(head) - 1, end), 0, -1):
+            if buffer.endswith(head[:size]):
+                return end - size
+        return end
+
+    def _overlap(self, tail: str) -> int:
+        """Knuth, Morris, Pratt: the length of the longest end of `tail`, shorter than the text, that begins it."""
+        borders, length = self._borders, 0
+        for character in tail:
+            while length and character != self.text[length]:
+                length = borders[length - 1]
+            length += character == self.text[length]
+        return length
+
+
+class LiteralSet:
+    """Many texts of at least four characters, without NUL. Immutable and safe from any thread."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = sorted(set(texts))
+        self._literals = [Literal(text) for text in self.texts]
+        self._sieves: list[_Sieve] = []
+        unsieved = self._literals
+        for stride in _STRIDES:
+            longest = [literal for literal in unsieved if len(_encode(literal.text)) >= stride + _GROUP_BYTES - 1]
+            if len(longest) >= _MINIMUM_SIEVED:
+                self._sieves.append(_Sieve(longest, stride))
+                taken = set(longest)
+                unsieved = [literal for literal in unsieved if literal not in taken]
+        self._unsieved = unsieved
+        # To see at once that a buffer's end begins none of the texts. NUL is in no text and in no buffer.
+        self._beginnings = "\0".join(text[:-1] for text in self.texts)
+        self._inner = frozenset(self._beginnings)
+        self._heads = [frozenset(text[:size] for text in self.texts) for size in (1, 2)]
+
+    def find(self, buffer: str) -> Iterator[Interval]:
+        """Intervals that cover all occurrences of all texts, in any order; they may overlap."""
+        candidates = list(self._unsieved)
+        if self._sieves:
+            data = _encode(buffer)
+            for sieve in self._sieves:
+                candidates += sieve.candidates(data)
+        for literal in candidates:
+            yield from literal.find(buffer)
+
+    def unfinished_start(self, buffer: str) -> int:
+        """Where the longest end of `buffer` begins that is a beginning of one of the texts, but not all of it."""
+        end = len(buffer)
+        if not buffer or buffer[-1] not in self._inner:
+            return end
+        hold = end
+        for size in (1, 2):
+            if buffer[-size:] in self._heads[size - 1]:
+                hold = end - size
+        last = buffer[-3:]
+        if len(last) == 3 and last in self._beginnings:
+            candidates = (literal for literal in self._literals if last in literal.text)
+            hold = min([hold, *(literal.unfinished_start(buffer) for literal in candidates)])
+        return hold
+
+
+class _Sieve:
+    """Tells which of many texts may occur, from every `stride`-th byte and the three after it."""
+
+    def __init__(self, literals: Sequence[Literal], stride: int) -> None:
+        self._step = stride // _GROUP_BYTES
+        self._groups: dict[int, list[Literal]] = {}
+        for literal in literals:
+            data = _encode(literal.text)
+            groups = {data[start : start + _GROUP_BYTES] for start in range(stride)}
+            for group in groups:
+                self._groups.setdefault(int.from_bytes(group, sys.byteorder), []).append(literal)
+        self._keys = frozenset(self._groups)
+
+    def candidates(self, data: bytes) -> set[Literal]:
+        whole = len(data) - len(data) % _GROUP_BYTES
+        seen = memoryview(data)[:whole].cast("I")[:: self._step].tolist()
+        return {literal for key in self._keys.intersection(seen) for literal in self._groups[key]}
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _borders(text: str) -> list[int]:
+    """Knuth, Morris, Pratt: for each beginning, the length of its longest proper beginning that also ends it."""
+    borders = [0] * len(text)
+    length = 0
+    for index in range(1, len(text)):
+        while length and text[index] != text[length]:
+            length = borders[length - 1]
+        length += text[index] == text[length]
+        borders[index] = length
+    return borders
