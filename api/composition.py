@@ -127,6 +127,13 @@ def build_deployment_service(settings: Settings, backends: Backends, clock: Cloc
     )
 
 
+def build_variable_service(settings: Settings, backends: Backends) -> VariableService:
+    database = backends.database
+    return VariableService(
+        database=database, variables=VariableRepository(database), box=SecretsBox(settings.encryption_keys)
+    )
+
+
 def build_release_service(settings: Settings, backends: Backends) -> ReleaseService:
     database = backends.database
     return ReleaseService(
@@ -165,9 +172,7 @@ def build_services(
         projects=ProjectService(
             database=database, projects=ProjectRepository(database), queue=backends.queue, settings=settings
         ),
-        variables=VariableService(
-            database=database, variables=VariableRepository(database), box=SecretsBox(settings.encryption_keys)
-        ),
+        variables=build_variable_service(settings, backends),
         deployments=build_deployment_service(settings, backends, clock),
         releases=build_release_service(settings, backends),
         queue_administration=QueueAdministrationService(
@@ -185,12 +190,12 @@ def build_services(
         stream_admission=build_stream_admission(settings, backends, clock),
         log_store=backends.log_store,
         stream_hub=stream_hub,
+        account_hub=build_account_hub(backends),
     )
 
 
 def build_stream_admission(settings: Settings, backends: Backends, clock: Clock) -> StreamAdmission:
     slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user)
-        account_hub=build_account_hub(backends),
     return StreamAdmission(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
 
 
@@ -208,9 +213,9 @@ async def running_hub(hub: StreamHub, application: Any) -> AsyncGenerator[None]:
     """The tasks of the hub and of the accounts' live as long as the application."""
     account_hub: AccountHub = application.state.services.account_hub
     await hub.start()
+    await account_hub.start()
     try:
         yield
     finally:
-        await hub.close()
-    await account_hub.start()
         await account_hub.close()
+        await hub.close()

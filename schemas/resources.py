@@ -116,6 +116,13 @@ class EnvironmentVariableResource(Resource):
     updated_at: datetime
 
 
+class DevelopmentEnvironmentResource(Resource):
+    """`withheld`: names of variables that hold for development but for builds as well; their values stay here."""
+
+    variables: dict[str, str]
+    withheld: list[str]
+
+
 class LogLineResource(Resource):
     seq: int
     ts: int

@@ -1,6 +1,7 @@
 """Envelope encryption: one data key a record, AES-256-GCM, the data key wrapped by a key-encryption key with an id.
 
-Rotation: put a new key first into the settings; old records stay readable as long as their key is listed.
+Rotation: put a new key first into the settings; old records stay readable as long as their key is listed. Wrapping
+them again (`cloudify admin rotate-keys`) makes the old key dispensable; the values themselves are not touched.
 """
 
 from __future__ import annotations
@@ -45,15 +46,27 @@ class SecretsBox:
             ciphertext=_encrypt(data_key, plaintext, context),
         )
 
+    @property
+    def current_key_id(self) -> str:
+        return self._current
+
     def open(self, sealed: SealedSecret, context: bytes) -> bytes:
         """Raises SecretUnreadable."""
+        return _decrypt(self._unwrap(sealed, context), sealed.ciphertext, context)
+
+    def rewrap(self, sealed: SealedSecret, context: bytes) -> SealedSecret:
+        """The same record under the current key. Raises SecretUnreadable."""
+        data_key = self._unwrap(sealed, context)
+        wrapped = _encrypt(self._keys[self._current], data_key, _WRAP_CONTEXT + context)
+        return SealedSecret(self._current, wrapped, sealed.ciphertext)
+
+    def _unwrap(self, sealed: SealedSecret, context: bytes) -> bytes:
         wrapper = self._keys.get(sealed.key_id)
         if wrapper is None:
             raise SecretUnreadable(
                 f"The key {sealed.key_id!r} is not in CLOUDIFY_ENCRYPTION_KEYS; add it again to read what it sealed."
             )
-        data_key = _decrypt(wrapper, sealed.wrapped_key, _WRAP_CONTEXT + context)
-        return _decrypt(data_key, sealed.ciphertext, context)
+        return _decrypt(wrapper, sealed.wrapped_key, _WRAP_CONTEXT + context)
 
 
 # The library takes some 10 MB: a worker that meets no variable never loads it.

@@ -25,6 +25,7 @@ from schemas.requests import (
 from schemas.resources import (
     CreatedTokenResource,
     DeploymentResource,
+    DevelopmentEnvironmentResource,
     EnvironmentVariableResource,
     LogLineResource,
     ProjectResource,
@@ -96,6 +97,10 @@ class ApiClient:
 
     def update_project(self, project_id: str, request: UpdateProjectRequest) -> ProjectResource:
         return self._call("PATCH", f"/projects/{_part(project_id)}", ProjectResource, body=request)
+
+    def development_variables(self, project_id: str) -> DevelopmentEnvironmentResource:
+        path = f"/projects/{_part(project_id)}/env/for-development"
+        return self._call("GET", path, DevelopmentEnvironmentResource)
 
     def variables(self, project_id: str) -> list[EnvironmentVariableResource]:
         return self._call("GET", f"/projects/{_part(project_id)}/env", list[EnvironmentVariableResource])

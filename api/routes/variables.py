@@ -1,4 +1,4 @@
-"""Environment variables of a project; values are never read back."""
+"""Environment variables of a project; values that builds get are never read back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
 from schemas.requests import SetVariableRequest
-from schemas.resources import EnvironmentVariableResource
+from schemas.resources import DevelopmentEnvironmentResource, EnvironmentVariableResource
 from shared.errors import ErrorCode
 from shared.permissions import Permission
 
@@ -29,6 +29,14 @@ class VariableController(Controller):
     ) -> Success[list[EnvironmentVariableResource]]:
         """The variables by key, without their values."""
         return success(services.variables.list(request.state.tenant_id, project_id))
+
+    @get("/for-development", opt=_SETTINGS, sync_to_thread=True)
+    def development_variables(
+        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+    ) -> Success[DevelopmentEnvironmentResource]:
+        """What a developer's machine needs: values of the variables that hold for development alone."""
+        # No variable can have the path's name: keys hold no hyphen.
+        return success(services.variables.development(request.state.tenant_id, project_id))
 
     @put("/{key:str}", opt=_SETTINGS | {"errors": (ErrorCode.CONFLICT,)}, sync_to_thread=True)
     def set_variable(

@@ -58,6 +58,33 @@ class VariableRepository:
             {"project_id": project_id, "target": target},
         )
 
+    def readable_values(self, tenant_id: str, project_id: str) -> list[Row]:
+        """Key, targets and sealed value of the variables that hold for development, by key."""
+        return self._database.fetch_all(
+            "SELECT v.key, v.targets::text[] AS targets, v.key_id, v.wrapped_key, v.ciphertext "
+            "FROM environment_variables v JOIN projects p ON p.id = v.project_id "
+            "WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s AND 'development' = ANY(v.targets) "
+            "ORDER BY v.key",
+            {"project_id": project_id, "tenant_id": tenant_id},
+        )
+
+    def wrapped_by_others(self, key_id: str, *, after: str, limit: int) -> list[Row]:
+        """Variables of all projects that another key than `key_id` wrapped, by id."""
+        return self._database.fetch_all(
+            "SELECT id, project_id, key, key_id, wrapped_key, ciphertext FROM environment_variables "
+            "WHERE key_id <> %(key_id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s",
+            {"key_id": key_id, "after": after, "limit": limit},
+        )
+
+    def replace_wrapping(self, variable_id: str, *, key_id: str, wrapped_key: bytes, former: bytes) -> bool:
+        """False when the variable was set anew meanwhile: that value has a wrapping of its own."""
+        row = self._database.fetch_one(
+            "UPDATE environment_variables SET key_id = %(key_id)s, wrapped_key = %(wrapped_key)s "
+            "WHERE id = %(id)s AND wrapped_key = %(former)s RETURNING id",
+            {"id": variable_id, "key_id": key_id, "wrapped_key": wrapped_key, "former": former},
+        )
+        return row is not None
+
     def delete(self, tenant_id: str, project_id: str, key: str) -> bool:
         row = self._database.fetch_one(
             "DELETE FROM environment_variables v USING projects p "

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from schemas.requests import SetVariableRequest
-from schemas.resources import EnvironmentVariableResource
+from schemas.resources import DevelopmentEnvironmentResource, EnvironmentVariableResource
 from shared.db.database import Database, Row
 from shared.errors import Conflict, NotFound, ValidationFailed
 from shared.identifiers import VARIABLE, new_identifier
 from shared.repositories.variables import VariableRepository
-from shared.secrets_box import SealedSecret, SecretsBox
+from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
 
 TARGETS = ("production", "preview", "development")
 MAXIMUM_VARIABLES = 200
 MAXIMUM_VALUE_BYTES = 64 * 1024
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """`unreadable`: ids of records whose key is in no setting any more; they were left as they are."""
+
+    rewrapped: int
+    unreadable: tuple[str, ...]
 
 
 class VariableService:
@@ -60,6 +70,32 @@ class VariableService:
         if not (_KEY.fullmatch(key) and self._variables.delete(tenant_id, project_id, key)):
             raise NotFound("The project has no such variable.")
 
+    def development(self, tenant_id: str, project_id: str) -> DevelopmentEnvironmentResource:
+        """Values of the variables that hold for development alone; of those that a build gets too, only the names.
+
+        Raises SecretUnreadable.
+        """
+        rows = self._variables.readable_values(tenant_id, project_id)
+        own = {row["key"]: self._open(project_id, row) for row in rows if row["targets"] == ["development"]}
+        return DevelopmentEnvironmentResource(variables=own, withheld=[r["key"] for r in rows if r["key"] not in own])
+
+    def rotate_keys(self) -> Rotation:
+        """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
+        rewrapped, after = 0, ""
+        unreadable: list[str] = []
+        while rows := self._variables.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
+            for row in rows:
+                after = row["id"]
+                try:
+                    sealed = self._box.rewrap(_sealed(row), _context(row["project_id"], row["key"]))
+                except SecretUnreadable:
+                    unreadable.append(row["id"])
+                    continue
+                rewrapped += self._variables.replace_wrapping(
+                    row["id"], key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=bytes(row["wrapped_key"])
+                )
+        return Rotation(rewrapped, tuple(unreadable))
+
     def decrypt_for(self, project_id: str, target: str) -> dict[str, str]:
         """Key → value of the project's variables for `production`, `preview` or `development`.
 
@@ -67,11 +103,14 @@ class VariableService:
         """
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}")
-        values: dict[str, str] = {}
-        for row in self._variables.sealed_for(project_id, target):
-            sealed = SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
-            values[row["key"]] = self._box.open(sealed, _context(project_id, row["key"])).decode()
-        return values
+        return {row["key"]: self._open(project_id, row) for row in self._variables.sealed_for(project_id, target)}
+
+    def _open(self, project_id: str, row: Row) -> str:
+        return self._box.open(_sealed(row), _context(project_id, row["key"])).decode()
+
+
+def _sealed(row: Row) -> SealedSecret:
+    return SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
 
 
 def _context(project_id: str, key: str) -> bytes:

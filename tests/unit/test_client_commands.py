@@ -439,6 +439,30 @@ def test_environment_variables_are_set_listed_and_removed(run: Run, api: Api) ->
     assert run("env", "set", "1A=x", "--project", "site").exit_code == 2
 
 
+def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api: Api, tmp_path: Path) -> None:
+    api.projects = [project("proj_1", "site")]
+    values = {"PLAIN": "a b", "QUOTED": "it's $5", "LINES": "one\ntwo"}
+    data = {"variables": values, "withheld": ["API_KEY"]}
+    api.overrides["GET", "/projects/proj_1/env/for-development"] = lambda: ok(data)
+    path = tmp_path / "settings.env"
+    result = run("env", "pull", str(path), "--project", "site")
+    assert result.exit_code == 0, result.output
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert "PLAIN='a b'\n" in text
+    assert 'QUOTED="it\'s \\$5"\n' in text
+    assert 'LINES="one\\ntwo"\n' in text
+    assert "# API_KEY" in text
+    assert "API_KEY=" not in text
+    # Its own file is replaced, somebody else's is not.
+    assert run("env", "pull", str(path), "--project", "site").exit_code == 0
+    path.write_text("MINE=1\n")
+    assert run("env", "pull", str(path), "--project", "site").exit_code == 2
+    assert path.read_text() == "MINE=1\n"
+    assert run("env", "pull", str(path), "--project", "site", "--force").exit_code == 0
+    assert "PLAIN" in path.read_text()
+
+
 def test_login_stores_the_token_it_was_given(run: Run, api: Api, tmp_path: Path) -> None:
     result = run("login", "--token", "-", stdin="cfy_mine\n")
     assert result.exit_code == 0, result.output

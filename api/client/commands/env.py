@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
 import sys
+from pathlib import Path
 
 import click
 
@@ -11,6 +13,7 @@ from api.client.references import get_project
 from schemas.requests import SetVariableRequest
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+_PULLED = "# Written by `cloudify env pull`"
 _TARGETS = ("production", "preview", "development")
 
 _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or name; default: the linked project.")
@@ -18,7 +21,7 @@ _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or
 
 @click.group()
 def env() -> None:
-    """Environment variables of a project's builds. Values are stored encrypted and never shown."""
+    """Environment variables of a project's builds. Values are stored encrypted; only `pull` shows some."""
 
 
 @env.command(name="ls")
@@ -78,6 +81,59 @@ def remove_variables(invocation: Invocation, names: tuple[str, ...], project: st
         invocation.output.result({"removed": list(names)})
         return
     invocation.output.success(f"Removed {', '.join(names)} from {target.slug}.")
+
+
+@env.command(name="pull")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path(".env.local"))
+@click.option("--force", is_flag=True, help="Replace a file that `cloudify env pull` didn't write.")
+@_project_option
+@api_command
+def pull_variables(invocation: Invocation, path: Path, force: bool, project: str | None) -> None:
+    """Write the variables that hold for development alone to PATH (.env.local).
+
+    Of variables that builds get as well, only the names are written: their values never leave the platform.
+    """
+    target = get_project(invocation.client, project)
+    pulled = invocation.client.development_variables(target.id)
+    if path.exists() and not force and not path.read_text(errors="replace").startswith(_PULLED):
+        raise ClientError(
+            f"{path} is there already, and `cloudify env pull` didn't write it.",
+            "Give another path, or --force to replace it.",
+            exit_code=ExitCode.USAGE,
+        )
+    lines = [_PULLED, f" for {target.slug}.\n"]
+    lines += [f"{name}={_quoted(value)}\n" for name, value in pulled.variables.items()]
+    lines += [f"# {name} is not only for development; its value stays on the platform.\n" for name in pulled.withheld]
+    _write_private(path, "".join(lines))
+    if invocation.as_json:
+        written = {"path": str(path), "written": list(pulled.variables), "withheld": pulled.withheld}
+        invocation.output.result(written)
+        return
+    count = len(pulled.variables)
+    invocation.output.success(f"Wrote {count} variable{'' if count == 1 else 's'} of {target.slug} to {path}.")
+    if pulled.withheld:
+        invocation.output.note(f"Left out, as builds get them too: {', '.join(pulled.withheld)}.")
+
+
+def _quoted(value: str) -> str:
+    """As dotenv readers take it: nothing is expanded in single quotes; what those can't hold goes into double ones."""
+    if "'" not in value and "\n" not in value and "\r" not in value:
+        return f"'{value}'"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Readable by its owner alone, and whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ClientError(f"{path} can't be written: {error.strerror}.", "Give a path that can be.") from error
 
 
 def _parse(invocation: Invocation, assignment: str, *, alone: bool) -> tuple[str, str]:

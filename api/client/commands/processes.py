@@ -75,6 +75,28 @@ def set_plan(email: str, plan: str) -> None:
     click.echo(f"{email} has the plan {plan} now.")
 
 
+@admin.command("rotate-keys")
+def rotate_keys() -> None:
+    """Wrap every stored secret with the first of CLOUDIFY_ENCRYPTION_KEYS; then the others can be dropped."""
+    from api.composition import build_variable_service, connect_backends
+    from shared.errors import CloudifyError
+
+    settings = _settings()
+    backends = connect_backends(settings)
+    try:
+        rotation = build_variable_service(settings, backends).rotate_keys()
+    except CloudifyError as error:
+        raise click.ClickException(error.message) from error
+    finally:
+        backends.close()
+    click.echo(f"{rotation.rewrapped} secrets are wrapped with the key {next(iter(settings.encryption_keys))} now.")
+    if rotation.unreadable:
+        raise click.ClickException(
+            f"{len(rotation.unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "
+            f"{', '.join(rotation.unreadable[:5])}. Put the key back and repeat, or set these variables anew."
+        )
+
+
 def _become(module: str, *arguments: str) -> None:
     # By name: the API's code must not import the workers'.
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program

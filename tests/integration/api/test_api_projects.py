@@ -4,6 +4,9 @@ from typing import Any
 
 from shared.permissions import Role
 from shared.plans import Plan, limits_of
+from shared.repositories.variables import VariableRepository
+from shared.secrets_box import SecretsBox
+from shared.services.variables import Rotation, VariableService
 
 
 def fields_of(response: Any) -> set[str]:
@@ -110,6 +113,39 @@ def test_variables_are_written_and_never_read_back(account) -> None:
 
     assert account.request("DELETE", f"{path}/MODE").status_code == 204
     assert account.request("DELETE", f"{path}/MODE").status_code == 404
+
+
+def test_only_what_is_for_development_alone_can_be_pulled(account) -> None:
+    project_id = account.project()["id"]
+    path = f"/api/projects/{project_id}/env"
+    account.request("PUT", f"{path}/LOCAL", json={"value": "http://localhost:3000", "targets": ["development"]})
+    account.request("PUT", f"{path}/SHARED", json={"value": "s3cret", "targets": ["development", "production"]})
+    account.request("PUT", f"{path}/LIVE", json={"value": "s3cret", "targets": ["production"]})
+    pulled = account.request("GET", f"{path}/for-development")
+    assert pulled.json()["data"] == {"variables": {"LOCAL": "http://localhost:3000"}, "withheld": ["SHARED"]}
+    assert "s3cret" not in pulled.text
+
+
+def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
+    project_id = account.project()["id"]
+    for name in ("A", "B"):
+        account.request("PUT", f"/api/projects/{project_id}/env/{name}", json={"value": f"value {name}"})
+    database = account.platform.backends.database
+    [(old, key)] = settings.encryption_keys.items()
+
+    def service(**keys: bytes) -> VariableService:
+        return VariableService(database=database, variables=VariableRepository(database), box=SecretsBox(keys))
+
+    before = {row["key"]: bytes(row["ciphertext"]) for row in database.fetch_all("SELECT * FROM environment_variables")}
+    # The old key is lost: nothing is changed, and what is concerned is named.
+    lost = service(new=b"n" * 32).rotate_keys()
+    assert (lost.rewrapped, len(lost.unreadable)) == (0, 2)
+    assert service(**{"new": b"n" * 32, old: key}).rotate_keys() == Rotation(2, ())
+    assert service(**{"new": b"n" * 32, old: key}).rotate_keys() == Rotation(0, ())
+    # Without the old key from now on.
+    assert service(new=b"n" * 32).decrypt_for(project_id, "preview") == {"A": "value A", "B": "value B"}
+    after = {row["key"]: bytes(row["ciphertext"]) for row in database.fetch_all("SELECT * FROM environment_variables")}
+    assert after == before
 
 
 REFUSED_VARIABLES: list[tuple[str, dict[str, Any], str]] = [
