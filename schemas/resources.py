@@ -102,6 +102,8 @@ class DeploymentResource(Resource):
     finished_at: datetime | None
     stages: list[StageRunResource]
     error: DeploymentError | None
+    # Why there was nothing to build, of a deployment that was asked for with ifChanged.
+    ignored: str | None
     queue: QueuePosition | None
     created_by: str | None
     trigger: str
@@ -123,9 +125,12 @@ class DevelopmentEnvironmentResource(Resource):
     withheld: list[str]
 
 
-class LogLineResource(Resource):
+class LogLineResource(Resource, omit_defaults=True):
+    """`continued`: the line was too long for one entry and goes on in the next one of its stage and stream."""
+
     seq: int
     ts: int
     stage: str
     stream: str
     text: str
+    continued: bool = False

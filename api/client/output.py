@@ -28,6 +28,9 @@ class Output:
         may_colour = not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
         self.stdout_has_colours = may_colour and self.stdout_is_terminal
         self.stderr_has_colours = may_colour and self.stderr_is_terminal
+        # A log line that goes on in the next entry, and where its beginning was printed.
+        self._begun: LogLineResource | None = None
+        self._begun_on: TextIO | None = None
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # A terminal of another encoding shows an escape instead of ending the command.
@@ -43,10 +46,26 @@ class Output:
         self._write(sys.stdout, neutralise(line, keep_colours=self.stdout_has_colours))
 
     def log_lines(self, lines: Sequence[LogLineResource], *, is_result: bool) -> None:
-        """A build's lines behind the names of their stages: on stdout as a result, else on stderr."""
+        """A build's lines behind the names of their stages: on stdout as a result, else on stderr.
+
+        A line of several entries is put together again; `end_line` when no more lines come.
+        """
+        if not lines:
+            return
         has_colours = self.stdout_has_colours if is_result else self.stderr_has_colours
-        shown = (format_log_line(line, keep_colours=has_colours) for line in lines)
-        self._write(sys.stdout if is_result else sys.stderr, "\n".join(shown))
+        stream = sys.stdout if is_result else sys.stderr
+        if self._begun_on is not stream:
+            self.end_line()
+        stream.write(format_log_lines(lines, keep_colours=has_colours, begun=self._begun))
+        stream.flush()
+        self._begun, self._begun_on = (lines[-1], stream) if lines[-1].continued else (None, None)
+
+    def end_line(self) -> None:
+        """Ends the line of the log that ought to go on but doesn't, if there is one."""
+        if self._begun_on is not None:
+            self._begun_on.write("\n")
+            self._begun_on.flush()
+        self._begun = self._begun_on = None
 
     def note(self, message: str) -> None:
         """What happens, for the user, on stderr."""
@@ -104,15 +123,26 @@ class Output:
             shown = click.style(shown, fg=colour)
         self._write(sys.stderr, shown)
 
-    @staticmethod
-    def _write(stream: TextIO, line: str) -> None:
+    def _write(self, stream: TextIO, line: str) -> None:
+        if self._begun_on is stream or (self.stdout_is_terminal and self.stderr_is_terminal):
+            self.end_line()
         stream.write(line + "\n")
         stream.flush()
 
 
-def format_log_line(line: LogLineResource, *, keep_colours: bool) -> str:
-    """Harmless on a terminal, whatever the build printed."""
-    label = neutralise(line.stage, keep_colours=False).ljust(8)
-    if keep_colours:
-        label = click.style(label, dim=True)
-    return f"{label} {neutralise(line.text, keep_colours=keep_colours)}"
+def format_log_lines(
+    lines: Sequence[LogLineResource], *, keep_colours: bool, begun: LogLineResource | None = None
+) -> str:
+    """Harmless on a terminal, whatever the build printed. Each line ends with a line break, unless it goes on.
+
+    `begun` was printed before and goes on: in the first of these lines, unless something else comes in between.
+    """
+    parts: list[str] = []
+    for line in lines:
+        text = neutralise(line.text, keep_colours=keep_colours)
+        if begun is None or (begun.stage, begun.stream) != (line.stage, line.stream):
+            label = neutralise(line.stage, keep_colours=False).ljust(8)
+            parts += ["" if begun is None else "\n", click.style(label, dim=True) if keep_colours else label, " "]
+        parts.append(text if line.continued else text + "\n")
+        begun = line if line.continued else None
+    return "".join(parts)

@@ -10,9 +10,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from api.client.log_stream import GapEvent, Interruption, LinesEvent, LogEvent, StatusEvent
+from api.client.event_stream import Interruption
+from api.client.log_stream import GapEvent, LinesEvent, LogEvent, StatusEvent
 from api.client.log_views import describe_gap, describe_interruption
-from api.client.output import Output, format_log_line
+from api.client.output import Output, format_log_lines
 from shared.deployment_state import STAGE_STATUS, Stage
 
 _STAGE_OF_STATUS = {status.value: stage for stage, status in STAGE_STATUS.items()}
@@ -41,8 +42,9 @@ class ProgressView:
     def show(self, event: LogEvent) -> None:
         match event:
             case LinesEvent():
-                text = "\n".join(format_log_line(line, keep_colours=self._keep_colours) for line in event.lines)
-                self._console.print(Text.from_ansi(text), soft_wrap=True)
+                text = format_log_lines(event.lines, keep_colours=self._keep_colours)
+                # The live display begins on a line of its own, so a line that goes on is broken between two events.
+                self._console.print(Text.from_ansi(text.removesuffix("\n")), soft_wrap=True)
             case StatusEvent():
                 self._enter(event)
             case GapEvent():

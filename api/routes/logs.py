@@ -137,7 +137,12 @@ def _resource(numbered: NumberedEntry) -> LogLineResource:
     entry = numbered.entry
     if isinstance(entry, LogLine):
         return LogLineResource(
-            seq=numbered.seq, ts=entry.timestamp, stage=entry.stage, stream=entry.stream, text=entry.text
+            seq=numbered.seq,
+            ts=entry.timestamp,
+            stage=entry.stage,
+            stream=entry.stream,
+            text=entry.text,
+            continued=entry.continued,
         )
     assert isinstance(entry, LogTruncated)
     return LogLineResource(seq=numbered.seq, ts=entry.timestamp, stage="", stream="system", text=_TRUNCATED_TEXT)

@@ -26,6 +26,7 @@ def logs(invocation: Invocation, deployment: str | None, is_following: bool, tai
     view = JsonView(invocation.output) if invocation.as_json else PlainView(invocation.output, is_result=True)
     if not is_following:
         _print_stored(invocation.client, resource.id, view, tail=tail, after=after)
+        invocation.output.end_line()
         return
     _follow(invocation, resource, view, tail=tail, after=after)
 
@@ -43,6 +44,7 @@ def _follow(
         )
 
     end = follow(follower, view, on_detach=say_how_to_resume)
+    invocation.output.end_line()
     if not invocation.as_json:
         finished = invocation.client.deployment(resource.id)
         report_end(invocation.output, finished)
