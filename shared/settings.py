@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 T = TypeVar("T")
 
 _MEBIBYTE = 1024 * 1024
+_IMAGE_DIGEST = re.compile(r"(?:[a-z0-9][\w./:-]*@)?sha256:[0-9a-f]{64}")
 
 
 class SettingsError(Exception):
@@ -41,9 +43,12 @@ class BuildSettings:
 
     `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
     `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own.
+    `builder_image`: named by digest (`name@sha256:…`, or `sha256:…` for one that was built here); for docker only.
     """
 
     executor: str = "bubblewrap"
+    docker_host: str = "unix:///var/run/docker.sock"
+    builder_image: str = ""
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     stage_timeout_seconds: int | None = None
@@ -185,6 +190,15 @@ class _Reader:
     def names(self, name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.text(name, default="").split(",") if part.strip())
 
+    def image(self, name: str) -> str:
+        value = self.text(name, default="")
+        if value and not _IMAGE_DIGEST.fullmatch(value):
+            self.problems.append(
+                f"CLOUDIFY_{name} is {value!r}; name the image by its digest: name@sha256:… of a registry's, or the"
+                " sha256:… that `docker image inspect --format '{{.Id}}'` prints of one that was built here."
+            )
+        return value
+
     def secret(self, name: str) -> bytes:
         value = self.text(name).encode()
         if value and len(value) < 32:
@@ -227,7 +241,9 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             region=reader.text("S3_REGION", "us-east-1"),
         ),
         build=BuildSettings(
-            executor=reader.choice("EXECUTOR", "bubblewrap", ("bubblewrap",)),
+            executor=reader.choice("EXECUTOR", "bubblewrap", ("bubblewrap", "docker")),
+            docker_host=reader.url("DOCKER_HOST", ("unix", "tcp"), "unix:///var/run/docker.sock"),
+            builder_image=reader.image("BUILDER_IMAGE"),
             memory_bytes=in_bytes(reader.optional_integer("BUILD_MEMORY_MB", 64)),
             disk_bytes=in_bytes(reader.optional_integer("BUILD_DISK_MB", 16)),
             stage_timeout_seconds=reader.optional_integer("STAGE_TIMEOUT_SECONDS", 1),
@@ -254,6 +270,11 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         environment=reader.choice("ENVIRONMENT", "production", ("production", "development")),
     )
+    if settings.build.executor == "docker" and not settings.build.builder_image:
+        reader.problems.append(
+            "CLOUDIFY_EXECUTOR is docker and CLOUDIFY_BUILDER_IMAGE is not set; build Cloudify's Dockerfile"
+            " (docker build --target builder) and name the image by its digest."
+        )
     if reader.problems:
         raise SettingsError(reader.problems)
     return settings

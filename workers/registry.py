@@ -8,6 +8,7 @@ from shared.deployment_state import Stage
 from shared.repositories.snapshots import SnapshotIndex
 from workers.context import WorkerContext
 from workers.executors.base import Executor
+from workers.ownership import owner_of_trees
 from workers.snapshots import SnapshotStore
 from workers.stage import StageFunction
 from workers.toolchain import Toolchain
@@ -21,9 +22,11 @@ def build_stage(context: WorkerContext, stage: Stage) -> Built:
 
 
 def _clone(context: WorkerContext) -> Built:
+    from workers.ignored_builds import IgnoredBuilds
     from workers.stages.clone import CloneStage
 
-    return CloneStage(_snapshots(context), SnapshotIndex(context.database), context.settings), None
+    ignored = IgnoredBuilds(context.deployments)
+    return CloneStage(_snapshots(context), SnapshotIndex(context.database), context.settings, ignored), None
 
 
 def _install(context: WorkerContext) -> Built:
@@ -31,8 +34,7 @@ def _install(context: WorkerContext) -> Built:
     from workers.stages.install import InstallStage
     from workers.tools import ToolProvider
 
-    toolchain = Toolchain.discover()
-    executor = _executor(context, toolchain)
+    executor, toolchain = _sandboxes(context)
     index = SnapshotIndex(context.database)
     snapshots = _snapshots(context)
     tools = ToolProvider(executor, snapshots, ToolRepository(context.database), toolchain)
@@ -42,8 +44,7 @@ def _install(context: WorkerContext) -> Built:
 def _build(context: WorkerContext) -> Built:
     from workers.stages.build import BuildStage
 
-    toolchain = Toolchain.discover()
-    executor = _executor(context, toolchain)
+    executor, toolchain = _sandboxes(context)
     index = SnapshotIndex(context.database)
     return BuildStage(executor, _snapshots(context), index, toolchain, context.settings), executor
 
@@ -72,13 +73,23 @@ _BUILDERS: dict[Stage, Callable[[WorkerContext], Built]] = {
 
 def _snapshots(context: WorkerContext) -> SnapshotStore:
     settings = context.settings
-    return SnapshotStore(context.store, settings.cache_directory, maximum_bytes=settings.build.cache_bytes)
+    owner = owner_of_trees(settings.build)
+    cache_bytes = settings.build.cache_bytes
+    return SnapshotStore(context.store, settings.cache_directory, maximum_bytes=cache_bytes, owner=owner)
 
 
-def _executor(context: WorkerContext, toolchain: Toolchain) -> Executor:
+def _sandboxes(context: WorkerContext) -> tuple[Executor, Toolchain]:
+    """The executor of the settings, tried out, and the toolchain that its sandboxes hold."""
+    settings = context.settings
+    if settings.build.executor == "docker":
+        from workers.executors.docker import DockerExecutor
+
+        docker = DockerExecutor.for_host(settings.build, settings.home / "run" / "containers")
+        docker.probe()
+        return docker, docker.toolchain
     from workers.executors.bubblewrap import BubblewrapExecutor
 
-    runtime_directory = context.settings.home / "run" / "executions"
-    executor = BubblewrapExecutor.for_host(context.settings.build, runtime_directory, toolchain)
-    executor.probe()
-    return executor
+    toolchain = Toolchain.discover()
+    bubblewrap = BubblewrapExecutor.for_host(settings.build, settings.home / "run" / "executions", toolchain)
+    bubblewrap.probe()
+    return bubblewrap, toolchain

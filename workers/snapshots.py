@@ -11,6 +11,7 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.archive import pack, unpack
+from workers.ownership import Owner
 from workers.stage import InputMissing
 from workers.tar_format import ArchiveRejected
 from workers.tree_cache import TreeCache, check_names
@@ -39,13 +40,16 @@ def snapshot_key(tenant_id: str, digest: str) -> str:
 class SnapshotStore:
     """Safe between threads and between the worker processes of a host, which share `cache_directory`.
 
-    `cache_directory` should be on the filesystem of the stages' directories, so that saving is a rename.
+    `cache_directory` should be on the filesystem of the stages' directories, so that saving is a rename. `owner`: whom
+    the unpacked trees must belong to, where that isn't this process's user.
     """
 
-    def __init__(self, store: ArtifactStore, cache_directory: Path, *, maximum_bytes: int) -> None:
+    def __init__(
+        self, store: ArtifactStore, cache_directory: Path, *, maximum_bytes: int, owner: Owner | None = None
+    ) -> None:
         self._store = store
         self._maximum_bytes = maximum_bytes
-        self._cache = TreeCache(cache_directory, maximum_bytes=maximum_bytes)
+        self._cache = TreeCache(cache_directory, maximum_bytes=maximum_bytes, owner=owner)
 
     def close(self) -> None:
         self._cache.close()

@@ -28,6 +28,7 @@ class Toolchain:
     """Paths in `binds` and `environment` are inside the sandbox; versions carry no leading `v`.
 
     `shims`: name → shell script, shown under `/opt/bin`. `python` is the interpreter's path inside the sandbox.
+    `image`: the builder image that holds all of it, where it isn't this host's.
     """
 
     binds: tuple[Bind, ...]
@@ -39,6 +40,7 @@ class Toolchain:
     npm_version: str
     python_version: str
     uv_version: str
+    image: str = ""
 
     @classmethod
     def discover(cls) -> Toolchain:

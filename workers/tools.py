@@ -128,7 +128,7 @@ class ToolProvider:
     def _key(self, request: ToolRequest) -> str:
         """Python tools are bound to the interpreter that they were installed with."""
         python = self._toolchain.python_version if request.name in ("poetry", "pipenv") else ""
-        parts = (request.name, request.version, python, platform.machine(), _bun_build())
+        parts = (request.name, request.version, python, platform.machine(), _bun_build(), self._toolchain.image)
         return f"{request.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
     def _fetch(self, context: StageContext, request: ToolRequest, key: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workers.directories import remove_tree
 from workers.file_lock import locked
+from workers.ownership import Owner
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,8 +32,10 @@ def check_names(tenant_id: str, digest: str) -> None:
 class TreeCache:
     """Safe between threads and processes. `close` ends it; until then its temporary directory belongs to it."""
 
-    def __init__(self, directory: Path, *, maximum_bytes: int) -> None:
-        self._trees = directory / "trees"
+    def __init__(self, directory: Path, *, maximum_bytes: int, owner: Owner | None = None) -> None:
+        """`owner`: whom the trees are given to; those of different owners are different caches."""
+        self._owner = owner
+        self._trees = directory / ("trees" if owner is None else f"trees-{owner.uid}")
         self._temporary = directory / "temporary"
         self._maximum_bytes = maximum_bytes
         for made in (self._trees, self._temporary):
@@ -100,6 +103,8 @@ class TreeCache:
                 os.pwrite(held, b"%d" % size_bytes, 0)
                 # Only a directory that its owner may write to can be moved to another parent.
                 directory.chmod(0o755)
+                if self._owner is not None:
+                    self._owner.give_tree(directory)
                 directory.rename(tree)
 
             yield move_in

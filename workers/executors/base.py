@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -64,7 +64,8 @@ class ExecutionSpec:
 
     `network`: "none" leaves not even loopback to the host; "proxy" gives HTTP(S)_PROXY to a filtering proxy and
     nothing else. `watched_paths` are the host directories whose size counts against `limits.disk_bytes`.
-    `name` labels cgroups, processes and logs; unique among running executions of a host.
+    `name` labels cgroups, processes and logs; unique among running executions of a host. `labels` are for people who
+    look at what runs, where the executor can show them.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ExecutionSpec:
     limits: Limits
     network: Literal["none", "proxy"]
     watched_paths: tuple[Path, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -24,7 +23,7 @@ from workers.executors.cgroups import ControlGroup, ControlGroups, discover_cont
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.egress_policy import EgressPolicy
 from workers.executors.egress_proxy import EgressProxy
-from workers.executors.process_tree import ProcessIdentity, find_marked
+from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
 from workers.executors.run_record import RunRecord
 from workers.executors.sandbox_arguments import (
     EGRESS_DIRECTORY,
@@ -157,10 +156,10 @@ class BubblewrapExecutor:
         record = RunRecord.read(directory)
         for process in (record.init, record.launcher) if record is not None else ():
             if process is not None:
-                _end(process)
+                end_process(process)
         # A worker that dies while a sandbox starts may leave it waiting for good, before it is recorded.
         for process in find_marked(self._marker(name)):
-            _end(process)
+            end_process(process)
         if self._control_groups is not None:
             _remove_group(self._control_groups.group(name), name)
         shutil.rmtree(directory, ignore_errors=True)
@@ -288,19 +287,3 @@ class BubblewrapExecutor:
 def _remove_group(group: ControlGroup, name: str) -> None:
     if not group.remove():
         raise PlatformError(f"Processes of {name} are still there after SIGKILL.")
-
-
-def _end(process: ProcessIdentity) -> None:
-    deadline = time.monotonic() + _REAP_SECONDS
-    while process.is_alive:
-        with contextlib.suppress(ProcessLookupError):
-            handle = os.pidfd_open(process.pid)
-            try:
-                # Asked again, as the handle may be of a later process with the same pid.
-                if process.is_alive:
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-            finally:
-                os.close(handle)
-        if time.monotonic() > deadline:
-            raise PlatformError(f"Process {process.pid} of a sandbox is still there after SIGKILL.")
-        time.sleep(0.01)

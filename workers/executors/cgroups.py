@@ -163,6 +163,23 @@ def discover_control_groups(membership: str | None = None, mount: Path = _MOUNT)
     return _discover_version_two(own.get(""), mount) or _discover_version_one(own, mount)
 
 
+def find_group_of(pid: int, holding: str, mount: Path = _MOUNT) -> ControlGroup | None:
+    """The group of another process, to read from; None unless its path holds the word `holding` and can be read.
+
+    The word proves that the pid, which someone in another pid namespace may have told, is the process that was meant.
+    """
+    try:
+        own = _own_groups(Path(f"/proc/{pid}/cgroup").read_text())
+    except OSError:
+        return None
+    unified, memory = (own.get(name, "").lstrip("/") for name in ("", "memory"))
+    if memory and holding in memory and (mount / "memory" / memory).is_dir():
+        return _VersionOne({"memory": mount / "memory" / memory})
+    if holding in unified and (mount / unified / "memory.events").is_file():
+        return _VersionTwo({"unified": mount / unified})
+    return None
+
+
 def _own_groups(membership: str) -> dict[str, str]:
     """Controller → path; the empty name is version 2's."""
     own: dict[str, str] = {}

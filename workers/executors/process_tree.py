@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from shared.errors import PlatformError
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_END_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,23 @@ class ProcessIdentity:
     def is_alive(self) -> bool:
         """A zombie is not alive: it runs nothing, and its parent may never collect it."""
         return _start_ticks(self.pid) == self.started
+
+
+def end_process(process: ProcessIdentity) -> None:
+    """SIGKILL; returns when it is gone. Raises PlatformError when it doesn't go."""
+    deadline = time.monotonic() + _END_SECONDS
+    while process.is_alive:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(process.pid)
+            try:
+                # Asked again, as the handle may be of a later process with the same pid.
+                if process.is_alive:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+        if time.monotonic() > deadline:
+            raise PlatformError(f"Process {process.pid} of a sandbox is still there after SIGKILL.")
+        time.sleep(0.01)
 
 
 def find_marked(marker: str) -> list[ProcessIdentity]:

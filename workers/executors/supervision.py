@@ -6,13 +6,15 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
 
 from workers.executors.base import ExecutionSpec, Outcome
-from workers.executors.cgroups import ControlGroup
+from workers.executors.cgroups import MemoryEvents
 from workers.executors.disk_watchdog import DiskWatchdog, is_disk_full
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import resident_bytes
-from workers.executors.sandbox_process import SandboxProcess
 
 _POLL_SECONDS = 0.1
 _MEASURE_SECONDS = 0.3
@@ -25,14 +27,42 @@ class Verdict:
     message: str
 
 
+class Sandbox(Protocol):
+    """What is watched. None of it raises for a sandbox that has ended."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """True once the command has ended."""
+        ...
+
+    def terminate(self) -> None:
+        """SIGTERM to every process inside."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        ...
+
+    def members(self) -> list[psutil.Process]:
+        """Its processes as the host sees them; asked for only where nothing accounts for the memory."""
+        ...
+
+
+class MemoryAccount(Protocol):
+    """What the kernel accounts of a sandbox; it still answers when the sandbox is gone."""
+
+    def memory_events(self) -> MemoryEvents: ...
+
+    def peak_memory_bytes(self) -> int | None: ...
+
+
 class Supervisor:
     """`watch` in the thread of the run; the rest after it has returned."""
 
     def __init__(
         self,
         spec: ExecutionSpec,
-        sandbox: SandboxProcess,
-        group: ControlGroup | None,
+        sandbox: Sandbox,
+        group: MemoryAccount | None,
         disk: DiskWatchdog,
         pump: OutputPump,
         cancel: threading.Event,

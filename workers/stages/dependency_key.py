@@ -59,6 +59,8 @@ def dependency_components(
         components["package.json"] = _digest_packages(tree, directory)
         names = _NODE_CONFIGURATION
     components |= {tool.name: tool.version for tool in tools}
+    if toolchain.image:
+        components["builder image"] = toolchain.image
     files = [join(above, name) for above in ancestors(directory) for name in names]
     patches = [path for name in _PATCH_DIRECTORIES for path in tree.find_below(join(directory, name))]
     components["configuration"] = _digest_files(tree, [*files, *patches])

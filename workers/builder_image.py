@@ -1,0 +1,51 @@
+"""`python -m workers.builder_image <root>`: lays the toolchain out below <root> as a sandbox shows it.
+
+Run while the builder image is made. The image then holds at the same places what the bubblewrap sandbox binds there,
+so a command can't tell the executors apart. TOOLCHAIN_FILE says what is in it; `toolchain_of` reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared.errors import PlatformError
+from workers.toolchain import SHIM_TARGET, Toolchain
+
+TOOLCHAIN_FILE = "/opt/toolchain.json"
+
+
+def write_toolchain(toolchain: Toolchain, root: Path) -> None:
+    """Copies the toolchain's files and scripts to their places below `root`."""
+    for bind in toolchain.binds:
+        target = root / bind.target.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if bind.source.is_dir():
+            shutil.copytree(bind.source, target, symlinks=True)
+        else:
+            shutil.copy2(bind.source, target)
+    scripts = root / SHIM_TARGET.lstrip("/")
+    scripts.mkdir(parents=True)
+    for name, text in toolchain.shims.items():
+        (scripts / name).write_text(text)
+        (scripts / name).chmod(0o755)
+    facts = dataclasses.asdict(dataclasses.replace(toolchain, binds=(), shims={}))
+    (root / TOOLCHAIN_FILE.lstrip("/")).write_text(json.dumps(facts))
+
+
+def toolchain_of(text: str) -> Toolchain:
+    """The toolchain of an image by the text of its TOOLCHAIN_FILE. Raises PlatformError when it is none."""
+    try:
+        facts: dict[str, Any] = json.loads(text)
+        facts |= {"binds": (), "shims": {}}
+        return Toolchain(**facts)
+    except (ValueError, TypeError) as error:
+        raise PlatformError(f"{TOOLCHAIN_FILE} of the builder image can't be read ({error}).") from error
+
+
+if __name__ == "__main__":
+    write_toolchain(Toolchain.discover(), Path(sys.argv[1]))

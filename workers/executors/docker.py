@@ -1,0 +1,262 @@
+"""Runs commands in containers of a Docker daemon. What the box holds: README.md beside this file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.errors import PlatformError
+from shared.settings import BuildSettings
+from workers.builder_image import TOOLCHAIN_FILE, toolchain_of
+from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome
+from workers.executors.disk_watchdog import DiskWatchdog
+from workers.executors.docker_connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
+from workers.executors.docker_container import DockerContainer
+from workers.executors.docker_options import (
+    LABEL,
+    container_configuration,
+    forwarding_command,
+    write_run_files,
+)
+from workers.executors.docker_probe import check_daemon, check_sandbox
+from workers.executors.egress_policy import EgressPolicy
+from workers.executors.egress_proxy import EgressProxy
+from workers.executors.process_tree import ProcessIdentity
+from workers.executors.run_record import RunRecord
+from workers.executors.sandbox_environment import PROXY_PORT, build_environment, find_certificates
+from workers.executors.seccomp import build_filter
+from workers.executors.supervision import Supervisor
+from workers.ownership import container_owner
+from workers.toolchain import Toolchain
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_REAP_SECONDS = 60.0
+_BEGINNING_SECONDS = 30.0
+_IDENTITY = ".identity"
+
+
+class DockerExecutor:
+    """Implements Executor. `runtime_directory` holds one small directory per live run; workers of a host share it.
+
+    The daemon must see `runtime_directory` and the paths of every spec at the same place as the worker.
+    """
+
+    def __init__(
+        self,
+        settings: BuildSettings,
+        runtime_directory: Path,
+        *,
+        connection: DockerConnection,
+        host_environment: Mapping[str, str],
+    ) -> None:
+        """Raises PlatformError with instructions when the daemon or its image is unfit."""
+        self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
+        self._connection = connection
+        self._image = settings.builder_image
+        self._runtime_directory = runtime_directory
+        self._host_environment = host_environment
+        self._certificates = find_certificates(host_environment)
+        daemon = check_daemon(connection, self._image)
+        self._processors = daemon.processors
+        self._filter = build_filter(daemon.machine)
+        toolchain = toolchain_of(connection.read_file(self._image, TOOLCHAIN_FILE).decode())
+        self.toolchain: Toolchain = dataclasses.replace(toolchain, image=self._image)
+        self.owner = container_owner()
+        runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._identity = _identity_of(runtime_directory)
+        worker = ProcessIdentity.find(os.getpid())
+        assert worker is not None
+        self._worker = worker
+
+    @classmethod
+    def for_host(cls, settings: BuildSettings, runtime_directory: Path) -> DockerExecutor:
+        """With this process's environment and the daemon that the settings name."""
+        environment = dict(os.environ)
+        connection = DockerConnection(settings.docker_host, environment)
+        return cls(settings, runtime_directory, connection=connection, host_environment=environment)
+
+    def close(self) -> None:
+        """Closes the connections to the daemon; nothing may run any more."""
+        self._connection.close()
+
+    def probe(self) -> None:
+        """A run with every option. Tidies up after workers that died."""
+        self.reap_abandoned()
+        with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=".probe-") as name:
+            check_sandbox(self, Path(name), self.owner)
+
+    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        """See Executor.run. What `on_output` raises ends the command and is raised here."""
+        started = time.monotonic()
+        _check_name(spec.name)
+        if cancel.is_set():
+            return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
+        proxy: EgressProxy | None = None
+        with contextlib.ExitStack() as stack:
+            try:
+                directory = self._claim(spec.name)
+                stack.callback(shutil.rmtree, directory, ignore_errors=True)
+                RunRecord(self._worker).write(directory)
+                write_run_files(directory, self.owner, self._filter, self._certificates)
+                self._give_writable(spec)
+                if spec.network == "proxy":
+                    proxy = EgressProxy(directory / "proxy.sock", self._policy)
+                    stack.callback(proxy.close)
+                    self.owner.give(directory / "proxy.sock")
+                stack.callback(_tidy_scratch, spec)
+                result = self._run_container(spec, directory, on_output, cancel, started)
+            except OSError as error:
+                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
+            except ImageMissing as error:
+                result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
+        blocked = () if proxy is None else proxy.blocked_hosts()
+        return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
+
+    def reap(self, name: str) -> None:
+        """See Executor.reap. Raises PlatformError when something can't be ended."""
+        _check_name(name)
+        self._remove_containers({f"{LABEL}runtime": self._identity, f"{LABEL}run": name})
+        shutil.rmtree(self._runtime_directory / name, ignore_errors=True)
+
+    def reap_abandoned(self) -> list[str]:
+        """Reaps every run of this runtime directory whose worker is gone; gives their names."""
+        names = {path.name for path in self._runtime_directory.iterdir() if _NAME.fullmatch(path.name)}
+        for container in self._connection.labelled({f"{LABEL}runtime": self._identity}):
+            names.add(str(container["Labels"][f"{LABEL}run"]))
+        abandoned = sorted(name for name in names if self._is_abandoned(name))
+        for name in abandoned:
+            self.reap(name)
+            _log.info("Ended and removed the sandbox %s, whose worker is gone.", name)
+        return abandoned
+
+    def _is_abandoned(self, name: str) -> bool:
+        directory = self._runtime_directory / name
+        record = RunRecord.read(directory)
+        if record is not None:
+            return not record.worker.is_alive
+        try:
+            # Another worker may begin this run at this instant.
+            return time.time() - directory.stat().st_mtime > _BEGINNING_SECONDS
+        except FileNotFoundError:
+            return True  # the directory comes before the container and goes after it
+
+    def _remove_containers(self, labels: Mapping[str, str]) -> None:
+        deadline = time.monotonic() + _REAP_SECONDS
+        while found := self._connection.labelled(labels):
+            for container in found:
+                self._connection.remove(str(container["Id"]))
+            if time.monotonic() > deadline:
+                raise PlatformError(f"Docker did not remove {found[0]['Names']} within {_REAP_SECONDS:.0f} s.")
+            time.sleep(0.02)
+
+    def _claim(self, name: str) -> Path:
+        directory = self._runtime_directory / name
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            self.reap(name)
+            directory.mkdir(mode=0o700)
+        return directory
+
+    def _give_writable(self, spec: ExecutionSpec) -> None:
+        for bind in spec.binds:
+            if bind.is_writable and bind.source.exists():
+                self.owner.give(bind.source)
+        if spec.overlay is not None:
+            self.owner.give(spec.overlay.upper)
+
+    def _create(self, spec: ExecutionSpec, directory: Path) -> DockerContainer:
+        labels = {**spec.labels, "runtime": self._identity, "run": spec.name}
+        configuration = container_configuration(
+            spec, directory, self.owner, self._image, self.toolchain.python, self._processors, labels
+        )
+        name = f"cloudify-{self._identity}-{spec.name}"
+        try:
+            created = self._connection.create(name, configuration)
+        except NameTaken:
+            self._remove_containers({f"{LABEL}runtime": self._identity, f"{LABEL}run": spec.name})
+            created = self._connection.create(name, configuration)
+        try:
+            return DockerContainer(self._connection, created)
+        except BaseException:
+            self._connection.remove(created)
+            raise
+
+    def _request(self, spec: ExecutionSpec) -> bytes:
+        environment = build_environment(
+            spec, self.toolchain, self._host_environment, has_certificates=self._certificates is not None
+        )
+        # For a shell a missing program is exit code 127.
+        command = ("/bin/sh", "-c", 'exec "$@"', "sh", *spec.command)
+        words = forwarding_command(self.toolchain.python, PROXY_PORT, command) if spec.network == "proxy" else command
+        request = {"command": words, "directory": spec.working_directory, "environment": environment}
+        return json.dumps(request).encode() + b"\n"
+
+    def _run_container(
+        self, spec: ExecutionSpec, directory: Path, on_output: OnOutput, cancel: threading.Event, started: float
+    ) -> ExecutionResult:
+        try:
+            container = self._create(spec, directory)
+        except (ContainerGone, NameTaken) as error:
+            raise PlatformError(f"Another worker runs or removes {spec.name} at this moment.") from error
+        pump = container.pump(spec.limits.output_bytes, on_output)
+        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes)
+        deadline = started + spec.limits.wall_seconds
+        supervisor = Supervisor(spec, container, container.memory, disk, pump, cancel, deadline)
+        try:
+            container.start(self._request(spec))
+            verdict = supervisor.watch()
+            container.wait_until_ended()
+            is_evicted = verdict is None and container.was_ended_from_outside()
+        except ContainerGone:
+            verdict, is_evicted = None, True
+        finally:
+            try:
+                container.destroy()
+            finally:
+                disk.close()
+                pump.finish(did_start=True)
+        if pump.error is not None:
+            raise pump.error
+        exit_code, peak = container.exit_code(), container.memory.peak_memory_bytes()
+        if is_evicted:
+            return ExecutionResult(Outcome.EVICTED, None, "Something outside ended the container.", 0.0, peak)
+        if verdict is None and container.lost is not None:
+            return ExecutionResult(Outcome.PLATFORM_LOST, None, str(container.lost), 0.0, peak)
+        final = supervisor.conclude(verdict, exit_code, None)
+        return ExecutionResult(final.outcome, exit_code, final.message, 0.0, peak)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
+
+
+def _identity_of(runtime_directory: Path) -> str:
+    """The directory's own name in labels: other hosts of the same daemon have directories of the same path."""
+    path = runtime_directory / _IDENTITY
+    fresh = runtime_directory / f"{_IDENTITY}-{secrets.token_hex(8)}"
+    fresh.write_text(secrets.token_hex(6))
+    with contextlib.suppress(FileExistsError):
+        os.link(fresh, path)
+    fresh.unlink()
+    return path.read_text()
+
+
+def _tidy_scratch(spec: ExecutionSpec) -> None:
+    """overlayfs leaves an empty directory of the daemon's user, which an ordinary worker could not open to delete."""
+    if spec.overlay is not None:
+        with contextlib.suppress(OSError):
+            (spec.overlay.scratch / "work").rmdir()

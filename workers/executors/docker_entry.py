@@ -1,0 +1,122 @@
+"""The first program of a build's container, below Docker's init: `entry.py FILTER`.
+
+It reads one line of JSON from its standard input, {"command", "directory", "environment"}: what travels by the
+container's configuration instead would be kept on the daemon's disk and shown by `docker inspect`. The command gets a
+system-call filter on top of Docker's. SIGTERM goes to everything inside; when the worker is gone, the other end of the
+standard input is, and everything inside is killed. Standard library only: the image's Python runs this single file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+# More than the daemon and the worker need to notice that the kernel ended something for want of memory.
+_MEMORY_SECONDS = 5.0
+_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+_SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2  # prctl(2)
+_CANNOT_RUN = 126
+
+
+def main() -> None:
+    program = Path(sys.argv[1]).read_bytes()
+    request = json.loads(_read_line())
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: _signal_all(signal.SIGTERM))
+    child = os.fork()
+    if child == 0:
+        try:
+            _become(request, program)
+        except BaseException as error:  # noqa: BLE001 - nothing of this process may run on as a second parent
+            os.write(2, f"The command can't be started: {error}\n".encode(errors="replace"))
+        os._exit(_CANNOT_RUN)
+    code = os.waitstatus_to_exitcode(_wait(child, wake_read))
+    deadline = time.monotonic() + _MEMORY_SECONDS
+    while _is_out_of_memory() and time.monotonic() < deadline:
+        time.sleep(0.1)  # the worker ends the container meanwhile
+    os._exit(128 - code if code < 0 else code)
+
+
+def _read_line() -> bytes:
+    """Byte for byte up to the end of the line: what follows is for nobody, only its end is."""
+    received = b""
+    while not received.endswith(b"\n"):
+        data = os.read(0, 65536)
+        if not data:
+            os._exit(_CANNOT_RUN)  # the worker died before it said what to run
+        received += data
+    return received
+
+
+def _wait(child: int, wake: int) -> int:
+    poller = select.poll()
+    poller.register(0, 0)  # only the hang-up
+    poller.register(wake, select.POLLIN)
+    while True:
+        for descriptor, _ in poller.poll():
+            if descriptor == 0:
+                _signal_all(signal.SIGKILL)
+                os._exit(128 + signal.SIGKILL)
+            os.read(wake, 4096)
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+
+
+def _signal_all(number: int) -> None:
+    """To every process of the container but this one and its init."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, number)
+
+
+def _become(request: dict[str, object], program: bytes) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.closerange(3, null + 1)
+    os.chdir(str(request["directory"]))
+    command = [str(word) for word in request["command"]]  # type: ignore[attr-defined]
+    environment = {str(name): str(value) for name, value in request["environment"].items()}  # type: ignore[attr-defined]
+    _install(program)
+    os.execve(command[0], command, environment)  # noqa: S606
+
+
+def _install(program: bytes) -> None:
+    """The filter stays for everything that the command starts (seccomp(2))."""
+    import ctypes
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    passed = Program(len(program) // 8, program)
+    if libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(
+        _SET_SECCOMP, _FILTER_MODE, ctypes.byref(passed), 0, 0
+    ):
+        raise OSError(ctypes.get_errno(), "the system-call filter is refused")
+
+
+def _is_out_of_memory() -> bool:
+    """Whether the kernel ended a process of this container for want of memory; unknown counts as no."""
+    for path in _COUNTERS:
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in lines)
+    return False
+
+
+if __name__ == "__main__":
+    main()
