@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import msgspec
 
 from api.client.errors import ExitCode
-from api.client.log_stream import EndEvent, GapEvent, Interruption, LinesEvent, LogEvent, LogFollower, StatusEvent
+from api.client.event_stream import Interruption
+from api.client.log_stream import EndEvent, GapEvent, LinesEvent, LogEvent, LogFollower, StatusEvent
 from api.client.output import Output
 from schemas.resources import DeploymentResource
 
@@ -145,5 +146,7 @@ def describe_gap(event: GapEvent) -> str:
     return f"entries {event.first} to {event.last} of the log are no longer kept."
 
 
-def describe_interruption(event: Interruption) -> str:
-    return f"the log's connection was lost ({event.reason.rstrip('.')}); trying again in {event.pause_seconds:.1f} s."
+def describe_interruption(event: Interruption, what: str = "log") -> str:
+    return (
+        f"the {what}'s connection was lost ({event.reason.rstrip('.')}); trying again in {event.pause_seconds:.1f} s."
+    )

@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "whoami": ("api.client.commands.whoami:whoami", "Show the account and the API that commands use."),
     "deploy": ("api.client.commands.deploy:deploy", "Deploy a git repository and follow its log."),
     "logs": ("api.client.commands.logs:logs", "Print a deployment's log; -f follows it."),
+    "events": ("api.client.commands.events:events", "Follow the status of all deployments as it changes."),
     "ls": ("api.client.commands.ls:ls", "List projects, or a project's deployments."),
     "inspect": ("api.client.commands.inspect:inspect", "Show all that is known of a deployment."),
     "cancel": ("api.client.commands.cancel:cancel", "Cancel a deployment that isn't finished."),
