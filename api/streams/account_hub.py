@@ -24,8 +24,8 @@ from api.streams.account_channel import (
     compose,
     encode_page,
 )
-from api.streams.hub import HubClosing
 from api.streams.timing import StreamTiming
+from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
 

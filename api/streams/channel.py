@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from api.streams.frames import EncodedEntry, encode_entry, frames, gap_frame
-from schemas.logs import LogEnd
+from api.streams.frames import EncodedEntry, encode_entry, frames, gap_frame, queue_position_frame
+from schemas.logs import LogEnd, LogStatus
+from shared.deployment_state import DeploymentStatus
 from shared.logs.base import LogHead, NumberedEntry
 
 _RING_ENTRIES = 2000
@@ -32,6 +33,7 @@ class Channel:
     """Belongs to one event loop. The ring holds a range without gaps up to `last`; None until first loaded.
 
     `mentioned` is the greatest number heard of, from the doorbell or from the head: above `last`, entries are missing.
+    `position`: the event that tells the place in the queue while the deployment waits there; empty when not known.
     """
 
     def __init__(self, deployment_id: str) -> None:
@@ -42,11 +44,14 @@ class Channel:
         self.is_closed = False
         self.is_gone = False
         self.acknowledged = asyncio.Event()
-        self.changed = asyncio.Event()
+        self.changes = 0
+        self.is_queued = False
+        self.position = b""
         self.refresh: asyncio.Task[None] | None = None
         self.is_refresh_due = False
         # Pages being read from the store, by cursor: streams at one place share one read.
         self.pages: dict[int, asyncio.Task[Batch | None]] = {}
+        self._waiters: set[asyncio.Future[None]] = set()
         self._ring: deque[EncodedEntry] = deque()
         self._ring_bytes = 0
         self._batches: dict[int, Batch] = {}
@@ -60,8 +65,35 @@ class Channel:
         return self.is_closed and not self.is_behind and self.last is not None and cursor >= self.last
 
     def wake(self) -> None:
-        changed, self.changed = self.changed, asyncio.Event()
-        changed.set()
+        self.changes += 1
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, changes: int, seconds: float) -> None:
+        """Returns when there are more than so many `changes`, or after so long.
+
+        Thousands may wait here: an Event under a timeout costs twice as much.
+        """
+        if self.changes > changes:
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _end_wait, waiter)
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+    def show_position(self, position: int | None) -> None:
+        """The place in the queue, 1 being next; None when it isn't known any more."""
+        known = position is not None and self.is_queued and self.last is not None
+        event = queue_position_frame(self.last or 0, position or 0) if known else b""
+        if event != self.position:
+            self.position = event
+            self.wake()
 
     def load(self, head: LogHead, entries: Sequence[NumberedEntry]) -> None:
         """The first entries of the ring: those before the head, if any are kept."""
@@ -89,8 +121,16 @@ class Channel:
             self._ring_bytes -= len(self._ring.popleft().data)
         self.mentioned = max(self.mentioned, fresh[-1].seq)
         self.is_closed = self.is_closed or isinstance(fresh[-1].entry, LogEnd)
+        self._note_status(fresh)
         self._batches.clear()
         self.wake()
+
+    def _note_status(self, fresh: Sequence[NumberedEntry]) -> None:
+        for numbered in fresh:
+            if isinstance(numbered.entry, LogStatus):
+                self.is_queued = numbered.entry.status == DeploymentStatus.QUEUED
+        if not self.is_queued:
+            self.position = b""
 
     def batch(self, cursor: int) -> Batch | None:
         """The events after `cursor`, when the ring has them."""
@@ -124,3 +164,8 @@ def _batch(cursor: int, entries: list[EncodedEntry]) -> Batch:
     if chosen[0].seq > cursor + 1:
         payload = gap_frame(cursor + 1, chosen[0].seq - 1) + payload
     return Batch(payload, chosen[-1].seq, is_end=chosen[-1].event == "end")
+
+
+def _end_wait(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -43,6 +43,8 @@ def encode_entry(numbered: NumberedEntry) -> EncodedEntry:
                 end["url"] = entry.url
             if entry.error is not None:
                 end["error"] = entry.error
+            if entry.ignored is not None:
+                end["ignored"] = entry.ignored
             return EncodedEntry(seq, "end", _json(end))
 
 
@@ -68,6 +70,12 @@ def frames(entries: Iterable[EncodedEntry]) -> bytes:
 def gap_frame(first: int, last: int) -> bytes:
     """Entries that are no longer stored."""
     return _frame(last, "gap", _json({"from": first, "to": last, "reason": "retention"}))
+
+
+def queue_position_frame(seq: int, position: int) -> bytes:
+    """A place in the queue is no entry of the log: without an id, it doesn't move the client's position."""
+    fields = {"seq": seq, "status": "queued", "stage": None, "attempt": None, "queuePosition": position}
+    return _frame(None, "status", _json(fields))
 
 
 def reconnect_frame(reason: ReconnectReason) -> bytes:

@@ -20,6 +20,7 @@ import anyio.to_thread
 
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, Batch, Channel, page_batch
 from api.streams.timing import StreamTiming
+from api.streams.watch import Watch
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.doorbell import Ring
@@ -55,14 +56,6 @@ class DoorbellListener(Protocol):
     def unwatch(self, deployment_id: str) -> None: ...
 
     async def run(self, handler: RingHandler) -> None: ...
-
-
-class DeploymentGone(Exception):
-    """The deployment was deleted while it was watched."""
-
-
-class HubClosing(Exception):
-    """The process is about to stop; the client should come back to another one."""
 
 
 class StreamHub:
@@ -260,45 +253,3 @@ class StreamHub:
         self._is_closing = True
         for channel in self._channels.values():
             channel.wake()
-
-
-class Watch:
-    """One stream's view of a channel."""
-
-    def __init__(self, hub: StreamHub, channel: Channel) -> None:
-        self._hub = hub
-        self._channel = channel
-
-    async def next(self, cursor: int, timeout_seconds: float) -> Batch | None:
-        """The events after `cursor`, waiting for them; None when the time is over.
-
-        Raises HubClosing and DeploymentGone. While PostgreSQL is down it waits, too.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_seconds
-        while True:
-            if self._hub.is_closing:
-                raise HubClosing
-            if self._channel.is_gone:
-                raise DeploymentGone
-            changed = self._channel.changed
-            pause = deadline - loop.time()
-            try:
-                batch = await self._batch(cursor)
-            except Unavailable:
-                batch, pause = None, min(pause, self._hub.timing.poll)
-            if batch is not None:
-                return batch
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(pause, 0)):
-                    await changed.wait()
-            if loop.time() >= deadline:
-                return None
-
-    async def _batch(self, cursor: int) -> Batch | None:
-        channel = self._channel
-        if channel.last is None:
-            return None
-        if cursor >= channel.last:
-            return Batch(b"", cursor, is_end=True) if channel.is_read_to_the_end(cursor) else None
-        return channel.batch(cursor) or await self._hub.page(channel, cursor)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from api.streams.hub import StreamHub, Watch
+from api.streams.hub import StreamHub
 from api.streams.sse import Follower, Piece
+from api.streams.watch import Watch
 
 
 class LogSource:

@@ -7,7 +7,6 @@ Here one task sends and one waits for the client to leave; when either ends, bot
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -20,12 +19,13 @@ from litestar.background_tasks import BackgroundTask, BackgroundTasks
 from litestar.datastructures.cookie import Cookie
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
-from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
-from api.streams.hub import DeploymentGone, HubClosing
 from api.streams.metrics import count_stream_begin, count_stream_end
+from api.streams.patience import PatientSender
 from api.streams.timing import StreamTiming
+from api.streams.watch import DeploymentGone, HubClosing
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {
@@ -150,37 +150,36 @@ class _StreamingResponse(ASGIResponse):
             count_stream_end(ending)
 
     async def _stream(self, send: Send) -> Ending:
-        try:
-            await self._send(send, retry_frame())
-            ending = await self._follow_while_admitted(send)
-            await self._send(send, b"" if ending == "end" else reconnect_frame(ending), is_last=True)
-        except _Stalled:
-            return await self._send_away(send)
-        return ending
+        with PatientSender(send, self._timing.stall) as sender:
+            await sender.send(retry_frame())
+            ending = await self._follow_while_admitted(sender)
+            await sender.send(b"" if ending == "end" else reconnect_frame(ending), is_last=True)
+            return ending
+        return await self._send_away(send)
 
     async def _send_away(self, send: Send) -> Ending:
         """The source is let go already. A client that takes up reading again soon is told why; of one that doesn't,
         the response stays incomplete, and the server closes the connection."""
-        with contextlib.suppress(_Stalled):
-            await self._send(send, reconnect_frame("slow"), is_last=True, patience=self._timing.farewell)
+        with PatientSender(send, self._timing.farewell) as sender:
+            await sender.send(reconnect_frame("slow"), is_last=True)
             return "slow"
         return "stalled"
 
-    async def _follow_while_admitted(self, send: Send) -> Literal["end"] | ReconnectReason:
+    async def _follow_while_admitted(self, sender: PatientSender) -> Literal["end"] | ReconnectReason:
         # A lost right also ends a wait for the client: a body that was not sent is asked for again, if it may be.
         with anyio.CancelScope() as admitted:
             if self._seat is not None:
                 self._seat.on_revoked(admitted.cancel)
             try:
                 async with self._source.follow() as follower:
-                    return await self._follow(follower, send)
+                    return await self._follow(follower, sender)
             except HubClosing:
                 return "shutdown"
             except DeploymentGone:
                 return "revoked"
         return "revoked"
 
-    async def _follow(self, follower: Follower, send: Send) -> Literal["end", "max_age"]:
+    async def _follow(self, follower: Follower, sender: PatientSender) -> Literal["end", "max_age"]:
         clock = asyncio.get_running_loop().time
         retire_at = clock() + self._timing.maximum_age * random.uniform(0.9, 1.0)  # noqa: S311  jitter
         heartbeat_at = clock() + self._timing.heartbeat
@@ -189,23 +188,12 @@ class _StreamingResponse(ASGIResponse):
             if now >= retire_at:
                 return "max_age"
             if now >= heartbeat_at:
-                await self._send(send, HEARTBEAT)
+                await sender.send(HEARTBEAT)
                 heartbeat_at = now + self._timing.heartbeat
             piece = await follower.next(min(heartbeat_at, retire_at) - now)
             if piece is None:
                 continue
             if piece.payload:
-                await self._send(send, piece.payload)
+                await sender.send(piece.payload)
             if piece.is_end:
                 return "end"
-
-    async def _send(self, send: Send, body: bytes, *, is_last: bool = False, patience: float | None = None) -> None:
-        event: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": not is_last}
-        with anyio.move_on_after(self._timing.stall if patience is None else patience) as scope:
-            await send(event)
-        if scope.cancelled_caught:
-            raise _Stalled
-
-
-class _Stalled(Exception):
-    """The client takes nothing."""
