@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.logs.splitter import LineSplitter, SplitLine
@@ -81,6 +81,7 @@ _bytes = st.lists(
 ).map(b"".join)
 
 
+@settings(deadline=None)
 @given(data=_bytes | st.binary(max_size=80), cuts=st.lists(st.integers(0, 200)), maximum=st.integers(4, 12))
 def test_any_cut_gives_the_same_lines(data: bytes, cuts: list[int], maximum: int) -> None:
     bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
