@@ -71,4 +71,5 @@ class CreateDeploymentRequest(Request):
     commit_sha: str | None = None
     is_preview: bool = False
     clean: bool = False
+    if_changed: bool = False
     priority: int = 5

@@ -102,11 +102,11 @@ class DeploymentResource(Resource):
     finished_at: datetime | None
     stages: list[StageRunResource]
     error: DeploymentError | None
-    # Why there was nothing to build, of a deployment that was asked for with ifChanged.
-    ignored: str | None
     queue: QueuePosition | None
     created_by: str | None
     trigger: str
+    # Why there was nothing to build, of a deployment that was asked for with ifChanged.
+    ignored: str | None = None
 
 
 class EnvironmentVariableResource(Resource):

@@ -77,6 +77,7 @@ def make_context(
         "node_version": None,
         "is_preview": False,
         "clean": False,
+        "if_changed": False,
         "host": "site",
         "release_sequence": 1,
     }

@@ -65,6 +65,7 @@ DEPLOYMENT = DeploymentView(
     node_version=None,
     is_preview=False,
     clean=False,
+    if_changed=False,
     host="sample",
     release_sequence=1,
 )
@@ -84,7 +85,7 @@ class Pipeline:
         self.log = RecordedLog()
         self.install_log = RecordedLog()
         self.cancelled = threading.Event()
-        self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=120)
+        self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=900)
         self._stages = {
             Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings, tools),
             Stage.BUILD: BuildStage(executor, snapshots, index, toolchain, settings),

@@ -49,6 +49,7 @@ def deployment_view(row: Row) -> DeploymentView:
         node_version=settings.get("node_version"),
         is_preview=row["is_preview"],
         clean=row["clean"],
+        if_changed=row["if_changed"],
         host=row["host"],
         release_sequence=row["release_sequence"],
     )

@@ -6,6 +6,7 @@ import posixpath
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ class RemoteRepository:
 
         A server that doesn't hand out commits by SHA is asked for the branch, then for everything.
         """
-        self._git.run(["init", "--quiet", f"--object-format={'sha1' if len(sha) == 40 else 'sha256'}"], directory)
+        self._initialise(sha, directory)
         wanted = [["--depth=1", sha], ["--tags", "+refs/heads/*:refs/remotes/origin/*"]]
         if branch is not None:
             wanted.insert(1, ["--depth=50", f"refs/heads/{branch}"])
@@ -120,6 +121,21 @@ class RemoteRepository:
                 f"Commit {sha[:12]} can't be checked out: {error.stderr.strip()[-300:]}",
             ) from error
         self._git.check_size()
+
+    def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
+        """Fetches the commits into the repository `directory` (made where there is none), without their files where
+        the server can leave them out. False when they can't be had; nothing depends on it."""
+        if not (directory / ".git").exists():
+            self._initialise(shas[0], directory)
+        options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
+        try:
+            self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True)
+        except GitFailed:
+            return False
+        return all(self._has_commit(sha, directory) for sha in shas)
+
+    def _initialise(self, sha: str, directory: Path) -> None:
+        self._git.run(["init", "--quiet", f"--object-format={'sha1' if len(sha) == 40 else 'sha256'}"], directory)
 
     def _has_commit(self, sha: str, directory: Path) -> bool:
         try:

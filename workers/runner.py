@@ -34,6 +34,7 @@ from workers.deployment_view import (
     target_of,
 )
 from workers.directories import StageDirectories
+from workers.ignored_builds import Ignored
 from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult
 
 _log = structlog.get_logger(__name__)
@@ -177,6 +178,13 @@ class StageRunner:
             self._count_build(context, failure.code)
             lease.done()
             return "failed"
+        except Ignored as ignored:
+            log.system(f"{ignored} This deployment is ignored.")
+            log.close()
+            self._lifecycle.ignore(deployment_id, fence=lease.token, reason=str(ignored))
+            metrics.count_deployment("ignored", target_of(row), "none")
+            lease.done()
+            return "ignored"
         except Cancelled:
             return self._handle_interruption(lease, deployment_id, log)
         except InputMissing as missing:

@@ -32,6 +32,8 @@ class DeploymentView:
     node_version: str | None
     is_preview: bool
     clean: bool
+    # Ends as ignored when there is nothing new.
+    if_changed: bool
     host: str
     release_sequence: int
 

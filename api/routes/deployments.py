@@ -90,6 +90,7 @@ class DeploymentController(Controller):
                 commit_sha=data.commit_sha,
                 is_preview=data.is_preview,
                 clean=data.clean,
+                if_changed=data.if_changed,
                 priority=data.priority,
                 created_by=request.user.user_id,
                 trigger="api",

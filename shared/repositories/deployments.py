@@ -20,10 +20,11 @@ FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id
 
 _INSERT = """
 INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, branch, commit_sha, settings,
-                         is_preview, clean, priority, release_sequence, host, traceparent, preview_expires_at)
+                         is_preview, clean, if_changed, priority, release_sequence, host, traceparent,
+                         preview_expires_at)
 VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s, %(branch)s,
-        %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(priority)s, %(release_sequence)s, %(host)s,
-        %(traceparent)s, CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
+        %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s, %(priority)s, %(release_sequence)s,
+        %(host)s, %(traceparent)s, CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
 """
 
 # Serialises admissions of a tenant, so that the bound on its queue is exact.
@@ -39,11 +40,30 @@ UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COAL
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
 """
 
+# A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
+_FORMER = """
+SELECT former.commit_sha, run.output -> 'watched' AS watched,
+       former.settings <> d.settings OR former.repository_url <> d.repository_url OR EXISTS (
+         SELECT 1 FROM environment_variables v WHERE v.project_id = d.project_id AND v.updated_at > former.created_at
+       ) AS is_otherwise_changed
+FROM deployments d
+JOIN LATERAL (
+  SELECT f.* FROM deployments f
+  WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
+    AND (NOT d.is_preview OR f.branch = d.branch) AND f.deleting_at IS NULL
+    AND f.site_state = 'published' AND (d.is_preview OR f.is_active)
+  ORDER BY f.release_sequence DESC LIMIT 1
+) former ON true
+LEFT JOIN stage_runs run ON run.deployment_id = former.id AND run.stage = 'install' AND run.status = 'succeeded'
+WHERE d.id = %(id)s
+"""
+
 # A NULL fence is the API or the reconciler, which act only when no worker owns the deployment.
 _FINISH = """
 UPDATE deployments
 SET status = %(status)s, fence = GREATEST(fence, COALESCE(%(fence)s, fence)), finished_at = now(),
-    error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s
+    error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s,
+    ignored_reason = %(ignored_reason)s
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= COALESCE(%(fence)s, fence)
 """
 
@@ -120,6 +140,14 @@ class DeploymentRepository:
         row = self._database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
         return row is not None and row["status"] not in ("ready", "failed", "cancelled")
 
+    def find_former(self, deployment_id: str) -> Row | None:
+        """The ready deployment that the given one would follow: what production serves, or the branch's last preview.
+
+        `watched` is what its install stage recorded, `is_otherwise_changed` whether the settings, a variable or the
+        repository's address are other ones now (a variable that was deleted doesn't show).
+        """
+        return self._database.fetch_one(_FORMER, {"id": deployment_id})
+
     # Creating
 
     def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
@@ -164,6 +192,7 @@ class DeploymentRepository:
         *,
         fence: int | None,
         error: tuple[str, str | None, str] | None = None,
+        ignored_reason: str | None = None,
     ) -> bool:
         """`error` is (code, stage, message). False when the deployment is finished already or another's."""
         code, stage, message = error or (None, None, None)
@@ -177,6 +206,7 @@ class DeploymentRepository:
                 "error_code": code,
                 "error_stage": stage,
                 "error_message": message,
+                "ignored_reason": ignored_reason,
             },
         )
         return cursor.rowcount == 1

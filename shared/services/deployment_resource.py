@@ -34,6 +34,7 @@ def deployment_resource(row: Row, runs: Sequence[Row], settings: Settings) -> De
         finished_at=finished,
         stages=[_stage_run(run) for run in runs],
         error=error,
+        ignored=row["ignored_reason"],
         queue=None,
         created_by=row["created_by"],
         trigger=row["trigger"],

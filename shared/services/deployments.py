@@ -119,6 +119,7 @@ class DeploymentService:
         commit_sha: str | None = None,
         is_preview: bool = False,
         clean: bool = False,
+        if_changed: bool = False,
         priority: int = 5,
         created_by: str | None,
         trigger: str = "api",
@@ -127,6 +128,7 @@ class DeploymentService:
     ) -> DeploymentResource:
         """Accepts a deployment: commits its row, then enqueues its first stage.
 
+        With `if_changed` it ends as ignored when there is nothing new to build, or its commit says [skip ci].
         `record` runs in the same transaction. Raises NotFound, Conflict (PROJECT_DELETING), ValidationFailed, and
         Unavailable (QUEUE_UNAVAILABLE) when the tenant has as many waiting as its plan allows.
         """
@@ -154,6 +156,7 @@ class DeploymentService:
                     "settings": {name: project[name] for name in _SETTINGS},
                     "is_preview": is_preview,
                     "clean": clean,
+                    "if_changed": if_changed,
                     "priority": priority,
                     "release_sequence": project["release_sequence"],
                     "host": preview_host(project["slug"], chosen_branch, deployment_id)

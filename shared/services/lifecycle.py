@@ -181,6 +181,19 @@ class LifecycleService:
 
         self._step(deployment_id, fence, step)
 
+    def ignore(self, deployment_id: str, *, fence: int, reason: str) -> None:
+        """Ends a deployment that has nothing new to build."""
+
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            if not self._deployments.finish(
+                connection, deployment_id, DeploymentStatus.CANCELLED, fence=fence, ignored_reason=reason
+            ):
+                return None, []
+            self._stage_runs.end(connection, deployment_id, status="cancelled", fence=fence)
+            return None, self._end(DeploymentStatus.CANCELLED, ignored=reason)
+
+        self._step(deployment_id, fence, step)
+
     def finish_ready(
         self,
         row: Row,
@@ -297,9 +310,14 @@ class LifecycleService:
         return LogStatus(timestamp=self._now_ms(), status=status.value, stage=stage, attempt=attempt)
 
     def _end(
-        self, status: DeploymentStatus, *, url: str | None = None, error: dict[str, str | None] | None = None
+        self,
+        status: DeploymentStatus,
+        *,
+        url: str | None = None,
+        error: dict[str, str | None] | None = None,
+        ignored: str | None = None,
     ) -> list[LogEntry]:
-        end = LogEnd(timestamp=self._now_ms(), status=status.value, url=url, error=error)
+        end = LogEnd(timestamp=self._now_ms(), status=status.value, url=url, error=error, ignored=ignored)
         return [self._status(status), end]
 
     def _now_ms(self) -> int:

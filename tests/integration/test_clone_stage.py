@@ -14,12 +14,14 @@ import pytest
 
 from shared.db.database import Database
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.git_server import GitServer, serving
 from tests.repositories import commit, git, make_repository
 from tests.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
+from workers.ignored_builds import IgnoredBuilds
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.stages.clone import CloneStage
@@ -34,7 +36,9 @@ class Cloner:
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
         settings = make_settings(directory, store, allow_local=allow_local)
-        self.stage = CloneStage(self.snapshots, SnapshotIndex(database), settings)
+        self.stage = CloneStage(
+            self.snapshots, SnapshotIndex(database), settings, IgnoredBuilds(DeploymentRepository(database))
+        )
         self.directory = directory
         self.numbers = itertools.count(1)
         self.log = RecordedLog()
@@ -292,7 +296,7 @@ def test_cancelling_ends_git(cloner: Cloner, http: GitServer) -> None:
     started = [child for child in psutil.Process().children(recursive=True) if "git" in child.name()]
     assert started
     context.cancelled.set()
-    thread.join(10)
+    thread.join(120)
     assert outcome
     assert not [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 

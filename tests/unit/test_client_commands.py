@@ -205,7 +205,8 @@ def test_deploy_makes_a_project_links_it_and_prints_only_the_address(run: Run, a
     assert git("config", "cloudify.project") == "proj_1"
     [asked] = api.sent("POST", "/deployments")
     assert asked == {
-        "projectId": "proj_1", "branch": "main", "commitSha": None, "isPreview": False, "clean": False, "priority": 5
+        "projectId": "proj_1", "branch": "main", "commitSha": None, "isPreview": False, "clean": False,
+        "ifChanged": False, "priority": 5
     }  # fmt: skip
     assert run("deploy").exit_code == 0
     assert len(api.sent("POST", "/projects")) == 1

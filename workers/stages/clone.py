@@ -17,6 +17,7 @@ from shared.settings import Settings
 from workers.cache_key import cache_key
 from workers.directories import remove_tree
 from workers.git import Git, GitFailed, GitLimits
+from workers.ignored_builds import Ignored, IgnoredBuilds
 from workers.repository_fetch import RemoteRepository, SubmoduleFetcher, parse_for_clone
 from workers.snapshots import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext, StageResult
@@ -34,9 +35,12 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class CloneStage:
     """Safe between threads. Output: {"source": digest, "commitSha", "commitMessage"}."""
 
-    def __init__(self, snapshots: SnapshotStore, index: SnapshotIndex, settings: Settings) -> None:
+    def __init__(
+        self, snapshots: SnapshotStore, index: SnapshotIndex, settings: Settings, ignored: IgnoredBuilds
+    ) -> None:
         self._snapshots = snapshots
         self._index = index
+        self._ignored = ignored
         self._allow_local = settings.allow_local_repositories
 
     def run(self, context: StageContext) -> StageResult:
@@ -60,11 +64,21 @@ class CloneStage:
             raise StageFailure(
                 FailureCode.COMMIT_NOT_FOUND, f"{sha!r} is not a full commit SHA; give all 40 hexadecimal digits."
             )
+        if deployment.if_changed and not deployment.clean:
+            self._end_if_unchanged(context, git, remote, sha)
         if not deployment.clean:
             cached = self._cached(context, url, sha)
             if cached is not None:
                 return cached
         return self._fetch(context, git, remote, sha, url)
+
+    def _end_if_unchanged(self, context: StageContext, git: Git, remote: RemoteRepository, sha: str) -> None:
+        """Raises Ignored."""
+        directory = context.directory / "comparison"
+        directory.mkdir()
+        reason = self._ignored.find_reason(context.deployment, git, remote, sha, directory)
+        if reason is not None:
+            raise Ignored(reason)
 
     def _git(self, context: StageContext) -> Git:
         limits = GitLimits(

@@ -21,6 +21,7 @@ from workers.frameworks.detection import Detection, Overrides, detect
 from workers.frameworks.node_projects import LOCKFILES
 from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import required_tools
+from workers.ignored_builds import watched_paths
 from workers.snapshots import Snapshot, SnapshotStore
 from workers.stage import DeploymentView, StageContext, StageResult
 from workers.stages.dependency_key import dependency_components, reads_source
@@ -61,7 +62,8 @@ _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
 
 
 class InstallStage:
-    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected, "tools": [Tool]}.
+    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected, "tools": [Tool],
+    "watched": paths that decide whether another commit has to be built}.
 
     The dependency snapshot is the upper layer that the install left over the source.
     """
@@ -94,6 +96,7 @@ class InstallStage:
                 (detection.build_command, "build command"),
             ):
                 check_command(command or "true", what)
+            watched = watched_paths(SourceTree(tree), detection)
             tools = self._provide_tools(context, detection, SourceTree(tree))
             dependencies, is_hit = None, False
             if detection.install_command is not None:
@@ -103,6 +106,7 @@ class InstallStage:
             "dependencies": dependencies,
             "detection": msgspec.json.decode(msgspec.json.encode(detection)),
             "tools": msgspec.to_builtins(tools),
+            "watched": watched,
         }
         return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
 

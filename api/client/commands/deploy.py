@@ -30,6 +30,7 @@ class _Choices:
     commit: str | None
     preview: bool
     clean: bool
+    if_changed: bool
     no_wait: bool
     yes: bool
     repository: str | None
@@ -44,6 +45,9 @@ class _Choices:
 @click.option("--commit", help="The commit to deploy; default: the branch's latest.")
 @click.option("--preview", is_flag=True, help="Deploy to an address of its own, not to production.")
 @click.option("--clean", is_flag=True, help="Ignore all caches.")
+@click.option(
+    "--if-changed", is_flag=True, help="Build nothing if nothing has changed, or the commit says [skip ci]."
+)
 @click.option("--no-wait", is_flag=True, help="Don't follow the deployment to its end.")
 @click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 @click.option("--repository", metavar="URL", help="The git repository; default: the remote origin.")
@@ -69,6 +73,7 @@ def deploy(invocation: Invocation, **options: Any) -> None:
         commit_sha=None if choices.commit is None else _full_commit(tree, choices.commit),
         is_preview=choices.preview,
         clean=choices.clean,
+        if_changed=choices.if_changed,
     )
     target = _target(invocation, choices, source, branch)
     _confirm_branch(invocation, target, branch, preview=choices.preview, yes=choices.yes)
@@ -165,7 +170,8 @@ def _wait(invocation: Invocation, deployment: DeploymentResource) -> None:
     finished = invocation.client.deployment(deployment.id)
     report_end(output, finished)
     _print_result(invocation, finished)
-    raise SystemExit(EXIT_CODES.get(end.status, ExitCode.FAILED))
+    # Nothing to do is no failure.
+    raise SystemExit(ExitCode.OK if finished.ignored else EXIT_CODES.get(end.status, ExitCode.FAILED))
 
 
 def _view(invocation: Invocation) -> LogView:

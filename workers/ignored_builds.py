@@ -1,0 +1,127 @@
+"""Whether a deployment that was asked for on the condition that there is something new has anything to build.
+
+Commits are compared by the names of their trees, so nothing is checked out and no file is fetched. What counts is what
+the former build depended on: the project's root directory, the packages of its workspace that it uses, and the files
+that decide how its dependencies are installed. In doubt it is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import StageFailure
+from shared.repositories.deployments import DeploymentRepository
+from workers.frameworks.detection import Detection
+from workers.frameworks.node_projects import LOCKFILES, dependencies_of
+from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.git import Git, GitFailed
+from workers.repository_fetch import RemoteRepository
+from workers.stage import DeploymentView
+
+_SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
+# Beside the lockfiles, in the directories above the project's.
+_SHARED_FILES = (
+    *("package.json", ".npmrc", ".yarnrc.yml", "pnpm-workspace.yaml", "turbo.json", "nx.json", "tsconfig.base.json"),
+    *("uv.lock", "poetry.lock", "pyproject.toml", ".nvmrc", ".node-version", ".python-version"),
+)
+
+
+class Ignored(Exception):
+    """There is nothing to build; the message says why, to the person who pushed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormerBuild:
+    """The ready deployment that this one would follow. `watched`: paths that its output depended on."""
+
+    commit_sha: str
+    watched: tuple[str, ...]
+
+
+class IgnoredBuilds:
+    def __init__(self, deployments: DeploymentRepository) -> None:
+        self._deployments = deployments
+
+    def find_reason(
+        self, deployment: DeploymentView, git: Git, remote: RemoteRepository, sha: str, directory: Path
+    ) -> str | None:
+        """Why there is nothing to build, or None. `directory` is empty, and used up."""
+        former = self._former(deployment)
+        if former is not None and former.commit_sha == sha:
+            return f"Commit {sha[:12]} is deployed already."
+        wanted = [sha] if former is None else [sha, former.commit_sha]
+        if not remote.fetch_trees(wanted, directory):
+            # The former commit may be gone after a force-push.
+            if former is None or not remote.fetch_trees([sha], directory):
+                return None
+            former = None
+        message = git.run(["log", "-1", "--no-show-signature", "--format=%B", sha], directory)
+        skip = _SKIP.search(message.decode("utf-8", "replace"))
+        if skip:
+            return f"The message of commit {sha[:12]} says {skip[0]}."
+        if former is None or _has_changed(git, directory, former, sha):
+            return None
+        place = "" if former.watched == (".",) else f" in {', '.join(former.watched[:3])}"
+        return f"Nothing has changed{place} since commit {former.commit_sha[:12]}, which is deployed."
+
+    def _former(self, deployment: DeploymentView) -> FormerBuild | None:
+        row = self._deployments.find_former(deployment.id)
+        if row is None or not row["commit_sha"] or row["is_otherwise_changed"]:
+            return None
+        watched: Sequence[Any] = row["watched"] or ["."]
+        return FormerBuild(row["commit_sha"], tuple(str(path) for path in watched))
+
+
+def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bool:
+    paths = [] if "." in former.watched else [f":(top,literal){path}" for path in former.watched]
+    # Files that weren't fetched must not be fetched now: this contact isn't bound to the address that was checked.
+    offline = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
+    arguments = ["diff-tree", "-r", "--name-only", "--no-renames", former.commit_sha, sha, "--", *paths]
+    try:
+        return bool(git.run(arguments, directory, offline).strip())
+    except GitFailed:
+        return True
+
+
+def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
+    """What the output of a project depends on, as paths in the repository: `["."]` for all of it."""
+    root = detection.root_directory
+    if root == ".":
+        return ["."]
+    names = [*(name for names in LOCKFILES.values() for name in names), *_SHARED_FILES]
+    shared = [join(above, name) for above in ancestors(root)[1:] for name in names]
+    paths = [root, *_workspace_packages(tree, root), *shared]
+    if detection.runtime == "python" and detection.lockfile:
+        paths.append(detection.lockfile)
+    return list(dict.fromkeys(paths))
+
+
+def _workspace_packages(tree: SourceTree, root: str) -> list[str]:
+    """Directories of the repository's own packages that the project depends on, directly or not."""
+    by_name: dict[str, tuple[str, dict[str, Any]]] = {}
+    for path in tree.find_all(".", "package.json"):
+        package = _read_package(tree, path)
+        name = package.get("name")
+        if isinstance(name, str):
+            by_name[name] = (ancestors(path)[1], package)
+    found: dict[str, None] = {}
+    waiting = [_read_package(tree, join(root, "package.json"))]
+    while waiting:
+        for name in dependencies_of(waiting.pop()):
+            if name in by_name and by_name[name][0] not in found:
+                directory, package = by_name[name]
+                found[directory] = None
+                waiting.append(package)
+    return [directory for directory in found if directory != "."]
+
+
+def _read_package(tree: SourceTree, path: str) -> dict[str, Any]:
+    try:
+        return tree.read_object(path) or {}
+    except StageFailure:
+        # Somebody else's broken file, in a fixture for instance.
+        return {}
