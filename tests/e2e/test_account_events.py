@@ -94,6 +94,7 @@ def test_each_change_once_while_processes_are_killed(platform: Platform, reposit
         os.kill(former.pid, signal.SIGTERM)
         wait_for(lambda: not is_running(former), what="the API has stopped")
         other = wait_for(lambda: create(platform, "ill-fated", bad), what="the API is back")
+        assert other is not None
         failed = platform.create_deployment(other["id"])["id"]
         assert platform.finish(failed)["status"] == "failed"
 
