@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 def _running(server: S) -> Iterator[S]:
     try:
         server.start()
-        server.wait()
+        server.wait(120)
         yield server
     finally:
         server.stop()

@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         server.requests.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if server.hold is not None:
-            server.hold.wait(30)
+            server.hold.wait(600)
         expected = server.credentials and "Basic " + base64.b64encode(server.credentials.encode()).decode()
         if server.status is not None:
             return self._short(server.status)

@@ -28,6 +28,7 @@ from workers.toolchain import Toolchain
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 MEBIBYTE = 1024 * 1024
+PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def make_spec(script: str, *, workspace: Path | None = None, **changes: object) 
         "process_count": 64,
         "disk_bytes": 64 * MEBIBYTE,
         "output_bytes": 8 * MEBIBYTE,
-        "wall_seconds": 30.0,
+        "wall_seconds": 300.0,
         "stop_seconds": 1.0,
     }
     limits |= {name: changes.pop(name) for name in list(changes) if name in limits}
@@ -118,7 +119,7 @@ def processes_with(marker: str) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     pause = threading.Event()
     deadline = time.monotonic() + seconds
     while not condition():
@@ -167,7 +168,7 @@ def test_stderr_that_looks_like_the_launchers_is_kept(executor: Executor) -> Non
 
 
 def test_killed_child_makes_the_whole_run_out_of_memory(executor: Executor) -> None:
-    script = "python3 -c 'import time; a = bytearray(200 << 20); time.sleep(20)'; exit 0"
+    script = "python3 -c 'import time; a = bytearray(200 << 20); time.sleep(3600)'; exit 0"
     result, _ = run(executor, script, memory_bytes=96 * MEBIBYTE)
     assert result.outcome is Outcome.OUT_OF_MEMORY
     assert "96 MiB" in result.message
@@ -179,18 +180,23 @@ def test_sigkill_without_memory_pressure_is_not_out_of_memory(executor: Executor
 
 
 def test_wall_clock_limit(executor: Executor) -> None:
-    result, _ = run(executor, "sleep 60", wall_seconds=1.0)
+    result, _ = run(executor, "sleep 3600", wall_seconds=1.0)
     assert result.outcome is Outcome.TIMEOUT
     assert "1 seconds" in result.message
-    assert result.duration_seconds < 10
 
 
 def test_term_comes_before_kill(executor: Executor) -> None:
-    script = "trap 'echo tidied; exit 0' TERM; while :; do sleep 0.1; done"
-    result, printed = run(executor, script, wall_seconds=1.0, stop_seconds=10.0)
-    assert result.outcome is Outcome.TIMEOUT
-    assert b"tidied" in printed
-    assert result.duration_seconds < 8
+    script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    output, cancel, results = Output(marker=b"ready"), threading.Event(), list[ExecutionResult]()
+    # The kill is an hour away: what ends it is TERM.
+    spec = make_spec(script, stop_seconds=3600.0)
+    thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, cancel)))
+    thread.start()
+    assert output.seen.wait(PATIENCE)
+    cancel.set()
+    thread.join(PATIENCE)
+    assert [result.outcome for result in results] == [Outcome.CANCELLED]
+    assert b"tidied" in output.text()
 
 
 def test_fork_bomb_is_bounded(exact_executor: Executor) -> None:
@@ -204,7 +210,7 @@ def test_fork_bomb_is_bounded(exact_executor: Executor) -> None:
 def test_disk_filler_is_stopped(executor: Executor, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    script = "i=0; while head -c 4000000 /dev/zero > file$i; do i=$((i+1)); sleep 0.01; done"
+    script = "i=0; while [ $i -lt 50 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.01; done; sleep 3600"
     result, _ = run(executor, script, workspace=workspace, disk_bytes=16 * MEBIBYTE)
     assert result.outcome is Outcome.DISK_FULL
     assert "16 MiB" in result.message
@@ -220,12 +226,10 @@ def test_memory_file_systems_are_sized(executor: Executor) -> None:
 
 def test_background_processes_end_with_the_command(executor: Executor) -> None:
     marker = unique_marker()
-    started = time.monotonic()
     result, _ = run(
         executor, f"setsid sh -c 'trap \"\" TERM HUP; while :; do sleep {marker}; done' & sleep 0.2; exit 4"
     )
     assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 4)
-    assert time.monotonic() - started < 10
     assert processes_with(marker) == []
 
 
@@ -247,10 +251,10 @@ def test_cancel_leaves_nothing(executor: Executor) -> None:
     spec = make_spec(script)
     thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, cancel)))
     thread.start()
-    assert output.seen.wait(20)
+    assert output.seen.wait(PATIENCE)
     wait_for(lambda: len(processes_with(marker)) >= 3)
     cancel.set()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert processes_with(marker) == []
     assert [result.outcome for result in results] == [Outcome.CANCELLED]
 
@@ -339,7 +343,7 @@ def test_loopback_of_the_host_is_out_of_reach(
 PROXY_REQUEST = """
 import socket, sys
 for address in sys.argv[1:]:
-    proxy = socket.create_connection(("127.0.0.1", 3128), timeout=20)
+    proxy = socket.create_connection(("127.0.0.1", 3128), timeout=120)
     proxy.sendall(f"CONNECT {address} HTTP/1.1\\r\\n\\r\\n".encode())
     print(address, proxy.makefile("rb").read().decode().replace("\\r\\n", " "))
 """
@@ -507,7 +511,9 @@ def test_runs_leave_no_descriptors_and_no_threads(executor: Executor) -> None:
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(3):
         run(executor, "exit 1", network="proxy")
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    # Fewer when something of another test ends meanwhile.
+    after = len(os.listdir("/proc/self/fd")), threading.active_count()
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_runs_at_the_same_time_do_not_touch_each_other(executor: Executor) -> None:
@@ -520,7 +526,7 @@ def test_runs_at_the_same_time_do_not_touch_each_other(executor: Executor) -> No
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert {number: (r.exit_code, printed) for number, (r, printed) in results.items()} == {
         number: (number, f"{number}\n".encode()) for number in range(1, 5)
     }
@@ -547,7 +553,7 @@ from workers.executors.cgroups import discover_control_groups
 from workers.toolchain import Toolchain
 runtime, name, script = sys.argv[1:4]
 limits = Limits(memory_bytes=512 << 20, cpu_count=1, process_count=64, disk_bytes=1 << 30, output_bytes=1 << 20,
-                wall_seconds=60, stop_seconds=1)
+                wall_seconds=3600, stop_seconds=1)
 spec = ExecutionSpec(name, ("sh", "-c", script), "/", (), None, {}, limits, "none")
 executor = BubblewrapExecutor.for_host(BuildSettings(), Path(runtime), Toolchain.discover())
 def show(stream, data):
@@ -592,7 +598,7 @@ def test_reap_ends_a_run_whose_worker_lives(exact_executor: Executor, tmp_path: 
         exact_executor.reap(name)
         inside = [process for process in processes_with(marker) if process.pid != worker.pid]
         assert inside == []
-        assert worker.wait(20) == 0
+        assert worker.wait(PATIENCE) == 0
     finally:
         worker.kill()
         worker.wait()
@@ -615,8 +621,8 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 readable = tuple(bind for bind in toolchain.binds if os.access(bind.source, os.R_OK))
 executor._toolchain = dataclasses.replace(toolchain, binds=readable)
 limits = Limits(memory_bytes=256 << 20, cpu_count=1, process_count=20, disk_bytes=1 << 30, output_bytes=1 << 20,
-                wall_seconds=30, stop_seconds=1)
-script = "id -u; (echo x > /usr/x) 2>/dev/null || echo closed; i=0; while [ $i -lt 60 ]; do sleep 3 & i=$((i+1)); done"
+                wall_seconds=3600, stop_seconds=1)
+script = "id -u; (echo x > /usr/x) 2>/dev/null || echo closed; i=0; while [ $i -lt 60 ]; do sleep 99 & i=$((i+1)); done"
 spec = ExecutionSpec("ordinary", ("sh", "-c", script), "/", (), None, {}, limits, "none")
 result = executor.run(spec, lambda stream, data: os.write(1, data), threading.Event())
 print(result.outcome, result.message)
@@ -632,7 +638,7 @@ def test_an_ordinary_user_can_run_sandboxes() -> None:
             [sys.executable, "-c", ORDINARY, str(runtime)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             cwd=Path(__file__).parents[2],
             check=False,
         )

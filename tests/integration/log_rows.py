@@ -53,7 +53,7 @@ class RecordingDoorbell:
         self.rings.append((first, last, list(entries)))  # type: ignore[call-overload]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Waits for a condition that another thread or server brings about."""
     deadline = time.monotonic() + seconds
     while not condition():

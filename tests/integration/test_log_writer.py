@@ -58,7 +58,7 @@ class SlowStore(PostgresLogStore):
         self.largest = 0
 
     def append_batch(self, connection: Connection, deployment_id: str, entries: object, **options: object) -> Appended:
-        self.gate.wait(20)
+        self.gate.wait(120)
         self.largest = max(self.largest, len(entries))  # type: ignore[arg-type]
         return super().append_batch(connection, deployment_id, entries, **options)  # type: ignore[arg-type]
 
@@ -164,7 +164,7 @@ def test_output_that_outruns_the_store_waits(database: Database, deployment: str
     assert thread.is_alive()
     assert written < 400
     store.gate.set()
-    thread.join(20)
+    thread.join(120)
     writer.close()
     assert stalled_at < 400
     assert [text[:4] for text in texts(store.read(deployment, after=0, limit=5000))] == [
@@ -180,7 +180,7 @@ def test_a_lost_lease_silences_the_writer(store: PostgresLogStore, database: Dat
     with database.transaction() as connection:
         store.append(connection, deployment, [line("of the next worker")], fence=4, batch=1)
     zombie.write("stdout", b"zombie\n")
-    assert told.wait(10)
+    assert told.wait(120)
     assert zombie.lost.is_set()
     zombie.write("stdout", b"zombie " * 1_000_000)
     zombie.system("zombie")
@@ -195,7 +195,7 @@ def test_a_deleted_deployment_silences_the_writer(store: PostgresLogStore, datab
         connection.execute("DELETE FROM deployments WHERE id = %s", (deployment,))
     writer = LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor([]))
     writer.write("stdout", b"x\n")
-    assert writer.lost.wait(10)
+    assert writer.lost.wait(120)
     writer.close()
 
 
@@ -219,7 +219,7 @@ def test_close_gives_up_in_the_end_and_says_so(store: PostgresLogStore, database
         writer.flush(timeout_seconds=0.1)
     with pytest.raises(PlatformError):
         writer.close(timeout_seconds=0.2)
-    blocked.join(10)
+    blocked.join(120)
     assert not blocked.is_alive()
 
 

@@ -23,7 +23,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
     server = CaddyServer(folder / "caddy", sites_directory=folder / "my sites", port=port)
     try:
         server.start()
-        server.wait()
+        server.wait(120)
         sites = folder / "my sites"
         _publish(sites, "depl_app", APPLICATION)
         _publish(sites, "depl_pages", PAGES, is_preview=True)
@@ -83,13 +83,13 @@ def _get(
     router: CaddyServer, path: str, host: str = "app.localhost", method: str = "GET", **headers: str
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=120) as client:
         return client.request(method, router.url + path, headers={"Host": host, **named})
 
 
 def _raw(router: CaddyServer, request: bytes) -> bytes:
     host, port = router.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(request)
         answer = b""
         while part := connection.recv(65536):

@@ -163,7 +163,7 @@ def test_health_asks_once_for_a_while_and_does_not_wait_for_what_hangs() -> None
 
     def hang() -> None:
         calls.append("hang")
-        assert release.wait(30)
+        assert release.wait(600)
 
     def refuse() -> None:
         raise ConnectionError("refused")
@@ -172,11 +172,11 @@ def test_health_asks_once_for_a_while_and_does_not_wait_for_what_hangs() -> None
         {"good": lambda: None, "bad": refuse, "hanging": hang},
         is_migrated=lambda: True,
         clock=clock,
-        timeout_seconds=0.05,
+        timeout_seconds=2,
     )
     try:
         results = {result.name: result.problem for result in checks.results()}
-        assert results == {"good": None, "bad": "refused", "hanging": "no answer within 50 ms"}
+        assert results == {"good": None, "bad": "refused", "hanging": "no answer within 2000 ms"}
         assert checks.results() is checks.results()
         clock.advance(3)
         checks.results()

@@ -92,7 +92,7 @@ def test_the_work_queue_is_first_in_first_out_and_joined_when_all_is_done() -> N
     taken: list[int] = []
 
     def run() -> None:
-        while (item := work.get(timeout=10)) >= 0:
+        while (item := work.get(timeout=120)) >= 0:
             taken.append(item)
             work.task_done()
 
@@ -107,4 +107,4 @@ def test_the_work_queue_is_first_in_first_out_and_joined_when_all_is_done() -> N
     for _ in threads:
         work.put(-1)
     for thread in threads:
-        thread.join(10)
+        thread.join(120)

@@ -143,7 +143,7 @@ def test_disk_count_sees_blocks_not_holes_and_links_once(tmp_path: Path) -> None
 def test_disk_watchdog_raises_its_flag(tmp_path: Path) -> None:
     watchdog = DiskWatchdog((tmp_path,), 1 << 20)
     (tmp_path / "file").write_bytes(os.urandom(2 << 20))
-    assert watchdog.exceeded.wait(10)
+    assert watchdog.exceeded.wait(120)
     watchdog.close()
 
 

@@ -73,10 +73,10 @@ def test_live_answers_while_every_thread_is_taken(platform) -> None:
     portal = platform.client.blocking_portal
     occupation = portal.start_task_soon(take_all)
     try:
-        assert taken.wait(5)
+        assert taken.wait(120)
         with ThreadPoolExecutor(1) as executor:
             response = executor.submit(platform.client.get, "/api/health/live")
-            assert response.result(timeout=5).status_code == 200
+            assert response.result(timeout=120).status_code == 200
     finally:
         released.set()
-        occupation.result(timeout=10)
+        occupation.result(timeout=120)
