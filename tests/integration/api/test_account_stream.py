@@ -46,7 +46,7 @@ class Stream:
         self.events: list[ServerSentEvent] = []
         self.status = 0
         self.body = b""
-        self._client = httpx.Client(timeout=60, trust_env=False)
+        self._client = httpx.Client(timeout=120, trust_env=False)
         self._leaving = threading.Event()
         self._arguments = (url, headers, query)
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -97,7 +97,7 @@ class Stream:
         return self
 
     def join(self) -> Stream:
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive(), "the stream has not ended"
         return self
 
@@ -169,7 +169,7 @@ class User:
         return Stream(f"{self._api.url}/events/stream", headers, **query)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self._api.url}{path}", json=body, headers=self.headers, timeout=30, trust_env=False)
+        answer = httpx.post(f"{self._api.url}{path}", json=body, headers=self.headers, timeout=120, trust_env=False)
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
@@ -192,14 +192,14 @@ class Api:
         [port] = free_ports(1)
         self.url = f"http://127.0.0.1:{port}/api"
         application = create_app(self.services, lifespan=[partial(running_hub, hub)])
-        config = uvicorn.Config(application, port=port, ws="none", log_config=None, timeout_graceful_shutdown=10)
+        config = uvicorn.Config(application, port=port, ws="none", log_config=None, timeout_graceful_shutdown=60)
         server = Server(config, [hub, self.services.account_hub])
         thread = threading.Thread(target=server.run)
         thread.start()
 
         def stop() -> None:
             server.should_exit = True
-            thread.join(30)
+            thread.join(120)
             self.services.health.close()
             backends.close()
             assert not thread.is_alive(), "the server does not stop"
@@ -431,7 +431,7 @@ def test_lost_messages_and_a_redis_that_goes_and_comes(settings: Settings, tmp_p
     server = ValkeyServer(tmp_path / "valkey", port=port, password="p", is_durable=False)
     server.start()
     try:
-        server.wait()
+        server.wait(120)
         with running(replace(settings, redis_url=server.url)) as api:
             user, team = User(api, "ada@example.com"), Team(api)
             team.add(user)
@@ -444,7 +444,7 @@ def test_lost_messages_and_a_redis_that_goes_and_comes(settings: Settings, tmp_p
             stream.wait("one", "two")
             away = user.stream(last_event_id=stream.of("status")[0].id).ready().wait("two")
             server.start()
-            server.wait()
+            server.wait(120)
             team.change(deployment, "three", is_rung=False)
             stream.wait("one", "two", "three")
             away.wait("two", "three")
