@@ -57,7 +57,7 @@ PATIENCE = 120.0
 
 
 def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Waits for a condition that another thread or server brings about, for so long at least as a busy machine needs."""
+    """Waits for a condition that another thread or server brings about, for as long as a busy machine may need."""
     deadline = time.monotonic() + max(seconds, PATIENCE)
     while not condition():
         assert time.monotonic() < deadline, "it didn't come about in time"
