@@ -11,6 +11,8 @@ from typing import TypeVar
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from minio import Minio
 
 from shared.db.database import Database
@@ -24,6 +26,12 @@ from shared.stack.valkey import ValkeyServer
 
 S = TypeVar("S", bound=Server)
 _numbers = itertools.count(1)
+
+# An example may take as long as it likes: the machine that runs the tests is busy with others.
+hypothesis_settings.register_profile(
+    "any-machine", parent=hypothesis_settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any-machine")
 
 
 def _running(server: S) -> Iterator[S]:
