@@ -104,7 +104,7 @@ class Platform:
             return False
 
         try:
-            wait_for(is_ready, what="the platform answers")
+            wait_for(is_ready, seconds=2 * PATIENCE, what="the platform answers")
         except BaseException:
             self.stop()
             raise
