@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
-import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.server import Server, collect_rarely
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
+from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
 from shared.settings import Settings, SettingsError, load_settings
@@ -25,28 +24,6 @@ from shared.settings import Settings, SettingsError, load_settings
 _GRACE_SECONDS = 5
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-
-
-class Server(uvicorn.Server):
-    """uvicorn, which tells the streams to end before it waits for connections to drain."""
-
-    def __init__(self, config: uvicorn.Config, hubs: Sequence[StreamHub | AccountHub]) -> None:
-        super().__init__(config)
-        self._hubs = hubs
-
-    def stop_on_signals(self) -> None:
-        """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
-        process before it closes what it holds."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        self.should_exit = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for hub in self._hubs:
-            hub.begin_shutdown()
-        await super().shutdown(sockets)
 
 
 def main() -> int:
@@ -90,6 +67,7 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
+    timing = StreamTiming()
     try:
         server = Server(
             uvicorn.Config(
@@ -107,8 +85,10 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             ),
             hubs,
+            silence_seconds=timing.stall + timing.farewell,
         )
         server.stop_on_signals()
+        collect_rarely()
         server.run()
         return 0 if server.started else 1
     finally:

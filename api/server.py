@@ -1,0 +1,108 @@
+"""The HTTP server of the process: uvicorn, with what thousands of long answers need.
+
+A client that takes nothing, or that is gone without a word, must not keep its connection. The kernel ends those whose
+peer acknowledges nothing or keeps its window shut (TCP_USER_TIMEOUT, tcp(7); keepalive while nothing is being sent).
+The server ends those it has closed and whose client takes the rest too slowly: closing waits for it without end.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+
+# What a client that is let go must take of the rest while the server looks again, or it is cut off.
+_LEAST_BYTES = 16 * 1024
+_KEEPALIVE_PROBES = 3
+# Each event of a thousand streams leaves thousands of objects alive for a moment; with Python's 700 they grow old, and
+# a full collection holds the event loop up for hundreds of milliseconds.
+_COLLECTION_THRESHOLDS = (20_000, 10, 20)
+
+
+class Hub(Protocol):
+    def begin_shutdown(self) -> None: ...
+
+
+class Server(uvicorn.Server):
+    """Tells the streams to end before it waits for connections to drain. `silence_seconds`: see the module."""
+
+    def __init__(self, config: uvicorn.Config, hubs: Sequence[Hub], *, silence_seconds: float = 30.0) -> None:
+        super().__init__(config)
+        self._hubs = hubs
+        self._silence_seconds = silence_seconds
+        self._look_at = 0.0
+        # Bytes that wait in connections that were closing at the last look.
+        self._closing: dict[Any, int] = {}
+
+    def stop_on_signals(self) -> None:
+        """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
+        process before it closes what it holds."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                limit_silence(listening, self._silence_seconds)
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._look_at:
+            self._cut_off_slow_closing()
+            self._look_at = time.monotonic() + self._silence_seconds
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for hub in self._hubs:
+            hub.begin_shutdown()
+        await super().shutdown(sockets)
+
+    def _cut_off_slow_closing(self) -> None:
+        closing: dict[Any, int] = {}
+        for connection in list(self.server_state.connections):
+            transport: Any = connection.transport
+            if not transport.is_closing():
+                continue
+            left = transport.get_write_buffer_size()
+            before = self._closing.get(connection)
+            if before is None or left <= before - _LEAST_BYTES:
+                closing[connection] = left
+            else:
+                # A reset: what the kernel holds for the client goes, too.
+                transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                transport.abort()
+        self._closing = closing
+
+
+def limit_silence(listening: Any, seconds: float) -> None:
+    """Connections that are accepted from now on inherit it. Systems without an option do without."""
+    whole = max(1, round(seconds))
+    options = {
+        "TCP_USER_TIMEOUT": round(seconds * 1000),
+        "TCP_KEEPIDLE": whole,
+        "TCP_KEEPINTVL": max(1, whole // _KEEPALIVE_PROBES),
+        "TCP_KEEPCNT": _KEEPALIVE_PROBES,
+    }
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def collect_rarely() -> None:
+    """What the process has made so far lives as long as it does: collections needn't look at it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTION_THRESHOLDS)
