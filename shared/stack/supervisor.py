@@ -207,7 +207,9 @@ class Supervisor:
                     )
             if time.monotonic() > deadline:
                 log = self._supervised["api"].log_path
-                raise StackError(f"The API is not ready after {_READY_WITHIN_SECONDS:.0f} s. The end of {log}:\n{last_lines(log)}")
+                raise StackError(
+                    f"The API is not ready after {_READY_WITHIN_SECONDS:.0f} s. The end of {log}:\n{last_lines(log)}"
+                )
 
     def _tick(self) -> None:
         """Looks after every process once. Raises StopRequested."""
