@@ -22,8 +22,8 @@ class ReadyEvent(msgspec.Struct):
 
 
 class ChangeEvent(msgspec.Struct, rename="camel", omit_defaults=True):
-    """`ts` is Unix time in milliseconds; `url` is there when the deployment is ready, `error` when it failed. `id` is
-    the stream's position after the event."""
+    """`ts` is Unix time in milliseconds; `url` is there when the deployment is ready, `error` when it failed, `ignored`
+    says why nothing was built. `id` is the stream's position after the event."""
 
     deployment_id: str
     project_id: str
@@ -34,6 +34,7 @@ class ChangeEvent(msgspec.Struct, rename="camel", omit_defaults=True):
     attempt: int | None = None
     url: str | None = None
     error: DeploymentError | None = None
+    ignored: str | None = None
     id: str = ""
 
 

@@ -28,6 +28,7 @@ from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
+from shared.logs.listener import AccountRingHandler
 
 T = TypeVar("T")
 
@@ -40,8 +41,9 @@ _WRITERS_RETURN_SECONDS = 5.0
 _PRELOADED_EVENTS = 20
 # Tenants whose changes one query reads: it doesn't hold the event loop up for long when everybody comes back at once.
 _TENANTS_AT_ONCE = 50
-# Threads that read the store; each takes a connection of the process's pool.
-_READERS = 2
+# Threads that read for streams that begin or are behind; each takes a connection of the process's pool. What is new is
+# read in one of its own.
+_READERS = 4
 
 
 class AccountReader(Protocol):
@@ -57,7 +59,7 @@ class AccountListener(Protocol):
 
     is_connected: bool
 
-    def watch_accounts(self, rung: Callable[[], None]) -> None: ...
+    def watch_accounts(self, handler: AccountRingHandler) -> None: ...
 
     def unwatch_accounts(self) -> None: ...
 
@@ -79,11 +81,13 @@ class AccountHub:
         self._due = asyncio.Event()
         self._disconnected_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._readers: anyio.CapacityLimiter | None = None
+        self._own_reader: anyio.CapacityLimiter | None = None
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._readers = anyio.CapacityLimiter(_READERS)
+        self._own_reader = anyio.CapacityLimiter(1)
         self._disconnected_at = self._loop.time()
         self._spawn(self._keep_up())
 
@@ -103,13 +107,13 @@ class AccountHub:
 
     async def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
         """The newest number of each tenant. Raises Unavailable."""
-        return await self._in_thread(partial(self._store.heads, tenant_ids))
+        return await _in_thread(partial(self._store.heads, tenant_ids), self._readers)
 
     @asynccontextmanager
     async def watch(self, heads: Mapping[str, int]) -> AsyncGenerator[AccountWatch]:
         """`heads`: the tenants, and a number of each that has been given. All that is numbered above is noticed."""
         if not self._channels:
-            self._listener.watch_accounts(self._due.set)
+            self._listener.watch_accounts(self)
         watch = AccountWatch(self, [self._channel(tenant_id, head) for tenant_id, head in heads.items()])
         for tenant_id in heads:
             self._watches.setdefault(tenant_id, set()).add(watch)
@@ -129,6 +133,16 @@ class AccountHub:
         """Tenants that somebody watches."""
         return len(self._channels)
 
+    # What the listener calls.
+
+    def accounts_rung(self) -> None:
+        self._due.set()
+
+    def accounts_subscribed(self) -> None:
+        # As after an outage: those who ring may rest from it still.
+        self._disconnected_at = asyncio.get_running_loop().time()
+        self._due.set()
+
     # What an AccountWatch calls.
 
     async def pages(self, positions: Mapping[str, int]) -> dict[str, AccountPage]:
@@ -137,7 +151,7 @@ class AccountHub:
         task = self._pages.get(key)
         if task is None:
             read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
-            task = self._pages[key] = self._spawn(self._in_thread(read))
+            task = self._pages[key] = self._spawn(_in_thread(read, self._readers))
             task.add_done_callback(lambda _: self._pages.pop(key, None))
         return await asyncio.shield(task)
 
@@ -183,12 +197,12 @@ class AccountHub:
         """Brings all channels up to date, or nearer: then it is due again."""
         if not self._channels:
             return
-        heads = await self.heads(list(self._channels))
+        heads = await _in_thread(partial(self._store.heads, list(self._channels)), self._own_reader)
         positions = {channel.tenant_id: channel.last for channel in self._channels.values()}
         behind = [tenant_id for tenant_id, head in heads.items() if head > positions.get(tenant_id, head)]
         for start in range(0, len(behind), _TENANTS_AT_ONCE):
             asked = {tenant_id: positions[tenant_id] for tenant_id in behind[start : start + _TENANTS_AT_ONCE]}
-            pages = await self._in_thread(partial(self._store.read, asked, limit=BATCH_EVENTS))
+            pages = await _in_thread(partial(self._store.read, asked, limit=BATCH_EVENTS), self._own_reader)
             for tenant_id, page in pages.items():
                 self._extend(tenant_id, page)
 
@@ -201,9 +215,6 @@ class AccountHub:
             watch.wake()
         if channel.last < page.last_seq:
             self._due.set()
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
@@ -222,6 +233,10 @@ class AccountHub:
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()
+
+
+async def _in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None) -> T:
+    return await anyio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
 
 
 class AccountWatch:

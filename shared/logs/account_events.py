@@ -58,7 +58,8 @@ _DELETE_EXPIRED = """
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is stored of a change. `ts` is Unix time in milliseconds; `error` is {"code", "stage", "message"}."""
+    """What is stored of a change. `ts` is Unix time in milliseconds; `error` is {"code", "stage", "message"}, `ignored`
+    why nothing was built."""
 
     status: str
     stage: str | None = None
@@ -66,6 +67,7 @@ class StatusChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     ts: int
     url: str | None = None
     error: dict[str, str | None] | None = None
+    ignored: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,15 @@ def changes_of(entries: Sequence[LogEntry]) -> list[StatusChange]:
             case LogEnd():
                 if is_status_before and changes[-1].status == entry.status:
                     changes.pop()
-                changes.append(StatusChange(status=entry.status, ts=entry.timestamp, url=entry.url, error=entry.error))
+                changes.append(
+                    StatusChange(
+                        status=entry.status,
+                        ts=entry.timestamp,
+                        url=entry.url,
+                        error=entry.error,
+                        ignored=entry.ignored,
+                    )
+                )
             case _:
                 pass
         is_status_before = isinstance(entry, LogStatus)

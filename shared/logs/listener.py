@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -43,13 +43,25 @@ class RingHandler(Protocol):
         ...
 
 
+class AccountRingHandler(Protocol):
+    """Called on the event loop; must not block or raise."""
+
+    def accounts_rung(self) -> None:
+        """A deployment's status has changed, whose ever it is."""
+        ...
+
+    def accounts_subscribed(self) -> None:
+        """From now on messages arrive; those before may have been missed."""
+        ...
+
+
 class RedisDoorbellListener:
     """`run` until cancelled. All methods belong to one event loop."""
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
         self._wanted: dict[str, str] = {}
-        self._accounts_rung: Callable[[], None] | None = None
+        self._account_handler: AccountRingHandler | None = None
         self._changed = asyncio.Event()
         self.is_connected = False
 
@@ -61,13 +73,12 @@ class RedisDoorbellListener:
         self._wanted.pop(channel_of(deployment_id), None)
         self._changed.set()
 
-    def watch_accounts(self, rung: Callable[[], None]) -> None:
-        """`rung` is called on the event loop for any change of a status, and whenever some may have been missed."""
-        self._accounts_rung = rung
+    def watch_accounts(self, handler: AccountRingHandler) -> None:
+        self._account_handler = handler
         self._changed.set()
 
     def unwatch_accounts(self) -> None:
-        self._accounts_rung = None
+        self._account_handler = None
         self._changed.set()
 
     async def run(self, handler: RingHandler) -> None:
@@ -125,8 +136,10 @@ class RedisDoorbellListener:
             self.is_connected = True
             return
         if channel == ACCOUNTS_CHANNEL:
-            if self._accounts_rung is not None:
-                self._accounts_rung()
+            if self._account_handler is not None and message["type"] == "subscribe":
+                self._account_handler.accounts_subscribed()
+            elif self._account_handler is not None:
+                self._account_handler.accounts_rung()
             return
         deployment_id = self._wanted.get(channel)
         if deployment_id is None:
@@ -142,7 +155,7 @@ class RedisDoorbellListener:
         while True:
             self._changed.clear()
             wanted = set(self._wanted)
-            if self._accounts_rung is not None:
+            if self._account_handler is not None:
                 wanted.add(ACCOUNTS_CHANNEL)
             async with writing:
                 if added := wanted - current:

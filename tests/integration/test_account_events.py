@@ -100,8 +100,8 @@ def test_an_end_and_its_status_are_one_change(account: Account) -> None:
     account.append(status("building"))
     assert account.head() == 2
     other = account.add_deployment()
-    account.append(LogEnd(timestamp=6, status="ready"), deployment=other)
-    assert account.events()[-1].change.status == "ready"
+    account.append(LogEnd(timestamp=6, status="cancelled", ignored="nothing new"), deployment=other)
+    assert (account.events()[-1].change.status, account.events()[-1].change.ignored) == ("cancelled", "nothing new")
 
 
 def test_what_is_not_committed_leaves_no_gap(account: Account) -> None:

@@ -99,7 +99,7 @@ def test_each_change_is_a_line_whatever_breaks() -> None:
         stream(
             change("failed", "p3", projectId="proj_gone", isPreview=True,
                    error={"code": "OUT_OF_MEMORY", "stage": "build", "message": "It\x1b[31m took\nmore"}),
-            change("failed", "p4", projectId="proj_gone"),
+            change("cancelled", "p4", projectId="proj_gone", ignored="as before"),
         ),
         interrupted,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def test_each_change_is_a_line_whatever_breaks() -> None:
         "site  depl_1  cloning (attempt 2)",
         "site  depl_1  ready http://site.localhost",
         "proj_gone (preview)  depl_1  failed OUT_OF_MEMORY in build: It took",
-        "proj_gone  depl_1  failed",
+        "proj_gone  depl_1  cancelled (nothing to build: as before)",
     ]
     assert api.positions == [None, "p1", "p1", "p1", "p2", "p2", "p4"]
     assert api.projects_asked == 2

@@ -114,6 +114,8 @@ def _describe_change(event: ChangeEvent) -> str:
         where = f" in {event.error.stage}" if event.error.stage else ""
         first_line = event.error.message.partition("\n")[0]
         parts.append(f"{event.error.code}{where}: {first_line}")
+    if event.ignored is not None:
+        parts.append(f"(nothing to build: {event.ignored})")
     return " ".join(parts)
 
 

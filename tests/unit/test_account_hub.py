@@ -1,0 +1,233 @@
+"""The hub on a store and a doorbell in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from api.streams.account_hub import AccountHub
+from api.streams.account_source import AccountFollower, AccountSource
+from api.streams.timing import StreamTiming
+from api.streams.watch import HubClosing
+from shared.errors import Unavailable
+from shared.logs.account_events import AccountEvent, AccountPage, StatusChange
+from shared.logs.listener import AccountRingHandler
+
+# Longer than any test: what comes, comes for another reason.
+NEVER = 3600.0
+
+
+class Store:
+    """See AccountReader."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, list[AccountEvent]] = {}
+        self.is_away = False
+        self.asked: list[tuple[str, ...]] = []
+        self.read_positions: list[dict[str, int]] = []
+
+    def add(self, tenant_id: str, *statuses: str) -> None:
+        events = self.events.setdefault(tenant_id, [])
+        for status in statuses:
+            change = StatusChange(status=status, ts=len(events))
+            events.append(AccountEvent(tenant_id, len(events) + 1, "depl_1", "proj_1", False, change))
+
+    def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
+        self.asked.append(tuple(sorted(tenant_ids)))
+        if self.is_away:
+            raise Unavailable("away")
+        return {tenant_id: len(self.events.get(tenant_id, [])) for tenant_id in tenant_ids}
+
+    def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]:
+        if self.is_away:
+            raise Unavailable("away")
+        pages = {
+            tenant_id: AccountPage(len(events), events[position : position + limit])
+            for tenant_id, position in positions.items()
+            if len(events := self.events.get(tenant_id, [])) > position
+        }
+        self.read_positions.append(dict(positions))
+        return pages
+
+
+class Listener:
+    """See AccountListener."""
+
+    def __init__(self) -> None:
+        self.is_connected = True
+        self.handler: AccountRingHandler | None = None
+
+    def watch_accounts(self, handler: AccountRingHandler) -> None:
+        self.handler = handler
+
+    def unwatch_accounts(self) -> None:
+        self.handler = None
+
+    def ring(self) -> None:
+        assert self.handler is not None
+        self.handler.accounts_rung()
+
+
+class World:
+    def __init__(self, **timing: float) -> None:
+        self.store = Store()
+        self.listener = Listener()
+        self.hub = AccountHub(self.store, self.listener, StreamTiming(**({"poll": 0.02, "compare": NEVER} | timing)))
+
+    async def source(self, *tenant_ids: str, **positions: int) -> AccountSource:
+        heads = await self.hub.heads(tenant_ids)
+        return AccountSource(self.hub, heads | positions, heads)
+
+
+def run(scenario: Callable[[World], Awaitable[None]], **timing: float) -> None:
+    async def whole() -> None:
+        world = World(**timing)
+        await world.hub.start()
+        try:
+            async with asyncio.timeout(60):
+                await scenario(world)
+        finally:
+            await world.hub.close()
+
+    asyncio.run(whole())
+
+
+async def statuses(follower: Any, count: int) -> list[str]:
+    found: list[str] = []
+    while len(found) < count:
+        piece = await follower.next(NEVER)
+        assert piece is not None
+        assert not piece.is_end
+        found += [part.partition('"')[0] for part in piece.payload.decode().split('"status":"')[1:]]
+    return found
+
+
+async def begun(follower: Any) -> AccountFollower:
+    piece = await follower.next(NEVER)
+    assert piece is not None
+    assert b"event: ready" in piece.payload
+    return follower
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - the condition is another thread's doing, too
+        await asyncio.sleep(0.005)
+
+
+def test_a_ring_brings_what_is_new_and_what_is_known_is_not_read_again() -> None:
+    async def scenario(world: World) -> None:
+        world.store.add("a", "old")
+        async with (await world.source("a")).follow() as one, (await world.source("a", "b")).follow() as two:
+            for follower in (one, two):
+                await begun(follower)
+            await until(lambda: {"a": 0} in world.store.read_positions)
+            world.store.read_positions.clear()
+            world.store.add("a", "first")
+            world.listener.ring()
+            assert [await statuses(one, 1), await statuses(two, 1)] == [["first"], ["first"]]
+            world.store.add("b", "second")
+            world.listener.ring()
+            assert await statuses(two, 1) == ["second"]
+            assert world.store.read_positions == [{"a": 1}, {"b": 0}]
+            assert await one.next(0.01) is None
+        assert world.listener.handler is None
+        assert world.hub.watched_count == 0
+
+    run(scenario)
+
+
+def test_all_tenants_are_asked_for_at_once() -> None:
+    async def scenario(world: World) -> None:
+        tenants = [f"t{number}" for number in range(120)]
+        async with (await world.source(*tenants)).follow() as follower:
+            await begun(follower)
+            asked = tuple(sorted(tenants))
+            await until(lambda: world.store.asked.count(asked) >= 2)
+            world.store.asked.clear()
+            for tenant in tenants:
+                world.store.add(tenant, tenant)
+                world.listener.ring()
+            assert sorted(await statuses(follower, 120)) == sorted(tenants)
+            assert set(world.store.asked) == {asked}
+            assert len(world.store.asked) <= 2
+
+    run(scenario, poll=NEVER)
+
+
+def test_a_position_long_ago_is_read_from_the_store_once_for_all_that_are_there() -> None:
+    async def scenario(world: World) -> None:
+        names = [f"s{number}" for number in range(500)]
+        world.store.add("a", *names)
+        async with (await world.source("a", a=3)).follow() as one, (await world.source("a", a=3)).follow() as two:
+            for follower in (one, two):
+                await begun(follower)
+            assert await asyncio.gather(statuses(one, 497), statuses(two, 497)) == [names[3:], names[3:]]
+            assert world.store.read_positions.count({"a": 3}) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_connected", [False, True])
+def test_what_nobody_rang_for_is_found(*, is_connected: bool) -> None:
+    """While Redis is away, soon; while it is there, when heads are compared."""
+
+    async def scenario(world: World) -> None:
+        world.listener.is_connected = is_connected
+        async with (await world.source("a")).follow() as follower:
+            await begun(follower)
+            world.store.add("a", "silent")
+            assert await statuses(follower, 1) == ["silent"]
+
+    run(scenario, compare=0.1 if is_connected else NEVER)
+
+
+def test_streams_wait_out_a_database_that_is_away() -> None:
+    async def scenario(world: World) -> None:
+        world.store.add("a", *(f"s{number}" for number in range(300)))
+        async with (await world.source("a", a=1)).follow() as behind, (await world.source("a")).follow() as live:
+            for follower in (behind, live):
+                await begun(follower)
+            world.store.is_away = True
+            world.listener.ring()
+            assert await live.next(0.1) is None
+            assert await behind.next(0.1) is None
+            world.store.is_away = False
+            world.store.add("a", "back")
+            assert await statuses(live, 1) == ["back"]
+            assert (await statuses(behind, 300))[-1] == "back"
+
+    run(scenario)
+
+
+def test_an_error_that_nobody_thought_of_does_not_silence_the_streams(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(world: World) -> None:
+        async with (await world.source("a")).follow() as follower:
+            await begun(follower)
+            original, world.store.events = world.store.events, None  # type: ignore[assignment]
+            world.listener.ring()
+            await until(lambda: bool(caplog.records))
+            world.store.events = original
+            world.store.add("a", "still here")
+            assert await statuses(follower, 1) == ["still here"]
+
+    run(scenario)
+
+
+def test_a_closing_hub_ends_its_streams_and_tenants_that_vanish_say_nothing() -> None:
+    async def scenario(world: World) -> None:
+        world.store.add("a", "one")
+        async with (await world.source("a")).follow() as follower:
+            await begun(follower)
+            world.store.events.clear()
+            world.listener.ring()
+            assert await follower.next(0.1) is None
+            waiting = asyncio.ensure_future(follower.next(NEVER))
+            await asyncio.sleep(0)
+            world.hub.begin_shutdown()
+            with pytest.raises(HubClosing):
+                await waiting
+
+    run(scenario)
