@@ -48,6 +48,7 @@ from shared.services.deployments import DeploymentService
 from shared.services.login_throttle import LocalLoginThrottle
 from shared.services.projects import ProjectService
 from shared.services.queue_administration import QueueAdministrationService
+from shared.services.queue_positions import QueuePositions
 from shared.services.releases import ReleaseService
 from shared.services.sessions import SessionService
 from shared.services.stream_tickets import StreamTicketService
@@ -200,7 +201,7 @@ def build_stream_admission(settings: Settings, backends: Backends, clock: Clock)
 
 
 def build_stream_hub(settings: Settings, backends: Backends) -> StreamHub:
-    return StreamHub(backends.log_store, backends.listener)
+    return StreamHub(backends.log_store, backends.listener, positions=QueuePositions(backends.queue))
 
 
 def build_account_hub(backends: Backends) -> AccountHub:

@@ -99,8 +99,9 @@ class LogFollower(StreamFollower[LogNews]):
                     yield LinesEvent(lines=fresh)
             case "status":
                 status = msgspec.json.decode(message.data, type=StatusEvent)
-                if status.seq > self.last_seq:
-                    self.last_seq = status.seq
+                # A place in the queue is no entry of the log: it comes with the number of the last one.
+                if status.seq > self.last_seq or status.queue_position is not None:
+                    self.last_seq = max(self.last_seq, status.seq)
                     yield status
             case "gap":
                 gap = msgspec.json.decode(message.data, type=GapEvent)
@@ -119,6 +120,4 @@ class LogFollower(StreamFollower[LogNews]):
         deployment = self._client.deployment(self._deployment_id)
         if deployment.status not in FINISHED:
             raise PoliteEnd("the log isn't closed yet", self._retry_seconds)
-        yield EndEvent(
-            status=deployment.status, url=deployment.url, error=deployment.error, ignored=deployment.ignored
-        )
+        yield EndEvent(status=deployment.status, url=deployment.url, error=deployment.error, ignored=deployment.ignored)

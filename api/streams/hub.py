@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, Batch, Channel, page_batch
+from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
 from shared.errors import Unavailable
@@ -70,9 +71,12 @@ class StreamHub:
         store: LogReader,
         listener: DoorbellListener,
         timing: StreamTiming | None = None,
+        *,
+        positions: AskPositions | None = None,
     ) -> None:
         self.timing = timing or StreamTiming()
         self._store = store
+        self._positions = positions
         self._listener = listener
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -85,6 +89,8 @@ class StreamHub:
         self._limiter = anyio.CapacityLimiter(_READERS)
         self._spawn(self._listener.run(self))
         self._spawn(self._compare_heads())
+        if self._positions is not None:
+            self._spawn(show_positions(self._channels.values, self._positions, self.timing.position))
 
     def begin_shutdown(self) -> None:
         """Safe from any thread and from a signal handler; may be called again."""

@@ -13,7 +13,7 @@ class StreamTiming:
     let go. `maximum_age`: a stream is asked to come back after it (less up to a tenth), which checks its rights anew.
     `poll`: between looks at the store while Redis is down. `compare`: between looks while it is up. `acknowledge`: how
     long a new stream waits for its subscription before it goes on without. `farewell`: how much longer than `stall` a
-    client may take to hear that it was too slow.
+    client may take to hear that it was too slow. `position`: between looks at the queue for deployments that wait.
     """
 
     heartbeat: float = 15.0
@@ -23,3 +23,4 @@ class StreamTiming:
     compare: float = 15.0
     acknowledge: float = 1.0
     farewell: float = 5.0
+    position: float = 1.0

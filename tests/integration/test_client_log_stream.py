@@ -155,6 +155,26 @@ def test_a_whole_stream_in_one_connection() -> None:
     assert seen[0].authorization == "Bearer cfy_token"
 
 
+def test_places_in_the_queue_are_passed_on_and_are_no_progress() -> None:
+    positions: list[int] = []
+
+    def script(connection: Connection) -> None:
+        positions.append(connection.last_event_id)
+        queued = {"seq": 1, "status": "queued", "stage": None, "attempt": None}
+        if len(positions) == 1:
+            entry = frame("status", queued, 1)
+            connection.open(entry, frame("status", queued | {"queuePosition": 2}), frame("status", queued, 1))
+        else:
+            connection.open(frame("status", queued | {"queuePosition": 1}), log_frame(2, 3), END)
+
+    with serving(script) as url:
+        events = follow(url)
+    places = [event.queue_position for event in events if isinstance(event, StatusEvent)]
+    assert places == [None, 2, 1]
+    assert positions == [0, 1]
+    assert seqs(events) == [2, 3]
+
+
 def broken_middle_of_frame(connection: Connection) -> None:
     connection.open(log_frame(1), log_frame(2)[:-20])
 

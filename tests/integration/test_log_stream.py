@@ -29,6 +29,7 @@ from api.exchange import Application
 from api.routes.logs import LogController
 from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
+from api.streams.queue_positions import AskPositions
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry, LogTruncated
 from shared.clock import SystemClock
@@ -135,6 +136,8 @@ class Follower:
                     assert int(event.id) == numbers[-1]
                 case "gap":
                     numbers += range(data["from"], data["to"] + 1)
+                case "status" if "queuePosition" in data:
+                    """No entry of the log."""
                 case "status" | "end":
                     numbers.append(data["seq"])
                     assert int(event.id) == data["seq"]
@@ -154,10 +157,14 @@ def let_everybody_in(connection: ASGIConnection[Any, Any, Any, Any], _handler: B
 def running_api(
     database: Database,
     redis_url: str,
+    *,
+    positions: AskPositions | None = None,
     **timing: float,
 ) -> Iterator[Api]:
     store = PostgresLogStore(database)
-    hub = StreamHub(store, RedisDoorbellListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)))
+    hub = StreamHub(
+        store, RedisDoorbellListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
+    )
     admission = StreamAdmission(
         rights=StreamRightsRepository(database),
         slots=RedisStreamSlots(redis_url, limit=1000),

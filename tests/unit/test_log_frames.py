@@ -102,3 +102,16 @@ def test_every_change_wakes_those_who_wait() -> None:
             await channel.wait(0, 60)
 
     asyncio.run(run())
+
+
+def test_a_place_in_the_queue_does_not_move_the_position() -> None:
+    channel = Channel("depl_x")
+    channel.load(LogHead(0, is_closed=False), [])
+    channel.extend(numbered(LogStatus(timestamp=1, status="queued")))
+    channel.show_position(3)
+    data = b'{"seq":1,"status":"queued","stage":null,"attempt":null,"queuePosition":3}'
+    assert channel.position == b"event: status\ndata: " + data + b"\n\n"
+    channel.extend(numbered(LogStatus(timestamp=1, status="cloning"), first=2))
+    assert channel.position == b""
+    channel.show_position(2)
+    assert channel.position == b""

@@ -1,0 +1,48 @@
+"""Shows watched deployments that wait in the queue their place there, which no entry of their logs tells."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
+
+import anyio
+import anyio.to_thread
+
+from api.streams.channel import Channel
+from shared.errors import Unavailable
+
+_logger = logging.getLogger(__name__)
+
+# Asked for at once; each is a round trip to the queue.
+_CHANNELS_AT_ONCE = 200
+
+# Deployments → places in the queue, 1 being next, of those that wait there. Called from a thread; raises Unavailable.
+AskPositions = Callable[[Sequence[str]], Mapping[str, int]]
+
+
+async def show_positions(channels: Callable[[], Collection[Channel]], ask: AskPositions, seconds: float) -> None:
+    """Never ends. Asks every so often; while the queue doesn't answer, what was shown stays."""
+    # A thread of its own: readers of logs don't wait for a queue that doesn't answer.
+    limiter = anyio.CapacityLimiter(1)
+    asked: list[Channel] = []
+    while True:
+        await asyncio.sleep(seconds)
+        queued = [channel for channel in channels() if channel.is_queued]
+        if not queued:
+            continue
+        # In turns, when there are many: those first that weren't asked for the last time.
+        last = set(asked)
+        queued.sort(key=last.__contains__)
+        asked = list(islice(queued, _CHANNELS_AT_ONCE))
+        identifiers = [channel.deployment_id for channel in asked]
+        try:
+            found = await anyio.to_thread.run_sync(ask, identifiers, limiter=limiter, abandon_on_cancel=True)
+        except Unavailable:
+            continue
+        except Exception:
+            _logger.exception("The places of deployments in the queue could not be asked for.")
+            continue
+        for channel in asked:
+            channel.show_position(found.get(channel.deployment_id))
