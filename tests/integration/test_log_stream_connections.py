@@ -132,7 +132,8 @@ def test_a_client_that_takes_a_byte_at_a_time_is_cut_off(database: Database, dat
         reader = threading.Thread(target=take)
         reader.start()
         try:
-            eventually(lambda: len(taken) > 20)
+            # It has begun, or was too slow for even that.
+            eventually(lambda: bool(taken) or not reader.is_alive())
             eventually(lambda: program.held() == before)
             eventually(lambda: program.connections() == 0)
         finally:
