@@ -23,6 +23,7 @@ from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
+from tests.docker_engine import docker_engine  # noqa: F401 - a fixture
 
 S = TypeVar("S", bound=Server)
 _numbers = itertools.count(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import socket
@@ -10,125 +11,33 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import docker
 import psutil
 import pytest
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
-from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from tests.executors import (
+    MEBIBYTE,
+    PATIENCE,
+    ExecutorKind,
+    LoopbackServer,
+    Output,
+    left_in,
+    make_spec,
+    processes_with,
+    run,
+    unique_marker,
+    wait_for,
+)
+from workers.executors.base import Bind, ExecutionResult, Executor, Outcome, Overlay
 from workers.executors.bubblewrap import BubblewrapExecutor
-from workers.executors.cgroups import ControlGroups, discover_control_groups
-from workers.toolchain import Toolchain
+from workers.executors.docker import DockerExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
-MEBIBYTE = 1024 * 1024
-PATIENCE = 120.0
-
-
-@pytest.fixture(scope="module")
-def toolchain() -> Toolchain:
-    return Toolchain.discover()
-
-
-@pytest.fixture(scope="module")
-def control_groups() -> ControlGroups | None:
-    return discover_control_groups()
-
-
-@pytest.fixture(params=["bubblewrap", "bubblewrap-without-control-groups"])
-def executor(
-    request: pytest.FixtureRequest, tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None
-) -> Executor:
-    return BubblewrapExecutor(
-        BuildSettings(),
-        tmp_path / "run",
-        toolchain,
-        host_environment=dict(os.environ),
-        control_groups=control_groups if request.param == "bubblewrap" else None,
-    )
-
-
-@pytest.fixture
-def exact_executor(tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None) -> BubblewrapExecutor:
-    return BubblewrapExecutor(
-        BuildSettings(), tmp_path / "run", toolchain, host_environment=dict(os.environ), control_groups=control_groups
-    )
-
-
-@dataclass
-class Output:
-    chunks: list[tuple[str, bytes]] = field(default_factory=list)
-    seen: threading.Event = field(default_factory=threading.Event)
-    marker: bytes = b"\0never\0"
-
-    def __call__(self, stream: str, data: bytes) -> None:
-        self.chunks.append((stream, data))
-        if self.marker in self.text():
-            self.seen.set()
-
-    def text(self, stream: str | None = None) -> bytes:
-        return b"".join(data for name, data in self.chunks if stream in (None, name))
-
-
-def make_spec(script: str, *, workspace: Path | None = None, **changes: object) -> ExecutionSpec:
-    limits: dict[str, object] = {
-        "memory_bytes": 512 * MEBIBYTE,
-        "cpu_count": 2.0,
-        "process_count": 64,
-        "disk_bytes": 64 * MEBIBYTE,
-        "output_bytes": 8 * MEBIBYTE,
-        "wall_seconds": 300.0,
-        "stop_seconds": 1.0,
-    }
-    limits |= {name: changes.pop(name) for name in list(changes) if name in limits}
-    values: dict[str, object] = {
-        "name": f"contract-{os.getpid()}-{time.monotonic_ns()}",
-        "command": ("sh", "-c", script),
-        "working_directory": "/workspace" if workspace else "/",
-        "binds": (Bind(workspace, "/workspace", is_writable=True),) if workspace else (),
-        "overlay": None,
-        "environment": {},
-        "limits": Limits(**limits),  # type: ignore[arg-type]
-        "network": "none",
-        "watched_paths": (workspace,) if workspace else (),
-    }
-    return ExecutionSpec(**(values | changes))  # type: ignore[arg-type]
-
-
-def run(executor: Executor, script: str, **changes: object) -> tuple[ExecutionResult, bytes]:
-    output = Output()
-    result = executor.run(make_spec(script, **changes), output, threading.Event())
-    return result, output.text()
-
-
-def processes_with(marker: str) -> list[psutil.Process]:
-    """Live processes of the host with the marker in their argv, whoever is their parent."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and any(marker in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return [process for process in found if process.pid != os.getpid()]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    pause = threading.Event()
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        pause.wait(0.02)
-
-
-def unique_marker() -> str:
-    return f"9{time.monotonic_ns() % 10**7:07d}.{os.getpid()}"
 
 
 def test_probe_accepts_this_host(executor: Executor) -> None:
@@ -289,34 +198,6 @@ def test_failing_output_callback_ends_the_run(executor: Executor) -> None:
     assert processes_with(marker) == []
 
 
-@dataclass
-class LoopbackServer:
-    port: int
-    accepted: list[object]
-
-
-@pytest.fixture
-def loopback_server() -> Iterator[LoopbackServer]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = LoopbackServer(listener.getsockname()[1], [])
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, peer = listener.accept()
-            except OSError:
-                return
-            server.accepted.append(peer)
-            connection.close()
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    yield server
-    listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    listener.close()
-
-
 CONNECT = """
 import socket, sys
 for address in sys.argv[2:]:
@@ -368,15 +249,11 @@ def test_proxy_lets_a_package_registry_through(exact_executor: Executor) -> None
     assert b"got" in printed
 
 
-def test_allow_list_names_what_it_blocked(
-    tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None
-) -> None:
+def test_allow_list_names_what_it_blocked(tmp_path: Path, exact_kind: ExecutorKind) -> None:
     settings = BuildSettings(egress_allowed_hosts=("packages.example.com", ".example.org"))
-    executor = BubblewrapExecutor(
-        settings, tmp_path / "run", toolchain, host_environment={}, control_groups=control_groups
-    )
     script = ("python3", "-c", PROXY_REQUEST, "evil.example.net:443")
-    result, printed = run(executor, "", command=script, network="proxy")
+    with exact_kind.open(tmp_path / "run", settings, environment={}) as executor:
+        result, printed = run(executor, "", command=script, network="proxy")
     assert b"not in the list" in printed
     assert result.blocked_hosts == ("evil.example.net",)
 
@@ -395,20 +272,13 @@ class _Registry(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_allowed_network_opens_a_registry_of_ones_own(
-    tmp_path: Path, toolchain: Toolchain, control_groups: ControlGroups | None
-) -> None:
+def test_allowed_network_opens_a_registry_of_ones_own(tmp_path: Path, exact_kind: ExecutorKind) -> None:
+    _Registry.requests.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     port = server.server_port
-    executor = BubblewrapExecutor(
-        BuildSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128")),
-        tmp_path / "run",
-        toolchain,
-        host_environment={},
-        control_groups=control_groups,
-    )
+    settings = BuildSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128"))
     script = f"""
     unset NO_PROXY no_proxy
     curl -sS http://localhost:{port}/plain?x=1 | wc -c
@@ -416,7 +286,8 @@ def test_allowed_network_opens_a_registry_of_ones_own(
     curl -sS -o /dev/null -w '%{{http_code}}' http://no-such-host.invalid/
     """
     try:
-        result, printed = run(executor, script, network="proxy")
+        with exact_kind.open(tmp_path / "run", settings, environment={}) as executor:
+            result, printed = run(executor, script, network="proxy")
     finally:
         server.shutdown()
         thread.join()
@@ -460,11 +331,12 @@ def test_system_calls_that_no_build_needs_are_denied(exact_executor: Executor) -
 def test_file_system_is_read_only_and_the_kernels_settings_too(executor: Executor) -> None:
     before = Path("/proc/sys/kernel/core_pattern").read_text()
     script = "for f in /x /etc/x /usr/x /opt/x /opt/bin/npm /proc/sys/kernel/core_pattern /proc/sysrq-trigger "
-    script += "/proc/1/oom_score_adj; do (echo x > $f) 2>/dev/null && echo wrote $f; done; "
-    script += "ls /root /work /sys /etc/shadow; exit 0"
+    script += "/proc/1/oom_score_adj /sys/kernel/mm/ksm/run /sys/fs/cgroup/cgroup.procs; "
+    script += "do (echo x > $f) 2>/dev/null && echo wrote $f; done; "
+    # An image has some of these of its own, closed; none is the host's.
+    script += "ls -A /root /work /var/run/docker.sock /var/lib/docker 2>/dev/null; cat /etc/shadow 2>/dev/null; exit 0"
     _, printed = run(executor, script)
-    assert b"wrote" not in printed
-    assert printed.count(b"cannot access") == 4
+    assert printed == b""
     assert Path("/proc/sys/kernel/core_pattern").read_text() == before
 
 
@@ -496,14 +368,25 @@ def test_workspace_and_overlay_keep_changes(executor: Executor, tmp_path: Path) 
     assert sorted(path.name for path in lower.iterdir()) == ["gone", "kept"]
 
 
-def test_runs_leave_no_files_and_no_groups(
-    exact_executor: Executor, tmp_path: Path, control_groups: ControlGroups | None
+def test_runs_leave_no_files_groups_mounts_and_containers(
+    exact_executor: Executor, exact_kind: ExecutorKind, tmp_path: Path
 ) -> None:
-    spec = make_spec("exit 1", network="proxy")
-    exact_executor.run(spec, Output(), threading.Event())
-    assert list((tmp_path / "run").iterdir()) == []
-    for parent in control_groups.parents.values() if control_groups else ():
-        assert not (parent / f"cloudify-{spec.name}").exists()
+    lower, upper, scratch = (tmp_path / name for name in ("lower", "upper", "scratch"))
+    for directory in (lower, upper, scratch):
+        directory.mkdir()
+    overlay = Overlay("/workspace", (lower,), upper, scratch)
+    spec = make_spec("echo x > /workspace/x; exit 1", network="proxy", overlay=overlay)
+    result = exact_executor.run(spec, Output(), threading.Event())
+    assert result.exit_code == 1
+    assert (upper / "x").exists()
+    assert left_in(tmp_path / "run") == []
+    assert list(Path("/sys/fs/cgroup").glob(f"**/cloudify-{spec.name}")) == []
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    if exact_kind.is_docker:
+        client = docker.APIClient(base_url=exact_kind.docker_host, version="auto")
+        with contextlib.closing(client):
+            assert client.containers(all=True) == []
+            assert not client.volumes()["Volumes"]
 
 
 def test_runs_leave_no_descriptors_and_no_threads(executor: Executor) -> None:
@@ -542,41 +425,40 @@ def test_names_that_are_paths_are_refused(executor: Executor, name: str) -> None
         executor.reap(name)
 
 
-# A worker of its own: runs a command until it is killed. argv: runtime directory, run's name, script, kind of groups.
+# A worker of its own: runs a command until it is killed. argv: runtime directory, run's name, script, executor's kind.
 WORKER = """
 import os, sys, threading
 from pathlib import Path
-from shared.settings import BuildSettings
+from tests.executors import ExecutorKind
 from workers.executors.base import ExecutionSpec, Limits
-from workers.executors.bubblewrap import BubblewrapExecutor
-from workers.executors.cgroups import discover_control_groups
-from workers.toolchain import Toolchain
 runtime, name, script = sys.argv[1:4]
 limits = Limits(memory_bytes=512 << 20, cpu_count=1, process_count=64, disk_bytes=1 << 30, output_bytes=1 << 20,
-                wall_seconds=3600, stop_seconds=1)
+                wall_seconds=60, stop_seconds=1)
 spec = ExecutionSpec(name, ("sh", "-c", script), "/", (), None, {}, limits, "none")
-executor = BubblewrapExecutor.for_host(BuildSettings(), Path(runtime), Toolchain.discover())
 def show(stream, data):
     os.write(1, data)
-executor.run(spec, show, threading.Event())
+with ExecutorKind(*sys.argv[4:]).open(Path(runtime)) as executor:
+    executor.run(spec, show, threading.Event())
 """
 
 
-def start_worker(runtime: Path, name: str, script: str) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[2]
+def start_worker(kind: ExecutorKind, runtime: Path, name: str, script: str) -> subprocess.Popen[bytes]:
+    arguments = [str(runtime), name, script, kind.name, kind.docker_host, kind.builder_image]
     worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(runtime), name, script], stdout=subprocess.PIPE, cwd=root
+        [sys.executable, "-c", WORKER, *arguments], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     assert worker.stdout is not None
     assert worker.stdout.readline() == b"ready\n"
     return worker
 
 
-def test_sigkill_of_the_worker_ends_the_sandbox(exact_executor: BubblewrapExecutor, tmp_path: Path) -> None:
+def test_sigkill_of_the_worker_ends_the_sandbox(
+    exact_kind: ExecutorKind, exact_executor: BubblewrapExecutor | DockerExecutor, tmp_path: Path
+) -> None:
     marker = unique_marker()
     name = f"crash-{marker}"
     script = f"trap '' TERM HUP; setsid sh -c 'trap \"\" TERM HUP; sleep {marker}' & echo ready; sleep {marker}"
-    worker = start_worker(tmp_path / "run", name, script)
+    worker = start_worker(exact_kind, tmp_path / "run", name, script)
     wait_for(lambda: len(processes_with(marker)) >= 4)
     worker.kill()
     worker.wait()
@@ -586,19 +468,20 @@ def test_sigkill_of_the_worker_ends_the_sandbox(exact_executor: BubblewrapExecut
     assert (tmp_path / "run" / name).exists()
     assert exact_executor.reap_abandoned() == [name]
     exact_executor.reap(name)
-    assert list((tmp_path / "run").iterdir()) == []
+    assert left_in(tmp_path / "run") == []
 
 
-def test_reap_ends_a_run_whose_worker_lives(exact_executor: Executor, tmp_path: Path) -> None:
+def test_reap_ends_a_run_whose_worker_lives(exact_kind: ExecutorKind, exact_executor: Executor, tmp_path: Path) -> None:
     marker = unique_marker()
     name = f"reap-{marker}"
-    worker = start_worker(tmp_path / "run", name, f"trap '' TERM; echo ready; sleep {marker}; sleep {marker}")
+    script = f"trap '' TERM; echo ready; sleep {marker}; sleep {marker}"
+    worker = start_worker(exact_kind, tmp_path / "run", name, script)
     try:
         wait_for(lambda: processes_with(f"sleep {marker}") != [])
         exact_executor.reap(name)
         inside = [process for process in processes_with(marker) if process.pid != worker.pid]
         assert inside == []
-        assert worker.wait(PATIENCE) == 0
+        assert worker.wait(60) == 0
     finally:
         worker.kill()
         worker.wait()

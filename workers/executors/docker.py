@@ -103,22 +103,13 @@ class DockerExecutor:
         _check_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        proxy: EgressProxy | None = None
         with contextlib.ExitStack() as stack:
             try:
-                directory = self._claim(spec.name)
-                stack.callback(shutil.rmtree, directory, ignore_errors=True)
-                RunRecord(self._worker).write(directory)
-                write_run_files(directory, self.owner, self._filter, self._certificates)
-                self._give_writable(spec)
-                if spec.network == "proxy":
-                    proxy = EgressProxy(directory / "proxy.sock", self._policy)
-                    stack.callback(proxy.close)
-                    self.owner.give(directory / "proxy.sock")
-                stack.callback(_tidy_scratch, spec)
-                result = self._run_container(spec, directory, on_output, cancel, started)
+                directory, proxy = self._prepare(spec, stack)
             except OSError as error:
                 raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
+            try:
+                result = self._run_container(spec, directory, on_output, cancel, started)
             except ImageMissing as error:
                 result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
         blocked = () if proxy is None else proxy.blocked_hosts()
@@ -161,6 +152,25 @@ class DockerExecutor:
                 raise PlatformError(f"Docker did not remove {found[0]['Names']} within {_REAP_SECONDS:.0f} s.")
             time.sleep(0.02)
 
+    def _prepare(self, spec: ExecutionSpec, stack: contextlib.ExitStack) -> tuple[Path, EgressProxy | None]:
+        """The run's directory with its files, and the proxy where it has one; the stack undoes it."""
+        directory = self._claim(spec.name)
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        RunRecord(self._worker).write(directory)
+        write_run_files(directory, self.owner, self._filter, self._certificates)
+        for bind in spec.binds:
+            if bind.is_writable and bind.source.exists():
+                self.owner.give(bind.source)
+        if spec.overlay is not None:
+            self.owner.give(spec.overlay.upper)
+            stack.callback(_tidy_scratch, spec.overlay.scratch)
+        if spec.network != "proxy":
+            return directory, None
+        proxy = EgressProxy(directory / "proxy.sock", self._policy)
+        stack.callback(proxy.close)
+        self.owner.give(directory / "proxy.sock")
+        return directory, proxy
+
     def _claim(self, name: str) -> Path:
         directory = self._runtime_directory / name
         try:
@@ -169,13 +179,6 @@ class DockerExecutor:
             self.reap(name)
             directory.mkdir(mode=0o700)
         return directory
-
-    def _give_writable(self, spec: ExecutionSpec) -> None:
-        for bind in spec.binds:
-            if bind.is_writable and bind.source.exists():
-                self.owner.give(bind.source)
-        if spec.overlay is not None:
-            self.owner.give(spec.overlay.upper)
 
     def _create(self, spec: ExecutionSpec, directory: Path) -> DockerContainer:
         labels = {**spec.labels, "runtime": self._identity, "run": spec.name}
@@ -255,8 +258,7 @@ def _identity_of(runtime_directory: Path) -> str:
     return path.read_text()
 
 
-def _tidy_scratch(spec: ExecutionSpec) -> None:
+def _tidy_scratch(scratch: Path) -> None:
     """overlayfs leaves an empty directory of the daemon's user, which an ordinary worker could not open to delete."""
-    if spec.overlay is not None:
-        with contextlib.suppress(OSError):
-            (spec.overlay.scratch / "work").rmdir()
+    with contextlib.suppress(OSError):
+        (scratch / "work").rmdir()

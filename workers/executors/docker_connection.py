@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import docker
 import requests
 from docker import errors
+from docker.transport import UnixHTTPAdapter
 from docker.utils import kwargs_from_env, version_lt
 
 from shared.errors import PlatformError
@@ -67,6 +68,13 @@ class AttachedStream:
         self._connection.close()
 
 
+class _SharedConnections(UnixHTTPAdapter):
+    """The library's own keeps connections per URL, and each container has others: none would be used again."""
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:
+        return super().get_connection(self.socket_path, proxies)
+
+
 class DockerConnection:
     """Safe from several threads. Everything raises DaemonLost when the daemon can't be reached."""
 
@@ -83,6 +91,12 @@ class DockerConnection:
                 f"The Docker daemon at {host} doesn't answer ({error}). Start it, let the worker's user reach its"
                 " socket (group `docker`), or name another one with CLOUDIFY_DOCKER_HOST."
             ) from error
+        if host.startswith("unix://"):
+            shared = _SharedConnections(
+                host.replace("unix", "http+unix", 1), _TIMEOUT_SECONDS, pool_connections=1, max_pool_size=_CONNECTIONS
+            )
+            self._client.get_adapter(self._client.base_url).close()
+            self._client.mount(self._client.base_url, shared)
 
     def close(self) -> None:
         self._client.close()
