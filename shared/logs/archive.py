@@ -13,7 +13,7 @@ import structlog
 from schemas.logs import LogEntry, LogLine
 from shared.errors import PlatformError, Unavailable
 from shared.logs.archive_format import ArchiveDamaged, ArchiveIndex, Frame, decode_frame, decode_index
-from shared.logs.base import NumberedEntry
+from shared.logs.base import NumberedEntry, numbered_above, numbered_below
 from shared.storage.base import ArtifactStore, ObjectNotFound
 
 T = TypeVar("T")
@@ -29,6 +29,9 @@ _ENTRY_OVERHEAD_BYTES = 250
 _FRAME_OVERHEAD_BYTES = 250
 # Who reads one frame after the other gets so many at once: a request costs more than its bytes.
 _READ_AHEAD_FRAMES = 4
+# The last so many bytes come with the index: all of most logs, and of the others what their readers begin with who ask
+# for the last lines.
+_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,8 @@ class ArchiveReader:
         if index is None:
             return
         for number in range(index.find(after + 1), len(index.frames)):
-            first = index.frames[number].seq_from
             entries = self._entries_of(archive, index, number, step=1)
-            for offset in range(max(0, after + 1 - first), len(entries)):
-                yield NumberedEntry(first + offset, entries[offset])
+            yield from numbered_above(after, entries, index.frames[number].seq_from)
 
     def backward(self, archive: LogArchive, before: int) -> Iterator[NumberedEntry]:
         """Entries below `before`, descending."""
@@ -93,24 +94,28 @@ class ArchiveReader:
         if index is None or before <= 1:
             return
         for number in range(min(index.find(before - 1), len(index.frames) - 1), -1, -1):
-            first = index.frames[number].seq_from
             entries = self._entries_of(archive, index, number, step=-1)
-            for offset in range(min(len(entries), before - first) - 1, -1, -1):
-                yield NumberedEntry(first + offset, entries[offset])
+            yield from numbered_below(before, entries, index.frames[number].seq_from)
 
     def _index(self, archive: LogArchive) -> ArchiveIndex | None:
         """None when it is lost."""
         index = self._indexes.get(archive.object_key)
-        if index is None:
-            data = self._fetch(archive, archive.index_offset, archive.index_length)
-            if data is None:
-                return None
-            try:
-                index = decode_index(data)
-            except ArchiveDamaged as error:
-                _log.error("log_archive.damaged", object_key=archive.object_key, error=str(error))
-                return None
-            self._indexes.put(archive.object_key, index, len(index.frames) * _FRAME_OVERHEAD_BYTES)
+        if index is not None:
+            return index
+        size = archive.index_offset + archive.index_length
+        begin = max(0, min(archive.index_offset, size - _TAIL_BYTES))
+        data = self._fetch(archive, begin, size - begin)
+        if data is None:
+            return None
+        try:
+            index = decode_index(data[archive.index_offset - begin :])
+        except ArchiveDamaged as error:
+            _log.error("log_archive.damaged", object_key=archive.object_key, error=str(error))
+            return None
+        self._indexes.put(archive.object_key, index, len(index.frames) * _FRAME_OVERHEAD_BYTES)
+        for number, frame in enumerate(index.frames):
+            if frame.offset >= begin:
+                self._keep(archive, number, frame, data[frame.offset - begin :])
         return index
 
     def _entries_of(self, archive: LogArchive, index: ArchiveIndex, number: int, *, step: int) -> list[LogEntry]:
@@ -123,22 +128,23 @@ class ArchiveReader:
         edge = min(max(number + step * (count - 1), 0), len(index.frames) - 1)
         frames = index.frames[min(number, edge) : max(number, edge) + 1]
         data = self._fetch(archive, frames[0].offset, sum(frame.length for frame in frames))
-        wanted: list[LogEntry] = []
-        for place, frame in enumerate(frames if data is not None else (), start=min(number, edge)):
-            begin = frame.offset - frames[0].offset
-            decoded = self._decoded(archive, frame, (data or b"")[begin : begin + frame.length])
-            if decoded is not None:
-                self._entries.put((key, place), decoded, _size_of(decoded))
-            if place == number:
-                wanted = decoded or []
-        return wanted
+        if data is None:
+            return []
+        kept = [
+            self._keep(archive, place, frame, data[frame.offset - frames[0].offset :])
+            for place, frame in enumerate(frames, start=min(number, edge))
+        ]
+        return kept[number - min(number, edge)]
 
-    def _decoded(self, archive: LogArchive, frame: Frame, data: bytes) -> list[LogEntry] | None:
+    def _keep(self, archive: LogArchive, number: int, frame: Frame, data: bytes) -> list[LogEntry]:
+        """Decodes the frame that the data begins with, and puts it into the cache."""
         try:
-            return decode_frame(frame, data)
+            entries = decode_frame(frame, data[: frame.length])
         except ArchiveDamaged as error:
             _log.error("log_archive.damaged", object_key=archive.object_key, error=str(error))
-            return None
+            return []
+        self._entries.put((archive.object_key, number), entries, _size_of(entries))
+        return entries
 
     def _fetch(self, archive: LogArchive, offset: int, length: int) -> bytes | None:
         """None when there is no such object."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from schemas.logs import LogEntry
 from shared.db.database import Connection
@@ -18,10 +20,23 @@ class LogHead:
     is_closed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NumberedEntry:
+class NumberedEntry(msgspec.Struct, frozen=True):
+    """A struct, not a dataclass: a log has a million of them, and these are made five times as fast."""
+
     seq: int
     entry: LogEntry
+
+
+def numbered_above(after: int, entries: Sequence[LogEntry], first: int) -> Iterator[NumberedEntry]:
+    """Of entries numbered from `first`: those above `after`, ascending."""
+    for place in range(max(0, after + 1 - first), len(entries)):
+        yield NumberedEntry(first + place, entries[place])
+
+
+def numbered_below(before: int, entries: Sequence[LogEntry], first: int) -> Iterator[NumberedEntry]:
+    """Of entries numbered from `first`: those below `before`, descending."""
+    for place in range(min(len(entries), before - first) - 1, -1, -1):
+        yield NumberedEntry(first + place, entries[place])
 
 
 class LogStore(Protocol):

@@ -6,31 +6,28 @@ archive appears, so whoever finds no chunks and then no archive knows that there
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import psycopg
-import zstandard
 
 from schemas.logs import LogEnd, LogEntry, LogLine, LogTruncated
 from shared.db.database import Connection, Database, Row
 from shared.errors import LeaseLost, NotFound
 from shared.logs.account_events import record_changes
 from shared.logs.archive import ArchiveReader, LogArchive
-from shared.logs.base import LogHead, NumberedEntry
+from shared.logs.base import LogHead, NumberedEntry, numbered_above, numbered_below
+from shared.logs.chunks import ChunkCodec
 
 MAXIMUM_LOG_BYTES = 100 * 1024 * 1024
 # What a line costs beside its text, so that a million empty lines are not free.
 _LINE_OVERHEAD_BYTES = 16
 # A page ends early when it has grown to this size.
 _PAGE_BYTES = 1024 * 1024
-_CHUNKS_AT_ONCE = 64
+_FIRST_CHUNKS, _CHUNKS_AT_ONCE = 4, 64
 # How much a filtered page looks through before it answers with what it has.
 _SCANNED_ENTRIES = 50_000
-_COMPRESSION_LEVEL = 3
 # Above every number of an entry, and far enough from the end of bigint to be counted on from.
 _GREATEST_SEQ = 2**62
 
@@ -99,10 +96,7 @@ class PostgresLogStore:
         self._database = database
         self._archives = archives
         self._maximum_bytes = maximum_bytes
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(list[LogEntry])
-        # zstd contexts are costly to make and not thread-safe: one pair a thread.
-        self._contexts = threading.local()
+        self._codec = ChunkCodec()
 
     def append(
         self,
@@ -151,7 +145,7 @@ class PostgresLogStore:
             },
         )
         if stored:
-            data = self._compress(self._encoder.encode(stored))
+            data = self._codec.encode(stored)
             parameters = {"id": deployment_id, "first": first, "last": last, "entries": data}
             connection.execute(_INSERT_CHUNK, parameters)
             record_changes(connection, deployment_id, stored)
@@ -244,27 +238,27 @@ class PostgresLogStore:
 
     def _forward(self, deployment_id: str, after: int) -> Iterator[NumberedEntry]:
         after = min(after, _GREATEST_SEQ)
-        while True:
-            chunks, archive = self._stored(_CHUNKS_FORWARD, {"id": deployment_id, "after": after})
+        for count in _chunk_counts():
+            chunks, archive = self._stored(_CHUNKS_FORWARD, {"id": deployment_id, "after": after, "count": count})
             if archive is not None:
                 yield from self._archive_reader().forward(archive, after)
                 return
             for chunk in chunks:
-                yield from (numbered for numbered in self._entries_of(chunk) if numbered.seq > after)
+                yield from numbered_above(after, self._codec.decode(chunk["entries"]), chunk["seq_from"])
                 after = chunk["seq_to"]
-            if len(chunks) < _CHUNKS_AT_ONCE:
+            if len(chunks) < count:
                 return
 
     def _backward(self, deployment_id: str, before: int) -> Iterator[NumberedEntry]:
-        while True:
-            chunks, archive = self._stored(_CHUNKS_BACKWARD, {"id": deployment_id, "before": before})
+        for count in _chunk_counts():
+            chunks, archive = self._stored(_CHUNKS_BACKWARD, {"id": deployment_id, "before": before, "count": count})
             if archive is not None:
                 yield from self._archive_reader().backward(archive, before)
                 return
             for chunk in chunks:
-                yield from (numbered for numbered in reversed(self._entries_of(chunk)) if numbered.seq < before)
+                yield from numbered_below(before, self._codec.decode(chunk["entries"]), chunk["seq_from"])
                 before = chunk["seq_from"]
-            if len(chunks) < _CHUNKS_AT_ONCE:
+            if len(chunks) < count:
                 return
 
     def _stored(self, query: str, parameters: dict[str, Any]) -> tuple[list[Row], LogArchive | None]:
@@ -274,7 +268,7 @@ class PostgresLogStore:
         object store is read.
         """
         with self._database.transaction() as connection:
-            chunks = connection.execute(query.encode(), {**parameters, "count": _CHUNKS_AT_ONCE}).fetchall()
+            chunks = connection.execute(query.encode(), parameters).fetchall()
             if chunks:
                 return chunks, None
             row = connection.execute(_ARCHIVE, parameters).fetchone()
@@ -285,19 +279,13 @@ class PostgresLogStore:
             raise RuntimeError("This process reads an archived log, so its log store needs an ArchiveReader.")
         return self._archives
 
-    def _entries_of(self, chunk: Row) -> list[NumberedEntry]:
-        entries = self._decoder.decode(self._decompress(chunk["entries"]))
-        return [NumberedEntry(seq, entry) for seq, entry in enumerate(entries, start=chunk["seq_from"])]
 
-    def _compress(self, data: bytes) -> bytes:
-        if not hasattr(self._contexts, "compressor"):
-            self._contexts.compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
-        return self._contexts.compressor.compress(data)
-
-    def _decompress(self, data: bytes) -> bytes:
-        if not hasattr(self._contexts, "decompressor"):
-            self._contexts.decompressor = zstandard.ZstdDecompressor()
-        return self._contexts.decompressor.decompress(data)
+def _chunk_counts() -> Iterator[int]:
+    """How many chunks to ask for, time after time: they may be large, and a page small."""
+    count = _FIRST_CHUNKS
+    while True:
+        yield count
+        count = min(4 * count, _CHUNKS_AT_ONCE)
 
 
 def _size_of(entry: LogEntry) -> int:

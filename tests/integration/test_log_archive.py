@@ -355,6 +355,14 @@ def test_a_page_needs_few_requests(world: ArchiveWorld) -> None:
     reader = world.fresh_reader()
     reader.read(log, after=0, limit=10)
     assert world.away.calls == ["get_range"] * 2, "the index and a frame"
+    short = world.log([line("short"), end()])
+    assert world.compactor.compact(short)
+    world.away.calls.clear()
+    reader = world.fresh_reader()
+    assert texts(reader.read(short, after=0, limit=10)) == ["short"]
+    assert texts(reader.read_lines(short, after=None, limit=10, is_backward=True).entries) == ["short"]
+    assert world.away.calls == ["get_range"], "all of it at once"
+    world.away.calls.clear()
     size = len(next(iter(world.memory.objects.values())))
     entries = list(paged(reader, log, limit=100))
     frames = size // (128 * 1024)
