@@ -83,6 +83,26 @@ def test_short_secrets_are_masked_in_their_forms_too() -> None:
     assert redactor.mask("YSti YSti2 p=a%2Bb eHk= a+bc --a+b xyz") == "*** YSti2 p=*** *** a+bc --*** xyz"
 
 
+@pytest.mark.parametrize(
+    ("secrets", "text", "expected"),
+    [
+        (["ab"], "xab", "xab"),
+        (["::"], "a:://://::", "a:://://***"),
+        (["//"], "/////", "***"),
+        (["a+a"], "a+a+a a+ab", "*** a+ab"),
+        (["abaaba"], "abaababaaba", "***"),
+        (["aaaa", "aaab"], "aaaaaaab", "***"),
+        (["secret-one", "one-secret"], "secret-one-secret", "***"),
+        (["secret", "secret-one"], "secret secret-one secret-on", "*** *** ***-on"),
+    ],
+)
+def test_secrets_that_overlap_themselves_and_others(secrets: list[str], text: str, expected: str) -> None:
+    redactor = Redactor(secrets)
+    assert redactor.mask(text) == expected
+    for size in range(1, len(text)):
+        assert in_pieces(redactor, text, size) == expected
+
+
 def test_words_of_configuration_are_not_masked() -> None:
     text = "NODE_ENV=production DEBUG=true: optimized production build"
     assert Redactor(["production", "true", "True", "localhost"]).mask(text) == text
