@@ -4,7 +4,6 @@ seconds, for all streams of the process at once."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -79,6 +78,9 @@ class StreamAdmission:
         self._clock = clock
         self._check_seconds = check_seconds
         self._seats: set[AdmittedSeat] = set()
+        # Checks that were made, and those that the database gave no answer to.
+        self.rounds = 0
+        self.failed_rounds = 0
         self._limiter: anyio.CapacityLimiter | None = None
 
     @property
@@ -103,17 +105,13 @@ class StreamAdmission:
     async def running(self, _application: Any = None) -> AsyncGenerator[None]:
         # A thread of its own: the check doesn't wait for requests that wait for a database.
         self._limiter = anyio.CapacityLimiter(1)
-        tasks = [asyncio.create_task(self._slots.run()), asyncio.create_task(self._check_forever())]
-        try:
-            yield
-        finally:
-            pending = set(tasks)
-            while pending:
-                for task in pending:
-                    task.cancel()
-                # Again after a while: a cancellation that meets a library's own timeout can be lost.
-                _, pending = await asyncio.wait(pending, timeout=0.5)
-            await self._slots.close()
+        async with self._slots.running():
+            task = asyncio.create_task(self._check_forever())
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
 
     async def check(self) -> None:
         """Ends the streams whose right is lost. While the database is away they go on."""
@@ -130,11 +128,15 @@ class StreamAdmission:
             deployment_ids={deployment for deployment in deployments if deployment is not None},
             now=self._clock.now(),
         )
-        with contextlib.suppress(Unavailable):
+        try:
             rights = await anyio.to_thread.run_sync(read, limiter=self._limiter, abandon_on_cancel=True)
-            for seat in seats:
-                if not seat.right.holds(rights):
-                    seat.revoke()
+        except Unavailable:
+            self.failed_rounds += 1
+            return
+        for seat in seats:
+            if not seat.right.holds(rights):
+                seat.revoke()
+        self.rounds += 1
 
     async def _check_forever(self) -> None:
         while True:

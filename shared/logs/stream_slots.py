@@ -45,7 +45,7 @@ class _Script:
 
 
 class RedisStreamSlots:
-    """Belongs to one event loop. `run` renews the leases until it is cancelled."""
+    """Belongs to one event loop. Leases are renewed while `running` is entered."""
 
     def __init__(self, redis_url: str, *, limit: int, lease_seconds: float = 20.0, renew_seconds: float = 5.0) -> None:
         self._limit = limit
@@ -66,9 +66,16 @@ class RedisStreamSlots:
         # Streams of this process: all by user, those that are open with their slots, those that have ended.
         self._counts: Counter[str] = Counter()
         self._held: dict[str, set[str]] = {}
-        self._ended: list[tuple[str, str]] = []
+        self._ended: dict[str, set[str]] = {}
         self._changed = asyncio.Event()
         self._resting_until = 0.0
+        self._is_closing = False
+        self._taking: set[asyncio.Task[bool]] = set()
+
+    @property
+    def open_count(self) -> int:
+        """Streams of this process, those that are being let in included."""
+        return self._counts.total()
 
     @asynccontextmanager
     async def hold(self, user_id: str) -> AsyncGenerator[None]:
@@ -77,19 +84,40 @@ class RedisStreamSlots:
             raise self._refusal()
         self._counts[user_id] += 1
         slot = secrets.token_hex(8)
+        taking = asyncio.get_running_loop().create_task(self._take(user_id, slot))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
         try:
-            if not await self._take(user_id, slot):
+            # Shielded, because redis-py can lose a cancellation that meets one of its own timeouts.
+            if not await asyncio.shield(taking):
                 raise self._refusal()
             self._held.setdefault(user_id, set()).add(slot)
             yield
         finally:
-            self._give_back(user_id, slot)
+            if taking.done():
+                self._give_back(user_id, slot)
+            else:
+                taking.add_done_callback(lambda _: self._give_back(user_id, slot))
 
-    async def run(self) -> None:
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """At its end gives back the slots of the streams that have ended; others run out with their lease."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            # Asked to stop, not cancelled, for the same reason as above.
+            self._is_closing = True
+            self._changed.set()
+            await asyncio.wait([task, *self._taking])
+            await self._write(is_renewal=False)
+            await self._redis.aclose()
+
+    async def _run(self) -> None:
         """One pipeline at a time, so that no late renewal brings a slot back that was given back."""
         loop = asyncio.get_running_loop()
         renew_at = loop.time() + self._renew_seconds
-        while True:
+        while not self._is_closing:
             try:
                 async with asyncio.timeout_at(renew_at):
                     await self._changed.wait()
@@ -98,11 +126,6 @@ class RedisStreamSlots:
                 await self._write(is_renewal=True)
             else:
                 await self._write(is_renewal=False)
-
-    async def close(self) -> None:
-        """Gives back what has ended. What has not yet runs out with its lease."""
-        await self._write(is_renewal=False)
-        await self._redis.aclose()
 
     def _refusal(self) -> StreamLimitReached:
         return StreamLimitReached(
@@ -121,7 +144,7 @@ class RedisStreamSlots:
             if not held:
                 del self._held[user_id]
         # Also what was not held: a reply may have been lost after the slot was taken.
-        self._ended.append((user_id, slot))
+        self._ended.setdefault(user_id, set()).add(slot)
         self._changed.set()
 
     async def _take(self, user_id: str, slot: str) -> bool:
@@ -129,7 +152,8 @@ class RedisStreamSlots:
         now = asyncio.get_running_loop().time
         if now() < self._resting_until:
             return True
-        arguments = (1, _key(user_id), slot, self._limit, self._lease)
+        # Those that have ended don't count any more, also when Redis has not been told yet.
+        arguments = (1, _key(user_id), slot, self._limit, self._lease, *self._ended.get(user_id, ()))
         try:
             try:
                 reply = await self._redis.evalsha(self._take_script.digest, *arguments)
@@ -141,10 +165,7 @@ class RedisStreamSlots:
         return reply == 1
 
     async def _write(self, *, is_renewal: bool) -> None:
-        ended: dict[str, list[str]] = {}
-        for user_id, slot in self._ended:
-            ended.setdefault(user_id, []).append(slot)
-        self._ended.clear()
+        ended = {user_id: tuple(slots) for user_id, slots in self._ended.items()}
         self._changed.clear()
         users = ended.keys() | self._held.keys() if is_renewal else ended.keys()
         if not users:
@@ -154,13 +175,18 @@ class RedisStreamSlots:
                 # Redis may have been started anew since the last one.
                 pipeline.script_load(self._renew_script.text)
                 for user_id in users:
-                    gone = ended.get(user_id, [])
+                    gone = ended.get(user_id, ())
                     held = self._held.get(user_id, ()) if is_renewal else ()
                     pipeline.evalsha(self._renew_script.digest, 1, _key(user_id), self._lease, len(gone), *gone, *held)
                 await pipeline.execute()
+            self._resting_until = 0.0
         except Exception as error:  # noqa: BLE001  the renewal must outlive whatever happens to a connection
             # What has ended is not renewed any more, so it runs out.
             self._rest(error)
+        for user_id, slots in ended.items():
+            self._ended[user_id].difference_update(slots)
+            if not self._ended[user_id]:
+                del self._ended[user_id]
 
     def _rest(self, error: Exception) -> None:
         self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
