@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
@@ -27,6 +28,10 @@ from tests.docker_engine import docker_engine  # noqa: F401 - a fixture
 
 S = TypeVar("S", bound=Server)
 _numbers = itertools.count(1)
+
+# Who starts the tests in the background may have made them, and so all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An example may take as long as it likes: the machine that runs the tests is busy with others.
 hypothesis_settings.register_profile(
