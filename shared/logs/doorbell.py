@@ -14,8 +14,8 @@ from schemas.logs import LogEntry
 from shared.clock import Clock, SystemClock
 from shared.logs.account_events import tells_of_change
 
-# Larger frames are read from PostgreSQL by those who watch, instead of being sent to every process that may not.
-_MAXIMUM_FRAME_BYTES = 16 * 1024
+# Holds a batch of a build that prints a lot, 32 KiB of text. What is larger, those who watch read from PostgreSQL.
+_MAXIMUM_FRAME_BYTES = 64 * 1024
 # Rung too when a deployment's status changes, whose ever it is.
 ACCOUNTS_CHANNEL = "accounts:events"
 _TIMEOUT_SECONDS = 0.5
