@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from schemas.logs import LogEntry, LogLine
+from shared.clock import Clock, SystemClock
 from shared.errors import PlatformError, Unavailable
 from shared.logs.archive_format import ArchiveDamaged, ArchiveIndex, Frame, decode_frame, decode_index
 from shared.logs.base import NumberedEntry, numbered_above, numbered_below
@@ -32,6 +33,9 @@ _READ_AHEAD_FRAMES = 4
 # The last so many bytes come with the index: all of most logs, and of the others what their readers begin with who ask
 # for the last lines.
 _TAIL_BYTES = 64 * 1024
+# After a failure the store is asked once in so long, whoever asks: others would only wait for the same failure, in
+# threads that those who watch live logs need too.
+_REST_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,12 @@ class ArchiveReader:
     is damaged) are left out, as those that nobody keeps any more: whoever reads sees it by their missing numbers.
     """
 
-    def __init__(self, store: ArtifactStore, *, cache_bytes: int = _CACHE_BYTES) -> None:
+    def __init__(self, store: ArtifactStore, *, cache_bytes: int = _CACHE_BYTES, clock: Clock | None = None) -> None:
         self._store = store
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        # None while the store answers.
+        self._asked_again_at: float | None = None
         self._indexes: _Cache[ArchiveIndex] = _Cache(min(cache_bytes, _INDEX_CACHE_BYTES))
         self._entries: _Cache[list[LogEntry]] = _Cache(cache_bytes)
 
@@ -148,13 +156,29 @@ class ArchiveReader:
 
     def _fetch(self, archive: LogArchive, offset: int, length: int) -> bytes | None:
         """None when there is no such object."""
+        unavailable = Unavailable(
+            "The object store, which keeps this log, does not answer; try again in a few seconds."
+        )
+        with self._lock:
+            if self._asked_again_at is not None:
+                if self._clock.monotonic() < self._asked_again_at:
+                    raise unavailable
+                self._rest()
+        data: bytes | None = None
         try:
-            return self._store.get_range(archive.object_key, offset, length)
+            data = self._store.get_range(archive.object_key, offset, length)
         except ObjectNotFound:
             _log.error("log_archive.missing", object_key=archive.object_key)
-            return None
         except PlatformError as error:
-            raise Unavailable("The object store, which keeps this log, does not answer; try again soon.") from error
+            with self._lock:
+                self._rest()
+            raise unavailable from error
+        with self._lock:
+            self._asked_again_at = None
+        return data
+
+    def _rest(self) -> None:
+        self._asked_again_at = self._clock.monotonic() + _REST_SECONDS
 
 
 class _Cache(Generic[T]):

@@ -100,7 +100,7 @@ class ArchiveWorld:
 
     def fresh_reader(self) -> PostgresLogStore:
         """Without anything in its caches."""
-        return PostgresLogStore(self.database, ArchiveReader(self.away))
+        return PostgresLogStore(self.database, ArchiveReader(self.away, clock=self.clock))
 
     def chunks(self, deployment_id: str) -> int:
         row = self.database.fetch_one(

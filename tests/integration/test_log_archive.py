@@ -303,6 +303,14 @@ def test_reading_while_the_store_is_away_is_never_an_empty_page(world: ArchiveWo
         with pytest.raises(Unavailable):
             read()
     assert reader.head(log) == LogHead(len(expected), is_closed=True)
+    # Who asks again at once gets the same answer without a request, and one of many is made after a while.
+    calls = len(world.away.calls)
+    for advance, requests in ((0.0, 0), (1.9, 0), (0.2, 1), (0.0, 1), (2.1, 2)):
+        world.clock.advance(advance)
+        with pytest.raises(Unavailable):
+            list(paged(reader, log, limit=1000))
+        assert len(world.away.calls) == calls + requests
+    world.clock.advance(5)
     world.away.is_away = False
     assert list(paged(reader, log, limit=1000)) == expected
 
