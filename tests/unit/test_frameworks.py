@@ -340,3 +340,18 @@ def test_output_directories_fit_an_argument_list(tmp_path: Path):
     assert sum(map(len, detected(tmp_path / "angular", angular).output_directories)) < 20_000
     mkdocs = {"mkdocs.yml": "site_dir: " + "x" * 200_000}
     assert detected(tmp_path / "mkdocs", mkdocs).output_directory == "site"
+
+
+def test_a_member_of_a_workspace_is_installed_with_the_others_and_built_with_turborepo(tmp_path: Path) -> None:
+    site = {
+        "package.json": package({"turbo": "2"}, workspaces=["apps/*"]),
+        "turbo.json": "{}",
+        "apps/web/package.json": package({"vite": "7"}, scripts={"build": "vite build"}),
+    }
+    write_site(tmp_path, site)
+    detection = detect(tmp_path, Path("apps/web"), Overrides())
+    assert (detection.install_directory, detection.install_command) == (".", "npm install")
+    assert (detection.root_directory, detection.build_command) == ("apps/web", "turbo run build")
+    # At the root itself, the project's own script decides; and without turbo among the dependencies, too.
+    (tmp_path / "package.json").write_text(package({"vite": "7"}, workspaces=["apps/*"]))
+    assert detect(tmp_path, Path("apps/web"), Overrides()).build_command == "npm run build"

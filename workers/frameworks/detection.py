@@ -14,6 +14,7 @@ from workers.frameworks.node_projects import (
     NodeProject,
     as_mapping,
     dependencies_of,
+    has_turborepo,
     read_node_project,
     scripts_of,
 )
@@ -214,7 +215,9 @@ def _build_command(
         scripts = scripts_of(package or {})
         script = next((name for name in framework.scripts if name in scripts), None)
         if script:
-            return f"{project.manager} run {script}"
+            # Turborepo builds the packages of the workspace that this one needs first.
+            is_turbo = script == "build" and has_turborepo(tree, project.install_directory, directory)
+            return "turbo run build" if is_turbo else f"{project.manager} run {script}"
     if framework.name == "sphinx":
         source = _sphinx_source(tree, directory, framework)
         return f"sphinx-build -b html {source} _build/html"

@@ -67,7 +67,7 @@ def read_node_project(tree: SourceTree, directory: str, package: dict[str, Any])
     else:
         reasons.append("Package manager npm: no packageManager field and no lockfile.")
     manager = declared or manager
-    install_directory = _parent(lockfile) if lockfile else directory
+    install_directory = _parent(lockfile) if lockfile else _workspace_of(tree, directory)
     is_berry = manager == "yarn" and _is_berry(tree, install_directory, declared_version)
     node_version, version_reason = _node_version(tree, directory)
     if version_reason:
@@ -86,6 +86,13 @@ def read_node_project(tree: SourceTree, directory: str, package: dict[str, Any])
 
 def _parent(path: str) -> str:
     return ancestors(path)[1]
+
+
+def has_turborepo(tree: SourceTree, workspace: str, directory: str) -> bool:
+    """Whether the project is a member of a workspace that is built with Turborepo."""
+    if workspace == directory or not tree.is_file(join(workspace, "turbo.json")):
+        return False
+    return "turbo" in dependencies_of(tree.read_object(join(workspace, "package.json")) or {})
 
 
 def declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str, str]:
@@ -109,6 +116,12 @@ def _nearest_lockfile(tree: SourceTree, directory: str, managers: tuple[str, ...
                 if tree.is_file(join(above, name)):
                     return manager, join(above, name)
     return "npm", None
+
+
+def _workspace_of(tree: SourceTree, directory: str) -> str:
+    """Where the members of the project's workspace are installed together; the project itself where it is in none."""
+    above = (above for above in ancestors(directory)[1:] if _is_workspace_root(tree, above))
+    return next(above, directory)
 
 
 def _is_workspace_root(tree: SourceTree, directory: str) -> bool:
