@@ -189,7 +189,6 @@ def reluctant_client(api: LiveApi, deployment: str, user: User) -> Iterator[sock
     for _ in range(8):
         api.write(deployment, *(line("x" * 60_000) for _ in range(20)))
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=PATIENCE_SECONDS) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         target = api.path(deployment).removeprefix(api.url)
         authorization = f"Authorization: {user.bearer['Authorization']}"
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n".encode())
