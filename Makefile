@@ -10,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e streams bench clean
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
@@ -35,6 +35,9 @@ queue-model: .venv/dev.stamp ## Compare the queue with its model for long (CLOUD
 
 e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e
+
+e2e-full: .venv/dev.stamp ## Build a project of every generator and package manager; says how long each takes
+	CLOUDIFY_E2E_FULL=1 $(BIN)/python -m pytest -s tests/e2e/test_generators.py
 
 streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while processes are killed (CLOUDIFY_STREAM_SEED)
 	CLOUDIFY_STREAM_SEED=$${CLOUDIFY_STREAM_SEED:-$$RANDOM} $(BIN)/python -m pytest -s tests/streams
