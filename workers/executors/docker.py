@@ -25,6 +25,7 @@ from workers.executors.docker_connection import ContainerGone, DockerConnection,
 from workers.executors.docker_container import DockerContainer
 from workers.executors.docker_options import (
     LABEL,
+    cleaning_configuration,
     container_configuration,
     forwarding_command,
     write_run_files,
@@ -163,13 +164,24 @@ class DockerExecutor:
                 self.owner.give(bind.source)
         if spec.overlay is not None:
             self.owner.give(spec.overlay.upper)
-            stack.callback(_tidy_scratch, spec.overlay.scratch)
+            stack.callback(self._empty_scratch, spec.overlay.scratch)
         if spec.network != "proxy":
             return directory, None
         proxy = EgressProxy(directory / "proxy.sock", self._policy)
         stack.callback(proxy.close)
         self.owner.give(directory / "proxy.sock")
         return directory, proxy
+
+    def _empty_scratch(self, scratch: Path) -> None:
+        """What overlayfs leaves there is the daemon's user's: an ordinary worker could not delete it."""
+        if os.geteuid() == 0:
+            return
+        try:
+            (scratch / "work").rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._connection.run_to_end(cleaning_configuration(scratch, self._image))
 
     def _claim(self, name: str) -> Path:
         directory = self._runtime_directory / name
@@ -256,9 +268,3 @@ def _identity_of(runtime_directory: Path) -> str:
         os.link(fresh, path)
     fresh.unlink()
     return path.read_text()
-
-
-def _tidy_scratch(scratch: Path) -> None:
-    """overlayfs leaves an empty directory of the daemon's user, which an ordinary worker could not open to delete."""
-    with contextlib.suppress(OSError):
-        (scratch / "work").rmdir()

@@ -81,16 +81,15 @@ class DockerConnection:
     def __init__(self, host: str, environment: Mapping[str, str]) -> None:
         """`host`: unix:///… or tcp://…; DOCKER_CERT_PATH and DOCKER_TLS_VERIFY of `environment` are honoured."""
         self.host = host
+        if host.startswith("unix://"):
+            _try_socket(host)
         options = kwargs_from_env(environment={**environment, "DOCKER_HOST": host})
         try:
             self._client: Any = docker.APIClient(
                 **options, version="auto", timeout=_TIMEOUT_SECONDS, max_pool_size=_CONNECTIONS
             )
         except (errors.DockerException, requests.RequestException) as error:
-            raise DaemonLost(
-                f"The Docker daemon at {host} doesn't answer ({error}). Start it, let the worker's user reach its"
-                " socket (group `docker`), or name another one with CLOUDIFY_DOCKER_HOST."
-            ) from error
+            raise _unanswered(host, error) from error
         if host.startswith("unix://"):
             shared = _SharedConnections(
                 host.replace("unix", "http+unix", 1), _TIMEOUT_SECONDS, pool_connections=1, max_pool_size=_CONNECTIONS
@@ -189,6 +188,17 @@ class DockerConnection:
             if error.status_code != 409:
                 raise PlatformError(f"Docker can't remove a sandbox: {error.explanation}") from error
 
+    def run_to_end(self, configuration: Mapping[str, Any]) -> None:
+        """A container for the platform's own purposes, removed at the end. Raises PlatformError when it fails."""
+        container = str(self._call(lambda: self._client.create_container_from_config(dict(configuration)))["Id"])
+        try:
+            self.start(container)
+            code = self._call(lambda: self._client.wait(container))["StatusCode"]
+            if code != 0:
+                raise PlatformError(f"{configuration['Cmd']} ended with code {code} in a container.")
+        finally:
+            self.remove(container)
+
     def labelled(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """Containers, running or not, with all of the labels."""
         filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
@@ -198,11 +208,10 @@ class DockerConnection:
         """Whether somebody asked the daemon to end the container (`state` is its last): `docker kill`, a shutdown."""
         since, until = (_seconds(str(state[name])) for name in ("StartedAt", "FinishedAt"))
         filters = {"container": container, "event": ["kill", "stop"], "type": "container"}
-        events = self._call(lambda: self._client.events(since=since, until=until + 1, filters=filters, decode=True))
-        try:
-            return any(True for _ in events)
-        finally:
-            events.close()
+        # It ends by itself at `until`; closed before that, the library would leave its connection behind.
+        return bool(
+            self._call(lambda: list(self._client.events(since=since, until=until + 1, filters=filters, decode=True)))
+        )
 
     def read_file(self, image: str, path: str) -> bytes:
         """A file of an image, without running anything of it. Raises ImageMissing where there is no such file."""
@@ -232,6 +241,22 @@ class DockerConnection:
             raise
         except requests.RequestException as error:
             raise DaemonLost(f"The Docker daemon at {self.host} doesn't answer: {error}.") from error
+
+
+def _try_socket(host: str) -> None:
+    """The library would leave a socket that finds nobody unclosed."""
+    with socket.socket(socket.AF_UNIX) as tried:
+        try:
+            tried.connect(host.removeprefix("unix://"))
+        except OSError as error:
+            raise _unanswered(host, error) from error
+
+
+def _unanswered(host: str, error: Exception) -> DaemonLost:
+    return DaemonLost(
+        f"The Docker daemon at {host} doesn't answer ({error}). Start it, let the worker's user reach its socket (group"
+        " `docker`), or name another one with CLOUDIFY_DOCKER_HOST."
+    )
 
 
 def _seconds(moment: str) -> int:

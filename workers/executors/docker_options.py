@@ -82,6 +82,26 @@ def container_configuration(
     }
 
 
+def cleaning_configuration(scratch: Path, image: str) -> dict[str, Any]:
+    """A container that empties an overlay's scratch directory, where overlayfs leaves what only root can delete."""
+    return {
+        "Image": image,
+        "User": "0:0",
+        "Entrypoint": ["/bin/rm"],
+        "Cmd": ["-rf", "/scratch/work"],
+        "NetworkDisabled": True,
+        "HostConfig": {
+            "NetworkMode": "none",
+            "CapDrop": ["ALL"],
+            "CapAdd": ["DAC_OVERRIDE"],
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "LogConfig": {"Type": "none"},
+            "Mounts": [_bind(scratch, "/scratch", is_writable=True)],
+        },
+    }
+
+
 def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, processors: int) -> dict[str, Any]:
     limits = spec.limits
     largest = limits.disk_bytes + _FILE_SIZE_MARGIN

