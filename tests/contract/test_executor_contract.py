@@ -433,7 +433,7 @@ from tests.executors import ExecutorKind
 from workers.executors.base import ExecutionSpec, Limits
 runtime, name, script = sys.argv[1:4]
 limits = Limits(memory_bytes=512 << 20, cpu_count=1, process_count=64, disk_bytes=1 << 30, output_bytes=1 << 20,
-                wall_seconds=60, stop_seconds=1)
+                wall_seconds=3600, stop_seconds=1)
 spec = ExecutionSpec(name, ("sh", "-c", script), "/", (), None, {}, limits, "none")
 def show(stream, data):
     os.write(1, data)
@@ -481,7 +481,7 @@ def test_reap_ends_a_run_whose_worker_lives(exact_kind: ExecutorKind, exact_exec
         exact_executor.reap(name)
         inside = [process for process in processes_with(marker) if process.pid != worker.pid]
         assert inside == []
-        assert worker.wait(60) == 0
+        assert worker.wait(PATIENCE) == 0
     finally:
         worker.kill()
         worker.wait()

@@ -17,7 +17,7 @@ from tests.integration.log_rows import eventually
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 USER = new_identifier("user")
 

@@ -36,7 +36,7 @@ from shared.settings import Settings
 from shared.stack.ports import free_ports
 from tests.integration.log_rows import eventually, line, new_deployment
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 class LiveStream:
@@ -212,7 +212,7 @@ def live_api(
             ws="none",
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=30,
         )
     )
     thread = threading.Thread(target=server.run)

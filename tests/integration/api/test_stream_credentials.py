@@ -12,7 +12,7 @@ import pytest
 from api.session_cookie import REFRESH_COOKIE
 from shared.clock import ManualClock
 from shared.settings import Settings
-from tests.integration.api.live_api import LiveApi, LiveStream, User, live_api
+from tests.integration.api.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.integration.log_rows import line
 
 pytestmark = pytest.mark.integration
@@ -47,7 +47,12 @@ def refused(stream: LiveStream, status: int, code: str, text: str) -> None:
 
 def test_a_ticket_opens_one_stream_once(api: LiveApi, ada: User) -> None:
     deployment = api.deployment(ada)
-    response = httpx.post(f"{api.url}/api/auth/stream-tickets", headers=ada.bearer, json={"deploymentId": deployment})
+    response = httpx.post(
+        f"{api.url}/api/auth/stream-tickets",
+        headers=ada.bearer,
+        json={"deploymentId": deployment},
+        timeout=PATIENCE_SECONDS,
+    )
     assert response.status_code == 201
     assert response.headers["location"] == f"/api/deployments/{deployment}/logs/stream"
     assert response.headers["cache-control"] == "no-store"
@@ -129,24 +134,37 @@ def test_a_ticket_has_the_rights_of_the_token_that_asked(api: LiveApi, ada: User
     api.follow(deployment, ticket=api.ticket(reader, deploymentId=deployment)).opened()
     ask = f"{api.url}/api/auth/stream-tickets"
     # A token that can't read deployments isn't told which there are.
-    assert httpx.post(ask, headers=other, json={"deploymentId": deployment}).status_code == 404
-    assert httpx.post(ask, headers=other, json={}).status_code == 403
+    assert (
+        httpx.post(ask, headers=other, json={"deploymentId": deployment}, timeout=PATIENCE_SECONDS).status_code == 404
+    )
+    assert httpx.post(ask, headers=other, json={}, timeout=PATIENCE_SECONDS).status_code == 403
     stranger = api.user("bea@example.com")
     for body in ({"deploymentId": deployment}, {"deploymentId": "depl_x"}, {"deploymentId": ""}):
-        assert httpx.post(ask, headers=stranger.bearer, json=body).json()["error"]["code"] == "NOT_FOUND"
+        assert (
+            httpx.post(ask, headers=stranger.bearer, json=body, timeout=PATIENCE_SECONDS).json()["error"]["code"]
+            == "NOT_FOUND"
+        )
     for body in ({"deploymentId": None}, {"deploymentId": 1}, {"deploymentId": "\x00"}, {"deployment": deployment}):
-        assert httpx.post(ask, headers=ada.bearer, json=body).status_code == 422
-    assert httpx.post(ask, json={"deploymentId": deployment}).status_code == 401
-    assert httpx.post(ask, headers=cookie(ada), json={"deploymentId": deployment}).status_code == 401
+        assert httpx.post(ask, headers=ada.bearer, json=body, timeout=PATIENCE_SECONDS).status_code == 422
+    assert httpx.post(ask, json={"deploymentId": deployment}, timeout=PATIENCE_SECONDS).status_code == 401
+    assert (
+        httpx.post(ask, headers=cookie(ada), json={"deploymentId": deployment}, timeout=PATIENCE_SECONDS).status_code
+        == 401
+    )
 
 
 def test_no_other_route_takes_a_ticket_or_the_cookie(api: LiveApi, ada: User) -> None:
     deployment = api.deployment(ada)
     ticket = api.ticket(ada.bearer, deploymentId=deployment)
     for path in (f"/api/deployments/{deployment}", f"/api/deployments/{deployment}/logs", "/api/auth/me"):
-        assert httpx.get(api.url + path, params={"ticket": ticket}).status_code == 401
-        assert httpx.get(api.url + path, headers=cookie(ada)).status_code == 401
-        assert httpx.get(api.url + path, headers=ada.bearer, params={"ticket": ticket}).status_code == 400
+        assert httpx.get(api.url + path, params={"ticket": ticket}, timeout=PATIENCE_SECONDS).status_code == 401
+        assert httpx.get(api.url + path, headers=cookie(ada), timeout=PATIENCE_SECONDS).status_code == 401
+        assert (
+            httpx.get(
+                api.url + path, headers=ada.bearer, params={"ticket": ticket}, timeout=PATIENCE_SECONDS
+            ).status_code
+            == 400
+        )
     api.follow(deployment, ticket=ticket).opened()
 
 
@@ -198,7 +216,7 @@ def test_a_position_that_this_log_does_not_have(api: LiveApi, ada: User) -> None
 
 
 def test_the_documentation_tells_of_the_credentials(api: LiveApi) -> None:
-    schema = httpx.get(f"{api.url}/api/docs/openapi.json").json()
+    schema = httpx.get(f"{api.url}/api/docs/openapi.json", timeout=PATIENCE_SECONDS).json()
     for path in ("/api/deployments/{deployment_id}/logs/stream", "/api/events/stream"):
         operation = schema["paths"][path]["get"]
         assert operation["security"] == [{"bearer": []}, {"streamTicket": []}, {"sessionCookie": []}]
@@ -210,4 +228,4 @@ def test_the_documentation_tells_of_the_credentials(api: LiveApi) -> None:
     assert (schemes["streamTicket"]["in"], schemes["streamTicket"]["name"]) == ("query", "ticket")
     assert (schemes["sessionCookie"]["in"], schemes["sessionCookie"]["name"]) == ("cookie", REFRESH_COOKIE)
     assert "/api/auth/stream-tickets" in schema["paths"]
-    assert "cst_" not in httpx.get(f"{api.url}/api/docs/openapi.json").text
+    assert "cst_" not in httpx.get(f"{api.url}/api/docs/openapi.json", timeout=PATIENCE_SECONDS).text
