@@ -45,9 +45,7 @@ class _Choices:
 @click.option("--commit", help="The commit to deploy; default: the branch's latest.")
 @click.option("--preview", is_flag=True, help="Deploy to an address of its own, not to production.")
 @click.option("--clean", is_flag=True, help="Ignore all caches.")
-@click.option(
-    "--if-changed", is_flag=True, help="Build nothing if nothing has changed, or the commit says [skip ci]."
-)
+@click.option("--if-changed", is_flag=True, help="Build nothing if nothing has changed, or the commit says [skip ci].")
 @click.option("--no-wait", is_flag=True, help="Don't follow the deployment to its end.")
 @click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 @click.option("--repository", metavar="URL", help="The git repository; default: the remote origin.")
