@@ -159,6 +159,7 @@ class StageRunner:
                     cancelled=interrupted,
                     attempt=begun.attempt,
                     variables=variables if self._stage is Stage.BUILD else {},
+                    fence=lease.token,
                 )
                 return self._call(lease, context, log, row, secrets)
         finally:

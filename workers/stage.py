@@ -77,6 +77,8 @@ class StageContext:
     attempt: int
     # Variables of the deployment's target, decrypted; for the build command only, never for an argv or a log.
     variables: Mapping[str, str]
+    # The fencing token that the run works under; for people who look at what runs.
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

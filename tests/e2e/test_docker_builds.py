@@ -120,6 +120,7 @@ def test_a_worker_killed_in_mid_build_is_followed_by_one_that_builds(
         lambda: [found for found in running(daemon, deployment_id) if found["Labels"]["io.cloudify.stage"] == "build"],
         what="the build's container is there",
     )
+    assert int(former["Labels"]["io.cloudify.fence"]) > 0
     docker_platform.kill("worker-build")
     assert docker_platform.finish(deployment_id)["status"] == "ready"
     assert "second try" in docker_platform.get_site("docker-crash").text

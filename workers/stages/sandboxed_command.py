@@ -93,7 +93,7 @@ def make_spec(
         ),
         network=network,
         watched_paths=(overlay.upper, *writable),
-        labels={"deployment": context.deployment.id, "stage": stage.value, "attempt": str(context.attempt)},
+        labels={"deployment": context.deployment.id, "stage": stage.value, "fence": str(context.fence)},
     )
 
 
