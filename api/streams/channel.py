@@ -13,7 +13,7 @@ from schemas.logs import LogEnd, LogStatus
 from shared.deployment_state import DeploymentStatus
 from shared.logs.base import LogHead, NumberedEntry
 
-_RING_ENTRIES = 2000
+RING_ENTRIES = 2000
 _RING_BYTES = 1024 * 1024
 # What a stream sends at once, more or less.
 BATCH_BYTES = 64 * 1024
@@ -117,7 +117,7 @@ class Channel:
             self._ring.append(encoded)
             self._ring_bytes += len(encoded.data)
             self.last = numbered.seq
-        while len(self._ring) > _RING_ENTRIES or (self._ring_bytes > _RING_BYTES and len(self._ring) > 1):
+        while len(self._ring) > RING_ENTRIES or (self._ring_bytes > _RING_BYTES and len(self._ring) > 1):
             self._ring_bytes -= len(self._ring.popleft().data)
         self.mentioned = max(self.mentioned, fresh[-1].seq)
         self.is_closed = self.is_closed or isinstance(fresh[-1].entry, LogEnd)

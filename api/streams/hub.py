@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
-from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, Batch, Channel, page_batch
+from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
@@ -194,7 +194,7 @@ class StreamHub:
             try:
                 if channel.last is None:
                     await self._load(channel)
-                read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=BATCH_ENTRIES)
+                read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=RING_ENTRIES)
                 entries = await self._in_thread(read)
             except Unavailable:
                 channel.is_refresh_due = True

@@ -34,11 +34,12 @@ class Received:
         self.lines = self.bytes = self.pieces = 0
         self.latencies: Counter[int] = Counter()
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: bytes, before: bytes) -> None:
+        """`before`: the end of the stream's piece before, where what was cut in two begins."""
         now = time.monotonic_ns()
         self.pieces += 1
         self.bytes += len(data)
-        self.lines += data.count(_LINE)
+        self.lines += (before + data).count(_LINE)
         for stamp in _STAMP.findall(data):
             self.latencies[(now - int(stamp)) // _STEP_NS] += 1
 
@@ -65,6 +66,7 @@ class Stream(asyncio.Protocol):
         self._received = received
         self.opened = opened
         self.is_ended = False
+        self._end = b""
 
     def connection_made(self, transport: Any) -> None:
         transport.write(self._request)
@@ -75,7 +77,8 @@ class Stream(asyncio.Protocol):
                 self.opened.set_exception(RuntimeError(data.decode(errors="replace")))
                 return
             self.opened.set_result(None)
-        self._received.take(data)
+        self._received.take(data, self._end)
+        self._end = data[1 - len(_LINE) :]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_ended = True

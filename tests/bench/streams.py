@@ -177,7 +177,7 @@ def register(url: str) -> str:
     raise RuntimeError("The API doesn't answer.")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: psutil.Popen) -> None:
     process.terminate()
     process.wait(30)
 
@@ -225,7 +225,8 @@ def bench_memory(bench: Bench, rounds: int) -> None:
                 writer.ask(deployments=[identifier], rate=20, seconds=3)
                 now = bench.memory()
                 each = " / ".join(f"{(a - b) / streams:.1f}" for a, b in zip(now, before, strict=True))
-                line(f"memory, {streams} streams, round {number + 1}", f"{now[0] / 1024:.0f} MB", f"{now[1] / 1024:.0f} MB", f"{each} KB each")  # fmt: skip
+                sizes = [f"{size / 1024:.0f} MB" for size in now]
+                line(f"memory, {streams} streams, round {number + 1}", *sizes, f"{each} KB each")
         time.sleep(2)
     after = bench.memory()
     line("memory after they left", f"{after[0] / 1024:.0f} MB", f"{after[1] / 1024:.0f} MB")
