@@ -34,7 +34,8 @@ PATIENCE = 180.0
 
 
 def wait_for(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str, every: float = 0.05) -> T:
-    """Polls until the condition gives something true, which is returned."""
+    """Polls until the condition gives something true, which is returned; never less patient than PATIENCE."""
+    seconds = max(seconds, PATIENCE)
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

@@ -62,7 +62,7 @@ class Process(Database):
         """Returns when nothing of it goes on in the server either."""
         with self._lock:
             self.is_dead = True
-        eventually(lambda: self._running == 0, seconds=60)
+        eventually(lambda: self._running == 0, seconds=120)
 
 
 class Writer:

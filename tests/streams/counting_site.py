@@ -12,7 +12,7 @@ from tests.e2e.sites import node_project
 # Lines per second; from this share of the lines on it trickles, until a SIGCONT lets it end. Nobody but this test sends
 # that signal, and to a process that doesn't listen for it yet it does nothing.
 _HELD_SHARE = 0.9
-_TRICKLE = 20
+_TRICKLE = 4
 _SCRIPT = """
 const fs = require("fs");
 const RUN = require("crypto").randomBytes(4).toString("hex");
