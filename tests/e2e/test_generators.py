@@ -44,7 +44,7 @@ MEMBER = {"rootDirectory": "apps/web"}
 CASES: dict[str, Case] = {
     "eleventy": Case("eleventy", r">Built by Eleventy v3[^<]*</h1>.*\[7\]\[14\]\[21\]", "eleventy", is_fast=True),
     "vitepress": Case("vitepress", r"VitePress 42.*Rendered on the server", "vitepress"),
-    "docusaurus": Case("docusaurus", r"Docusaurus 42", "docusaurus"),
+    "docusaurus": Case("docusaurus", r"The product is (<!-- -->)?42", "docusaurus"),
     "next": Case("next", r"<h1>Next 42</h1>", "next build"),
     "astro": Case("astro", r"<h1>Astro 42</h1>", "astro build"),
     "sveltekit": Case("sveltekit", r"<h1>SvelteKit 42</h1>", "adapter-static"),
