@@ -1,0 +1,85 @@
+"""The settings of the Docker executor, and whom a build's files belong to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.settings import BuildSettings, SettingsError, load_settings
+from workers.builder_image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
+from workers.executors.base import Bind
+from workers.ownership import Owner, container_owner, owner_of_trees
+from workers.toolchain import Toolchain
+
+ENVIRONMENT = {
+    "CLOUDIFY_DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
+    "CLOUDIFY_REDIS_URL": "redis://127.0.0.1",
+    "CLOUDIFY_S3_ENDPOINT": "http://127.0.0.1",
+    "CLOUDIFY_S3_ACCESS_KEY": "a",
+    "CLOUDIFY_S3_SECRET_KEY": "b",
+    "CLOUDIFY_SECRET_KEY": "s" * 32,
+    "CLOUDIFY_ENCRYPTION_KEYS": "k:" + "A" * 43 + "=",
+    "CLOUDIFY_EXECUTOR": "docker",
+}
+DIGEST = f"sha256:{'a1' * 32}"
+TOOLCHAIN = Toolchain((), {}, "/opt/bin", {}, "/usr/bin/python3", "24.1.0", "11.0.0", "3.11.2", "0.9.0")
+
+
+@pytest.mark.parametrize("image", [DIGEST, f"cloudify-builder@{DIGEST}", f"registry.example:5000/a/b@{DIGEST}"])
+def test_an_image_is_named_by_its_digest(image: str) -> None:
+    build = load_settings({**ENVIRONMENT, "CLOUDIFY_BUILDER_IMAGE": image}).build
+    assert (build.executor, build.builder_image) == ("docker", image)
+    assert build.docker_host == "unix:///var/run/docker.sock"
+
+
+@pytest.mark.parametrize("image", ["cloudify-builder", "cloudify-builder:latest", DIGEST[:-1], f"-v@{DIGEST}"])
+def test_an_image_without_a_digest_is_refused_with_how_to_find_it(image: str) -> None:
+    with pytest.raises(SettingsError, match="docker image inspect"):
+        load_settings({**ENVIRONMENT, "CLOUDIFY_BUILDER_IMAGE": image})
+
+
+def test_docker_without_an_image_is_refused_with_how_to_make_one() -> None:
+    with pytest.raises(SettingsError, match="docker build --target builder"):
+        load_settings(ENVIRONMENT)
+    assert load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).build.builder_image == ""
+
+
+def test_only_roots_trees_for_containers_have_an_owner_of_their_own() -> None:
+    docker = BuildSettings(executor="docker")
+    assert owner_of_trees(BuildSettings()) is None
+    if os.geteuid() == 0:
+        assert owner_of_trees(docker) == container_owner() == Owner(10001, 10001)
+    else:
+        assert owner_of_trees(docker) is None
+        assert container_owner() == Owner(os.geteuid(), os.getegid())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_tree_is_given_away_without_following_its_links(tmp_path: Path) -> None:
+    outside, tree = tmp_path / "outside", tmp_path / "tree"
+    outside.mkdir()
+    (outside / "file").touch()
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "b" / "file").touch()
+    (tree / "a" / "away").symlink_to(outside)
+    (tree / "a" / "dangling").symlink_to("nowhere")
+    Owner(10001, 10001).give_tree(tree)
+    assert {path.lstat().st_uid for path in (tree, *tree.rglob("*"))} == {10001}
+    assert {path.stat().st_uid for path in (outside, outside / "file")} == {0}
+
+
+def test_an_image_says_what_toolchain_it_holds(tmp_path: Path) -> None:
+    source, root = tmp_path / "node", tmp_path / "root"
+    (source / "bin").mkdir(parents=True)
+    (source / "bin" / "node").write_text("program")
+    (source / "bin" / "link").symlink_to("node")
+    toolchain = replace(TOOLCHAIN, binds=(Bind(source, "/opt/node"),), shims={"npm": "#!/bin/sh\n"})
+    root.mkdir()
+    write_toolchain(toolchain, root)
+    assert (root / "opt/node/bin/node").read_text() == "program"
+    assert (root / "opt/node/bin/link").is_symlink()
+    assert os.access(root / "opt/bin/npm", os.X_OK)
+    assert toolchain_of((root / TOOLCHAIN_FILE.lstrip("/")).read_text()) == TOOLCHAIN
