@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import docker
@@ -115,7 +115,7 @@ class DockerEngine:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextlib.contextmanager
-    def client(self) -> Iterator[docker.APIClient]:
+    def client(self) -> Generator[docker.APIClient]:
         client = docker.APIClient(base_url=self.host, version="auto", timeout=SECONDS)
         try:
             yield client

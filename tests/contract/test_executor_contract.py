@@ -385,8 +385,8 @@ def test_runs_leave_no_files_groups_mounts_and_containers(
     if exact_kind.is_docker:
         client = docker.APIClient(base_url=exact_kind.docker_host, version="auto")
         with contextlib.closing(client):
-            assert client.containers(all=True) == []
-            assert not client.volumes()["Volumes"]
+            assert client.containers(all=True, filters={"label": f"io.cloudify.run={spec.name}"}) == []
+            assert str(upper) not in str(client.volumes())
 
 
 def test_runs_leave_no_descriptors_and_no_threads(executor: Executor) -> None:
