@@ -1,0 +1,64 @@
+"""The server cuts off those it has closed and whose client takes the rest too slowly; nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import uvicorn
+
+from api.server import Server
+
+
+class Connection:
+    """As a protocol of uvicorn's and its transport; `left` is what the client has still to take."""
+
+    def __init__(self, left: int, *, is_closing: bool) -> None:
+        self.transport: Any = self
+        self.left = left
+        self.options: list[tuple[Any, ...]] = []
+        self.is_aborted = False
+        self._is_closing = is_closing
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+    def get_extra_info(self, _name: str) -> Any:
+        return self
+
+    def setsockopt(self, *arguments: Any) -> None:
+        self.options.append(arguments)
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+async def no_application(scope: Any, receive: Any, send: Any) -> None:
+    """Nothing is asked for."""
+
+
+def test_who_is_cut_off() -> None:
+    server = Server(uvicorn.Config(no_application), [], silence_seconds=0.0)
+    slow, steady = Connection(100_000, is_closing=True), Connection(100_000, is_closing=True)
+    served = Connection(100_000, is_closing=False)
+    server.server_state.connections |= {slow, steady, served}  # type: ignore[arg-type]
+
+    def look() -> None:
+        assert not asyncio.run(server.on_tick(1))
+
+    look()
+    assert not slow.is_aborted, "it may take the rest first"
+    for _ in range(3):
+        slow.left -= 100
+        steady.left -= 20_000
+        look()
+    assert slow.is_aborted
+    # A reset: the kernel doesn't go on to offer what it holds.
+    assert slow.options[0] == (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert not steady.is_aborted
+    assert not served.is_aborted
