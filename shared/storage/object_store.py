@@ -174,6 +174,9 @@ class S3ArtifactStore:
             if not client.bucket_exists(self._settings.bucket):
                 client.make_bucket(self._settings.bucket)
         except S3Error as error:
+            if error.code == "NoSuchBucket":
+                # SeaweedFS, when another process is making it at this moment: looked for again.
+                raise ConnectionError("the bucket is not there yet") from error
             # Another process was quicker.
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
