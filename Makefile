@@ -40,7 +40,8 @@ e2e-full: .venv/dev.stamp ## Build a project of every generator and package mana
 	CLOUDIFY_E2E_FULL=1 $(BIN)/python -m pytest -s tests/e2e/test_generators.py
 
 streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while processes are killed (CLOUDIFY_STREAM_SEED)
-	CLOUDIFY_STREAM_SEED=$${CLOUDIFY_STREAM_SEED:-$$RANDOM} $(BIN)/python -m pytest -s tests/streams
+	CLOUDIFY_STREAM_LINES=$${CLOUDIFY_STREAM_LINES:-50000} CLOUDIFY_STREAM_KILLS=$${CLOUDIFY_STREAM_KILLS:-20} \
+	  CLOUDIFY_STREAM_SEED=$${CLOUDIFY_STREAM_SEED:-$$RANDOM} $(BIN)/python -m pytest -s tests/streams
 
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench

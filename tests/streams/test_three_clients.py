@@ -28,8 +28,8 @@ from tests.streams.kills import API, REDIS, WORKER, Killer, plan_kills
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
-LINES = int(os.environ.get("CLOUDIFY_STREAM_LINES", "50000"))
-KILLS = int(os.environ.get("CLOUDIFY_STREAM_KILLS", "20"))
+LINES = int(os.environ.get("CLOUDIFY_STREAM_LINES", "10000"))
+KILLS = int(os.environ.get("CLOUDIFY_STREAM_KILLS", "8"))
 SEED = int(os.environ.get("CLOUDIFY_STREAM_SEED", "4"))
 # Slow enough for the kills to come while lines are printed.
 RATE = max(50, LINES // 50)
