@@ -18,7 +18,7 @@ _HARMLESS = re.compile(
     "true|false|yes|no|on|off|null|none|undefined|enabled|disabled"
     "|production|prod|development|dev|test|testing|staging|stage|preview|local"
     "|debug|info|warn|warning|error|silent|verbose"
-    "|localhost|127.0.0.1|0.0.0.0|utf-8|utf8|en_us.utf-8|c.utf-8|node|npm|yarn|pnpm"
+    "|localhost|127.0.0.1|0.0.0.0|utf-8|utf8|en_us.utf-8|c.utf-8|node|npm|yarn|pnpm|bun"
 )
 
 # Widths at which base64 is wrapped: openssl and PEM, GNU coreutils and MIME.

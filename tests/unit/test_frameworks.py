@@ -156,6 +156,34 @@ def test_each_framework_is_recognised_with_its_command_and_output(
         ({"mkdocs.yml": ""}, "uv", "uv pip install 'mkdocs<2'"),
         ({"docs/conf.py": "", "docs/requirements.txt": "sphinx"}, "pip", "uv pip install -r docs/requirements.txt"),
         ({"index.html": "", "package-lock.json": "{}"}, None, None),
+        (
+            {"package.json": package({"vite": "7"}, packageManager="pnpm"), "package-lock.json": "{}"},
+            "pnpm",
+            "pnpm install",
+        ),
+        (
+            {"package.json": package({"vite": "7"}), "pnpm-lock.yaml": "", "package-lock.json": "{}"},
+            "pnpm",
+            "pnpm install --frozen-lockfile",
+        ),
+        (
+            {"package.json": package({"vite": "7"}), "yarn.lock": "__metadata:\n  version: 8\n"},
+            "yarn",
+            "yarn install --immutable",
+        ),
+        (
+            {
+                "package.json": package({"vite": "7"}, devEngines={"packageManager": {"name": "bun", "version": "1"}}),
+                "package-lock.json": "{}",
+            },
+            "bun",
+            "bun install",
+        ),
+        (
+            {"package.json": package({"vite": "7"}, devEngines={"packageManager": [7]}), "package-lock.json": "{}"},
+            "npm",
+            "npm ci",
+        ),
     ],
 )
 def test_the_package_manager_is_the_declared_one_or_that_of_the_lockfile(
@@ -180,6 +208,59 @@ def test_a_member_of_a_workspace_is_installed_at_its_root(tmp_path: Path) -> Non
     assert detection.node_version == "22.1.0"
 
 
+def test_a_variable_chooses_the_package_manager_over_the_lockfile(tmp_path: Path) -> None:
+    locks: dict[str, str | bytes] = {"package-lock.json": "{}", "pnpm-lock.yaml": ""}
+    site = {**locks, "package.json": package({"vite": "7"})}
+    detection = detected(tmp_path / "free", site, package_manager="npm")
+    assert (detection.package_manager, detection.install_command) == ("npm", "npm ci")
+    assert any("CLOUDIFY_PACKAGE_MANAGER" in reason for reason in detection.reasons)
+    declaring = {**locks, "package.json": package({"vite": "7"}, packageManager="pnpm@10.0.0")}
+    assert detected(tmp_path / "declared", declaring, package_manager="npm").package_manager == "pnpm"
+    refused = failure(tmp_path / "wrong", site, package_manager="cargo")
+    assert refused.code == FailureCode.CONFIGURATION_INVALID
+    assert "npm" in refused.message
+    # Not what was set: a variable's value is nobody's to read in a log.
+    assert "cargo" not in refused.message
+
+
+def test_a_second_lockfile_is_said(tmp_path: Path) -> None:
+    site = {"package.json": package({"vite": "7"}), "package-lock.json": "{}", "yarn.lock": ""}
+    [line] = [reason for reason in detected(tmp_path, site).reasons if "not used" in reason]
+    assert "package-lock.json" in line
+    assert "CLOUDIFY_PACKAGE_MANAGER" in line
+
+
+@pytest.mark.parametrize(
+    ("dependency", "scripts", "command"),
+    [
+        ("vite", {"build": "tsc", "build:site": "vite build"}, "npm run build"),
+        ("vite", {"build:site": "vite build"}, "npm run build:site"),
+        ("vite", {"build:watch": "vite build --watch"}, "vite build"),
+        ("vite", {"preview": "vite build && vite preview"}, "vite build"),
+        ("@11ty/eleventy", {"start": "eleventy --serve"}, "eleventy"),
+        ("vitepress", {"build": "vite build", "docs:build": "vitepress build docs"}, "npm run docs:build"),
+        ("vitepress", {"build": "npm run other"}, "npm run build"),
+        ("nuxt", {"build": "nuxt generate"}, "npm run build"),
+        ("nuxt", {"build": "nuxt build"}, "nuxt generate"),
+    ],
+)
+def test_the_script_that_builds_the_site(
+    tmp_path: Path, dependency: str, scripts: dict[str, str], command: str
+) -> None:
+    site = {"package.json": package({dependency: "1.0.0"}, scripts=scripts)}
+    assert detected(tmp_path, site).build_command == command
+
+
+def test_a_plugin_of_a_framework_is_no_project_of_it(tmp_path: Path) -> None:
+    site = {"package.json": package(peerDependencies={"vite": "7"}, scripts={"build": "tsc"})}
+    assert detected(tmp_path, site).framework == "node"
+
+
+def test_hugos_older_configuration_is_told_from_zolas(tmp_path: Path) -> None:
+    assert detected(tmp_path / "hugo", {"config.toml": "title = 'a'\nbaseURL = '/'\n"}).framework == "hugo"
+    assert failure(tmp_path / "zola", {"config.toml": "base_url = '/'\n"}).code == FailureCode.PROJECT_NOT_RECOGNISED
+
+
 def test_a_lockfile_above_is_not_ours_without_a_workspace(tmp_path: Path) -> None:
     site = {"package.json": package(), "package-lock.json": "{}", "site/package.json": package({"vite": "7"})}
     detection = detected(tmp_path, site, "site")
@@ -192,6 +273,9 @@ def test_a_lockfile_above_is_not_ours_without_a_workspace(tmp_path: Path) -> Non
     [
         ({".nvmrc": "v20\n"}, "20"),
         ({".node-version": "22.3.0"}, "22.3.0"),
+        ({".nvmrc": "# ours\n\nlts/iron # until May\n"}, "lts/iron"),
+        ({"package.json": package({"vite": "7"}, devEngines={"runtime": {"name": "node", "version": "^22"}})}, "^22"),
+        ({"package.json": package({"vite": "7"}, devEngines={"runtime": {"name": "deno", "version": "2"}})}, None),
         ({".nvmrc": "", "package.json": package({"vite": "7"}, engines={"node": ">=20"})}, ">=20"),
         ({".nvmrc": "18", "package.json": package({"vite": "7"}, engines={"node": ">=20"})}, "18"),
         ({}, None),

@@ -37,6 +37,12 @@ def package(**fields: object) -> str:
         ({"package.json": package(packageManager="yarn@3.6.4")}, [("berry", "3.6.4")]),
         ({"package.json": package(packageManager="pnpm@9.1.0;evil")}, [("pnpm", "10.34.8")]),
         ({"package.json": package(packageManager="npm@10.0.0")}, []),
+        ({"package.json": package(engines={"pnpm": ">=8 <9"}), "pnpm-lock.yaml": ""}, [("pnpm", "8.15.9")]),
+        (
+            {"package.json": package(engines={"pnpm": ">=9"}), "pnpm-lock.yaml": "lockfileVersion: '6.0'\n"},
+            [("pnpm", "10.34.8")],
+        ),
+        ({"package.json": package(engines={"pnpm": "9.1.0"}), "pnpm-lock.yaml": ""}, [("pnpm", "9.1.0")]),
         ({"package-lock.json": "{}", ".nvmrc": "20"}, [("node", "20.18.0")]),
         ({"mkdocs.yml": "", "package.json": "", "poetry.lock": ""}, [("poetry", "2.5.1")]),
         ({"mkdocs.yml": "", "package.json": "", "Pipfile.lock": "{}"}, [("pipenv", "2026.10.3")]),

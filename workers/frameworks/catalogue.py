@@ -13,10 +13,11 @@ _QUOTED_VALUE = r"\s*:\s*['\"]([^'\"\n]+)['\"]"
 class Framework:
     """How a framework is recognised and what it does by default.
 
-    Recognised by any of `dependencies` in package.json or by any of `files` in the project's directory. The build
-    command is the first of `scripts` that package.json has, else `command`. The output directory is what
-    `output_pattern` finds in one of `output_files` (its only group), else `output`. `packages` are installed where a
-    Python project names none itself.
+    Recognised by any of `dependencies` in package.json, by any of `files` in the project's directory, or by any of
+    `marked_files` that the regular expression `mark` fits. The build command is the first of `scripts` that
+    package.json has, before it one that runs `command`, else `command`. The output directory is what `output_pattern`
+    finds in one of `output_files` (its only group), else the first of `output` and `other_outputs` that the build made.
+    `packages` are installed where a Python project names none itself.
     """
 
     name: str
@@ -30,13 +31,24 @@ class Framework:
     output_files: tuple[str, ...] = ()
     output_pattern: str | None = None
     packages: tuple[str, ...] = ()
+    other_outputs: tuple[str, ...] = ()
+    marked_files: tuple[str, ...] = ()
+    mark: str = ""
 
 
 # Frameworks that build on Vite come before it, and everything comes before a bare package.json or index.html.
 FRAMEWORKS: tuple[Framework, ...] = (
     Framework("nextjs", "Next.js (static export)", "node", "out", "next build", ("next",)),
     Framework(
-        "nuxt", "Nuxt (generate)", "node", ".output/public", "nuxt generate", ("nuxt", "nuxt3"), scripts=("generate",)
+        "nuxt",
+        "Nuxt (generate)",
+        "node",
+        ".output/public",
+        "nuxt generate",
+        ("nuxt", "nuxt3"),
+        scripts=("generate",),
+        # Nuxt 2's.
+        other_outputs=("dist",),
     ),
     Framework("gatsby", "Gatsby", "node", "public", "gatsby build", ("gatsby",)),
     Framework("docusaurus", "Docusaurus", "node", "build", "docusaurus build", ("@docusaurus/core",)),
@@ -103,9 +115,12 @@ FRAMEWORKS: tuple[Framework, ...] = (
         "public",
         "hugo --minify",
         files=("hugo.toml", "hugo.yaml", "hugo.yml", "hugo.json", "config/_default/hugo.toml"),
-        output_files=("hugo.toml", "hugo.yaml", "hugo.yml"),
+        output_files=("hugo.toml", "hugo.yaml", "hugo.yml", "config.toml", "config.yaml", "config.yml"),
         output_pattern=r"(?mi)^publishDir\s*[:=]\s*['\"]?([^'\"\s#]+)",
         packages=("hugo",),
+        # Its names until 0.109, still read; Zola's config.toml says base_url.
+        marked_files=("config.toml", "config.yaml", "config.yml", "config.json", "config/_default/config.toml"),
+        mark=r"(?mi)^\s*[\"']?baseURL[\"']?\s*[:=]",
     ),
     Framework(
         "mkdocs",

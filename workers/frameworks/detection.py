@@ -11,29 +11,35 @@ from shared.errors import FailureCode, StageFailure
 from workers.frameworks import catalogue
 from workers.frameworks.catalogue import Framework
 from workers.frameworks.node_projects import (
+    FORCING_VARIABLE,
+    LOCKFILES,
     NodeProject,
-    as_mapping,
-    dependencies_of,
     has_turborepo,
+    installed_dependencies_of,
     read_node_project,
     scripts_of,
 )
+from workers.frameworks.outputs import MAXIMUM_PATH, output_directories
 from workers.frameworks.python_projects import PythonProject, has_python_project, read_python_project
 from workers.frameworks.source_tree import SourceTree, join
 
-_MAXIMUM_PATH = 500
-_MAXIMUM_OUTPUTS = 40
+# Scripts (name and text) that run the framework but never end, or build something else than what is published.
+_NOT_FOR_RELEASE = re.compile(r"\b(?:dev|development|test|staging|analyze|watch|serve)\b|\s-w\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """The project's settings; None means detect. An empty command means: run none."""
+    """The project's settings; None means detect. An empty command means: run none.
+
+    `package_manager` chooses Node's where no packageManager field does.
+    """
 
     framework: str | None = None
     install_command: str | None = None
     build_command: str | None = None
     output_directory: str | None = None
     node_version: str | None = None
+    package_manager: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
     if overrides.build_command is not None:
         build_command = overrides.build_command.strip() or None
         reasons.append(f"Build command {build_command or '(none)'}: the project's settings.")
-    outputs = _output_directories(tree, relative, framework, package, has_build=build_command is not None)
+    outputs = output_directories(tree, relative, framework, package, has_build=build_command is not None)
     if overrides.output_directory is not None and overrides.output_directory.strip():
         outputs = (validate_path(overrides.output_directory.strip(), "output directory"),)
         reasons.append(f"Output directory {outputs[0]}: the project's settings.")
@@ -120,7 +126,7 @@ def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
 def validate_path(text: str, what: str) -> str:
     """A path inside the repository in its shortest form, `.` for the root. Raises StageFailure."""
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or "\0" in text or "\n" in text or len(text) > _MAXIMUM_PATH:
+    if path.is_absolute() or ".." in path.parts or "\0" in text or "\n" in text or len(text) > MAXIMUM_PATH:
         raise StageFailure(
             FailureCode.CONFIGURATION_INVALID,
             f"The {what} {text[:200]!r} can't be used; give a path inside the repository, relative and without `..`.",
@@ -146,15 +152,23 @@ def _choose_framework(
                 f" {', '.join(sorted(catalogue.BY_NAME))}, or leave it unset.",
             )
         return chosen, f"Framework {chosen.label}: the project's settings."
-    dependencies = dependencies_of(package or {})
+    dependencies = installed_dependencies_of(package or {})
     for framework in catalogue.FRAMEWORKS:
         found = next((name for name in framework.dependencies if name in dependencies), None)
         if found:
             return framework, f"Framework {framework.label}: package.json depends on {found}."
         found = next((name for name in framework.files if tree.is_file(join(directory, name))), None)
+        found = found or _find_marked(tree, directory, framework)
         if found:
             return framework, f"Framework {framework.label}: found {join(directory, found)}."
     return _choose_fallback(tree, directory, package, overrides)
+
+
+def _find_marked(tree: SourceTree, directory: str, framework: Framework) -> str | None:
+    for name in framework.marked_files:
+        if re.search(framework.mark, tree.read_text(join(directory, name)) or ""):
+            return name
+    return None
 
 
 def _choose_fallback(
@@ -198,10 +212,21 @@ def _read_project(
     if framework is catalogue.STATIC and overrides.build_command is None:
         return None
     if package is not None:
-        return read_node_project(tree, directory, package)
+        return read_node_project(tree, directory, package, _forced_manager(overrides))
     if has_python_project(tree, directory):
         return read_python_project(tree, directory, ())
     return None
+
+
+def _forced_manager(overrides: Overrides) -> str | None:
+    name = (overrides.package_manager or "").strip()
+    if name and name not in LOCKFILES:
+        raise StageFailure(
+            FailureCode.CONFIGURATION_INVALID,
+            f"The variable {FORCING_VARIABLE} names no package manager; set it to one of {', '.join(LOCKFILES)}, or"
+            " delete it.",
+        )
+    return name or None
 
 
 def _build_command(
@@ -212,8 +237,7 @@ def _build_command(
     project: NodeProject | PythonProject | None,
 ) -> str | None:
     if isinstance(project, NodeProject):
-        scripts = scripts_of(package or {})
-        script = next((name for name in framework.scripts if name in scripts), None)
+        script = _build_script(framework, scripts_of(package or {}))
         if script:
             # Turborepo builds the packages of the workspace that this one needs first.
             is_turbo = script == "build" and has_turborepo(tree, project.install_directory, directory)
@@ -221,55 +245,22 @@ def _build_command(
     if framework.name == "sphinx":
         source = _sphinx_source(tree, directory, framework)
         return f"sphinx-build -b html {source} _build/html"
+    if framework.name == "vitepress" and not tree.is_directory(join(directory, ".vitepress")):
+        return "vitepress build docs" if tree.is_directory(join(directory, "docs/.vitepress")) else framework.command
     return framework.command
+
+
+def _build_script(framework: Framework, scripts: dict[str, str]) -> str | None:
+    """The framework's own script, before it one that runs the framework: a repository may build more than a site."""
+    command = framework.command or ""
+    named = [name for name in framework.scripts if name in scripts]
+    running = [name for name in named if command and command in scripts[name]]
+    if running or named:
+        return (running or named)[0]
+    others = [name for name, script in scripts.items() if command and command in script and "build" in name]
+    return next((name for name in others if not _NOT_FOR_RELEASE.search(f"{name} {scripts[name]}")), None)
 
 
 def _sphinx_source(tree: SourceTree, directory: str, framework: Framework) -> str:
     found = next((name for name in framework.files if tree.is_file(join(directory, name))), "conf.py")
     return str(PurePosixPath(found).parent)
-
-
-def _output_directories(
-    tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None, *, has_build: bool
-) -> tuple[str, ...]:
-    if framework is catalogue.STATIC:
-        has_index = tree.is_file(join(directory, "index.html"))
-        return ("public",) if not has_index and tree.is_file(join(directory, "public/index.html")) else (".",)
-    if framework.name in ("node", "other"):
-        return catalogue.COMMON_OUTPUT_DIRECTORIES if has_build else (".",)
-    if framework.name == "angular":
-        return _angular_outputs(tree, directory)
-    if framework.name == "vitepress":
-        return _vitepress_outputs(framework, scripts_of(package or {}))
-    for name in framework.output_files:
-        match = re.search(framework.output_pattern or "", tree.read_text(join(directory, name)) or "")
-        if match and _is_inside(match[1]):
-            return (PurePosixPath(match[1]).as_posix(),)
-    return (framework.output,)
-
-
-def _is_inside(path: str) -> bool:
-    return len(path) <= _MAXIMUM_PATH and not path.startswith("/") and ".." not in PurePosixPath(path).parts
-
-
-def _angular_outputs(tree: SourceTree, directory: str) -> tuple[str, ...]:
-    """The `application` builder writes below `browser`, the older one does not: both are looked for."""
-    projects = as_mapping((tree.read_object(join(directory, "angular.json")) or {}).get("projects"))
-    outputs: list[str] = []
-    for name, project in projects.items():
-        architect = as_mapping(as_mapping(project).get("architect") or as_mapping(project).get("targets"))
-        path = as_mapping(as_mapping(architect.get("build")).get("options")).get("outputPath")
-        base = as_mapping(path).get("base") if isinstance(path, dict) else path
-        base = base if isinstance(base, str) and _is_inside(base) else f"dist/{name}"
-        outputs += [f"{base}/browser", base]
-    # They become arguments of a command, of which a host takes only so many.
-    return tuple(output for output in outputs if len(output) <= _MAXIMUM_PATH)[:_MAXIMUM_OUTPUTS] or ("dist",)
-
-
-def _vitepress_outputs(framework: Framework, scripts: dict[str, str]) -> tuple[str, ...]:
-    """`vitepress build docs` writes to docs/.vitepress/dist."""
-    for name in framework.scripts:
-        match = re.search(r"\bvitepress\s+build\s+([^\s&|;-][^\s&|;]*)", scripts.get(name, ""))
-        if match and _is_inside(match[1]):
-            return (PurePosixPath(match[1], framework.output).as_posix(),)
-    return (framework.output, f"docs/{framework.output}")

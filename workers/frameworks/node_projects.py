@@ -8,17 +8,22 @@ from typing import Any, cast
 
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 
+# Where a directory has several, the first decides: other platforms choose in this order, too, and the lockfile that is
+# there by mistake is mostly npm's.
 LOCKFILES: dict[str, tuple[str, ...]] = {
-    "npm": ("npm-shrinkwrap.json", "package-lock.json"),
-    "pnpm": ("pnpm-lock.yaml",),
     "yarn": ("yarn.lock",),
+    "pnpm": ("pnpm-lock.yaml",),
+    "npm": ("npm-shrinkwrap.json", "package-lock.json"),
     "bun": ("bun.lock", "bun.lockb"),
 }
-_DEPENDENCY_FIELDS = ("dependencies", "devDependencies", "optionalDependencies", "peerDependencies")
+_INSTALLED_FIELDS = ("dependencies", "devDependencies", "optionalDependencies")
+_DEPENDENCY_FIELDS = (*_INSTALLED_FIELDS, "peerDependencies")
+# A variable of the project that chooses among npm, pnpm, yarn and bun.
+FORCING_VARIABLE = "CLOUDIFY_PACKAGE_MANAGER"
 _INSTALL_SCRIPTS = frozenset(
     ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare", "prepublish", "dependencies"]
 )
-_PACKAGE_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)@\^?v?(\d[^+\s]*)")
+_PACKAGE_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)(?:@[\^~]?v?(\d[^+\s]*)?|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,17 @@ class NodeProject:
 
 def dependencies_of(package: dict[str, Any]) -> dict[str, Any]:
     """Every direct dependency of whatever kind, by name."""
+    return _merge(package, _DEPENDENCY_FIELDS)
+
+
+def installed_dependencies_of(package: dict[str, Any]) -> dict[str, Any]:
+    """Those of the package's own. What it names as a peer alone, it extends: a plugin of Vite is no Vite project."""
+    return _merge(package, _INSTALLED_FIELDS)
+
+
+def _merge(package: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
-    for field in _DEPENDENCY_FIELDS:
+    for field in fields:
         merged |= as_mapping(package.get(field))
     return merged
 
@@ -55,18 +69,24 @@ def as_mapping(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def read_node_project(tree: SourceTree, directory: str, package: dict[str, Any]) -> NodeProject:
-    """Package manager: `packageManager` field, else the nearest lockfile upward, else npm."""
+def read_node_project(
+    tree: SourceTree, directory: str, package: dict[str, Any], forced: str | None = None
+) -> NodeProject:
+    """Package manager: `packageManager` field, else `forced`, else the nearest lockfile upward, else npm."""
     declared, declared_version, where = declared_manager(tree, directory)
-    manager, lockfile = _nearest_lockfile(tree, directory, (declared,) if declared else tuple(LOCKFILES))
+    chosen = declared or forced
+    manager, lockfile = _nearest_lockfile(tree, directory, (chosen,) if chosen else tuple(LOCKFILES))
+    manager = chosen or manager
     reasons: list[str] = []
     if declared:
-        reasons.append(f"Package manager {declared}: packageManager in {where} says {declared}@{declared_version}.")
+        version = f"@{declared_version}" if declared_version else ""
+        reasons.append(f"Package manager {declared}: {where} says {declared}{version}.")
+    elif forced:
+        reasons.append(f"Package manager {forced}: the variable {FORCING_VARIABLE} says so.")
     elif lockfile:
-        reasons.append(f"Package manager {manager}: found {lockfile}.")
+        reasons += [f"Package manager {manager}: found {lockfile}.", *_other_lockfiles(tree, lockfile, manager)]
     else:
         reasons.append("Package manager npm: no packageManager field and no lockfile.")
-    manager = declared or manager
     install_directory = _parent(lockfile) if lockfile else _workspace_of(tree, directory)
     is_berry = manager == "yarn" and _is_berry(tree, install_directory, declared_version)
     node_version, version_reason = _node_version(tree, directory)
@@ -96,14 +116,48 @@ def has_turborepo(tree: SourceTree, workspace: str, directory: str) -> bool:
 
 
 def declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str, str]:
-    """Name and version of the nearest packageManager field upward, and the file that has it."""
+    """Name and version of the nearest packageManager or devEngines field upward, and where it is.
+
+    The version is what the field says, perhaps a range, or empty.
+    """
     for above in ancestors(directory):
         path = join(above, "package.json")
-        declared = (tree.read_object(path) or {}).get("packageManager")
+        package = tree.read_object(path) or {}
+        declared = package.get("packageManager")
         match = _PACKAGE_MANAGER.match(declared) if isinstance(declared, str) else None
         if match:
-            return match[1], match[2], path
+            return match[1], match[2] or "", f"packageManager in {path}"
+        name, version = _developed_with(package, "packageManager")
+        if name in LOCKFILES:
+            return name, version, f"devEngines in {path}"
     return None, "", ""
+
+
+def _developed_with(package: dict[str, Any], what: str) -> tuple[str, str]:
+    """Name and version of npm's `devEngines`, whose entries are one object or several; the first one counts."""
+    entry = as_mapping(package.get("devEngines")).get(what)
+    entry = as_mapping(cast("list[Any]", entry)[0] if isinstance(entry, list) and entry else entry)
+    name, version = entry.get("name"), entry.get("version")
+    return name if isinstance(name, str) else "", version.strip()[:100] if isinstance(version, str) else ""
+
+
+def wanted_manager_version(tree: SourceTree, directory: str, manager: str) -> str:
+    """The range of the nearest package.json upward that has one for the manager in its `engines`, else empty."""
+    for above in ancestors(directory):
+        wanted = as_mapping((tree.read_object(join(above, "package.json")) or {}).get("engines")).get(manager)
+        if isinstance(wanted, str) and wanted.strip():
+            return wanted.strip()[:100]
+    return ""
+
+
+def _other_lockfiles(tree: SourceTree, lockfile: str, manager: str) -> list[str]:
+    directory = _parent(lockfile)
+    names = [name for other, names in LOCKFILES.items() if other != manager for name in names]
+    others = [join(directory, name) for name in names if tree.is_file(join(directory, name))]
+    if not others:
+        return []
+    advice = f"name the package manager in package.json (packageManager) or in the variable {FORCING_VARIABLE}"
+    return [f"There is also {', '.join(others)}, which is not used. Delete it, or {advice}."]
 
 
 def _nearest_lockfile(tree: SourceTree, directory: str, managers: tuple[str, ...]) -> tuple[str, str | None]:
@@ -133,7 +187,9 @@ def _is_workspace_root(tree: SourceTree, directory: str) -> bool:
 def _is_berry(tree: SourceTree, directory: str, declared_version: str) -> bool:
     if declared_version:
         return not declared_version.startswith(("0.", "1."))
-    return tree.is_file(join(directory, ".yarnrc.yml"))
+    if tree.is_file(join(directory, ".yarnrc.yml")):
+        return True
+    return "__metadata:" in (tree.read(join(directory, "yarn.lock")) or b"")[:4096].decode(errors="replace")
 
 
 def _has_something_to_install(package: dict[str, Any]) -> bool:
@@ -156,11 +212,15 @@ def _node_version(tree: SourceTree, directory: str) -> tuple[str | None, str | N
     for above in ancestors(directory):
         for name in (".nvmrc", ".node-version"):
             path = join(above, name)
-            lines = (tree.read_text(path) or "").split()
-            if lines:
-                return lines[0].removeprefix("v")[:100], f"Node version {lines[0][:100]}: {path}."
+            words = re.sub(r"#.*", "", tree.read_text(path) or "").split()
+            if words:
+                return words[0].removeprefix("v")[:100], f"Node version {words[0][:100]}: {path}."
         path = join(above, "package.json")
-        wanted = as_mapping((tree.read_object(path) or {}).get("engines")).get("node")
+        package = tree.read_object(path) or {}
+        wanted = as_mapping(package.get("engines")).get("node")
         if isinstance(wanted, str) and wanted.strip():
             return wanted.strip()[:100], f"Node version {wanted.strip()[:100]}: engines in {path}."
+        name, version = _developed_with(package, "runtime")
+        if name == "node" and version:
+            return version, f"Node version {version}: devEngines in {path}."
     return None, None

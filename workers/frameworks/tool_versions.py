@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workers.frameworks.detection import Detection
-from workers.frameworks.node_projects import declared_manager
+from workers.frameworks.node_projects import declared_manager, wanted_manager_version
 from workers.frameworks.source_tree import SourceTree
 
 # Newest versions by 2026-11.
@@ -25,6 +25,7 @@ _NEWEST: Mapping[str, str] = {
 }
 # What pnpm writes as `lockfileVersion`, and what yarn 2 and later write as the version in `__metadata`.
 _PNPM_BY_LOCKFILE: Mapping[str, str] = {"5": "7.33.7", "6": "8.15.9", "9": _NEWEST["pnpm"]}
+_PNPM_LINES = (_NEWEST["pnpm"], "9.15.9", "8.15.9", "7.33.7")
 _BERRY_BY_LOCKFILE: Mapping[int, str] = {4: "2.4.2", 5: "3.8.7", 6: "3.8.7", 7: "4.18.1", 8: "4.18.1"}
 _NEWEST_BERRY = "4.18.1"
 # The Node lines besides the one that Cloudify comes with, newest first.
@@ -59,23 +60,36 @@ def required_tools(tree: SourceTree, detection: Detection, node: str) -> tuple[l
     names = dict.fromkeys(re.findall(r"(?<![\w@/.-])(pnpm|yarn|bunx?|poetry|pipenv)(?![\w@/.-])", commands))
     for name in dict.fromkeys("bun" if found == "bunx" else found for found in names):
         declared = version if manager == name else ""
+        wanted = wanted_manager_version(tree, detection.root_directory, name)
         lockfile = detection.lockfile if detection.package_manager == name else None
-        request = manager_request(tree, name, declared, lockfile)
+        request = manager_request(tree, name, declared, lockfile, wanted)
         requests += [request] if request else []
     return requests, notice
 
 
-def manager_request(tree: SourceTree, manager: str, declared: str, lockfile: str | None) -> ToolRequest | None:
-    """None for the managers that every build has (npm, pip, uv). `declared`: of packageManager, else empty."""
+def manager_request(
+    tree: SourceTree, manager: str, declared: str, lockfile: str | None, wanted: str = ""
+) -> ToolRequest | None:
+    """None for the managers that every build has (npm, pip, uv).
+
+    `declared`: of packageManager, else empty; `wanted`: of engines, else empty. Either may be a range.
+    """
     if manager not in _NEWEST:
         return None
-    declared = declared if is_exact(declared) else ""
+    exact = next((version for version in (declared, wanted) if is_exact(version)), "")
     if manager == "yarn":
-        return _yarn(tree, declared, lockfile)
-    if manager == "pnpm" and not declared:
-        match = re.search(r"(?m)^lockfileVersion:\s*['\"]?(\d+)", _beginning(tree, lockfile))
-        declared = _PNPM_BY_LOCKFILE.get(match[1] if match else "", "")
-    return ToolRequest(manager, declared or _NEWEST[manager])
+        return _yarn(tree, exact, lockfile)
+    if manager == "pnpm" and not exact:
+        exact = _pnpm(tree, lockfile, declared or wanted)
+    return ToolRequest(manager, exact or _NEWEST[manager])
+
+
+def _pnpm(tree: SourceTree, lockfile: str | None, wanted: str) -> str:
+    """pnpm refuses a project whose `engines` don't fit it, so a range narrows what the lockfile allows."""
+    match = re.search(r"(?m)^lockfileVersion:\s*['\"]?(\d+)", _beginning(tree, lockfile))
+    of_lockfile = _PNPM_BY_LOCKFILE.get(match[1] if match else "", "")
+    lines = [of_lockfile or _NEWEST["pnpm"], *_PNPM_LINES]
+    return next((version for version in lines if wanted and _satisfies(version, wanted)), of_lockfile)
 
 
 def _yarn(tree: SourceTree, declared: str, lockfile: str | None) -> ToolRequest:

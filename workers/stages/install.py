@@ -18,12 +18,12 @@ from shared.settings import Settings
 from workers.executors.base import Bind, Executor
 from workers.executors.sandbox_arguments import HOME
 from workers.frameworks.detection import Detection, Overrides, detect
-from workers.frameworks.node_projects import LOCKFILES
+from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
 from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import required_tools
 from workers.ignored_builds import watched_paths
 from workers.snapshots import Snapshot, SnapshotStore
-from workers.stage import DeploymentView, StageContext, StageResult
+from workers.stage import StageContext, StageResult
 from workers.stages.dependency_key import dependency_components, reads_source
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
@@ -88,7 +88,7 @@ class InstallStage:
         deployment = context.deployment
         source = str(context.inputs[Stage.CLONE]["source"])
         with self._snapshots.attach(deployment.tenant_id, source) as tree:
-            detection = detect(tree, Path(deployment.root_directory or "."), _overrides(deployment))
+            detection = detect(tree, Path(deployment.root_directory or "."), _overrides(context))
             for reason in detection.reasons:
                 context.log.system(reason)
             for command, what in (
@@ -202,22 +202,26 @@ def python_version_notice(wanted: str | None, available: str) -> str | None:
     if wanted is None:
         return None
     minor = tuple(int(part) for part in available.split(".")[:2])
-    for operator, text in re.findall(r"(>=|<=|==|~=|<|>)?\s*(\d+\.\d+)", wanted):
+    for operator, text in re.findall(r"(>=|<=|==|~=|!=|<|>)?\s*(\d+\.\d+)", wanted):
         named = tuple(int(part) for part in text.split("."))
         is_above, is_below = minor >= named, minor <= named
         fits = {">=": is_above, "~=": is_above, ">": not is_below, "<=": is_below, "<": not is_above}
+        # A version that is left out is mostly one patch of a line.
+        fits["!="] = True
         if not fits.get(operator, minor == named):
             return f"The project asks for Python {wanted}; this platform has {available} and goes on with that."
     return None
 
 
-def _overrides(deployment: DeploymentView) -> Overrides:
+def _overrides(context: StageContext) -> Overrides:
+    deployment = context.deployment
     return Overrides(
         framework=deployment.framework,
         install_command=deployment.install_command,
         build_command=deployment.build_command,
         output_directory=deployment.output_directory,
         node_version=deployment.node_version,
+        package_manager=context.variables.get(FORCING_VARIABLE),
     )
 
 
