@@ -158,7 +158,7 @@ class StageRunner:
                     log=log,
                     cancelled=interrupted,
                     attempt=begun.attempt,
-                    variables=variables if self._stage is Stage.BUILD else {},
+                    variables=_variables_for(self._stage, variables),
                     fence=lease.token,
                 )
                 return self._call(lease, context, log, row, secrets)
@@ -301,6 +301,12 @@ def _names(value: object, digest: str) -> bool:
     if isinstance(value, Mapping):
         return any(_names(part, digest) for part in value.values())
     return any(_names(part, digest) for part in value) if isinstance(value, list) else value == digest
+
+
+def _variables_for(stage: Stage, variables: Mapping[str, str]) -> Mapping[str, str]:
+    if stage is Stage.INSTALL:
+        return {name: value for name, value in variables.items() if name.startswith("CLOUDIFY_")}
+    return variables if stage is Stage.BUILD else {}
 
 
 def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:

@@ -75,7 +75,8 @@ class StageContext:
     log: StageLog
     cancelled: threading.Event
     attempt: int
-    # Variables of the deployment's target, decrypted; for the build command only, never for an argv or a log.
+    # Variables of the deployment's target, decrypted; for the build command only, never for an argv or a log. The
+    # install stage gets those named CLOUDIFY_…, to read them itself: what installs runs code that nobody looked at.
     variables: Mapping[str, str]
     # The fencing token that the run works under; for people who look at what runs.
     fence: int = 0
