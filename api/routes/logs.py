@@ -64,7 +64,7 @@ class LogController(Controller):
             deployment_id, after=position, limit=limit, stage=stage, is_backward=direction == "backward"
         )
         if _prefers_text(request):
-            return _text_response(lines)
+            return _text_response(lines, is_backward=direction == "backward")
         return _json_response(lines)
 
     @get("/stream", opt=_STREAM, summary="A deployment's log as it is written", media_type="text/event-stream")
@@ -119,18 +119,14 @@ def _json_response(page: LogPage) -> Response[Any]:
     )
 
 
-def _text_response(page: LogPage) -> Response[Any]:
-    # A line that was cut for its length is put together again.
+def _text_response(page: LogPage, *, is_backward: bool) -> Response[Any]:
     parts: list[str] = []
-    for line in map(_resource_with_end, page.entries):
-        parts += line
+    for numbered in page.entries:
+        # A line that was cut for its length is put together again, where its parts come in order.
+        is_continued = isinstance(numbered.entry, LogLine) and numbered.entry.continued and not is_backward
+        parts += (_resource(numbered).text, "" if is_continued else "\n")
     headers = {"Vary": "Accept", "X-Next-Cursor": str(page.position), "X-Has-More": str(page.has_more).lower()}
     return Response("".join(parts).encode(), media_type="text/plain", headers=headers)
-
-
-def _resource_with_end(numbered: NumberedEntry) -> tuple[str, str]:
-    is_continued = isinstance(numbered.entry, LogLine) and numbered.entry.continued
-    return _resource(numbered).text, "" if is_continued else "\n"
 
 
 def _resource(numbered: NumberedEntry) -> LogLineResource:

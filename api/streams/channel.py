@@ -18,6 +18,8 @@ _RING_BYTES = 1024 * 1024
 # What a stream sends at once, more or less.
 BATCH_BYTES = 64 * 1024
 BATCH_ENTRIES = 1000
+# Streams that are nearly up to date share these; those that begin anywhere else are many, each at a place of its own.
+_KEPT_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class Channel:
             return None
         if cursor not in self._batches:
             start = cursor + 1 - self._ring[0].seq
+            if len(self._batches) >= _KEPT_BATCHES:
+                self._batches.pop(next(iter(self._batches)))
             self._batches[cursor] = _batch(cursor, list(islice(self._ring, start, start + BATCH_ENTRIES)))
         return self._batches[cursor]
 

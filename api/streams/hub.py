@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,6 +29,8 @@ from shared.logs.doorbell import Ring
 from shared.logs.listener import RingHandler
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 # Entries before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_ENTRIES = 200
@@ -221,20 +224,29 @@ class StreamHub:
             if is_up and now - compared_at < self.timing.compare:
                 continue
             compared_at = now
-            channels = list(self._channels.values())
-            if not channels:
+            try:
+                await self._compare_all()
+            except Unavailable:
                 continue
-            with contextlib.suppress(Unavailable):
-                identifiers = [channel.deployment_id for channel in channels]
-                heads = await self._in_thread(partial(self._store.heads, identifiers))
-                for channel in channels:
-                    self._compare(channel, heads.get(channel.deployment_id))
+            except Exception:
+                # Whatever it is, what a lost message said must not stay unknown for good.
+                _logger.exception("The heads of watched logs can't be compared.")
 
-    def _compare(self, channel: Channel, head: LogHead | None) -> None:
+    async def _compare_all(self) -> None:
+        known = [(channel, channel.last) for channel in self._channels.values()]
+        if not known:
+            return
+        identifiers = [channel.deployment_id for channel, _ in known]
+        heads = await self._in_thread(partial(self._store.heads, identifiers))
+        for channel, last in known:
+            self._compare(channel, heads.get(channel.deployment_id), was_there=bool(last))
+
+    def _compare(self, channel: Channel, head: LogHead | None, *, was_there: bool) -> None:
         if head is None:
-            # A head never goes away but with its deployment.
-            channel.is_gone = bool(channel.last)
-            channel.wake()
+            # A head never goes away but with its deployment; one that has come since the look is news, not a loss.
+            if was_there:
+                channel.is_gone = True
+                channel.wake()
             return
         channel.mentioned = max(channel.mentioned, head.last_seq)
         if channel.is_behind:
@@ -251,9 +263,10 @@ class StreamHub:
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            # Taken from the task, so that an error nobody waits for any more is not reported as forgotten.
-            task.exception()
+        # Taken from the task, so that an outage nobody waits for any more is not reported as forgotten.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Unavailable):
+            _logger.error("The log of a watched deployment could not be read.", exc_info=error)
 
     def _tell_shutdown(self) -> None:
         self._is_closing = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,8 +34,8 @@ _READ_AHEAD_FRAMES = 4
 # The last so many bytes come with the index: all of most logs, and of the others what their readers begin with who ask
 # for the last lines.
 _TAIL_BYTES = 64 * 1024
-# After a failure the store is asked once in so long, whoever asks: others would only wait for the same failure, in
-# threads that those who watch live logs need too.
+# After a failure one request at a time is made, so long after the one before, whoever asks: others would only wait for
+# the same failure, in threads that those who watch live logs need too.
 _REST_SECONDS = 2.0
 
 
@@ -84,6 +85,7 @@ class ArchiveReader:
         self._lock = threading.Lock()
         # None while the store answers.
         self._asked_again_at: float | None = None
+        self._is_asking_again = False
         self._indexes: _Cache[ArchiveIndex] = _Cache(min(cache_bytes, _INDEX_CACHE_BYTES))
         self._entries: _Cache[list[LogEntry]] = _Cache(cache_bytes)
 
@@ -156,29 +158,38 @@ class ArchiveReader:
 
     def _fetch(self, archive: LogArchive, offset: int, length: int) -> bytes | None:
         """None when there is no such object."""
+        data: bytes | None = None
+        with self._request():
+            try:
+                data = self._store.get_range(archive.object_key, offset, length)
+            except ObjectNotFound:
+                _log.error("log_archive.missing", object_key=archive.object_key)
+        return data
+
+    @contextmanager
+    def _request(self) -> Generator[None]:
+        """Raises Unavailable: at once while the store is known not to answer, and for a PlatformError of the block."""
         unavailable = Unavailable(
             "The object store, which keeps this log, does not answer; try again in a few seconds."
         )
         with self._lock:
+            is_again = self._asked_again_at is not None
             if self._asked_again_at is not None:
-                if self._clock.monotonic() < self._asked_again_at:
+                if self._is_asking_again or self._clock.monotonic() < self._asked_again_at:
                     raise unavailable
-                self._rest()
-        data: bytes | None = None
+                self._is_asking_again = True
+        asked_again_at: float | None = self._clock.monotonic() + _REST_SECONDS
         try:
-            data = self._store.get_range(archive.object_key, offset, length)
-        except ObjectNotFound:
-            _log.error("log_archive.missing", object_key=archive.object_key)
+            yield
+            asked_again_at = None
         except PlatformError as error:
-            with self._lock:
-                self._rest()
+            asked_again_at = self._clock.monotonic() + _REST_SECONDS
             raise unavailable from error
-        with self._lock:
-            self._asked_again_at = None
-        return data
-
-    def _rest(self) -> None:
-        self._asked_again_at = self._clock.monotonic() + _REST_SECONDS
+        finally:
+            with self._lock:
+                self._asked_again_at = asked_again_at
+                if is_again:
+                    self._is_asking_again = False
 
 
 class _Cache(Generic[T]):

@@ -50,7 +50,7 @@ _POSITION = "SELECT fence, batch FROM log_heads WHERE deployment_id = %(id)s"
 _CHUNKS_FORWARD = """
   SELECT seq_from, seq_to, entries FROM log_chunks
   WHERE deployment_id = %(id)s AND seq_to > %(after)s AND seq_from >= COALESCE((
-    SELECT max(seq_from) FROM log_chunks WHERE deployment_id = %(id)s AND seq_from <= %(after)s + 1), 0)
+    SELECT max(seq_from) FROM log_chunks WHERE deployment_id = %(id)s AND seq_from <= %(after)s::bigint + 1), 0)
   ORDER BY seq_from LIMIT %(count)s"""
 _CHUNKS_BACKWARD = """
   SELECT seq_from, seq_to, entries FROM log_chunks

@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,40 @@ def test_reading_while_the_store_is_away_is_never_an_empty_page(world: ArchiveWo
     world.clock.advance(5)
     world.away.is_away = False
     assert list(paged(reader, log, limit=1000)) == expected
+
+
+def test_a_store_that_says_nothing_is_asked_by_one_reader_at_a_time(world: ArchiveWorld) -> None:
+    log = world.log([line("a"), end()])
+    assert world.compactor.compact(log)
+    reader = world.fresh_reader()
+    world.away.is_away = True
+    with pytest.raises(Unavailable):
+        reader.read(log, after=0, limit=1)
+    world.clock.advance(3)
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(step: str) -> None:
+        if step.startswith("before"):
+            asked.set()
+            assert answered.wait(120)
+
+    world.away.observe = hang
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(reader.read, log, after=0, limit=1)
+        assert asked.wait(120)
+        calls = len(world.away.calls)
+        try:
+            for _ in range(3):
+                world.clock.advance(3600)
+                with pytest.raises(Unavailable):
+                    reader.read(log, after=0, limit=1)
+            assert len(world.away.calls) == calls
+        finally:
+            answered.set()
+        assert isinstance(waiting.exception(120), Unavailable)
+    world.away.observe, world.away.is_away = lambda _step: None, False
+    world.clock.advance(3)
+    assert texts(reader.read(log, after=0, limit=1)) == ["a"]
 
 
 def test_an_object_that_is_gone_for_good_is_a_gap(world: ArchiveWorld) -> None:

@@ -61,6 +61,10 @@ def test_reading_from_any_position_with_any_limit(log: Log) -> None:
         expected = [str(number) for number in range(after + 1, min(after + limit, written) + 1)]
         assert texts(log.store.read(log.id, after=after, limit=limit)) == expected
     assert log.store.read(log.id, after=written, limit=10) == []
+    # Where the numbers of SQL's types end, too.
+    for after in (2**15 - 1, 2**31 - 1, 2**31, 2**62, 2**63 - 1):
+        assert log.store.read(log.id, after=after, limit=10) == []
+        assert texts(log.store.read_lines(log.id, after=after, limit=1, is_backward=True).entries) == [str(written)]
 
 
 def test_a_page_of_large_lines_ends_early_but_is_never_empty(log: Log) -> None:

@@ -31,7 +31,7 @@ from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from api.streams.queue_positions import AskPositions
 from api.streams.timing import StreamTiming
-from schemas.logs import LogEntry, LogTruncated
+from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.logs.base import Doorbell
@@ -446,6 +446,11 @@ def test_pages(api: Api) -> None:
     assert text.headers["content-type"].startswith("text/plain")
     assert text.text == "c0\nc1\nc2\nb0\nb1\nb2\n"
     assert get(after="x").json()["error"]["code"] == "INVALID_CURSOR"
+    assert get(after=2**31 - 1).json()["data"] == []
+    # A line that was cut is put together, but not in a reversed order, where its parts come last first.
+    api.append(LogLine(timestamp=1, stage="build", stream="stdout", text="cut ", continued=True), line("here"))
+    for query, shown in (({"after": 6}, "b2\ncut here\n"), ({"direction": "backward", "limit": 3}, "here\ncut \nb2\n")):
+        assert httpx.get(api.path(), params=query, headers={"Accept": "text/plain"}, timeout=120).text == shown
     for query in ({"limit": 0}, {"limit": 1001}, {"stage": "nothing"}, {"direction": "up"}):
         assert 400 <= get(**query).status_code < 500
     assert httpx.head(api.path() + "/stream", timeout=120).status_code == 200
