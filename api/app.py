@@ -28,6 +28,7 @@ from api.routes.health import HealthController
 from api.routes.logs import LogController
 from api.routes.projects import ProjectController
 from api.routes.redirects import redirect_deploy, redirect_deploy_path, redirect_stream
+from api.routes.repository_credentials import RepositoryCredentialsController
 from api.routes.tokens import TokenController
 from api.routes.variables import VariableController
 from api.services import Services
@@ -40,6 +41,7 @@ CONTROLLERS = (
     TokenController,
     ProjectController,
     VariableController,
+    RepositoryCredentialsController,
     DeploymentController,
     LogController,
     EventController,

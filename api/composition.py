@@ -33,6 +33,7 @@ from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.idempotency import IdempotencyRepository
 from shared.repositories.projects import ProjectRepository
 from shared.repositories.releases import ReleaseRepository
+from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.sessions import SessionRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
@@ -50,6 +51,7 @@ from shared.services.projects import ProjectService
 from shared.services.queue_administration import QueueAdministrationService
 from shared.services.queue_positions import QueuePositions
 from shared.services.releases import ReleaseService
+from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.sessions import SessionService
 from shared.services.stream_tickets import StreamTicketService
 from shared.services.tokens import TokenService
@@ -135,6 +137,15 @@ def build_variable_service(settings: Settings, backends: Backends) -> VariableSe
     )
 
 
+def build_repository_credential_service(settings: Settings, backends: Backends) -> RepositoryCredentialService:
+    database = backends.database
+    return RepositoryCredentialService(
+        database=database,
+        credentials=RepositoryCredentialRepository(database),
+        box=SecretsBox(settings.encryption_keys),
+    )
+
+
 def build_release_service(settings: Settings, backends: Backends) -> ReleaseService:
     database = backends.database
     return ReleaseService(
@@ -156,6 +167,7 @@ def build_services(
     access_tokens = AccessTokens([settings.secret_key], clock)
     accounts, token_service = build_account_services(settings, backends, clock)
     session_service = SessionService(database=database, sessions=sessions, access_tokens=access_tokens, clock=clock)
+    credentials = build_repository_credential_service(settings, backends)
     stream_tickets = StreamTicketService(tickets=StreamTicketRepository(database), clock=clock)
     return Services(
         settings=settings,
@@ -171,9 +183,14 @@ def build_services(
         sessions=session_service,
         tokens=token_service,
         projects=ProjectService(
-            database=database, projects=ProjectRepository(database), queue=backends.queue, settings=settings
+            database=database,
+            projects=ProjectRepository(database),
+            credentials=credentials,
+            queue=backends.queue,
+            settings=settings,
         ),
         variables=build_variable_service(settings, backends),
+        repository_credentials=credentials,
         deployments=build_deployment_service(settings, backends, clock),
         releases=build_release_service(settings, backends),
         queue_administration=QueueAdministrationService(

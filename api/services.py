@@ -16,6 +16,7 @@ from shared.services.deployments import DeploymentService
 from shared.services.projects import ProjectService
 from shared.services.queue_administration import QueueAdministrationService
 from shared.services.releases import ReleaseService
+from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.sessions import SessionService
 from shared.services.stream_tickets import StreamTicketService
 from shared.services.tokens import TokenService
@@ -34,6 +35,7 @@ class Services:
     tokens: TokenService
     projects: ProjectService
     variables: VariableService
+    repository_credentials: RepositoryCredentialService
     deployments: DeploymentService
     releases: ReleaseService
     queue_administration: QueueAdministrationService

@@ -65,6 +65,15 @@ class SetVariableRequest(Request):
     targets: list[str] = msgspec.field(default_factory=lambda: ["production", "preview", "development"])
 
 
+class SetRepositoryCredentialsRequest(Request):
+    """`kind` is token (with `token` and, where the host wants one, `username`) or sshKey (with `private_key`)."""
+
+    kind: str
+    username: str | None = None
+    token: str | None = None
+    private_key: str | None = None
+
+
 class CreateDeploymentRequest(Request):
     project_id: str
     branch: str | None = None

@@ -109,6 +109,20 @@ class DeploymentResource(Resource):
     ignored: str | None = None
 
 
+class RepositoryCredentialsResource(Resource):
+    """The secret itself is never read back. `host`: the only one that gets it, as scheme://host:port.
+
+    `fingerprint` and `public_key` are those of a deploy key.
+    """
+
+    kind: str
+    host: str
+    username: str | None
+    fingerprint: str | None
+    public_key: str | None
+    updated_at: datetime
+
+
 class EnvironmentVariableResource(Resource):
     """Values are never read back."""
 

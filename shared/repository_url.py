@@ -60,6 +60,12 @@ class RepositoryUrl:
         return f"{self.scheme}://{user}{host}{port}{self.path}"
 
     @property
+    def origin(self) -> str:
+        """scheme://host:port, in one spelling: whom credentials are for."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must be masked: the password (or a token given as the user), in each of its spellings."""
         secret = self.password or self.user

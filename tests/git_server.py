@@ -6,8 +6,9 @@ import base64
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ class GitServer(ThreadingHTTPServer):
         # Speaks the first version of the protocol only, in which commits can't be asked for by their SHA.
         self.is_old = False
         self.requests: list[str] = []
+        # Asked before git is, with method, path, headers and body: (status, headers, content), or None.
+        self.respond: Callable[[str, str, Message, bytes], tuple[int, dict[str, str], bytes] | None] | None = None
         # When set, answers wait for it: a host that accepts and then says nothing.
         self.hold: threading.Event | None = None
 
@@ -50,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._short(302, {"Location": server.location + self.path})
         if expected and self.headers.get("Authorization") != expected:
             return self._short(401, {"WWW-Authenticate": 'Basic realm="git"'})
+        answer = server.respond and server.respond(self.command, self.path, self.headers, body)
+        if answer:
+            return self._short(*answer)
         parts = urlsplit(self.path)
         backend = subprocess.run(
             ["git", "http-backend"],
@@ -85,12 +91,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = _answer  # noqa: N815
 
-    def _short(self, status: int, headers: dict[str, str] | None = None) -> None:
+    def _short(self, status: int, headers: dict[str, str] | None = None, content: bytes = b"") -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return

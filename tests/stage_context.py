@@ -11,6 +11,7 @@ from typing import Any, Literal
 from shared.db.database import Database
 from shared.deployment_state import Stage
 from shared.plans import LIMITS, Plan
+from shared.repository_credentials import RepositoryCredentials
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 from workers.stage import DeploymentView, StageContext
 
@@ -58,6 +59,7 @@ def make_context(
     inputs: Mapping[Stage, Mapping[str, Any]] | None = None,
     attempt: int = 1,
     disk_bytes: int | None = None,
+    credentials: RepositoryCredentials | None = None,
     **deployment: Any,
 ) -> StageContext:
     directory.mkdir(parents=True)
@@ -93,6 +95,7 @@ def make_context(
         cancelled=threading.Event(),
         attempt=attempt,
         variables={},
+        credentials=credentials,
     )
 
 

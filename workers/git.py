@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import errno
-import ipaddress
 import os
 import shutil
 import signal
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import IO
 
 from shared.errors import Cancelled, FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl
 
 # The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
 _CONFIGURATION = """\
@@ -114,12 +111,23 @@ class Git:
         *,
         is_silent: bool = False,
     ) -> bytes:
-        """Standard output. `remote`: environment made by `remote_environment`.
+        """Standard output. `remote`: environment made by `RepositoryAccess.environment`.
 
         Raises GitFailed, Cancelled, and StageFailure when the time or the size is passed; nothing is left running.
         """
+        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent)
+
+    def run_program(
+        self,
+        command: list[str],
+        directory: Path,
+        remote: Mapping[str, str] | None = None,
+        *,
+        is_silent: bool = False,
+    ) -> bytes:
+        """As `run`, for another program that contacts the repository."""
         process = subprocess.Popen(
-            [*self._prefix, "git", *arguments],
+            [*self._prefix, *command],
             cwd=directory,
             env=self._environment | dict(remote or {}),
             stdin=subprocess.DEVNULL,
@@ -158,19 +166,23 @@ class Git:
                 return
             except subprocess.TimeoutExpired:
                 pause = min(pause * 2, 0.05)
+            self.check_time()
             now = time.monotonic()
-            if self._cancelled.is_set():
-                raise Cancelled
-            if now > self._limits.deadline:
-                raise StageFailure(FailureCode.TIMEOUT, "Fetching the repository took longer than the plan allows.")
             if now > next_size_check:
                 self.check_size()
                 # On a tree so large that measuring it is slow, measure less often.
                 next_size_check = time.monotonic() + max(_SIZE_INTERVAL, 10 * (time.monotonic() - now))
 
-    def check_size(self) -> None:
-        """Raises StageFailure when the watched directory has outgrown its bound."""
-        if directory_bytes(self._limits.watched) > self._limits.maximum_bytes:
+    def check_time(self) -> None:
+        """Raises Cancelled, and StageFailure when the time is over."""
+        if self._cancelled.is_set():
+            raise Cancelled
+        if time.monotonic() > self._limits.deadline:
+            raise StageFailure(FailureCode.TIMEOUT, "Fetching the repository took longer than the plan allows.")
+
+    def check_size(self, expected_bytes: int = 0) -> None:
+        """Raises StageFailure when the watched directory, with what is expected beside, has outgrown its bound."""
+        if directory_bytes(self._limits.watched) + expected_bytes > self._limits.maximum_bytes:
             raise StageFailure(
                 FailureCode.REPOSITORY_TOO_LARGE,
                 f"The repository takes more than the {self._limits.maximum_bytes >> 20} MiB of disk that the plan "
@@ -192,33 +204,6 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def remote_environment(repository: RepositoryUrl, address: str | None) -> dict[str, str]:
-    """What git needs to reach the repository: its credentials, outside of any argv, and the address to connect to.
-
-    The address is one that was checked; resolving the name again could lead elsewhere.
-    """
-    settings: list[tuple[str, str]] = []
-    environment: dict[str, str] = {}
-    if repository.is_http:
-        if repository.user or repository.password:
-            pair = f"{repository.user or ''}:{repository.password or ''}"
-            encoded = base64.b64encode(pair.encode()).decode()
-            settings.append(("http.extraHeader", f"Authorization: Basic {encoded}"))
-        if address is not None and not _is_address(repository.host):
-            shown = f"[{address}]" if ":" in address else address
-            settings.append(("http.curloptResolve", f"{repository.host}:{repository.port}:{shown}"))
-    elif repository.scheme == "ssh":
-        options = ["BatchMode=yes", "StrictHostKeyChecking=accept-new", "ConnectTimeout=15", "ServerAliveInterval=15"]
-        if address is not None:
-            options += [f"HostName={address}", f"HostKeyAlias={repository.host}"]
-        environment["GIT_SSH_COMMAND"] = " ".join(["ssh -F /dev/null", *(f"-o {option}" for option in options)])
-        environment["GIT_SSH_VARIANT"] = "ssh"
-    for index, (name, value) in enumerate(settings):
-        environment[f"GIT_CONFIG_KEY_{index}"] = name
-        environment[f"GIT_CONFIG_VALUE_{index}"] = value
-    return environment | {"GIT_CONFIG_COUNT": str(len(settings))}
-
-
 def directory_bytes(directory: Path) -> int:
     """The sizes of all files below, links not followed; what disappears meanwhile counts nothing."""
     total, waiting = 0, [str(directory)]
@@ -237,14 +222,6 @@ def directory_bytes(directory: Path) -> int:
                 ) from error
             continue
     return total
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_into(pipe: IO[bytes], output: bytearray) -> None:

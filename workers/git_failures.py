@@ -11,9 +11,10 @@ from shared.repository_url import RepositoryUrl
 _MOVED = re.compile(r"returned error: 30\d|unable to update url base from redirection|redirect", re.IGNORECASE)
 _AUTHENTICATION = re.compile(
     r"Authentication failed|could not read (Username|Password)|returned error: 40[13]|Permission denied|"
-    r"terminal prompts disabled|Host key verification failed|Could not read from remote repository.*access rights",
+    r"terminal prompts disabled|Could not read from remote repository.*access rights",
     re.IGNORECASE,
 )
+_HOST_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", re.IGNORECASE)
 _NOT_FOUND = re.compile(
     r"repository .*not found|returned error: 4(04|10)|does not appear to be a git repository|"
     r"repository .* does not exist|not valid: is this a git repository|project .*not be found",
@@ -51,6 +52,8 @@ def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool)
     shown = repository.public
     if _DISK.search(stderr):
         return PlatformError("The worker's disk is full; git could not write.")
+    if _HOST_KEY.search(stderr):
+        return host_key_changed(repository)
     if is_moved(stderr):
         return StageFailure(
             FailureCode.REPOSITORY_NOT_FOUND,
@@ -61,17 +64,32 @@ def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool)
             FailureCode.REPOSITORY_NOT_FOUND, f"There is no repository at {shown}. Check the project's repositoryUrl."
         )
     if _AUTHENTICATION.search(stderr):
-        given = "refuses the credentials it was given" if repository.secrets else "asks for credentials"
-        return StageFailure(
-            FailureCode.REPOSITORY_AUTHENTICATION,
-            f"{shown} {given}, or doesn't exist. For a private repository put an access token that may read it into "
-            "the project's repositoryUrl (https://<token>@…).",
-        )
+        return refused(repository)
     if _UNREACHABLE.search(stderr):
         return unreachable(repository, _last_line(stderr))
     if _PASSING.search(stderr) and not is_last_attempt:
         return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
     return unreachable(repository, _last_line(stderr))
+
+
+def refused(repository: RepositoryUrl) -> StageFailure:
+    if repository.scheme == "ssh":
+        problem = "refuses the project's deploy key, or doesn't exist. Give the key's public half (`cloudify "
+        problem += "credentials show --json`) to the repository, or set another: `cloudify credentials set --key FILE`."
+    else:
+        given = "refuses the credentials it was given" if repository.secrets else "asks for credentials"
+        problem = f"{given}, or doesn't exist. For a private repository set an access token that may read it: "
+        problem += "`cloudify credentials set`."
+    return StageFailure(FailureCode.REPOSITORY_AUTHENTICATION, f"{repository.public} {problem}")
+
+
+def host_key_changed(repository: RepositoryUrl) -> StageFailure:
+    return StageFailure(
+        FailureCode.REPOSITORY_AUTHENTICATION,
+        f"{repository.host} shows another SSH host key than at the project's first contact, so nothing was sent to it. "
+        "If its operator has announced a new key, set the project's credentials again (`cloudify credentials set --key "
+        "FILE`), which forgets the former one.",
+    )
 
 
 def unreachable(repository: RepositoryUrl, reason: str) -> StageFailure:

@@ -20,9 +20,11 @@ from shared.errors import PlatformError
 from shared.logging import configure_logging
 from shared.queue.base import Lease
 from shared.queue.broker import PriorityBroker, current_lease
+from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.variables import VariableRepository
 from shared.repository_url import secrets_of
 from shared.secrets_box import SecretsBox
+from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.variables import VariableService
 from shared.settings import Settings, SettingsError, load_settings
 from workers.actors import declare_actor
@@ -111,6 +113,9 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
     settings = context.settings
     box = SecretsBox(settings.encryption_keys)
     variables = VariableService(database=context.database, variables=VariableRepository(context.database), box=box)
+    credentials = RepositoryCredentialService(
+        database=context.database, credentials=RepositoryCredentialRepository(context.database), box=box
+    )
     function, executor = build_stage(context, stage)
     return StageRunner(
         stage=stage,
@@ -118,6 +123,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         lifecycle=context.lifecycle,
         open_log=context.open_log,
         read_variables=variables.decrypt_for,
+        read_credentials=credentials.open_for,
         secrets_of=lambda row: list(secrets_of(row["repository_url"])),
         reap=executor.reap if executor is not None else _reap_nothing,
         directories=StageDirectories(settings.work_directory),

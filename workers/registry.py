@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.deployment_state import Stage
+from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.snapshots import SnapshotIndex
 from workers.context import WorkerContext
 from workers.executors.base import Executor
@@ -26,7 +27,9 @@ def _clone(context: WorkerContext) -> Built:
     from workers.stages.clone import CloneStage
 
     ignored = IgnoredBuilds(context.deployments)
-    return CloneStage(_snapshots(context), SnapshotIndex(context.database), context.settings, ignored), None
+    host_keys = RepositoryCredentialRepository(context.database)
+    index = SnapshotIndex(context.database)
+    return CloneStage(_snapshots(context), index, context.settings, ignored, host_keys), None
 
 
 def _install(context: WorkerContext) -> Built:

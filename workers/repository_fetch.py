@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import posixpath
 import re
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl, check_addresses, parse_repository_url
-from workers.git import Git, GitFailed, remote_environment
-from workers.git_failures import failure_of, is_commit_absent, is_moved, unreachable
+from shared.errors import FailureCode, StageFailure
+from shared.repository_url import RepositoryUrl
+from workers.git import Git, GitFailed
+from workers.git_failures import failure_of, is_commit_absent, is_moved
+from workers.lfs import LfsFetcher
+from workers.repository_access import RepositoryAccess
+from workers.repository_addresses import parse_for_clone, reachable_address
 from workers.stage import StageLog
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100
-_CONNECT_SECONDS = 5.0
-_CONNECT_TRIES = 3
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-
-
-def parse_for_clone(url: str, *, allow_local: bool) -> RepositoryUrl:
-    """The address of a repository; what the API would refuse fails the deployment here, as the user's failure."""
-    try:
-        return parse_repository_url(url, allow_local=allow_local)
-    except CloudifyError as error:
-        raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
 
 
 class RemoteRepository:
@@ -38,18 +30,19 @@ class RemoteRepository:
     """
 
     def __init__(
-        self, git: Git, url: RepositoryUrl, address: str | None, log: StageLog, *, is_last_attempt: bool
+        self, git: Git, access: RepositoryAccess, url: RepositoryUrl, address: str | None, *, is_last_attempt: bool
     ) -> None:
         self.url = url
         self._git = git
-        self._address = address
-        self._log = log
+        self._access = access
+        self.address = address
         self._is_last_attempt = is_last_attempt
 
     @classmethod
     def connect(
         cls,
         git: Git,
+        access: RepositoryAccess,
         url: RepositoryUrl,
         log: StageLog,
         cancelled: threading.Event,
@@ -57,9 +50,12 @@ class RemoteRepository:
         allow_local: bool,
         is_last_attempt: bool,
     ) -> RemoteRepository:
-        """Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, Cancelled."""
-        address = None if url.scheme == "file" else _reachable_address(url, cancelled, allow_local=allow_local)
-        return cls(git, url, address, log, is_last_attempt=is_last_attempt)
+        """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, Cancelled."""
+        address = None if url.scheme == "file" else reachable_address(url, cancelled, allow_local=allow_local)
+        authorised = access.authorise(url)
+        if (origin := access.withheld_from(url)) is not None:
+            log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
+        return cls(git, access, authorised, address, is_last_attempt=is_last_attempt)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -148,9 +144,11 @@ class RemoteRepository:
         """Runs git with this repository's address in place of "URL". Raises GitFailed if `is_raw`, else its meaning."""
 
         def run() -> bytes:
-            remote = remote_environment(self.url, self._address)
+            remote = self._access.environment(self.url, self.address)
             filled = [self.url.public if argument == "URL" else argument for argument in arguments]
-            return self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
+            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
+            self._access.keep_host_key(self.url)
+            return output
 
         try:
             try:
@@ -171,9 +169,19 @@ class SubmoduleFetcher:
     """Fetches the submodules of a checked-out commit, each at the commit that the parent names, and theirs."""
 
     def __init__(
-        self, git: Git, log: StageLog, cancelled: threading.Event, *, allow_local: bool, is_last_attempt: bool
+        self,
+        git: Git,
+        access: RepositoryAccess,
+        lfs: LfsFetcher,
+        log: StageLog,
+        cancelled: threading.Event,
+        *,
+        allow_local: bool,
+        is_last_attempt: bool,
     ) -> None:
         self._git = git
+        self._access = access
+        self._lfs = lfs
         self._log = log
         self._cancelled = cancelled
         self._allow_local = allow_local
@@ -209,6 +217,7 @@ class SubmoduleFetcher:
         self._log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
         remote = RemoteRepository.connect(
             self._git,
+            self._access,
             repository,
             self._log,
             self._cancelled,
@@ -218,6 +227,7 @@ class SubmoduleFetcher:
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
         remote.fetch(sha, directory, None)
+        self._lfs.fetch(remote.url, remote.address, directory)
         self.fetch(remote.url, directory, depth + 1)
 
     def _links(self, directory: Path) -> dict[str, str]:
@@ -259,24 +269,3 @@ def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> 
     if repository.scheme == "file" and parent.scheme != "file":
         raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
     return repository
-
-
-def _reachable_address(url: RepositoryUrl, cancelled: threading.Event, *, allow_local: bool) -> str:
-    """An address of the host that is allowed and accepts connections. Tries for a few seconds."""
-    reason = ""
-    for attempt in range(_CONNECT_TRIES):
-        if attempt and cancelled.wait(0.5 * attempt):
-            raise Cancelled
-        try:
-            addresses = check_addresses(url, allow_local=allow_local)
-        except CloudifyError as error:
-            raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
-        reason = f"the name {url.host} does not resolve"
-        for address in addresses:
-            try:
-                socket.create_connection((address, url.port), timeout=_CONNECT_SECONDS).close()
-            except OSError as error:
-                reason = f"{url.host} port {url.port}: {error.strerror or 'no answer'}"
-            else:
-                return address
-    raise unreachable(url, reason)

@@ -23,6 +23,7 @@ from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, Stag
 from shared.logs.redaction import Redactor
 from shared.plans import Plan, limits_of
 from shared.queue.base import Lease
+from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job
 from shared.services.lifecycle import Beginning, BegunStage, LifecycleService
 from shared.settings import BuildSettings
@@ -58,6 +59,8 @@ class StageLogHandle(StageLog, Protocol):
 OpenLog = Callable[[str, Stage, int, list[str]], StageLogHandle]
 # (project id, target) → variables
 ReadVariables = Callable[[str, str], Mapping[str, str]]
+# project id → what its repository is cloned with
+ReadCredentials = Callable[[str], RepositoryCredentials | None]
 # Kills what an earlier, dead run of this name left on this host.
 Reap = Callable[[str], None]
 # Ends a pipeline: records the last stage's result together with what it means for the deployment. (row, fence, result)
@@ -73,6 +76,7 @@ class StageRunner:
         lifecycle: LifecycleService,
         open_log: OpenLog,
         read_variables: ReadVariables,
+        read_credentials: ReadCredentials,
         secrets_of: Callable[[Row], list[str]],
         reap: Reap,
         directories: StageDirectories,
@@ -86,6 +90,7 @@ class StageRunner:
         self._lifecycle = lifecycle
         self._open_log = open_log
         self._read_variables = read_variables
+        self._read_credentials = read_credentials
         self._secrets_of = secrets_of
         self._reap = reap
         self._directories = directories
@@ -143,7 +148,9 @@ class StageRunner:
     def _run_function(self, lease: Lease, begun: BegunStage, row: Row) -> str:
         target = "preview" if row["is_preview"] else "production"
         variables = self._read_variables(row["project_id"], target)
-        secrets = [*variables.values(), *self._secrets_of(row)]
+        # Read once: what the clone uses is what the log masks.
+        credentials = self._read_credentials(row["project_id"])
+        secrets = [*variables.values(), *self._secrets_of(row), *(credentials.secrets if credentials else ())]
         log = self._open_log(row["id"], self._stage, lease.token, secrets)
         try:
             with (
@@ -158,6 +165,7 @@ class StageRunner:
                     log=log,
                     cancelled=interrupted,
                     attempt=begun.attempt,
+                    credentials=credentials if self._stage is Stage.CLONE else None,
                     variables=_variables_for(self._stage, variables),
                     fence=lease.token,
                 )

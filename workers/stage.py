@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from shared.deployment_state import Stage
 from shared.errors import PlatformError
 from shared.plans import PlanLimits
+from shared.repository_credentials import RepositoryCredentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class StageContext:
     # Variables of the deployment's target, decrypted; for the build command only, never for an argv or a log. The
     # install stage gets those named CLOUDIFY_…, to read them itself: what installs runs code that nobody looked at.
     variables: Mapping[str, str]
+    # Of the project's repository; for the clone alone.
+    credentials: RepositoryCredentials | None = None
     # The fencing token that the run works under; for people who look at what runs.
     fence: int = 0
 

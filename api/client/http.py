@@ -19,6 +19,7 @@ from schemas.requests import (
     CreateProjectRequest,
     CreateTokenRequest,
     LoginRequest,
+    SetRepositoryCredentialsRequest,
     SetVariableRequest,
     UpdateProjectRequest,
 )
@@ -29,6 +30,7 @@ from schemas.resources import (
     EnvironmentVariableResource,
     LogLineResource,
     ProjectResource,
+    RepositoryCredentialsResource,
     UserResource,
 )
 
@@ -111,6 +113,19 @@ class ApiClient:
 
     def delete_variable(self, project_id: str, key: str) -> None:
         self._call("DELETE", f"/projects/{_part(project_id)}/env/{_part(key)}", type(None))
+
+    def repository_credentials(self, project_id: str) -> RepositoryCredentialsResource:
+        path = f"/projects/{_part(project_id)}/repository-credentials"
+        return self._call("GET", path, RepositoryCredentialsResource)
+
+    def set_repository_credentials(
+        self, project_id: str, request: SetRepositoryCredentialsRequest
+    ) -> RepositoryCredentialsResource:
+        path = f"/projects/{_part(project_id)}/repository-credentials"
+        return self._call("PUT", path, RepositoryCredentialsResource, body=request)
+
+    def delete_repository_credentials(self, project_id: str) -> None:
+        self._call("DELETE", f"/projects/{_part(project_id)}/repository-credentials", type(None))
 
     def create_deployment(self, request: CreateDeploymentRequest) -> DeploymentResource:
         return self._call("POST", "/deployments", DeploymentResource, body=request, key=_new_key())

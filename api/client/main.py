@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "promote": ("api.client.commands.promote:promote", "Make production serve a deployment that is ready."),
     "open": ("api.client.commands.open_site:open_site", "Print a site's address and open it in the browser."),
     "env": ("api.client.commands.env:env", "Environment variables of a project's builds."),
+    "credentials": ("api.client.commands.credentials:credentials", "Credentials of a project's repository."),
     "queue": ("api.client.commands.queue:queue", "Show the queue; pause pools, retry or drop dead letters."),
     "up": ("api.client.commands.up:up", "Run the whole platform on this machine."),
     "api": ("api.client.commands.processes:api", "Run the HTTP API."),

@@ -91,7 +91,7 @@ class ProjectRepository:
             total = counted["total"] if counted else 0
         return page_of(rows, request, total)
 
-    def update(self, tenant_id: str, project_id: str, changes: dict[str, Any]) -> bool:
+    def update(self, connection: Connection, tenant_id: str, project_id: str, changes: dict[str, Any]) -> bool:
         """False when there is no such project."""
         unknown = set(changes) - CHANGEABLE
         if unknown:
@@ -101,7 +101,7 @@ class ProjectRepository:
             f"UPDATE projects SET {assignments} "  # noqa: S608 - the columns are checked above
             "WHERE id = %(id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL RETURNING id"
         )
-        return self._database.fetch_one(query, changes | {"id": project_id, "tenant_id": tenant_id}) is not None
+        return connection.execute(query.encode(), changes | {"id": project_id, "tenant_id": tenant_id}).fetchone() is not None
 
     def set_deleting(self, tenant_id: str, project_id: str) -> str | None:
         """The tenant's plan; None when there is no such project, or it is being deleted already."""

@@ -19,6 +19,7 @@ from shared.repositories.projects import ProjectRepository
 from shared.repository_url import check_addresses, parse_repository_url, public_form
 from shared.services.jobs import cleanup_job
 from shared.services.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
+from shared.services.repository_credentials import RepositoryCredentialService
 from shared.settings import Settings
 
 Record = Callable[[Connection, ProjectResource], None]
@@ -28,9 +29,18 @@ _SLUG_ATTEMPTS = 100
 
 
 class ProjectService:
-    def __init__(self, *, database: Database, projects: ProjectRepository, queue: JobQueue, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        projects: ProjectRepository,
+        credentials: RepositoryCredentialService,
+        queue: JobQueue,
+        settings: Settings,
+    ) -> None:
         self._database = database
         self._projects = projects
+        self._credentials = credentials
         self._queue = queue
         self._settings = settings
 
@@ -67,7 +77,9 @@ class ProjectService:
         with self._database.transaction() as connection:
             self._admit(connection, tenant_id)
             values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id}
-            row = self._insert(connection, values, request.slug)
+            address = values["repository_url"]
+            row = self._insert(connection, values | {"repository_url": _without_credentials(address)}, request.slug)
+            self._keep_credentials(connection, row["id"], address)
             resource = self._resource(row)
             if record is not None:
                 record(connection, resource)
@@ -79,8 +91,13 @@ class ProjectService:
         self._validate(changes)
         if "name" in changes:
             changes["name"] = changes["name"].strip()
-        if changes and not self._projects.update(tenant_id, project_id, changes):
-            raise _not_found()
+        if changes:
+            with self._database.transaction() as connection:
+                address = changes.get("repository_url")
+                stored = changes | ({"repository_url": _without_credentials(address)} if address else {})
+                if not self._projects.update(connection, tenant_id, project_id, stored):
+                    raise _not_found()
+                self._keep_credentials(connection, project_id, address)
         return self.get(tenant_id, project_id)
 
     def delete(self, tenant_id: str, project_id: str) -> None:
@@ -109,6 +126,11 @@ class ProjectService:
                 problems["repositoryUrl"] = fields[0]["message"] if fields else error.message
         if problems:
             raise ValidationFailed(problems, code=code)
+
+    def _keep_credentials(self, connection: Connection, project_id: str, address: str | None) -> None:
+        """Those that the address carries are kept encrypted, as the project's."""
+        if address:
+            self._credentials.take_from(connection, project_id, parse_repository_url(address, allow_local=True))
 
     def _admit(self, connection: Connection, tenant_id: str) -> None:
         plan = self._projects.lock_tenant(connection, tenant_id)
@@ -147,6 +169,14 @@ class ProjectService:
             # Credentials in the address are for the clone alone.
             values["repository_url"] = public_form(values["repository_url"])
         return ProjectResource(**values, url=self._settings.site_url(row["slug"]))
+
+
+def _without_credentials(address: str | None) -> str | None:
+    """As it was written, unless it carries credentials."""
+    if not address:
+        return address
+    url = parse_repository_url(address, allow_local=True)
+    return url.public if url.secrets else address
 
 
 def _not_found() -> NotFound:

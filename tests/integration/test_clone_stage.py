@@ -15,6 +15,7 @@ import pytest
 from shared.db.database import Database
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.repositories.deployments import DeploymentRepository
+from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
@@ -36,9 +37,9 @@ class Cloner:
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
         settings = make_settings(directory, store, allow_local=allow_local)
-        self.stage = CloneStage(
-            self.snapshots, SnapshotIndex(database), settings, IgnoredBuilds(DeploymentRepository(database))
-        )
+        ignored = IgnoredBuilds(DeploymentRepository(database))
+        host_keys = RepositoryCredentialRepository(database)
+        self.stage = CloneStage(self.snapshots, SnapshotIndex(database), settings, ignored, host_keys)
         self.directory = directory
         self.numbers = itertools.count(1)
         self.log = RecordedLog()
@@ -258,15 +259,6 @@ def test_a_submodule_that_is_refused_is_named(cloner: Cloner, http: GitServer, u
     _add_submodule(http.root / "site.git", url, ABSENT_SHA)
     failure = cloner.failure(http.url("site.git"))
     assert (failure.code, failure.message.startswith("Submodule theme: ")) == (code, True), failure.message
-
-
-def test_pointers_are_reported_and_hooks_are_not_run(cloner: Cloner, tmp_path: Path) -> None:
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 5\n"
-    files = {"big.bin": pointer, ".gitattributes": "*.bin filter=lfs diff=lfs\n"}
-    result = cloner.clone(make_repository(tmp_path / "r", files))
-    assert cloner.files(result)["big.bin"] == pointer.encode()
-    assert "1 files are Git LFS pointers" in cloner.log.text
-    assert "big.bin" in cloner.log.text
 
 
 def test_a_link_out_of_the_repository_leaks_nothing(cloner: Cloner, tmp_path: Path) -> None:

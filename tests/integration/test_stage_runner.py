@@ -74,6 +74,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             lifecycle=world.lifecycle,
             open_log=open_log,
             read_variables=lambda _project, _target: {"PASSWORD": SECRET},
+            read_credentials=lambda _project: None,
             secrets_of=lambda _row: [],
             reap=lambda _name: None,
             directories=StageDirectories(tmp_path / "work"),

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from shared.repository_url import RepositoryUrl
 from shared.settings import Settings
 from workers.cache_key import cache_key
 from workers.directories import remove_tree
-from workers.git import Git, GitFailed, GitLimits
+from workers.git import Git, GitLimits
 from workers.ignored_builds import Ignored, IgnoredBuilds
-from workers.repository_fetch import RemoteRepository, SubmoduleFetcher, parse_for_clone
+from workers.lfs import LfsFetcher
+from workers.repository_access import RepositoryAccess
+from workers.repository_addresses import parse_for_clone
+from workers.repository_fetch import RemoteRepository, SubmoduleFetcher
 from workers.snapshots import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.tar_format import MAXIMUM_DEPTH
@@ -28,7 +32,6 @@ KIND = "source"
 _LAST_ATTEMPT = 3
 _MAXIMUM_MESSAGE = 1000
 _FULL_SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_LFS_POINTER = "version https://git-lfs.github.com/spec/v1"
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,22 +39,35 @@ class CloneStage:
     """Safe between threads. Output: {"source": digest, "commitSha", "commitMessage"}."""
 
     def __init__(
-        self, snapshots: SnapshotStore, index: SnapshotIndex, settings: Settings, ignored: IgnoredBuilds
+        self,
+        snapshots: SnapshotStore,
+        index: SnapshotIndex,
+        settings: Settings,
+        ignored: IgnoredBuilds,
+        host_keys: RepositoryCredentialRepository,
     ) -> None:
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
+        self._host_keys = host_keys
         self._allow_local = settings.allow_local_repositories
 
     def run(self, context: StageContext) -> StageResult:
         deployment, log = context.deployment, context.log
         url = parse_for_clone(deployment.repository_url, allow_local=self._allow_local)
-        git = self._git(context)
         log.system(f"Cloning {url.public}, " + _wanted(deployment.branch, deployment.commit_sha) + ".")
+        opened = RepositoryAccess.opened(deployment.project_id, context.credentials, self._host_keys, context.directory)
+        with opened as access:
+            return self._run(context, access, url)
+
+    def _run(self, context: StageContext, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
+        deployment = context.deployment
+        git = self._git(context)
         remote = RemoteRepository.connect(
             git,
+            access,
             url,
-            log,
+            context.log,
             context.cancelled,
             allow_local=self._allow_local,
             is_last_attempt=context.attempt >= _LAST_ATTEMPT,
@@ -59,7 +75,7 @@ class CloneStage:
         sha = deployment.commit_sha
         if sha is None:
             sha = remote.resolve_branch(deployment.branch, context.directory)
-            log.system(f"Branch {deployment.branch} is at commit {sha[:12]}.")
+            context.log.system(f"Branch {deployment.branch} is at commit {sha[:12]}.")
         elif not _FULL_SHA.fullmatch(sha):
             raise StageFailure(
                 FailureCode.COMMIT_NOT_FOUND, f"{sha!r} is not a full commit SHA; give all 40 hexadecimal digits."
@@ -70,7 +86,28 @@ class CloneStage:
             cached = self._cached(context, url, sha)
             if cached is not None:
                 return cached
-        return self._fetch(context, git, remote, sha, url)
+        clone = _Clone(git, access, remote, url)
+        try:
+            return self._fetch(context, clone, sha)
+        except StageFailure as failure:
+            moved = self._find_moved(context, remote, sha) if failure.code is FailureCode.COMMIT_NOT_FOUND else None
+            if moved is None:
+                raise
+        remove_tree(context.directory / "source")
+        return self._fetch(context, clone, moved)
+
+    def _find_moved(self, context: StageContext, remote: RemoteRepository, sha: str) -> str | None:
+        """Where the branch is after a force-push took away the commit that it had a moment ago."""
+        if context.deployment.commit_sha is not None:
+            return None
+        moved = remote.resolve_branch(context.deployment.branch, context.directory)
+        if moved == sha:
+            return None
+        context.log.system(
+            f"Commit {sha[:12]} was replaced by a force-push meanwhile; branch {context.deployment.branch} is at "
+            f"commit {moved[:12]} now."
+        )
+        return moved
 
     def _end_if_unchanged(self, context: StageContext, git: Git, remote: RemoteRepository, sha: str) -> None:
         """Raises Ignored."""
@@ -94,22 +131,14 @@ class CloneStage:
             allow_local=self._allow_local,
         )
 
-    def _fetch(
-        self, context: StageContext, git: Git, remote: RemoteRepository, sha: str, url: RepositoryUrl
-    ) -> StageResult:
+    def _fetch(self, context: StageContext, clone: _Clone, sha: str) -> StageResult:
+        git, remote = clone.git, clone.remote
         tree = context.directory / "source"
         tree.mkdir()
         branch = context.deployment.branch if context.deployment.commit_sha is None else None
         remote.fetch(sha, tree, branch)
         message = _commit_message(git, tree, sha)
-        self._report_pointers(context, git, tree)
-        SubmoduleFetcher(
-            git,
-            context.log,
-            context.cancelled,
-            allow_local=self._allow_local,
-            is_last_attempt=context.attempt >= _LAST_ATTEMPT,
-        ).fetch(remote.url, tree)
+        self._fetch_content(context, clone, tree)
         git.check_size()
         check_root_directory(tree, context.deployment.root_directory)
         remove_repositories(tree)
@@ -117,7 +146,7 @@ class CloneStage:
             raise Cancelled
         snapshot = self._snapshots.save(context.deployment.tenant_id, tree)
         output = {"source": snapshot.digest, "commitSha": sha, "commitMessage": message}
-        components = _components(url, sha)
+        components = _components(clone.url, sha)
         self._index.record(
             tenant_id=context.deployment.tenant_id,
             scope=context.deployment.project_id,
@@ -154,16 +183,23 @@ class CloneStage:
             return False
         return True
 
-    def _report_pointers(self, context: StageContext, git: Git, tree: Path) -> None:
-        """Says so when files are in LFS: what is checked out then are pointers, not their content."""
-        # git grep exits 1 when it finds none.
-        with contextlib.suppress(GitFailed):
-            found = git.run(["grep", "--cached", "-l", "-z", "-F", "-e", _LFS_POINTER], tree, is_silent=True)
-            names = [name for name in found.decode("utf-8", "replace").split("\0") if name]
-            context.log.system(
-                f"{len(names)} files are Git LFS pointers, whose content is not fetched: {', '.join(names[:5])}"
-                + (", …" if len(names) > 5 else ".")
-            )
+    def _fetch_content(self, context: StageContext, clone: _Clone, tree: Path) -> None:
+        """What the commit only names: files in LFS, and submodules with theirs."""
+        options = {"allow_local": self._allow_local, "is_last_attempt": context.attempt >= _LAST_ATTEMPT}
+        log, cancelled = context.log, context.cancelled
+        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, **options)
+        lfs.fetch(clone.remote.url, clone.remote.address, tree)
+        SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, **options).fetch(clone.remote.url, tree)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clone:
+    """What one run clones with. `url` is the deployment's, `remote.url` what became of it."""
+
+    git: Git
+    access: RepositoryAccess
+    remote: RemoteRepository
+    url: RepositoryUrl
 
 
 def _wanted(branch: str, sha: str | None) -> str:
@@ -171,8 +207,8 @@ def _wanted(branch: str, sha: str | None) -> str:
 
 
 def _components(url: RepositoryUrl, sha: str) -> dict[str, str]:
-    # LFS content isn't fetched; when it is, this changes, and pointers that were kept are no longer found.
-    return {"repository": url.public, "commit": sha, "lfs": "pointers"}
+    # Snapshots of earlier versions, which kept the pointers, are no longer found.
+    return {"repository": url.public, "commit": sha, "lfs": "content"}
 
 
 def _result(output: dict[str, Any], *, is_cache_hit: bool) -> StageResult:

@@ -78,22 +78,25 @@ def set_plan(email: str, plan: str) -> None:
 @admin.command("rotate-keys")
 def rotate_keys() -> None:
     """Wrap every stored secret with the first of CLOUDIFY_ENCRYPTION_KEYS; then the others can be dropped."""
-    from api.composition import build_variable_service, connect_backends
+    from api.composition import build_repository_credential_service, build_variable_service, connect_backends
     from shared.errors import CloudifyError
 
     settings = _settings()
     backends = connect_backends(settings)
     try:
-        rotation = build_variable_service(settings, backends).rotate_keys()
+        variables = build_variable_service(settings, backends).rotate_keys()
+        credentials = build_repository_credential_service(settings, backends).rotate_keys()
     except CloudifyError as error:
         raise click.ClickException(error.message) from error
     finally:
         backends.close()
-    click.echo(f"{rotation.rewrapped} secrets are wrapped with the key {next(iter(settings.encryption_keys))} now.")
-    if rotation.unreadable:
+    rewrapped = variables.rewrapped + credentials.rewrapped
+    unreadable = [*variables.unreadable, *credentials.unreadable]
+    click.echo(f"{rewrapped} secrets are wrapped with the key {next(iter(settings.encryption_keys))} now.")
+    if unreadable:
         raise click.ClickException(
-            f"{len(rotation.unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "
-            f"{', '.join(rotation.unreadable[:5])}. Put the key back and repeat, or set these variables anew."
+            f"{len(unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "
+            f"{', '.join(unreadable[:5])}. Put the key back and repeat, or set these anew."
         )
 
 

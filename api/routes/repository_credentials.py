@@ -1,0 +1,48 @@
+"""What the clones of a project's repository authenticate with; the secret is never read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Controller, Request, delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from api.responses import success
+from api.services import Services
+from schemas.envelope import Success
+from schemas.requests import SetRepositoryCredentialsRequest
+from schemas.resources import RepositoryCredentialsResource
+from shared.permissions import Permission
+
+_SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
+
+
+class RepositoryCredentialsController(Controller):
+    path = "/projects/{project_id:str}/repository-credentials"
+    tags = ["Projects"]  # noqa: RUF012 - Litestar reads it as it is
+
+    @get("/", opt=_SETTINGS, sync_to_thread=True)
+    def get_credentials(
+        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+    ) -> Success[RepositoryCredentialsResource]:
+        """What they are and whom they are for, without the secret."""
+        return success(services.repository_credentials.get(request.state.tenant_id, project_id))
+
+    @put("/", opt=_SETTINGS, sync_to_thread=True)
+    def set_credentials(
+        self,
+        request: Request[Any, Any, Any],
+        project_id: FromPath[str],
+        data: JSONBody[SetRepositoryCredentialsRequest],
+        services: NamedDependency[Services],
+    ) -> Success[RepositoryCredentialsResource]:
+        """Makes or replaces them, for the host of the project's repositoryUrl, and forgets its SSH host key."""
+        return success(services.repository_credentials.set(request.state.tenant_id, project_id, data))
+
+    @delete("/", opt=_SETTINGS, sync_to_thread=True)
+    def delete_credentials(
+        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+    ) -> None:
+        """Removes them, and forgets the SSH host key that was seen."""
+        services.repository_credentials.delete(request.state.tenant_id, project_id)

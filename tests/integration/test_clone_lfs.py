@@ -1,0 +1,265 @@
+"""Files in Git LFS, from a server that follows the specification and from ones that don't."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.repository_credentials import RepositoryCredentials
+from tests.git_server import GitServer, serving
+from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner
+from tests.repositories import commit, git, make_repository
+
+__all__ = ["cloner", "http", "make_cloner"]
+pytestmark = pytest.mark.integration
+
+CONTENT = bytes(range(256)) * 700
+OID = hashlib.sha256(CONTENT).hexdigest()
+TRACKED = "*.bin filter=lfs diff=lfs merge=lfs -text\n"
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def pointer(content: bytes = CONTENT, *, size: int | None = None) -> str:
+    oid = hashlib.sha256(content).hexdigest()
+    return (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content) if size is None else size}\n"
+    )
+
+
+class LfsStore:
+    """What an LFS server does: batch API and basic transfers. `href`, `action` and `sent` make it a bad one."""
+
+    def __init__(self, server: GitServer) -> None:
+        self.server = server
+        self.objects = {OID: CONTENT}
+        self.href = f"http://127.0.0.1:{server.server_port}/storage/%s?signature=s1gned-s3cret"
+        self.action: dict[str, Any] = {}
+        self.sent: Answer | None = None
+        self.batch: Answer | None = None
+        self.asked: list[tuple[str, str, str | None]] = []
+        server.respond = self.respond
+
+    def respond(self, method: str, path: str, headers: Message, body: bytes) -> Answer | None:
+        if path.endswith("/info/lfs/objects/batch"):
+            self.asked.append((method, path, headers.get("Authorization")))
+            return self.batch or self._batch(json.loads(body))
+        if path.startswith("/storage/"):
+            self.asked.append((method, path, headers.get("Authorization")))
+            oid = path.removeprefix("/storage/").partition("?")[0]
+            return self.sent or (200, {}, self.objects[oid])
+        return None
+
+    def _batch(self, request: dict[str, Any]) -> Answer:
+        assert (request["operation"], request["hash_algo"]) == ("download", "sha256")
+        objects = []
+        for wanted in request["objects"]:
+            entry: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] in self.objects:
+                href = self.href % wanted["oid"] if "%s" in self.href else self.href
+                entry["actions"] = {"download": {"href": href, **self.action}}
+            else:
+                entry["error"] = {"code": 404, "message": "gone"}
+            objects.append(entry)
+        answer = {"transfer": "basic", "objects": objects}
+        return 200, {"Content-Type": "application/vnd.git-lfs+json"}, json.dumps(answer).encode()
+
+
+@pytest.fixture
+def lfs(http: GitServer) -> LfsStore:
+    return LfsStore(http)
+
+
+def site(http: GitServer, files: dict[str, str] | None = None, name: str = "site.git") -> str:
+    make_repository(http.root / name, {".gitattributes": TRACKED, "big.bin": pointer(), **(files or {})})
+    return http.url(name)
+
+
+def test_content_takes_the_place_of_pointers(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+    lfs.objects[hashlib.sha256(b"small").hexdigest()] = b"small"
+    files = {"a/b/same.bin": pointer(), "small.bin": pointer(b"small"), "untracked.txt": pointer(), "own.bin": "x"}
+    url = site(http, files)
+    (http.root / "site.git" / "big.bin").chmod(0o755)
+    commit(http.root / "site.git", {})
+    http.credentials = "user:s3cret-passw0rd"
+    credentials = RepositoryCredentials("token", f"http://127.0.0.1:{http.server_port}", "user", "s3cret-passw0rd")
+    result = cloner.clone(url, credentials=credentials)
+    found = cloner.files(result)
+    assert found["big.bin"] == found["a/b/same.bin"] == CONTENT
+    assert (found["small.bin"], found["own.bin"]) == (b"small", b"x")
+    # Without the attribute git leaves a pointer alone, and so does a clone here.
+    assert found["untracked.txt"] == pointer().encode()
+    with cloner.snapshots.attach("ten_1", result.output["source"]) as tree:
+        assert (tree / "big.bin").stat().st_mode & 0o111
+        assert not (tree / "small.bin").stat().st_mode & 0o111
+    # Each object is fetched once, and what the commit was fetched with is kept.
+    assert [path.partition("?")[0] for _, path, _ in lfs.asked].count(f"/storage/{OID}") == 1
+    assert "s3cret" not in cloner.log.text
+    assert cloner.clone(url, credentials=credentials).is_cache_hit
+
+
+def test_submodules_have_theirs(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+    site(http, name="theme.git")
+    sha = git(http.root / "theme.git", "rev-parse", "HEAD")
+    make_repository(http.root / "site.git", {".gitmodules": '[submodule "t"]\n\tpath = t\n\turl = ../theme.git\n'})
+    git(http.root / "site.git", "update-index", "--add", "--cacheinfo", f"160000,{sha},t")
+    git(http.root / "site.git", "commit", "--quiet", "-m", "Add")
+    assert cloner.files(cloner.clone(http.url("site.git")))["t/big.bin"] == CONTENT
+
+
+def test_a_local_repository_has_its_own_storage(cloner: Cloner, tmp_path: Path) -> None:
+    url = make_repository(tmp_path / "r", {".gitattributes": TRACKED, "big.bin": pointer()})
+    failure = cloner.failure(url)
+    assert (failure.code, failure.message.startswith("big.bin: ")) == (FailureCode.REPOSITORY_LFS_MISSING, True)
+    stored = tmp_path / "r" / ".git" / "lfs" / "objects" / OID[:2] / OID[2:4] / OID
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(CONTENT)
+    assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
+
+
+def test_lfsconfig_names_another_server_which_gets_no_credentials(
+    cloner: Cloner, http: GitServer, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as other:
+        store = LfsStore(other)
+        url = site(http, {".lfsconfig": f"[lfs]\n\turl = http://127.0.0.1:{other.server_port}/x/info/lfs\n"})
+        http.credentials = "user:s3cret-passw0rd"
+        origin = f"http://127.0.0.1:{http.server_port}"
+        credentials = RepositoryCredentials("token", origin, "user", "s3cret-passw0rd")
+        assert cloner.files(cloner.clone(url, credentials=credentials))["big.bin"] == CONTENT
+        assert [asked[2] for asked in store.asked] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "ext::sh -c id",
+        "gopher://127.0.0.1:6379/_FLUSHALL",
+        "http://",
+        "http://[::1/x",
+        "http://127.0.0.1:99999/x",
+        "http://127.0.0.1/\r\nX: y",
+    ],
+)
+def test_an_address_that_is_refused(cloner: Cloner, http: GitServer, lfs: LfsStore, href: str) -> None:
+    url = site(http)
+    lfs.href = href
+    failure = cloner.failure(url)
+    assert failure.code is FailureCode.URL_FORBIDDEN, failure.message
+
+
+@pytest.mark.parametrize("url", ["file:///etc", "ssh://git@127.0.0.1/x", "ext::sh -c id", "-oProxyCommand=id", "x"])
+def test_lfsconfig_may_not_lead_elsewhere(cloner: Cloner, http: GitServer, lfs: LfsStore, url: str) -> None:
+    failure = cloner.failure(site(http, {".lfsconfig": f'[lfs]\n\turl = "{url}"\n'}))
+    assert (failure.code, failure.message.startswith(".lfsconfig: ")) == (FailureCode.URL_FORBIDDEN, True)
+    assert not lfs.asked
+
+
+BROKEN: list[tuple[dict[str, Any], FailureCode]] = [
+    ({"objects": {}}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"sent": (200, {}, b"something else")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"sent": (200, {}, CONTENT + b"more")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"sent": (200, {}, CONTENT[:-1] + b"x")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"sent": (404, {}, b"")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"sent": (302, {"Location": "file:///etc/passwd"}, b"")}, FailureCode.URL_FORBIDDEN),
+    ({"sent": (302, {"Location": "/storage/again"}, b"")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"sent": (403, {}, b"")}, FailureCode.REPOSITORY_AUTHENTICATION),
+    ({"action": {"header": {"X": "a\r\nHost: b"}}}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"action": {"header": [1]}}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"action": {"href": 3}}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (302, {"Location": "http://127.0.0.1:1/"}, b"")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (401, {}, b"")}, FailureCode.REPOSITORY_AUTHENTICATION),
+    ({"batch": (404, {}, b"")}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (200, {}, b"[" * 100_000)}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (200, {}, b'{"objects": [3, null]}')}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (200, {}, b" " * (5 << 20))}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (200, {}, b'{"transfer": "ssh", "objects": []}')}, FailureCode.REPOSITORY_LFS_MISSING),
+]
+
+
+def test_servers_that_break_the_rules(cloner: Cloner, http: GitServer) -> None:
+    url = site(http)
+    for values, code in BROKEN:
+        store = LfsStore(http)
+        for name, value in values.items():
+            setattr(store, name, value)
+        failure = cloner.failure(url)
+        assert failure.code is code, (values, failure.message)
+        assert "s1gned" not in failure.message + cloner.log.text
+
+
+def test_the_file_that_is_missing_is_named(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+    url = site(http)
+    answers: list[Answer] = [(404, {}, b""), (200, {}, b"something else")]
+    for lfs.sent in answers:
+        assert cloner.failure(url).message.startswith("big.bin: ")
+    lfs.objects.clear()
+    assert cloner.failure(url).message.startswith("big.bin: ")
+
+
+def test_a_server_that_is_away_is_tried_again(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+    url = site(http)
+    lfs.sent = (503, {}, b"")
+    with pytest.raises(PlatformError, match="broke off"):
+        cloner.clone(url)
+    assert cloner.failure(url, attempt=3).code is FailureCode.REPOSITORY_UNREACHABLE
+
+
+def test_a_redirect_is_followed_without_the_credentials(
+    cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path
+) -> None:
+    url = site(http)
+    lfs.action = {"header": {"Authorization": "Bearer action-s3cret", "Host": "elsewhere"}}
+    with serving(tmp_path) as other:
+        store = LfsStore(other)
+        lfs.sent = (302, {"Location": f"http://127.0.0.1:{other.server_port}/storage/{OID}"}, b"")
+        assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
+        assert lfs.asked[-1][2] == "Bearer action-s3cret"
+        assert [asked[2] for asked in store.asked] == [None]
+
+
+def test_what_the_pointers_name_must_fit_the_plan(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+    failure = cloner.failure(site(http, {"huge.bin": pointer(b"h", size=1 << 40)}))
+    assert failure.code is FailureCode.REPOSITORY_TOO_LARGE
+    assert not lfs.asked
+
+
+def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
+    import threading
+
+    from workers.lfs_client import Endpoint, LfsClient, LfsObject
+    from workers.repository_access import RepositoryAccess
+
+    cloner = make_cloner(allow_local=False)
+    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path)
+    refused = ["https://169.254.169.254/x", "https://127.0.0.1/x", "https://[::ffff:10.0.0.1]/x", "https://LOCALHOST/x"]
+    with opened as access:
+        for url in [*refused, "http://example.com/x"]:
+            with (
+                LfsClient(lambda: None, threading.Event(), access, allow_local=False, is_last_attempt=True) as client,
+                pytest.raises(StageFailure) as caught,
+            ):
+                client.fetch(Endpoint(url, {}), {LfsObject(OID, 1): "big.bin"}, tmp_path)
+            assert caught.value.code is FailureCode.URL_FORBIDDEN, url
+
+
+def test_attributes_and_configuration_run_nothing(
+    cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path
+) -> None:
+    marker = tmp_path / "marker"
+    evil = f'[filter "evil"]\n\tsmudge = touch {marker}\n\tprocess = touch {marker}\n'
+    evil += f"[core]\n\tsshCommand = touch {marker}\n"
+    evil += f'[include]\n\tpath = {tmp_path}/more\n[url "file:///"]\n\tinsteadOf = http://127.0.0.1\n'
+    evil += f'[lfs "customtransfer.x"]\n\tpath = touch\n\targs = {marker}\n[lfs]\n\tstandalonetransferagent = x\n'
+    (tmp_path / "more").write_text("[lfs]\n\turl = file:///etc\n")
+    attributes = TRACKED + "*.txt filter=evil diff=evil merge=evil textconv=evil\n"
+    url = site(http, {".gitattributes": attributes, ".lfsconfig": evil, ".gitconfig": evil, "a.txt": "a"})
+    assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
+    assert not marker.exists()

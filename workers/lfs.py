@@ -1,0 +1,230 @@
+"""Git LFS: replaces the pointers of a checked-out commit by the content that they name.
+
+Pointer files: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. git runs no filter here; files are fetched by
+`LfsClient`, verified, and put in place one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote
+
+from shared.errors import FailureCode, StageFailure
+from shared.repository_url import RepositoryUrl
+from workers.git import Git, GitFailed
+from workers.git_failures import failure_of
+from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
+from workers.repository_access import RepositoryAccess, authorization
+from workers.repository_addresses import parse_for_clone
+from workers.stage import StageLog
+
+_VERSION = "version https://git-lfs.github.com/spec/v1"
+# Pointers are smaller by the specification.
+_MAXIMUM_POINTER = 1024
+_OID = re.compile(r"^oid sha256:([0-9a-f]{64})$", re.MULTILINE)
+_SIZE = re.compile(r"^size (\d{1,15})$", re.MULTILINE)
+_EXTENSION = re.compile(r"^ext-", re.MULTILINE)
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    path: str
+    object: LfsObject
+
+
+class LfsFetcher:
+    """For one clone; not shared between threads. `directory` is the stage's own."""
+
+    def __init__(
+        self,
+        git: Git,
+        access: RepositoryAccess,
+        log: StageLog,
+        cancelled: threading.Event,
+        directory: Path,
+        *,
+        allow_local: bool,
+        is_last_attempt: bool,
+    ) -> None:
+        self._git = git
+        self._access = access
+        self._log = log
+        self._cancelled = cancelled
+        self._directory = directory / "lfs"
+        self._allow_local = allow_local
+        self._is_last_attempt = is_last_attempt
+
+    def fetch(self, repository: RepositoryUrl, address: str | None, tree: Path) -> None:
+        """`repository`: where the commit in `tree` came from, authorised, at this address. Raises StageFailure."""
+        pointers = self._pointers(tree)
+        if not pointers:
+            return
+        first_paths: dict[LfsObject, str] = {}
+        for pointer in pointers:
+            first_paths.setdefault(pointer.object, pointer.path)
+        total = sum(pointer.object.size for pointer in pointers)
+        self._git.check_size(total)
+        self._directory.mkdir(exist_ok=True)
+        configured = self._configured_url(tree)
+        source = repository if configured is None else self._authorise_configured(configured, repository)
+        self._log.system(f"Fetching {_counted(len(pointers))} ({_mebibytes(total)}) from Git LFS at {source.public}.")
+        if source.scheme == "file":
+            self._copy_local(source, first_paths)
+        else:
+            with LfsClient(
+                self._git.check_time,
+                self._cancelled,
+                self._access,
+                allow_local=self._allow_local,
+                is_last_attempt=self._is_last_attempt,
+            ) as client:
+                client.fetch(self._endpoint(source, address, configured), first_paths, self._directory)
+        self._put_in_place(pointers, tree)
+        self._git.check_size()
+
+    def _pointers(self, tree: Path) -> list[_Pointer]:
+        """Files that git would hand to LFS and whose content is a pointer."""
+        arguments = ["grep", "--cached", "-l", "-z", "-F", "-e", _VERSION, "--", ":(top,attr:filter=lfs)"]
+        names: list[str] = []
+        # git grep exits 1 when it finds none.
+        with suppress(GitFailed):
+            output = self._git.run(arguments, tree, is_silent=True)
+            names = [os.fsdecode(name) for name in output.split(b"\0") if name]
+        found = [(name, _read_pointer(tree, name)) for name in names]
+        return [_Pointer(name, thing) for name, thing in found if thing is not None]
+
+    def _configured_url(self, tree: Path) -> str | None:
+        """`lfs.url` of .lfsconfig as committed; of that file nothing else is looked at."""
+        try:
+            arguments = ["config", "--blob", "HEAD:.lfsconfig", "--no-includes", "--get", "lfs.url"]
+            return self._git.run(arguments, tree, is_silent=True).decode("utf-8", "replace").strip() or None
+        except GitFailed:
+            return None
+
+    def _authorise_configured(self, configured: str, repository: RepositoryUrl) -> RepositoryUrl:
+        try:
+            url = parse_for_clone(configured, allow_local=self._allow_local)
+            if not url.is_http:
+                raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.scheme}:// is refused there; use https://.")
+        except StageFailure as failure:
+            raise StageFailure(failure.code, f".lfsconfig: {failure.message}") from failure
+        if url.origin == repository.origin and not url.secrets:
+            return replace(url, user=repository.user, password=repository.password)
+        return self._access.authorise(url)
+
+    def _endpoint(self, source: RepositoryUrl, address: str | None, configured: str | None) -> Endpoint:
+        if source.scheme == "ssh":
+            return self._ask_over_ssh(source, address)
+        url = source.public
+        if configured is None:
+            # https://github.com/git-lfs/git-lfs/blob/main/docs/api/server-discovery.md
+            url = url.rstrip("/")
+            url += "/info/lfs" if url.endswith(".git") else ".git/info/lfs"
+        header = authorization(source)
+        return Endpoint(url, {} if header is None else {"Authorization": header})
+
+    def _ask_over_ssh(self, source: RepositoryUrl, address: str | None) -> Endpoint:
+        """The HTTP address that the host hands out to the deploy key (`git-lfs-authenticate`)."""
+        asked = f"git-lfs-authenticate {shlex.quote(unquote(source.path))} download"
+        user = [] if source.user is None else ["-l", source.user]
+        ssh = [*self._access.ssh_command(source, address), "-p", str(source.port), *user, "--", source.host, asked]
+        try:
+            answer = json.loads(self._git.run_program(ssh, self._directory, is_silent=True))
+            href, header = answer["href"], answer.get("header") or {}
+            if isinstance(href, str) and isinstance(header, dict):
+                return Endpoint(href, {str(name): str(value) for name, value in header.items()})
+        except GitFailed as error:
+            raise failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
+        except (ValueError, LookupError, TypeError, AttributeError):
+            pass
+        raise StageFailure(
+            FailureCode.REPOSITORY_LFS_MISSING,
+            f"{source.public} has files in Git LFS, but doesn't say over SSH where (git-lfs-authenticate). "
+            "Use its https:// address with a token, or name the server in .lfsconfig.",
+        )
+
+    def _copy_local(self, source: RepositoryUrl, wanted: dict[LfsObject, str]) -> None:
+        base = Path(unquote(source.path))
+        for thing, path in wanted.items():
+            names = ("lfs/objects", ".git/lfs/objects")
+            candidates = [base / name / thing.oid[:2] / thing.oid[2:4] / thing.oid for name in names]
+            found = next((candidate for candidate in candidates if candidate.is_file()), None)
+            if found is None:
+                raise StageFailure(
+                    FailureCode.REPOSITORY_LFS_MISSING,
+                    f"{path}: its content is not in the repository's Git LFS storage. Run `git lfs fetch --all` there.",
+                )
+            with found.open("rb") as file:
+                verified_copy(iter(lambda: file.read(1 << 20), b""), thing, path, self._directory, self._git.check_time)
+
+    def _put_in_place(self, pointers: list[_Pointer], tree: Path) -> None:
+        uses: dict[LfsObject, int] = {}
+        for pointer in pointers:
+            uses[pointer.object] = uses.get(pointer.object, 0) + 1
+        for pointer in pointers:
+            self._git.check_time()
+            content = self._directory / pointer.object.oid
+            uses[pointer.object] -= 1
+            if uses[pointer.object]:
+                copy = content.with_suffix(".copy")
+                shutil.copyfile(content, copy)
+                content = copy
+            with _parent(tree, pointer.path) as (parent, name):
+                mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+                content.chmod(stat.S_IMODE(mode))
+                os.replace(content, name, dst_dir_fd=parent)
+
+
+def _read_pointer(tree: Path, path: str) -> LfsObject | None:
+    """None for what is no pointer, and so stays as it is."""
+    try:
+        with _parent(tree, path) as (parent, name):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            with os.fdopen(descriptor, "rb") as file:
+                data = file.read(_MAXIMUM_POINTER + 1)
+    except OSError:
+        return None
+    text = data.decode("utf-8", "replace")
+    oid, size = _OID.search(text), _SIZE.search(text)
+    if len(data) > _MAXIMUM_POINTER or not text.startswith(_VERSION + "\n") or oid is None or size is None:
+        return None
+    if _EXTENSION.search(text):
+        raise StageFailure(
+            FailureCode.REPOSITORY_LFS_MISSING,
+            f"{path}: it is stored with an extension of Git LFS, whose program the platform doesn't run.",
+        )
+    return LfsObject(oid[1], int(size[1]))
+
+
+@contextmanager
+def _parent(tree: Path, path: str) -> Generator[tuple[int, str]]:
+    """The opened directory of a file of the tree, reached through no link, and the file's name."""
+    *directories, name = path.split("/")
+    descriptor = os.open(tree, _OPEN_DIRECTORY)
+    try:
+        for directory in directories:
+            child = os.open(directory, _OPEN_DIRECTORY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = child
+        yield descriptor, name
+    finally:
+        os.close(descriptor)
+
+
+def _counted(number: int) -> str:
+    return f"{number} file" + ("" if number == 1 else "s")
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
