@@ -36,7 +36,8 @@ _logger = logging.getLogger(__name__)
 _PRELOADED_ENTRIES = 200
 # Longer than a RedisDoorbell rests after a failure.
 _WRITERS_RETURN_SECONDS = 5.0
-# Threads that read the store; each takes a connection of the process's pool.
+# Threads that read the store, each with a connection of the process's pool: so many for streams that are behind, and as
+# many that keep channels up to date. What is live doesn't wait for pages of finished logs when their store is slow.
 _READERS = 4
 
 
@@ -84,12 +85,14 @@ class StreamHub:
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._page_readers: anyio.CapacityLimiter | None = None
+        self._readers: anyio.CapacityLimiter | None = None
         self._is_closing = False
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._page_readers = anyio.CapacityLimiter(_READERS)
+        self._readers = anyio.CapacityLimiter(_READERS)
         self._spawn(self._listener.run(self))
         self._spawn(self._compare_heads())
         if self._positions is not None:
@@ -183,7 +186,7 @@ class StreamHub:
             limit=BATCH_ENTRIES,
             maximum_bytes=BATCH_BYTES,
         )
-        return page_batch(cursor, await self._in_thread(read), last)
+        return page_batch(cursor, await _in_thread(read, self._page_readers), last)
 
     def _refresh(self, channel: Channel) -> None:
         """Brings the ring up to date, once more if that is under way."""
@@ -198,7 +201,7 @@ class StreamHub:
                 if channel.last is None:
                     await self._load(channel)
                 read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=RING_ENTRIES)
-                entries = await self._in_thread(read)
+                entries = await _in_thread(read, self._readers)
             except Unavailable:
                 channel.is_refresh_due = True
                 await asyncio.sleep(self.timing.poll)
@@ -207,10 +210,10 @@ class StreamHub:
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
 
     async def _load(self, channel: Channel) -> None:
-        head = await self._in_thread(partial(self._store.head, channel.deployment_id))
+        head = await _in_thread(partial(self._store.head, channel.deployment_id), self._readers)
         after = max(0, head.last_seq - _PRELOADED_ENTRIES)
         read = partial(self._store.read, channel.deployment_id, after=after, limit=_PRELOADED_ENTRIES)
-        channel.load(head, await self._in_thread(read))
+        channel.load(head, await _in_thread(read, self._readers))
 
     async def _compare_heads(self) -> None:
         compared_at = disconnected_at = 0.0
@@ -237,7 +240,7 @@ class StreamHub:
         if not known:
             return
         identifiers = [channel.deployment_id for channel, _ in known]
-        heads = await self._in_thread(partial(self._store.heads, identifiers))
+        heads = await _in_thread(partial(self._store.heads, identifiers), self._readers)
         for channel, last in known:
             self._compare(channel, heads.get(channel.deployment_id), was_there=bool(last))
 
@@ -251,9 +254,6 @@ class StreamHub:
         channel.mentioned = max(channel.mentioned, head.last_seq)
         if channel.is_behind:
             self._refresh(channel)
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
@@ -272,3 +272,7 @@ class StreamHub:
         self._is_closing = True
         for channel in self._channels.values():
             channel.wake()
+
+
+async def _in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None) -> T:
+    return await anyio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
