@@ -105,10 +105,11 @@ class SnapshotIndex:
     _TOUCH = """
         UPDATE snapshots SET last_used_at = now()
         WHERE tenant_id = %(tenant_id)s AND scope = %(scope)s AND kind = %(kind)s AND key = %(key)s
+          AND last_used_at < now() - interval '1 minute'
     """
 
     def touch(self, tenant_id: str, record: SnapshotRecord) -> None:
-        """Notes that the record was used now; the least recently used go first."""
+        """Notes that the record was used, to the minute: a commit that writes waits for the disk, in every stage."""
         parameters = {"tenant_id": tenant_id, "scope": record.scope, "kind": record.kind, "key": record.key}
         with self._database.transaction() as connection:
             connection.execute(self._TOUCH, parameters)

@@ -76,6 +76,15 @@ def descendants(init_pid: int) -> list[psutil.Process]:
         return []
 
 
+def has_child(pid: int) -> bool:
+    """Whether the process, of one thread, has a child now. Raises psutil.Error when it is gone."""
+    try:
+        return bool(Path(f"/proc/{pid}/task/{pid}/children").read_bytes())
+    except FileNotFoundError:
+        # Without CONFIG_PROC_CHILDREN every process of the host is asked for its parent.
+        return bool(psutil.Process(pid).children())
+
+
 def resident_bytes(processes: list[psutil.Process]) -> int:
     """Private resident memory. Shared pages don't count: they are mostly one file mapped many times."""
     total = 0

@@ -18,7 +18,7 @@ from shared.errors import PlatformError
 from workers.executors.base import Limits, OnOutput
 from workers.executors.cgroups import ControlGroup
 from workers.executors.output_pump import OutputPump
-from workers.executors.process_tree import ProcessIdentity, descendants
+from workers.executors.process_tree import ProcessIdentity, descendants, has_child
 from workers.executors.spawner import Spawner
 
 _START_SECONDS = 30.0
@@ -135,7 +135,7 @@ class SandboxProcess:
         assert self.init is not None
         try:
             init = psutil.Process(self.init.pid)
-            return bool(init.children()) and init.status() == psutil.STATUS_SLEEPING
+            return has_child(self.init.pid) and init.status() == psutil.STATUS_SLEEPING
         except psutil.Error:
             return False
 
