@@ -33,7 +33,7 @@ class LogTruncated(msgspec.Struct, frozen=True, kw_only=True, tag="truncated", t
 
 
 class LogEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="end", tag_field="kind"):
-    """The last entry; nothing may follow it. `error` is {"code", "stage", "message"}, `ignored` why nothing was built."""
+    """The last entry; nothing may follow it. `error` is {"code", "stage", "message"}, `ignored` why none was built."""
 
     timestamp: int
     status: str
