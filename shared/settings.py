@@ -43,6 +43,9 @@ class BuildSettings:
 
     `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
     `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own.
+    `npm_registry`, `python_index`: base URLs that every package manager is told; empty for its own default.
+    `ca_bundle`: a PEM file of certificates that commands trust besides the host's.
+    `egress_proxy`: http://[user:password@]host:port through which installs reach what is not in allowed networks.
     `builder_image`: named by digest (`name@sha256:…`, or `sha256:…` for one that was built here); for docker only.
     """
 
@@ -55,6 +58,10 @@ class BuildSettings:
     output_bytes: int = 200 * _MEBIBYTE
     egress_allowed_hosts: tuple[str, ...] = ()
     egress_allowed_networks: tuple[str, ...] = ()
+    npm_registry: str = field(default="", repr=False)
+    python_index: str = field(default="", repr=False)
+    ca_bundle: Path | None = None
+    egress_proxy: str = field(default="", repr=False)
     cache_bytes: int = 10 * 1024 * _MEBIBYTE
     maximum_output_files: int = 20_000
     maximum_output_bytes: int = 1024 * _MEBIBYTE
@@ -190,6 +197,29 @@ class _Reader:
     def names(self, name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.text(name, default="").split(",") if part.strip())
 
+    def certificates(self, name: str) -> Path | None:
+        value = self.text(name, default="")
+        if not value:
+            return None
+        try:
+            content = Path(value).read_bytes()
+        except OSError as error:
+            self.problems.append(f"CLOUDIFY_{name} can't be read: {error}.")
+            return None
+        if b"-----BEGIN CERTIFICATE-----" not in content:
+            self.problems.append(f"CLOUDIFY_{name} is {value!r}, which holds no certificate; name a PEM file.")
+        return Path(value).absolute()
+
+    def proxy(self, name: str) -> str:
+        value = self.url(name, ("http",), "")
+        try:
+            is_usable = not value or (urlsplit(value).hostname and urlsplit(value).port)
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            self.problems.append(f"CLOUDIFY_{name} must be http://host:port, with user:password@ where the proxy asks.")
+        return value
+
     def image(self, name: str) -> str:
         value = self.text(name, default="")
         if value and not _IMAGE_DIGEST.fullmatch(value):
@@ -250,6 +280,10 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * mebibytes,
             egress_allowed_hosts=reader.names("EGRESS_ALLOWED_HOSTS"),
             egress_allowed_networks=reader.names("EGRESS_ALLOWED_NETWORKS"),
+            npm_registry=reader.url("NPM_REGISTRY", ("http", "https"), ""),
+            python_index=reader.url("PYTHON_INDEX", ("http", "https"), ""),
+            ca_bundle=reader.certificates("CA_BUNDLE"),
+            egress_proxy=reader.proxy("EGRESS_PROXY"),
             cache_bytes=reader.integer("CACHE_MB", 10_240, 100, 10_000_000) * mebibytes,
         ),
         secret_key=reader.secret("SECRET_KEY"),

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from shared.errors import PlatformError
+from shared.settings import BuildSettings
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog, allocated_bytes
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord
-from workers.executors.sandbox_environment import build_environment
+from workers.executors.sandbox_environment import build_environment, gather_certificates, registry_environment
 from workers.executors.seccomp import build_filter
 from workers.toolchain import Toolchain
 
@@ -198,6 +199,41 @@ def test_environment_takes_registries_only_where_there_is_a_network() -> None:
     assert opened["HTTPS_PROXY"] == opened["npm_config_proxy"] == "http://127.0.0.1:3128"
     assert "AWS_SECRET_ACCESS_KEY" not in opened
     assert "SSL_CERT_FILE" not in opened
+
+
+def test_every_package_manager_is_told_the_registries_of_the_settings() -> None:
+    settings = BuildSettings(npm_registry="https://npm.example.com/", python_index="https://python.example.com/simple")
+    host = {
+        "NPM_CONFIG_REGISTRY": "https://other.example.com/",
+        "UV_INDEX": "https://more.example.com",
+        "HOME": "/root",
+    }
+    told = registry_environment(settings, host)
+    # npm and yarn 1, pnpm from 11 on, yarn from 2 on, bun, corepack.
+    for name in (
+        *("npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry"),
+        *("YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY", "COREPACK_NPM_REGISTRY"),
+    ):
+        assert told.pop(name) == "https://npm.example.com/"
+    for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR"):
+        assert told.pop(name) == "https://python.example.com/simple"
+    assert told == {"UV_INDEX": "https://more.example.com"}
+    assert registry_environment(BuildSettings(), host) == {name: host[name] for name in host if name != "HOME"}
+
+
+def test_certificates_of_the_settings_join_those_of_the_host(tmp_path: Path) -> None:
+    of_host, more = tmp_path / "host.pem", tmp_path / "more.pem"
+    of_host.write_text("host")
+    more.write_text("more\n")
+    environment = {"SSL_CERT_FILE": str(of_host)}
+    assert gather_certificates(BuildSettings(), environment, tmp_path / "run") == of_host
+    for _ in range(2):
+        joined = gather_certificates(BuildSettings(ca_bundle=more), environment, tmp_path / "run")
+        assert joined is not None
+        assert joined.read_text() == "host\nmore\n"
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [joined.name]
+    with pytest.raises(PlatformError, match="CLOUDIFY_CA_BUNDLE"):
+        gather_certificates(BuildSettings(ca_bundle=tmp_path / "absent"), environment, tmp_path / "run")
 
 
 def test_a_record_survives_and_a_reused_pid_is_not_taken_for_the_process(tmp_path: Path) -> None:

@@ -32,11 +32,17 @@ from workers.executors.sandbox_arguments import (
     find_bubblewrap,
     write_system_files,
 )
-from workers.executors.sandbox_environment import PROXY_PORT, build_environment, find_certificates
+from workers.executors.sandbox_environment import (
+    PROXY_PORT,
+    build_environment,
+    gather_certificates,
+    registry_environment,
+)
 from workers.executors.sandbox_process import SandboxProcess, waiting_command
 from workers.executors.seccomp import build_filter
 from workers.executors.spawner import Spawner
 from workers.executors.supervision import Supervisor
+from workers.executors.upstream_proxy import UpstreamProxy
 from workers.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
@@ -60,7 +66,7 @@ class BubblewrapExecutor:
     """Implements Executor. `runtime_directory` holds one small directory per live run; workers of a host share it.
 
     `control_groups` None: limits are then kept by watching, only approximately (`probe` warns). `host_environment`
-    is the worker's own, of which only the CA bundle's place and REGISTRY_VARIABLES are used.
+    is the worker's own, of which only the CA bundle's place and REGISTRY_VARIABLES are used (the settings win).
     """
 
     def __init__(
@@ -73,11 +79,12 @@ class BubblewrapExecutor:
         control_groups: ControlGroups | None,
     ) -> None:
         self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
+        self._upstream = UpstreamProxy.of(settings.egress_proxy)
         self._runtime_directory = runtime_directory
         self._toolchain = toolchain
-        self._host_environment = host_environment
+        self._registries = registry_environment(settings, host_environment)
         self._control_groups = control_groups
-        self._certificates = find_certificates(host_environment)
+        self._certificates = gather_certificates(settings, host_environment, runtime_directory)
         self._program = find_bubblewrap()
         self._filter = build_filter()
         self._spawner = Spawner()
@@ -215,13 +222,13 @@ class BubblewrapExecutor:
         if spec.network != "proxy":
             return None, None
         socket = directory / "proxy.sock"
-        proxy = EgressProxy(socket, self._policy)
+        proxy = EgressProxy(socket, self._policy, self._upstream)
         stack.callback(proxy.close)
         return proxy, EgressFiles(socket, Path(egress_forwarder.__file__).resolve())
 
     def _start(self, spec: ExecutionSpec, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
         environment = build_environment(
-            spec, self._toolchain, self._host_environment, has_certificates=self._certificates is not None
+            spec, self._toolchain, self._registries, has_certificates=self._certificates is not None
         )
         arguments = build_arguments(spec, environment, self._toolchain, directory, self._certificates, egress)
         command = waiting_command(spec.command)

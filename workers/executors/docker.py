@@ -35,9 +35,15 @@ from workers.executors.egress_policy import EgressPolicy
 from workers.executors.egress_proxy import EgressProxy
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord
-from workers.executors.sandbox_environment import PROXY_PORT, build_environment, find_certificates
+from workers.executors.sandbox_environment import (
+    PROXY_PORT,
+    build_environment,
+    gather_certificates,
+    registry_environment,
+)
 from workers.executors.seccomp import build_filter
 from workers.executors.supervision import Supervisor
+from workers.executors.upstream_proxy import UpstreamProxy
 from workers.ownership import container_owner
 from workers.toolchain import Toolchain
 
@@ -64,11 +70,12 @@ class DockerExecutor:
     ) -> None:
         """Raises PlatformError with instructions when the daemon or its image is unfit."""
         self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
+        self._upstream = UpstreamProxy.of(settings.egress_proxy)
         self._connection = connection
         self._image = settings.builder_image
         self._runtime_directory = runtime_directory
-        self._host_environment = host_environment
-        self._certificates = find_certificates(host_environment)
+        self._registries = registry_environment(settings, host_environment)
+        self._certificates = gather_certificates(settings, host_environment, runtime_directory)
         daemon = check_daemon(connection, self._image)
         self._processors = daemon.processors
         self._filter = build_filter(daemon.machine)
@@ -167,7 +174,7 @@ class DockerExecutor:
             stack.callback(self._empty_scratch, spec.overlay.scratch)
         if spec.network != "proxy":
             return directory, None
-        proxy = EgressProxy(directory / "proxy.sock", self._policy)
+        proxy = EgressProxy(directory / "proxy.sock", self._policy, self._upstream)
         stack.callback(proxy.close)
         self.owner.give(directory / "proxy.sock")
         return directory, proxy
@@ -211,7 +218,7 @@ class DockerExecutor:
 
     def _request(self, spec: ExecutionSpec) -> bytes:
         environment = build_environment(
-            spec, self.toolchain, self._host_environment, has_certificates=self._certificates is not None
+            spec, self.toolchain, self._registries, has_certificates=self._certificates is not None
         )
         # For a shell a missing program is exit code 127.
         command = ("/bin/sh", "-c", 'exec "$@"', "sh", *spec.command)

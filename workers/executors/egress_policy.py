@@ -64,7 +64,10 @@ class EgressPolicy:
         self._allowed_networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in allowed_networks)
 
     def resolve(self, host: str, port: int) -> list[Address]:
-        """The addresses to connect to, already judged: use them, don't resolve again. Raises Refused, Unresolvable."""
+        """The addresses to connect to, already judged: use them, don't resolve again. Raises Refused, Unresolvable.
+
+        Unresolvable is raised for names that the list of hosts allows alone.
+        """
         name = host.lower().rstrip(".")
         if self._allowed_hosts and not any(_matches(name, allowed) for allowed in self._allowed_hosts):
             raise Refused(f"{host} is not in the list of hosts that installs may reach")
@@ -86,6 +89,10 @@ class EgressPolicy:
         if any(address in network for network in self._allowed_networks):
             return True
         return port in _PORTS and self.is_public(address, own)
+
+    def is_listed(self, addresses: Iterable[Address]) -> bool:
+        """Whether all of them are in the allowed networks: an installation's own, which no upstream proxy reaches."""
+        return all(any(address in network for network in self._allowed_networks) for address in addresses)
 
     @staticmethod
     def is_public(address: Address, own: Iterable[Address] = ()) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from workers.executors.egress_policy import EgressPolicy, Refused, Unresolvable
+from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
 
 _HEADER_BYTES = 32 * 1024
 _HEADER_SECONDS = 15.0
@@ -29,10 +30,14 @@ class EgressProxy:
 
     The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
     reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
+
+    With `upstream`, all but the allowed networks is reached through it, names that only it can resolve as well; what
+    the policy refuses stays refused.
     """
 
-    def __init__(self, path: Path, policy: EgressPolicy) -> None:
+    def __init__(self, path: Path, policy: EgressPolicy, upstream: UpstreamProxy | None = None) -> None:
         self._policy = policy
+        self._upstream = upstream
         self._lock = threading.Lock()
         self._blocked: dict[str, None] = {}
         self._open: set[socket.socket] = set()
@@ -104,15 +109,14 @@ class EgressProxy:
             _answer(client, "400 Bad Request", str(error))
             return
         try:
-            addresses = self._policy.resolve(host, port)
+            server, early = self._reach(host, port)
         except Refused as refusal:
             self._remember(host if port in (80, 443) else f"{host}:{port}")
             _answer(client, "403 Forbidden", f"Blocked by the build network: {refusal}.")
             return
-        except Unresolvable as error:
+        except (Unresolvable, UpstreamFailure) as error:
             _answer(client, "502 Bad Gateway", f"{error}.")
             return
-        server = _connect([str(address) for address in addresses], port)
         if server is None:
             _answer(client, "502 Bad Gateway", f"{host}:{port} does not answer.")
             return
@@ -121,13 +125,25 @@ class EgressProxy:
             return
         try:
             if forwarded is None:
-                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + early)
                 server.sendall(rest)
             else:
                 server.sendall(forwarded + rest)
             _Tunnel(client, server).run()
         finally:
             self._release(server)
+
+    def _reach(self, host: str, port: int) -> tuple[socket.socket | None, bytes]:
+        """A connection to the host, and what it has said already. Raises Refused, Unresolvable, UpstreamFailure."""
+        try:
+            addresses = self._policy.resolve(host, port)
+        except Unresolvable:
+            if self._upstream is None or port not in (80, 443):
+                raise
+            return self._upstream.connect(host, port)
+        if self._upstream is None or self._policy.is_listed(addresses):
+            return _connect([str(address) for address in addresses], port), b""
+        return self._upstream.connect(host, port)
 
     def _remember(self, host: str) -> None:
         with self._lock:

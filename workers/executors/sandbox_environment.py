@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from shared.errors import PlatformError
+from shared.settings import BuildSettings
 from workers.executors.base import ExecutionSpec
 from workers.executors.sandbox_arguments import CA_BUNDLE, HOME
 from workers.toolchain import Toolchain
 
 PROXY_PORT = 3128
 
-# Copied from the worker's environment into commands that may reach the network: where a company's own package
-# registries are. Credentials in such a URL are seen by the build.
-REGISTRY_VARIABLES = (
+# What npm, pnpm, yarn and bun read. Not YARN_REGISTRY: yarn 1 reads npm's as well, and yarn 2 refuses to start with it.
+_NPM_VARIABLES = (
     "npm_config_registry",
     "NPM_CONFIG_REGISTRY",
+    "pnpm_config_registry",
     "YARN_NPM_REGISTRY_SERVER",
+    "BUN_CONFIG_REGISTRY",
     "COREPACK_NPM_REGISTRY",
-    "PIP_INDEX_URL",
-    "PIP_EXTRA_INDEX_URL",
-    "UV_INDEX",
-    "UV_INDEX_URL",
-    "UV_DEFAULT_INDEX",
 )
+# What pip, uv and pipenv read. Poetry reads none: its registry stands in pyproject.toml.
+_PYTHON_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR")
+# Copied from the worker's environment into commands that may reach the network, where no setting decides: where a
+# company's own package registries are. Credentials in such a URL are seen by the build.
+REGISTRY_VARIABLES = (*_NPM_VARIABLES, *_PYTHON_VARIABLES, "PIP_EXTRA_INDEX_URL", "UV_INDEX")
 _CERTIFICATE_VARIABLES = (
     "NODE_EXTRA_CA_CERTS",
     "SSL_CERT_FILE",
@@ -47,7 +52,10 @@ _PROXY_VARIABLES = (
 def build_environment(
     spec: ExecutionSpec, toolchain: Toolchain, host_environment: Mapping[str, str], *, has_certificates: bool
 ) -> dict[str, str]:
-    """What the command sees; `spec.environment` wins over every default."""
+    """What the command sees; `spec.environment` wins over every default.
+
+    Of `host_environment`, only REGISTRY_VARIABLES are used, and only where the command may reach the network.
+    """
     environment = {
         "PATH": toolchain.path,
         "HOME": HOME,
@@ -68,6 +76,40 @@ def build_environment(
         environment.update({name: host_environment[name] for name in REGISTRY_VARIABLES if name in host_environment})
     environment.update(spec.environment)
     return environment
+
+
+def registry_environment(settings: BuildSettings, host_environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that tell every package manager its registry: those of the worker's environment, and over them
+    those of the settings.
+    """
+    environment = {name: host_environment[name] for name in REGISTRY_VARIABLES if name in host_environment}
+    if settings.npm_registry:
+        environment |= dict.fromkeys(_NPM_VARIABLES, settings.npm_registry)
+    if settings.python_index:
+        environment |= dict.fromkeys(_PYTHON_VARIABLES, settings.python_index)
+    return environment
+
+
+def gather_certificates(settings: BuildSettings, host_environment: Mapping[str, str], directory: Path) -> Path | None:
+    """The file of certificates that commands trust: the host's, and those of the settings with them.
+
+    The latter is written to `directory`, anew at each start. Raises PlatformError when it can't be.
+    """
+    of_host = find_certificates(host_environment)
+    if settings.ca_bundle is None:
+        return of_host
+    bundles = [path for path in (of_host, settings.ca_bundle) if path is not None]
+    try:
+        content = b"\n".join(path.read_bytes() for path in bundles)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Workers share the directory: each replaces the file as a whole, and one that is in use stays what it was.
+        descriptor, written = tempfile.mkstemp(dir=directory, prefix=".certificates-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(written).chmod(0o644)
+        return Path(written).rename(directory / ".certificates.pem")
+    except OSError as error:
+        raise PlatformError(f"The certificates of CLOUDIFY_CA_BUNDLE can't be prepared: {error}.") from error
 
 
 def find_certificates(host_environment: Mapping[str, str]) -> Path | None:
