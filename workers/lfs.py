@@ -145,7 +145,9 @@ class LfsFetcher:
             if isinstance(href, str) and isinstance(header, dict):
                 return Endpoint(href, {str(name): str(value) for name, value in header.items()})
         except GitFailed as error:
-            raise failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
+            # The shell's or the host's word for a command that it doesn't have names the command.
+            if "git-lfs-authenticate" not in error.stderr:
+                raise failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
         except (ValueError, LookupError, TypeError, AttributeError):
             pass
         raise StageFailure(
