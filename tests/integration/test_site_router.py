@@ -25,7 +25,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
         server.start()
         server.wait(120)
         sites = folder / "my sites"
-        _publish(sites, "depl_app", APPLICATION)
+        _publish(sites, "depl_app", APPLICATION | dict.fromkeys(HASHED_ASSETS.values(), "hashed"))
         _publish(sites, "depl_pages", PAGES, is_preview=True)
         _activate(sites, "app", "depl_app")
         _activate(sites, "pages", "depl_pages")
@@ -44,10 +44,31 @@ APPLICATION = {
     "assets/index-BxYz12Ab.js": "let hashed = 1;" * 200,
     "assets/my-component.js": "let word = 1;",
     "logo-BxYz12Ab.png": "not in a bundler's folder",
+    **dict.fromkeys(("js/app.20250101.js", "js/jquery-3.7.1.min.js", "_nuxt/builds/latest.json"), "changes"),
+    **dict.fromkeys(("main.js", "chunk-overview.js", "js/decade.facade.js", "css/site.v2.css"), "changes"),
     ".env": "SECRET=1",
     "deep/.git/config": "[core]",
     ".well-known/security.txt": "Contact: someone",
     ".well-known/.secret": "hidden",
+}
+# What each framework's build calls its own files.
+HASHED_ASSETS = {
+    "vite": "assets/index-D1bWx_9k.css",
+    "vitepress": "assets/chunks/theme.CkT2-o1p.js",
+    "docusaurus": "assets/js/main.1a2b3c4d.js",
+    "react-router": "assets/entry.client-BxYz12Ab.js",
+    "create-react-app": "static/js/main.8f3b2c1d.js",
+    "nextjs": "_next/static/chunks/0d4b1a2c9e8f7061.js",
+    "nextjs, of a build": "_next/static/Xa1b2C3d4/_buildManifest.js",
+    "astro": "_astro/index.BxYz12Ab.css",
+    "sveltekit": "_app/immutable/chunks/D1b8YkZ9.js",
+    "nuxt": "_nuxt/DlAUqK2U.js",
+    "gatsby": "component---src-pages-index-js-0123456789abcdef0123.js",
+    "vue-cli": "js/chunk-vendors.2c7d8c11.js",
+    "angular": "chunk-7QX2AB3C.js",
+    "angular, before 17": "main.0123456789abcdef.js",
+    "hugo": f"css/main.min.{'0123456789abcdef' * 4}.css",
+    "mkdocs": "assets/javascripts/bundle.83f73b43.min.js",
 }
 PAGES = {
     "index.html": "home",
@@ -134,6 +155,15 @@ def test_a_folder_without_its_slash_redirects(router: CaddyServer) -> None:
         ("app", "/logo-BxYz12Ab.png", REVALIDATE),
         ("pages", "/static/js/main.8f3b2c1d.js", IMMUTABLE),
         ("pages", "/empty/file.txt", REVALIDATE),
+        *(("app", f"/{path}", IMMUTABLE) for path in HASHED_ASSETS.values()),
+        ("app", "/", REVALIDATE),
+        ("app", "/js/app.20250101.js", REVALIDATE),
+        ("app", "/js/jquery-3.7.1.min.js", REVALIDATE),
+        ("app", "/_nuxt/builds/latest.json", REVALIDATE),
+        ("app", "/main.js", REVALIDATE),
+        ("app", "/chunk-overview.js", REVALIDATE),
+        ("app", "/js/decade.facade.js", REVALIDATE),
+        ("app", "/css/site.v2.css", REVALIDATE),
     ],
 )
 def test_only_hashed_assets_are_immutable(router: CaddyServer, host: str, path: str, expected: str) -> None:
