@@ -2,7 +2,8 @@
 
 A client that takes nothing, or that is gone without a word, must not keep its connection. The kernel ends those whose
 peer acknowledges nothing or keeps its window shut (TCP_USER_TIMEOUT, tcp(7); keepalive while nothing is being sent).
-The server ends those it has closed and whose client takes the rest too slowly: closing waits for it without end.
+The server ends those it has closed and whose client takes the rest too slowly: closing waits for it without end. So it
+does those that don't come to the end of a request's head, for which uvicorn has no limit.
 """
 
 from __future__ import annotations
@@ -31,15 +32,28 @@ class Hub(Protocol):
 
 
 class Server(uvicorn.Server):
-    """Tells the streams to end before it waits for connections to drain. `silence_seconds`: see the module."""
+    """Tells the streams to end before it waits for connections to drain.
 
-    def __init__(self, config: uvicorn.Config, hubs: Sequence[Hub], *, silence_seconds: float = 30.0) -> None:
+    `silence_seconds`: see the module. `asking_seconds`: how long a client may take for a request's head, at most twice.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        hubs: Sequence[Hub],
+        *,
+        silence_seconds: float = 30.0,
+        asking_seconds: float = 30.0,
+    ) -> None:
         super().__init__(config)
         self._hubs = hubs
         self._silence_seconds = silence_seconds
-        self._look_at = 0.0
+        self._asking_seconds = asking_seconds
+        self._look_at = self._look_for_asking_at = 0.0
         # Bytes that wait in connections that were closing at the last look.
         self._closing: dict[Any, int] = {}
+        # Connections that waited for a head at the last look, and the request before it.
+        self._asking: dict[Any, Any] = {}
 
     def stop_on_signals(self) -> None:
         """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
@@ -60,6 +74,9 @@ class Server(uvicorn.Server):
         if time.monotonic() >= self._look_at:
             self._cut_off_slow_closing()
             self._look_at = time.monotonic() + self._silence_seconds
+        if time.monotonic() >= self._look_for_asking_at:
+            self._cut_off_slow_asking()
+            self._look_for_asking_at = time.monotonic() + self._asking_seconds
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,6 +101,20 @@ class Server(uvicorn.Server):
                 )
                 transport.abort()
         self._closing = closing
+
+    def _cut_off_slow_asking(self) -> None:
+        asking: dict[Any, Any] = {}
+        for connection in list(self.server_state.connections):
+            protocol: Any = connection
+            request = protocol.cycle
+            # Between two requests, before the first byte of the next one, uvicorn's own timer runs.
+            if protocol.timeout_keep_alive_task is not None or not (request is None or request.response_complete):
+                continue
+            if connection in self._asking and self._asking[connection] is request:
+                protocol.transport.abort()
+            else:
+                asking[connection] = request
+        self._asking = asking
 
 
 def limit_silence(listening: Any, seconds: float) -> None:

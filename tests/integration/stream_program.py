@@ -1,7 +1,8 @@
 """An API process of the log routes alone, with timings of the test's own, open to everybody.
 
-`python -m tests.integration.stream_program <port> <database url> <redis url> <timing as JSON> [address]`. `silence` is
-the server's `silence_seconds`, the rest is StreamTiming's. GET /state tells what the process holds.
+`python -m tests.integration.stream_program <port> <database url> <redis url> <timing as JSON> [address]`. `silence` and
+`asking` are the server's `silence_seconds` and `asking_seconds`, the rest is StreamTiming's. GET /state tells what the
+process holds.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def let_everybody_in(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRout
 def main() -> None:
     port, database_url, redis_url, encoded, *rest = sys.argv[1:]
     timing = json.loads(encoded)
-    silence = timing.pop("silence", 30.0)
+    silence, asking = timing.pop("silence", 30.0), timing.pop("asking", 3600.0)
     database = Database(database_url)
     store = PostgresLogStore(database)
     hub = StreamHub(store, RedisDoorbellListener(redis_url), StreamTiming(**timing))
@@ -81,7 +82,7 @@ def main() -> None:
         application, host=rest[0] if rest else "127.0.0.1", port=int(port), http="httptools", loop="uvloop", ws="none",
         log_config=None, access_log=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
-    server = Server(config, [hub], silence_seconds=silence)
+    server = Server(config, [hub], silence_seconds=silence, asking_seconds=asking)
     server.stop_on_signals()
     server.run()
     database.close()

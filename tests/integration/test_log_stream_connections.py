@@ -213,6 +213,37 @@ def test_clients_that_vanish_without_a_word(
         assert "event: end" in received
 
 
+def test_clients_that_never_finish_asking_are_cut_off(database: Database, database_url: str, redis_url: str) -> None:
+    with running_program(database, database_url, redis_url, asking=3.0) as program:
+        before = program.held()["connections"]
+
+        def others() -> int:
+            try:
+                return program.held()["connections"] - before
+            except httpx.TransportError:
+                # On a slow machine this one may be cut off itself.
+                return -1
+
+        with (
+            half_asked(program, CLIENTS),
+            socket.create_connection((program.address, program.port)) as follower,
+            socket.create_connection((program.address, program.port)) as second,
+        ):
+            follower.settimeout(120)
+            follower.sendall(f"GET {program.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            # Half a request after a whole one, too.
+            second.sendall(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\nGET /state HTTP/1.1\r\nHos")
+            eventually(lambda: others() == 1)
+            # What is left is the stream, which was asked for long ago and goes on.
+            program.append("still here")
+            received = b""
+            while b"still here" not in received:
+                piece = follower.recv(4096)
+                assert piece, "the stream was closed"
+                received += piece
+        eventually(lambda: others() == 0)
+
+
 @contextmanager
 def half_asked(program: Program, count: int, *prefix: str) -> Iterator[None]:
     """Connections that have sent half a request."""
