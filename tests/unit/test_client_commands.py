@@ -440,6 +440,33 @@ def test_environment_variables_are_set_listed_and_removed(run: Run, api: Api) ->
     assert run("env", "set", "1A=x", "--project", "site").exit_code == 2
 
 
+def test_credentials_of_a_repository_are_set_shown_and_removed(run: Run, api: Api, tmp_path: Path) -> None:
+    api.projects = [project("proj_1", "site")]
+    path = "/projects/proj_1/repository-credentials"
+    token = {
+        "kind": "token", "host": "https://git.example.com:443", "username": "oauth2", "fingerprint": None,
+        "publicKey": None, "updatedAt": NOW,
+    }  # fmt: skip
+    api.overrides["PUT", path] = api.overrides["GET", path] = lambda: ok(token)
+    api.overrides["DELETE", path] = lambda: httpx.Response(204)
+    result = run("credentials", "set", "--username", "oauth2", "--project", "site", stdin="s3cret\n")
+    assert result.exit_code == 0, result.output
+    assert "s3cret" not in result.output
+    assert api.sent("PUT", path) == [{"kind": "token", "username": "oauth2", "token": "s3cret", "privateKey": None}]
+    assert "a token of oauth2" in run("credentials", "show", "--project", "site").stdout
+    assert run("credentials", "rm", "--project", "site", "--json").stdout == '{"removed":true}\n'
+    key = token | {"kind": "sshKey", "username": None, "fingerprint": "SHA256:abc", "publicKey": "ssh-ed25519 AAAA"}
+    api.overrides["PUT", path] = lambda: ok(key)
+    (tmp_path / "deploy_key").write_text("private half")
+    result = run("credentials", "set", "--key", str(tmp_path / "deploy_key"), "--project", "site")
+    assert result.exit_code == 0, result.output
+    assert "ssh-ed25519 AAAA" in result.output
+    assert "private half" not in result.output
+    sent = {"kind": "sshKey", "username": None, "token": None, "privateKey": "private half"}
+    assert api.sent("PUT", path)[-1] == sent
+    assert run("credentials", "set", "--key", str(tmp_path / "absent"), "--project", "site").exit_code == 2
+
+
 def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api: Api, tmp_path: Path) -> None:
     api.projects = [project("proj_1", "site")]
     values = {"PLAIN": "a b", "QUOTED": "it's $5", "LINES": "one\ntwo"}
