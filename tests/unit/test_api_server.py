@@ -1,4 +1,5 @@
-"""The server cuts off those it has closed and whose client takes the rest too slowly; nobody else."""
+"""The server cuts off those it has closed and whose client takes the rest too slowly, and those that don't finish a
+request's head; nobody else."""
 
 from __future__ import annotations
 
@@ -12,8 +13,17 @@ import uvicorn
 from api.server import Server
 
 
+class Request:
+    def __init__(self, *, is_answered: bool) -> None:
+        self.response_complete = is_answered
+
+
 class Connection:
     """As a protocol of uvicorn's and its transport; `left` is what the client has still to take."""
+
+    # The request that is being answered or was answered last, and the timer that runs between two.
+    cycle: Request | None = None
+    timeout_keep_alive_task: object | None = None
 
     def __init__(self, left: int, *, is_closing: bool) -> None:
         self.transport: Any = self
@@ -62,3 +72,18 @@ def test_who_is_cut_off() -> None:
     assert slow.options[0] == (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert not steady.is_aborted
     assert not served.is_aborted
+
+
+def test_who_asks_too_slowly() -> None:
+    server = Server(uvicorn.Config(no_application), [], asking_seconds=0.0)
+    first, next_one, served, between, busy = (Connection(0, is_closing=False) for _ in range(5))
+    next_one.cycle = Request(is_answered=True)
+    served.cycle = Request(is_answered=False)
+    between.cycle, between.timeout_keep_alive_task = Request(is_answered=True), object()
+    server.server_state.connections |= {first, next_one, served, between, busy}  # type: ignore[arg-type]
+    for number in range(4):
+        # Its head was never complete when the server looked, but it was another one's each time.
+        busy.cycle = Request(is_answered=True)
+        assert not asyncio.run(server.on_tick(1))
+        assert first.is_aborted == next_one.is_aborted == (number > 0)
+    assert not any(connection.is_aborted for connection in (served, between, busy))
