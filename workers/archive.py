@@ -158,7 +158,7 @@ def walk(directory: int, prefix: bytes = b"") -> Generator[tuple[Entry, int, byt
 
 
 def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2) -> Packed:
-    """Writes `archive` from the directory's content, reading each file once.
+    """Writes `archive` from the directory's content, reading each file once; it is not forced to the disk.
 
     Raises ArchiveRejected for what can't be carried, and when the tree takes more than `maximum_bytes`. Nobody may
     write to the directory meanwhile.
@@ -177,8 +177,6 @@ def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2
                 if entry.size:
                     _pack_file(writer, entry, parent, name)
             writer.finish()
-            raw.flush()
-            os.fsync(raw.fileno())
     finally:
         os.close(root)
     return Packed(writer.digest.hexdigest(), tree_bytes, entries)
