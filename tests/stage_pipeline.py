@@ -111,13 +111,15 @@ class Pipeline:
         return self._stages[stage].run(context)
 
     def install(self, site: Mapping[str, str | bytes] | str, **settings: Any) -> StageResult:
+        """`variables` among the settings are those that the stage gets."""
+        variables = settings.pop("variables", {})
         source = self.fresh_directory() / "source"
         source.mkdir()
         write_site(source, site)
         digest = self.snapshots.save(TENANT, source).digest
         inputs = {Stage.CLONE: {"source": digest}}
         try:
-            return self.run_stage(Stage.INSTALL, inputs, replace(DEPLOYMENT, **settings), {})
+            return self.run_stage(Stage.INSTALL, inputs, replace(DEPLOYMENT, **settings), variables)
         finally:
             self.install_log = self.log
 

@@ -139,6 +139,18 @@ def index_url() -> str:
     return asked.stdout.strip() or default.stdout.strip()
 
 
+def test_a_variable_of_the_project_chooses_the_manager(pipeline: Pipeline) -> None:
+    site = files_of("pnpm")
+    installed = pipeline.install(site, variables={"CLOUDIFY_PACKAGE_MANAGER": "npm"})
+    assert installed.output["tools"] == []
+    assert "$ npm install" in pipeline.install_log.text
+    page = pipeline.build(installed)
+    assert page.output["output"]
+    with pytest.raises(StageFailure) as raised:
+        pipeline.install(site, variables={"CLOUDIFY_PACKAGE_MANAGER": "cargo"})
+    assert raised.value.code == FailureCode.CONFIGURATION_INVALID
+
+
 def test_the_deployments_own_settings_may_name_a_manager(pipeline: Pipeline) -> None:
     site = files_of("pnpm")
     del site["pnpm-lock.yaml"]

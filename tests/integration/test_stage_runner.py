@@ -16,8 +16,10 @@ from shared.deployment_state import Stage
 from shared.errors import FailureCode, StageFailure
 from shared.logs.redaction import Redactor
 from shared.logs.writer import LogWriter
+from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job_id
 from tests.integration.test_deployment_lifecycle import create, entries, settings, world
+from tests.ssh_server import make_key
 from workers.directories import StageDirectories
 from workers.runner import StageRunner
 from workers.snapshots import SnapshotMissing
@@ -27,6 +29,8 @@ __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
 
 SECRET = "hunter2-hunter2"
+KEY = make_key()[0]
+CREDENTIALS = RepositoryCredentials("sshKey", "ssh://git.example.com:22", private_key=KEY)
 
 
 class HeldLease:
@@ -73,8 +77,8 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             function=Function(function),
             lifecycle=world.lifecycle,
             open_log=open_log,
-            read_variables=lambda _project, _target: {"PASSWORD": SECRET},
-            read_credentials=lambda _project: None,
+            read_variables=lambda _project, _target: {"PASSWORD": SECRET, "CLOUDIFY_PACKAGE_MANAGER": "pnpm"},
+            read_credentials=lambda _project: CREDENTIALS,
             secrets_of=lambda _row: [],
             reap=lambda _name: None,
             directories=StageDirectories(tmp_path / "work"),
@@ -119,6 +123,43 @@ def test_a_failure_says_nothing_secret_and_nothing_that_cannot_be_stored(world: 
     log = entries(world, deployment_id)
     assert isinstance(log[-1], LogEnd)
     assert SECRET not in repr(log)
+
+
+def test_a_deploy_key_is_for_the_clone_alone_and_each_of_its_lines_is_masked_everywhere(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    seen: list[Any] = []
+    lines = [line for line in KEY.splitlines() if not line.startswith("-----")]
+
+    def speak(context: StageContext) -> StageResult:
+        seen.append(context.credentials)
+        for line in lines:
+            context.log.write("stdout", f"debug: {line}\n".encode())
+        return StageResult({"source": "a" * 64, "dependencies": "b" * 64})
+
+    for fence, stage in enumerate((Stage.CLONE, Stage.INSTALL), start=1):
+        run_stage(deployment_id, stage, speak, fence=fence)
+    assert seen == [CREDENTIALS, None]
+    text = repr(entries(world, deployment_id))
+    assert text.count("debug: ***") == 2 * len(lines)
+    assert not any(line in text for line in lines)
+
+
+def test_a_stage_gets_the_variables_that_are_meant_for_it(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    seen: dict[str, dict[str, str]] = {}
+
+    def remember(stage: Stage) -> Callable[[StageContext], StageResult]:
+        def run(context: StageContext) -> StageResult:
+            seen[stage.value] = dict(context.variables)
+            return StageResult({"source": "a" * 64, "dependencies": "b" * 64, "output": "c" * 64})
+
+        return run
+
+    stages = (Stage.CLONE, Stage.INSTALL, Stage.BUILD, Stage.UPLOAD)
+    for fence, stage in enumerate(stages, start=1):
+        run_stage(deployment_id, stage, remember(stage), fence=fence)
+    chosen = {"CLOUDIFY_PACKAGE_MANAGER": "pnpm"}
+    assert seen == {"clone": {}, "install": chosen, "build": chosen | {"PASSWORD": SECRET}, "upload": {}}
 
 
 def test_a_lost_snapshot_is_made_again_by_the_stage_that_made_it(world: Any, run_stage: Any):
