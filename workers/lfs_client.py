@@ -223,6 +223,8 @@ class LfsClient:
             raise self._broken(target, type(error).__name__) from error
 
     def _broken(self, target: _Target, reason: str) -> Exception:
+        # Whoever cancelled while the server said nothing is told that.
+        self._check_time()
         if self._is_last_attempt:
             return unreachable(target.public, f"the Git LFS server broke off ({reason})")
         return PlatformError(f"Contact with the Git LFS server {target.public.host} broke off ({reason}).")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.repository_credentials import RepositoryCredentials
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner
@@ -210,6 +210,19 @@ def test_a_server_that_is_away_is_tried_again(cloner: Cloner, http: GitServer, l
     with pytest.raises(PlatformError, match="broke off"):
         cloner.clone(url)
     assert cloner.failure(url, attempt=3).code is FailureCode.REPOSITORY_UNREACHABLE
+
+
+def test_cancelling_ends_the_download(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+    context = cloner.context(site(http))
+
+    def cancel(method: str, path: str, headers: Message, body: bytes) -> Answer | None:
+        if path.startswith("/storage/"):
+            context.cancelled.set()
+        return lfs.respond(method, path, headers, body)
+
+    http.respond = cancel
+    with pytest.raises(Cancelled):
+        cloner.stage.run(context)
 
 
 def test_a_redirect_is_followed_without_the_credentials(
