@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from schemas.logs import LogEnd
 from schemas.messages import Job
 from shared.clock import SystemClock
 from shared.deployment_state import Stage
-from shared.errors import FailureCode, StageFailure
+from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.logs.redaction import Redactor
 from shared.logs.writer import LogWriter
 from shared.repository_credentials import RepositoryCredentials
@@ -65,7 +66,15 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
     """Runs one stage with this function under a lease; returns the lease's outcome."""
 
     def run(
-        deployment_id: str, stage: Stage, function: Callable[[StageContext], StageResult], *, fence: int, **finish: Any
+        deployment_id: str,
+        stage: Stage,
+        function: Callable[[StageContext], StageResult],
+        *,
+        fence: int,
+        leases: list[HeldLease] | None = None,
+        directories: StageDirectories | None = None,
+        reap: Callable[[str], None] = lambda _name: None,
+        **finish: Any,
     ):
         def open_log(deployment_id: str, stage: Stage, fence: int, secrets: list[str]) -> LogWriter:
             return LogWriter(
@@ -80,8 +89,8 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             read_variables=lambda _project, _target: {"PASSWORD": SECRET, "CLOUDIFY_PACKAGE_MANAGER": "pnpm"},
             read_credentials=lambda _project: CREDENTIALS,
             secrets_of=lambda _row: [],
-            reap=lambda _name: None,
-            directories=StageDirectories(tmp_path / "work"),
+            reap=reap,
+            directories=directories or StageDirectories(tmp_path / "work"),
             build_settings=world.settings.build,
             clock=SystemClock(),
             worker="w",
@@ -96,6 +105,8 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             max_attempts=3,
         )
         lease = HeldLease(job, fence)
+        if leases is not None:
+            leases.append(lease)
         runner.run(lease)
         return lease.outcome
 
@@ -209,3 +220,35 @@ def test_a_cancellation_accepted_while_the_last_stage_ends_holds(world: Any, run
     resource = world.service.get(world.tenant_id, deployment_id)
     assert (resource.status, resource.is_active, activated) == ("cancelled", False, [])
     assert isinstance(entries(world, deployment_id)[-1], LogEnd)
+
+
+def test_the_next_stage_is_on_its_way_before_the_files_are_deleted(world: Any, run_stage: Any, tmp_path: Path):
+    leases: list[HeldLease] = []
+    outcomes: list[tuple[str, Any]] = []
+
+    class WatchedDirectories(StageDirectories):
+        @contextmanager
+        def open(self, deployment_id: str, stage: str, fence: int) -> Generator[Path]:
+            with super().open(deployment_id, stage, fence) as directory:
+                yield directory
+                (directory / "left").write_text("by the stage")
+                outcomes.append(leases[-1].outcome)
+
+    deployment_id = create(world)
+    directories = WatchedDirectories(tmp_path / "watched")
+    run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=1, leases=leases, directories=directories)
+    assert outcomes == [("done", [f"{deployment_id}:install"])]
+    assert not list((tmp_path / "watched").iterdir())
+
+
+def test_what_a_dead_worker_left_is_looked_for_from_the_second_run_on(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    reaped: list[str] = []
+    lost = fails(PlatformError("The store is away."))
+    assert run_stage(deployment_id, Stage.CLONE, lost, fence=1, reap=reaped.append)[0] == "retry"
+    assert not reaped
+    run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=2, reap=reaped.append)
+    assert reaped == [f"{deployment_id}-clone"]
+    # Its end was recorded and its lease was lost: whatever this is, it is no first run.
+    run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=3, reap=reaped.append)
+    assert reaped == [f"{deployment_id}-clone"] * 2
