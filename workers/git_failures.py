@@ -27,8 +27,8 @@ _UNREACHABLE = re.compile(
 )
 _DISK = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 _PASSING = re.compile(
-    r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection (reset|closed by)|unexpected disconnect|hung up unexpectedly|"
-    r"invalid index-pack output|transfer closed",
+    r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection (reset|closed by)|unexpected disconnect|"
+    r"hung up unexpectedly|invalid index-pack output|transfer closed",
     re.IGNORECASE,
 )
 _COMMIT_ABSENT = re.compile(

@@ -101,7 +101,8 @@ class ProjectRepository:
             f"UPDATE projects SET {assignments} "  # noqa: S608 - the columns are checked above
             "WHERE id = %(id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL RETURNING id"
         )
-        return connection.execute(query.encode(), changes | {"id": project_id, "tenant_id": tenant_id}).fetchone() is not None
+        parameters = changes | {"id": project_id, "tenant_id": tenant_id}
+        return connection.execute(query.encode(), parameters).fetchone() is not None
 
     def set_deleting(self, tenant_id: str, project_id: str) -> str | None:
         """The tenant's plan; None when there is no such project, or it is being deleted already."""
