@@ -89,12 +89,12 @@ def test_a_host_with_another_key_gets_nothing(
     assert cloner.clone(url, credentials=deploy_key(ssh), clean=True).output["source"]
 
 
-def test_a_deployment_beside_this_one_that_met_another_key(
+def test_a_known_host_is_not_believed_by_a_key_of_another_type(
     cloner: Cloner, ssh: SshServer, database: Database, tmp_path: Path
 ) -> None:
     add_project(database)
     make_repository(tmp_path / "site", {"index.html": "one"})
-    # Pinned for the same host between this one's look and its contact, by a type of key that the host doesn't show.
+    # ssh's own accept-new would take it.
     cloner.stage._host_keys.pin_host_key(PROJECT, f"127.0.0.1:{ssh.port}", "ecdsa-sha2-nistp256 AAAA")
     failure = cloner.failure(ssh.url(tmp_path / "site"), credentials=deploy_key(ssh))
     assert "another SSH host key" in failure.message
