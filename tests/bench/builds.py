@@ -2,7 +2,7 @@
 
 `python -m tests.bench builds [compare] [attach] [crowd]` runs all of it or the parts named. The rounds of both sides
 alternate, a figure is the median of its rounds, and the machine's load average is printed with each: on a busy machine
-the differences grow with the commands themselves.
+the differences grow with the commands themselves. BENCH_ROUNDS is how many rounds there are, 5 if it isn't set.
 """
 
 from __future__ import annotations
