@@ -199,6 +199,13 @@ def test_the_index_finds_by_scope_and_explains_by_group(database: Database) -> N
     latest = index.latest(TENANT, scopes, "install", "proj_1")
     assert latest is not None
     assert latest.digest == "d3"
+    # A use is noted once a minute.
+    index.touch(TENANT, found)
+    untouched = index.latest(TENANT, scopes, "install", "proj_1")
+    assert untouched is not None
+    assert untouched.digest == "d3"
+    with database.transaction() as connection:
+        connection.execute("UPDATE snapshots SET last_used_at = last_used_at - interval '2 minutes'")
     index.touch(TENANT, found)
     touched = index.latest(TENANT, scopes, "install", "proj_1")
     assert touched is not None
