@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import structlog
@@ -137,20 +137,14 @@ class StageRunner:
             if self._stage is Stage.CLONE and begun.attempt == 1:
                 waited = self._clock.now() - begun.row["created_at"]
                 metrics.observe_wait(self._stage.value, waited.total_seconds())
-            # Deleting what the stage wrote can take longer than the stage: the next one need not wait for it.
-            with ExitStack() as leftovers:
-                outcome = self._run_function(lease, begun, begun.row, leftovers)
-                if outcome == "succeeded":
-                    self._hand_over(lease, begun.row)
-            return outcome
-        self._hand_over(lease, begun.row)
+            outcome = self._run_function(lease, begun, begun.row)
+            if outcome != "succeeded":
+                return outcome
+        following = next_stage(self._stage)
+        lease.done([] if following is None else [_next_job(lease, begun.row, following)])
         return "succeeded"
 
-    def _hand_over(self, lease: Lease, row: Row) -> None:
-        following = next_stage(self._stage)
-        lease.done([] if following is None else [_next_job(lease, row, following)])
-
-    def _run_function(self, lease: Lease, begun: BegunStage, row: Row, leftovers: ExitStack) -> str:
+    def _run_function(self, lease: Lease, begun: BegunStage, row: Row) -> str:
         target = "preview" if row["is_preview"] else "production"
         variables = self._read_variables(row["project_id"], target)
         # Read once: what the clone uses is what the log masks.
@@ -158,8 +152,10 @@ class StageRunner:
         secrets = [*variables.values(), *self._secrets_of(row), *(credentials.secrets if credentials else ())]
         log = self._open_log(row["id"], self._stage, lease.token, secrets)
         try:
-            directory = leftovers.enter_context(self._directories.open(row["id"], self._stage.value, lease.token))
-            with _interruption(lease, log.lost) as interrupted:
+            with (
+                _interruption(lease, log.lost) as interrupted,
+                self._directories.open(row["id"], self._stage.value, lease.token) as directory,
+            ):
                 context = StageContext(
                     deployment=deployment_view(row),
                     limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._build_settings),

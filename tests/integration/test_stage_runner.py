@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,6 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
         function: Callable[[StageContext], StageResult],
         *,
         fence: int,
-        leases: list[HeldLease] | None = None,
-        directories: StageDirectories | None = None,
         reap: Callable[[str], None] = lambda _name: None,
         **finish: Any,
     ):
@@ -90,7 +87,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             read_credentials=lambda _project: CREDENTIALS,
             secrets_of=lambda _row: [],
             reap=reap,
-            directories=directories or StageDirectories(tmp_path / "work"),
+            directories=StageDirectories(tmp_path / "work"),
             build_settings=world.settings.build,
             clock=SystemClock(),
             worker="w",
@@ -105,8 +102,6 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             max_attempts=3,
         )
         lease = HeldLease(job, fence)
-        if leases is not None:
-            leases.append(lease)
         runner.run(lease)
         return lease.outcome
 
@@ -220,25 +215,6 @@ def test_a_cancellation_accepted_while_the_last_stage_ends_holds(world: Any, run
     resource = world.service.get(world.tenant_id, deployment_id)
     assert (resource.status, resource.is_active, activated) == ("cancelled", False, [])
     assert isinstance(entries(world, deployment_id)[-1], LogEnd)
-
-
-def test_the_next_stage_is_on_its_way_before_the_files_are_deleted(world: Any, run_stage: Any, tmp_path: Path):
-    leases: list[HeldLease] = []
-    outcomes: list[tuple[str, Any]] = []
-
-    class WatchedDirectories(StageDirectories):
-        @contextmanager
-        def open(self, deployment_id: str, stage: str, fence: int) -> Generator[Path]:
-            with super().open(deployment_id, stage, fence) as directory:
-                yield directory
-                (directory / "left").write_text("by the stage")
-                outcomes.append(leases[-1].outcome)
-
-    deployment_id = create(world)
-    directories = WatchedDirectories(tmp_path / "watched")
-    run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=1, leases=leases, directories=directories)
-    assert outcomes == [("done", [f"{deployment_id}:install"])]
-    assert not list((tmp_path / "watched").iterdir())
 
 
 def test_what_a_dead_worker_left_is_looked_for_from_the_second_run_on(world: Any, run_stage: Any):
