@@ -318,7 +318,8 @@ class DeploymentService:
             run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
             self._stage_runs.end(connection, deployment_id, status=run_status, fence=None)
             first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
-        self._doorbell.ring(deployment_id, first, last, entries)
+        # A full log keeps its mark in the line's place: without the line, watchers read the store.
+        self._doorbell.ring(deployment_id, first, last, entries[-2:])
         return True
 
     def _get_row(self, tenant_id: str, deployment_id: str) -> Row:
