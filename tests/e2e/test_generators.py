@@ -1,14 +1,11 @@
 """Projects of the site generators and package managers that people use, from a repository to bytes that only a real
-build produces. A few run always, all of them with CLOUDIFY_E2E_FULL=1 (`make e2e-full`), which also says how long each
-takes."""
+build produces. A few run always, all of them with CLOUDIFY_E2E_FULL=1 (`make e2e-full`); the end of the run says how
+long each took."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.platform import Platform
+from tests.lockfiles import lock
 from tests.repositories import SITES, make_repository, write_site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -25,23 +23,42 @@ IS_FULL = os.environ.get("CLOUDIFY_E2E_FULL", "") == "1"
 
 @dataclass(frozen=True)
 class Case:
-    """`fixture`: below fixtures/sites. `expected`: a pattern in what `path` serves; `said`: one in the log."""
+    """`fixture`: below fixtures/sites. `expected`: a pattern in what `path` serves, or in the file that `asset` (its
+    only group) finds there. `said`: a text in the log."""
 
     fixture: str
     expected: str
     said: str
     path: str = "/"
+    asset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    # The sample site with this lockfile in place of its own.
+    # This lockfile of fixtures/sites/vite-locks in place of the sample's own.
     vite_lock: str | None = None
+    # The manager whose lockfile names its registry, so it is made here.
+    locked_by: str | None = None
     is_fast: bool = False
 
 
 # Installing Docusaurus alone takes minutes on a slow machine.
 PATIENCE = 800.0
-SCRIPT = r'src="(/assets/[^"]+\.js)"'
+SCRIPT = r'src="(/[^"]+\.js)"'
 MEMBER = {"rootDirectory": "apps/web"}
+PYTHON_SCRIPT = {"buildCommand": "python make_site.py", "outputDirectory": "dist"}
+MATCHED = "<h1>matched</h1><p>/workspace/.venv</p>"
+
+
+def vite(said: str, lock: str | None = None) -> Case:
+    """The sample: what the platform told the build is in the bundle."""
+    return Case("sample", r"branch:[`'\"]main[`'\"],commit:[`'\"][0-9a-f]{7}", said, asset=SCRIPT, vite_lock=lock)
+
+
 CASES: dict[str, Case] = {
+    "static-html": Case("static", r"<h1>About</h1>", "nothing to build", path="/about.html"),
+    "vite-npm": vite("npm ci"),
+    "vite-pnpm": vite("pnpm install --frozen-lockfile", "pnpm-lock.yaml"),
+    "vite-yarn": vite("yarn install --frozen-lockfile", "yarn.lock"),
+    "vite-bun": vite("bun install --frozen-lockfile", "bun.lock"),
+    "yarn-berry": Case("berry", r"<h1>odd</h1><p>yarn/4\.", "yarn install --immutable"),
     "eleventy": Case("eleventy", r">Built by Eleventy v3[^<]*</h1>.*\[7\]\[14\]\[21\]", "eleventy", is_fast=True),
     "vitepress": Case("vitepress", r"VitePress 42.*Rendered on the server", "vitepress"),
     "docusaurus": Case("docusaurus", r"The product is (<!-- -->)?42", "docusaurus"),
@@ -52,38 +69,35 @@ CASES: dict[str, Case] = {
     "sphinx": Case("sphinx", r'href="#target".*>linked</', "sphinx-build"),
     "pelican": Case("pelican", r"<em>Soaring</em> over the sea", "pelican", path="/first-flight.html"),
     "hugo": Case("hugo", r"<h1>Hugo 42</h1><p>.*Hugo 0\.168\.0", "hugo --minify", is_fast=True),
-    "uv": Case("uv", r"Installed from uv.lock", "uv sync --locked"),
-    "vite-pnpm": Case("vite-locks", SCRIPT, "pnpm install --frozen-lockfile", vite_lock="pnpm-lock.yaml"),
-    "vite-yarn": Case("vite-locks", SCRIPT, "yarn install --frozen-lockfile", vite_lock="yarn.lock"),
-    "vite-bun": Case("vite-locks", SCRIPT, "bun install --frozen-lockfile", vite_lock="bun.lock"),
+    "uv": Case("uv", r"Installed from uv.lock", "uv sync --locked", locked_by="uv"),
+    "poetry": Case("poetry", MATCHED, "poetry sync", settings=PYTHON_SCRIPT, locked_by="poetry"),
+    "pipenv": Case("pipenv", MATCHED, "pipenv sync", settings=PYTHON_SCRIPT, locked_by="pipenv"),
     "monorepo-npm": Case("monorepo-npm", "<h1>Odd monorepo</h1>", "turbo run build", settings=MEMBER),
     "monorepo-pnpm": Case("monorepo-pnpm", "<h1>Odd monorepo</h1>", "turbo run build", settings=MEMBER, is_fast=True),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_fast or IS_FULL])
-def test_a_generator(platform: Platform, repositories: Path, name: str):
+def test_a_generator(platform: Platform, repositories: Path, name: str, build_times: dict[str, dict[str, float]]):
     case = CASES[name]
     directory = repositories / name
-    write_site(directory, "sample" if case.vite_lock else case.fixture)
+    write_site(directory, case.fixture)
     if case.vite_lock:
         (directory / "package-lock.json").unlink()
-        (directory / case.vite_lock).write_bytes((SITES / case.fixture / case.vite_lock).read_bytes())
-    if name == "uv":
-        # The lockfile names its registry, so it is made here.
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "lock", "--quiet", "--python", sys.executable], cwd=directory, check=True)
+        (directory / case.vite_lock).write_bytes((SITES / "vite-locks" / case.vite_lock).read_bytes())
+    if case.locked_by:
+        lock(case.locked_by, directory)
     project = platform.create_project(name, make_repository(directory, {}), **case.settings)
-    began = time.monotonic()
     deployment = platform.finish(platform.create_deployment(project["id"])["id"], seconds=PATIENCE)
-    print(f"{name}: {time.monotonic() - began:.1f} s")
     log = platform.log_text(deployment["id"])
     assert deployment["status"] == "ready", (deployment["error"], log)
+    build_times[name] = {run["stage"]: run["durationSeconds"] for run in deployment["stages"]}
     assert case.said in log
     page = platform.get_site(name, case.path)
     assert page.status_code == 200
+    if case.asset:
+        asset = re.search(case.asset, page.text)
+        assert asset, page.text[:5000]
+        page = platform.get_site(name, asset[1])
+        assert page.status_code == 200
     assert re.search(case.expected, page.text, re.DOTALL), page.text[:5000]
-    if case.vite_lock:
-        script = re.search(SCRIPT, page.text)
-        assert script
-        assert platform.get_site(name, script[1]).status_code == 200

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +10,7 @@ from shared.db.database import Database
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, StageFailure
 from shared.settings import ObjectStoreSettings
+from tests.lockfiles import index_url
 from tests.repositories import SITES
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.runner import origin_of
@@ -127,16 +126,6 @@ def test_a_python_package_manager(pipeline: Pipeline, manager: str, lock: str, n
     page = pipeline.run(site, **settings)["index.html"]
     assert "<h1>matched</h1><p>/workspace/.venv</p>" in page
     assert f"Package manager {manager}" in pipeline.install_log.text
-
-
-def index_url() -> str:
-    """Where this machine's pip looks for packages."""
-    program = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
-    )
-    default = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return asked.stdout.strip() or default.stdout.strip()
 
 
 def test_a_variable_of_the_project_chooses_the_manager(pipeline: Pipeline) -> None:
