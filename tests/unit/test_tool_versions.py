@@ -43,7 +43,7 @@ def package(**fields: object) -> str:
             [("pnpm", "10.34.8")],
         ),
         ({"package.json": package(engines={"pnpm": "9.1.0"}), "pnpm-lock.yaml": ""}, [("pnpm", "9.1.0")]),
-        ({"package-lock.json": "{}", ".nvmrc": "20"}, [("node", "20.18.0")]),
+        ({"package-lock.json": "{}", ".nvmrc": "20"}, [("node", "20.20.2")]),
         ({"mkdocs.yml": "", "package.json": "", "poetry.lock": ""}, [("poetry", "2.5.1")]),
         ({"mkdocs.yml": "", "package.json": "", "Pipfile.lock": "{}"}, [("pipenv", "2026.10.3")]),
     ],
@@ -70,9 +70,10 @@ def test_a_command_of_the_settings_names_its_manager(tmp_path: Path) -> None:
     [
         (None, None), ("24", None), (">=20", None), (">= 20", None), ("^22 || ^24", None),
         ("lts/*", None), ("*", None), ("stable", None), ("24.x", None), (">=18 <25", None), ("18 - 24", None),
-        ("22.x", "22.20.0"), ("22", "22.20.0"), ("^20.9.0", "20.18.0"), ("20 || 18", "20.18.0"), ("~20.18", "20.18.0"),
-        ("lts/iron", "20.18.0"), ("lts/jod", "22.20.0"), ("<21", "20.18.0"), (">=18 <19", "18.18.2"),
-        ("18 - 20", "20.18.0"), ("20.18.0", "20.18.0"), (">20 <23", "22.20.0"), ("<=20", "20.18.0"),
+        ("22.x", "22.23.3"), ("22", "22.23.3"), ("^20.9.0", "20.20.2"), ("20 || 18", "20.20.2"), ("~20.20", "20.20.2"),
+        ("lts/iron", "20.20.2"), ("lts/jod", "22.23.3"), ("<21", "20.20.2"), (">=18 <19", "18.20.8"),
+        (">=26", "26.10.0"), ("16.x", "16.20.2"), ("lts/gallium", "16.20.2"),
+        ("18 - 20", "20.20.2"), ("20.20.2", "20.20.2"), (">20 <23", "22.23.3"), ("<=20", "20.20.2"),
     ],
 )  # fmt: skip
 def test_the_node_that_satisfies_a_range(wanted: str | None, version: str | None) -> None:
@@ -83,11 +84,11 @@ def test_the_node_that_satisfies_a_range(wanted: str | None, version: str | None
 @pytest.mark.parametrize(
     ("wanted", "version", "said"),
     [
-        ("22.1.0", "22.20.0", "22.20.0 is the one of that line"),
-        ("v20.5.1", "20.18.0", "20.18.0 is the one of that line"),
+        ("22.1.0", "22.23.3", "22.23.3 is the one of that line"),
+        ("v20.5.1", "20.20.2", "20.20.2 is the one of that line"),
         ("24.0.0", None, "24.1.0 is the one of that line"),
-        (">=26", None, "there are 24, 22, 20, 18, and 24.1.0 is used"),
-        ("16", None, "24.1.0 is used"),
+        (">=28", None, "there are 26, 24, 22, 20, 18, 16, and 24.1.0 is used"),
+        ("14", None, "24.1.0 is used"),
         ("banana", None, "24.1.0 is used"),
     ],
 )

@@ -29,11 +29,11 @@ _PNPM_LINES = (_NEWEST["pnpm"], "9.15.9", "8.15.9", "7.33.7")
 _BERRY_BY_LOCKFILE: Mapping[int, str] = {4: "2.4.2", 5: "3.8.7", 6: "3.8.7", 7: "4.18.1", 8: "4.18.1"}
 _NEWEST_BERRY = "4.18.1"
 # The Node lines besides the one that Cloudify comes with, newest first.
-_NODES = ("22.20.0", "20.18.0", "18.18.2")
+_NODES = ("26.10.0", "22.23.3", "20.20.2", "18.20.8", "16.20.2")
 
 _EXACT = re.compile(r"\d{1,5}\.\d{1,5}\.\d{1,5}(?:-[0-9A-Za-z.-]{1,40})?")
 _COMPARISON = re.compile(r"\s*(>=|<=|>|<|\^|~>?|=)?\s*v?(\d+|[xX*])(?:\.(\d+|[xX*]))?(?:\.(\d+|[xX*]))?[-+\w.]*")
-_CODE_NAMES: Mapping[str, int] = {"hydrogen": 18, "iron": 20, "jod": 22, "krypton": 24}
+_CODE_NAMES: Mapping[str, int] = {"gallium": 16, "hydrogen": 18, "iron": 20, "jod": 22, "krypton": 24}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def node_request(wanted: str | None, available: str) -> tuple[ToolRequest | None
         if major is not None and version.startswith(f"{major[1]}."):
             request = None if version == available else ToolRequest("node", version)
             return request, f"The project asks for Node {wanted}; {version} is the one of that line that there is."
-    lines = ", ".join(version.partition(".")[0] for version in (available, *_NODES))
+    lines = ", ".join(str(line) for line in sorted({_parts(v)[0] for v in (available, *_NODES)}, reverse=True))
     return None, f"The project asks for Node {wanted}; there are {lines}, and {available} is used."
 
 
