@@ -153,6 +153,38 @@ def test_each_framework_is_recognised_with_its_command_and_output(
         ({"mkdocs.yml": "", "pyproject.toml": "[project]\ndependencies = ['mkdocs']"}, "uv", "uv sync"),
         ({"mkdocs.yml": "", "poetry.lock": ""}, "poetry", "poetry sync"),
         ({"mkdocs.yml": "", "Pipfile.lock": ""}, "pipenv", "pipenv sync"),
+        ({"mkdocs.yml": "", "Pipfile.lock": '{"develop": {}}'}, "pipenv", "pipenv sync"),
+        ({"mkdocs.yml": "", "Pipfile.lock": '{"develop": {\n"mkdocs": {}}}'}, "pipenv", "pipenv sync --dev"),
+        (
+            {"mkdocs.yml": "", "pyproject.toml": "[project]\ndependencies = ['a']\n[dependency-groups]\ndocs = ['b']"},
+            "uv",
+            "uv sync --group docs",
+        ),
+        (
+            {"conf.py": "", "pyproject.toml": "[project.optional-dependencies]\ndocs = ['sphinx']\ntest = ['pytest']"},
+            "uv",
+            "uv sync --extra docs",
+        ),
+        (
+            {"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[dependency-groups]\ndoc = ['mkdocs']\ndev = ['b']"},
+            "uv",
+            "uv sync --locked --group doc",
+        ),
+        (
+            {"mkdocs.yml": "", "poetry.lock": "", "pyproject.toml": "[tool.poetry.group.docs]\noptional = true"},
+            "poetry",
+            "poetry sync --with docs",
+        ),
+        (
+            {"mkdocs.yml": "", "poetry.lock": "", "pyproject.toml": "[tool.poetry.group.docs]\n[tool.poetry.extras]"},
+            "poetry",
+            "poetry sync",
+        ),
+        (
+            {"mkdocs.yml": "", "poetry.lock": "", "pyproject.toml": "[tool.poetry.extras]\ndocs = ['mkdocs']"},
+            "poetry",
+            "poetry sync --extras docs",
+        ),
         ({"mkdocs.yml": ""}, "uv", "uv pip install 'mkdocs<2'"),
         ({"docs/conf.py": "", "docs/requirements.txt": "sphinx"}, "pip", "uv pip install -r docs/requirements.txt"),
         ({"index.html": "", "package-lock.json": "{}"}, None, None),

@@ -11,6 +11,8 @@ from shared.errors import FailureCode, StageFailure
 from workers.frameworks.node_projects import as_mapping
 from workers.frameworks.source_tree import SourceTree, ancestors, join, storable_value
 
+# Groups and extras that uv and poetry leave out unless they are named, and that a site is built with.
+_SITE_GROUPS = ("docs", "doc", "documentation", "site", "website")
 _REQUIREMENTS = ("requirements.txt", "docs/requirements.txt", "requirements-docs.txt", "requirements/docs.txt")
 
 
@@ -54,13 +56,11 @@ def read_python_project(tree: SourceTree, directory: str, packages: tuple[str, .
 
 
 def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, str, str] | None:
+    """Manager, lockfile, install command, and the reason."""
+    path = join(directory, "pyproject.toml")
     if tree.is_file(join(directory, "uv.lock")):
-        return (
-            "uv",
-            join(directory, "uv.lock"),
-            "uv sync --locked",
-            f"Package manager uv: found {join(directory, 'uv.lock')}.",
-        )
+        command = f"uv sync --locked{_uv_options(_read_toml(tree, path))}"
+        return "uv", join(directory, "uv.lock"), command, f"Package manager uv: found {join(directory, 'uv.lock')}."
     for name in _REQUIREMENTS:
         text = tree.read_text(join(directory, name))
         if text is not None:
@@ -73,14 +73,41 @@ def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, st
             )
     for manager, name in (("poetry", "poetry.lock"), ("pipenv", "Pipfile.lock")):
         if tree.is_file(join(directory, name)):
-            command = "poetry sync" if manager == "poetry" else "pipenv sync"
-            return manager, join(directory, name), command, f"Package manager {manager}: found {join(directory, name)}."
-    project = _read_toml(tree, join(directory, "pyproject.toml"))
-    if as_mapping(project.get("project")).get("dependencies") or project.get("dependency-groups"):
-        path = join(directory, "pyproject.toml")
+            options = (
+                _poetry_options(_read_toml(tree, path)) if manager == "poetry" else _pipenv_options(tree, directory)
+            )
+            reason = f"Package manager {manager}: found {join(directory, name)}."
+            return manager, join(directory, name), f"{manager} sync{options}", reason
+    project = _read_toml(tree, path)
+    options = _uv_options(project)
+    if as_mapping(project.get("project")).get("dependencies") or project.get("dependency-groups") or options:
         reason = f"Python packages from {path}. There is no lockfile: commit uv.lock to pin them."
-        return "uv", None, "uv sync", reason
+        return "uv", None, f"uv sync{options}", reason
     return None
+
+
+def _uv_options(project: dict[str, Any]) -> str:
+    extras = as_mapping(as_mapping(project.get("project")).get("optional-dependencies"))
+    groups = as_mapping(project.get("dependency-groups"))
+    found = [f" --group {name}" for name in _SITE_GROUPS if name in groups]
+    return "".join([*found, *(f" --extra {name}" for name in _SITE_GROUPS if name in extras)])
+
+
+def _poetry_options(project: dict[str, Any]) -> str:
+    """Groups are installed unless they are optional; extras never are."""
+    poetry = as_mapping(as_mapping(project.get("tool")).get("poetry"))
+    groups = as_mapping(poetry.get("group"))
+    extras = as_mapping(as_mapping(project.get("project")).get("optional-dependencies")) | as_mapping(
+        poetry.get("extras")
+    )
+    found = [f" --with {name}" for name in _SITE_GROUPS if as_mapping(groups.get(name)).get("optional") is True]
+    return "".join([*found, *(f" --extras {name}" for name in _SITE_GROUPS if name in extras)])
+
+
+def _pipenv_options(tree: SourceTree, directory: str) -> str:
+    """With what development needs, as the other managers install it."""
+    lock = tree.read(join(directory, "Pipfile.lock")) or b""
+    return " --dev" if re.search(rb'"develop"\s*:\s*\{\s*"', lock) else ""
 
 
 def _read_toml(tree: SourceTree, path: str) -> dict[str, Any]:
