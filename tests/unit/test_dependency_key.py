@@ -63,6 +63,8 @@ def reads(root: Path, site: Site, **overrides: Any) -> bool:
         (NODE_SITE, {"patches/vite.patch": "x"}, "configuration added"),
         (PYTHON_SITE, {"requirements.txt": "mkdocs==1.6.0"}, "lockfile changed"),
         (PYTHON_SITE, {"uv.toml": "x"}, "configuration added"),
+        (NODE_SITE, {"package.json": package(catalog={"vite": "8"})}, "package.json changed"),
+        (NODE_SITE, {"package.json": package(scripts={"pnpm:devPreinstall": "node x.js"})}, "package.json changed"),
     ],
 )
 def test_what_an_install_reads_changes_its_key_and_is_named(
@@ -113,6 +115,12 @@ def test_every_member_of_a_workspace_counts(tmp_path: Path) -> None:
     assert explain_miss(now, before) == "package.json changed"
 
 
+def test_a_broken_package_file_of_a_fixture_breaks_no_install(tmp_path: Path) -> None:
+    site = {"package.json": package(workspaces=["apps/*"]), "package-lock.json": "{}", "test/package.json": "{ oops"}
+    assert components_of(tmp_path, site)["lockfile"]
+    assert reads(tmp_path, site) is False
+
+
 @pytest.mark.parametrize(
     ("site", "settings", "expected"),
     [
@@ -133,6 +141,75 @@ def test_every_member_of_a_workspace_counts(tmp_path: Path) -> None:
         ({"mkdocs.yml": "", "requirements.txt": "plugin @ file:plugin"}, {}, True),
         ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[project]\nname='a'"}, {}, False),
         ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[build-system]\nrequires=[]"}, {}, True),
+        # Commands that run scripts of the project, or install what another file says.
+        (NODE_SITE, {"install_command": "npm install eslint@9 --no-audit"}, False),
+        (NODE_SITE, {"install_command": "npm ci --prefix frontend"}, True),
+        (NODE_SITE, {"install_command": "npm install ./vendor/plugin.tgz"}, True),
+        (NODE_SITE, {"install_command": "npm install plugin.tgz"}, True),
+        (NODE_SITE, {"install_command": "npm rebuild"}, True),
+        (NODE_SITE, {"install_command": "yarn install"}, True),
+        (NODE_SITE, {"install_command": "npm ci && pip install -r requirements.txt"}, True),
+        ({"package.json": package(), "yarn.lock": ""}, {"install_command": "yarn setup"}, True),
+        ({"package.json": package(), "yarn.lock": ""}, {"install_command": "yarn --frozen-lockfile"}, True),
+        ({"package.json": package(), "yarn.lock": ""}, {"install_command": "yarn install --frozen-lockfile"}, False),
+        ({"package.json": package(), "bun.lock": ""}, {"install_command": "bun prepare.ts"}, True),
+        ({"package.json": package(), "pnpm-lock.yaml": ""}, {"install_command": "pnpm -C sub install"}, True),
+        (PYTHON_SITE, {"install_command": "pip install -r requirements.txt"}, False),
+        (PYTHON_SITE, {"install_command": "uv pip install -r requirements.txt mkdocs-material==9.6"}, False),
+        (PYTHON_SITE, {"install_command": "pip install -r requirements.txt -r dev.txt"}, True),
+        (PYTHON_SITE, {"install_command": "pip install -e ."}, True),
+        (PYTHON_SITE, {"install_command": "pip install ."}, True),
+        (PYTHON_SITE, {"install_command": "uv sync"}, True),
+        # Dependencies beside the project, however they are spelt.
+        ({"package.json": package(dependencies={"vite": "7", "a": "vendor/a-1.0.tgz"})}, {}, True),
+        ({"package.json": package(dependencies={"vite": "7", "a": "owner/repository"})}, {}, False),
+        ({"package.json": package(dependencies={"vite": "~7.1", "a": "https://example.com/a.tgz"})}, {}, False),
+        ({"package.json": package(overrides={"b": {"a": "file:./a"}})}, {}, True),
+        ({"package.json": package(resolutions={"a": "patch:a@npm%3A1.0.0#./a.patch"})}, {}, True),
+        ({"package.json": package(resolutions={"a": "patch:a@npm%3A1.0.0#~/.yarn/patches/a.patch"})}, {}, False),
+        ({"package.json": package(pnpm={"patchedDependencies": {"a@1": "fixes/a.patch"}})}, {}, True),
+        ({"package.json": package(pnpm={"patchedDependencies": {"a@1": "patches/a.patch"}})}, {}, False),
+        ({"package.json": package(dependenciesMeta={"a": {"injected": True}})}, {}, True),
+        ({**NODE_SITE, "pnpm-workspace.yaml": "injectWorkspacePackages: true\n"}, {}, True),
+        ({**NODE_SITE, "pnpm-workspace.yaml": "overrides:\n  a: link:../a\n"}, {}, True),
+        ({**NODE_SITE, "pnpm-workspace.yaml": "patchedDependencies:\n  a@1: fixes/a.patch\n"}, {}, True),
+        ({**NODE_SITE, "pnpm-workspace.yaml": "packages:\n  - './apps/*'\nlockfile: true\n"}, {}, False),
+        ({**NODE_SITE, ".pnpmfile.cjs": "module.exports = require('./hooks.cjs')"}, {}, True),
+        ({**NODE_SITE, ".npmrc": "node-options=--require ./hook.cjs\n"}, {}, True),
+        ({**NODE_SITE, ".npmrc": "legacy-peer-deps=true\n"}, {}, False),
+        # The client of Prisma is generated from the project's schema while it is installed.
+        ({"package.json": package(dependencies={"vite": "7", "@prisma/client": "6"})}, {}, True),
+        # What the repository holds of them already.
+        ({**NODE_SITE, "node_modules/a/index.js": ""}, {}, True),
+        ({**PYTHON_SITE, ".venv/bin/python": ""}, {}, True),
+        # Python's.
+        ({"mkdocs.yml": "", "requirements.txt": "mkdocs\nplugins/theme\n"}, {}, True),
+        ({"mkdocs.yml": "", "requirements.txt": "theme-1.0-py3-none-any.whl\n"}, {}, True),
+        ({"mkdocs.yml": "", "requirements.txt": "file:///workspace/theme\n"}, {}, True),
+        ({"mkdocs.yml": "", "requirements.txt": "theme @ ./theme\n"}, {}, True),
+        ({"mkdocs.yml": "", "requirements.txt": "--find-links wheels\nmkdocs\n"}, {}, True),
+        (
+            {
+                "mkdocs.yml": "",
+                "requirements.txt": "# pinned\n--index-url https://example.com/simple\nmkdocs[i18n] >= 1.6, < 2 ; "
+                "python_version > '3'  # why\nclick==8.1 \\\n    --hash=sha256:00\ntheme @ https://example.com/t.whl\n",
+            },
+            {},
+            False,
+        ),
+        ({"mkdocs.yml": "", "uv.lock": 'source = { editable = "../theme" }', "pyproject.toml": ""}, {}, True),
+        ({"mkdocs.yml": "", "uv.lock": 'source = { virtual = "." }', "pyproject.toml": ""}, {}, False),
+        ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[tool.uv]\nsources.a = { path = 'a' }"}, {}, True),
+        ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "build-system = { requires = [] }"}, {}, True),
+        ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[tool.uv]\npackage = true"}, {}, True),
+        ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[tool.uv]\npackage = false"}, {}, False),
+        ({"mkdocs.yml": "", "Pipfile.lock": '{"default": {"a": {"path": "./a"}}}'}, {}, True),
+        ({"mkdocs.yml": "", "Pipfile.lock": '{"default": {"a": {"version": "==1"}}}'}, {}, False),
+        (
+            {"mkdocs.yml": "", "poetry.lock": '[package.source]\ntype = "directory"', "pyproject.toml": ""},
+            {},
+            True,
+        ),
     ],
 )
 def test_installs_that_may_read_any_file_are_known(

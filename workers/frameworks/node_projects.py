@@ -21,7 +21,10 @@ _DEPENDENCY_FIELDS = (*_INSTALLED_FIELDS, "peerDependencies")
 # A variable of the project that chooses among npm, pnpm, yarn and bun.
 FORCING_VARIABLE = "CLOUDIFY_PACKAGE_MANAGER"
 _INSTALL_SCRIPTS = frozenset(
-    ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare", "prepublish", "dependencies"]
+    [
+        *("preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare", "prepublish"),
+        *("dependencies", "pnpm:devPreinstall"),
+    ]
 )
 _PACKAGE_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)(?:@[\^~]?v?(\d[^+\s]*)?|$)")
 

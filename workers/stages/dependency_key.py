@@ -6,13 +6,22 @@ import hashlib
 import json
 import platform
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from shared.errors import StageFailure
 from workers.frameworks.detection import Detection
-from workers.frameworks.node_projects import as_mapping, install_scripts_of
+from workers.frameworks.node_projects import install_scripts_of
 from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.stages.local_dependencies import (
+    is_plain_install,
+    node_configuration_reads_files,
+    package_reads_files,
+    python_configuration_reads_files,
+    python_lock_reads_files,
+    python_project_reads_files,
+    requirements_read_files,
+)
 from workers.toolchain import Toolchain
 from workers.tools import Tool
 
@@ -21,19 +30,19 @@ _PACKAGE_PARTS = (
     *("name", "version", "workspaces", "engines", "os", "cpu", "bin", "packageManager", "overrides", "resolutions"),
     *("dependencies", "devDependencies", "optionalDependencies", "peerDependencies", "peerDependenciesMeta"),
     *("bundleDependencies", "bundledDependencies", "dependenciesMeta", "pnpm"),
-    *("trustedDependencies", "patchedDependencies", "allowScripts"),
+    *("trustedDependencies", "patchedDependencies", "allowScripts", "catalog", "catalogs", "devEngines", "libc"),
+    *("directories", "installConfig", "publishConfig", "config"),
 )
 _NODE_CONFIGURATION = (
     *(".npmrc", ".yarnrc", ".yarnrc.yml", "bunfig.toml", ".nvmrc", ".node-version"),
     *("pnpm-workspace.yaml", ".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.cjs"),
 )
-_PYTHON_CONFIGURATION = ("pyproject.toml", "uv.toml", "pip.conf", ".python-version")
+_PYTHON_CONFIGURATION = ("pyproject.toml", "uv.toml", "poetry.toml", "Pipfile", "pip.conf", ".python-version")
 _PATCH_DIRECTORIES = ("patches", ".yarn/patches", ".yarn/releases", ".yarn/plugins")
-_PLAIN_INSTALLERS = frozenset({"npm", "pnpm", "yarn", "bun", "uv", "pip", "pip3", "corepack", "poetry", "pipenv"})
-_LOCAL_REQUIREMENT = re.compile(r"(?m)^\s*(?:-r|-c|-e|--requirement|--constraint|--editable|\.|/)|@\s*file:")
 # Sets up git hooks, which means nothing here: so common that every commit would install anew because of it.
 _HARMLESS_SCRIPT = re.compile(r"\s*(?:is-ci \|\| )?husky(?: install)?(?: \|\| true)?\s*")
-_LOCAL_NODE_DEPENDENCY = ("file:", "link:", "portal:", "./", "../", "~/")
+# What the install writes. Where the repository has some, it may find its work done, or leave what is there.
+_WRITTEN = ("node_modules", ".yarn/cache", ".yarn/unplugged")
 
 
 def dependency_components(
@@ -69,45 +78,60 @@ def dependency_components(
 
 def reads_source(tree: SourceTree, detection: Detection) -> bool:
     """Whether the install may read any file of the repository, so that another commit may give other dependencies."""
-    if detection.is_custom_install and not _is_plain_install(detection.install_command or ""):
+    requirements = _requirements_name(detection)
+    if detection.is_custom_install and not is_plain_install(
+        detection.install_command or "", detection.package_manager, requirements
+    ):
+        return True
+    # Either kind of project may use the environment at the root.
+    if tree.is_directory(".venv"):
         return True
     if detection.runtime == "python":
         return _python_reads_source(tree, detection)
-    if detection.runtime != "node":
-        return True
-    for path in _package_files(tree, detection.install_directory):
-        package = tree.read_object(path) or {}
-        scripts = [script for script in install_scripts_of(package).values() if not _HARMLESS_SCRIPT.fullmatch(script)]
-        if scripts or tree.is_file(join(ancestors(path)[1], "binding.gyp")):
-            return True
-        if any(_is_local(version) for version in _versions(package)):
-            return True
-    return False
+    return detection.runtime != "node" or _node_reads_source(tree, detection.install_directory)
+
+
+def _requirements_name(detection: Detection) -> str | None:
+    lockfile = detection.lockfile or ""
+    if detection.runtime != "python" or not lockfile.endswith(".txt"):
+        return None
+    directory = detection.install_directory
+    return lockfile if directory == "." else lockfile.removeprefix(f"{directory}/")
 
 
 def _python_reads_source(tree: SourceTree, detection: Detection) -> bool:
-    if detection.lockfile and detection.lockfile.endswith(".txt"):
-        return _LOCAL_REQUIREMENT.search(tree.read_text(detection.lockfile) or "") is not None
-    text = tree.read_text(join(detection.install_directory, "pyproject.toml")) or ""
-    return "[build-system]" in text or "[tool.uv.sources" in text or "[tool.uv.workspace" in text
+    directory = detection.install_directory
+    for above in ancestors(directory):
+        for name in ("uv.toml", "poetry.toml"):
+            if python_configuration_reads_files(tree.read_text(join(above, name)) or ""):
+                return True
+    # Larger than other configuration may be.
+    content = tree.read(detection.lockfile) if detection.lockfile else None
+    text = (content or b"").decode("utf-8-sig", "replace")
+    if _requirements_name(detection) is not None:
+        return requirements_read_files(text)
+    name = (detection.lockfile or "").rpartition("/")[2]
+    if name and python_lock_reads_files(name, text):
+        return True
+    return python_project_reads_files(tree.read_text(join(directory, "pyproject.toml")) or "")
 
 
-def _is_plain_install(command: str) -> bool:
-    """Only package managers that install: `npm ci --legacy-peer-deps`, not `node prepare.js` or `npm run setup`."""
-    for part in command.split("&&"):
-        words = shlex.split(part)
-        if len(words) < 2 or words[0] not in _PLAIN_INSTALLERS or words[1] in ("run", "exec", "x", "dlx", "run-script"):
-            return False
-    return True
-
-
-def _versions(package: dict[str, Any]) -> list[Any]:
-    fields = ("dependencies", "devDependencies", "optionalDependencies")
-    return [version for field in fields for version in as_mapping(package.get(field)).values()]
-
-
-def _is_local(version: Any) -> bool:
-    return isinstance(version, str) and version.startswith(_LOCAL_NODE_DEPENDENCY)
+def _node_reads_source(tree: SourceTree, directory: str) -> bool:
+    for above in ancestors(directory):
+        for name in _NODE_CONFIGURATION:
+            text = tree.read_text(join(above, name))
+            if text is not None and node_configuration_reads_files(name, text):
+                return True
+    if any(tree.is_directory(join(directory, name)) for name in _WRITTEN):
+        return True
+    for path in _package_files(tree, directory):
+        package, place = _read_package(tree, path), ancestors(path)[1]
+        scripts = [script for script in install_scripts_of(package).values() if not _HARMLESS_SCRIPT.fullmatch(script)]
+        if scripts or package_reads_files(package):
+            return True
+        if tree.is_file(join(place, "binding.gyp")) or tree.is_directory(join(place, "node_modules")):
+            return True
+    return False
 
 
 def _package_files(tree: SourceTree, directory: str) -> list[str]:
@@ -123,11 +147,19 @@ def _digest_packages(tree: SourceTree, directory: str) -> str:
     """Of every package.json below: members of a workspace are installed together."""
     digest = hashlib.sha256()
     for path in _package_files(tree, directory):
-        package = tree.read_object(path) or {}
+        package = _read_package(tree, path)
         parts = {name: package[name] for name in _PACKAGE_PARTS if name in package}
         parts["scripts"] = install_scripts_of(package)
         digest.update(json.dumps([path, parts], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _read_package(tree: SourceTree, path: str) -> dict[str, Any]:
+    try:
+        return tree.read_object(path) or {}
+    except StageFailure:
+        # Somebody's broken fixture below a workspace; an install that needs it says so itself.
+        return {}
 
 
 def _digest_files(tree: SourceTree, paths: list[str]) -> str:
