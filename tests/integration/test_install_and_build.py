@@ -194,6 +194,13 @@ def test_a_lockfile_that_does_not_match_says_what_to_run(pipeline: Pipeline) -> 
         (script_site(""), {"output_directory": "../other"}, FailureCode.CONFIGURATION_INVALID, "output directory"),
         (script_site(""), {"build_command": "curl example.invalid"}, FailureCode.COMMAND_NOT_ALLOWED, "`curl`"),
         (script_site(""), {"root_directory": "absent"}, FailureCode.ROOT_DIRECTORY_NOT_FOUND, "absent"),
+        (script_site("require('fs').mkdirSync('public')"), {"framework": "nextjs"},
+         FailureCode.OUTPUT_DIRECTORY_MISSING, "out doesn't exist. Next.js writes a static site only with `output:"),
+        (script_site("fs = require('fs'); fs.mkdirSync('build/client', {recursive: true});"
+                     "fs.writeFileSync('build/client/a.js', '')"), {"framework": "react-router"},
+         FailureCode.OUTPUT_INVALID, "build/client holds no HTML file"),
+        (script_site("console.log('getaddrinfo ENOTFOUND fonts.invalid'); process.exit(1)"), {},
+         FailureCode.COMMAND_FAILED, "Builds have no network"),
         ({"main.c": ""}, {}, FailureCode.PROJECT_NOT_RECOGNISED, "Add an index.html"),
         ({"package.json": "{"}, {}, FailureCode.CONFIGURATION_INVALID, "package.json is not valid JSON"),
     ],
@@ -204,6 +211,14 @@ def test_what_a_person_can_mend_ends_in_a_clear_failure(
     failure = failure_of(pipeline, site, **settings)
     assert (failure.code, failure.message) == (code, failure.message)
     assert words in failure.message
+
+
+def test_an_output_without_a_first_page_is_published_with_a_word(pipeline: Pipeline) -> None:
+    code = "fs = require('fs'); fs.mkdirSync('dist/en', {recursive: true}); fs.writeFileSync('dist/en/%s', '')"
+    assert "en/index.html" in pipeline.run(script_site(code % "index.html"))
+    assert "There is no index.html at the top of the output" in pipeline.log.text
+    assert "en/a.json" in pipeline.run(script_site(code % "a.json"))
+    assert "There is no index.html at the top of the output" in pipeline.log.text
 
 
 def test_a_build_that_needs_too_much_memory_is_ended_with_the_limit(pipeline: Pipeline) -> None:

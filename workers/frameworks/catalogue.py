@@ -17,7 +17,8 @@ class Framework:
     `marked_files` that the regular expression `mark` fits. The build command is the first of `scripts` that
     package.json has, before it one that runs `command`, else `command`. The output directory is what `output_pattern`
     finds in one of `output_files` (its only group), else the first of `output` and `other_outputs` that the build made.
-    `packages` are installed where a Python project names none itself.
+    `packages` are installed where a Python project names none itself. `advice`: how a project that builds a server
+    is made to build a static site.
     """
 
     name: str
@@ -34,11 +35,23 @@ class Framework:
     other_outputs: tuple[str, ...] = ()
     marked_files: tuple[str, ...] = ()
     mark: str = ""
+    advice: str = ""
 
 
 # Frameworks that build on Vite come before it, and everything comes before a bare package.json or index.html.
 FRAMEWORKS: tuple[Framework, ...] = (
-    Framework("nextjs", "Next.js (static export)", "node", "out", "next build", ("next",)),
+    Framework(
+        "nextjs",
+        "Next.js (static export)",
+        "node",
+        "out",
+        "next build",
+        ("next",),
+        # With a static export, the site itself is written there.
+        output_files=("next.config.js", "next.config.mjs", "next.config.ts"),
+        output_pattern=r"(?s)\A(?=.*\boutput\s*:\s*['\"]export\b).*?\bdistDir" + _QUOTED_VALUE,
+        advice="Next.js writes a static site only with `output: 'export'` in its next.config.",
+    ),
     Framework(
         "nuxt",
         "Nuxt (generate)",
@@ -61,11 +74,37 @@ FRAMEWORKS: tuple[Framework, ...] = (
         ("astro",),
         output_files=("astro.config.mjs", "astro.config.ts", "astro.config.js"),
         output_pattern=r"\boutDir" + _QUOTED_VALUE,
+        advice="Astro builds a static site without an adapter and without `output: 'server'` in its configuration.",
     ),
-    Framework("sveltekit", "SvelteKit (static)", "node", "build", "vite build", ("@sveltejs/kit",)),
-    Framework("remix", "Remix (SPA)", "node", "build/client", "remix vite:build", ("@remix-run/dev",)),
     Framework(
-        "react-router", "React Router (SPA)", "node", "build/client", "react-router build", ("@react-router/dev",)
+        "sveltekit",
+        "SvelteKit (static)",
+        "node",
+        "build",
+        "vite build",
+        ("@sveltejs/kit",),
+        output_files=("svelte.config.js", "svelte.config.ts"),
+        output_pattern=r"\bpages" + _QUOTED_VALUE,
+        advice="SvelteKit builds a static site with @sveltejs/adapter-static in svelte.config.js, and"
+        " `export const prerender = true` in src/routes/+layout.js.",
+    ),
+    Framework(
+        "remix",
+        "Remix (SPA)",
+        "node",
+        "build/client",
+        "remix vite:build",
+        ("@remix-run/dev",),
+        advice="Remix builds a static site with its Vite plugin and `ssr: false` among that plugin's options.",
+    ),
+    Framework(
+        "react-router",
+        "React Router (SPA)",
+        "node",
+        "build/client",
+        "react-router build",
+        ("@react-router/dev",),
+        advice="React Router builds a static site with `ssr: false` in its react-router.config.",
     ),
     Framework(
         "vitepress",
@@ -86,7 +125,16 @@ FRAMEWORKS: tuple[Framework, ...] = (
         output_files=("eleventy.config.js", "eleventy.config.mjs", "eleventy.config.cjs", ".eleventy.js"),
         output_pattern=r"\boutput" + _QUOTED_VALUE,
     ),
-    Framework("angular", "Angular", "node", "dist", "ng build", ("@angular/core",), ("angular.json",)),
+    Framework(
+        "angular",
+        "Angular",
+        "node",
+        "dist",
+        "ng build",
+        ("@angular/core",),
+        ("angular.json",),
+        advice='Angular builds a static site with `"outputMode": "static"` among the build options of angular.json.',
+    ),
     Framework("create-react-app", "Create React App", "node", "build", "react-scripts build", ("react-scripts",)),
     Framework(
         "vue-cli",

@@ -98,7 +98,9 @@ def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
     if overrides.build_command is not None:
         build_command = overrides.build_command.strip() or None
         reasons.append(f"Build command {build_command or '(none)'}: the project's settings.")
-    outputs = output_directories(tree, relative, framework, package, has_build=build_command is not None)
+    script = _build_script(framework, scripts_of(package or {})) if overrides.build_command is None else None
+    build = scripts_of(package or {})[script] if script and build_command else build_command
+    outputs = output_directories(tree, relative, framework, package, build)
     if overrides.output_directory is not None and overrides.output_directory.strip():
         outputs = (validate_path(overrides.output_directory.strip(), "output directory"),)
         reasons.append(f"Output directory {outputs[0]}: the project's settings.")

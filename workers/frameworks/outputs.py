@@ -13,12 +13,36 @@ from workers.frameworks.source_tree import SourceTree, join
 
 MAXIMUM_PATH = 500
 _MAXIMUM_OUTPUTS = 40
+_OPTION = re.compile(
+    r"\s--(?:outDir|out-dir|output|output-path|dest|destination|site-dir)(?:=|\s+)['\"]?([^\s'\"]{1,500})"
+)
 
 
 def output_directories(
+    tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None, build: str | None
+) -> tuple[str, ...]:
+    """Relative to the project's directory; the first that exists after the build is its output.
+
+    `build`: the build command, or the text of the script that it runs; None when there is no build.
+    """
+    found = _by_framework(tree, directory, framework, package, has_build=build is not None)
+    named = _of_command(framework, build or "")
+    return tuple(dict.fromkeys((named, *found))) if named else found
+
+
+def _of_command(framework: Framework, build: str) -> str | None:
+    """The directory that an option names, of the part of the command that runs the framework."""
+    program = (framework.command or "").partition(" ")[0]
+    for part in re.split(r"&&|[;|]", build) if program else ():
+        match = _OPTION.search(part) if re.search(rf"(?<![\w-]){re.escape(program)}(?![\w-])", part) else None
+        if match and _is_inside(match[1]):
+            return PurePosixPath(match[1]).as_posix()
+    return None
+
+
+def _by_framework(
     tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None, *, has_build: bool
 ) -> tuple[str, ...]:
-    """Relative to the project's directory; the first that exists after the build is its output."""
     if framework is catalogue.STATIC:
         has_index = tree.is_file(join(directory, "index.html"))
         return ("public",) if not has_index and tree.is_file(join(directory, "public/index.html")) else (".",)

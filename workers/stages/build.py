@@ -15,11 +15,12 @@ from shared.deployment_state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
-from workers.executors.base import Bind, Executor, Outcome
-from workers.frameworks.catalogue import COMMON_OUTPUT_DIRECTORIES
+from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
+from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
+from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
     OutputTail,
@@ -38,8 +39,15 @@ from workers.tools import Tool, attach, programs
 from workers.tools import environment as environment_of
 
 _COLLECTED = "/output"
-_MISSING, _EMPTY = 41, 42
+_MISSING, _EMPTY, _NO_PAGE, _NO_INDEX = 41, 42, 43, 44
 _SUGGESTED = (*COMMON_OUTPUT_DIRECTORIES, ".output/public", "build/client", "_build/html", ".vitepress/dist")
+
+# Ends a copy: without an index.html at the top, whether there is any page at all.
+_LOOK_FOR_PAGES = f"""
+[ ! -f {_COLLECTED}/index.html ] || exit 0
+[ -n "$(find {_COLLECTED} -name '*.html' -print -quit)" ] && exit {_NO_INDEX}
+exit {_NO_PAGE}
+"""
 
 # Arguments: the directories to look for, in order. Runs inside the sandbox, so a link that leaves the workspace leads
 # to the sandbox's own files at most; and even those are refused.
@@ -52,7 +60,7 @@ for directory in "$@"; do
   found=$directory
   [ -n "$(ls -A -- "$resolved")" ] || continue
   cp -dR --preserve=mode,timestamps -- "$resolved/." {_COLLECTED}/ || exit 1
-  exit 0
+  {_LOOK_FOR_PAGES}
 done
 [ -z "$found" ] || exit {_EMPTY}
 for directory in {" ".join(_SUGGESTED)}; do [ ! -d "$directory" ] || echo "$directory"; done
@@ -69,6 +77,7 @@ done
 find {_COLLECTED} -mindepth 1 '(' -name '.*' ! -name .well-known -o -name node_modules ')' -prune \\
   -exec rm -rf -- '{{}}' +
 [ -n "$(ls -A {_COLLECTED})" ] || exit {_EMPTY}
+{_LOOK_FOR_PAGES}
 """
 
 
@@ -184,8 +193,9 @@ class BuildStage:
                 network="none",
                 binds=attach(stack, self._snapshots, tools),
             )
-            result = run_logged(self._executor, context, spec, OutputTail())
-        raise_failure(context, result, "build command")
+            tail = OutputTail()
+            result = run_logged(self._executor, context, spec, tail)
+        raise_failure(context, result, "build command", advice_for(tail.data, "build"))
         return overlay.upper
 
     def _collect(self, context: StageContext, detection: Detection, layers: tuple[Path, ...]) -> Path:
@@ -212,26 +222,50 @@ class BuildStage:
 
         result = self._executor.run(spec, on_output, context.cancelled)
         raise_interruption(context, result)
-        text = b"".join(printed).decode(errors="replace")
-        if result.exit_code == _MISSING:
-            raise StageFailure(FailureCode.OUTPUT_DIRECTORY_MISSING, _missing_message(detection, text.split()))
-        if result.exit_code == _EMPTY:
-            raise StageFailure(
-                FailureCode.OUTPUT_DIRECTORY_EMPTY,
-                f"The output directory {detection.output_directory} is empty. Does the build write somewhere else?"
-                " Set the output directory in the project's settings.",
-            )
-        if result.outcome is Outcome.USER_ERROR:
-            raise PlatformError(f"The output of the build could not be copied: {text[-500:]}")
-        raise_failure(context, result, f"copy of {workspace_path(detection.output_directory)}")
+        _check_collected(context, detection, result, b"".join(printed).decode(errors="replace"))
         return collected
+
+
+def _check_collected(context: StageContext, detection: Detection, result: ExecutionResult, printed: str) -> None:
+    """Raises StageFailure, PlatformError unless there is an output and it can be a site."""
+    if result.exit_code == _MISSING:
+        raise StageFailure(FailureCode.OUTPUT_DIRECTORY_MISSING, _missing_message(detection, printed.split()))
+    if result.exit_code == _EMPTY:
+        raise StageFailure(
+            FailureCode.OUTPUT_DIRECTORY_EMPTY,
+            f"The output directory {detection.output_directory} is empty. Does the build write somewhere else?"
+            " Set the output directory in the project's settings.",
+        )
+    if result.exit_code in (_NO_PAGE, _NO_INDEX):
+        _check_pages(context, detection, has_pages=result.exit_code == _NO_INDEX)
+        return
+    if result.outcome is Outcome.USER_ERROR:
+        raise PlatformError(f"The output of the build could not be copied: {printed[-500:]}")
+    raise_failure(context, result, f"copy of {workspace_path(detection.output_directory)}")
+
+
+def _check_pages(context: StageContext, detection: Detection, *, has_pages: bool) -> None:
+    """The output has no index.html at its top. Raises StageFailure when it is certainly no static site."""
+    framework = BY_NAME[detection.framework]
+    is_chosen = bool((context.deployment.output_directory or "").strip())
+    if framework.advice and not has_pages and not is_chosen:
+        raise StageFailure(
+            FailureCode.OUTPUT_INVALID,
+            f"The build left a server and no page: {detection.output_directory} holds no HTML file, and this platform"
+            f" publishes files. {framework.advice}",
+        )
+    advice = f" {framework.advice}" if framework.advice else ""
+    context.log.system(
+        f"There is no index.html at the top of the output, so the site's address itself answers 404.{advice}"
+    )
 
 
 def _missing_message(detection: Detection, existing: list[str]) -> str:
     wanted = detection.output_directories
     looked_for = wanted[0] if len(wanted) == 1 else f"any of {', '.join(wanted)}"
     place = "" if detection.root_directory == "." else f" in {detection.root_directory}"
-    found = f" There is {', '.join(existing)}; is that it?" if existing else ""
+    advice = BY_NAME[detection.framework].advice
+    found = f" There is {', '.join(existing)}; is that it?" if existing and not advice else f" {advice}".rstrip()
     command = f"`{detection.build_command}`" if detection.build_command else "The repository"
     return (
         f"{command} left no output directory: {looked_for} doesn't exist{place}.{found}"

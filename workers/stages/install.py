@@ -25,6 +25,7 @@ from workers.ignored_builds import watched_paths
 from workers.snapshots import Snapshot, SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.stages.dependency_key import dependency_components, reads_source
+from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
     OutputTail,
@@ -159,7 +160,7 @@ class InstallStage:
             result = run_logged(self._executor, context, spec, tail)
         if result.exit_code:
             _raise_mismatch(tail.data)
-        raise_failure(context, result, "install command")
+        raise_failure(context, result, "install command", advice_for(tail.data, "install"))
         return overlay.upper
 
     def _script(self, detection: Detection) -> str:

@@ -119,8 +119,11 @@ def raise_interruption(context: StageContext, result: ExecutionResult) -> None:
         raise PlatformError(result.message)
 
 
-def raise_failure(context: StageContext, result: ExecutionResult, what: str) -> None:
-    """Raises StageFailure unless the command succeeded; `what` is "install command" or "build command"."""
+def raise_failure(context: StageContext, result: ExecutionResult, what: str, advice: str = "") -> None:
+    """Raises StageFailure unless the command succeeded; `what` is "install command" or "build command".
+
+    `advice` ends the message of a command that failed by itself.
+    """
     limits = context.limits
     outcome = result.outcome
     if outcome is Outcome.SUCCESS:
@@ -146,6 +149,7 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str) -> 
     blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
     if result.exit_code == 127:
         blocked += " Code 127 means that a program was not found: is it among the project's dependencies?"
+    blocked += f" {advice}" if advice else ""
     raise StageFailure(
         FailureCode.COMMAND_FAILED,
         f"The {what} ended with exit code {result.exit_code}. The last lines of the log say why.{blocked}",

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from workers.stages.failure_advice import advice_for
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed", "words"),
+    [
+        ("build", b"FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "NODE_OPTIONS"),
+        ("install", b"FATAL ERROR: JavaScript heap out of memory", "NODE_OPTIONS"),
+        ("build", b"  code: 'ERR_OSSL_EVP_UNSUPPORTED'\n\nNode.js v24.19.0", "Node 16"),
+        ("build", b"Treating warnings as errors because process.env.CI = true.", "CI to false"),
+        ("install", b"Error: Failed to replace env in config: ${NPM_TOKEN}", "need no token"),
+        ("install", b"Usage Error: Environment variable not found (NPM_TOKEN) in /workspace/.yarnrc.yml", "no token"),
+        ("install", b"npm error code ERESOLVE\nnpm error ERESOLVE could not resolve", "--legacy-peer-deps"),
+        ("install", b"npm ERR! code ERESOLVE", "--legacy-peer-deps"),
+        ("install", b"npm error code EBADENGINE", ".nvmrc"),
+        ("install", b'error vite@7.3.8: The engine "node" is incompatible with this module.', ".nvmrc"),
+        ("install", b"gyp ERR! stack Error: not found: make\ngyp ERR! stack", "compiler"),
+        ("install", b"/bin/sh: 1: g++: not found", "compiler"),
+        ("build", b"TypeError: fetch failed\n  cause: getaddrinfo EAI_AGAIN api.example.invalid", "no network"),
+        ("build", b"Error: getaddrinfo ENOTFOUND fonts.example.invalid", "no network"),
+        ("build", b"Failed to fetch `Geist` from Google Fonts.", "next/font/local"),
+        ("build", b"urlopen error [Errno -3] Temporary failure in name resolution", "no network"),
+        ("build", b"urlopen error [Errno -2] Name or service not known", "no network"),
+        # The first of several reasons is the nearer one.
+        ("build", b"ENOTFOUND\nJavaScript heap out of memory", "NODE_OPTIONS"),
+    ],
+)
+def test_what_tools_print_leads_to_what_to_do(kind: Literal["install", "build"], printed: bytes, words: str) -> None:
+    assert words in advice_for(b"before\n" + printed + b"\nafter", kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed"),
+    [
+        ("build", b""),
+        ("build", b"Error: something else"),
+        # An install has a network; what it can't reach is said by the list of refused hosts.
+        ("install", b"npm error getaddrinfo ENOTFOUND registry.invalid"),
+        ("build", b"npm error code ERESOLVE"),
+        ("build", b"\xff\xfe" * 1000),
+    ],
+)
+def test_nothing_is_said_of_what_is_not_known(kind: Literal["install", "build"], printed: bytes) -> None:
+    assert advice_for(printed, kind) == ""

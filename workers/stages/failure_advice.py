@@ -1,0 +1,80 @@
+"""What a person can do about a command that failed, from what the tools of the field print."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class _Advice:
+    """`printed`: a pattern in the output; `kind`: the only command that it is said of, None for both."""
+
+    printed: re.Pattern[bytes]
+    text: str
+    kind: Literal["install", "build"] | None = None
+
+
+def _advice(printed: bytes, text: str, kind: Literal["install", "build"] | None = None) -> _Advice:
+    return _Advice(re.compile(printed), text, kind)
+
+
+# The first that fits is given: what is more particular comes first.
+_ADVICE: tuple[_Advice, ...] = (
+    _advice(
+        rb"heap out of memory",
+        "Node's heap was full: set the variable NODE_OPTIONS to --max-old-space-size=… (in MiB, below the plan's"
+        " memory), or let the build do less at once.",
+    ),
+    _advice(
+        rb"ERR_OSSL_EVP_UNSUPPORTED|error:0308010C",
+        "This webpack is older than the Node that runs it: update it, or ask for Node 16 (`engines` in package.json or"
+        " .nvmrc), or set the variable NODE_OPTIONS to --openssl-legacy-provider.",
+    ),
+    _advice(
+        rb"Treating warnings as errors because process\.env\.CI",
+        "Warnings are errors where CI is set: mend them, or set the variable CI to false.",
+        "build",
+    ),
+    _advice(
+        rb"Failed to replace env in config: \$\{|Environment variable not found \(",
+        "The configuration of the package manager names a variable, and installs get none of the project's: their"
+        " scripts could send it anywhere. Use packages that need no token, or commit the package (`npm pack`, then"
+        " `file:` in package.json).",
+        "install",
+    ),
+    _advice(
+        rb"npm (?:ERR!|error) code ERESOLVE",
+        "Peer dependencies contradict each other: run `npm install` where you develop, mend what it says and commit"
+        " package-lock.json, or set the install command to `npm install --legacy-peer-deps`.",
+        "install",
+    ),
+    _advice(
+        rb"npm (?:ERR!|error) code EBADENGINE|ERR_PNPM_UNSUPPORTED_ENGINE|The engine \"node\" is incompatible",
+        "A package doesn't run on this Node: name another version in .nvmrc, in `engines` of package.json or in the"
+        " project's settings.",
+        "install",
+    ),
+    _advice(
+        rb"gyp ERR! stack Error: (?:not found: (?:make|g\+\+)|Could not find any Python)"
+        rb"|\b(?:g\+\+|cc|gcc|make): not found",
+        "A package has to be compiled, and the worker's machine has no compiler: install g++ and make there, or use a"
+        " version of the package that comes compiled.",
+        "install",
+    ),
+    _advice(
+        rb"EAI_AGAIN|ENOTFOUND|ENETUNREACH|[Tt]emporary failure in name resolution|[Cc]ould not resolve host"
+        rb"|Failed to fetch `[^`]*` from Google Fonts|[Nn]ame or service not known|Network is unreachable",
+        "Builds have no network, only installs do: keep in the repository what the build fetches (fonts, too: with"
+        " Next.js `next/font/local`), or fetch it in a postinstall script of package.json.",
+        "build",
+    ),
+)
+
+
+def advice_for(output: bytes, kind: Literal["install", "build"]) -> str:
+    """One or two sentences for a failure message, or nothing. `output` is the end of what the command printed."""
+    return next(
+        (advice.text for advice in _ADVICE if advice.kind in (None, kind) and advice.printed.search(output)), ""
+    )
