@@ -17,6 +17,7 @@ from shared.errors import StageFailure
 from shared.repositories.deployments import DeploymentRepository
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import LOCKFILES, dependencies_of
+from workers.frameworks.outside_references import outside_references
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 from workers.git import Git, GitFailed
 from workers.repository_fetch import RemoteRepository
@@ -25,8 +26,10 @@ from workers.stage import DeploymentView
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 # Beside the lockfiles, in the directories above the project's.
 _SHARED_FILES = (
-    *("package.json", ".npmrc", ".yarnrc.yml", "pnpm-workspace.yaml", "turbo.json", "nx.json", "tsconfig.base.json"),
-    *("uv.lock", "poetry.lock", "pyproject.toml", ".nvmrc", ".node-version", ".python-version"),
+    *("package.json", ".npmrc", ".yarnrc", ".yarnrc.yml", ".yarn", "bunfig.toml", "pnpm-workspace.yaml", "patches"),
+    *(".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.cjs", "turbo.json", "tsconfig.json", "tsconfig.base.json"),
+    *("uv.lock", "uv.toml", "poetry.lock", "poetry.toml", "Pipfile", "Pipfile.lock", "requirements.txt"),
+    *("pyproject.toml", ".nvmrc", ".node-version", ".python-version", ".gitattributes", ".lfsconfig"),
 )
 
 
@@ -92,9 +95,15 @@ def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
     root = detection.root_directory
     if root == ".":
         return ["."]
+    packages = _workspace_packages(tree, root)
+    commands = [detection.install_command or "", detection.build_command or ""]
+    outside = [path for package in packages for path in outside_references(tree, package, [])]
+    outside += outside_references(tree, root, commands)
+    if "." in outside:
+        return ["."]
     names = [*(name for names in LOCKFILES.values() for name in names), *_SHARED_FILES]
     shared = [join(above, name) for above in ancestors(root)[1:] for name in names]
-    paths = [root, *_workspace_packages(tree, root), *shared]
+    paths = [root, *packages, *outside, *shared]
     if detection.runtime == "python" and detection.lockfile:
         paths.append(detection.lockfile)
     return list(dict.fromkeys(paths))

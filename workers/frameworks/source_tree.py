@@ -108,6 +108,29 @@ class SourceTree:
             (found / name).relative_to(self._root).as_posix() for found, names in self._walk(start) for name in names
         )
 
+    def files_in(self, directory: str) -> list[str]:
+        """Every file (or link) directly in a directory, sorted."""
+        start = self._locate(directory)
+        if start is None or not start.is_dir():
+            return []
+        return sorted(path.relative_to(self._root).as_posix() for path in start.iterdir() if not path.is_dir())
+
+    def find_targets_of_links(self, directory: str) -> list[str]:
+        """Where the symbolic links below a directory lead, as far as they stay in the tree."""
+        start = self._locate(directory)
+        found: dict[str, None] = {}
+        for place, names, files in () if start is None else os.walk(start, followlinks=False):
+            names[:] = [name for name in names if name not in _SKIPPED]
+            for name in (*names, *files):
+                link = Path(place, name)
+                if link.is_symlink():
+                    target = Path(os.path.realpath(link))
+                    if target == self._root or self._root in target.parents:
+                        found[target.relative_to(self._root).as_posix()] = None
+            if place.count("/") - str(start).count("/") > MAXIMUM_DEPTH:
+                names.clear()
+        return list(found)
+
     def _walk(self, start: Path) -> Iterator[tuple[Path, set[str]]]:
         for count, (directory, names, files) in enumerate(os.walk(start, followlinks=False)):
             if count > _MAXIMUM_DIRECTORIES:
