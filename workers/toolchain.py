@@ -14,12 +14,20 @@ from pathlib import Path
 from shared.errors import PlatformError
 from workers.executors.base import Bind
 
-_NODE_TARGET = "/opt/node"
+NODE_TARGET = "/opt/node"
 _PYTHON_TARGET = "/opt/python"
 _UV_TARGET = "/opt/uv/uv"
 # Small scripts in front of everything else on PATH. The `pip` of an interpreter that was moved names its old
 # place in its first line and does not start; npm's own script looks for its library beside itself.
 SHIM_TARGET = "/opt/bin"
+# People write `corepack enable` into install commands; it would link pnpm and yarn beside Node, where nothing can be
+# written. They are there without it.
+_COREPACK = """#!/bin/sh
+case "$1" in enable|disable)
+  echo "corepack $1: nothing to do, the package manager of the project is there already."
+  exit 0
+esac
+"""
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -49,7 +57,7 @@ class Toolchain:
         uv_binary = _uv_binary()
         python_root = Path(sys.base_prefix).resolve()
         python_name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        binds = [Bind(node_root, _NODE_TARGET), Bind(uv_binary, _UV_TARGET)]
+        binds = [Bind(node_root, NODE_TARGET), Bind(uv_binary, _UV_TARGET)]
         environment: dict[str, str] = {}
         if python_root.is_relative_to("/usr"):
             python = f"{python_root}/bin/{python_name}"
@@ -62,7 +70,7 @@ class Toolchain:
         return cls(
             binds=tuple(binds),
             shims=_shims(python),
-            path=f"{SHIM_TARGET}:{_NODE_TARGET}/bin:{Path(python).parent}:{_SYSTEM_PATH}",
+            path=f"{SHIM_TARGET}:{NODE_TARGET}/bin:{Path(python).parent}:{_SYSTEM_PATH}",
             environment=environment,
             python=python,
             node_version=_version(str(node_root / "bin/node"), "--version"),
@@ -95,12 +103,12 @@ def _shims(python: str) -> dict[str, str]:
     def script(command: str) -> str:
         return f'#!/bin/sh\nexec {command} "$@"\n'
 
-    modules = f"{_NODE_TARGET}/lib/node_modules"
-    node = f"{_NODE_TARGET}/bin/node"
+    modules = f"{NODE_TARGET}/lib/node_modules"
+    node = f"{NODE_TARGET}/bin/node"
     return {
         "npm": script(f"{node} {modules}/npm/bin/npm-cli.js"),
         "npx": script(f"{node} {modules}/npm/bin/npx-cli.js"),
-        "corepack": script(f"{node} {modules}/corepack/dist/corepack.js"),
+        "corepack": _COREPACK + script(f"{node} {modules}/corepack/dist/corepack.js").partition("\n")[2],
         "python": script(python),
         "python3": script(python),
         "pip": script(f"{python} -m pip"),

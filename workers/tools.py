@@ -83,11 +83,15 @@ def _bun_build() -> str:
 
 def _node(version: str, _: Toolchain) -> str:
     """From npm's registry: the wheels of the older lines ended before versions that many packages ask for."""
-    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    package, npm = f"node-linux-{machine}", _NPM_OF_NODE.get(version.partition(".")[0], _NEWEST_NPM)
+    package, npm = _node_package(), _NPM_OF_NODE.get(version.partition(".")[0], _NEWEST_NPM)
     install = f"npm install --no-save --no-package-lock --no-audit --no-fund '{package}@{version}' 'npm@{npm}'"
     # Headers stay: what compiles itself needs them.
     return f"{install} && rm -rf node_modules/{package}/share"
+
+
+def _node_package() -> str:
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return f"node-linux-{machine}"
 
 
 _RECIPES: Mapping[str, _Recipe] = {
@@ -193,10 +197,19 @@ def programs(tools: Sequence[Tool]) -> list[str]:
     return [f"{_MOUNT}/{tool.name}/{_RECIPES[tool.name].programs}" for tool in tools]
 
 
+def header_variables(directory: str, *, is_read_by_npm: bool) -> dict[str, str]:
+    """Where node-gyp finds Node's headers, which it would download. Newer npms warn of the older name of the two."""
+    names = ("npm_package_config_node_gyp_nodedir", *(("npm_config_nodedir",) if is_read_by_npm else ()))
+    return dict.fromkeys(names, directory)
+
+
 def environment(tools: Sequence[Tool]) -> dict[str, str]:
     """What keeps the tools from asking questions, and from fetching another version of themselves."""
-    names = {tool.name for tool in tools}
+    names = {tool.name: tool.version for tool in tools}
     variables: dict[str, str] = {}
+    if "node" in names:
+        is_read_by_npm = names["node"].partition(".")[0] in _NPM_OF_NODE
+        variables |= header_variables(f"{_MOUNT}/node/node_modules/{_node_package()}", is_read_by_npm=is_read_by_npm)
     if "pnpm" in names:
         variables |= dict.fromkeys(
             ("npm_config_manage_package_manager_versions", "pnpm_config_manage_package_manager_versions"), "false"

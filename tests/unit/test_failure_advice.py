@@ -16,6 +16,9 @@ from workers.stages.failure_advice import advice_for
         ("build", b"Treating warnings as errors because process.env.CI = true.", "CI to false"),
         ("install", b"Error: Failed to replace env in config: ${NPM_TOKEN}", "need no token"),
         ("install", b"Usage Error: Environment variable not found (NPM_TOKEN) in /workspace/.yarnrc.yml", "no token"),
+        ("install", b"npm error code E401\nnpm error Incorrect or missing password.", "wants credentials"),
+        ("install", b"ERR_PNPM_FETCH_403  GET https://example.invalid/a: Forbidden - 403", "wants credentials"),
+        ("install", b"setuptools-scm was unable to detect version for /workspace.", "SETUPTOOLS_SCM_PRETEND_VERSION="),
         ("install", b"npm error code ERESOLVE\nnpm error ERESOLVE could not resolve", "--legacy-peer-deps"),
         ("install", b"npm ERR! code ERESOLVE", "--legacy-peer-deps"),
         ("install", b"npm error code EBADENGINE", ".nvmrc"),
@@ -25,6 +28,8 @@ from workers.stages.failure_advice import advice_for
         ("build", b"TypeError: fetch failed\n  cause: getaddrinfo EAI_AGAIN api.example.invalid", "no network"),
         ("build", b"Error: getaddrinfo ENOTFOUND fonts.example.invalid", "no network"),
         ("build", b"Failed to fetch `Geist` from Google Fonts.", "next/font/local"),
+        ("build", b"Error: next/font: error:\nFailed to fetch Inter from Google Fonts.\n", "next/font/local"),
+        ("build", b"Inlining of fonts failed. https://fonts.invalid/css2 returned", "no network"),
         ("build", b"urlopen error [Errno -3] Temporary failure in name resolution", "no network"),
         ("build", b"urlopen error [Errno -2] Name or service not known", "no network"),
         # The first of several reasons is the nearer one.

@@ -266,8 +266,9 @@ def _missing_message(detection: Detection, existing: list[str]) -> str:
     place = "" if detection.root_directory == "." else f" in {detection.root_directory}"
     advice = BY_NAME[detection.framework].advice
     found = f" There is {', '.join(existing)}; is that it?" if existing and not advice else f" {advice}".rstrip()
+    condition = "If the site is elsewhere, set" if advice else "Set"
     command = f"`{detection.build_command}`" if detection.build_command else "The repository"
     return (
         f"{command} left no output directory: {looked_for} doesn't exist{place}.{found}"
-        " Set the output directory in the project's settings to what the build writes."
+        f" {condition} the output directory in the project's settings to what the build writes."
     )

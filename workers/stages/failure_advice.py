@@ -38,10 +38,11 @@ _ADVICE: tuple[_Advice, ...] = (
         "build",
     ),
     _advice(
-        rb"Failed to replace env in config: \$\{|Environment variable not found \(",
-        "The configuration of the package manager names a variable, and installs get none of the project's: their"
-        " scripts could send it anywhere. Use packages that need no token, or commit the package (`npm pack`, then"
-        " `file:` in package.json).",
+        rb"Failed to replace env in config: \$\{|Environment variable not found \(|npm (?:ERR!|error) code E40[13]"
+        rb"|ERR_PNPM_FETCH_40[13]|YN0033|YN0041",
+        "A registry wants credentials, and installs get no variables of the project: scripts of packages could send"
+        " them anywhere. Use packages that need no token, or commit the package (`npm pack`, then `file:` in"
+        " package.json).",
         "install",
     ),
     _advice(
@@ -64,8 +65,15 @@ _ADVICE: tuple[_Advice, ...] = (
         "install",
     ),
     _advice(
+        rb"unable to detect version|SETUPTOOLS_SCM_PRETEND_VERSION",
+        "The package takes its version from git's history, which builds don't have: set the install command to"
+        " `SETUPTOOLS_SCM_PRETEND_VERSION=1.0.0 uv sync`, with the version that the site is to name.",
+        "install",
+    ),
+    _advice(
         rb"EAI_AGAIN|ENOTFOUND|ENETUNREACH|[Tt]emporary failure in name resolution|[Cc]ould not resolve host"
-        rb"|Failed to fetch `[^`]*` from Google Fonts|[Nn]ame or service not known|Network is unreachable",
+        rb"|Failed to fetch [^\n]{1,100} from Google Fonts|Inlining of fonts failed|TypeError: fetch failed"
+        rb"|[Nn]ame or service not known|Network is unreachable",
         "Builds have no network, only installs do: keep in the repository what the build fetches (fonts, too: with"
         " Next.js `next/font/local`), or fetch it in a postinstall script of package.json.",
         "build",

@@ -38,8 +38,8 @@ from workers.stages.sandboxed_command import (
 )
 from workers.stages.stage_cache import StageCache
 from workers.tar_format import MAXIMUM_DEPTH
-from workers.toolchain import Toolchain
-from workers.tools import Tool, ToolProvider, attach, environment, programs
+from workers.toolchain import NODE_TARGET, Toolchain
+from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
 # Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.
@@ -178,6 +178,7 @@ class InstallStage:
         python = {"UV_PYTHON": self._toolchain.python} if is_sync else {}
         return {
             **python,
+            **header_variables(NODE_TARGET, is_read_by_npm=detection.package_manager != "npm"),
             **environment(tools),
             "PATH": search_path(self._toolchain, detection, programs(tools)),
             "CI": "1",
