@@ -41,12 +41,21 @@ WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <
 """
 
 # A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
+# And one that still runs may take the former's place, so that what equals the former is not what will be served.
 _FORMER = """
 SELECT former.commit_sha, run.output -> 'watched' AS watched,
-       former.settings <> d.settings OR former.repository_url <> d.repository_url OR EXISTS (
+       former.settings <> d.settings OR former.repository_url <> d.repository_url
+       OR COALESCE(p.variable_deleted_at > former.created_at, false)
+       OR EXISTS (
          SELECT 1 FROM environment_variables v WHERE v.project_id = d.project_id AND v.updated_at > former.created_at
+       )
+       OR EXISTS (
+         SELECT 1 FROM deployments o
+         WHERE o.project_id = d.project_id AND o.is_preview = d.is_preview AND (NOT d.is_preview OR o.branch = d.branch)
+           AND o.release_sequence > former.release_sequence AND o.release_sequence < d.release_sequence
+           AND o.status NOT IN ('ready', 'failed', 'cancelled')
        ) AS is_otherwise_changed
-FROM deployments d
+FROM deployments d JOIN projects p ON p.id = d.project_id
 JOIN LATERAL (
   SELECT f.* FROM deployments f
   WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
@@ -144,7 +153,7 @@ class DeploymentRepository:
         """The ready deployment that the given one would follow: what production serves, or the branch's last preview.
 
         `watched` is what its install stage recorded, `is_otherwise_changed` whether the settings, a variable or the
-        repository's address are other ones now (a variable that was deleted doesn't show).
+        repository's address are other ones now, or a deployment between the two still runs.
         """
         return self._database.fetch_one(_FORMER, {"id": deployment_id})
 

@@ -15,6 +15,17 @@ SET targets = excluded.targets, key_id = excluded.key_id, wrapped_key = excluded
 RETURNING key, targets::text[] AS targets, created_at, updated_at
 """
 
+# The project is locked first, as where variables are set.
+_DELETE = """
+WITH project AS (
+  UPDATE projects p SET variable_deleted_at = now()
+  WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s
+    AND EXISTS (SELECT 1 FROM environment_variables v WHERE v.project_id = p.id AND v.key = %(key)s)
+  RETURNING p.id
+)
+DELETE FROM environment_variables v USING project WHERE v.project_id = project.id AND v.key = %(key)s RETURNING v.id
+"""
+
 
 class VariableRepository:
     def __init__(self, database: Database) -> None:
@@ -86,10 +97,5 @@ class VariableRepository:
         return row is not None
 
     def delete(self, tenant_id: str, project_id: str, key: str) -> bool:
-        row = self._database.fetch_one(
-            "DELETE FROM environment_variables v USING projects p "
-            "WHERE v.project_id = p.id AND p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s AND v.key = %(key)s "
-            "RETURNING v.id",
-            {"project_id": project_id, "tenant_id": tenant_id, "key": key},
-        )
+        row = self._database.fetch_one(_DELETE, {"project_id": project_id, "tenant_id": tenant_id, "key": key})
         return row is not None

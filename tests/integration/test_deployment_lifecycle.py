@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from schemas.logs import LogEnd
+from schemas.requests import SetVariableRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.deployment_state import DeploymentStatus, Stage
@@ -28,10 +29,13 @@ from shared.repositories.paging import PageRequest
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
+from shared.repositories.variables import VariableRepository
+from shared.secrets_box import SecretsBox
 from shared.services.deployments import DeploymentService
 from shared.services.jobs import stage_job_id
 from shared.services.lifecycle import Beginning, LifecycleService
 from shared.services.releases import ReleaseService
+from shared.services.variables import VariableService
 from shared.settings import Settings, load_settings
 from workers.reconciler import Reconciler
 
@@ -445,3 +449,40 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     assert activated == []
     assert world.service.get(world.tenant_id, second).is_active
     assert world.releases.pending() == []
+
+
+def test_what_a_deployment_would_follow_is_out_of_date_while_another_runs(world: Any):
+    """The branch went from one commit to another and back: the one between still runs and will be served."""
+    first = create(world, commit_sha="a" * 40)
+    assert run_to_end(world, first)
+    between = create(world, commit_sha="b" * 40)
+    back = create(world, commit_sha="a" * 40, if_changed=True)
+
+    former = world.deployments.find_former(back)
+    assert (former["commit_sha"], former["is_otherwise_changed"]) == ("a" * 40, True)
+    # A preview takes nothing's place, and what was asked for later is no reason.
+    preview = create(world, branch="topic", is_preview=True)
+    assert world.deployments.find_former(preview) is None
+    assert world.deployments.find_former(between)["is_otherwise_changed"] is False
+
+    world.service.cancel(world.tenant_id, between)
+    assert world.deployments.find_former(back)["is_otherwise_changed"] is False
+
+
+def test_a_deleted_variable_is_a_reason_to_build(world: Any):
+    variables = VariableRepository(world.database)
+    service = VariableService(database=world.database, variables=variables, box=SecretsBox({"k1": bytes(32)}))
+    for key in ("KEPT", "GONE"):
+        service.set(world.tenant_id, world.project_id, key, SetVariableRequest(value="x", targets=["production"]))
+    assert run_to_end(world, create(world, commit_sha="a" * 40))
+    again = create(world, commit_sha="a" * 40, if_changed=True)
+    assert world.deployments.find_former(again)["is_otherwise_changed"] is False
+
+    with pytest.raises(NotFound):
+        service.delete(world.tenant_id, world.project_id, "OTHER")
+    with pytest.raises(NotFound):
+        service.delete(new_identifier(TENANT), world.project_id, "GONE")
+    assert world.deployments.find_former(again)["is_otherwise_changed"] is False
+    service.delete(world.tenant_id, world.project_id, "GONE")
+    assert world.deployments.find_former(again)["is_otherwise_changed"] is True
+    assert [variable.key for variable in service.list(world.tenant_id, world.project_id)] == ["KEPT"]
