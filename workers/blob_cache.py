@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -72,8 +73,10 @@ class BlobCache:
         temporary = self.temporary_path(tenant_id, digest)
         try:
             try:
-                if not source.stat(follow_symlinks=False).st_mode & 0o400:
-                    raise OSError(errno.EPERM, "unreadable to its owner")
+                mode = source.stat(follow_symlinks=False).st_mode
+                # A link would carry the bits that run a program as its owner, who may be root, out to the sites.
+                if not mode & stat.S_IRUSR or mode & (stat.S_ISUID | stat.S_ISGID):
+                    raise OSError(errno.EPERM, "of a mode that is not published")
                 os.link(source, temporary, follow_symlinks=False)
             except OSError:
                 # Another filesystem, too many links, or a mode that must not be shared.

@@ -36,20 +36,23 @@ class Uploader:
         self.numbers = itertools.count(1)
         self.log = RecordedLog()
 
-    def context(self, fill: Callable[[Path], object]) -> StageContext:
+    def context(self, fill: Callable[[Path], object], attempt: int = 1) -> StageContext:
         number = next(self.numbers)
         output = self.directory / f"output-{number}"
         output.mkdir()
         fill(output)
         digest = self.snapshots.save(TENANT, output).digest
-        context = make_context(self.directory / f"run-{number}", inputs={Stage.BUILD: {"output": digest}})
+        context = make_context(
+            self.directory / f"run-{number}", inputs={Stage.BUILD: {"output": digest}}, attempt=attempt
+        )
         assert isinstance(context.log, RecordedLog)
         self.log = context.log
         return context
 
-    def upload(self, fill: Callable[[Path], object], **limits: Any) -> str:
+    def upload(self, fill: Callable[[Path], object], attempt: int = 1, **limits: Any) -> str:
         settings = make_settings(self.directory, self.settings, **limits)
-        return UploadStage(self.snapshots, self.index, self.store, settings).run(self.context(fill)).output["manifest"]
+        stage = UploadStage(self.snapshots, self.index, self.store, settings)
+        return stage.run(self.context(fill, attempt)).output["manifest"]
 
     def failure(self, fill: Callable[[Path], object], **limits: Any) -> StageFailure:
         with pytest.raises(StageFailure) as caught:
@@ -204,3 +207,35 @@ def test_files_of_the_former_artifact_are_not_asked_for_one_by_one(uploader: Upl
     # Elsewhere nothing is known: every blob of the second is really there.
     assert len(reader.blobs(TENANT, reader.manifest(TENANT, second))) == 3
     assert first != second
+
+
+def test_a_lost_blob_that_the_former_artifact_names_is_sent_by_the_next_attempt(uploader: Uploader) -> None:
+    def changed(directory: Path) -> None:
+        _site(directory)
+        (directory / "new.html").write_text("new")
+
+    first = uploader.upload(_site)
+    reader = ArtifactReader(uploader.store, uploader.directory / "elsewhere")
+    lost = reader.manifest(TENANT, first).files["index.html"].digest
+    uploader.store.delete(blob_key(TENANT, lost))
+    second = uploader.upload(changed)
+    with pytest.raises(ArtifactMissing):
+        reader.blobs(TENANT, reader.manifest(TENANT, second))
+    # What the runner does then: the manifest is gone, and the stage runs again.
+    assert uploader.upload(changed, attempt=2) == second
+    assert reader.blobs(TENANT, reader.manifest(TENANT, second))[lost].read_text() == "<h1>one</h1>"
+
+
+def test_no_published_file_runs_as_its_owner(uploader: Uploader) -> None:
+    def fill(directory: Path) -> None:
+        (directory / "index.html").write_text("one")
+        (directory / "index.html").chmod(0o6755)
+        (directory / "other.html").write_text("two")
+
+    digest = uploader.upload(fill)
+    reader = ArtifactReader(uploader.store, uploader.directory / "cache")
+    manifest = reader.manifest(TENANT, digest)
+    blobs = reader.blobs(TENANT, manifest)
+    modes = {path: blobs[file.digest].stat().st_mode & 0o7000 for path, file in manifest.files.items()}
+    assert modes == {"index.html": 0, "other.html": 0}
+    assert blobs[manifest.files["index.html"].digest].read_text() == "one"

@@ -127,8 +127,11 @@ class UploadStage:
     def _former_blobs(self, context: StageContext) -> set[str]:
         """Digests of the project's artifact before this one: its manifest says, at once, what the store has."""
         tenant_id, project_id = context.deployment.tenant_id, context.deployment.project_id
+        # What runs again may do so because a blob was lost, which the former manifest still names.
+        if context.deployment.clean or context.attempt > 1:
+            return set()
         former = self._index.latest(tenant_id, [_SCOPE], _KIND, project_id)
-        if former is None or context.deployment.clean:
+        if former is None:
             return set()
         try:
             data = self._store.get_bytes(manifest_key(tenant_id, former.digest))
