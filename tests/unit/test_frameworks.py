@@ -490,3 +490,22 @@ def test_a_member_of_a_workspace_is_installed_with_the_others_and_built_with_tur
     # At the root itself, the project's own script decides; and without turbo among the dependencies, too.
     (tmp_path / "package.json").write_text(package({"vite": "7"}, workspaces=["apps/*"]))
     assert detect(tmp_path, Path("apps/web"), Overrides()).build_command == "npm run build"
+
+
+def test_where_the_site_may_be_is_said(tmp_path: Path) -> None:
+    site = {
+        "package.json": json.dumps({"workspaces": ["apps/*", "packages/*"]}),
+        "apps/web/package.json": package({"vite": "7"}),
+        "apps/web/public/index.html": "",
+        "packages/ui/package.json": package({"react": "19"}),
+        "docs/mkdocs.yml": "",
+        "node_modules/a/index.html": "",
+        "a/b/c/d/index.html": "",
+        "apps/broken/package.json": "{{ name }}",
+        "apps/idle/package.json": package(),
+    }
+    assert "set the root directory (perhaps to docs or apps/web)." in failure(tmp_path, site).message
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    (tmp_path / os.fsdecode(b"\xff") / "index.html").touch()
+    failure(tmp_path, {}).message.encode()
+    assert failure(tmp_path, {}, "packages").message.endswith("set the root directory.")

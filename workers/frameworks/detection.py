@@ -9,6 +9,7 @@ from typing import Any
 
 from shared.errors import FailureCode, StageFailure
 from workers.frameworks import catalogue
+from workers.frameworks.candidates import candidate_directories
 from workers.frameworks.catalogue import Framework
 from workers.frameworks.node_projects import (
     FORCING_VARIABLE,
@@ -185,12 +186,14 @@ def _choose_fallback(
         return catalogue.STATIC, "Plain static files: nothing to build."
     if tree.is_file(join(directory, "public/index.html")):
         return catalogue.STATIC, f"Plain static files: found {join(directory, 'public/index.html')}; nothing to build."
-    place = "the repository" if directory == "." else directory
+    place = "the repository" if directory == "." else f"the directory {directory}"
+    candidates = candidate_directories(tree, directory)
+    elsewhere = f" (perhaps to {' or '.join(candidates)})" if candidates else ""
     raise StageFailure(
         FailureCode.PROJECT_NOT_RECOGNISED,
         f"Nothing in {place} says how to build it. Add an index.html, or a package.json with a `build` script, or the"
         " configuration of a known framework (such as mkdocs.yml or hugo.toml); or set the build command and the output"
-        " directory in the project's settings. If the site is in a subdirectory, set the root directory.",
+        f" directory in the project's settings. If the site is in a subdirectory, set the root directory{elsewhere}.",
     )
 
 
