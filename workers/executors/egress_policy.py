@@ -21,6 +21,7 @@ _FORBIDDEN_NETWORKS: tuple[Network, ...] = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT, and some clouds' metadata
         "127.0.0.0/8",
+        "168.63.129.16/32",  # a cloud's wire server: public by number, the host's own by use
         "169.254.0.0/16",  # link-local, and most clouds' metadata
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -30,6 +31,7 @@ _FORBIDDEN_NETWORKS: tuple[Network, ...] = tuple(
         "224.0.0.0/4",
         "240.0.0.0/4",
         "::/96",  # unspecified, loopback, IPv4-compatible
+        "::ffff:0:0:0/96",  # IPv4-translated
         "64:ff9b:1::/48",  # local NAT64
         "100::/64",
         "2001::/32",  # Teredo
