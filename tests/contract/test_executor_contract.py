@@ -241,6 +241,23 @@ def test_proxy_refuses_what_is_not_public(executor: Executor, loopback_server: L
     assert loopback_server.accepted == []
 
 
+HANDOVER = """
+import socket
+door = socket.socket(socket.AF_UNIX)
+try:
+    door.connect("/run/egress/proxy.sock")
+    print("let in")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_command_can_hand_the_proxy_nothing(executor: Executor) -> None:
+    """Its way in was for one socket, which came before the command."""
+    result, printed = run(executor, "", command=("python3", "-c", HANDOVER), network="proxy")
+    assert (result.outcome, printed.strip()) == (Outcome.SUCCESS, b"ConnectionRefusedError")
+
+
 def test_proxy_lets_a_package_registry_through(exact_executor: Executor) -> None:
     script = "npm view is-number@7.0.0 version && pip download -qq --no-deps six && echo got"
     result, printed = run(exact_executor, script, network="proxy", working_directory="/tmp")

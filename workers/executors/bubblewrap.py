@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
-from workers.executors import egress_forwarder
+from workers.executors import egress_listener
 from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
 from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog
@@ -224,7 +224,7 @@ class BubblewrapExecutor:
         socket = directory / "proxy.sock"
         proxy = EgressProxy(socket, self._policy, self._upstream)
         stack.callback(proxy.close)
-        return proxy, EgressFiles(socket, Path(egress_forwarder.__file__).resolve())
+        return proxy, EgressFiles(socket, Path(egress_listener.__file__).resolve())
 
     def _start(self, spec: ExecutionSpec, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
         environment = build_environment(
@@ -233,8 +233,8 @@ class BubblewrapExecutor:
         arguments = build_arguments(spec, environment, self._toolchain, directory, self._certificates, egress)
         command = waiting_command(spec.command)
         if egress is not None:
-            forwarder, socket = f"{EGRESS_DIRECTORY}/forwarder.py", f"{EGRESS_DIRECTORY}/proxy.sock"
-            command = [self._toolchain.python, "-I", "-S", forwarder, str(PROXY_PORT), socket, *command]
+            listener, socket = f"{EGRESS_DIRECTORY}/listener.py", f"{EGRESS_DIRECTORY}/proxy.sock"
+            command = [self._toolchain.python, "-I", "-S", listener, str(PROXY_PORT), socket, *command]
         marker = self._marker(spec.name)
         return SandboxProcess(self._spawner, self._program, marker, arguments, command, self._filter)
 

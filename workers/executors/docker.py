@@ -27,7 +27,7 @@ from workers.executors.docker_options import (
     LABEL,
     cleaning_configuration,
     container_configuration,
-    forwarding_command,
+    listening_command,
     write_run_files,
 )
 from workers.executors.docker_probe import check_daemon, check_sandbox
@@ -222,7 +222,7 @@ class DockerExecutor:
         )
         # For a shell a missing program is exit code 127.
         command = ("/bin/sh", "-c", 'exec "$@"', "sh", *spec.command)
-        words = forwarding_command(self.toolchain.python, PROXY_PORT, command) if spec.network == "proxy" else command
+        words = listening_command(self.toolchain.python, PROXY_PORT, command) if spec.network == "proxy" else command
         request = {"command": words, "directory": spec.working_directory, "environment": environment}
         return json.dumps(request).encode() + b"\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.executors import docker_entry, egress_forwarder
+from workers.executors import docker_entry, egress_listener
 from workers.executors.base import ExecutionSpec, Overlay
 from workers.executors.sandbox_arguments import CA_BUNDLE, EGRESS_DIRECTORY, HOME
 from workers.ownership import Owner
@@ -34,17 +34,17 @@ def write_run_files(directory: Path, owner: Owner, filter_program: bytes, certif
     (directory / "group").write_text(f"root:x:0:\nbuild:x:{owner.gid}:\n")
     (directory / "filter").write_bytes(filter_program)
     shutil.copyfile(docker_entry.__file__, directory / "entry.py")
-    shutil.copyfile(egress_forwarder.__file__, directory / "forwarder.py")
+    shutil.copyfile(egress_listener.__file__, directory / "listener.py")
     if certificates is not None:
         shutil.copyfile(certificates, directory / "certificates")
     for path in directory.iterdir():
         path.chmod(0o644)
 
 
-def forwarding_command(python: str, port: int, command: tuple[str, ...]) -> list[str]:
-    """The command behind the forwarder that leads to the proxy."""
-    forwarder = f"{EGRESS_DIRECTORY}/forwarder.py"
-    return [python, "-I", "-S", forwarder, str(port), f"{EGRESS_DIRECTORY}/proxy.sock", *command]
+def listening_command(python: str, port: int, command: tuple[str, ...]) -> list[str]:
+    """The command, started once the container's loopback has the proxy's port."""
+    listener = f"{EGRESS_DIRECTORY}/listener.py"
+    return [python, "-I", "-S", listener, str(port), f"{EGRESS_DIRECTORY}/proxy.sock", *command]
 
 
 def container_configuration(
@@ -153,7 +153,7 @@ def _mounts(spec: ExecutionSpec, directory: Path) -> list[dict[str, Any]]:
         "certificates": CA_BUNDLE,
     }
     if spec.network == "proxy":
-        shown |= {name: f"{EGRESS_DIRECTORY}/{name}" for name in ("proxy.sock", "forwarder.py")}
+        shown |= {name: f"{EGRESS_DIRECTORY}/{name}" for name in ("proxy.sock", "listener.py")}
     mounts = [_bind(directory / name, target) for name, target in shown.items() if (directory / name).exists()]
     mounts += [_bind(bind.source, bind.target, is_writable=bind.is_writable) for bind in spec.binds]
     if spec.overlay is not None:

@@ -1,4 +1,4 @@
-"""The one way out of a sandbox that installs: an HTTP proxy on a Unix socket, one for each run."""
+"""The one way out of a sandbox that installs: an HTTP proxy on a port of its own loopback, one for each run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class _BadRequest(Exception):
 
 
 class EgressProxy:
-    """Serves CONNECT and absolute-form `http://` requests from construction until `close`.
+    """Serves CONNECT and absolute-form `http://` requests, from construction until `close`.
+
+    It accepts from the listening socket that egress_listener.py sends over the Unix socket at `path`: one, the first,
+    which comes before anything of the project runs; after it nobody listens at `path`.
 
     The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
     reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
@@ -43,15 +46,15 @@ class EgressProxy:
         self._open: set[socket.socket] = set()
         self._is_closed = False
         self._slots = threading.BoundedSemaphore(_CONNECTIONS)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._handover = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Through the directory's descriptor: a Unix socket's path may have 107 bytes at most.
         directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
         try:
-            self._listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+            self._handover.bind(f"/proc/self/fd/{directory}/{path.name}")
         finally:
             os.close(directory)
-        self._listener.listen(128)
-        self._thread = threading.Thread(target=self._accept, name="egress-proxy", daemon=True)
+        self._handover.listen(1)
+        self._thread = threading.Thread(target=self._serve_all, name="egress-proxy", daemon=True)
         self._thread.start()
 
     def blocked_hosts(self) -> tuple[str, ...]:
@@ -63,19 +66,34 @@ class EgressProxy:
         with self._lock:
             self._is_closed = True
             connections = list(self._open)
-        for connection in (self._listener, *connections):
+        for connection in (self._handover, *connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=5)
-        self._listener.close()
+        self._handover.close()
 
-    def _accept(self) -> None:
+    def _serve_all(self) -> None:
+        with contextlib.suppress(OSError), self._receive_listener() as listener:
+            # Like every connection it is shut down by `close`, which ends the wait in `accept`.
+            if self._track(listener):
+                self._accept(listener)
+
+    def _receive_listener(self) -> socket.socket:
+        """Raises OSError when the sandbox ends before it sends one."""
+        client, _ = self._handover.accept()
+        self._handover.close()
+        with client:
+            _, received, _, _ = socket.recv_fds(client, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            if not received:
+                raise ConnectionError("nothing was sent")
+            listener = socket.socket(fileno=received[0])
+            client.sendall(b"L")
+            return listener
+
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             self._slots.acquire()
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
+            client, _ = listener.accept()
             if not self._track(client):
                 client.close()
                 return

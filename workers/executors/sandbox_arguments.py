@@ -48,7 +48,7 @@ class EgressFiles:
     """Host paths of what the sandbox needs to reach the proxy."""
 
     socket: Path
-    forwarder: Path
+    listener: Path
 
 
 def find_bubblewrap() -> str:
@@ -96,7 +96,7 @@ def build_arguments(
     arguments += ["--ro-bind", str(directory / "bin"), SHIM_TARGET]
     if egress is not None:
         arguments += ["--ro-bind", str(egress.socket), f"{EGRESS_DIRECTORY}/proxy.sock"]
-        arguments += ["--ro-bind", str(egress.forwarder), f"{EGRESS_DIRECTORY}/forwarder.py"]
+        arguments += ["--ro-bind", str(egress.listener), f"{EGRESS_DIRECTORY}/listener.py"]
     arguments += _mounts(spec)
     arguments += ["--disable-userns", "--assert-userns-disabled", "--remount-ro", "/"]
     for name, value in environment.items():
