@@ -86,4 +86,7 @@ def _decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context)
     except (InvalidTag, ValueError) as error:
-        raise SecretUnreadable("A sealed value was changed, or sealed for another record.") from error
+        raise SecretUnreadable(
+            "A sealed value was changed or moved to another record, or its key's id has another key now in"
+            " CLOUDIFY_ENCRYPTION_KEYS."
+        ) from error

@@ -40,12 +40,14 @@ class VariableRepository:
         ).fetchone()
         return row is not None
 
-    def count_others(self, connection: Connection, project_id: str, key: str) -> int:
+    def measure_others(self, connection: Connection, project_id: str, key: str) -> tuple[int, int]:
+        """How many variables the project has beside this one, and the bytes of their names and sealed values."""
         row = connection.execute(
-            "SELECT count(*) AS total FROM environment_variables WHERE project_id = %(project_id)s AND key <> %(key)s",
+            "SELECT count(*) AS total, COALESCE(sum(octet_length(ciphertext) + length(key)), 0) AS bytes "
+            "FROM environment_variables WHERE project_id = %(project_id)s AND key <> %(key)s",
             {"project_id": project_id, "key": key},
         ).fetchone()
-        return row["total"] if row else 0
+        return (row["total"], int(row["bytes"])) if row else (0, 0)
 
     def upsert(self, connection: Connection, variable: dict[str, Any]) -> Row:
         row = connection.execute(_UPSERT, variable).fetchone()

@@ -16,6 +16,13 @@ from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
 TARGETS = ("production", "preview", "development")
 MAXIMUM_VARIABLES = 200
 MAXIMUM_VALUE_BYTES = 64 * 1024
+# Linux starts no program with more than some 2 MiB of variables and arguments.
+MAXIMUM_TOTAL_BYTES = 1024 * 1024
+# Set for every build by the platform, over whatever a project says.
+RESERVED = frozenset(
+    ["PATH", "VIRTUAL_ENV", "CLOUDIFY"]
+    + [f"CLOUDIFY_{name}" for name in ("ENVIRONMENT", "PROJECT", "BRANCH", "COMMIT_SHA", "URL")]
+)
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _BATCH = 500
@@ -38,15 +45,21 @@ class VariableService:
     def set(
         self, tenant_id: str, project_id: str, key: str, request: SetVariableRequest
     ) -> EnvironmentVariableResource:
-        """Makes or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables)."""
+        """Makes or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables, 1 MiB)."""
         targets = list(dict.fromkeys(request.targets))
         _validate(key, request.value, targets)
         sealed = self._box.seal(request.value.encode(), _context(project_id, key))
         with self._database.transaction() as connection:
             if not self._variables.lock_project(connection, tenant_id, project_id):
                 raise NotFound("There is no such project.")
-            if self._variables.count_others(connection, project_id, key) >= MAXIMUM_VARIABLES:
+            others, their_bytes = self._variables.measure_others(connection, project_id, key)
+            if others >= MAXIMUM_VARIABLES:
                 raise Conflict(f"The project has {MAXIMUM_VARIABLES} variables; delete one first.")
+            if their_bytes + len(sealed.ciphertext) + len(key) > MAXIMUM_TOTAL_BYTES:
+                raise Conflict(
+                    "The project's variables would take more than 1 MiB together, with which no program can be started;"
+                    " delete one first, or keep large values in the repository."
+                )
             row = self._variables.upsert(
                 connection,
                 {
@@ -121,6 +134,8 @@ def _validate(key: str, value: str, targets: list[str]) -> None:
     fields: dict[str, str] = {}
     if not _KEY.fullmatch(key):
         fields["key"] = "must be letters, digits and _ (at most 256), not starting with a digit"
+    elif key in RESERVED:
+        fields["key"] = "is set by the platform itself for every build; choose another name"
     if "\x00" in value:
         fields["value"] = "can't hold a NUL character"
     elif len(value.encode()) > MAXIMUM_VALUE_BYTES:

@@ -151,6 +151,8 @@ def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
 REFUSED_VARIABLES: list[tuple[str, dict[str, Any], str]] = [
     ("1X", {"value": "x"}, "key"),
     ("A-B", {"value": "x"}, "key"),
+    ("PATH", {"value": "x"}, "key"),
+    ("CLOUDIFY_URL", {"value": "x"}, "key"),
     ("X", {"value": "x" * 65_537}, "value"),
     ("X", {"value": "x", "targets": []}, "targets"),
     ("X", {"value": "x", "targets": ["staging"]}, "targets"),
@@ -163,6 +165,17 @@ def test_variables_that_are_refused(account) -> None:
         response = account.request("PUT", f"/api/projects/{project_id}/env/{key}", json=body)
         assert response.status_code == 422
         assert fields_of(response) == {field}
+
+
+def test_variables_with_which_no_program_starts_are_refused(account) -> None:
+    path = f"/api/projects/{account.project()['id']}/env"
+    for number in range(15):
+        assert account.request("PUT", f"{path}/X{number}", json={"value": "x" * 65_536}).is_success
+    refused = account.request("PUT", f"{path}/Y", json={"value": "y" * 65_536})
+    assert (refused.status_code, "1 MiB" in refused.json()["error"]["message"]) == (409, True)
+    # One that takes another's place counts once.
+    assert account.request("PUT", f"{path}/X0", json={"value": "z" * 65_536}).is_success
+    assert account.request("PUT", f"{path}/Y", json={"value": "y"}).is_success
 
 
 def test_a_foreign_project_is_not_found_and_a_readable_one_forbidden(account, register) -> None:
