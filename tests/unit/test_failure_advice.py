@@ -19,6 +19,8 @@ from workers.stages.failure_advice import advice_for
         ("install", b"npm error code E401\nnpm error Incorrect or missing password.", "wants credentials"),
         ("install", b"ERR_PNPM_FETCH_403  GET https://example.invalid/a: Forbidden - 403", "wants credentials"),
         ("install", b"setuptools-scm was unable to detect version for /workspace.", "SETUPTOOLS_SCM_PRETEND_VERSION="),
+        ("install", b"fatal: not a git repository (or any parent up to mount point /)", "without .git"),
+        ("build", b"WARNING - plugin: Unable to find a git directory and/or git is not installed.", "without .git"),
         ("install", b"npm error code ERESOLVE\nnpm error ERESOLVE could not resolve", "--legacy-peer-deps"),
         ("install", b"npm ERR! code ERESOLVE", "--legacy-peer-deps"),
         ("install", b"npm error code EBADENGINE", ".nvmrc"),

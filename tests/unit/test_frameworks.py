@@ -147,6 +147,12 @@ def test_each_framework_is_recognised_with_its_command_and_output(
             "yarn",
             "yarn install --immutable",
         ),
+        (
+            {"package.json": package({"vite": "7"}, packageManager="yarn@4.1.0")},
+            "yarn",
+            "yarn install --no-immutable",
+        ),
+        ({"package.json": package({"vite": "7"}, packageManager="yarn@1.22.22")}, "yarn", "yarn install"),
         ({"package.json": package({"vite": "7"}), "bun.lock": ""}, "bun", "bun install --frozen-lockfile"),
         ({"package.json": package({"vite": "7"}), "bun.lockb": ""}, "bun", "bun install --frozen-lockfile"),
         # The field decides over a lockfile of another manager.
@@ -172,6 +178,13 @@ def test_each_framework_is_recognised_with_its_command_and_output(
         ({"mkdocs.yml": "", "pyproject.toml": "[project]\ndependencies = ['mkdocs']"}, "uv", "uv sync"),
         ({"mkdocs.yml": "", "poetry.lock": ""}, "poetry", "poetry sync"),
         ({"mkdocs.yml": "", "Pipfile.lock": ""}, "pipenv", "pipenv sync"),
+        ({"mkdocs.yml": "", "Pipfile": ""}, "pipenv", "pipenv install --dev"),
+        (
+            {"mkdocs.yml": "", "pyproject.toml": "[tool.poetry.dependencies]\nmkdocs = '1'"},
+            "poetry",
+            "poetry install",
+        ),
+        ({"mkdocs.yml": "", "pyproject.toml": "[tool.ruff]"}, "uv", "uv pip install 'mkdocs<2'"),
         ({"mkdocs.yml": "", "Pipfile.lock": '{"develop": {}}'}, "pipenv", "pipenv sync"),
         ({"mkdocs.yml": "", "Pipfile.lock": '{"develop": {\n"mkdocs": {}}}'}, "pipenv", "pipenv sync --dev"),
         (

@@ -201,7 +201,8 @@ def _has_something_to_install(package: dict[str, Any]) -> bool:
 
 def _install_command(manager: str, *, is_frozen: bool, is_berry: bool) -> str:
     if not is_frozen:
-        return f"{manager} install"
+        # Where CI is set, later versions of yarn refuse to write a lockfile unless they are told to.
+        return "yarn install --no-immutable" if is_berry else f"{manager} install"
     if manager == "yarn":
         return "yarn install --immutable" if is_berry else "yarn install --frozen-lockfile"
     return {

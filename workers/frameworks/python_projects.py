@@ -29,7 +29,7 @@ class PythonProject:
 
 
 def has_python_project(tree: SourceTree, directory: str) -> bool:
-    names = ("requirements.txt", "uv.lock", "poetry.lock", "Pipfile.lock", "pyproject.toml")
+    names = ("requirements.txt", "uv.lock", "poetry.lock", "Pipfile.lock", "pyproject.toml", "Pipfile")
     return any(tree.is_file(join(directory, name)) for name in names)
 
 
@@ -37,7 +37,7 @@ def read_python_project(tree: SourceTree, directory: str, packages: tuple[str, .
     """`packages` are installed when the project itself names nothing.
 
     Looked for in each directory up to the root: uv.lock, requirements files, poetry.lock, Pipfile.lock,
-    pyproject.toml.
+    pyproject.toml, Pipfile.
     """
     version, version_reason = _python_version(tree, directory)
     reasons = (version_reason,) if version_reason else ()
@@ -83,6 +83,14 @@ def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, st
     if as_mapping(project.get("project")).get("dependencies") or project.get("dependency-groups") or options:
         reason = f"Python packages from {path}. There is no lockfile: commit uv.lock to pin them."
         return "uv", None, f"uv sync{options}", reason
+    if as_mapping(as_mapping(project.get("tool")).get("poetry")).get("dependencies"):
+        reason = f"Python packages from {path}. There is no lockfile: commit poetry.lock to pin them."
+        return "poetry", None, f"poetry install{_poetry_options(project)}", reason
+    if tree.is_file(join(directory, "Pipfile")):
+        reason = (
+            f"Python packages from {join(directory, 'Pipfile')}. There is no lockfile: commit Pipfile.lock to pin them."
+        )
+        return "pipenv", None, "pipenv install --dev", reason
     return None
 
 

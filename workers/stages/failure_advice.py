@@ -71,6 +71,12 @@ _ADVICE: tuple[_Advice, ...] = (
         "install",
     ),
     _advice(
+        rb"not a git repository|[Uu]nable to find a git directory|InvalidGitRepositoryError",
+        "A build gets the files of one commit, without .git: leave out there what asks git. In a script of package.json"
+        " that is `lefthook install || true`, in MkDocs the option `fallback_to_build_date: true` of the plugin that"
+        " dates pages; the variable CLOUDIFY is set in every build.",
+    ),
+    _advice(
         rb"EAI_AGAIN|ENOTFOUND|ENETUNREACH|[Tt]emporary failure in name resolution|[Cc]ould not resolve host"
         rb"|Failed to fetch [^\n]{1,100} from Google Fonts|Inlining of fonts failed|TypeError: fetch failed"
         rb"|[Nn]ame or service not known|Network is unreachable",
