@@ -11,6 +11,10 @@ MAXIMUM_DEPTH = 200
 OPAQUE = "user.overlay.opaque"
 
 _PAX_OPAQUE = b"SCHILY.xattr.user.overlay.opaque"
+# Linux takes no longer one.
+_MAXIMUM_TARGET = 4095
+# No number that is meant has more; Python refuses to read very long ones in a way of its own.
+_MAXIMUM_DIGITS = 19
 # A size of 12 octal digits and a NUL no longer fits the field; larger ones go into a PAX header.
 MAXIMUM_USTAR = 0o77777777777
 
@@ -42,7 +46,7 @@ def shown(path: bytes) -> str:
 
 def check_link(path: bytes, target: bytes) -> None:
     """Raises ArchiveRejected for a relative target that climbs out of the tree. Purely textual; nothing is opened."""
-    if not target or b"\0" in target:
+    if not target or b"\0" in target or len(target) > _MAXIMUM_TARGET:
         raise ArchiveRejected(f"The symbolic link {shown(path)} has no usable target.")
     if target.startswith(b"/"):
         return
@@ -143,7 +147,8 @@ def parse_records(body: bytes) -> dict[bytes, bytes]:
     records: dict[bytes, bytes] = {}
     while body:
         length_text, separator, _ = body.partition(b" ")
-        if not separator or not length_text.isdigit() or not len(length_text) + 3 <= int(length_text) <= len(body):
+        is_number = length_text.isdigit() and len(length_text) <= _MAXIMUM_DIGITS
+        if not separator or not is_number or not len(length_text) + 3 <= int(length_text) <= len(body):
             raise ArchiveRejected("An extended header is malformed.")
         length = int(length_text)
         key, separator, value = body[len(length_text) + 1 : length].partition(b"=")
@@ -161,7 +166,7 @@ def parse_entry(block: bytes, extended: dict[bytes, bytes]) -> Entry:
     if kind == b"3" and (number(block[329:337]), number(block[337:345])) != (0, 0):
         raise ArchiveRejected("The archive holds a device.")
     size = extended.get(b"size")
-    if size is not None and not size.isdigit():
+    if size is not None and not (size.isdigit() and len(size) <= _MAXIMUM_DIGITS):
         raise ArchiveRejected("A size is malformed.")
     entry = Entry(
         kind=kind,

@@ -124,6 +124,7 @@ HOSTILE = [
     [(Entry(b"0", b"undeclared/x", 0o644, 1), b"x")],
     [(Entry(b"2", b"up", 0o777, target=b"../outside"), b"")],
     [(Entry(b"2", b"none", 0o777), b"")],
+    [(Entry(b"2", b"long", 0o777, target=b"a/" * 3000), b"")],
     [(Entry(b"1", b"hard", 0o644, target=b"/etc/passwd"), b"")],
     [(Entry(b"4", b"disk", 0o644), b"")],
     [(Entry(b"6", b"pipe", 0o644), b"")],
@@ -143,6 +144,19 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, entries: list[tuple[Entry,
     with pytest.raises(ArchiveRejected):
         unpack(_archive(tmp_path / "a", entries), tmp_path / "tree", maximum_bytes=LIMIT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "tree"]
+
+
+@pytest.mark.parametrize("records", [b"11 size=1x\n", b"5010 size=" + b"9" * 5000 + b"\n", b"9" * 5000 + b" size=1\n"])
+def test_a_hostile_number_is_refused(tmp_path: Path, records: bytes) -> None:
+    plain = headers_of(Entry(b"0", b"file", 0o644, 1))[0]
+    header = bytearray(plain[:124] + b"%011o\0" % len(records) + plain[136:])
+    header[156:157] = b"x"
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+    stream = bytes(header) + records + b"\0" * (-len(records) % 512) + plain + b"x" + b"\0" * 511 + b"\0" * 1024
+    (tmp_path / "a").write_bytes(zstandard.compress(stream))
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(ArchiveRejected, match="malformed"):
+        unpack(tmp_path / "a", tmp_path / "tree", maximum_bytes=LIMIT)
 
 
 def test_a_device_that_is_no_whiteout_is_refused(tmp_path: Path) -> None:
