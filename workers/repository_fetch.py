@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryUrl
@@ -264,6 +266,9 @@ def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> 
         path = posixpath.normpath(posixpath.join(parent.path, url))
         if path in ("/", ".", "//"):
             raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} leads nowhere.")
+        # git takes it as it stands in .gitmodules; what an address can't hold is spelt as it should be.
+        path = quote(os.fsencode(path), safe="/%~:@!$&'()*+,;=")
+        parse_for_clone(replace(parent, path=path).public, allow_local=allow_local)
         return replace(parent, path=path)
     repository = parse_for_clone(url, allow_local=allow_local)
     if repository.scheme == "file" and parent.scheme != "file":

@@ -1,0 +1,39 @@
+"""Where the addresses in .gitmodules lead."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import FailureCode, StageFailure
+from shared.repository_url import parse_repository_url
+from workers.repository_fetch import resolve_submodule
+
+PARENT = "https://user:token@git.example.com/team/site.git"
+
+
+@pytest.mark.parametrize(
+    ("parent", "url", "expected"),
+    [
+        (PARENT, "../theme.git", "https://git.example.com/team/theme.git"),
+        (PARENT, "../../other/theme", "https://git.example.com/other/theme"),
+        (PARENT, "./nested", "https://git.example.com/team/site.git/nested"),
+        (PARENT, "../my theme?#.git", "https://git.example.com/team/my%20theme%3F%23.git"),
+        (PARENT, "../th%C3%A8me", "https://git.example.com/team/th%C3%A8me"),
+        (PARENT, "../thème", "https://git.example.com/team/th%C3%A8me"),
+        (PARENT, "../@evil.example/x", "https://git.example.com/team/@evil.example/x"),
+        ("git@git.example.com:team/site.git", "../my theme", "ssh://git@git.example.com/team/my%20theme"),
+        (PARENT, "https://elsewhere.example/theme", "https://elsewhere.example/theme"),
+    ],
+)
+def test_an_address_is_the_parents_or_its_own(parent: str, url: str, expected: str) -> None:
+    found = resolve_submodule(parse_repository_url(parent, allow_local=False), url, allow_local=False)
+    assert found.public == expected
+    # Of the parent's host alone.
+    assert (found.password == "token") is (parent == PARENT and expected.startswith("https://git.example.com/"))
+
+
+@pytest.mark.parametrize("url", ["../../..", "../theme\nsystem: all is well", "../theme\x1b[2J", "file:///srv/theme"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(StageFailure) as caught:
+        resolve_submodule(parse_repository_url(PARENT, allow_local=False), url, allow_local=False)
+    assert caught.value.code == FailureCode.URL_FORBIDDEN
