@@ -165,6 +165,8 @@ class BuildStage:
             "output_directory": " ".join(detection.output_directories),
             "node": self._toolchain.node_version,
             "python": self._toolchain.python_version,
+            "npm": self._toolchain.npm_version,
+            "uv": self._toolchain.uv_version,
             **({"builder image": self._toolchain.image} if self._toolchain.image else {}),
             **{tool.name: tool.version for tool in tools},
             **variables,
