@@ -143,5 +143,5 @@ def test_a_variable_of_the_project_chooses_the_manager(pipeline: Pipeline) -> No
 def test_the_deployments_own_settings_may_name_a_manager(pipeline: Pipeline) -> None:
     site = files_of("pnpm")
     del site["pnpm-lock.yaml"]
-    installed = pipeline.install(site, install_command="pnpm install --no-frozen-lockfile")
+    installed = pipeline.install(site, install_command="corepack enable && pnpm install --no-frozen-lockfile")
     assert [tool["name"] for tool in installed.output["tools"]] == ["pnpm"]
