@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import stat
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from shared.errors import LeaseLost
+
+_log = structlog.get_logger(__name__)
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A worker may still be deleting what its finished deployment used.
 _SWEPT_AFTER_SECONDS = 3600.0
+_DISCARDED = ".discarded"
+# Directories that wait to be deleted; a build that leaves more makes its successor wait instead of filling the disk.
+_WAITING = 2
 
 
 class StageDirectories:
@@ -23,6 +32,9 @@ class StageDirectories:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._discarded: queue.Queue[Path] = queue.Queue(_WAITING)
+        self._lock = threading.Lock()
+        self._deleter: threading.Thread | None = None
 
     @contextmanager
     def open(self, deployment_id: str, stage: str, fence: int) -> Generator[Path]:
@@ -42,19 +54,52 @@ class StageDirectories:
         try:
             yield directory
         finally:
-            remove_tree(directory)
+            self._discard(directory)
             # Another stage's directory may be in it; its own end removes the parent.
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+    def _discard(self, directory: Path) -> None:
+        """Deletes it later, in a thread: tens of thousands of files would hold up the deployment's next stage."""
+        grave = self._root / _DISCARDED / uuid.uuid4().hex
+        grave.parent.mkdir(exist_ok=True)
+        try:
+            # Its age is counted from here.
+            os.utime(directory)
+            directory.rename(grave)
+        except FileNotFoundError:
+            return  # a later run of the stage has deleted it
+        with self._lock:
+            if self._deleter is None:
+                self._deleter = threading.Thread(target=self._delete_discarded, name="directories", daemon=True)
+                self._deleter.start()
+        try:
+            self._discarded.put_nowait(grave)
+        except queue.Full:
+            remove_tree(grave)
+
+    def _delete_discarded(self) -> None:
+        while True:
+            grave = self._discarded.get()
+            try:
+                remove_tree(grave)
+            except OSError as error:
+                # The reconciler tries again.
+                _log.warning("directory.not_deleted", path=str(grave), error=str(error))
 
     def sweep(self, is_live: Callable[[str], bool]) -> None:
         """Deletes what dead workers left of deployments that have finished."""
         if not self._root.is_dir():
             return
         horizon = time.time() - _SWEPT_AFTER_SECONDS
+        discarded = self._root / _DISCARDED
         for parent in self._root.iterdir():
-            if parent.lstat().st_mtime < horizon and not is_live(parent.name):
+            if parent != discarded and parent.lstat().st_mtime < horizon and not is_live(parent.name):
                 remove_tree(parent)
+        for grave in discarded.iterdir() if discarded.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if grave.lstat().st_mtime < horizon:
+                    remove_tree(grave)
 
 
 def remove_tree(path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
+from tests.executors import wait_for
 from workers.directories import StageDirectories, remove_tree
 from workers.executors.disk_watchdog import allocated_bytes
 from workers.publishers.site_directory import SiteDirectoryPublisher
@@ -72,6 +73,28 @@ def test_a_worker_that_comes_back_leaves_its_successors_directory_alone(tmp_path
         with directories.open("depl_1", "build", fence=12) as successor:
             assert successor.is_dir()
             assert not current.exists()
+
+
+def test_a_finished_stage_leaves_nothing_though_its_files_are_deleted_later(tmp_path: Path):
+    directories = StageDirectories(tmp_path)
+    for number in range(20):
+        with directories.open("depl_1", "build", fence=number) as directory:
+            for name in ("a/b/c", "d/e"):
+                (directory / name).mkdir(parents=True)
+                (directory / name / "file").touch()
+        assert not directory.exists()
+        assert not directory.parent.exists()
+    wait_for(lambda: not any((tmp_path / ".discarded").iterdir()))
+
+
+def test_what_a_dead_worker_had_not_deleted_yet_is_swept(tmp_path: Path):
+    directories = StageDirectories(tmp_path)
+    for name in ("old", "fresh"):
+        (tmp_path / ".discarded" / name / "tree").mkdir(parents=True)
+    for path in (tmp_path / ".discarded" / "old", tmp_path / ".discarded"):
+        os.utime(path, (1, 1))
+    directories.sweep(lambda _: False)
+    assert [path.name for path in (tmp_path / ".discarded").iterdir()] == ["fresh"]
 
 
 def test_what_dead_workers_left_is_swept_once_it_is_old(tmp_path: Path):
