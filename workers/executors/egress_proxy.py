@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -19,6 +20,8 @@ _CONNECT_SECONDS = 10.0
 _IDLE_SECONDS = 300.0
 _CONNECTIONS = 256
 _REMEMBERED_HOSTS = 100
+_SHORTAGE_SECONDS = 0.05
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 
 
 class _BadRequest(Exception):
@@ -93,11 +96,21 @@ class EgressProxy:
     def _accept(self, listener: socket.socket) -> None:
         while True:
             self._slots.acquire()
-            client, _ = listener.accept()
+            client = self._accept_one(listener)
             if not self._track(client):
                 client.close()
                 return
             threading.Thread(target=self._serve, args=(client,), name="egress-connection", daemon=True).start()
+
+    def _accept_one(self, listener: socket.socket) -> socket.socket:
+        """Raises OSError once the listener is shut down; what the process lacks for a while is waited for."""
+        while True:
+            try:
+                return listener.accept()[0]
+            except OSError as error:
+                if self._is_closed or error.errno not in _PASSING:
+                    raise
+                time.sleep(_SHORTAGE_SECONDS)
 
     def _track(self, connection: socket.socket) -> bool:
         with self._lock:

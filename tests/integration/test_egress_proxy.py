@@ -1,0 +1,62 @@
+"""The proxy of a sandbox by itself, in a process of its own: its limits are the process's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+# While the process has no descriptor left, a connection waits; afterwards it is served like any other.
+_PROGRAM = """
+import resource, socket, sys, threading, time
+from pathlib import Path
+from workers.executors.egress_policy import EgressPolicy
+from workers.executors.egress_proxy import EgressProxy
+
+path = Path(sys.argv[1])
+proxy = EgressProxy(path, EgressPolicy([], []))
+listener = socket.create_server(("127.0.0.1", 0))
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as handover:
+    handover.connect(str(path))
+    socket.send_fds(handover, [b"L"], [listener.fileno()])
+    assert handover.recv(1)
+address = listener.getsockname()
+listener.close()
+first, second = socket.socket(), socket.socket()
+
+now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+# The kernel chose the descriptor of the first when the proxy began to wait for it.
+first.connect(address)
+deadline = time.monotonic() + 60
+while not any(thread.name == "egress-connection" for thread in threading.enumerate()):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+second.connect(address)
+second.settimeout(0.3)
+try:
+    assert second.recv(1) == b"", "nothing was asked"
+    raise SystemExit("the proxy has gone")
+except TimeoutError:
+    pass
+resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
+
+for connection in (first, second):
+    connection.settimeout(60)
+    connection.sendall(b"GET http://127.0.0.1/ HTTP/1.1\\r\\n\\r\\n")
+    assert connection.recv(100).startswith(b"HTTP/1.1 403 "), connection
+assert proxy.blocked_hosts() == ("127.0.0.1",)
+proxy.close()
+assert not any(thread.name == "egress-proxy" for thread in threading.enumerate())
+"""
+
+
+def test_a_shortage_of_descriptors_passes(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(tmp_path / "s")], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
