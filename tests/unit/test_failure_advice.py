@@ -34,6 +34,8 @@ from workers.stages.failure_advice import advice_for
         ("build", b"Inlining of fonts failed. https://fonts.invalid/css2 returned", "no network"),
         ("build", b"urlopen error [Errno -3] Temporary failure in name resolution", "no network"),
         ("build", b"urlopen error [Errno -2] Name or service not known", "no network"),
+        ("build", b"> tsc && vite build\n\nsh: 1: tsc: not found\n", "The program `tsc` was not found"),
+        ("build", b"/bin/sh: line 1: mkdocs: command not found\n", "The program `mkdocs` was not found"),
         # The first of several reasons is the nearer one.
         ("build", b"ENOTFOUND\nJavaScript heap out of memory", "NODE_OPTIONS"),
     ],
@@ -51,6 +53,7 @@ def test_what_tools_print_leads_to_what_to_do(kind: Literal["install", "build"],
         ("install", b"npm error getaddrinfo ENOTFOUND registry.invalid"),
         ("build", b"npm error code ERESOLVE"),
         ("build", b"\xff\xfe" * 1000),
+        ("build", b"Error: page /a: not found, but linked"),
     ],
 )
 def test_nothing_is_said_of_what_is_not_known(kind: Literal["install", "build"], printed: bytes) -> None:

@@ -87,8 +87,19 @@ _ADVICE: tuple[_Advice, ...] = (
 )
 
 
+# As dash and bash say it; npm puts the shell's name before it.
+_NOT_FOUND = re.compile(rb"(?m)(?:^|[ :])([A-Za-z0-9@._/-]{1,60}): (?:command )?not found\s*$")
+
+
 def advice_for(output: bytes, kind: Literal["install", "build"]) -> str:
     """One or two sentences for a failure message, or nothing. `output` is the end of what the command printed."""
-    return next(
-        (advice.text for advice in _ADVICE if advice.kind in (None, kind) and advice.printed.search(output)), ""
+    for advice in _ADVICE:
+        if advice.kind in (None, kind) and advice.printed.search(output):
+            return advice.text
+    missing = _NOT_FOUND.findall(output)
+    if not missing:
+        return ""
+    return (
+        f"The program `{missing[-1].decode()}` was not found: add the package that has it to the project's"
+        " dependencies, and commit the lockfile, too."
     )

@@ -147,7 +147,7 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
             " measured, and was ended. Write less, or use a plan with more disk.",
         )
     blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
-    if result.exit_code == 127:
+    if result.exit_code == 127 and not advice:
         blocked += " Code 127 means that a program was not found: is it among the project's dependencies?"
     blocked += f" {advice}" if advice else ""
     raise StageFailure(
