@@ -61,7 +61,7 @@ class SnapshotStore:
         stage again. Raises StageFailure for content that can't be kept (devices, links that leave the tree, more than
         the cache holds) and PlatformError.
         """
-        with self._cache.temporary() as temporary:
+        with self._making_room(), self._cache.temporary() as temporary:
             archive = temporary / "snapshot.tar.zst"
             try:
                 packed = pack(directory, archive, maximum_bytes=self._maximum_bytes)
@@ -107,7 +107,18 @@ class SnapshotStore:
                 if tree is not None:
                     yield tree
                     return
-            self._fetch(tenant_id, digest)
+            with self._making_room():
+                self._fetch(tenant_id, digest)
+
+    @contextmanager
+    def _making_room(self) -> Generator[None]:
+        """When the disk is full, what nobody uses is deleted: this run fails, and the next one finds room."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._cache.trim(keep="", is_disk_full=True)
+            raise
 
     def exists(self, tenant_id: str, digest: str) -> bool:
         """Whether the object store has it. A cached tree doesn't count: another host can't reach it."""

@@ -113,10 +113,10 @@ class TreeCache:
         """Deletes the tree unless somebody uses it."""
         self._evict_one(self.tree(tenant_id, digest))
 
-    def trim(self, *, keep: str) -> int:
+    def trim(self, *, keep: str, is_disk_full: bool = False) -> int:
         """Deletes trees until the bound holds, least recently used first, none in use and not `keep`, a digest.
 
-        Returns the bytes freed.
+        Where the disk is full before the bound is reached, half of what is here goes. Returns the bytes freed.
         """
         found: list[tuple[float, int, Path]] = []
         for lock in self._trees.glob("*/*.lock"):
@@ -128,8 +128,9 @@ class TreeCache:
             if tree.is_dir():
                 found.append((used_at, size, tree))
         total, freed = sum(size for _, size, _ in found), 0
+        bound = min(self._maximum_bytes, total // 2) if is_disk_full else self._maximum_bytes
         for _, size, tree in sorted(found):
-            if total - freed <= self._maximum_bytes:
+            if total - freed <= bound:
                 break
             if tree.name != keep and self._evict_one(tree):
                 freed += size

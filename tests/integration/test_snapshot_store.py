@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -219,3 +220,28 @@ def test_the_index_finds_by_scope_and_explains_by_group(database: Database) -> N
     fallback = index.find(TENANT, scopes, "install", "k1")
     assert fallback is not None
     assert fallback.digest == "d1"
+
+
+class FullDisk(S3ArtifactStore):
+    """Whatever is fetched finds the disk full."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_full_disk_makes_room_for_the_next_try(
+    make_store: MakeStore, object_store_settings: ObjectStoreSettings, tmp_path: Path
+) -> None:
+    store = make_store()
+    digests = [store.save(TENANT, _directory(tmp_path / f"made-{n}", str(n), 100_000)).digest for n in range(4)]
+    elsewhere = make_store("elsewhere").save(TENANT, _directory(tmp_path / "other", "other")).digest
+    full = SnapshotStore(FullDisk(object_store_settings), tmp_path / "cache", maximum_bytes=1 << 30)
+    with store.attach(TENANT, digests[0]) as used:
+        with pytest.raises(OSError, match="No space left"), full.attach(TENANT, elsewhere):
+            pass
+        # What is used stays, as does what was used last.
+        assert (used / "content").read_text() == "0"
+        assert _cached(tmp_path) == {digests[0], digests[3]}
+    full.close()
+    with store.attach(TENANT, elsewhere) as tree:
+        assert (tree / "content").read_text() == "other"
