@@ -44,7 +44,7 @@ class BuildSettings:
     `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
     `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own.
     `npm_registry`, `python_index`: base URLs that every package manager is told; empty for its own default.
-    `ca_bundle`: a PEM file of certificates that commands trust besides the host's.
+    `ca_bundle`: a PEM file of certificates that clones and commands trust besides the host's.
     `egress_proxy`: http://[user:password@]host:port through which installs reach what is not in allowed networks.
     `builder_image`: named by digest (`name@sha256:…`, or `sha256:…` for one that was built here); for docker only.
     """

@@ -71,7 +71,10 @@ class GitLimits:
 
 
 class Git:
-    """For one clone; not shared between threads. `directory` holds its configuration."""
+    """For one clone; not shared between threads. `directory` holds its configuration.
+
+    `certificates`: a PEM file of those that servers' certificates are checked against, in place of the host's.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Git:
         on_stderr: Callable[[bytes], None],
         *,
         allow_local: bool,
+        certificates: Path | None = None,
     ) -> None:
         self._limits = limits
         self._cancelled = cancelled
@@ -99,9 +103,16 @@ class Git:
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_ADVICE": "0",
         }
+        if certificates is not None:
+            self._environment["GIT_SSL_CAINFO"] = str(certificates)
         # Ends git when the worker is killed; where util-linux is missing, git ends at its next write to the pipe.
         setpriv = shutil.which("setpriv")
         self._prefix = (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+    @property
+    def certificates(self) -> str | None:
+        """The file that git trusts; None for its own default."""
+        return self._environment.get("GIT_SSL_CAINFO")
 
     def run(
         self,

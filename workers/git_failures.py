@@ -20,6 +20,7 @@ _NOT_FOUND = re.compile(
     r"repository .* does not exist|not valid: is this a git repository|project .*not be found",
     re.IGNORECASE,
 )
+_CERTIFICATE = re.compile(r"SSL certificate|certificate verif|unable to get local issuer", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"Could not resolve|Connection refused|Connection timed out|timed out|No route to host|unreachable|"
     r"SSL certificate|certificate verif|SSL_|TLS|Failed to connect",
@@ -65,6 +66,12 @@ def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool)
         )
     if _AUTHENTICATION.search(stderr):
         return refused(repository)
+    if _CERTIFICATE.search(stderr):
+        return StageFailure(
+            FailureCode.REPOSITORY_UNREACHABLE,
+            f"The certificate of {repository.host} is not trusted: {_last_line(stderr).rstrip('.')}. If it is signed "
+            "by an authority of one's own, the operator of this installation adds that to CLOUDIFY_CA_BUNDLE.",
+        )
     if _UNREACHABLE.search(stderr):
         return unreachable(repository, _last_line(stderr))
     if _PASSING.search(stderr) and not is_last_attempt:

@@ -88,6 +88,7 @@ class LfsFetcher:
                 self._access,
                 allow_local=self._allow_local,
                 is_last_attempt=self._is_last_attempt,
+                certificates=self._git.certificates,
             ) as client:
                 client.fetch(self._endpoint(source, address, configured), first_paths, self._directory)
         self._put_in_place(pointers, tree)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import ssl
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -76,12 +75,14 @@ class LfsClient:
         *,
         allow_local: bool,
         is_last_attempt: bool,
+        certificates: str | None = None,
     ) -> None:
         self._check_time = check_time
         self._cancelled = cancelled
         self._access = access
         self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
+        self._certificates = certificates
         # By origin: a connection is only used for the name that its certificate was checked for.
         self._connections: dict[str, tuple[str, httpx.Client]] = {}
 
@@ -206,7 +207,7 @@ class LfsClient:
         if found is None:
             address = reachable_address(url, self._cancelled, allow_local=self._allow_local)
             client = httpx.Client(
-                verify=ssl.create_default_context(cafile=os.environ.get("GIT_SSL_CAINFO")),
+                verify=ssl.create_default_context(cafile=self._certificates),
                 timeout=httpx.Timeout(20.0, connect=10.0),
                 follow_redirects=False,
                 trust_env=False,

@@ -33,10 +33,12 @@ ABSENT_SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Cloner:
-    def __init__(self, directory: Path, database: Database, store: ObjectStoreSettings, *, allow_local: bool) -> None:
+    def __init__(
+        self, directory: Path, database: Database, store: ObjectStoreSettings, *, allow_local: bool, **build: Any
+    ) -> None:
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
-        settings = make_settings(directory, store, allow_local=allow_local)
+        settings = make_settings(directory, store, allow_local=allow_local, **build)
         ignored = IgnoredBuilds(DeploymentRepository(database))
         host_keys = RepositoryCredentialRepository(database)
         self.stage = CloneStage(self.snapshots, SnapshotIndex(database), settings, ignored, host_keys)
@@ -71,8 +73,9 @@ def make_cloner(tmp_path: Path, database: Database, object_store_settings: Objec
     add_tenant(database)
     made: list[Cloner] = []
 
-    def make(*, allow_local: bool = True) -> Cloner:
-        made.append(Cloner(tmp_path / f"host-{len(made)}", database, object_store_settings, allow_local=allow_local))
+    def make(*, allow_local: bool = True, **build: Any) -> Cloner:
+        directory = tmp_path / f"host-{len(made)}"
+        made.append(Cloner(directory, database, object_store_settings, allow_local=allow_local, **build))
         return made[-1]
 
     yield make

@@ -17,10 +17,10 @@ from shared.errors import FailureCode
 from shared.repository_credentials import RepositoryCredentials
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
-from tests.integration.test_clone_stage import Cloner, cloner, make_cloner
+from tests.integration.test_clone_stage import Cloner, MakeCloner, make_cloner
 from tests.repositories import make_repository
 
-__all__ = ["cloner", "make_cloner"]
+__all__ = ["make_cloner"]
 pytestmark = pytest.mark.integration
 
 
@@ -48,16 +48,27 @@ def write_certificate(path: Path) -> None:
 
 
 @pytest.fixture
-def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitServer]:
-    """A server with a certificate for localhost that the worker trusts."""
+def https(tmp_path: Path) -> Iterator[GitServer]:
+    """A server with a certificate for localhost that only `cloner` trusts."""
     write_certificate(tmp_path / "certificate.pem")
-    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "certificate.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate.pem")
     root = tmp_path / "served"
     root.mkdir()
     with serving(root, tls=context) as server:
         yield server
+
+
+@pytest.fixture
+def cloner(make_cloner: MakeCloner, https: GitServer, tmp_path: Path) -> Cloner:
+    return make_cloner(ca_bundle=tmp_path / "certificate.pem")
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(make_cloner: MakeCloner, https: GitServer) -> None:
+    make_repository(https.root / "site.git", {"index.html": "<h1>x</h1>"})
+    failure = make_cloner().failure(f"https://localhost:{https.server_port}/site.git", attempt=3)
+    assert failure.code is FailureCode.REPOSITORY_UNREACHABLE
+    assert "CLOUDIFY_CA_BUNDLE" in failure.message
 
 
 def test_a_private_repository_with_lfs(cloner: Cloner, https: GitServer) -> None:

@@ -51,6 +51,11 @@ class CloneStage:
         self._ignored = ignored
         self._host_keys = host_keys
         self._allow_local = settings.allow_local_repositories
+        self._certificates: Path | None = None
+        if settings.build.ca_bundle is not None:
+            from workers.executors.sandbox_environment import gather_certificates
+
+            self._certificates = gather_certificates(settings.build, os.environ, settings.home / "run" / "clones")
 
     def run(self, context: StageContext) -> StageResult:
         deployment, log = context.deployment, context.log
@@ -129,6 +134,7 @@ class CloneStage:
             context.cancelled,
             lambda line: context.log.write("stderr", line),
             allow_local=self._allow_local,
+            certificates=self._certificates,
         )
 
     def _fetch(self, context: StageContext, clone: _Clone, sha: str) -> StageResult:
