@@ -83,7 +83,7 @@ class EgressProxy:
 
     def _receive_listener(self) -> socket.socket:
         """Raises OSError when the sandbox ends before it sends one."""
-        client, _ = self._handover.accept()
+        client = self._accept_one(self._handover)
         self._handover.close()
         with client:
             _, received, _, _ = socket.recv_fds(client, 1, 1, socket.MSG_CMSG_CLOEXEC)
