@@ -7,7 +7,7 @@ import json
 from schemas.requests import SetRepositoryCredentialsRequest
 from schemas.resources import RepositoryCredentialsResource
 from shared.db.database import Connection, Database, Row
-from shared.errors import CloudifyError, NotFound, ValidationFailed
+from shared.errors import CloudifyError, NotFound, PlatformError, ValidationFailed
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import (
     DEFAULT_USERNAME,
@@ -79,11 +79,14 @@ class RepositoryCredentialService:
             raise _none_set()
 
     def open_for(self, project_id: str) -> RepositoryCredentials | None:
-        """For workers: never shown to a client. Raises SecretUnreadable."""
+        """For workers: never shown to a client. Raises PlatformError when a key is missing from the settings."""
         row = self._credentials.find_sealed(project_id)
         if row is None:
             return None
-        opened = self._box.open(_sealed(row), _context(row["project_id"], row["kind"], row["origin"]))
+        try:
+            opened = self._box.open(_sealed(row), _context(row["project_id"], row["kind"], row["origin"]))
+        except SecretUnreadable as error:
+            raise PlatformError(f"The repository's credentials can't be read. {error}") from error
         values: dict[str, str] = json.loads(opened)
         return RepositoryCredentials(row["kind"], row["origin"], **values)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from schemas.requests import SetVariableRequest
 from schemas.resources import DevelopmentEnvironmentResource, EnvironmentVariableResource
 from shared.db.database import Database, Row
-from shared.errors import Conflict, NotFound, ValidationFailed
+from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed
 from shared.identifiers import VARIABLE, new_identifier
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
@@ -86,10 +86,15 @@ class VariableService:
     def development(self, tenant_id: str, project_id: str) -> DevelopmentEnvironmentResource:
         """Values of the variables that hold for development alone; of those that a build gets too, only the names.
 
-        Raises SecretUnreadable.
+        Raises Unavailable when a key is missing from the settings.
         """
         rows = self._variables.readable_values(tenant_id, project_id)
-        own = {row["key"]: self._open(project_id, row) for row in rows if row["targets"] == ["development"]}
+        try:
+            own = {row["key"]: self._open(project_id, row) for row in rows if row["targets"] == ["development"]}
+        except PlatformError as error:
+            raise Unavailable(
+                f"{error} Set the variable anew, or tell your operator.", retry_after_seconds=60
+            ) from error
         return DevelopmentEnvironmentResource(variables=own, withheld=[r["key"] for r in rows if r["key"] not in own])
 
     def rotate_keys(self) -> Rotation:
@@ -112,14 +117,17 @@ class VariableService:
     def decrypt_for(self, project_id: str, target: str) -> dict[str, str]:
         """Key → value of the project's variables for `production`, `preview` or `development`.
 
-        Raises SecretUnreadable when a key is missing from the settings. For workers: never shown to a client.
+        Raises PlatformError when a key is missing from the settings. For workers: never shown to a client.
         """
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}")
         return {row["key"]: self._open(project_id, row) for row in self._variables.sealed_for(project_id, target)}
 
     def _open(self, project_id: str, row: Row) -> str:
-        return self._box.open(_sealed(row), _context(project_id, row["key"])).decode()
+        try:
+            return self._box.open(_sealed(row), _context(project_id, row["key"])).decode()
+        except SecretUnreadable as error:
+            raise PlatformError(f"The variable {row['key']} can't be read. {error}") from error
 
 
 def _sealed(row: Row) -> SealedSecret:

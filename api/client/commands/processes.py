@@ -77,7 +77,10 @@ def set_plan(email: str, plan: str) -> None:
 
 @admin.command("rotate-keys")
 def rotate_keys() -> None:
-    """Wrap every stored secret with the first of CLOUDIFY_ENCRYPTION_KEYS; then the others can be dropped."""
+    """Wrap every stored secret with the first of CLOUDIFY_ENCRYPTION_KEYS; then the others can be dropped.
+
+    Restart the API and the workers with the new setting first: one that still has the old one seals with the old key.
+    """
     from api.composition import build_repository_credential_service, build_variable_service, connect_backends
     from shared.errors import CloudifyError
 

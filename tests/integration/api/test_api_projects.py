@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from shared.errors import PlatformError
 from shared.permissions import Role
 from shared.plans import Plan, limits_of
 from shared.repositories.variables import VariableRepository
@@ -140,6 +143,8 @@ def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
     # The old key is lost: nothing is changed, and what is concerned is named.
     lost = service(new=b"n" * 32).rotate_keys()
     assert (lost.rewrapped, len(lost.unreadable)) == (0, 2)
+    with pytest.raises(PlatformError, match=rf"variable A can't be read.*'{old}' is not in CLOUDIFY_ENCRYPTION_KEYS"):
+        service(new=b"n" * 32).decrypt_for(project_id, "production")
     assert service(**{"new": b"n" * 32, old: key}).rotate_keys() == Rotation(2, ())
     assert service(**{"new": b"n" * 32, old: key}).rotate_keys() == Rotation(0, ())
     # Without the old key from now on.
@@ -165,6 +170,16 @@ def test_variables_that_are_refused(account) -> None:
         response = account.request("PUT", f"/api/projects/{project_id}/env/{key}", json=body)
         assert response.status_code == 422
         assert fields_of(response) == {field}
+
+
+def test_a_value_whose_key_is_lost_is_named(account) -> None:
+    path = f"/api/projects/{account.project()['id']}/env"
+    account.request("PUT", f"{path}/LOCAL", json={"value": "x", "targets": ["development"]})
+    with account.platform.backends.database.transaction() as connection:
+        connection.execute("UPDATE environment_variables SET key_id = 'lost'")
+    refused = account.request("GET", f"{path}/for-development")
+    assert refused.status_code == 503
+    assert "The variable LOCAL can't be read" in refused.json()["error"]["message"]
 
 
 def test_variables_with_which_no_program_starts_are_refused(account) -> None:

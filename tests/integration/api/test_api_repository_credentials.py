@@ -8,10 +8,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
 from shared.db.database import Database
+from shared.errors import PlatformError
 from shared.permissions import Role
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import RepositoryCredentials
-from shared.secrets_box import SecretsBox, SecretUnreadable
+from shared.secrets_box import SecretsBox
 from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.variables import Rotation
 from tests.ssh_server import make_key
@@ -216,7 +217,7 @@ def test_a_row_that_is_changed_in_the_database_opens_no_more(account, settings) 
     account.request("PUT", path_of(project), json={"kind": "token", "token": TOKEN})
     with account.platform.backends.database.transaction() as connection:
         connection.execute("UPDATE repository_credentials SET origin = 'https://evil.example:443'")
-    with pytest.raises(SecretUnreadable):
+    with pytest.raises(PlatformError, match="credentials can't be read"):
         service_of(account, settings.encryption_keys).open_for(project["id"])
 
 
