@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -50,6 +52,16 @@ class Toolchain:
     uv_version: str
     image: str = ""
 
+    @property
+    def platform(self) -> str:
+        """What programs that are installed here are made for, as `linux-x86_64-glibc-2.36`.
+
+        The C library counts: package managers choose what they install by it, and what is compiled with a newer one
+        doesn't start with an older. In a builder image it is the image's.
+        """
+        machine = f"{platform.system().lower()}-{platform.machine()}"
+        return machine if self.image else f"{machine}-{_c_library()}"
+
     @classmethod
     def discover(cls) -> Toolchain:
         """Finds the wheels this process was installed with. Raises PlatformError naming what is missing."""
@@ -78,6 +90,13 @@ class Toolchain:
             python_version=".".join(str(part) for part in sys.version_info[:3]),
             uv_version=_version(str(uv_binary), "--version"),
         )
+
+
+def _c_library() -> str:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "musl").replace(" ", "-")
+    except (OSError, ValueError):
+        return "musl"
 
 
 def _node_root() -> Path:

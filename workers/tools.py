@@ -129,9 +129,10 @@ class ToolProvider:
         return Tool(request.name, request.version, digest)
 
     def _key(self, request: ToolRequest) -> str:
-        """Python tools are bound to the interpreter that they were installed with."""
-        python = self._toolchain.python_version if request.name in ("poetry", "pipenv") else ""
-        parts = (request.name, request.version, python, platform.machine(), _bun_build(), self._toolchain.image)
+        """Python tools are bound to the interpreter that they were installed with, and to its place."""
+        toolchain = self._toolchain
+        python = f"{toolchain.python_version} {toolchain.python}" if request.name in ("poetry", "pipenv") else ""
+        parts = (request.name, request.version, python, toolchain.platform, _bun_build(), toolchain.image)
         return f"{request.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
     def _fetch(self, context: StageContext, request: ToolRequest, key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_a_newer_toolchain_and_another_command_are_named(tmp_path: Path) -> None
     # A Python project doesn't care for Node.
     python = components_of(tmp_path / "python", PYTHON_SITE)
     assert components_of(tmp_path / "python", PYTHON_SITE, replace(TOOLCHAIN, node_version="26.0.0")) == python
+
+
+def test_dependencies_belong_to_a_platform_and_an_interpreters_place(tmp_path: Path) -> None:
+    components = components_of(tmp_path, NODE_SITE)
+    assert re.fullmatch(r"linux-\w+-(?:glibc-[\d.]+|musl)", components["platform"])
+    # In a builder image the host's C library plays no part.
+    imaged = components_of(tmp_path, NODE_SITE, replace(TOOLCHAIN, image="sha256:1"))
+    assert components["platform"].startswith(imaged["platform"] + "-")
+    python = components_of(tmp_path / "python", PYTHON_SITE)
+    moved = components_of(tmp_path / "python", PYTHON_SITE, replace(TOOLCHAIN, python="/opt/python/bin/python3"))
+    assert explain_miss(moved, python) == "interpreter /usr/bin/python3 → /opt/python/bin/python3"
 
 
 def test_every_member_of_a_workspace_counts(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -57,10 +56,11 @@ def dependency_components(
         "lockfile": _digest_files(tree, [detection.lockfile] if detection.lockfile else []),
         "install_command": detection.install_command or "",
         "install_directory": directory,
-        "platform": f"{platform.system().lower()}-{platform.machine()}",
+        "platform": toolchain.platform,
     }
     if detection.runtime == "python":
-        components |= {"python": toolchain.python_version, "uv": toolchain.uv_version}
+        # A virtual environment leads to its interpreter by path.
+        components |= {"python": toolchain.python_version, "interpreter": toolchain.python, "uv": toolchain.uv_version}
         names = _PYTHON_CONFIGURATION
     else:
         manager = detection.package_manager or "npm"
