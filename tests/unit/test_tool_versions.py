@@ -9,6 +9,7 @@ from tests.repositories import write_site
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import ToolRequest, node_request, required_tools
+from workers.stages.dependency_key import reads_source
 
 PNPM_LOCK = "lockfileVersion: '%s'\n"
 BERRY_LOCK = "# made by yarn\n\n__metadata:\n  version: %s\n"
@@ -55,6 +56,21 @@ def test_what_a_project_needs(tmp_path: Path, files: dict[str, str], expected: l
     detection = detect(tmp_path, Path(), Overrides())
     requests, notice = required_tools(SourceTree(tmp_path), detection, "24.1.0")
     assert (requests, notice) == ([ToolRequest(*tool) for tool in expected], None)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"pnpm-lock.yaml": PNPM_LOCK % "9.0" + "# more\n" * 300_000}, [("pnpm", "10.34.8")]),
+        ({"yarn.lock": BERRY_LOCK % 8 + "# more\n" * 300_000}, [("berry", "4.18.1")]),
+        ({"mkdocs.yml": "", "requirements.txt": "a==1 --hash=sha256:0\n" * 100_000}, []),
+    ],
+)
+def test_a_lockfile_may_be_large(tmp_path: Path, files: dict[str, str], expected: list[tuple[str, str]]) -> None:
+    write_site(tmp_path, files if "mkdocs.yml" in files else {"package.json": package(), **files})
+    detection = detect(tmp_path, Path(), Overrides())
+    assert required_tools(SourceTree(tmp_path), detection, "24.1.0")[0] == [ToolRequest(*tool) for tool in expected]
+    assert not reads_source(SourceTree(tmp_path), detection)
 
 
 def test_a_command_of_the_settings_names_its_manager(tmp_path: Path) -> None:

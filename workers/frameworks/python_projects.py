@@ -62,7 +62,7 @@ def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, st
         command = f"uv sync --locked{_uv_options(_read_toml(tree, path))}"
         return "uv", join(directory, "uv.lock"), command, f"Package manager uv: found {join(directory, 'uv.lock')}."
     for name in _REQUIREMENTS:
-        text = tree.read_text(join(directory, name))
+        text = tree.read_lockfile(join(directory, name))
         if text is not None:
             hashes = " --require-hashes" if "--hash=" in text else ""
             return (

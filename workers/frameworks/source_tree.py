@@ -68,6 +68,11 @@ class SourceTree:
         content = self.read(path, MAXIMUM_CONFIGURATION_BYTES)
         return None if content is None else storable(content.decode("utf-8-sig", errors="replace"))
 
+    def read_lockfile(self, path: str) -> str | None:
+        """As `read_text`, for what programs write, which gets far larger than a configuration."""
+        content = self.read(path)
+        return None if content is None else storable(content.decode("utf-8-sig", errors="replace"))
+
     def read_object(self, path: str) -> dict[str, Any] | None:
         """A JSON object; None when there is no such file. Raises StageFailure when it is anything else.
 

@@ -102,7 +102,7 @@ def _yarn(tree: SourceTree, declared: str, lockfile: str | None) -> ToolRequest:
 
 
 def _beginning(tree: SourceTree, path: str | None) -> str:
-    return ((tree.read_text(path) if path else None) or "")[:4096]
+    return ((tree.read_lockfile(path) if path else None) or "")[:4096]
 
 
 def node_request(wanted: str | None, available: str) -> tuple[ToolRequest | None, str | None]:

@@ -105,9 +105,7 @@ def _python_reads_source(tree: SourceTree, detection: Detection) -> bool:
         for name in ("uv.toml", "poetry.toml"):
             if python_configuration_reads_files(tree.read_text(join(above, name)) or ""):
                 return True
-    # Larger than other configuration may be.
-    content = tree.read(detection.lockfile) if detection.lockfile else None
-    text = (content or b"").decode("utf-8-sig", "replace")
+    text = (tree.read_lockfile(detection.lockfile) if detection.lockfile else None) or ""
     if _requirements_name(detection) is not None:
         return requirements_read_files(text)
     name = (detection.lockfile or "").rpartition("/")[2]
