@@ -36,6 +36,7 @@ from workers.stages.failure_advice import advice_for
         ("build", b"urlopen error [Errno -2] Name or service not known", "no network"),
         ("build", b"> tsc && vite build\n\nsh: 1: tsc: not found\n", "The program `tsc` was not found"),
         ("build", b"/bin/sh: line 1: mkdocs: command not found\n", "The program `mkdocs` was not found"),
+        ("build", b'ERROR failed to load modules: binary with name "go" not found in PATH', "hugo mod vendor"),
         # The first of several reasons is the nearer one.
         ("build", b"ENOTFOUND\nJavaScript heap out of memory", "NODE_OPTIONS"),
     ],

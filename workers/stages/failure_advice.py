@@ -71,6 +71,12 @@ _ADVICE: tuple[_Advice, ...] = (
         "install",
     ),
     _advice(
+        rb'binary with name "go" not found|failed to download modules',
+        "Hugo fetches modules with Go and a network, and builds have neither: run `hugo mod vendor` and commit the"
+        " directory _vendor, or make the theme a git submodule.",
+        "build",
+    ),
+    _advice(
         rb"not a git repository|[Uu]nable to find a git directory|InvalidGitRepositoryError",
         "A build gets the files of one commit, without .git: leave out there what asks git. In a script of package.json"
         " that is `lefthook install || true`, in MkDocs the option `fallback_to_build_date: true` of the plugin that"
