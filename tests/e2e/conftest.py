@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docker_engine import DockerEngine
+from tests.e2e.attacks import LIMITS
 from tests.e2e.platform import Platform
 
 # Name of a project → seconds of each of its stages.
@@ -59,7 +61,7 @@ def platform(start_platform: Callable[..., Platform]) -> Platform:
 def _account(request: pytest.FixtureRequest) -> Iterator[None]:
     """A FREE account of each test's own on the platform that it shares: no limit of a plan is met by chance."""
     with contextlib.ExitStack() as accounts:
-        for name in {"platform", "impatient_platform"} & set(request.fixturenames):
+        for name in {"platform", "docker_platform"} & set(request.fixturenames):
             accounts.enter_context(request.getfixturevalue(name).new_account())
         yield
 
@@ -74,8 +76,22 @@ def repositories(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def impatient_platform(start_platform: Callable[..., Platform]) -> Platform:
-    """One with small limits: 30 s a stage, 200 MB of memory."""
-    return start_platform("impatient", STAGE_TIMEOUT_SECONDS="30", BUILD_MEMORY_MB="200", RECONCILE_SECONDS="1")
+    """One with small limits of time, memory, disk and output."""
+    return start_platform("impatient", **LIMITS)
+
+
+def _docker_settings(engine: DockerEngine) -> dict[str, str]:
+    return {"EXECUTOR": "docker", "DOCKER_HOST": engine.host, "BUILDER_IMAGE": engine.builder_image}
+
+
+@pytest.fixture(scope="session")
+def docker_platform(start_platform: Callable[..., Platform], docker_engine: DockerEngine) -> Platform:
+    return start_platform("docker", **_docker_settings(docker_engine), LEASE_SECONDS="8", RECONCILE_SECONDS="1")
+
+
+@pytest.fixture(scope="session")
+def impatient_docker_platform(start_platform: Callable[..., Platform], docker_engine: DockerEngine) -> Platform:
+    return start_platform("impatient-docker", **_docker_settings(docker_engine), **LIMITS)
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_project, node_site, sleep_js
+from tests.e2e.sites import BUILD, node_project, node_site
 from tests.repositories import make_repository
 
 pytestmark = pytest.mark.e2e
@@ -85,26 +84,11 @@ def test_a_package_json_that_is_no_json(platform: Platform, repositories: Path):
     expect_failure(platform, deployment, "CONFIGURATION_INVALID", "install", "package.json")
 
 
-def test_a_lockfile_that_does_not_match(platform: Platform, repositories: Path):
-    files = node_site("x")
-    package = json.loads(files["package.json"])
-    package["dependencies"] = {"is-number": "7.0.0"}
-    files["package.json"] = json.dumps(package)
-    deployment = platform.deploy("bad-lockfile", make_repository(repositories / "site", files), **BUILD)
-    expect_failure(platform, deployment, "LOCKFILE_MISMATCH", "install", "npm install")
-
-
 def test_a_build_command_that_exits_3(platform: Platform, repositories: Path):
     url = make_repository(repositories / "site", node_project('console.error("the reason");process.exit(3);'))
     deployment = platform.deploy("bad-exit", url, **BUILD)
     text = expect_failure(platform, deployment, "COMMAND_FAILED", "build", "3")
     assert "the reason" in text
-
-
-def test_an_output_directory_that_is_missing(platform: Platform, repositories: Path):
-    url = make_repository(repositories / "site", node_project('require("fs").mkdirSync("public");'))
-    deployment = platform.deploy("bad-output", url, **BUILD)
-    expect_failure(platform, deployment, "OUTPUT_DIRECTORY_MISSING", "build", "dist")
 
 
 def test_an_output_directory_that_is_empty(platform: Platform, repositories: Path):
@@ -120,20 +104,6 @@ def test_a_megabyte_in_one_line_is_stored_whole(platform: Platform, repositories
     assert deployment["status"] == "ready", deployment["error"]
     text = "".join(line["text"] for line in platform.log(deployment["id"]) if line["stream"] == "stdout")
     assert "a" * 500_000 + "MIDDLE" + "b" * 500_000 in text
-
-
-def test_a_build_that_is_killed_for_memory(impatient_platform: Platform, repositories: Path):
-    script = "const held = []; for (;;) held.push(Buffer.alloc(10 * 1024 * 1024, 1));"
-    url = make_repository(repositories / "site", node_project(script))
-    deployment = impatient_platform.deploy("bad-memory", url, **BUILD)
-    expect_failure(impatient_platform, deployment, "OUT_OF_MEMORY", "build", "200 M")
-
-
-def test_a_build_that_runs_past_its_limit(impatient_platform: Platform, repositories: Path):
-    url = make_repository(repositories / "site", node_project(sleep_js(600)))
-    deployment = impatient_platform.deploy("bad-time", url, **BUILD)
-    expect_failure(impatient_platform, deployment, "TIMEOUT", "build", "30")
-    assert impatient_platform.build_processes() == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.docker_engine import SECONDS, DockerEngine
 from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_project, node_site, sleep_js
+from tests.e2e.sites import BUILD, node_site, sleep_js
 from tests.repositories import make_repository
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(SECONDS)]
@@ -47,28 +47,10 @@ fs.writeFileSync("dist/index.html", `<h1>${[1, "2", "x"].map(isNumber)} uid ${pr
 """
 
 
-@pytest.fixture(scope="module")
-def docker_platform(start_platform: Callable[..., Platform], docker_engine: DockerEngine) -> Platform:
-    return start_platform(
-        "docker",
-        EXECUTOR="docker",
-        DOCKER_HOST=docker_engine.host,
-        BUILDER_IMAGE=docker_engine.builder_image,
-        LEASE_SECONDS="8",
-        RECONCILE_SECONDS="1",
-    )
-
-
 @pytest.fixture
 def daemon(docker_engine: DockerEngine) -> Iterator[docker.APIClient]:
     with docker_engine.client() as client:
         yield client
-
-
-@pytest.fixture(autouse=True)
-def _own_account(docker_platform: Platform) -> Iterator[None]:
-    with docker_platform.new_account():
-        yield
 
 
 def running(client: docker.APIClient, deployment_id: str) -> list[dict[str, Any]]:
@@ -88,13 +70,6 @@ def test_an_npm_project_is_installed_built_and_served(
     again = docker_platform.finish(docker_platform.create_deployment(project["id"])["id"])
     assert again["status"] == "ready", again["error"]
     assert {"install", "build"} <= {run["stage"] for run in again["stages"] if run["isCacheHit"]}
-
-
-def test_a_build_that_needs_too_much_memory_fails_as_such(docker_platform: Platform, repositories: Path) -> None:
-    script = "const kept = []; for (;;) kept.push(Buffer.alloc(16 << 20, 1));"
-    url = make_repository(repositories / "site", node_project(script))
-    failed = docker_platform.deploy("docker-memory", url, **BUILD)
-    assert (failed["status"], failed["error"]["code"]) == ("failed", "OUT_OF_MEMORY")
 
 
 def test_a_cancelled_build_has_no_container(
