@@ -26,7 +26,8 @@ IS_FULL = os.environ.get("CLOUDIFY_E2E_FULL", "") == "1"
 @dataclass(frozen=True)
 class Case:
     """`fixture`: below fixtures/sites. `expected`: a pattern in what `path` serves, or in the file that `asset` (its
-    only group) finds there. `said`: a text in the log. `programs`: what the machine must have for it."""
+    only group) finds there. `said`: a text in the log. `files` are added to the fixture's, and those named in
+    `without` left out. `programs`: what the machine must have for it."""
 
     fixture: str
     expected: str
@@ -34,6 +35,8 @@ class Case:
     path: str = "/"
     asset: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     # This lockfile of fixtures/sites/vite-locks in place of the sample's own.
     vite_lock: str | None = None
@@ -54,6 +57,12 @@ MATCHED = "<h1>matched</h1><p>/workspace/.venv</p>"
 def vite(said: str, lock: str | None = None) -> Case:
     """The sample: what the platform told the build is in the bundle."""
     return Case("sample", r"branch:[`'\"]main[`'\"],commit:[`'\"][0-9a-f]{7}", said, asset=SCRIPT, vite_lock=lock)
+
+
+def node(line: str) -> Case:
+    """The newest Node of a line, with an npm that it runs."""
+    expected = rf"<h1>odd</h1><p>npm/\d+\.\S+ on node v{line}\."
+    return Case("pnpm", expected, "Fetching node", files={".nvmrc": f"{line}\n"}, without=("pnpm-lock.yaml",))
 
 
 CASES: dict[str, Case] = {
@@ -86,6 +95,10 @@ CASES: dict[str, Case] = {
     ),
     "native-packages": Case("native-packages", r"h1\{color:#08f\}.*<p>42x21 true</p>.*answer=42", "npm install"),
     "node-gyp": Case("node-gyp", "<h1>compiled 42</h1>", "gyp info ok", programs=("g++", "make")),
+    "node-16": node("16"),
+    "node-18": node("18"),
+    "node-22": node("22"),
+    "node-26": node("26"),
     "mkdocs-group": Case("mkdocs-group", r"mkdocs-material-9.*<em>group</em>", "uv sync --group docs"),
     "mkdocs-material": Case("mkdocs-material", r'mkdocs-material-9.*class="admonition note"', "mkdocs build"),
     "sphinx": Case("sphinx", r'href="#target".*>linked</', "sphinx-build"),
@@ -107,6 +120,9 @@ def test_a_generator(platform: Platform, repositories: Path, name: str, build_ti
         pytest.skip(f"this machine has no {' and no '.join(absent)}")
     directory = repositories / name
     write_site(directory, case.fixture)
+    write_site(directory, case.files)
+    for name_of_file in case.without:
+        (directory / name_of_file).unlink()
     if case.vite_lock:
         (directory / "package-lock.json").unlink()
         (directory / case.vite_lock).write_bytes((SITES / "vite-locks" / case.vite_lock).read_bytes())
@@ -128,16 +144,3 @@ def test_a_generator(platform: Platform, repositories: Path, name: str, build_ti
         page = platform.get_site(name, urljoin("/", asset[1]))
         assert page.status_code == 200
     assert re.search(case.expected, page.text, re.DOTALL), page.text[:5000]
-
-
-@pytest.mark.skipif(not IS_FULL, reason="CLOUDIFY_E2E_FULL=1 (`make e2e-full`) builds with every line of Node")
-@pytest.mark.parametrize("line", ["16", "18", "22", "26"])
-def test_a_line_of_node(platform: Platform, repositories: Path, line: str, build_times: dict[str, dict[str, float]]):
-    name = f"node-{line}"
-    directory = repositories / name
-    write_site(directory, "pnpm")
-    (directory / "pnpm-lock.yaml").unlink()
-    deployment = platform.deploy(name, make_repository(directory, {".nvmrc": f"{line}\n"}), seconds=PATIENCE)
-    assert deployment["status"] == "ready", (deployment["error"], platform.log_text(deployment["id"]))
-    build_times[name] = {run["stage"]: run["durationSeconds"] for run in deployment["stages"]}
-    assert re.search(rf"<p>npm/\d+\.\S+ on node v{line}\.", platform.get_site(name).text)
