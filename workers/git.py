@@ -50,7 +50,8 @@ _CONFIGURATION = """\
 _PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SIZE_INTERVAL = 0.5
 _PROGRESS_INTERVAL = 2.0
-_MAXIMUM_OUTPUT = 16 << 20
+# The list of some half a million files.
+_MAXIMUM_OUTPUT = 64 << 20
 
 
 class GitFailed(Exception):
@@ -166,6 +167,13 @@ class Git:
             process.stderr.close()
         if process.returncode != 0:
             raise GitFailed(messages.text())
+        if len(output) > _MAXIMUM_OUTPUT:
+            # A part of it would pass for the whole: submodules or files in LFS would be left out without a word.
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB: it has too many files "
+                "or branches to be deployed. Deploy a repository that holds the site alone.",
+            )
         return bytes(output)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -237,8 +245,8 @@ def directory_bytes(directory: Path) -> int:
 
 def _read_into(pipe: IO[bytes], output: bytearray) -> None:
     while data := os.read(pipe.fileno(), 65536):
-        # A listing of references without end must not fill the memory; the rest is read and dropped.
-        if len(output) < _MAXIMUM_OUTPUT:
+        # A listing without end must not fill the memory; the rest is read and dropped, and the run fails.
+        if len(output) <= _MAXIMUM_OUTPUT:
             output += data
 
 

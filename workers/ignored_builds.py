@@ -83,11 +83,13 @@ def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bo
     paths = [] if "." in former.watched else [f":(top,literal){path}" for path in former.watched]
     # Files that weren't fetched must not be fetched now: this contact isn't bound to the address that was checked.
     offline = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
-    arguments = ["diff-tree", "-r", "--name-only", "--no-renames", former.commit_sha, sha, "--", *paths]
+    arguments = ["diff-tree", "-r", "--quiet", "--no-renames", former.commit_sha, sha, "--", *paths]
     try:
-        return bool(git.run(arguments, directory, offline).strip())
+        git.run(arguments, directory, offline, is_silent=True)
     except GitFailed:
+        # The exit code of a difference, as of anything that went wrong.
         return True
+    return False
 
 
 def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.git_server import GitServer, serving
 from tests.repositories import commit, git, make_repository
 from tests.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
+from workers.git import Git, GitLimits
 from workers.ignored_builds import IgnoredBuilds
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
@@ -320,3 +322,12 @@ def test_the_workers_own_git_configuration_plays_no_part(
     monkeypatch.setenv("GIT_DIR", os.fspath(home))
     assert cloner.clone(make_repository(tmp_path / "r", {"index.html": "one"})).output["source"]
     assert not marker.exists()
+
+
+def test_a_list_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    limits = GitLimits(deadline=time.monotonic() + 300, maximum_bytes=1 << 30, watched=tmp_path)
+    git = Git(tmp_path, limits, threading.Event(), lambda _: None, allow_local=True)
+    assert len(git.run_program(["head", "-c", "60000000", "/dev/zero"], tmp_path)) == 60_000_000
+    with pytest.raises(StageFailure, match="too many files or branches") as caught:
+        git.run_program(["head", "-c", "70000000", "/dev/zero"], tmp_path)
+    assert caught.value.code is FailureCode.REPOSITORY_TOO_LARGE
