@@ -14,12 +14,12 @@ import shutil
 import stat
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from shared.errors import FailureCode, StageFailure
+from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from workers.git import Git, GitFailed
 from workers.git_failures import failure_of
@@ -98,10 +98,13 @@ class LfsFetcher:
         """Files that git would hand to LFS and whose content is a pointer."""
         arguments = ["grep", "--cached", "-l", "-z", "-F", "-e", _VERSION, "--", ":(top,attr:filter=lfs)"]
         names: list[str] = []
-        # git grep exits 1 when it finds none.
-        with suppress(GitFailed):
+        try:
             output = self._git.run(arguments, tree, is_silent=True)
             names = [os.fsdecode(name) for name in output.split(b"\0") if name]
+        except GitFailed as error:
+            # git grep exits 1 without a complaint when it finds none; else pointers would pass for files.
+            if "fatal:" in error.stderr or "error:" in error.stderr:
+                raise PlatformError(f"git can't look for files in LFS: {error.stderr.strip()[-300:]}") from error
         found = [(name, _read_pointer(tree, name)) for name in names]
         return [_Pointer(name, thing) for name, thing in found if thing is not None]
 

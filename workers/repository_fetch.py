@@ -247,7 +247,13 @@ class SubmoduleFetcher:
         arguments = ["config", "--blob", "HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"]
         try:
             output = self._git.run(arguments, directory, is_silent=True)
-        except GitFailed:
+        except GitFailed as error:
+            if "bad config" in error.stderr:
+                # Without it the submodules would be left empty, as those that it doesn't name.
+                raise StageFailure(
+                    FailureCode.CONFIGURATION_INVALID,
+                    f".gitmodules can't be read: {error.stderr.strip()[:200]}. Correct the file and push again.",
+                ) from error
             return {}
         values: dict[str, dict[str, str]] = {}
         for entry in output.decode("utf-8", "surrogateescape").split("\0"):

@@ -266,6 +266,17 @@ def test_a_submodule_that_is_refused_is_named(cloner: Cloner, http: GitServer, u
     assert (failure.code, failure.message.startswith("Submodule theme: ")) == (code, True), failure.message
 
 
+def test_a_list_of_submodules_that_cannot_be_read_is_named(cloner: Cloner, http: GitServer) -> None:
+    make_repository(http.root / "theme.git", {"theme.css": "new"})
+    make_repository(http.root / "site.git", {"index.html": "one"})
+    _add_submodule(http.root / "site.git", "../theme.git", git(http.root / "theme.git", "rev-parse", "HEAD"))
+    (http.root / "site.git" / ".gitmodules").write_text("[submodule")
+    git(http.root / "site.git", "add", ".gitmodules")
+    git(http.root / "site.git", "commit", "--quiet", "-m", "Break it")
+    failure = cloner.failure(http.url("site.git"))
+    assert (failure.code, ".gitmodules can't be read" in failure.message) == (FailureCode.CONFIGURATION_INVALID, True)
+
+
 def test_a_link_out_of_the_repository_leaks_nothing(cloner: Cloner, tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "out").symlink_to("../../../etc/passwd")
