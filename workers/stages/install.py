@@ -134,7 +134,7 @@ class InstallStage:
         context.log.system(f"$ {command}")
         upper = self._install(context, detection, tree, tools)
         # A script of a dependency may have written beside node_modules: such a layer fits this commit only.
-        key = of_source if len(candidates) == 1 or _changes_source(upper) else components
+        key = of_source if len(candidates) == 1 or changes_source(upper) else components
         snapshot: Snapshot = self._snapshots.save(context.deployment.tenant_id, upper)
         self._cache.record(context, key, snapshot, {})
         context.log.system(f"Dependencies stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB).")
@@ -236,7 +236,7 @@ def _raise_mismatch(output: bytes) -> None:
             )
 
 
-def _changes_source(upper: Path) -> bool:
+def changes_source(upper: Path) -> bool:
     """Whether the install wrote anything but dependencies and a lockfile that was not there."""
     for directory, directories, files in os.walk(upper):
         skipped = _YARN_DIRECTORIES if directory.endswith("/.yarn") else _DEPENDENCY_DIRECTORIES
@@ -244,6 +244,9 @@ def _changes_source(upper: Path) -> bool:
         if directory.count("/") - str(upper).count("/") > MAXIMUM_DEPTH:
             # No snapshot takes it, and saving says so; os.walk would run into Python's own limit first.
             return True
-        if any(name not in _WRITTEN_FILES for name in files):
+        # A link to a directory is listed with the directories.
+        if any(name not in _WRITTEN_FILES for name in files) or any(
+            Path(directory, n).is_symlink() for n in directories
+        ):
             return True
     return False
