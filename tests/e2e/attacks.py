@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -277,7 +278,7 @@ _ON_CONTENT = (
         lambda _target: {"attack.sh": f"node split.js; {_WRITE_PAGE}", "split.js": _SPLIT},
         None,
         log=(f"length {len(SECRET)}", "***"),
-        never=(SECRET,),
+        never=(SECRET, base64.b64encode(SECRET.encode()).decode()),
     ),
     Attack(
         "file-submodule",

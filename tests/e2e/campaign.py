@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import httpx
 import httpx_sse
+import psutil
 import pytest
 
 from tests.docker_engine import DockerEngine
 from tests.e2e.attacks import ATTACKS, ON_RESOURCES, SCRIPT, SECRET, Attack, Target
-from tests.e2e.platform import Platform, wait_for
+from tests.e2e.platform import FINISHED, Platform, wait_for
 from tests.executors import processes_with
 from tests.git_server import GitServer
 from tests.repositories import commit, git, make_repository
@@ -36,7 +38,7 @@ class Ended:
 
 @dataclass
 class Campaign:
-    """All attacks on one executor. `held`: processes that the builds wait for which mean no harm."""
+    """All attacks on one executor. What attacks resources runs on the platform `resources`, whose limits are small."""
 
     executor: str
     target: Target
@@ -103,7 +105,6 @@ class Campaign:
             self._collect(name)
         # It has been there all the time.
         self._wait_until_held("neighbour")
-        self._release("neighbour")
         for name in HARMLESS:
             self._collect(name)
 
@@ -117,11 +118,19 @@ class Campaign:
 
     def _release(self, name: str) -> None:
         for process in processes_with(self.marker_of(name)):
-            process.terminate()
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+
+    def _has_ended(self, name: str) -> bool:
+        if name in HARMLESS:
+            # Again, should the stage have had to begin anew.
+            self._release(name)
+        return self.platform_of(name).deployment(self.ids[name])["status"] in FINISHED
 
     def _collect(self, name: str) -> None:
         platform, identifier = self.platform_of(name), self.ids[name]
-        deployment = platform.finish(identifier, seconds=_SECONDS)
+        wait_for(lambda: self._has_ended(name), seconds=_SECONDS, what=f"{name} has ended", every=0.2)
+        deployment = platform.deployment(identifier)
         # What it ran is gone when its end is told, not at some time after it.
         running = [] if name in HARMLESS else processes_with(self.marker_of(name))
         assert running == [], f"{name} left {running}"
