@@ -61,8 +61,11 @@ class UpdateProjectRequest(Request):
 
 
 class SetVariableRequest(Request):
+    """`stages`: which commands see it, of "install" and "build"."""
+
     value: str
     targets: list[str] = msgspec.field(default_factory=lambda: ["production", "preview", "development"])
+    stages: list[str] = msgspec.field(default_factory=lambda: ["build"])
 
 
 class SetRepositoryCredentialsRequest(Request):

@@ -128,6 +128,7 @@ class EnvironmentVariableResource(Resource):
 
     key: str
     targets: list[str]
+    stages: list[str]
     created_at: datetime
     updated_at: datetime
 

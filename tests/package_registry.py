@@ -33,10 +33,12 @@ GREETING = "from the private registry"
 
 @dataclass
 class PackageRegistry:
-    """`requested` are the paths asked for, in order."""
+    """`requested` are the paths asked for, in order. With a `token`, npm packages are for those who show it."""
 
     port: int
     authority: Path
+    token: str | None = None
+    npm_integrity: str = ""
     requested: list[str] = field(default_factory=list)
 
     @property
@@ -59,7 +61,11 @@ def serving_packages(directory: Path) -> Generator[PackageRegistry]:
         def do_GET(self) -> None:
             registry.requested.append(self.path)
             kind, content = files.get(self.path, ("text/plain", b""))
-            self.send_response(200 if self.path in files else 404)
+            status = 200 if self.path in files else 404
+            shown = self.headers.get("Authorization")
+            if registry.token is not None and self.path.startswith("/npm/") and shown != f"Bearer {registry.token}":
+                status, content = 401, b""
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -76,7 +82,7 @@ def serving_packages(directory: Path) -> Generator[PackageRegistry]:
     context.load_cert_chain(chain)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     registry.port = server.server_address[1]
-    files |= _npm_package(registry.npm_url) | _python_package()
+    files |= _npm_package(registry) | _python_package()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -87,7 +93,7 @@ def serving_packages(directory: Path) -> Generator[PackageRegistry]:
         server.server_close()
 
 
-def _npm_package(url: str) -> dict[str, tuple[str, bytes]]:
+def _npm_package(registry: PackageRegistry) -> dict[str, tuple[str, bytes]]:
     package = json.dumps({"name": PACKAGE, "version": "1.0.0", "main": "index.js"})
     sources = {"package.json": package, "index.js": f"module.exports = {GREETING!r}"}
     packed = io.BytesIO()
@@ -97,9 +103,9 @@ def _npm_package(url: str) -> dict[str, tuple[str, bytes]]:
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text.encode()))
     content = packed.getvalue()
-    digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+    registry.npm_integrity = f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}"
     path = f"{PACKAGE}/-/{PACKAGE}-1.0.0.tgz"
-    version = {**json.loads(package), "dist": {"tarball": url + path, "integrity": f"sha512-{digest}"}}
+    version = {**json.loads(package), "dist": {"tarball": registry.npm_url + path, "integrity": registry.npm_integrity}}
     description = {"name": PACKAGE, "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
     return {
         f"/npm/{PACKAGE}": ("application/json", json.dumps(description).encode()),

@@ -143,10 +143,13 @@ class Pipeline:
 
 @contextmanager
 def open_pipeline(
-    directory: Path, toolchain: Toolchain, database: Database, store: ObjectStoreSettings
+    directory: Path,
+    toolchain: Toolchain,
+    database: Database,
+    store: ObjectStoreSettings,
+    build: BuildSettings = BuildSettings(),  # noqa: B008 - it can't be changed
 ) -> Generator[Pipeline]:
     """Everything it makes is below `directory`, and deleted at the end."""
-    build = BuildSettings()
     settings = Settings(
         home=directory,
         database_url="",

@@ -33,7 +33,7 @@ def explain_miss(components: Mapping[str, str], previous: Mapping[str, str] | No
 
 
 def _difference(name: str, before: str | None, now: str | None) -> str:
-    label = name.replace("_", " ")
+    label = name if name.startswith("variable ") else name.replace("_", " ")
     if not before:
         return f"{label} added"
     if not now:

@@ -26,6 +26,7 @@ from shared.queue.base import Lease
 from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job
 from shared.services.lifecycle import Beginning, BegunStage, LifecycleService
+from shared.services.variables import ProjectVariable
 from shared.settings import BuildSettings
 from workers.deployment_view import (
     RETRY_MAXIMUM_SECONDS,
@@ -35,6 +36,7 @@ from workers.deployment_view import (
     target_of,
 )
 from workers.directories import StageDirectories
+from workers.frameworks.node_projects import FORCING_VARIABLE
 from workers.ignored_builds import Ignored
 from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult
 
@@ -58,7 +60,7 @@ class StageLogHandle(StageLog, Protocol):
 # (deployment id, stage, fence, secrets) → log
 OpenLog = Callable[[str, Stage, int, list[str]], StageLogHandle]
 # (project id, target) → variables
-ReadVariables = Callable[[str, str], Mapping[str, str]]
+ReadVariables = Callable[[str, str], Sequence[ProjectVariable]]
 # project id → what its repository is cloned with
 ReadCredentials = Callable[[str], RepositoryCredentials | None]
 # Kills what an earlier, dead run of this name left on this host.
@@ -149,7 +151,11 @@ class StageRunner:
         variables = self._read_variables(row["project_id"], target)
         # Read once: what the clone uses is what the log masks.
         credentials = self._read_credentials(row["project_id"])
-        secrets = [*variables.values(), *self._secrets_of(row), *(credentials.secrets if credentials else ())]
+        secrets = [
+            *(variable.value for variable in variables),
+            *self._secrets_of(row),
+            *(credentials.secrets if credentials else ()),
+        ]
         log = self._open_log(row["id"], self._stage, lease.token, secrets)
         try:
             with (
@@ -310,10 +316,12 @@ def _names(value: object, digest: str) -> bool:
     return any(_names(part, digest) for part in value) if isinstance(value, list) else value == digest
 
 
-def _variables_for(stage: Stage, variables: Mapping[str, str]) -> Mapping[str, str]:
+def _variables_for(stage: Stage, variables: Sequence[ProjectVariable]) -> dict[str, str]:
+    own = {variable.key: variable.value for variable in variables if stage in variable.stages}
     if stage is Stage.INSTALL:
-        return {name: value for name, value in variables.items() if name.startswith("CLOUDIFY_")}
-    return variables if stage is Stage.BUILD else {}
+        # It says how to install and is no secret.
+        own |= {variable.key: variable.value for variable in variables if variable.key == FORCING_VARIABLE}
+    return own
 
 
 def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:

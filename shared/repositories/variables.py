@@ -7,12 +7,13 @@ from typing import Any
 from shared.db.database import Connection, Database, Row
 
 _UPSERT = """
-INSERT INTO environment_variables AS v (id, project_id, key, targets, key_id, wrapped_key, ciphertext)
-VALUES (%(id)s, %(project_id)s, %(key)s, %(targets)s::variable_target[], %(key_id)s, %(wrapped_key)s, %(ciphertext)s)
+INSERT INTO environment_variables AS v (id, project_id, key, targets, stages, key_id, wrapped_key, ciphertext)
+VALUES (%(id)s, %(project_id)s, %(key)s, %(targets)s::variable_target[], %(stages)s, %(key_id)s, %(wrapped_key)s,
+  %(ciphertext)s)
 ON CONFLICT (project_id, key) DO UPDATE
-SET targets = excluded.targets, key_id = excluded.key_id, wrapped_key = excluded.wrapped_key,
-    ciphertext = excluded.ciphertext, updated_at = now()
-RETURNING key, targets::text[] AS targets, created_at, updated_at
+SET targets = excluded.targets, stages = excluded.stages, key_id = excluded.key_id,
+    wrapped_key = excluded.wrapped_key, ciphertext = excluded.ciphertext, updated_at = now()
+RETURNING key, targets::text[] AS targets, stages, created_at, updated_at
 """
 
 # The project is locked first, as where variables are set.
@@ -57,16 +58,16 @@ class VariableRepository:
     def list_of(self, tenant_id: str, project_id: str) -> list[Row]:
         """By key; without the sealed values."""
         return self._database.fetch_all(
-            "SELECT v.key, v.targets::text[] AS targets, v.created_at, v.updated_at "
+            "SELECT v.key, v.targets::text[] AS targets, v.stages, v.created_at, v.updated_at "
             "FROM environment_variables v JOIN projects p ON p.id = v.project_id "
             "WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s ORDER BY v.key",
             {"project_id": project_id, "tenant_id": tenant_id},
         )
 
     def sealed_for(self, project_id: str, target: str) -> list[Row]:
-        """Key and sealed value of each variable of the target, by key."""
+        """Key, stages and sealed value of each variable of the target, by key."""
         return self._database.fetch_all(
-            "SELECT key, key_id, wrapped_key, ciphertext FROM environment_variables "
+            "SELECT key, stages, key_id, wrapped_key, ciphertext FROM environment_variables "
             "WHERE project_id = %(project_id)s AND %(target)s::variable_target = ANY(targets) ORDER BY key",
             {"project_id": project_id, "target": target},
         )

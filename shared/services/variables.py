@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.requests import SetVariableRequest
 from schemas.resources import DevelopmentEnvironmentResource, EnvironmentVariableResource
 from shared.db.database import Database, Row
+from shared.deployment_state import Stage
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed
 from shared.identifiers import VARIABLE, new_identifier
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
 
 TARGETS = ("production", "preview", "development")
+# The stages that run a project's commands.
+STAGES = (Stage.INSTALL, Stage.BUILD)
 MAXIMUM_VARIABLES = 200
 MAXIMUM_VALUE_BYTES = 64 * 1024
 # Linux starts no program with more than some 2 MiB of variables and arguments.
@@ -36,6 +39,15 @@ class Rotation:
     unreadable: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ProjectVariable:
+    """`stages`: whose commands see it."""
+
+    key: str
+    value: str = field(repr=False)
+    stages: frozenset[Stage] = frozenset({Stage.BUILD})
+
+
 class VariableService:
     def __init__(self, *, database: Database, variables: VariableRepository, box: SecretsBox) -> None:
         self._database = database
@@ -46,8 +58,8 @@ class VariableService:
         self, tenant_id: str, project_id: str, key: str, request: SetVariableRequest
     ) -> EnvironmentVariableResource:
         """Makes or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables, 1 MiB)."""
-        targets = list(dict.fromkeys(request.targets))
-        _validate(key, request.value, targets)
+        targets, stages = list(dict.fromkeys(request.targets)), list(dict.fromkeys(request.stages))
+        _validate(key, request.value, targets, stages)
         sealed = self._box.seal(request.value.encode(), _context(project_id, key))
         with self._database.transaction() as connection:
             if not self._variables.lock_project(connection, tenant_id, project_id):
@@ -67,6 +79,7 @@ class VariableService:
                     "project_id": project_id,
                     "key": key,
                     "targets": targets,
+                    "stages": stages,
                     "key_id": sealed.key_id,
                     "wrapped_key": sealed.wrapped_key,
                     "ciphertext": sealed.ciphertext,
@@ -114,14 +127,17 @@ class VariableService:
                 )
         return Rotation(rewrapped, tuple(unreadable))
 
-    def decrypt_for(self, project_id: str, target: str) -> dict[str, str]:
-        """Key → value of the project's variables for `production`, `preview` or `development`.
+    def decrypt_for(self, project_id: str, target: str) -> list[ProjectVariable]:
+        """The project's variables for `production`, `preview` or `development`, by key.
 
         Raises PlatformError when a key is missing from the settings. For workers: never shown to a client.
         """
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}")
-        return {row["key"]: self._open(project_id, row) for row in self._variables.sealed_for(project_id, target)}
+        return [
+            ProjectVariable(row["key"], self._open(project_id, row), frozenset(Stage(name) for name in row["stages"]))
+            for row in self._variables.sealed_for(project_id, target)
+        ]
 
     def _open(self, project_id: str, row: Row) -> str:
         try:
@@ -138,7 +154,7 @@ def _context(project_id: str, key: str) -> bytes:
     return f"{project_id}\x00{key}".encode()
 
 
-def _validate(key: str, value: str, targets: list[str]) -> None:
+def _validate(key: str, value: str, targets: list[str], stages: list[str]) -> None:
     fields: dict[str, str] = {}
     if not _KEY.fullmatch(key):
         fields["key"] = "must be letters, digits and _ (at most 256), not starting with a digit"
@@ -150,11 +166,17 @@ def _validate(key: str, value: str, targets: list[str]) -> None:
         fields["value"] = "must be at most 64 KiB"
     if not targets or any(target not in TARGETS for target in targets):
         fields["targets"] = f"must be one or more of {', '.join(TARGETS)}"
+    if not stages or any(stage not in STAGES for stage in stages):
+        fields["stages"] = f"must be one or more of {', '.join(STAGES)}"
     if fields:
         raise ValidationFailed(fields)
 
 
 def _resource(row: Row) -> EnvironmentVariableResource:
     return EnvironmentVariableResource(
-        key=row["key"], targets=row["targets"], created_at=row["created_at"], updated_at=row["updated_at"]
+        key=row["key"],
+        targets=row["targets"],
+        stages=row["stages"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
     )

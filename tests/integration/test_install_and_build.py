@@ -93,7 +93,7 @@ def test_the_same_commit_is_built_once_and_other_variables_build_anew(pipeline: 
     assert again.output == first.output
     other = pipeline.build(installed, {"SITE_TITLE": "Other"})
     assert not other.is_cache_hit
-    assert "No cached output: variable SITE TITLE changed." in pipeline.log.lines
+    assert "No cached output: variable SITE_TITLE changed." in pipeline.log.lines
     clean = pipeline.build(installed, {"SITE_TITLE": SECRET}, clean=True)
     assert not clean.is_cache_hit
     assert clean.output == first.output

@@ -18,6 +18,7 @@ from shared.logs.redaction import Redactor
 from shared.logs.writer import LogWriter
 from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job_id
+from shared.services.variables import ProjectVariable
 from tests.integration.test_deployment_lifecycle import create, entries, settings, world
 from tests.ssh_server import make_key
 from workers.directories import StageDirectories
@@ -83,7 +84,12 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             function=Function(function),
             lifecycle=world.lifecycle,
             open_log=open_log,
-            read_variables=lambda _project, _target: {"PASSWORD": SECRET, "CLOUDIFY_PACKAGE_MANAGER": "pnpm"},
+            read_variables=lambda _project, _target: [
+                ProjectVariable("PASSWORD", SECRET),
+                ProjectVariable("CLOUDIFY_PACKAGE_MANAGER", "pnpm"),
+                ProjectVariable("REGISTRY_TOKEN", "t0ken-of-a-registry", frozenset({Stage.INSTALL})),
+                ProjectVariable("BOTH", "b0th", frozenset({Stage.INSTALL, Stage.BUILD})),
+            ],
             read_credentials=lambda _project: CREDENTIALS,
             secrets_of=lambda _row: [],
             reap=reap,
@@ -164,8 +170,13 @@ def test_a_stage_gets_the_variables_that_are_meant_for_it(world: Any, run_stage:
     stages = (Stage.CLONE, Stage.INSTALL, Stage.BUILD, Stage.UPLOAD)
     for fence, stage in enumerate(stages, start=1):
         run_stage(deployment_id, stage, remember(stage), fence=fence)
-    chosen = {"CLOUDIFY_PACKAGE_MANAGER": "pnpm"}
-    assert seen == {"clone": {}, "install": chosen, "build": chosen | {"PASSWORD": SECRET}, "upload": {}}
+    chosen = {"CLOUDIFY_PACKAGE_MANAGER": "pnpm", "BOTH": "b0th"}
+    assert seen == {
+        "clone": {},
+        "install": chosen | {"REGISTRY_TOKEN": "t0ken-of-a-registry"},
+        "build": chosen | {"PASSWORD": SECRET},
+        "upload": {},
+    }
 
 
 def test_a_lost_snapshot_is_made_again_by_the_stage_that_made_it(world: Any, run_stage: Any):

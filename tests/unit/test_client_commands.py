@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Mapping
@@ -427,15 +428,20 @@ def test_open_prints_the_address_of_what_is_live(run: Run, api: Api) -> None:
 
 def test_environment_variables_are_set_listed_and_removed(run: Run, api: Api) -> None:
     api.projects = [project("proj_1", "site")]
-    variable = {"key": "API_KEY", "targets": ["production"], "createdAt": NOW, "updatedAt": NOW}
+    variable = {
+        "key": "API_KEY", "targets": ["production"], "stages": ["install"], "createdAt": NOW, "updatedAt": NOW
+    }  # fmt: skip
     api.overrides["PUT", "/projects/proj_1/env/API_KEY"] = lambda: ok(variable)
     api.overrides["GET", "/projects/proj_1/env"] = lambda: ok([variable])
     api.overrides["DELETE", "/projects/proj_1/env/API_KEY"] = lambda: httpx.Response(204)
-    result = run("env", "set", "API_KEY", "--project", "site", "--target", "production", stdin="s3cret\n")
+    only = ["--target", "production", "--stage", "install"]
+    result = run("env", "set", "API_KEY", "--project", "site", *only, stdin="s3cret\n")
     assert result.exit_code == 0, result.output
     assert "s3cret" not in result.output
-    assert api.sent("PUT", "/projects/proj_1/env/API_KEY") == [{"value": "s3cret", "targets": ["production"]}]
-    assert "API_KEY" in run("env", "ls", "--project", "site").stdout
+    assert api.sent("PUT", "/projects/proj_1/env/API_KEY") == [
+        {"value": "s3cret", "targets": ["production"], "stages": ["install"]}
+    ]
+    assert re.search("API_KEY +production +install", run("env", "ls", "--project", "site").stdout)
     assert run("env", "rm", "API_KEY", "--project", "site", "--json").stdout == '{"removed":["API_KEY"]}\n'
     assert run("env", "set", "1A=x", "--project", "site").exit_code == 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +32,7 @@ from workers.stages.sandboxed_command import (
     search_path,
     workspace_path,
 )
-from workers.stages.stage_cache import StageCache
+from workers.stages.stage_cache import StageCache, variable_components
 from workers.toolchain import Toolchain
 from workers.tools import Tool, attach, programs
 from workers.tools import environment as environment_of
@@ -97,7 +96,6 @@ class BuildStage:
         self._toolchain = toolchain
         self._settings = settings
         self._cache = StageCache(snapshots, index, "output")
-        # Values are compared, never shown: a plain digest of a short secret could be guessed from the record.
         self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
 
     def run(self, context: StageContext) -> StageResult:
@@ -153,10 +151,6 @@ class BuildStage:
         environment: Mapping[str, str],
         tools: Sequence[Tool],
     ) -> dict[str, str]:
-        variables = {
-            f"variable {name}": hmac.new(self._digest_key, f"{name}={value}".encode(), hashlib.sha256).hexdigest()
-            for name, value in sorted(environment.items())
-        }
         return {
             "source": str(installed["source"]),
             "dependencies": str(installed["dependencies"] or "none"),
@@ -169,7 +163,7 @@ class BuildStage:
             "uv": self._toolchain.uv_version,
             **({"builder image": self._toolchain.image} if self._toolchain.image else {}),
             **{tool.name: tool.version for tool in tools},
-            **variables,
+            **variable_components(environment, self._digest_key),
         }
 
     def _build(

@@ -40,9 +40,8 @@ _ADVICE: tuple[_Advice, ...] = (
     _advice(
         rb"Failed to replace env in config: \$\{|Environment variable not found \(|npm (?:ERR!|error) code E40[13]"
         rb"|ERR_PNPM_FETCH_40[13]|YN0033|YN0041",
-        "A registry wants credentials, and installs get no variables of the project: scripts of packages could send"
-        " them anywhere. Use packages that need no token, or commit the package (`npm pack`, then `file:` in"
-        " package.json).",
+        "A registry wants credentials: name a variable in the package manager's configuration (`${NPM_TOKEN}` in"
+        " .npmrc), and set it for installs, which see no other: `cloudify env set NPM_TOKEN --stage install`.",
         "install",
     ),
     _advice(

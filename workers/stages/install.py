@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from workers.stages.sandboxed_command import (
     run_logged,
     search_path,
 )
-from workers.stages.stage_cache import StageCache
+from workers.stages.stage_cache import StageCache, variable_components
 from workers.tar_format import MAXIMUM_DEPTH
 from workers.toolchain import NODE_TARGET, Toolchain
 from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
@@ -84,6 +85,7 @@ class InstallStage:
         self._tools = tools
         self._output_bytes = settings.build.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
+        self._digest_key = hmac.digest(settings.secret_key, b"install environment", "sha256")
 
     def run(self, context: StageContext) -> StageResult:
         deployment = context.deployment
@@ -125,7 +127,13 @@ class InstallStage:
     ) -> tuple[str | None, bool]:
         command = detection.install_command or ""
         files = SourceTree(tree)
-        components = dependency_components(files, detection, self._toolchain, tools)
+        components = {
+            **dependency_components(files, detection, self._toolchain, tools),
+            **variable_components(
+                {name: value for name, value in context.variables.items() if name != FORCING_VARIABLE},
+                self._digest_key,
+            ),
+        }
         of_source = {**components, "source": source}
         candidates = [of_source] if reads_source(files, detection) else [components, of_source]
         record = self._cache.find(context, candidates)
@@ -152,7 +160,7 @@ class InstallStage:
                 command=("/bin/sh", "-c", self._script(detection)),
                 directory=detection.install_directory,
                 overlay=overlay,
-                environment=self._environment(detection, tools),
+                environment=self._environment(context, detection, tools),
                 output_bytes=self._output_bytes,
                 network="proxy",
                 binds=(Bind(home, HOME, is_writable=True), *attach(stack, self._snapshots, tools)),
@@ -172,7 +180,7 @@ class InstallStage:
         create = f"uv venv --quiet --clear{seed} --python {self._toolchain.python} {VIRTUAL_ENVIRONMENT}"
         return f"{create} && {command}"
 
-    def _environment(self, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
+    def _environment(self, context: StageContext, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
         # `uv pip` would take it for the environment to install into; it finds the virtual one without it.
         is_sync = (detection.install_command or "").startswith("uv sync")
         python = {"UV_PYTHON": self._toolchain.python} if is_sync else {}
@@ -180,13 +188,14 @@ class InstallStage:
             **python,
             **header_variables(NODE_TARGET, is_read_by_npm=detection.package_manager != "npm"),
             **environment(tools),
-            "PATH": search_path(self._toolchain, detection, programs(tools)),
             "CI": "1",
-            "CLOUDIFY": "1",
             "npm_config_audit": "false",
             "npm_config_fund": "false",
             "npm_config_update_notifier": "false",
             "npm_config_progress": "false",
+            **context.variables,
+            "CLOUDIFY": "1",
+            "PATH": search_path(self._toolchain, detection, programs(tools)),
             "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,
             "UV_PROJECT_ENVIRONMENT": VIRTUAL_ENVIRONMENT,
             "UV_PYTHON_DOWNLOADS": "never",

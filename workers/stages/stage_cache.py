@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +57,14 @@ class StageCache:
             components=components,
             output=output,
         )
+
+
+def variable_components(variables: Mapping[str, str], key: bytes) -> dict[str, str]:
+    """Values are compared, never shown: a plain digest of a short secret could be guessed from the record."""
+    return {
+        f"variable {name}": hmac.new(key, f"{name}={value}".encode(), hashlib.sha256).hexdigest()
+        for name, value in sorted(variables.items())
+    }
 
 
 def _comparable(components: Mapping[str, str], latest: SnapshotRecord | None) -> Mapping[str, str] | None:

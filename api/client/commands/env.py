@@ -15,6 +15,7 @@ from schemas.requests import SetVariableRequest
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PULLED = "# Written by `cloudify env pull`"
 _TARGETS = ("production", "preview", "development")
+_STAGES = ("install", "build")
 
 _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or name; default: the linked project.")
 
@@ -28,34 +29,53 @@ def env() -> None:
 @_project_option
 @api_command
 def list_variables(invocation: Invocation, project: str | None) -> None:
-    """List names and targets."""
+    """List names, targets, and which commands see the values."""
     variables = invocation.client.variables(get_project(invocation.client, project).id)
     if invocation.as_json:
         invocation.output.result({"variables": variables})
     elif not variables:
         invocation.output.note("There are no variables; `cloudify env set NAME` sets one.")
     else:
-        rows = [[item.key, ", ".join(item.targets), f"{item.updated_at:%Y-%m-%d %H:%M}"] for item in variables]
-        invocation.output.table(["NAME", "TARGETS", "CHANGED"], rows)
+        rows = [
+            [item.key, ", ".join(item.targets), ", ".join(item.stages), f"{item.updated_at:%Y-%m-%d %H:%M}"]
+            for item in variables
+        ]
+        invocation.output.table(["NAME", "TARGETS", "SEEN BY", "CHANGED"], rows)
 
 
 @env.command(name="set")
 @click.argument("assignments", nargs=-1, required=True, metavar="NAME[=VALUE]...")
 @click.option("--target", "targets", type=click.Choice(_TARGETS), multiple=True, help="Only there; may be given twice.")
+@click.option(
+    "--stage",
+    "stages",
+    type=click.Choice(_STAGES),
+    multiple=True,
+    help="Whose command sees it; default: build. May be given twice.",
+)
 @_project_option
 @api_command
 def set_variables(
-    invocation: Invocation, assignments: tuple[str, ...], targets: tuple[str, ...], project: str | None
+    invocation: Invocation,
+    assignments: tuple[str, ...],
+    targets: tuple[str, ...],
+    stages: tuple[str, ...],
+    project: str | None,
 ) -> None:
     """Set variables.
 
     NAME alone asks for the value, or reads it from stdin, so that it stays out of the shell's history.
+
+    Give --stage install to what the install command needs, such as a private registry's token: scripts of packages run
+    then, and could send it anywhere.
     """
     values = [_parse(invocation, assignment, alone=len(assignments) == 1) for assignment in assignments]
     target = get_project(invocation.client, project)
     saved = [
         invocation.client.set_variable(
-            target.id, key, SetVariableRequest(value=value, targets=list(targets or _TARGETS))
+            target.id,
+            key,
+            SetVariableRequest(value=value, targets=list(targets or _TARGETS), stages=list(stages or ("build",))),
         )
         for key, value in values
     ]

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from shared.deployment_state import Stage
 from shared.errors import PlatformError
 from shared.permissions import Role
 from shared.plans import Plan, limits_of
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox
-from shared.services.variables import Rotation, VariableService
+from shared.services.variables import ProjectVariable, Rotation, VariableService
 
 
 def fields_of(response: Any) -> set[str]:
@@ -106,8 +107,9 @@ def test_variables_are_written_and_never_read_back(account) -> None:
     assert [variable["key"] for variable in listed.json()["data"]] == ["API_KEY", "MODE"]
     assert "s3cret" not in listed.text + put.text
     variables = account.platform.services.variables
-    assert variables.decrypt_for(project_id, "production") == {"API_KEY": "s3cret-välue", "MODE": ""}
-    assert variables.decrypt_for(project_id, "preview") == {"MODE": ""}
+    opened = [ProjectVariable("API_KEY", "s3cret-välue"), ProjectVariable("MODE", "")]
+    assert variables.decrypt_for(project_id, "production") == opened
+    assert variables.decrypt_for(project_id, "preview") == opened[1:]
     row = account.platform.backends.database.fetch_one(
         "SELECT ciphertext FROM environment_variables WHERE key = 'API_KEY'"
     )
@@ -116,6 +118,23 @@ def test_variables_are_written_and_never_read_back(account) -> None:
 
     assert account.request("DELETE", f"{path}/MODE").status_code == 204
     assert account.request("DELETE", f"{path}/MODE").status_code == 404
+
+
+def test_an_install_sees_only_the_variables_that_are_for_it(account) -> None:
+    project_id = account.project()["id"]
+    path = f"/api/projects/{project_id}/env"
+    put = account.request("PUT", f"{path}/NPM_TOKEN", json={"value": "t", "stages": ["install", "install"]})
+    assert put.json()["data"]["stages"] == ["install"]
+    account.request("PUT", f"{path}/SITE_NAME", json={"value": "s"})
+    assert [variable["stages"] for variable in account.request("GET", path).json()["data"]] == [["install"], ["build"]]
+    opened = account.platform.services.variables.decrypt_for(project_id, "preview")
+    assert [variable.stages for variable in opened] == [{Stage.INSTALL}, {Stage.BUILD}]
+    account.request("PUT", f"{path}/NPM_TOKEN", json={"value": "t"})
+    assert account.request("GET", path).json()["data"][0]["stages"] == ["build"]
+    for stages in ([], ["deploy"]):
+        refused = account.request("PUT", f"{path}/NPM_TOKEN", json={"value": "t", "stages": stages})
+        assert refused.status_code == 422
+        assert "install, build" in refused.text
 
 
 def test_only_what_is_for_development_alone_can_be_pulled(account) -> None:
@@ -148,7 +167,8 @@ def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
     assert service(**{"new": b"n" * 32, old: key}).rotate_keys() == Rotation(2, ())
     assert service(**{"new": b"n" * 32, old: key}).rotate_keys() == Rotation(0, ())
     # Without the old key from now on.
-    assert service(new=b"n" * 32).decrypt_for(project_id, "preview") == {"A": "value A", "B": "value B"}
+    opened = [ProjectVariable("A", "value A"), ProjectVariable("B", "value B")]
+    assert service(new=b"n" * 32).decrypt_for(project_id, "preview") == opened
     after = {row["key"]: bytes(row["ciphertext"]) for row in database.fetch_all("SELECT * FROM environment_variables")}
     assert after == before
 
