@@ -1,12 +1,16 @@
-"""What a stage is told of its deployment, and the limits and delays that hold for it."""
+"""What a stage is told of its deployment and its project, and the limits and delays that hold for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.db.database import Row
+from shared.deployment_state import Stage
 from shared.plans import PlanLimits
+from shared.services.variables import ProjectVariable
 from shared.settings import BuildSettings
+from workers.frameworks.node_projects import FORCING_VARIABLE
 from workers.stage import DeploymentView
 
 _RETRY_BASE_SECONDS = 2.0
@@ -53,3 +57,11 @@ def deployment_view(row: Row) -> DeploymentView:
         host=row["host"],
         release_sequence=row["release_sequence"],
     )
+
+
+def variables_for(stage: Stage, variables: Sequence[ProjectVariable]) -> dict[str, str]:
+    own = {variable.key: variable.value for variable in variables if stage in variable.stages}
+    if stage is Stage.INSTALL:
+        # It says how to install and is no secret.
+        own |= {variable.key: variable.value for variable in variables if variable.key == FORCING_VARIABLE}
+    return own

@@ -8,9 +8,8 @@ Whatever dies between two of these steps, the job is delivered again and goes on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -34,11 +33,12 @@ from workers.deployment_view import (
     effective_limits,
     retry_delay_seconds,
     target_of,
+    variables_for,
 )
 from workers.directories import StageDirectories
-from workers.frameworks.node_projects import FORCING_VARIABLE
 from workers.ignored_builds import Ignored
-from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult
+from workers.interruption import interruption
+from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult, origin_of
 
 _log = structlog.get_logger(__name__)
 
@@ -159,7 +159,7 @@ class StageRunner:
         log = self._open_log(row["id"], self._stage, lease.token, secrets)
         try:
             with (
-                _interruption(lease, log.lost) as interrupted,
+                interruption(lease, log.lost) as interrupted,
                 self._directories.open(row["id"], self._stage.value, lease.token) as directory,
             ):
                 context = StageContext(
@@ -171,7 +171,7 @@ class StageRunner:
                     cancelled=interrupted,
                     attempt=begun.attempt,
                     credentials=credentials if self._stage is Stage.CLONE else None,
-                    variables=_variables_for(self._stage, variables),
+                    variables=variables_for(self._stage, variables),
                     fence=lease.token,
                 )
                 return self._call(lease, context, log, row, secrets)
@@ -305,25 +305,6 @@ class StageRunner:
             return "retrying"
 
 
-def origin_of(digest: str, inputs: Mapping[Stage, Mapping[str, Any]]) -> Stage | None:
-    """The stage that recorded the digest first; later ones repeat what they were given."""
-    return next((stage for stage in Stage if _names(inputs.get(stage, {}), digest)), None)
-
-
-def _names(value: object, digest: str) -> bool:
-    if isinstance(value, Mapping):
-        return any(_names(part, digest) for part in value.values())
-    return any(_names(part, digest) for part in value) if isinstance(value, list) else value == digest
-
-
-def _variables_for(stage: Stage, variables: Sequence[ProjectVariable]) -> dict[str, str]:
-    own = {variable.key: variable.value for variable in variables if stage in variable.stages}
-    if stage is Stage.INSTALL:
-        # It says how to install and is no secret.
-        own |= {variable.key: variable.value for variable in variables if variable.key == FORCING_VARIABLE}
-    return own
-
-
 def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:
     return stage_job(
         deployment_id=row["id"],
@@ -342,24 +323,3 @@ def _announce_retry(lease: Lease, log: StageLogHandle, error: Exception) -> None
         return
     delay = retry_delay_seconds(lease.attempt)
     log.system(f"A part of the platform failed ({type(error).__name__}); trying again in {delay:.0f} s.")
-
-
-@contextmanager
-def _interruption(lease: Lease, log_lost: threading.Event) -> Generator[threading.Event]:
-    """One event for all reasons to stop: lost, cancelled, stopping."""
-    interrupted, over = threading.Event(), threading.Event()
-    reasons = (lease.lost, lease.cancelled, lease.stopping, log_lost)
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            if any(reason.is_set() for reason in reasons):
-                interrupted.set()
-                return
-
-    watcher = threading.Thread(target=watch, name="interruption", daemon=True)
-    watcher.start()
-    try:
-        yield interrupted
-    finally:
-        over.set()
-        watcher.join()

@@ -103,3 +103,14 @@ class StageFunction(Protocol):
     """
 
     def run(self, context: StageContext) -> StageResult: ...
+
+
+def origin_of(digest: str, inputs: Mapping[Stage, Mapping[str, Any]]) -> Stage | None:
+    """The stage that recorded the digest first; later ones repeat what they were given."""
+    return next((stage for stage in Stage if _names(inputs.get(stage, {}), digest)), None)
+
+
+def _names(value: object, digest: str) -> bool:
+    if isinstance(value, Mapping):
+        return any(_names(part, digest) for part in value.values())
+    return any(_names(part, digest) for part in value) if isinstance(value, list) else value == digest
