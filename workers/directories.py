@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import stat
@@ -13,11 +14,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
 from shared.errors import LeaseLost
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A worker may still be deleting what its finished deployment used.
@@ -85,7 +84,7 @@ class StageDirectories:
                 remove_tree(grave)
             except OSError as error:
                 # The reconciler tries again.
-                _log.warning("directory.not_deleted", path=str(grave), error=str(error))
+                _log.warning("%s can't be deleted yet: %s.", grave, error)
 
     def sweep(self, is_live: Callable[[str], bool]) -> None:
         """Deletes what dead workers left of deployments that have finished."""

@@ -248,9 +248,9 @@ class Scribe:
         self.writer = writer
         self._name = name
         self._stopped = threading.Event()
+        self.count = 0
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
-        self.count = 0
 
     def _write(self) -> None:
         while not self._stopped.wait(0.005):
