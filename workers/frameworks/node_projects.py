@@ -100,8 +100,8 @@ def read_node_project(
         return NodeProject(manager, lockfile, install_directory, None, node_version, tuple(reasons))
     if lockfile is None:
         reasons.append(
-            f"There is no lockfile: versions are chosen anew at each install. Run `{manager} install` and commit"
-            f" {LOCKFILES[manager][-1] if manager == 'npm' else LOCKFILES[manager][0]} to pin them."
+            "There is no lockfile: versions are chosen whenever package.json changes, or for a clean deployment. Run"
+            f" `{manager} install` and commit {LOCKFILES[manager][-1] if manager == 'npm' else LOCKFILES[manager][0]} to pin them."
         )
     command = _install_command(manager, is_frozen=lockfile is not None, is_berry=is_berry)
     return NodeProject(manager, lockfile, install_directory, command, node_version, tuple(reasons))
