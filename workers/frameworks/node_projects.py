@@ -99,9 +99,10 @@ def read_node_project(
         reasons.append("Nothing to install: package.json names no dependencies.")
         return NodeProject(manager, lockfile, install_directory, None, node_version, tuple(reasons))
     if lockfile is None:
+        missing = LOCKFILES[manager][-1] if manager == "npm" else LOCKFILES[manager][0]
         reasons.append(
             "There is no lockfile: versions are chosen whenever package.json changes, or for a clean deployment. Run"
-            f" `{manager} install` and commit {LOCKFILES[manager][-1] if manager == 'npm' else LOCKFILES[manager][0]} to pin them."
+            f" `{manager} install` and commit {missing} to pin them."
         )
     command = _install_command(manager, is_frozen=lockfile is not None, is_berry=is_berry)
     return NodeProject(manager, lockfile, install_directory, command, node_version, tuple(reasons))
