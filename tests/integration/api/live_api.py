@@ -221,7 +221,8 @@ def live_api(
         eventually(lambda: server.started or not thread.is_alive(), PATIENCE_SECONDS)
         yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.redis_url)
     finally:
-        hub.begin_shutdown()
+        for each in (hub, services.account_hub):
+            each.begin_shutdown()
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)
         services.health.close()
