@@ -61,13 +61,17 @@ class StageDirectories:
     def _discard(self, directory: Path) -> None:
         """Deletes it later, in a thread: tens of thousands of files would hold up the deployment's next stage."""
         grave = self._root / _DISCARDED / uuid.uuid4().hex
-        grave.parent.mkdir(exist_ok=True)
         try:
+            grave.parent.mkdir(exist_ok=True)
             # Its age is counted from here.
             os.utime(directory)
             directory.rename(grave)
         except FileNotFoundError:
             return  # a later run of the stage has deleted it
+        except OSError:
+            # A full disk has no room for another name either.
+            remove_tree(directory)
+            return
         with self._lock:
             if self._deleter is None:
                 self._deleter = threading.Thread(target=self._delete_discarded, name="directories", daemon=True)

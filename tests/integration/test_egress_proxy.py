@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from shared.errors import PlatformError
+from workers.executors.egress_policy import EgressPolicy
+from workers.executors.egress_proxy import EgressProxy
 
 pytestmark = pytest.mark.integration
 
@@ -60,3 +66,27 @@ def test_a_shortage_of_descriptors_passes(tmp_path: Path) -> None:
         [sys.executable, "-c", _PROGRAM, str(tmp_path / "s")], capture_output=True, text=True, timeout=200, check=False
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_handover_that_brings_nothing_is_the_platforms_failure(tmp_path: Path) -> None:
+    with closing(EgressProxy(tmp_path / "s", EgressPolicy([], []))) as proxy, socket.socket(socket.AF_UNIX) as handover:
+        handover.settimeout(60)
+        handover.connect(str(tmp_path / "s"))
+        # What is left of a descriptor that the receiver has no room for.
+        handover.sendall(b"L")
+        assert handover.recv(1) == b""
+        with pytest.raises(PlatformError, match="handed its listener"):
+            proxy.check_served()
+
+
+def test_a_handover_that_went_well_leaves_the_failure_to_the_command(tmp_path: Path) -> None:
+    with (
+        closing(EgressProxy(tmp_path / "s", EgressPolicy([], []))) as proxy,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_UNIX) as handover,
+    ):
+        handover.settimeout(60)
+        handover.connect(str(tmp_path / "s"))
+        socket.send_fds(handover, [b"L"], [listener.fileno()])
+        assert handover.recv(1) == b"L"
+        proxy.check_served()

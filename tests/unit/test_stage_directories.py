@@ -87,6 +87,13 @@ def test_a_finished_stage_leaves_nothing_though_its_files_are_deleted_later(tmp_
     wait_for(lambda: not any((tmp_path / ".discarded").iterdir()))
 
 
+def test_files_are_deleted_at_once_where_they_cannot_be_moved(tmp_path: Path):
+    (tmp_path / ".discarded").touch()
+    with StageDirectories(tmp_path).open("depl_1", "build", fence=1) as directory:
+        (directory / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == [".discarded"]
+
+
 def test_what_a_dead_worker_had_not_deleted_yet_is_swept(tmp_path: Path):
     directories = StageDirectories(tmp_path)
     for name in ("old", "fresh"):

@@ -152,6 +152,8 @@ class BubblewrapExecutor:
                 raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
             stack.callback(sandbox.destroy)
             result = self._supervise(spec, sandbox, group, directory, on_output, cancel, started)
+            if proxy is not None and result.outcome is Outcome.USER_ERROR:
+                proxy.check_served()
             blocked = () if proxy is None else proxy.blocked_hosts()
         return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
 

@@ -120,6 +120,8 @@ class DockerExecutor:
                 result = self._run_container(spec, directory, on_output, cancel, started)
             except ImageMissing as error:
                 result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
+        if proxy is not None and result.outcome is Outcome.USER_ERROR:
+            proxy.check_served()
         blocked = () if proxy is None else proxy.blocked_hosts()
         return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shared.errors import PlatformError
 from workers.executors.egress_policy import EgressPolicy, Refused, Unresolvable
 from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
 
@@ -48,6 +49,7 @@ class EgressProxy:
         self._blocked: dict[str, None] = {}
         self._open: set[socket.socket] = set()
         self._is_closed = False
+        self._is_serving = False
         self._slots = threading.BoundedSemaphore(_CONNECTIONS)
         self._handover = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Through the directory's descriptor: a Unix socket's path may have 107 bytes at most.
@@ -63,6 +65,11 @@ class EgressProxy:
     def blocked_hosts(self) -> tuple[str, ...]:
         with self._lock:
             return tuple(self._blocked)
+
+    def check_served(self) -> None:
+        """After a command that failed. Raises PlatformError when it never got its way out: that is not its fault."""
+        if not self._is_serving:
+            raise PlatformError("The network proxy of a sandbox could not be handed its listener.")
 
     def close(self) -> None:
         """Ends every connection. May be called twice."""
@@ -90,6 +97,7 @@ class EgressProxy:
             if not received:
                 raise ConnectionError("nothing was sent")
             listener = socket.socket(fileno=received[0])
+            self._is_serving = True
             client.sendall(b"L")
             return listener
 
