@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from api.streams.account_channel import (
     BATCH_EVENTS,
@@ -24,13 +23,12 @@ from api.streams.account_channel import (
     compose,
     encode_page,
 )
+from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
 from shared.logs.listener import AccountRingHandler
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -77,37 +75,30 @@ class AccountHub:
         self._watches: dict[str, set[AccountWatch]] = {}
         # Pages being read from the store, by positions: streams at one place share one read.
         self._pages: dict[frozenset[tuple[str, int]], asyncio.Task[dict[str, AccountPage]]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = BackgroundTasks("Status changes of accounts could not be read.")
         self._due = asyncio.Event()
         self._disconnected_at = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._readers: anyio.CapacityLimiter | None = None
         self._own_reader: anyio.CapacityLimiter | None = None
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._tasks.start()
         self._readers = anyio.CapacityLimiter(_READERS)
         self._own_reader = anyio.CapacityLimiter(1)
-        self._disconnected_at = self._loop.time()
-        self._spawn(self._keep_up())
+        self._disconnected_at = asyncio.get_running_loop().time()
+        self._tasks.spawn(self._keep_up())
 
     def begin_shutdown(self) -> None:
         """Safe from any thread and from a signal handler; may be called again."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell_shutdown)
+        self._tasks.call_soon(self._tell_shutdown)
 
     async def close(self) -> None:
         self._tell_shutdown()
-        pending = set(self._tasks)
-        while pending:
-            for task in pending:
-                task.cancel()
-            # Again after a while: a cancellation that meets a library's own timeout can be lost.
-            _, pending = await asyncio.wait(pending, timeout=0.5)
+        await self._tasks.close()
 
     async def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
         """The newest number of each tenant. Raises Unavailable."""
-        return await _in_thread(partial(self._store.heads, tenant_ids), self._readers)
+        return await run_in_thread(partial(self._store.heads, tenant_ids), self._readers)
 
     @asynccontextmanager
     async def watch(self, heads: Mapping[str, int]) -> AsyncGenerator[AccountWatch]:
@@ -151,7 +142,7 @@ class AccountHub:
         task = self._pages.get(key)
         if task is None:
             read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
-            task = self._pages[key] = self._spawn(_in_thread(read, self._readers))
+            task = self._pages[key] = self._tasks.spawn(run_in_thread(read, self._readers))
             task.add_done_callback(lambda _: self._pages.pop(key, None))
         return await asyncio.shield(task)
 
@@ -197,12 +188,12 @@ class AccountHub:
         """Brings all channels up to date, or nearer: then it is due again."""
         if not self._channels:
             return
-        heads = await _in_thread(partial(self._store.heads, list(self._channels)), self._own_reader)
+        heads = await run_in_thread(partial(self._store.heads, list(self._channels)), self._own_reader)
         positions = {channel.tenant_id: channel.last for channel in self._channels.values()}
         behind = [tenant_id for tenant_id, head in heads.items() if head > positions.get(tenant_id, head)]
         for start in range(0, len(behind), _TENANTS_AT_ONCE):
             asked = {tenant_id: positions[tenant_id] for tenant_id in behind[start : start + _TENANTS_AT_ONCE]}
-            pages = await _in_thread(partial(self._store.read, asked, limit=BATCH_EVENTS), self._own_reader)
+            pages = await run_in_thread(partial(self._store.read, asked, limit=BATCH_EVENTS), self._own_reader)
             for tenant_id, page in pages.items():
                 self._extend(tenant_id, page)
 
@@ -216,27 +207,11 @@ class AccountHub:
         if channel.last < page.last_seq:
             self._due.set()
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            # Taken from the task, so that an error nobody waits for any more is not reported as forgotten.
-            task.exception()
-
     def _tell_shutdown(self) -> None:
         self.is_closing = True
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()
-
-
-async def _in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None) -> T:
-    return await anyio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
 
 
 class AccountWatch:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
+from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
@@ -27,8 +27,6 @@ from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.doorbell import Ring
 from shared.logs.listener import RingHandler
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -83,34 +81,27 @@ class StreamHub:
         self._positions = positions
         self._listener = listener
         self._channels: dict[str, Channel] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks = BackgroundTasks("The log of a watched deployment could not be read.")
         self._page_readers: anyio.CapacityLimiter | None = None
         self._readers: anyio.CapacityLimiter | None = None
         self._is_closing = False
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._tasks.start()
         self._page_readers = anyio.CapacityLimiter(_READERS)
         self._readers = anyio.CapacityLimiter(_READERS)
-        self._spawn(self._listener.run(self))
-        self._spawn(self._compare_heads())
+        self._tasks.spawn(self._listener.run(self))
+        self._tasks.spawn(self._compare_heads())
         if self._positions is not None:
-            self._spawn(show_positions(self._channels.values, self._positions, self.timing.position))
+            self._tasks.spawn(show_positions(self._channels.values, self._positions, self.timing.position))
 
     def begin_shutdown(self) -> None:
         """Safe from any thread and from a signal handler; may be called again."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell_shutdown)
+        self._tasks.call_soon(self._tell_shutdown)
 
     async def close(self) -> None:
         self._tell_shutdown()
-        pending = set(self._tasks)
-        while pending:
-            for task in pending:
-                task.cancel()
-            # Again after a while: a cancellation that meets a library's own timeout can be lost.
-            _, pending = await asyncio.wait(pending, timeout=0.5)
+        await self._tasks.close()
 
     @asynccontextmanager
     async def watch(self, deployment_id: str) -> AsyncGenerator[Watch]:
@@ -173,7 +164,7 @@ class StreamHub:
         """A page of the store as events. Raises Unavailable."""
         task = channel.pages.get(cursor)
         if task is None:
-            task = channel.pages[cursor] = self._spawn(self._read_page(channel, cursor))
+            task = channel.pages[cursor] = self._tasks.spawn(self._read_page(channel, cursor))
             task.add_done_callback(lambda _: channel.pages.pop(cursor, None))
         return await asyncio.shield(task)
 
@@ -186,13 +177,13 @@ class StreamHub:
             limit=BATCH_ENTRIES,
             maximum_bytes=BATCH_BYTES,
         )
-        return page_batch(cursor, await _in_thread(read, self._page_readers), last)
+        return page_batch(cursor, await run_in_thread(read, self._page_readers), last)
 
     def _refresh(self, channel: Channel) -> None:
         """Brings the ring up to date, once more if that is under way."""
         channel.is_refresh_due = True
         if channel.refresh is None or channel.refresh.done():
-            channel.refresh = self._spawn(self._bring_up_to_date(channel))
+            channel.refresh = self._tasks.spawn(self._bring_up_to_date(channel))
 
     async def _bring_up_to_date(self, channel: Channel) -> None:
         while channel.is_refresh_due and channel.watchers:
@@ -201,7 +192,7 @@ class StreamHub:
                 if channel.last is None:
                     await self._load(channel)
                 read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=RING_ENTRIES)
-                entries = await _in_thread(read, self._readers)
+                entries = await run_in_thread(read, self._readers)
             except Unavailable:
                 channel.is_refresh_due = True
                 await asyncio.sleep(self.timing.poll)
@@ -210,10 +201,10 @@ class StreamHub:
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
 
     async def _load(self, channel: Channel) -> None:
-        head = await _in_thread(partial(self._store.head, channel.deployment_id), self._readers)
+        head = await run_in_thread(partial(self._store.head, channel.deployment_id), self._readers)
         after = max(0, head.last_seq - _PRELOADED_ENTRIES)
         read = partial(self._store.read, channel.deployment_id, after=after, limit=_PRELOADED_ENTRIES)
-        channel.load(head, await _in_thread(read, self._readers))
+        channel.load(head, await run_in_thread(read, self._readers))
 
     async def _compare_heads(self) -> None:
         compared_at = disconnected_at = 0.0
@@ -240,7 +231,7 @@ class StreamHub:
         if not known:
             return
         identifiers = [channel.deployment_id for channel, _ in known]
-        heads = await _in_thread(partial(self._store.heads, identifiers), self._readers)
+        heads = await run_in_thread(partial(self._store.heads, identifiers), self._readers)
         for channel, last in known:
             self._compare(channel, heads.get(channel.deployment_id), was_there=bool(last))
 
@@ -255,24 +246,7 @@ class StreamHub:
         if channel.is_behind:
             self._refresh(channel)
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        # Taken from the task, so that an outage nobody waits for any more is not reported as forgotten.
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, Unavailable):
-            _logger.error("The log of a watched deployment could not be read.", exc_info=error)
-
     def _tell_shutdown(self) -> None:
         self._is_closing = True
         for channel in self._channels.values():
             channel.wake()
-
-
-async def _in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None) -> T:
-    return await anyio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
