@@ -86,9 +86,11 @@ class Pipeline:
         self.install_log = RecordedLog()
         self.cancelled = threading.Event()
         self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=900)
+        build = BuildStage(executor, snapshots, index, toolchain, settings)
+        self.build_cache = build.build_cache
         self._stages = {
             Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings, tools),
-            Stage.BUILD: BuildStage(executor, snapshots, index, toolchain, settings),
+            Stage.BUILD: build,
         }
 
     def forget_tool(self, digest: str) -> None:
@@ -166,8 +168,10 @@ def open_pipeline(
     executor = BubblewrapExecutor.for_host(build, directory / "runtime", toolchain)
     tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
     with closing(snapshots):
-        yield Pipeline(
+        pipeline = Pipeline(
             directory / "work", executor, snapshots, SnapshotIndex(database), toolchain, settings, tools, artifacts
         )
+        yield pipeline
+        pipeline.build_cache.settle()
     remove_tree(directory / "work")
     remove_tree(directory / "cache")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +54,21 @@ class SnapshotStore:
     def close(self) -> None:
         self._cache.close()
 
-    def save(self, tenant_id: str, directory: Path) -> Snapshot:
+    def temporary(self) -> AbstractContextManager[Path]:
+        """An empty directory on the filesystem of the cache, deleted at the end of the block or by a later process."""
+        return self._cache.temporary()
+
+    def save(self, tenant_id: str, directory: Path, *, maximum_bytes: int | None = None) -> Snapshot:
         """Packs and uploads the directory's content and takes it over: afterwards `directory` is gone.
 
         Nobody may write to the directory any more. When this raises, the directory may be there or not; run the
         stage again. Raises StageFailure for content that can't be kept (devices, links that leave the tree, more than
-        the cache holds) and PlatformError.
+        `maximum_bytes` or the cache holds) and PlatformError.
         """
         with self._making_room(), self._cache.temporary() as temporary:
-            archive = temporary / "snapshot.tar.zst"
+            archive, maximum = temporary / "snapshot.tar.zst", self._maximum_bytes
             try:
-                packed = pack(directory, archive, maximum_bytes=self._maximum_bytes)
+                packed = pack(directory, archive, maximum_bytes=min(maximum_bytes or maximum, maximum))
             except ArchiveRejected as error:
                 raise StageFailure(
                     FailureCode.OUTPUT_INVALID,
@@ -123,6 +127,11 @@ class SnapshotStore:
     def exists(self, tenant_id: str, digest: str) -> bool:
         """Whether the object store has it. A cached tree doesn't count: another host can't reach it."""
         return self._store.exists(snapshot_key(tenant_id, digest))
+
+    def delete(self, tenant_id: str, digest: str) -> None:
+        """Removes it from the object store, and from this host's cache unless somebody uses it. May be repeated."""
+        self._store.delete(snapshot_key(tenant_id, digest))
+        self._cache.discard(tenant_id, digest)
 
     def _fetch(self, tenant_id: str, digest: str) -> None:
         key = snapshot_key(tenant_id, digest)

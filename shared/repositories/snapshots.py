@@ -132,6 +132,13 @@ class SnapshotIndex:
         with self._database.transaction() as connection:
             connection.execute(self._FORGET, parameters)
 
+    _IS_REFERENCED = "SELECT 1 FROM snapshots WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s LIMIT 1"
+
+    def is_referenced(self, tenant_id: str, digest: str) -> bool:
+        """Whether any record leads to the snapshot."""
+        parameters = {"tenant_id": tenant_id, "digest": digest}
+        return self._database.fetch_one(self._IS_REFERENCED, parameters) is not None
+
 
 def _record(row: Row | None) -> SnapshotRecord | None:
     if row is None:

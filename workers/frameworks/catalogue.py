@@ -18,7 +18,8 @@ class Framework:
     package.json has, before it one that runs `command`, else `command`. The output directory is what `output_pattern`
     finds in one of `output_files` (its only group), else the first of `output` and `other_outputs` that the build made.
     `packages` are installed where a Python project names none itself. `advice`: how a project that builds a server
-    is made to build a static site.
+    is made to build a static site. `caches`: directories, relative to the project's, that a later build of the project
+    may start from; only those whose entries are valid by content or version, not by a file's time alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Framework:
     marked_files: tuple[str, ...] = ()
     mark: str = ""
     advice: str = ""
+    caches: tuple[str, ...] = ()
 
 
 # Frameworks that build on Vite come before it, and everything comes before a bare package.json or index.html.
@@ -50,6 +52,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         # With a static export, the site itself is written there.
         output_files=("next.config.js", "next.config.mjs", "next.config.ts"),
         output_pattern=r"(?s)\A(?=.*\boutput\s*:\s*['\"]export\b).*?\bdistDir" + _QUOTED_VALUE,
+        caches=(".next/cache",),
         advice="Next.js writes a static site only with `output: 'export'` in its next.config.",
     ),
     Framework(
@@ -63,7 +66,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
         # Nuxt 2's.
         other_outputs=("dist",),
     ),
-    Framework("gatsby", "Gatsby", "node", "public", "gatsby build", ("gatsby",)),
+    # Its cache lists what it wrote to public, so that they go together.
+    Framework("gatsby", "Gatsby", "node", "public", "gatsby build", ("gatsby",), caches=(".cache", "public")),
     Framework("docusaurus", "Docusaurus", "node", "build", "docusaurus build", ("@docusaurus/core",)),
     Framework(
         "astro",
@@ -74,6 +78,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         ("astro",),
         output_files=("astro.config.mjs", "astro.config.ts", "astro.config.js"),
         output_pattern=r"\boutDir" + _QUOTED_VALUE,
+        caches=("node_modules/.astro",),
         advice="Astro builds a static site without an adapter and without `output: 'server'` in its configuration.",
     ),
     Framework(
@@ -133,6 +138,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         "ng build",
         ("@angular/core",),
         ("angular.json",),
+        caches=(".angular/cache",),
         advice='Angular builds a static site with `"outputMode": "static"` among the build options of angular.json.',
     ),
     Framework("create-react-app", "Create React App", "node", "build", "react-scripts build", ("react-scripts",)),
@@ -166,6 +172,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         output_files=("hugo.toml", "hugo.yaml", "hugo.yml", "config.toml", "config.yaml", "config.yml"),
         output_pattern=r"(?mi)^publishDir\s*[:=]\s*['\"]?([^'\"\s#]+)",
         packages=("hugo",),
+        caches=("resources/_gen",),
         # Its names until 0.109, still read; Zola's config.toml says base_url.
         marked_files=("config.toml", "config.yaml", "config.yml", "config.json", "config/_default/config.toml"),
         mark=r"(?mi)^\s*[\"']?baseURL[\"']?\s*[:=]",
@@ -180,6 +187,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         output_files=("mkdocs.yml", "mkdocs.yaml"),
         output_pattern=r"(?m)^site_dir:\s*['\"]?([^'\"\s#]+)",
         packages=("mkdocs<2",),
+        caches=(".cache/plugin",),
     ),
     Framework(
         "sphinx",
@@ -218,5 +226,10 @@ STATIC = Framework("static", "plain static files", "none", ".", files=("index.ht
 
 # Where the output of a build with no known framework is looked for, in this order.
 COMMON_OUTPUT_DIRECTORIES = ("dist", "build", "out", "public", "_site", "site", "output", "www")
+
+# Where the tools of all Node frameworks keep what they made (webpack, Babel, Terser, Nx, Turborepo): the first in the
+# project's directory and where the dependencies are, the others only there.
+NODE_CACHES = ("node_modules/.cache",)
+WORKSPACE_CACHES = (".turbo/cache", ".nx/cache")
 
 BY_NAME: dict[str, Framework] = {framework.name: framework for framework in (*FRAMEWORKS, NODE, OTHER, STATIC)}

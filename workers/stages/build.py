@@ -19,6 +19,7 @@ from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
+from workers.stages.build_cache import BuildCache
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
@@ -96,6 +97,7 @@ class BuildStage:
         self._toolchain = toolchain
         self._settings = settings
         self._cache = StageCache(snapshots, index, "output")
+        self.build_cache = BuildCache(snapshots, index)
         self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
 
     def run(self, context: StageContext) -> StageResult:
@@ -110,12 +112,30 @@ class BuildStage:
         if record is not None:
             return StageResult({"output": record.digest}, is_cache_hit=True)
         with self._layers(context, installed) as inputs:
-            built = (self._build(context, detection, environment, inputs, tools),) if detection.build_command else ()
-            collected = self._collect(context, detection, (*inputs, *built))
+            if detection.build_command is None:
+                collected = self._collect(context, detection, inputs)
+            else:
+                collected = self._built(context, detection, environment, inputs, tools)
         snapshot = self._snapshots.save(context.deployment.tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
         return StageResult({"output": snapshot.digest})
+
+    def _built(
+        self,
+        context: StageContext,
+        detection: Detection,
+        environment: dict[str, str],
+        inputs: tuple[Path, ...],
+        tools: Sequence[Tool],
+    ) -> Path:
+        components = {**self._tool_components(tools), **variable_components(context.variables, self._digest_key)}
+        with self.build_cache.opened(context, detection, inputs[0], components) as kept:
+            layers = inputs if kept.layer is None else (*inputs, kept.layer)
+            upper = self._build(context, detection, environment, layers, tools, is_fresh=kept.layer is None)
+            collected = self._collect(context, detection, (*layers, upper))
+            kept.keep(upper)
+        return collected
 
     @contextmanager
     def _layers(self, context: StageContext, installed: Mapping[str, Any]) -> Generator[tuple[Path, ...]]:
@@ -157,13 +177,18 @@ class BuildStage:
             "build_command": detection.build_command or "none",
             "root_directory": detection.root_directory,
             "output_directory": " ".join(detection.output_directories),
+            **self._tool_components(tools),
+            **variable_components(environment, self._digest_key),
+        }
+
+    def _tool_components(self, tools: Sequence[Tool]) -> dict[str, str]:
+        return {
             "node": self._toolchain.node_version,
             "python": self._toolchain.python_version,
             "npm": self._toolchain.npm_version,
             "uv": self._toolchain.uv_version,
             **({"builder image": self._toolchain.image} if self._toolchain.image else {}),
             **{tool.name: tool.version for tool in tools},
-            **variable_components(environment, self._digest_key),
         }
 
     def _build(
@@ -173,6 +198,8 @@ class BuildStage:
         environment: dict[str, str],
         layers: tuple[Path, ...],
         tools: Sequence[Tool],
+        *,
+        is_fresh: bool,
     ) -> Path:
         command = detection.build_command or ""
         context.log.system(f"$ {command}")
@@ -191,7 +218,10 @@ class BuildStage:
             )
             tail = OutputTail()
             result = run_logged(self._executor, context, spec, tail)
-        raise_failure(context, result, "build command", advice_for(tail.data, "build"))
+        advice = advice_for(tail.data, "build")
+        if not (advice or is_fresh or result.exit_code == 127):
+            advice = "It started from files of an earlier build; a clean deployment doesn't."
+        raise_failure(context, result, "build command", advice)
         return overlay.upper
 
     def _collect(self, context: StageContext, detection: Detection, layers: tuple[Path, ...]) -> Path:

@@ -42,6 +42,11 @@ class StageCache:
         context.log.system(f"No cached {self._kind}: {reason}.")
         return None
 
+    def own(self, context: StageContext, components: Mapping[str, str]) -> SnapshotRecord | None:
+        """The record that `record` would replace."""
+        scope = _scopes(context)[0]
+        return self._index.find(context.deployment.tenant_id, [scope], self._kind, cache_key(components))
+
     def record(
         self, context: StageContext, components: Mapping[str, str], snapshot: Snapshot, output: Mapping[str, Any]
     ) -> None:

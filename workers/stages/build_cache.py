@@ -1,0 +1,181 @@
+"""What frameworks keep between builds (`.next/cache`, `node_modules/.cache`, …), from one build to the next.
+
+A help and never a need: the framework decides what of it still holds, a build without it comes to the same, so nothing
+that goes wrong here fails a deployment. It is attached as a read-only layer and stored beside the next stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from shared.errors import StageFailure
+from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
+from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
+from workers.frameworks.detection import Detection
+from workers.layers import complete, has_directory, take_directories
+from workers.snapshots import SnapshotMissing, SnapshotStore
+from workers.stage import StageContext
+from workers.stages.stage_cache import StageCache
+
+_log = structlog.get_logger(__name__)
+
+# A project's variable: with "off", every build starts without the files of earlier ones.
+SWITCH = "CLOUDIFY_BUILD_CACHE"
+KIND = "build files"
+# Some tools never tidy up; above it, the next build starts from nothing.
+_MAXIMUM_BYTES = 1024 * 1024 * 1024
+# Builds whose files wait to be stored. One more is not kept.
+_WAITING = 2
+# Storing yields to what deployments wait for.
+_NICENESS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFiles:
+    """`layer`: what an earlier build left, if there is anything. `keep(upper)` stores what this one did."""
+
+    layer: Path | None
+    keep: Callable[[Path], None]
+
+
+class BuildCache:
+    """Safe between threads. A project has one set of files for each set of variables and tools."""
+
+    def __init__(self, snapshots: SnapshotStore, index: SnapshotIndex) -> None:
+        self._snapshots = snapshots
+        self._index = index
+        self._records = StageCache(snapshots, index, KIND)
+        self._jobs: queue.Queue[Callable[[], None]] = queue.Queue(_WAITING)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def opened(
+        self, context: StageContext, detection: Detection, source: Path, components: Mapping[str, str]
+    ) -> Generator[KeptFiles]:
+        """`components`: what tells apart the files of builds that must not share any."""
+        paths = _paths(detection, source)
+        if not paths or context.variables.get(SWITCH, "").lower() == "off":
+            yield KeptFiles(None, lambda _: None)
+            return
+        components = {
+            "framework": detection.framework,
+            "root_directory": detection.root_directory,
+            "directories": " ".join(paths),
+            **components,
+        }
+        record = self._records.find(context, [components])
+        with ExitStack() as stack:
+            layer = None
+            if record is not None:
+                try:
+                    layer = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
+                except SnapshotMissing as missing:
+                    context.log.system(f"They can't be had: {missing}")
+                    self._index.forget(context.deployment.tenant_id, record)
+                    record = None
+            yield KeptFiles(layer, lambda upper: self._keep(context, paths, components, record, upper))
+
+    def settle(self) -> None:
+        """Blocks until all that was to be kept is stored, or was given up."""
+        self._jobs.join()
+
+    def _keep(
+        self,
+        context: StageContext,
+        paths: tuple[str, ...],
+        components: Mapping[str, str],
+        record: SnapshotRecord | None,
+        upper: Path,
+    ) -> None:
+        if not any(has_directory(upper, path) for path in paths):
+            return
+        try:
+            with ExitStack() as stack:
+                taken = stack.enter_context(self._snapshots.temporary()) / "files"
+                taken.mkdir()
+                take_directories(upper, paths, taken)
+                below = None
+                if record is not None:
+                    # It is attached still; from here on for as long as it takes.
+                    below = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
+                storing = stack.pop_all()
+        except OSError as error:
+            _log.warning("build_cache.not_taken", deployment_id=context.deployment.id, error=str(error))
+            return
+
+        def store() -> None:
+            with storing:
+                complete(taken, below)
+                self._store(context, components, taken)
+
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="build-cache", daemon=True)
+                self._thread.start()
+        try:
+            self._jobs.put_nowait(store)
+        except queue.Full:
+            storing.close()
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while True:
+            store = self._jobs.get()
+            try:
+                store()
+            except Exception:  # noqa: BLE001 - the next one must not end with it
+                _log.exception("build_cache.not_stored")
+            finally:
+                self._jobs.task_done()
+
+    def _store(self, context: StageContext, components: Mapping[str, str], taken: Path) -> None:
+        tenant_id = context.deployment.tenant_id
+        former = self._records.own(context, components)
+        try:
+            snapshot = self._snapshots.save(tenant_id, taken, maximum_bytes=_MAXIMUM_BYTES)
+        except StageFailure as failure:
+            _log.info("build_cache.not_kept", deployment_id=context.deployment.id, reason=failure.message)
+            if former is not None:
+                self._index.forget(tenant_id, former)
+        else:
+            self._records.record(context, components, snapshot, {})
+            if former is not None and former.digest == snapshot.digest:
+                return
+        if former is not None and not self._index.is_referenced(tenant_id, former.digest):
+            self._snapshots.delete(tenant_id, former.digest)
+
+
+def _paths(detection: Detection, source: Path) -> tuple[str, ...]:
+    """Relative to the repository's root. What is committed stays as it is in the commit."""
+    found = [_join(detection.root_directory, path) for path in BY_NAME[detection.framework].caches]
+    if detection.runtime == "node":
+        for directory in (detection.root_directory, detection.install_directory):
+            found += [_join(directory, path) for path in NODE_CACHES]
+        found += [_join(detection.install_directory, path) for path in WORKSPACE_CACHES]
+    return tuple(path for path in dict.fromkeys(found) if not _is_in(source, path))
+
+
+def _join(directory: str, path: str) -> str:
+    return (PurePosixPath(directory) / path).as_posix()
+
+
+def _is_in(source: Path, path: str) -> bool:
+    """Whether the source has it, or a link on the way to it: then the layer would hide what is the project's."""
+    for part in PurePosixPath(path).parts:
+        source /= part
+        if source.is_symlink():
+            return True
+        if not source.exists():
+            return False
+    return True
