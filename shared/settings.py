@@ -42,10 +42,11 @@ class BuildSettings:
     """Overrides of the plan's limits (None: the plan decides) and what installs may reach.
 
     `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
-    `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own.
+    `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own; for
+    clones they only are what the proxy is not used for.
     `npm_registry`, `python_index`: base URLs that every package manager is told; empty for its own default.
     `ca_bundle`: a PEM file of certificates that clones and commands trust besides the host's.
-    `egress_proxy`: http://[user:password@]host:port through which installs reach what is not in allowed networks.
+    `egress_proxy`: http://[user:password@]host:port through which installs and clones reach what is not in those.
     `builder_image`: named by digest (`name@sha256:…`, or `sha256:…` for one that was built here); for docker only.
     """
 

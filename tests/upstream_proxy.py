@@ -13,8 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class RunningProxy:
+    """`asked` and `heads`: target and header of each request. `refusals`: statuses that the next ones are answered."""
+
     port: int
     asked: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    refusals: list[int] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -26,7 +30,11 @@ def running_proxy(places: Mapping[str, tuple[str, int]], credentials: str) -> Ge
     class Handler(BaseHTTPRequestHandler):
         def do_CONNECT(self) -> None:
             proxy.asked.append(self.path)
-            if self.headers["Proxy-Authorization"] != expected:
+            proxy.heads.append(str(self.headers))
+            refusal = proxy.refusals.pop(0) if proxy.refusals else 0
+            if refusal:
+                self.send_error(refusal)
+            elif self.headers["Proxy-Authorization"] != expected:
                 self.send_error(407)
             elif self.path not in places:
                 self.send_error(502)
@@ -48,7 +56,7 @@ def running_proxy(places: Mapping[str, tuple[str, int]], credentials: str) -> Ge
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     proxy.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
         yield proxy

@@ -6,6 +6,7 @@ import re
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
+from workers.executors.upstream_proxy import UpstreamAway, UpstreamFailure
 
 # Matched against git's messages in the C locale, in this order.
 _MOVED = re.compile(r"returned error: 30\d|unable to update url base from redirection|redirect", re.IGNORECASE)
@@ -104,6 +105,34 @@ def unreachable(repository: RepositoryUrl, reason: str) -> StageFailure:
         FailureCode.REPOSITORY_UNREACHABLE,
         f"{repository.public} can't be reached: {reason.rstrip('.')}. Check the address, then deploy again.",
     )
+
+
+def proxy_failure(repository: RepositoryUrl, failure: UpstreamFailure, *, is_last_attempt: bool) -> Exception:
+    """The exception for a contact that the company's proxy didn't let through: StageFailure for what it says of this
+    host, PlatformError for its own troubles and for what may pass.
+    """
+    if isinstance(failure, UpstreamAway):
+        return PlatformError(
+            "The proxy of this installation does not answer, so nothing outside can be cloned. Its operator checks "
+            "CLOUDIFY_EGRESS_PROXY, and that the proxy runs."
+        )
+    if failure.status == 407:
+        return PlatformError(
+            "The proxy of this installation doesn't accept its credentials (407), so nothing outside can be cloned. "
+            "Its operator corrects the user and password in CLOUDIFY_EGRESS_PROXY."
+        )
+    place = f"{repository.host}:{repository.port}"
+    if not failure.may_pass:
+        reason = f"the proxy of this installation (CLOUDIFY_EGRESS_PROXY) refuses {place} with status {failure.status}"
+        other = " It may allow the repository's https:// address." if repository.scheme == "ssh" else ""
+        return StageFailure(
+            FailureCode.REPOSITORY_UNREACHABLE,
+            f"{repository.public} can't be reached: {reason}.{other} Its operator allows the host there, or lists its "
+            "network in CLOUDIFY_EGRESS_ALLOWED_NETWORKS where it is reached directly.",
+        )
+    said = "gives no answer for it" if failure.status is None else f"answers {failure.status}"
+    reason = f"the proxy of this installation (CLOUDIFY_EGRESS_PROXY) doesn't get to {place}: it {said}"
+    return unreachable(repository, reason) if is_last_attempt else PlatformError(f"{repository.public}: {reason}.")
 
 
 def _last_line(stderr: str) -> str:

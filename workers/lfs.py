@@ -22,10 +22,9 @@ from urllib.parse import unquote
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from workers.git import Git, GitFailed
-from workers.git_failures import failure_of
 from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
 from workers.repository_access import RepositoryAccess, authorization
-from workers.repository_addresses import parse_for_clone
+from workers.repository_addresses import Route, parse_for_clone
 from workers.stage import StageLog
 
 _VERSION = "version https://git-lfs.github.com/spec/v1"
@@ -65,8 +64,8 @@ class LfsFetcher:
         self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
 
-    def fetch(self, repository: RepositoryUrl, address: str | None, tree: Path) -> None:
-        """`repository`: where the commit in `tree` came from, authorised, at this address. Raises StageFailure."""
+    def fetch(self, repository: RepositoryUrl, route: Route, tree: Path) -> None:
+        """`repository`: where the commit in `tree` came from, authorised, by this route. Raises StageFailure."""
         pointers = self._pointers(tree)
         if not pointers:
             return
@@ -90,7 +89,7 @@ class LfsFetcher:
                 is_last_attempt=self._is_last_attempt,
                 certificates=self._git.certificates,
             ) as client:
-                client.fetch(self._endpoint(source, address, configured), first_paths, self._directory)
+                client.fetch(self._endpoint(source, route, configured), first_paths, self._directory)
         self._put_in_place(pointers, tree)
         self._git.check_size()
 
@@ -127,9 +126,9 @@ class LfsFetcher:
             return replace(url, user=repository.user, password=repository.password)
         return self._access.authorise(url)
 
-    def _endpoint(self, source: RepositoryUrl, address: str | None, configured: str | None) -> Endpoint:
+    def _endpoint(self, source: RepositoryUrl, route: Route, configured: str | None) -> Endpoint:
         if source.scheme == "ssh":
-            return self._ask_over_ssh(source, address)
+            return self._ask_over_ssh(source, route)
         url = source.public
         if configured is None:
             # https://github.com/git-lfs/git-lfs/blob/main/docs/api/server-discovery.md
@@ -138,20 +137,21 @@ class LfsFetcher:
         header = authorization(source)
         return Endpoint(url, {} if header is None else {"Authorization": header})
 
-    def _ask_over_ssh(self, source: RepositoryUrl, address: str | None) -> Endpoint:
+    def _ask_over_ssh(self, source: RepositoryUrl, route: Route) -> Endpoint:
         """The HTTP address that the host hands out to the deploy key (`git-lfs-authenticate`)."""
         asked = f"git-lfs-authenticate {shlex.quote(unquote(source.path))} download"
         user = [] if source.user is None else ["-l", source.user]
-        ssh = [*self._access.ssh_command(source, address), "-p", str(source.port), *user, "--", source.host, asked]
+        ssh = [*self._access.ssh_command(source, route), "-p", str(source.port), *user, "--", source.host, asked]
         try:
-            answer = json.loads(self._git.run_program(ssh, self._directory, is_silent=True))
+            remote = self._access.ssh_environment(route)
+            answer = json.loads(self._git.run_program(ssh, self._directory, remote, is_silent=True))
             href, header = answer["href"], answer.get("header") or {}
             if isinstance(href, str) and isinstance(header, dict):
                 return Endpoint(href, {str(name): str(value) for name, value in header.items()})
         except GitFailed as error:
             # The shell's or the host's word for a command that it doesn't have names the command.
             if "git-lfs-authenticate" not in error.stderr:
-                raise failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
+                raise self._access.failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
         except (ValueError, LookupError, TypeError, AttributeError):
             pass
         raise StageFailure(

@@ -20,9 +20,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.git_failures import refused, unreachable
+from workers.git_failures import proxy_failure, refused, unreachable
 from workers.repository_access import RepositoryAccess, authorization
-from workers.repository_addresses import parse_for_clone, reachable_address
+from workers.repository_addresses import find_route, parse_for_clone
 
 if TYPE_CHECKING:
     import httpx
@@ -200,19 +200,20 @@ class LfsClient:
             response.close()
 
     def _connection(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
-        """The checked address of the host, and the client that connects to it alone."""
+        """The checked address of the host, and the client that connects to it alone; through the proxy, its name."""
         import httpx
 
         found = self._connections.get(url.origin)
         if found is None:
-            address = reachable_address(url, self._cancelled, allow_local=self._allow_local)
+            route = find_route(url, self._cancelled, self._access.proxy, allow_local=self._allow_local)
             client = httpx.Client(
                 verify=ssl.create_default_context(cafile=self._certificates),
                 timeout=httpx.Timeout(20.0, connect=10.0),
                 follow_redirects=False,
                 trust_env=False,
+                proxy=route.proxy,
             )
-            found = self._connections[url.origin] = (address, client)
+            found = self._connections[url.origin] = (route.address or url.host, client)
         return found
 
     def _chunks(self, response: httpx.Response, target: _Target) -> Iterator[bytes]:
@@ -226,6 +227,9 @@ class LfsClient:
     def _broken(self, target: _Target, reason: str) -> Exception:
         # Whoever cancelled while the server said nothing is told that.
         self._check_time()
+        failure = self._access.proxy.find_failure(target.public) if self._access.proxy is not None else None
+        if failure is not None:
+            return proxy_failure(target.public, failure, is_last_attempt=self._is_last_attempt)
         if self._is_last_attempt:
             return unreachable(target.public, f"the Git LFS server broke off ({reason})")
         return PlatformError(f"Contact with the Git LFS server {target.public.host} broke off ({reason}).")

@@ -7,16 +7,23 @@ import base64
 import ipaddress
 import os
 import shlex
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.errors import FailureCode, StageFailure
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import RepositoryUrl
-from workers.git_failures import host_key_changed
+from workers import ssh_tunnel
+from workers.git_failures import failure_of, host_key_changed, proxy_failure
+from workers.repository_addresses import Route
+
+if TYPE_CHECKING:
+    from workers.clone_proxy import CloneProxy
 
 # Nothing of the worker's own account: no configuration, keys, agent, or hosts that it knows.
 _SSH_OPTIONS = (
@@ -35,7 +42,7 @@ class _SshFiles:
 
 
 class RepositoryAccess:
-    """For one clone; not shared between threads. Made by `opened`."""
+    """For one clone; not shared between threads. Made by `opened`. `proxy`: where one leads outside, that one."""
 
     def __init__(
         self,
@@ -43,7 +50,9 @@ class RepositoryAccess:
         credentials: RepositoryCredentials | None,
         host_keys: RepositoryCredentialRepository,
         files: _SshFiles | None,
+        proxy: CloneProxy | None,
     ) -> None:
+        self.proxy = proxy
         self._project_id = project_id
         self._credentials = credentials
         self._host_keys = host_keys
@@ -57,13 +66,14 @@ class RepositoryAccess:
         credentials: RepositoryCredentials | None,
         host_keys: RepositoryCredentialRepository,
         directory: Path,
+        proxy: CloneProxy | None = None,
     ) -> Generator[RepositoryAccess]:
         """A deploy key is readable for ssh as long as the context lasts. `directory` is the stage's own."""
         if credentials is None or credentials.kind != "sshKey":
-            yield cls(project_id, credentials, host_keys, None)
+            yield cls(project_id, credentials, host_keys, None, proxy)
             return
         with _key_file(credentials.private_key, directory) as identity:
-            yield cls(project_id, credentials, host_keys, _SshFiles(identity, directory / "known_hosts"))
+            yield cls(project_id, credentials, host_keys, _SshFiles(identity, directory / "known_hosts"), proxy)
 
     def authorise(self, url: RepositoryUrl) -> RepositoryUrl:
         """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key."""
@@ -78,11 +88,19 @@ class RepositoryAccess:
             return None
         return self._credentials.origin
 
-    def environment(self, url: RepositoryUrl, address: str | None) -> dict[str, str]:
-        """What git needs to reach an authorised repository: credentials, and the address to connect to.
+    def failure_of(self, stderr: str, url: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
+        """As `git_failures.failure_of`, for a contact that may not even have got through the proxy."""
+        failure = self.proxy.find_failure(url) if self.proxy is not None else None
+        if failure is not None:
+            return proxy_failure(url, failure, is_last_attempt=is_last_attempt)
+        return failure_of(stderr, url, is_last_attempt=is_last_attempt)
+
+    def environment(self, url: RepositoryUrl, route: Route) -> dict[str, str]:
+        """What git needs to reach an authorised repository: credentials, and the address to connect to or the proxy.
 
         The address is one that was checked; resolving the name again could lead elsewhere.
         """
+        address = route.address
         settings: list[tuple[str, str]] = []
         environment: dict[str, str] = {}
         if url.is_http:
@@ -93,15 +111,23 @@ class RepositoryAccess:
             if address is not None and not _is_address(url.host):
                 shown = f"[{address}]" if ":" in address else address
                 settings.append(("http.curloptResolve", f"{url.host}:{url.port}:{shown}"))
+            if route.proxy is not None:
+                settings += [("http.proxy", route.proxy), ("http.proxyAuthMethod", "basic")]
         elif url.scheme == "ssh":
-            environment["GIT_SSH_COMMAND"] = shlex.join(self.ssh_command(url, address))
+            environment |= self.ssh_environment(route)
+            environment["GIT_SSH_COMMAND"] = shlex.join(self.ssh_command(url, route))
             environment["GIT_SSH_VARIANT"] = "ssh"
         for index, (name, value) in enumerate(settings):
             environment[f"GIT_CONFIG_KEY_{index}"] = name
             environment[f"GIT_CONFIG_VALUE_{index}"] = value
         return environment | {"GIT_CONFIG_COUNT": str(len(settings))}
 
-    def ssh_command(self, url: RepositoryUrl, address: str | None) -> list[str]:
+    @staticmethod
+    def ssh_environment(route: Route) -> dict[str, str]:
+        """What `ssh_command` needs in its environment."""
+        return {} if route.proxy is None else {"CLOUDIFY_CLONE_PROXY": route.proxy}
+
+    def ssh_command(self, url: RepositoryUrl, route: Route) -> list[str]:
         """An argv without host and command. The key that the host showed before is the only one accepted."""
         assert self._files is not None
         alias = _alias(url)
@@ -116,7 +142,8 @@ class RepositoryAccess:
             f"IdentityFile={self._files.identity}",
             f"HostKeyAlias={alias}",
             *([] if url.user else ["User=git"]),
-            *([] if address is None else [f"HostName={address}"]),
+            *([] if route.address is None else [f"HostName={route.address}"]),
+            *([] if route.proxy is None else [f"ProxyCommand={_tunnel_command(url)}", "ProxyUseFdpass=yes"]),
         ]
         return ["ssh", "-F", "/dev/null", *(part for option in options for part in ("-o", option))]
 
@@ -142,6 +169,13 @@ class RepositoryAccess:
             f"{url.public} needs a deploy key, and the project's credentials are for {self._credentials.origin} alone. "
             "Use an address on that host, or one that can be read without credentials."
         )
+
+
+def _tunnel_command(url: RepositoryUrl) -> str:
+    # Without the platform's packages, which take longer to find than the tunnel to open.
+    command = [sys.executable, "-I", "-S", ssh_tunnel.__file__, url.host, str(url.port)]
+    # ssh replaces %h and the like in it.
+    return shlex.join(command).replace("%", "%%")
 
 
 def authorization(url: RepositoryUrl) -> str | None:

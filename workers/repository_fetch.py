@@ -14,10 +14,10 @@ from urllib.parse import quote
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryUrl
 from workers.git import Git, GitFailed
-from workers.git_failures import failure_of, is_commit_absent, is_moved
+from workers.git_failures import is_commit_absent, is_moved
 from workers.lfs import LfsFetcher
 from workers.repository_access import RepositoryAccess
-from workers.repository_addresses import parse_for_clone, reachable_address
+from workers.repository_addresses import Route, find_route, parse_for_clone
 from workers.stage import StageLog
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
@@ -28,16 +28,16 @@ _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 class RemoteRepository:
     """A repository that is being talked to. Not shared between threads.
 
-    Made by `connect`, which checks where the address leads; every contact then goes to the address that was checked.
+    Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
     """
 
     def __init__(
-        self, git: Git, access: RepositoryAccess, url: RepositoryUrl, address: str | None, *, is_last_attempt: bool
+        self, git: Git, access: RepositoryAccess, url: RepositoryUrl, route: Route, *, is_last_attempt: bool
     ) -> None:
         self.url = url
         self._git = git
         self._access = access
-        self.address = address
+        self.route = route
         self._is_last_attempt = is_last_attempt
 
     @classmethod
@@ -52,12 +52,13 @@ class RemoteRepository:
         allow_local: bool,
         is_last_attempt: bool,
     ) -> RemoteRepository:
-        """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, Cancelled."""
-        address = None if url.scheme == "file" else reachable_address(url, cancelled, allow_local=allow_local)
+        """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
+        Cancelled."""
+        route = find_route(url, cancelled, access.proxy, allow_local=allow_local)
         authorised = access.authorise(url)
         if (origin := access.withheld_from(url)) is not None:
             log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
-        return cls(git, access, authorised, address, is_last_attempt=is_last_attempt)
+        return cls(git, access, authorised, route, is_last_attempt=is_last_attempt)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -103,7 +104,7 @@ class RemoteRepository:
                 )
             except GitFailed as error:
                 if not is_commit_absent(error.stderr):
-                    raise failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt) from error
+                    raise self._failure_of(error) from error
             if self._has_commit(sha, directory):
                 break
         else:
@@ -146,7 +147,7 @@ class RemoteRepository:
         """Runs git with this repository's address in place of "URL". Raises GitFailed if `is_raw`, else its meaning."""
 
         def run() -> bytes:
-            remote = self._access.environment(self.url, self.address)
+            remote = self._access.environment(self.url, self.route)
             filled = [self.url.public if argument == "URL" else argument for argument in arguments]
             output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
             self._access.keep_host_key(self.url)
@@ -164,7 +165,10 @@ class RemoteRepository:
         except GitFailed as error:
             if is_raw:
                 raise
-            raise failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt) from error
+            raise self._failure_of(error) from error
+
+    def _failure_of(self, error: GitFailed) -> Exception:
+        return self._access.failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt)
 
 
 class SubmoduleFetcher:
@@ -229,7 +233,7 @@ class SubmoduleFetcher:
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
         remote.fetch(sha, directory, None)
-        self._lfs.fetch(remote.url, remote.address, directory)
+        self._lfs.fetch(remote.url, remote.route, directory)
         self.fetch(remote.url, directory, depth + 1)
 
     def _links(self, directory: Path) -> dict[str, str]:

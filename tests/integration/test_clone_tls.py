@@ -24,8 +24,8 @@ __all__ = ["make_cloner"]
 pytestmark = pytest.mark.integration
 
 
-def write_certificate(path: Path) -> None:
-    """One for `localhost`, which vouches for itself, and its key in the same file."""
+def write_certificate(path: Path, host: str = "localhost") -> None:
+    """One for the host, which vouches for itself, and its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
     now = datetime.datetime.now(datetime.UTC)
@@ -37,7 +37,7 @@ def write_certificate(path: Path) -> None:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

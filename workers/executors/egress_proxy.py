@@ -1,9 +1,13 @@
-"""The one way out of a sandbox that installs: an HTTP proxy on a port of its own loopback, one for each run."""
+"""The one way out of a sandbox that installs: an HTTP proxy on a port of its own loopback, one for each run.
+
+Clones have one as well where an upstream proxy is set (workers/clone_proxy.py)."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import hmac
 import os
 import socket
 import threading
@@ -13,12 +17,12 @@ from urllib.parse import urlsplit
 
 from shared.errors import PlatformError
 from workers.executors.egress_policy import EgressPolicy, Refused, Unresolvable
+from workers.executors.egress_tunnel import Tunnel
 from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
 
 _HEADER_BYTES = 32 * 1024
 _HEADER_SECONDS = 15.0
 _CONNECT_SECONDS = 10.0
-_IDLE_SECONDS = 300.0
 _CONNECTIONS = 256
 _REMEMBERED_HOSTS = 100
 _SHORTAGE_SECONDS = 0.05
@@ -32,8 +36,9 @@ class _BadRequest(Exception):
 class EgressProxy:
     """Serves CONNECT and absolute-form `http://` requests, from construction until `close`.
 
-    It accepts from the listening socket that egress_listener.py sends over the Unix socket at `path`: one, the first,
-    which comes before anything of the project runs; after it nobody listens at `path`.
+    It accepts from `listener`: a listening socket that is its own from then on, or the path of a Unix socket over which
+    egress_listener.py sends it: one, the first, which comes before anything of the project runs; after it nobody
+    listens at that path. With `credentials` (user:password) only who sends them is served; others get 407.
 
     The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
     reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
@@ -42,23 +47,26 @@ class EgressProxy:
     the policy refuses stays refused.
     """
 
-    def __init__(self, path: Path, policy: EgressPolicy, upstream: UpstreamProxy | None = None) -> None:
+    def __init__(
+        self,
+        listener: Path | socket.socket,
+        policy: EgressPolicy,
+        upstream: UpstreamProxy | None = None,
+        *,
+        credentials: str = "",
+    ) -> None:
         self._policy = policy
         self._upstream = upstream
+        self._credentials = base64.b64encode(credentials.encode()) if credentials else b""
         self._lock = threading.Lock()
         self._blocked: dict[str, None] = {}
         self._open: set[socket.socket] = set()
         self._is_closed = False
         self._is_serving = False
         self._slots = threading.BoundedSemaphore(_CONNECTIONS)
-        self._handover = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Through the directory's descriptor: a Unix socket's path may have 107 bytes at most.
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-        try:
-            self._handover.bind(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.close(directory)
-        self._handover.listen(1)
+        # What is waited for first: a connection that brings the listener, or the listener's own.
+        self._first = _listen_at(listener) if isinstance(listener, Path) else listener
+        self._is_handed_over = isinstance(listener, Path)
         self._thread = threading.Thread(target=self._serve_all, name="egress-proxy", daemon=True)
         self._thread.start()
 
@@ -76,22 +84,25 @@ class EgressProxy:
         with self._lock:
             self._is_closed = True
             connections = list(self._open)
-        for connection in (self._handover, *connections):
+        for connection in (self._first, *connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=5)
-        self._handover.close()
+        self._first.close()
 
     def _serve_all(self) -> None:
-        with contextlib.suppress(OSError), self._receive_listener() as listener:
+        with (
+            contextlib.suppress(OSError),
+            self._receive_listener() if self._is_handed_over else self._first as listener,
+        ):
             # Like every connection it is shut down by `close`, which ends the wait in `accept`.
             if self._track(listener):
                 self._accept(listener)
 
     def _receive_listener(self) -> socket.socket:
         """Raises OSError when the sandbox ends before it sends one."""
-        client = self._accept_one(self._handover)
-        self._handover.close()
+        client = self._accept_one(self._first)
+        self._first.close()
         with client:
             _, received, _, _ = socket.recv_fds(client, 1, 1, socket.MSG_CMSG_CLOEXEC)
             if not received:
@@ -143,6 +154,9 @@ class EgressProxy:
     def _handle(self, client: socket.socket) -> None:
         try:
             head, rest = _read_head(client)
+            if self._credentials and not _is_authorised(head, self._credentials):
+                _answer(client, "407 Proxy Authentication Required", "This proxy is another program's.")
+                return
             host, port, forwarded = _parse(head)
         except _BadRequest as error:
             _answer(client, "400 Bad Request", str(error))
@@ -168,7 +182,7 @@ class EgressProxy:
                 server.sendall(rest)
             else:
                 server.sendall(forwarded + rest)
-            _Tunnel(client, server).run()
+            Tunnel(client, server).run()
         finally:
             self._release(server)
 
@@ -188,6 +202,24 @@ class EgressProxy:
         with self._lock:
             if len(self._blocked) < _REMEMBERED_HOSTS:
                 self._blocked[host[:255]] = None
+
+
+def _listen_at(path: Path) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Through the directory's descriptor: a Unix socket's path may have 107 bytes at most.
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        listening.bind(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
+    listening.listen(1)
+    return listening
+
+
+def _is_authorised(head: bytes, credentials: bytes) -> bool:
+    lines = [line.split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line]
+    given = [value.strip() for name, value in lines if name.lower() == b"proxy-authorization"]
+    return len(given) == 1 and hmac.compare_digest(given[0], b"Basic " + credentials)
 
 
 def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
@@ -244,44 +276,6 @@ def _connect(addresses: list[str], port: int) -> socket.socket | None:
         except OSError:
             continue
     return None
-
-
-class _Tunnel:
-    """Carries both directions, a thread each, until both ended or nothing moved either way for a while."""
-
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self._client = client
-        self._server = server
-        self._moved_at = time.monotonic()
-
-    def run(self) -> None:
-        back = threading.Thread(target=self._copy, args=(self._server, self._client), daemon=True)
-        back.start()
-        self._copy(self._client, self._server)
-        back.join()
-
-    def _copy(self, source: socket.socket, target: socket.socket) -> None:
-        source.settimeout(_IDLE_SECONDS)
-        try:
-            while data := self._receive(source):
-                target.sendall(data)
-        except OSError:
-            # One side is gone: the other direction has nobody to talk to either.
-            with contextlib.suppress(OSError):
-                source.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
-
-    def _receive(self, source: socket.socket) -> bytes:
-        while True:
-            try:
-                data = source.recv(65536)
-            except TimeoutError:
-                if time.monotonic() - self._moved_at >= _IDLE_SECONDS:
-                    raise
-                continue
-            self._moved_at = time.monotonic()
-            return data
 
 
 def _answer(client: socket.socket, status: str, reason: str) -> None:

@@ -1,8 +1,9 @@
-"""A company's HTTP proxy, through which installs reach the world."""
+"""A company's HTTP proxy, through which installs and clones reach the world."""
 
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import time
 from urllib.parse import unquote, urlsplit
@@ -13,7 +14,23 @@ _ANSWER_BYTES = 32 * 1024
 
 
 class UpstreamFailure(Exception):
-    """The message is one line for the person whose install it was; it never holds the proxy's credentials."""
+    """The message is one line for the person whose install it was; it never holds the proxy's credentials.
+
+    `status` is what the proxy answered, None if that was no answer of HTTP or came too late.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same may go well a moment later."""
+        return self.status is None or self.status >= 500
+
+
+class UpstreamAway(UpstreamFailure):
+    """The proxy itself can't be reached."""
 
 
 class UpstreamProxy:
@@ -45,7 +62,7 @@ class UpstreamProxy:
         try:
             connection = socket.create_connection(self._address, timeout=_CONNECT_SECONDS)
         except OSError as error:
-            raise UpstreamFailure("the upstream proxy of this installation does not answer") from error
+            raise UpstreamAway("the upstream proxy of this installation does not answer") from error
         try:
             connection.sendall(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (encoded, encoded, self._authorization))
             early = _read_answer(connection, target)
@@ -74,8 +91,9 @@ def _read_answer(connection: socket.socket, target: str) -> bytes:
     head, _, rest = received.partition(b"\r\n\r\n")
     words = head.split(b"\r\n")[0].split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].startswith(b"2"):
-        status = words[1][:3].decode("ascii", "replace") if len(words) > 1 else "nothing of HTTP"
-        raise UpstreamFailure(f"the upstream proxy refuses {target}: it answers {status}")
+        answered = words[1][:3].decode("ascii", "replace") if len(words) > 1 else "nothing of HTTP"
+        status = int(answered) if re.fullmatch("[3-5][0-9][0-9]", answered) else None
+        raise UpstreamFailure(f"the upstream proxy refuses {target}: it answers {answered}", status=status)
     # As long as the tunnel lasts, its own deadlines hold.
     connection.settimeout(None)
     return rest

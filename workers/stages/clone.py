@@ -6,9 +6,10 @@ import os
 import re
 import stat
 import time
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
@@ -26,6 +27,9 @@ from workers.repository_fetch import RemoteRepository, SubmoduleFetcher
 from workers.snapshots import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.tar_format import MAXIMUM_DEPTH
+
+if TYPE_CHECKING:
+    from workers.clone_proxy import CloneProxy
 
 KIND = "source"
 # From this attempt on a broken contact is told to the user instead of being tried once more.
@@ -51,6 +55,7 @@ class CloneStage:
         self._ignored = ignored
         self._host_keys = host_keys
         self._allow_local = settings.allow_local_repositories
+        self._build_settings = settings.build
         self._certificates: Path | None = None
         if settings.build.ca_bundle is not None:
             from workers.executors.sandbox_environment import gather_certificates
@@ -61,9 +66,18 @@ class CloneStage:
         deployment, log = context.deployment, context.log
         url = parse_for_clone(deployment.repository_url, allow_local=self._allow_local)
         log.system(f"Cloning {url.public}, " + _wanted(deployment.branch, deployment.commit_sha) + ".")
-        opened = RepositoryAccess.opened(deployment.project_id, context.credentials, self._host_keys, context.directory)
-        with opened as access:
-            return self._run(context, access, url)
+        with ExitStack() as stack:
+            proxy = stack.enter_context(self._opened_proxy())
+            credentials, directory = context.credentials, context.directory
+            opened = RepositoryAccess.opened(deployment.project_id, credentials, self._host_keys, directory, proxy)
+            return self._run(context, stack.enter_context(opened), url)
+
+    def _opened_proxy(self) -> AbstractContextManager[CloneProxy | None]:
+        if not self._build_settings.egress_proxy:
+            return nullcontext()
+        from workers.clone_proxy import CloneProxy
+
+        return CloneProxy.opened(self._build_settings)
 
     def _run(self, context: StageContext, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
         deployment = context.deployment
@@ -194,7 +208,7 @@ class CloneStage:
         options = {"allow_local": self._allow_local, "is_last_attempt": context.attempt >= _LAST_ATTEMPT}
         log, cancelled = context.log, context.cancelled
         lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, **options)
-        lfs.fetch(clone.remote.url, clone.remote.address, tree)
+        lfs.fetch(clone.remote.url, clone.remote.route, tree)
         SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, **options).fetch(clone.remote.url, tree)
 
 

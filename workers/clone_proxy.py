@@ -1,0 +1,112 @@
+"""The way out of one clone, where an installation reaches the outside through a company's proxy only."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from shared.repository_url import RepositoryUrl, is_public_address
+from shared.settings import BuildSettings
+from workers.executors.egress_policy import Address, EgressPolicy, Refused
+from workers.executors.egress_proxy import EgressProxy
+from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
+
+_USER = "clone"
+
+
+class CloneProxy:
+    """An HTTP proxy on a loopback port for one clone: to the hosts that were opened, by a tunnel through the upstream.
+
+    git, ssh and the LFS client are told `url` alone, so that the upstream's credentials never leave this process, and
+    what a clone reaches is what was checked, whatever they are led to. Safe from several threads.
+    """
+
+    def __init__(self, upstream_url: str, networks: Sequence[str]) -> None:
+        """`networks`: CIDRs that are reached directly. Raises ValueError for ones that are none, OSError."""
+        self._networks = EgressPolicy([], networks)
+        self._opened = _OpenedHosts()
+        self._upstream = _WatchedUpstream(upstream_url)
+        # Other programs of this host can connect to the port as well.
+        credentials = f"{_USER}:{secrets.token_urlsafe(24)}"
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.url = f"http://{credentials}@127.0.0.1:{listener.getsockname()[1]}"
+        self._proxy = EgressProxy(listener, self._opened, self._upstream, credentials=credentials)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, settings: BuildSettings) -> Generator[CloneProxy]:
+        """For settings that name an upstream proxy."""
+        proxy = cls(settings.egress_proxy, settings.egress_allowed_networks)
+        try:
+            yield proxy
+        finally:
+            proxy.close()
+
+    def is_direct(self, addresses: Sequence[str]) -> bool:
+        """Whether a host with these addresses is reached without the proxy: all are in the allowed networks or aren't
+        public. False for none."""
+        found = [ipaddress.ip_address(text) for text in addresses]
+        return bool(found) and all(
+            self._networks.is_listed([address]) or not is_public_address(address) for address in found
+        )
+
+    def open(self, url: RepositoryUrl) -> UpstreamFailure | None:
+        """Lets the clone reach the host at its port, and tries it: why the upstream proxy doesn't lead there."""
+        self._opened.add(url.host, url.port)
+        try:
+            connection, _ = self._upstream.connect(url.host, url.port)
+        except UpstreamFailure as failure:
+            return failure
+        connection.close()
+        return None
+
+    def find_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
+        """Why the latest contact with the host didn't get through the upstream proxy; None if it did."""
+        return self._upstream.failures.get(_key(url.host, url.port))
+
+    def close(self) -> None:
+        """Ends every connection. May be called twice."""
+        self._proxy.close()
+
+
+class _OpenedHosts(EgressPolicy):
+    """Lets through what was checked before (`find_route`), and always through the upstream proxy, by its name."""
+
+    def __init__(self) -> None:
+        super().__init__([], [])
+        self._hosts: set[tuple[str, int]] = set()
+
+    def add(self, host: str, port: int) -> None:
+        self._hosts.add(_key(host, port))
+
+    def resolve(self, host: str, port: int) -> list[Address]:
+        if _key(host, port) not in self._hosts:
+            raise Refused(f"{host}:{port} is no host of this clone")
+        return []
+
+    def is_listed(self, addresses: object) -> bool:
+        return False
+
+
+class _WatchedUpstream(UpstreamProxy):
+    """Remembers what became of the latest connection to each host: git and ssh only say that there was none."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.failures: dict[tuple[str, int], UpstreamFailure] = {}
+
+    def connect(self, host: str, port: int) -> tuple[socket.socket, bytes]:
+        try:
+            connected = super().connect(host, port)
+        except UpstreamFailure as failure:
+            self.failures[_key(host, port)] = failure
+            raise
+        self.failures.pop(_key(host, port), None)
+        return connected
+
+
+def _key(host: str, port: int) -> tuple[str, int]:
+    return host.lower().rstrip("."), port
