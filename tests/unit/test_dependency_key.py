@@ -127,6 +127,37 @@ def test_every_member_of_a_workspace_counts(tmp_path: Path) -> None:
     assert explain_miss(now, before) == "package.json changed"
 
 
+@pytest.mark.parametrize(
+    ("workspace", "lockfile"),
+    [
+        ({"package.json": package(workspaces=["apps/*"])}, "package-lock.json"),
+        ({"package.json": package(workspaces={"packages": ["./apps/**"]})}, "yarn.lock"),
+        ({"package.json": "{}", "pnpm-workspace.yaml": "packages:\n  - 'apps/*' # all\n"}, "pnpm-lock.yaml"),
+    ],
+)
+def test_a_lockfile_of_its_own_does_not_take_a_member_out_of_its_workspace(
+    tmp_path: Path, workspace: Site, lockfile: str
+) -> None:
+    # Seen with npm 11 and pnpm 10: they install what the workspace's lockfile says, whatever the member's does.
+    site = {**workspace, lockfile: "", f"apps/a/{lockfile}": "", "apps/a/package.json": package()}
+    before = components_of(tmp_path / "before", site, directory="apps/a")
+    for name, change in enumerate(
+        ({lockfile: "new"}, {"apps/b/package.json": package(name="b")}, {"patches/a.patch": "x"})
+    ):
+        assert components_of(tmp_path / str(name), {**site, **change}, directory="apps/a") != before
+    # What is no member of it has nothing to do with it.
+    apart = {**site, f"docs/{lockfile}": "", "docs/package.json": package()}
+    before = components_of(tmp_path / "apart", apart, directory="docs")
+    change = {lockfile: "new", "apps/b/package.json": package(name="b")}
+    assert components_of(tmp_path / "still", {**apart, **change}, directory="docs") == before
+
+
+def test_every_lockfile_of_a_pnpm_workspace_counts(tmp_path: Path) -> None:
+    site = {"package.json": package(), "pnpm-workspace.yaml": "packages: ['apps/*']", "pnpm-lock.yaml": ""}
+    before = components_of(tmp_path / "before", {**site, "apps/a/pnpm-lock.yaml": ""})
+    assert components_of(tmp_path / "now", {**site, "apps/a/pnpm-lock.yaml": "new"}) != before
+
+
 def test_a_broken_package_file_of_a_fixture_breaks_no_install(tmp_path: Path) -> None:
     site = {"package.json": package(workspaces=["apps/*"]), "package-lock.json": "{}", "test/package.json": "{ oops"}
     assert components_of(tmp_path, site)["lockfile"]
@@ -153,6 +184,10 @@ def test_a_broken_package_file_of_a_fixture_breaks_no_install(tmp_path: Path) ->
         ({"mkdocs.yml": "", "requirements.txt": "plugin @ file:plugin"}, {}, True),
         ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[project]\nname='a'"}, {}, False),
         ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[build-system]\nrequires=[]"}, {}, True),
+        # Pipenv without a lockfile reads what its Pipfile names.
+        ({"mkdocs.yml": "", "Pipfile": "[packages]\nmkdocs = '*'"}, {}, False),
+        ({"mkdocs.yml": "", "Pipfile": "[packages]\nplugin = {path = './plugin'}"}, {}, True),
+        ({"mkdocs.yml": "", "Pipfile": "[packages.plugin]\nfile = 'plugin.whl'"}, {}, True),
         # Commands that run scripts of the project, or install what another file says.
         (NODE_SITE, {"install_command": "npm install eslint@9 --no-audit"}, False),
         (NODE_SITE, {"install_command": "npm ci --prefix frontend"}, True),

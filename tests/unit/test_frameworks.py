@@ -272,6 +272,26 @@ def test_a_member_of_a_workspace_is_installed_at_its_root(tmp_path: Path) -> Non
     assert detection.node_version == "22.1.0"
 
 
+@pytest.mark.parametrize(
+    ("workspace", "own", "command"),
+    [
+        ({"package.json": package(workspaces=["packages/*"]), "package-lock.json": ""}, {}, "npm install"),
+        ({"package.json": package(workspaces=["packages/*"]), "yarn.lock": ""}, {}, "npm install"),
+        # pnpm would install the workspace above, and nothing here.
+        (
+            {"package.json": package(), "pnpm-workspace.yaml": "packages:\n  - packages/*\n", "pnpm-lock.yaml": ""},
+            {"docs/pnpm-lock.yaml": ""},
+            "pnpm install --frozen-lockfile --ignore-workspace",
+        ),
+    ],
+)
+def test_what_lies_beside_a_workspace_is_installed_by_itself(
+    tmp_path: Path, workspace: dict[str, str], own: dict[str, str], command: str
+) -> None:
+    detection = detected(tmp_path, {**workspace, **own, "docs/package.json": package({"vitepress": "1"})}, "docs")
+    assert (detection.install_directory, detection.install_command) == ("docs", command)
+
+
 def test_a_variable_chooses_the_package_manager_over_the_lockfile(tmp_path: Path) -> None:
     locks: dict[str, str | bytes] = {"package-lock.json": "{}", "pnpm-lock.yaml": ""}
     site = {**locks, "package.json": package({"vite": "7"})}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.frameworks.workspaces import has_member, is_apart_from_pnpm_workspace
 
 # Where a directory has several, the first decides: other platforms choose in this order, too, and the lockfile that is
 # there by mistake is mostly npm's.
@@ -105,6 +106,9 @@ def read_node_project(
             f" `{manager} install` and commit {missing} to pin them."
         )
     command = _install_command(manager, is_frozen=lockfile is not None, is_berry=is_berry)
+    if manager == "pnpm" and is_apart_from_pnpm_workspace(tree, install_directory):
+        # It would install the workspace above instead.
+        command += " --ignore-workspace"
     return NodeProject(manager, lockfile, install_directory, command, node_version, tuple(reasons))
 
 
@@ -167,7 +171,7 @@ def _other_lockfiles(tree: SourceTree, lockfile: str, manager: str) -> list[str]
 def _nearest_lockfile(tree: SourceTree, directory: str, managers: tuple[str, ...]) -> tuple[str, str | None]:
     for above in ancestors(directory):
         # A lockfile further up is this project's only where a workspace ties the two together.
-        if above != directory and not _is_workspace_root(tree, above):
+        if above != directory and not has_member(tree, above, directory):
             continue
         for manager in managers:
             for name in LOCKFILES[manager]:
@@ -178,14 +182,8 @@ def _nearest_lockfile(tree: SourceTree, directory: str, managers: tuple[str, ...
 
 def _workspace_of(tree: SourceTree, directory: str) -> str:
     """Where the members of the project's workspace are installed together; the project itself where it is in none."""
-    above = (above for above in ancestors(directory)[1:] if _is_workspace_root(tree, above))
+    above = (above for above in ancestors(directory)[1:] if has_member(tree, above, directory))
     return next(above, directory)
-
-
-def _is_workspace_root(tree: SourceTree, directory: str) -> bool:
-    if tree.is_file(join(directory, "pnpm-workspace.yaml")):
-        return True
-    return bool((tree.read_object(join(directory, "package.json")) or {}).get("workspaces"))
 
 
 def _is_berry(tree: SourceTree, directory: str, declared_version: str) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 
 from shared.errors import StageFailure
 from workers.frameworks.detection import Detection
-from workers.frameworks.node_projects import install_scripts_of
+from workers.frameworks.node_projects import LOCKFILES, install_scripts_of
 from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.frameworks.workspaces import installed_with, is_workspace_root
 from workers.stages.local_dependencies import (
     is_plain_install,
     node_configuration_reads_files,
@@ -53,7 +54,7 @@ def dependency_components(
     """
     directory = detection.install_directory
     components = {
-        "lockfile": _digest_files(tree, [detection.lockfile] if detection.lockfile else []),
+        "lockfile": _digest_files(tree, _lockfiles(tree, detection)),
         "install_command": detection.install_command or "",
         "install_directory": directory,
         "platform": toolchain.platform,
@@ -71,7 +72,8 @@ def dependency_components(
     if toolchain.image:
         components["builder image"] = toolchain.image
     files = [join(above, name) for above in ancestors(directory) for name in names]
-    patches = [path for name in _PATCH_DIRECTORIES for path in tree.find_below(join(directory, name))]
+    places = dict.fromkeys((directory, installed_with(tree, directory)))
+    patches = [path for at in places for name in _PATCH_DIRECTORIES for path in tree.find_below(join(at, name))]
     components["configuration"] = _digest_files(tree, [*files, *patches])
     return {name: value for name, value in components.items() if value}
 
@@ -105,6 +107,8 @@ def _python_reads_source(tree: SourceTree, detection: Detection) -> bool:
         for name in ("uv.toml", "poetry.toml"):
             if python_configuration_reads_files(tree.read_text(join(above, name)) or ""):
                 return True
+    if python_lock_reads_files("Pipfile", tree.read_text(join(directory, "Pipfile")) or ""):
+        return True
     text = (tree.read_lockfile(detection.lockfile) if detection.lockfile else None) or ""
     if _requirements_name(detection) is not None:
         return requirements_read_files(text)
@@ -132,13 +136,25 @@ def _node_reads_source(tree: SourceTree, directory: str) -> bool:
     return False
 
 
+def _lockfiles(tree: SourceTree, detection: Detection) -> list[str]:
+    """The detected one; for a member of a workspace, those above too: package managers read the workspace's."""
+    found = [detection.lockfile] if detection.lockfile else []
+    if detection.runtime != "node":
+        return found
+    root, places = installed_with(tree, detection.install_directory), ancestors(detection.install_directory)
+    if root != detection.install_directory:
+        places = places[: places.index(root) + 1]
+        found += [join(place, name) for place in places for names in LOCKFILES.values() for name in names]
+    if detection.package_manager == "pnpm" and is_workspace_root(tree, root):
+        # Each member may have one of its own (shared-workspace-lockfile=false).
+        found += tree.find_all(root, "pnpm-lock.yaml")
+    return list(dict.fromkeys(found))
+
+
 def _package_files(tree: SourceTree, directory: str) -> list[str]:
     """The package.json of a project, or all those of a workspace."""
-    path = join(directory, "package.json")
-    is_workspace = (tree.read_object(path) or {}).get("workspaces") or tree.is_file(
-        join(directory, "pnpm-workspace.yaml")
-    )
-    return tree.find_all(directory, "package.json") if is_workspace else [path]
+    root = installed_with(tree, directory)
+    return tree.find_all(root, "package.json") if is_workspace_root(tree, root) else [join(root, "package.json")]
 
 
 def _digest_packages(tree: SourceTree, directory: str) -> str:

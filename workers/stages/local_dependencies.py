@@ -134,7 +134,9 @@ def python_project_reads_files(text: str) -> bool:
 
 
 def python_lock_reads_files(name: str, text: str) -> bool:
-    """Of uv.lock, poetry.lock and Pipfile.lock."""
+    """Of uv.lock, poetry.lock, Pipfile.lock and Pipfile."""
+    if name == "Pipfile":
+        return bool(re.search(r"""\b(?:path|editable)["']?\s*=|\bfile["']?\s*=\s*["'](?!https?://)""", text))
     if name == "uv.lock":
         return bool(re.search(r'\{ (?:editable|directory|path) = |registry = "(?!https?://)', text))
     if name == "poetry.lock":
