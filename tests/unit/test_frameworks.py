@@ -13,6 +13,7 @@ import pytest
 
 from shared.errors import FailureCode, StageFailure
 from tests.repositories import write_site
+from workers.frameworks import catalogue
 from workers.frameworks.catalogue import BY_NAME
 from workers.frameworks.detection import Detection, Overrides, detect
 
@@ -473,6 +474,14 @@ def test_a_named_pipe_does_not_hold_the_worker(tmp_path: Path) -> None:
 def test_a_detection_survives_the_database(tmp_path: Path) -> None:
     detection = detected(tmp_path, depends("vite", build="vite build"))
     assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(detection)), Detection) == detection
+
+
+def test_no_framework_keeps_what_it_publishes() -> None:
+    """What a commit deletes would be published for good."""
+    for framework in catalogue.FRAMEWORKS:
+        kept = {*framework.caches, *catalogue.NODE_CACHES, *catalogue.WORKSPACE_CACHES}
+        outputs = {framework.output, *framework.other_outputs}
+        assert not any(f"{output}/".startswith(f"{path}/") for output in outputs for path in kept), framework.name
 
 
 def test_every_framework_can_be_chosen_by_its_name(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
         # Nuxt 2's.
         other_outputs=("dist",),
     ),
-    # Its cache lists what it wrote to public, so that they go together.
-    Framework("gatsby", "Gatsby", "node", "public", "gatsby build", ("gatsby",), caches=(".cache", "public")),
+    # Its cache goes with public, which is the site: what was deleted from static would be published for good.
+    Framework("gatsby", "Gatsby", "node", "public", "gatsby build", ("gatsby",)),
     Framework("docusaurus", "Docusaurus", "node", "build", "docusaurus build", ("@docusaurus/core",)),
     Framework(
         "astro",
@@ -78,7 +78,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
         ("astro",),
         output_files=("astro.config.mjs", "astro.config.ts", "astro.config.js"),
         output_pattern=r"\boutDir" + _QUOTED_VALUE,
-        caches=("node_modules/.astro",),
+        # Its images. Of the rest, rendered pages stay as they are when a plugin in the repository changes (Astro 5).
+        caches=("node_modules/.astro/assets",),
         advice="Astro builds a static site without an adapter and without `output: 'server'` in its configuration.",
     ),
     Framework(

@@ -19,7 +19,7 @@ from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
-from workers.stages.build_cache import BuildCache
+from workers.stages.build_cache import BuildCache, packages_digest
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
@@ -115,7 +115,8 @@ class BuildStage:
             if detection.build_command is None:
                 collected = self._collect(context, detection, inputs)
             else:
-                collected = self._built(context, detection, environment, inputs, tools)
+                packages = packages_digest(inputs[0], detection) or str(installed["dependencies"] or "none")
+                collected = self._built(context, detection, environment, inputs, tools, packages)
         snapshot = self._snapshots.save(context.deployment.tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
@@ -128,8 +129,14 @@ class BuildStage:
         environment: dict[str, str],
         inputs: tuple[Path, ...],
         tools: Sequence[Tool],
+        packages: str,
     ) -> Path:
-        components = {**self._tool_components(tools), **variable_components(context.variables, self._digest_key)}
+        components = {
+            # Not every tool names its plugins' versions in what it keeps: babel-loader doesn't.
+            "packages": packages,
+            **self._tool_components(tools),
+            **variable_components(context.variables, self._digest_key),
+        }
         with self.build_cache.opened(context, detection, inputs[0], components) as kept:
             layers = inputs if kept.layer is None else (*inputs, kept.layer)
             upper = self._build(context, detection, environment, layers, tools, is_fresh=kept.layer is None)

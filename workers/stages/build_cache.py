@@ -7,6 +7,7 @@ that goes wrong here fails a deployment. It is attached as a read-only layer and
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import queue
 import threading
@@ -21,6 +22,7 @@ from shared.errors import StageFailure
 from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
+from workers.frameworks.source_tree import SourceTree
 from workers.layers import complete, has_directory, take_directories
 from workers.snapshots import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext
@@ -154,6 +156,12 @@ class BuildCache:
                 return
         if former is not None and not self._index.is_referenced(tenant_id, former.digest):
             self._snapshots.delete(tenant_id, former.digest)
+
+
+def packages_digest(source: Path, detection: Detection) -> str | None:
+    """Of the lockfile. The dependencies' own digest may differ where their versions are the same."""
+    lockfile = SourceTree(source).read(detection.lockfile) if detection.lockfile else None
+    return None if lockfile is None else hashlib.sha256(lockfile).hexdigest()
 
 
 def _paths(detection: Detection, source: Path) -> tuple[str, ...]:
