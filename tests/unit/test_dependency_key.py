@@ -142,7 +142,7 @@ def test_a_lockfile_of_its_own_does_not_take_a_member_out_of_its_workspace(
     site = {**workspace, lockfile: "", f"apps/a/{lockfile}": "", "apps/a/package.json": package()}
     before = components_of(tmp_path / "before", site, directory="apps/a")
     for name, change in enumerate(
-        ({lockfile: "new"}, {"apps/b/package.json": package(name="b")}, {"patches/a.patch": "x"})
+        ({lockfile: "new"}, {"apps/b/package.json": package(name="b")}, {"patches/a": "x"}, {"apps/a/patches/a": "x"})
     ):
         assert components_of(tmp_path / str(name), {**site, **change}, directory="apps/a") != before
     # What is no member of it has nothing to do with it.
@@ -176,6 +176,11 @@ def test_a_broken_package_file_of_a_fixture_breaks_no_install(tmp_path: Path) ->
         ({"package.json": package(scripts={"prepare": "node x.js"})}, {}, True),
         ({"package.json": package(scripts={"prepare": "husky"})}, {}, False),
         ({"package.json": package(scripts={"prepare": "husky && node x.js"})}, {}, True),
+        ({"package.json": package(scripts={"preinstall": "npx only-allow pnpm"})}, {}, False),
+        ({"package.json": package(scripts={"preinstall": "npx only-allow pnpm; node x.js"})}, {}, True),
+        ({"package.json": package(scripts={"postinstall": "patch-package && is-ci || husky install"})}, {}, False),
+        ({"package.json": package(scripts={"postinstall": "patch-package --patch-dir other"})}, {}, True),
+        ({"package.json": package(scripts={"prepare": "lefthook install || true"})}, {}, False),
         ({"package.json": package(dependencies={"vite": "7", "a": "file:./a"})}, {}, True),
         ({**NODE_SITE, "binding.gyp": ""}, {}, True),
         (PYTHON_SITE, {}, False),

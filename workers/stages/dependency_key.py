@@ -39,8 +39,13 @@ _NODE_CONFIGURATION = (
 )
 _PYTHON_CONFIGURATION = ("pyproject.toml", "uv.toml", "poetry.toml", "Pipfile", "pip.conf", ".python-version")
 _PATCH_DIRECTORIES = ("patches", ".yarn/patches", ".yarn/releases", ".yarn/plugins")
-# Sets up git hooks, which means nothing here: so common that every commit would install anew because of it.
-_HARMLESS_SCRIPT = re.compile(r"\s*(?:is-ci \|\| )?husky(?: install)?(?: \|\| true)?\s*")
+# Sets up git hooks, or refuses other package managers, or applies what lies in `patches`, which the key names: so
+# common that every commit would install anew because of it.
+_HARMLESS_PART = re.compile(
+    r"\s*(?:true|is-ci|(?:npx (?:-y |--yes )?|yarn (?:run )?|pnpm (?:exec )?|bunx )?"
+    r"(?:husky(?: install)?|simple-git-hooks|lefthook install|only-allow \w+"
+    r"|patch-package(?: --error-on-(?:fail|warn))*))\s*"
+)
 # What the install writes. Where the repository has some, it may find its work done, or leave what is there.
 _WRITTEN = ("node_modules", ".yarn/cache", ".yarn/unplugged")
 
@@ -72,7 +77,8 @@ def dependency_components(
     if toolchain.image:
         components["builder image"] = toolchain.image
     files = [join(above, name) for above in ancestors(directory) for name in names]
-    places = dict.fromkeys((directory, installed_with(tree, directory)))
+    packages = _package_files(tree, directory) if detection.runtime == "node" else []
+    places = dict.fromkeys((directory, installed_with(tree, directory), *(ancestors(path)[1] for path in packages)))
     patches = [path for at in places for name in _PATCH_DIRECTORIES for path in tree.find_below(join(at, name))]
     components["configuration"] = _digest_files(tree, [*files, *patches])
     return {name: value for name, value in components.items() if value}
@@ -91,6 +97,12 @@ def reads_source(tree: SourceTree, detection: Detection) -> bool:
     if detection.runtime == "python":
         return _python_reads_source(tree, detection)
     return detection.runtime != "node" or _node_reads_source(tree, detection.install_directory)
+
+
+def runs_scripts(package: dict[str, Any]) -> bool:
+    """Whether an install runs scripts of this package.json that may read any file."""
+    parts = (part for script in install_scripts_of(package).values() for part in re.split(r"&&|\|\||;", script))
+    return not all(_HARMLESS_PART.fullmatch(part) for part in parts)
 
 
 def _requirements_name(detection: Detection) -> str | None:
@@ -128,8 +140,7 @@ def _node_reads_source(tree: SourceTree, directory: str) -> bool:
         return True
     for path in _package_files(tree, directory):
         package, place = _read_package(tree, path), ancestors(path)[1]
-        scripts = [script for script in install_scripts_of(package).values() if not _HARMLESS_SCRIPT.fullmatch(script)]
-        if scripts or package_reads_files(package):
+        if runs_scripts(package) or package_reads_files(package):
             return True
         if tree.is_file(join(place, "binding.gyp")) or tree.is_directory(join(place, "node_modules")):
             return True
