@@ -38,6 +38,10 @@ _COMMIT_ABSENT = re.compile(
 )
 
 
+class ProxyUnusable(PlatformError):
+    """The company's proxy can't be used at all. The message, unlike other PlatformErrors', is for the log as well."""
+
+
 def is_moved(stderr: str) -> bool:
     return _MOVED.search(stderr) is not None and _AUTHENTICATION.search(stderr) is None
 
@@ -112,12 +116,12 @@ def proxy_failure(repository: RepositoryUrl, failure: UpstreamFailure, *, is_las
     host, PlatformError for its own troubles and for what may pass.
     """
     if isinstance(failure, UpstreamAway):
-        return PlatformError(
+        return ProxyUnusable(
             "The proxy of this installation does not answer, so nothing outside can be cloned. Its operator checks "
             "CLOUDIFY_EGRESS_PROXY, and that the proxy runs."
         )
     if failure.status == 407:
-        return PlatformError(
+        return ProxyUnusable(
             "The proxy of this installation doesn't accept its credentials (407), so nothing outside can be cloned. "
             "Its operator corrects the user and password in CLOUDIFY_EGRESS_PROXY."
         )

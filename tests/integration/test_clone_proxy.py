@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from shared.db.database import Database
-from shared.errors import FailureCode, PlatformError
+from shared.errors import Cancelled, FailureCode, PlatformError
 from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import parse_repository_url
 from shared.settings import BuildSettings
@@ -76,7 +76,7 @@ class Processes:
         self._server = server
         self._hold = server.hold = threading.Event()
         self._found: list[str] = []
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
@@ -210,6 +210,9 @@ def test_troubles_of_the_proxy_are_the_platforms(make_cloner: MakeCloner, proxy:
         )
         with pytest.raises(PlatformError, match=r"does not answer.*CLOUDIFY_EGRESS_PROXY") as away:
             cloner.clone(URL, attempt=3)
+    # Their users are told as well, who are to ask their operator.
+    for thrown, log in ((refused, wrong.log), (away, cloner.log)):
+        assert f"system: {thrown.value}" in log.lines
     assert "wr0ng" not in f"{refused.value} {away.value} {wrong.log.text} {cloner.log.text}"
 
 
@@ -231,6 +234,15 @@ def test_what_the_proxy_says_of_a_host_is_told(cloner: Cloner, proxy: RunningPro
         cloner.clone(URL, clean=True)
     proxy.refusals = [0, 503]
     assert cloner.failure(URL, clean=True, attempt=3).code is FailureCode.REPOSITORY_UNREACHABLE
+
+
+def test_cancelling_ends_the_tries(cloner: Cloner, proxy: RunningProxy) -> None:
+    context = cloner.context(URL)
+    context.cancelled.set()
+    proxy.refusals = [503]
+    with pytest.raises(Cancelled):
+        cloner.stage.run(context)
+    assert len(proxy.asked) == 1
 
 
 def test_a_refusal_while_lfs_is_fetched_is_told(cloner: Cloner, https: GitServer, proxy: RunningProxy) -> None:
@@ -285,6 +297,10 @@ def test_the_port_serves_nobody_else_and_nothing_else(proxy: RunningProxy) -> No
         for target in (f"{NAME}:22", f"{OTHER}:443", "127.0.0.1:443", "169.254.169.254:80"):
             assert ask(port, target, header) == "403"
         assert len(proxy.asked) == asked
+        # As httpx spells it: without brackets.
+        assert clone_proxy.open(parse_repository_url("https://[2001:db8::7]/r", allow_local=False)) is not None
+        assert ask(port, "2001:db8::7:443", header) == "502"
+        assert proxy.asked[asked:] == ["[2001:db8::7]:443"] * 2
     with pytest.raises(ConnectionRefusedError):
         ask(port, f"{NAME}:443", header)
 

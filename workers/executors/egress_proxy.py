@@ -248,6 +248,10 @@ def _parse(head: bytes) -> tuple[str, int, bytes | None]:
     if len(words) != 3:
         raise _BadRequest("the request line is malformed")
     method, target, _ = words
+    if method == "CONNECT" and "[" not in target and target.count(":") > 1:
+        # httpx names IPv6 addresses so.
+        address, _, asked_port = target.rpartition(":")
+        target = f"[{address}]:{asked_port}"
     try:
         url = urlsplit(f"//{target}" if method == "CONNECT" else target)
         port, host = url.port, url.hostname

@@ -19,6 +19,7 @@ from shared.settings import Settings
 from workers.cache_key import cache_key
 from workers.directories import remove_tree
 from workers.git import Git, GitLimits
+from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
 from workers.lfs import LfsFetcher
 from workers.repository_access import RepositoryAccess
@@ -70,7 +71,11 @@ class CloneStage:
             proxy = stack.enter_context(self._opened_proxy())
             credentials, directory = context.credentials, context.directory
             opened = RepositoryAccess.opened(deployment.project_id, credentials, self._host_keys, directory, proxy)
-            return self._run(context, stack.enter_context(opened), url)
+            try:
+                return self._run(context, stack.enter_context(opened), url)
+            except ProxyUnusable as error:
+                log.system(str(error))
+                raise
 
     def _opened_proxy(self) -> AbstractContextManager[CloneProxy | None]:
         if not self._build_settings.egress_proxy:
