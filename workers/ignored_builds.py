@@ -18,10 +18,12 @@ from shared.repositories.deployments import DeploymentRepository
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import LOCKFILES, dependencies_of
 from workers.frameworks.outside_references import outside_references
+from workers.frameworks.source_references import source_references
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 from workers.git import Git, GitFailed
 from workers.repository_fetch import RemoteRepository
 from workers.stage import DeploymentView
+from workers.stages.dependency_key import reads_source, runs_scripts
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 # Beside the lockfiles, in the directories above the project's.
@@ -30,6 +32,10 @@ _SHARED_FILES = (
     *(".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.cjs", "turbo.json", "tsconfig.json", "tsconfig.base.json"),
     *("uv.lock", "uv.toml", "poetry.lock", "poetry.toml", "Pipfile", "Pipfile.lock", "requirements.txt"),
     *("pyproject.toml", ".nvmrc", ".node-version", ".python-version", ".gitattributes", ".lfsconfig"),
+    # Looked for upward by what makes styles and scripts.
+    *(".browserslistrc", "browserslist", ".postcssrc", "babel.config.js", "babel.config.json", ".babelrc"),
+    *(f".postcssrc.{kind}" for kind in ("json", "yaml", "yml", "js", "cjs", "mjs", "ts")),
+    *(f"postcss.config.{kind}" for kind in ("js", "cjs", "mjs", "ts", "cts", "mts", "json")),
 )
 
 
@@ -95,12 +101,13 @@ def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bo
 def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
     """What the output of a project depends on, as paths in the repository: `["."]` for all of it."""
     root = detection.root_directory
-    if root == ".":
+    if root == "." or _installs_more(tree, detection):
         return ["."]
     packages = _workspace_packages(tree, root)
     commands = [detection.install_command or "", detection.build_command or ""]
     outside = [path for package in packages for path in outside_references(tree, package, [])]
     outside += outside_references(tree, root, commands)
+    outside += [path for package in (root, *packages) for path in source_references(tree, package)]
     if "." in outside:
         return ["."]
     names = [*(name for names in LOCKFILES.values() for name in names), *_SHARED_FILES]
@@ -109,6 +116,16 @@ def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
     if detection.runtime == "python" and detection.lockfile:
         paths.append(detection.lockfile)
     return list(dict.fromkeys(paths))
+
+
+def _installs_more(tree: SourceTree, detection: Detection) -> bool:
+    """Whether the install, in a directory above the project's, may read any file there."""
+    directory = detection.install_directory
+    if detection.install_command is None or directory == detection.root_directory:
+        return False
+    if detection.runtime == "node":
+        return runs_scripts(_read_package(tree, join(directory, "package.json")))
+    return reads_source(tree, detection)
 
 
 def _workspace_packages(tree: SourceTree, root: str) -> list[str]:

@@ -102,3 +102,69 @@ def test_a_page_full_of_dots_is_no_reference(tmp_path: Path) -> None:
     }
     paths = watched(tmp_path, site, build_command="npm run build")
     assert not any(path in ("x", "elsewhere", ".") for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("site", "expected"),
+    [
+        # A file stands for its directory, as what it imports from beside it counts as well.
+        ({"apps/web/src/deep/a.ts": "import x from '../../../../shared/x'", "shared/x.ts": ""}, "shared"),
+        ({"apps/web/docs/a.md": "<<< ../../../examples/a.py#part", "examples/a.py": ""}, "examples"),
+        ({"apps/web/src/a.vue": "import('../../common/' + name)", "apps/common/x.js": ""}, "apps/common"),
+        ({"apps/web/docs/a.md": "--8<-- ../../../CHANGELOG.md", "CHANGELOG.md": ""}, "CHANGELOG.md"),
+        # What is led to leads further.
+        (
+            {
+                "apps/web/src/a.ts": "import '../../../shared/src/x'",
+                "shared/src/x.ts": "import '../../other/y'",
+                "other/y.ts": "",
+            },
+            "other",
+        ),
+        # So do the packages of the workspace.
+        (
+            {
+                "package.json": json.dumps({"workspaces": ["apps/*", "packages/*"]}),
+                "apps/web/package.json": json.dumps({"name": "web", "dependencies": {"ui": "1"}}),
+                "packages/ui/package.json": json.dumps({"name": "ui"}),
+                "packages/ui/src/a.css": "@import '../../../styles/main.css'",
+                "styles/main.css": "",
+            },
+            "styles",
+        ),
+        ({"postcss.config.mjs": ""}, "postcss.config.mjs"),
+    ],
+)
+def test_what_its_sources_import_from_elsewhere_counts(
+    tmp_path: Path, site: dict[str, str | bytes], expected: str
+) -> None:
+    paths = watched(tmp_path, site, build_command="npm run build")
+    assert expected in paths
+    assert "." not in paths
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {"apps/web/src/a.ts": "import config from '../../../config'", "config.ts": ""},
+        {"apps/web/src/a.ts": "path.resolve(__dirname, '../../')"},
+        # The install at the root runs a script, or installs what lies there.
+        {"package.json": json.dumps({"workspaces": ["apps/*"], "scripts": {"postinstall": "node scripts/make.js"}})},
+        {"apps/web/mkdocs.yml": "", "requirements.txt": "-r requirements/docs.txt"},
+    ],
+)
+def test_sources_and_installs_that_may_read_anything_count_for_everything(
+    tmp_path: Path, site: dict[str, str | bytes]
+) -> None:
+    assert watched(tmp_path, site) == ["."]
+
+
+def test_paths_that_stay_inside_or_lead_nowhere_count_for_nothing(tmp_path: Path) -> None:
+    site: dict[str, str | bytes] = {
+        "apps/web/src/pages/a.ts": "import '../b'; import '../../public/c'; // ../../../../../../etc/passwd",
+        "apps/web/src/pages/b.md": "[there](../../../../nowhere/to/be)",
+        "apps/web/src/b.ts": "",
+        "libs/a.js": "",
+    }
+    paths = watched(tmp_path, site, build_command="npm run build")
+    assert not any(path in (".", "libs", "nowhere/to", "apps") for path in paths)

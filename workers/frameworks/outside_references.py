@@ -1,8 +1,8 @@
 """Which paths beside a project's own directory its configuration leads to. Reads the tree, runs nothing.
 
 For the question whether a commit that leaves the directory alone can be ignored: what is found here counts as the
-project's. Only the files directly in the directory are read, and those that they lead to; a page deep below that
-imports something from elsewhere is not noticed.
+project's. Only the files directly in the directory are read, and those that they lead to: of them, every `..` counts,
+as their paths are often put together. What lies deeper is for `source_references`.
 """
 
 from __future__ import annotations

@@ -136,6 +136,22 @@ class SourceTree:
                 names.clear()
         return list(found)
 
+    def read_below(self, directory: str, suffixes: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+        """Path and first mebibyte of every file below a directory whose name ends in one of the suffixes."""
+        start = self._locate(directory)
+        if start is None or not start.is_dir():
+            return
+        for place, names, files, descriptor in os.fwalk(start, follow_symlinks=False):
+            inside = Path(place).relative_to(self._root).as_posix()
+            names[:] = [name for name in names if name not in _SKIPPED]
+            if inside.count("/") > MAXIMUM_DEPTH:
+                names.clear()
+            for name in files:
+                if name[name.rfind(".") + 1 :].lower() in suffixes:
+                    content = _read_at(descriptor, name)
+                    if content is not None:
+                        yield join(inside, name), content
+
     def _walk(self, start: Path) -> Iterator[tuple[Path, set[str]]]:
         for count, (directory, names, files) in enumerate(os.walk(start, followlinks=False)):
             if count > _MAXIMUM_DIRECTORIES:
@@ -147,6 +163,17 @@ class SourceTree:
             if directory.count("/") - str(start).count("/") > MAXIMUM_DEPTH:
                 names.clear()
             yield Path(directory), set(files)
+
+
+def _read_at(directory: int, name: str) -> bytes | None:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, MAXIMUM_CONFIGURATION_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    finally:
+        os.close(descriptor)
 
 
 def storable_value(value: Any) -> Any:
