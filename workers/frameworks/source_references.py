@@ -10,7 +10,7 @@ import posixpath
 import re
 
 from shared.storable_text import storable
-from workers.frameworks.source_tree import SourceTree, ancestors
+from workers.frameworks.source_tree import SourceTree
 
 _CODE = ("js", "jsx", "ts", "tsx", "mjs", "cjs", "mts", "cts")
 # What builds read as text and what may name other files in it.
@@ -57,7 +57,7 @@ def source_references(tree: SourceTree, directory: str) -> list[str]:
 
 
 def _leading_out(path: str, content: bytes, place: str) -> dict[str, None]:
-    depth = len(ancestors(posixpath.dirname(path) or ".")) - len(ancestors(place)) + 1
+    depth = path.count("/") + 1 if place == "." else path.count("/") - place.count("/")
     if b"../" * depth not in content:
         return {}
     found: dict[str, None] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -150,7 +151,7 @@ class SourceTree:
                 if name[name.rfind(".") + 1 :].lower() in suffixes:
                     content = _read_at(descriptor, name)
                     if content is not None:
-                        yield join(inside, name), content
+                        yield posixpath.join(inside, name) if inside != "." else name, content
 
     def _walk(self, start: Path) -> Iterator[tuple[Path, set[str]]]:
         for count, (directory, names, files) in enumerate(os.walk(start, followlinks=False)):
@@ -171,7 +172,10 @@ def _read_at(directory: int, name: str) -> bytes | None:
     except OSError:
         return None
     try:
-        return os.read(descriptor, MAXIMUM_CONFIGURATION_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        status = os.fstat(descriptor)
+        # A mebibyte for each small file would take longer than to read it.
+        size = min(status.st_size, MAXIMUM_CONFIGURATION_BYTES)
+        return os.read(descriptor, size) if stat.S_ISREG(status.st_mode) else None
     finally:
         os.close(descriptor)
 
