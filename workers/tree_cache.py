@@ -3,6 +3,7 @@
 trees/<tenant>/<digest>/        a tree; appears whole, by rename
 trees/<tenant>/<digest>.lock    held shared while the tree is used, exclusively while it comes or goes;
                                 holds the tree's size in bytes, its modification time is the last use
+trees/boot                      the boot of the machine in which the trees were seen last
 temporary/<random>/             what one process is working on, gone when the process is (lock beside it)
 """
 
@@ -21,6 +22,10 @@ from workers.ownership import Owner
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Nothing is forced to the disk. What is older than this when the machine stops is there by itself: Linux writes back
+# after 30 s, and may take its time.
+_SETTLED_SECONDS = 600.0
 
 
 def check_names(tenant_id: str, digest: str) -> None:
@@ -32,8 +37,17 @@ def check_names(tenant_id: str, digest: str) -> None:
 class TreeCache:
     """Safe between threads and processes. `close` ends it; until then its temporary directory belongs to it."""
 
-    def __init__(self, directory: Path, *, maximum_bytes: int, owner: Owner | None = None) -> None:
-        """`owner`: whom the trees are given to; those of different owners are different caches."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        maximum_bytes: int,
+        owner: Owner | None = None,
+        boot: str | None = None,
+        settled_seconds: float = _SETTLED_SECONDS,
+    ) -> None:
+        """`owner`: whom the trees are given to; those of different owners are different caches. `boot`: the name of
+        the machine's present boot, else the kernel's."""
         self._owner = owner
         self._trees = directory / ("trees" if owner is None else f"trees-{owner.uid}")
         self._temporary = directory / "temporary"
@@ -46,6 +60,7 @@ class TreeCache:
         self._alive = ExitStack()
         self._alive.enter_context(locked(self._temporary / f"{name}.lock"))
         self._own.mkdir(mode=0o700)
+        self._discard_torn(boot or _BOOT_ID.read_text().strip(), settled_seconds)
 
     def close(self) -> None:
         remove_tree(self._own)
@@ -150,6 +165,21 @@ class TreeCache:
                     return False
                 lock.unlink(missing_ok=True)
         return True
+
+    def _discard_torn(self, boot: str, settled_seconds: float) -> None:
+        """After a boot: a machine that stopped without warning may have left the newest trees with empty files."""
+        with locked(self._trees / "boot") as descriptor:
+            assert descriptor is not None
+            if os.pread(descriptor, 100, 0).decode(errors="replace") == boot:
+                return
+            # A tree's change time is when it was moved in. When the machine stopped isn't known, but not before that.
+            made = {tree: tree.lstat().st_ctime for tree in self._trees.glob("*/*") if _DIGEST.fullmatch(tree.name)}
+            horizon = max(made.values(), default=0.0) - settled_seconds
+            for tree, made_at in made.items():
+                if made_at >= horizon:
+                    self._evict_one(tree)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, boot.encode(), 0)
 
     def _sweep(self) -> None:
         """Deletes what processes that are no more left in the temporary directory."""

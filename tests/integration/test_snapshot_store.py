@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.stage_context import TENANT, add_tenant
 from workers.snapshots import SnapshotMissing, SnapshotStore, snapshot_key
+from workers.tree_cache import TreeCache
 
 pytestmark = pytest.mark.integration
 
@@ -159,6 +161,33 @@ def test_what_a_killed_worker_left_is_swept(make_store: MakeStore, tmp_path: Pat
     assert not list(temporary.rglob("leftover"))
     snapshot = alive.save(TENANT, _directory(tmp_path / "made", "one"))
     assert snapshot.digest in _cached(tmp_path)
+
+
+def test_what_a_machine_that_stopped_may_have_torn_is_fetched_anew(tmp_path: Path) -> None:
+    def opened(boot: str, settled_seconds: float = 0.0) -> TreeCache:
+        return TreeCache(tmp_path / "cache", maximum_bytes=2**30, boot=boot, settled_seconds=settled_seconds)
+
+    def has(cache: TreeCache, digest: str) -> bool:
+        with cache.pinned(TENANT, digest) as tree:
+            return tree is not None
+
+    older, newer = "1" * 64, "2" * 64
+    with closing(opened("monday")) as cache:
+        for digest in (older, newer):
+            with cache.filling(TENANT, digest) as move_in:
+                assert move_in is not None
+                move_in(_directory(tmp_path / digest, digest), 1)
+            moved_in, clock = cache.tree(TENANT, digest).stat().st_ctime, tmp_path / "clock"
+            clock.touch()
+            # Times of files go by the kernel's ticks; the next tree's is to be another.
+            while clock.stat().st_ctime <= moved_in:
+                clock.write_text("tick")
+    with closing(opened("monday")) as cache:
+        assert (has(cache, older), has(cache, newer)) == (True, True)
+    with closing(opened("tuesday")) as cache:
+        assert (has(cache, older), has(cache, newer)) == (True, False)
+    with closing(opened("wednesday", settled_seconds=1e9)) as cache:
+        assert not has(cache, older)
 
 
 def test_what_cannot_be_kept_is_the_users_to_mend(make_store: MakeStore, tmp_path: Path) -> None:
