@@ -511,6 +511,24 @@ def test_what_no_database_takes_is_replaced(tmp_path: Path, site: dict[str, str 
     assert "\N{REPLACEMENT CHARACTER}" in text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{ // which one\n "projects": {"shop": {"root": "a // b /* c */", /* none */},},\n}',
+        '\ufeff{"projects": {"shop": {"root": "\\"//", "list": [1, 2 , ]}}}',
+    ],
+)
+def test_angulars_configuration_may_have_comments(tmp_path: Path, text: str) -> None:
+    site = {"package.json": package({"@angular/core": "1"}), "angular.json": text}
+    assert detected(tmp_path, site).output_directories == ("dist/shop/browser", "dist/shop")
+
+
+@pytest.mark.parametrize("text", ["/*" * 400_000, '"' + '\\"' * 400_000, "[" + "," * 400_000, "{" + ", " * 300_000])
+def test_a_configuration_that_never_closes_is_refused_in_no_time(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StageFailure, match=r"angular\.json is not valid JSON"):
+        detected(tmp_path, {"package.json": package({"@angular/core": "1"}), "angular.json": text})
+
+
 def test_output_directories_fit_an_argument_list(tmp_path: Path):
     projects: dict[str, Any] = {"a" * 200_000: {}, **{f"p{number}": {} for number in range(20_000)}}
     angular = {"package.json": package({"@angular/cli": "1"}), "angular.json": json.dumps({"projects": projects})}

@@ -65,7 +65,7 @@ def _is_inside(path: str) -> bool:
 
 def _angular_outputs(tree: SourceTree, directory: str) -> tuple[str, ...]:
     """The `application` builder writes below `browser`, the older one does not: both are looked for."""
-    projects = as_mapping((tree.read_object(join(directory, "angular.json")) or {}).get("projects"))
+    projects = as_mapping((tree.read_object(join(directory, "angular.json"), has_comments=True) or {}).get("projects"))
     outputs: list[str] = []
     for name, project in projects.items():
         architect = as_mapping(as_mapping(project).get("architect") or as_mapping(project).get("targets"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,10 @@ MAXIMUM_CONFIGURATION_BYTES = 1024 * 1024
 # Directories that hold no sources of the project.
 _SKIPPED = frozenset({".git", "node_modules", ".venv", "__pycache__"})
 _MAXIMUM_DIRECTORIES = 100_000
+# What isn't closed goes on to the end, or looking for it from each place would take for ever.
+_STRING = r'("(?:\\.|[^"\\])*"?)'
+_STRING_OR_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*(?:.*?\*/|.*)", re.DOTALL)
+_STRING_OR_LAST_COMMA = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
 
 
 class SourceTree:
@@ -74,16 +79,18 @@ class SourceTree:
         content = self.read(path)
         return None if content is None else storable(content.decode("utf-8-sig", errors="replace"))
 
-    def read_object(self, path: str) -> dict[str, Any] | None:
+    def read_object(self, path: str, *, has_comments: bool = False) -> dict[str, Any] | None:
         """A JSON object; None when there is no such file. Raises StageFailure when it is anything else.
 
-        What no database, argv or encoder takes in its strings (NUL, lone surrogates) is replaced.
+        `has_comments`: it may have comments, and commas before a closing bracket, as those allow who read it. What no
+        database, argv or encoder takes in its strings (NUL, lone surrogates) is replaced.
         """
         content = self.read(path, MAXIMUM_CONFIGURATION_BYTES)
         if content is None:
             return None
         try:
-            value = storable_value(json.loads(content.decode("utf-8-sig")))
+            text = content.decode("utf-8-sig")
+            value = storable_value(json.loads(_without_comments(text) if has_comments else text))
         except (ValueError, RecursionError) as error:
             reason = str(error) if isinstance(error, json.JSONDecodeError) else "it can't be decoded"
             raise StageFailure(
@@ -164,6 +171,12 @@ class SourceTree:
             if directory.count("/") - str(start).count("/") > MAXIMUM_DEPTH:
                 names.clear()
             yield Path(directory), set(files)
+
+
+def _without_comments(text: str) -> str:
+    for pattern in (_STRING_OR_COMMENT, _STRING_OR_LAST_COMMA):
+        text = pattern.sub(lambda match: match[1] or " ", text)
+    return text
 
 
 def _read_at(directory: int, name: str) -> bytes | None:
