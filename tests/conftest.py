@@ -20,11 +20,11 @@ from shared.db.database import Database
 from shared.db.migrate import migrate
 from shared.settings import ObjectStoreSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
-from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
 from tests.docker_engine import docker_engine  # noqa: F401 - a fixture
+from tests.ports import free_ports
 
 S = TypeVar("S", bound=Server)
 _numbers = itertools.count(1)

@@ -40,6 +40,7 @@ _BASE = "cloudify-test-base"
 _START_SECONDS = 120.0
 _START_ATTEMPTS = 5
 _STOP_SECONDS = 60.0
+_BUILD_ATTEMPTS = 3
 
 
 class NoDaemon(Exception):
@@ -148,6 +149,16 @@ class DockerEngine:
         archive.unlink()
 
     def _build(self, client: docker.APIClient, target: str, arguments: dict[str, str]) -> str:
+        # Its packages come from a registry, which may fail for a moment; what is made already is not made again.
+        for attempt in range(1, _BUILD_ATTEMPTS + 1):
+            try:
+                return self._build_once(client, target, arguments)
+            except RuntimeError:
+                if attempt == _BUILD_ATTEMPTS:
+                    raise
+        raise AssertionError("at least one attempt")
+
+    def _build_once(self, client: docker.APIClient, target: str, arguments: dict[str, str]) -> str:
         mirrors = {name: os.environ[name] for name in ("PIP_INDEX_URL",) if name in os.environ}
         said: list[str] = []
         steps = client.build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import manager_request
 
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "PIP_INDEX_URL", "UV_INDEX_URL")
+_ATTEMPTS = 3
 
 
 def index_url() -> str:
@@ -47,8 +49,14 @@ def lock(manager: str, directory: Path) -> None:
         command = [uv, "tool", "run", "--quiet", *python, f"{manager}@{request.version}", "lock"]
     # Pipenv makes a virtual environment to lock with: not in the repository, nor in the home directory.
     elsewhere = {"PIPENV_VENV_IN_PROJECT": "0", "WORKON_HOME": str(directory.parent / "environments")}
-    done = subprocess.run(command, cwd=directory, env={**os.environ, **elsewhere}, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    environment = {**os.environ, **elsewhere}
+    # The registry may fail for a moment.
+    tries = (
+        subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+        for _ in range(_ATTEMPTS)
+    )
+    failures = list(itertools.takewhile(lambda done: done.returncode != 0, tries))
+    assert len(failures) < _ATTEMPTS, f"{' '.join(command)}: {failures[-1].stdout}{failures[-1].stderr}"
 
 
 def _append(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.stack.ports import free_ports
+from tests.ports import free_ports
 from workers.executors.sandbox_arguments import find_bubblewrap
 
 # Where .ci/run unpacks the package openssh-server.
@@ -58,7 +58,19 @@ class SshServer:
         )
         accounts = self.root / "passwd"
         accounts.write_text("git:x:1000:1000::/:/bin/sh\n")
-        sandbox = [find_bubblewrap(), "--unshare-user", "--uid", "1000", "--gid", "1000", "--bind", "/", "/"]
+        # sshd is a child of bubblewrap's, and doesn't outlive it.
+        sandbox = [
+            find_bubblewrap(),
+            "--die-with-parent",
+            "--unshare-user",
+            "--uid",
+            "1000",
+            "--gid",
+            "1000",
+            "--bind",
+            "/",
+            "/",
+        ]
         sandbox += ["--dev-bind", "/dev", "/dev", "--ro-bind", str(accounts), "/etc/passwd", "--"]
         libraries = [path for place in ("lib", "usr/lib") for path in (_UNPACKED / place).glob("*-linux-gnu")]
         with self.output.open("wb") as output:
@@ -78,6 +90,9 @@ class SshServer:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+            self._process = None
+            while self._answers():
+                threading.Event().wait(0.02)
 
     def _answers(self) -> bool:
         with socket.socket() as connection:

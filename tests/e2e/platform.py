@@ -23,14 +23,16 @@ from shared.deployment_state import Pool, Stage
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.services.jobs import stage_job_id
-from shared.stack.ports import free_ports
 from tests.e2e.sites import HELD_COMMAND
+from tests.ports import free_ports
 
 T = TypeVar("T")
 
 FINISHED = ("ready", "failed", "cancelled")
 # For whatever takes a second on a quiet machine: only a failure has to wait so long.
 PATIENCE = 180.0
+# For what may ask a package registry, which can leave a request unanswered until the package manager asks again.
+DOWNLOAD_PATIENCE = 700.0
 
 
 def wait_for(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str, every: float = 0.05) -> T:
@@ -249,7 +251,7 @@ class Platform:
 
         return wait_for(reached, seconds=seconds, what=f"{deployment_id} is {' or '.join(statuses)}")
 
-    def finish(self, deployment_id: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
+    def finish(self, deployment_id: str, *, seconds: float = DOWNLOAD_PATIENCE) -> dict[str, Any]:
         return self.wait_status(deployment_id, *FINISHED, seconds=seconds)
 
     def wait_stage(self, deployment_id: str, stage: Stage) -> None:
@@ -296,7 +298,9 @@ class Platform:
         wait_for(has_ended, what=f"{deployment_id} has ended")
         return self.deployment(deployment_id)
 
-    def deploy(self, name: str, repository_url: str, *, seconds: float = PATIENCE, **settings: Any) -> dict[str, Any]:
+    def deploy(
+        self, name: str, repository_url: str, *, seconds: float = DOWNLOAD_PATIENCE, **settings: Any
+    ) -> dict[str, Any]:
         """A new project and its first deployment, finished."""
         project = self.create_project(name, repository_url, **settings)
         return self.finish(self.create_deployment(project["id"])["id"], seconds=seconds)

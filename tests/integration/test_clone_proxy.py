@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import ssl
 import threading
@@ -83,8 +84,9 @@ class Processes:
         while not self._server.requests:
             threading.Event().wait(0.01)
         for child in psutil.Process().children(recursive=True):
-            if "git" in child.name():
-                self._found.append(f"{child.cmdline()} {child.environ()}")
+            with contextlib.suppress(psutil.Error):  # one that has just ended
+                if "git" in child.name():
+                    self._found.append(f"{child.cmdline()} {child.environ()}")
         self._hold.set()
 
     def text(self) -> str:

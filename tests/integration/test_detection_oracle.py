@@ -143,6 +143,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     shutil.copytree(_PROGRAM, directory, ignore=shutil.ignore_patterns("node_modules"))
     npm = [node, str(node_root / "lib/node_modules/npm/bin/npm-cli.js")]
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1"]
+    options.append("--fetch-timeout=60000")
     done = subprocess.run([*npm, "ci", *options], cwd=directory, capture_output=True, text=True, timeout=900)
     if done.returncode and _NO_NETWORK.search(done.stderr):
         pytest.skip("The npm registry can't be reached, so there is nothing to compare with: " + done.stderr[:300])

@@ -40,9 +40,9 @@ from shared.logs.listener import RedisDoorbellListener
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.repositories.stream_rights import StreamRightsRepository
-from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import end, eventually, line, new_deployment, status
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -393,7 +393,7 @@ def test_heartbeats_and_age(database: Database, redis_url: str) -> None:
         received = httpx.get(api.path() + "/stream", timeout=120).text
         took = time.monotonic() - began
     # One each 0.05 s at most; a busy machine makes them fewer.
-    assert 3 <= received.count(": hb\n\n") <= took / 0.05 + 1
+    assert 1 <= received.count(": hb\n\n") <= took / 0.05 + 1
     assert received.endswith('event: reconnect\ndata: {"reason":"max_age"}\n\n')
     assert "id" not in received.split("event: reconnect")[1]
 

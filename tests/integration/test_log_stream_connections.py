@@ -20,8 +20,8 @@ import pytest
 
 from shared.db.database import Database
 from shared.logs.store import PostgresLogStore
-from shared.stack.ports import free_ports
 from tests.integration.log_rows import end, eventually, line, new_deployment
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

@@ -35,10 +35,10 @@ from shared.permissions import Role
 from shared.repositories.tenants import TenantRepository
 from shared.repositories.tokens import TokenRepository
 from shared.services.tokens import TokenService
-from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import end, eventually, new_deployment, status
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,9 @@ from shared.db.migrate import migrate
 from shared.logs.redaction import Redactor
 from shared.logs.store import PostgresLogStore
 from shared.logs.writer import LogWriter
-from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from tests.integration.log_rows import RecordingDoorbell, end, eventually, line, new_deployment, status, texts
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -99,7 +99,7 @@ def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(tmp_path / "postgres", port=port, password=secrets.token_hex(16), is_durable=False)
     server.start()
     try:
-        server.wait()
+        server.wait(120)
         yield server
     finally:
         server.stop()
@@ -130,7 +130,7 @@ def test_a_build_waits_while_postgres_is_away_and_loses_nothing(own_server: Post
     assert thread.is_alive()
     assert written <= 1000
     own_server.start()
-    own_server.wait()
+    own_server.wait(120)
     thread.join(120)
     assert not thread.is_alive()
     writer.close()

@@ -12,9 +12,9 @@ import pytest
 
 from shared.errors import PlatformError
 from shared.settings import ObjectStoreSettings
-from shared.stack.ports import free_ports
 from shared.storage.base import ObjectNotFound
 from shared.storage.object_store import S3ArtifactStore
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

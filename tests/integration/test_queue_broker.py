@@ -354,7 +354,7 @@ def test_sigterm_hands_back_and_ends(redis: Redis, redis_url: str, queue: RedisJ
 
 @pytest.mark.parametrize("is_durable", [True, False], ids=["data-kept", "data-lost"])
 def test_a_restart_of_redis_in_mid_job(tmp_path: Path, is_durable: bool) -> None:
-    from shared.stack.ports import free_ports
+    from tests.ports import free_ports
 
     [port] = free_ports(1)
     server = ValkeyServer(tmp_path, port=port, password="x" * 32, is_durable=is_durable)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from shared.stack.caddy import CaddyServer
-from shared.stack.ports import free_ports
+from tests.ports import free_ports
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "public, max-age=0, must-revalidate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any
@@ -102,13 +103,14 @@ def test_what_raises_or_is_cancelled_gives_its_slot_back(redis: Any, redis_url: 
 def test_the_slots_of_a_process_that_is_gone_run_out(redis: Any, redis_url: str) -> None:
     async def test() -> None:
         # It never renews, as a process that was killed.
+        began = time.monotonic()
         async with (
             running(redis_url, lease_seconds=2, renew_seconds=3600) as gone,
-            running(redis_url, lease_seconds=2) as slots,
+            running(redis_url) as slots,
             gone.hold(USER),
             gone.hold(USER),
         ):
-            assert redis.zcard(key()) == 2
+            assert redis.zcard(key()) == 2 or time.monotonic() - began >= 2
             # Its key goes with the last lease.
             await until(lambda: not redis.exists(key()))
             async with slots.hold(USER), slots.hold(USER):

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from shared.stack.errors import StackError
-from shared.stack.ports import free_ports
 from shared.stack.processes import end, spawn
 from shared.stack.server import program
 from tests.e2e.platform import wait_for
+from tests.ports import free_ports
 
 _PAGE = Path(__file__).parent / "browser"
 _CADDYFILE = """

@@ -58,7 +58,11 @@ def npm_program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     shutil.copytree(_PROGRAMS / "npm_eventsource", directory, ignore=shutil.ignore_patterns("node_modules"))
     npm = [node, str(node_root / "lib/node_modules/npm/bin/npm-cli.js")]
     done = subprocess.run(
-        [*npm, "ci", "--no-audit", "--no-fund"], cwd=directory, capture_output=True, text=True, timeout=900
+        [*npm, "ci", "--no-audit", "--no-fund", "--fetch-timeout=60000", "--fetch-retries=5"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [node, str(directory / "follow.mjs")]

@@ -17,8 +17,8 @@ from shared.settings import SettingsError
 from shared.stack.errors import BusyPort, StackError
 from shared.stack.home import Home
 from shared.stack.platform import assemble, check_ports, claim_ports, preliminary_settings
-from shared.stack.ports import free_ports
 from shared.stack.process_records import ProcessRecord, ProcessRecords, start_of
+from tests.ports import free_ports
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ from shared.repositories.stream_rights import StreamRightsRepository
 from shared.repositories.tenants import TenantRepository
 from shared.services.sessions import IssuedSession
 from shared.settings import Settings
-from shared.stack.ports import free_ports
 from tests.integration.log_rows import eventually, line, new_deployment
+from tests.ports import free_ports
 
 PATIENCE_SECONDS = 120.0
 
@@ -167,7 +167,8 @@ class LiveApi:
         return LiveStream(self.path(deployment_id), headers, **query)
 
     def ticket(self, headers: dict[str, str], **body: Any) -> str:
-        response = httpx.post(f"{self.url}/api/auth/stream-tickets", headers=headers, json=body)
+        path = f"{self.url}/api/auth/stream-tickets"
+        response = httpx.post(path, headers=headers, json=body, timeout=PATIENCE_SECONDS)
         assert response.status_code == 201, response.text
         assert response.json()["data"]["expiresIn"] == 60
         return response.json()["data"]["ticket"]

@@ -30,9 +30,9 @@ from shared.logs.store import PostgresLogStore
 from shared.permissions import Role
 from shared.repositories.tenants import TenantRepository
 from shared.settings import Settings
-from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import eventually
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -153,7 +153,8 @@ class Team:
 class User:
     def __init__(self, api: Api, email: str) -> None:
         self._api = api
-        answer = httpx.post(f"{api.url}/auth/register", json={"email": email, "password": PASSWORD}, trust_env=False)
+        body = {"email": email, "password": PASSWORD}
+        answer = httpx.post(f"{api.url}/auth/register", json=body, timeout=120, trust_env=False)
         assert answer.status_code == 201, answer.text
         self.headers = {"Authorization": f"Bearer {answer.json()['data']['accessToken']}"}
         self.id: str = answer.json()["data"]["user"]["id"]

@@ -13,10 +13,10 @@ from shared.errors import PlatformError
 from shared.logs.compactor import LogCompactor
 from shared.settings import ObjectStoreSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
-from shared.stack.ports import free_ports
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.api.conftest import Account, Platform
 from tests.integration.log_rows import end, eventually, line, status
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ def own_server(tmp_path: Path) -> Iterator[ObjectStoreServer]:
     )
     try:
         server.start()
-        server.wait(60)
+        server.wait(120)
         yield server
     finally:
         server.stop()
@@ -95,7 +95,7 @@ def test_an_archived_log_is_answered_as_before(
         compactor.compact(deployment_id)
     assert answers(account, deployment_id) == before, "nothing was moved"
     own_server.start()
-    own_server.wait(60)
+    own_server.wait(120)
 
     def are_moved() -> bool:
         # The server may answer a while before it can store anything.
@@ -117,6 +117,6 @@ def test_an_archived_log_is_answered_as_before(
     assert "object store" in response.json()["error"]["message"]
     assert int(response.headers["Retry-After"]) > 0
     own_server.start()
-    own_server.wait(60)
+    own_server.wait(120)
     eventually(lambda: account.request("GET", path).status_code == 200, 60)
     assert answers(account, unread_id)[:4] == before[:4]

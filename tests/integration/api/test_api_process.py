@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from shared.stack.ports import free_ports
+from tests.ports import free_ports
 
 MAXIMUM_RESIDENT_BYTES = 110 * 1024 * 1024
 PATIENCE = 120.0

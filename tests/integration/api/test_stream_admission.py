@@ -19,10 +19,10 @@ from redis import Redis
 from shared.clock import ManualClock
 from shared.db.database import Database
 from shared.settings import Settings
-from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.integration.api.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.integration.log_rows import end, eventually, line
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -261,7 +261,7 @@ def own_valkey(directory: Path) -> Iterator[ValkeyServer]:
     valkey = ValkeyServer(directory / "valkey", port=port, password=secrets.token_hex(8), is_durable=False)
     valkey.start()
     try:
-        valkey.wait()
+        valkey.wait(PATIENCE_SECONDS)
         yield valkey
     finally:
         valkey.stop()
@@ -284,7 +284,7 @@ def test_while_redis_is_away_each_process_counts_its_own(settings: Settings, tmp
             others.pop().leave()
             until(lambda: two.admission.open_count == 1)
             valkey.start()
-            valkey.wait()
+            valkey.wait(PATIENCE_SECONDS)
             # What is open is known again, also to a Redis that has forgotten everything; nobody is thrown out.
             until(lambda: one.slots(ada) == 3)
             assert_limit_reached(two.follow(deployment, ada.bearer), 2)

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from shared.stack.ports import free_ports
 from tests.integration.api.live_api import PATIENCE_SECONDS, LiveStream
 from tests.integration.log_rows import eventually
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def api_process(environment: dict[str, str], log: Path) -> Iterator[tuple[subpro
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{base}/health/live").status_code == 200
+            return httpx.get(f"{base}/health/live", timeout=PATIENCE_SECONDS).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -63,19 +63,20 @@ def test_slots_and_tickets_across_processes(
     with ExitStack() as stack:
         (first, one), (_, two) = (stack.enter_context(api_process(environment, log)) for log in logs)
         account = {"email": "ada@example.com", "password": "correct horse battery"}
-        token = httpx.post(f"{one}/auth/register", json=account).json()["data"]["accessToken"]
+        client = stack.enter_context(httpx.Client(timeout=PATIENCE_SECONDS))
+        token = client.post(f"{one}/auth/register", json=account).json()["data"]["accessToken"]
         headers = {"Authorization": f"Bearer {token}"}
         body = {"name": "x", "repositoryUrl": "https://git.example.com/x.git"}
-        project = httpx.post(f"{one}/projects", json=body, headers=headers).json()["data"]["id"]
-        made = httpx.post(f"{one}/deployments", json={"projectId": project}, headers=headers).json()["data"]["id"]
+        project = client.post(f"{one}/projects", json=body, headers=headers).json()["data"]["id"]
+        made = client.post(f"{one}/deployments", json={"projectId": project}, headers=headers).json()["data"]["id"]
         path = f"/deployments/{made}/logs/stream"
 
         # A ticket of one process is good for the other, once.
-        ticket = httpx.post(f"{one}/auth/stream-tickets", json={"deploymentId": made}, headers=headers)
+        ticket = client.post(f"{one}/auth/stream-tickets", json={"deploymentId": made}, headers=headers)
         secret = ticket.json()["data"]["ticket"]
         kept = LiveStream(two + path, ticket=secret).opened()
         assert LiveStream(one + path, ticket=secret).answered().status == 401
-        redirected = httpx.get(f"{two}/deployments/{made}/stream", params={"ticket": secret})
+        redirected = client.get(f"{two}/deployments/{made}/stream", params={"ticket": secret})
         assert redirected.status_code == 308
 
         # The limit counts both; what a killed process held is free when its leases have run out.
