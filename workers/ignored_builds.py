@@ -23,7 +23,7 @@ from workers.frameworks.source_tree import SourceTree, ancestors, join
 from workers.git import Git, GitFailed
 from workers.repository_fetch import RemoteRepository
 from workers.stage import DeploymentView
-from workers.stages.dependency_key import reads_source, runs_scripts
+from workers.stages.dependency_key import runs_scripts, source_reader
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 # Beside the lockfiles, in the directories above the project's.
@@ -125,7 +125,7 @@ def _installs_more(tree: SourceTree, detection: Detection) -> bool:
         return False
     if detection.runtime == "node":
         return runs_scripts(_read_package(tree, join(directory, "package.json")))
-    return reads_source(tree, detection)
+    return source_reader(tree, detection) is not None
 
 
 def _workspace_packages(tree: SourceTree, root: str) -> list[str]:

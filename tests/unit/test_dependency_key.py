@@ -15,7 +15,7 @@ from tests.repositories import write_site
 from workers.cache_key import cache_key, explain_miss
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.source_tree import SourceTree
-from workers.stages.dependency_key import dependency_components, reads_source
+from workers.stages.dependency_key import dependency_components, source_reader
 from workers.toolchain import Toolchain
 
 TOOLCHAIN = Toolchain(
@@ -51,7 +51,7 @@ def components_of(
 
 def reads(root: Path, site: Site, **overrides: Any) -> bool:
     write_site(root, site)
-    return reads_source(SourceTree(root), detect(root, Path(), Overrides(**overrides)))
+    return source_reader(SourceTree(root), detect(root, Path(), Overrides(**overrides))) is not None
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,8 @@ def test_a_broken_package_file_of_a_fixture_breaks_no_install(tmp_path: Path) ->
         ({"mkdocs.yml": "", "requirements.txt": "-r other.txt"}, {}, True),
         ({"mkdocs.yml": "", "requirements.txt": "mkdocs\n./plugin\n"}, {}, True),
         ({"mkdocs.yml": "", "requirements.txt": "plugin @ file:plugin"}, {}, True),
+        ({**PYTHON_SITE, "pyproject.toml": "[build-system]\nrequires=[]"}, {}, False),
+        ({**PYTHON_SITE, "pyproject.toml": "[tool.uv]\nfind-links=['wheels']"}, {}, True),
         ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[project]\nname='a'"}, {}, False),
         ({"mkdocs.yml": "", "uv.lock": "", "pyproject.toml": "[build-system]\nrequires=[]"}, {}, True),
         # Pipenv without a lockfile reads what its Pipfile names.

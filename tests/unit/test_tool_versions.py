@@ -9,7 +9,7 @@ from tests.repositories import write_site
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import ToolRequest, node_request, required_tools
-from workers.stages.dependency_key import reads_source
+from workers.stages.dependency_key import source_reader
 
 PNPM_LOCK = "lockfileVersion: '%s'\n"
 BERRY_LOCK = "# made by yarn\n\n__metadata:\n  version: %s\n"
@@ -70,7 +70,7 @@ def test_a_lockfile_may_be_large(tmp_path: Path, files: dict[str, str], expected
     write_site(tmp_path, files if "mkdocs.yml" in files else {"package.json": package(), **files})
     detection = detect(tmp_path, Path(), Overrides())
     assert required_tools(SourceTree(tmp_path), detection, "24.1.0")[0] == [ToolRequest(*tool) for tool in expected]
-    assert not reads_source(SourceTree(tmp_path), detection)
+    assert not source_reader(SourceTree(tmp_path), detection)
 
 
 def test_a_command_of_the_settings_names_its_manager(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from workers.stages.local_dependencies import (
     python_lock_reads_files,
     python_project_reads_files,
     requirements_read_files,
+    uv_settings_read_files,
 )
 from workers.toolchain import Toolchain
 from workers.tools import Tool
@@ -55,7 +56,7 @@ def dependency_components(
 ) -> dict[str, str]:
     """Name → version, digest or command. Two installs with equal components give the same dependencies.
 
-    The source's digest is not among them; see `reads_source`.
+    The source's digest is not among them; see `source_reader`.
     """
     directory = detection.install_directory
     components = {
@@ -84,19 +85,22 @@ def dependency_components(
     return {name: value for name, value in components.items() if value}
 
 
-def reads_source(tree: SourceTree, detection: Detection) -> bool:
-    """Whether the install may read any file of the repository, so that another commit may give other dependencies."""
+def source_reader(tree: SourceTree, detection: Detection) -> str | None:
+    """What, in words, may read any file of the repository while the install runs; None where nothing does.
+
+    Then another commit may give other dependencies.
+    """
     requirements = _requirements_name(detection)
     if detection.is_custom_install and not is_plain_install(
         detection.install_command or "", detection.package_manager, requirements
     ):
-        return True
+        return "the install command of the project's settings"
     # Either kind of project may use the environment at the root.
     if tree.is_directory(".venv"):
-        return True
+        return "the committed .venv"
     if detection.runtime == "python":
-        return _python_reads_source(tree, detection)
-    return detection.runtime != "node" or _node_reads_source(tree, detection.install_directory)
+        return _python_source_reader(tree, detection)
+    return _node_source_reader(tree, detection.install_directory) if detection.runtime == "node" else "the install"
 
 
 def runs_scripts(package: dict[str, Any]) -> bool:
@@ -113,38 +117,46 @@ def _requirements_name(detection: Detection) -> str | None:
     return lockfile if directory == "." else lockfile.removeprefix(f"{directory}/")
 
 
-def _python_reads_source(tree: SourceTree, detection: Detection) -> bool:
+def _python_source_reader(tree: SourceTree, detection: Detection) -> str | None:
     directory = detection.install_directory
     for above in ancestors(directory):
         for name in ("uv.toml", "poetry.toml"):
             if python_configuration_reads_files(tree.read_text(join(above, name)) or ""):
-                return True
-    if python_lock_reads_files("Pipfile", tree.read_text(join(directory, "Pipfile")) or ""):
-        return True
+                return join(above, name)
+    pipfile, project = join(directory, "Pipfile"), join(directory, "pyproject.toml")
+    if python_lock_reads_files("Pipfile", tree.read_text(pipfile) or ""):
+        return pipfile
     text = (tree.read_lockfile(detection.lockfile) if detection.lockfile else None) or ""
+    settings = tree.read_text(project) or ""
     if _requirements_name(detection) is not None:
-        return requirements_read_files(text)
+        if requirements_read_files(text):
+            return detection.lockfile
+        return project if uv_settings_read_files(settings) else None
     name = (detection.lockfile or "").rpartition("/")[2]
     if name and python_lock_reads_files(name, text):
-        return True
-    return python_project_reads_files(tree.read_text(join(directory, "pyproject.toml")) or "")
+        return detection.lockfile
+    return project if python_project_reads_files(settings) else None
 
 
-def _node_reads_source(tree: SourceTree, directory: str) -> bool:
+def _node_source_reader(tree: SourceTree, directory: str) -> str | None:
     for above in ancestors(directory):
         for name in _NODE_CONFIGURATION:
             text = tree.read_text(join(above, name))
             if text is not None and node_configuration_reads_files(name, text):
-                return True
-    if any(tree.is_directory(join(directory, name)) for name in _WRITTEN):
-        return True
+                return join(above, name)
+    for name in _WRITTEN:
+        if tree.is_directory(join(directory, name)):
+            return f"the committed {join(directory, name)}"
     for path in _package_files(tree, directory):
         package, place = _read_package(tree, path), ancestors(path)[1]
-        if runs_scripts(package) or package_reads_files(package):
-            return True
-        if tree.is_file(join(place, "binding.gyp")) or tree.is_directory(join(place, "node_modules")):
-            return True
-    return False
+        if runs_scripts(package):
+            return f"a script that {path} has for installs"
+        if package_reads_files(package):
+            return f"a dependency or patch that {path} names"
+        for name in ("binding.gyp", "node_modules"):
+            if tree.is_file(join(place, name)) or tree.is_directory(join(place, name)):
+                return f"the committed {join(place, name)}"
+    return None
 
 
 def _lockfiles(tree: SourceTree, detection: Detection) -> list[str]:

@@ -25,7 +25,7 @@ from workers.frameworks.tool_versions import required_tools
 from workers.ignored_builds import watched_paths
 from workers.snapshots import Snapshot, SnapshotStore
 from workers.stage import StageContext, StageResult
-from workers.stages.dependency_key import dependency_components, reads_source
+from workers.stages.dependency_key import dependency_components, source_reader
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
@@ -135,14 +135,20 @@ class InstallStage:
             ),
         }
         of_source = {**components, "source": source}
-        candidates = [of_source] if reads_source(files, detection) else [components, of_source]
+        reader = source_reader(files, detection)
+        if reader is not None:
+            context.log.system(f"Dependencies are kept for this commit alone: {reader} may read any file.")
+        candidates = [components, of_source] if reader is None else [of_source]
         record = self._cache.find(context, candidates)
         if record is not None:
             return record.digest, True
         context.log.system(f"$ {command}")
         upper = self._install(context, detection, tree, tools)
-        # A script of a dependency may have written beside node_modules: such a layer fits this commit only.
-        key = of_source if len(candidates) == 1 or changes_source(upper) else components
+        is_of_commit = reader is not None or changes_source(upper)
+        if is_of_commit and reader is None:
+            # By a script of a dependency, for instance.
+            context.log.system("The install wrote beside its dependencies, so they are kept for this commit alone.")
+        key = of_source if is_of_commit else components
         snapshot: Snapshot = self._snapshots.save(context.deployment.tenant_id, upper)
         self._cache.record(context, key, snapshot, {})
         context.log.system(f"Dependencies stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB).")

@@ -133,6 +133,15 @@ def python_project_reads_files(text: str) -> bool:
     return requirements_read_files(requirements)
 
 
+def uv_settings_read_files(text: str) -> bool:
+    """Whether pyproject.toml sends uv to files for what a requirements file names."""
+    try:
+        uv = as_mapping(as_mapping(tomllib.loads(text).get("tool")).get("uv"))
+    except (ValueError, RecursionError):
+        return True
+    return _names_path(uv.get("index")) or '"find-links"' in json.dumps(uv, default=str)
+
+
 def python_lock_reads_files(name: str, text: str) -> bool:
     """Of uv.lock, poetry.lock, Pipfile.lock and Pipfile."""
     if name == "Pipfile":
