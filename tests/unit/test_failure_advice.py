@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from shared.errors import StageFailure
+from tests.stage_context import make_context
+from workers.executors.base import ExecutionResult, Outcome
 from workers.stages.failure_advice import advice_for
+from workers.stages.sandboxed_command import raise_failure
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,10 @@ def test_what_tools_print_leads_to_what_to_do(kind: Literal["install", "build"],
 )
 def test_nothing_is_said_of_what_is_not_known(kind: Literal["install", "build"], printed: bytes) -> None:
     assert advice_for(printed, kind) == ""
+
+
+@pytest.mark.parametrize(("exit_code", "words"), [(127, "a program was not found"), (137, "no memory left")])
+def test_exit_codes_of_the_shell_are_explained(tmp_path: Path, exit_code: int, words: str) -> None:
+    result = ExecutionResult(Outcome.USER_ERROR, exit_code, "", 1.0, None)
+    with pytest.raises(StageFailure, match=words):
+        raise_failure(make_context(tmp_path / "stage"), result, "build command")

@@ -149,6 +149,11 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
     blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
     if result.exit_code == 127 and not advice:
         blocked += " Code 127 means that a program was not found: is it among the project's dependencies?"
+    if result.exit_code == 137 and not advice:
+        blocked += (
+            " Code 137 means that it was killed, though not for passing a limit: by itself, or by a machine that has no"
+            " memory left. Deploy again; if it happens again, ask your operator."
+        )
     blocked += f" {advice}" if advice else ""
     raise StageFailure(
         FailureCode.COMMAND_FAILED,
