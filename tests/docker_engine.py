@@ -114,9 +114,10 @@ class DockerEngine:
             point = line.split()[4]
             if point.startswith(f"{self.directory}/"):
                 subprocess.run(["umount", "--lazy", point], check=False)
-        for parent in Path("/sys/fs/cgroup").glob(f"**/{self.directory.name}"):
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        for parent, names, _ in os.walk("/sys/fs/cgroup"):
+            if self.directory.name in names:
+                with contextlib.suppress(OSError):
+                    Path(parent, self.directory.name).rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextlib.contextmanager

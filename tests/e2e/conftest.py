@@ -74,10 +74,12 @@ def repositories(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def impatient_platform(start_platform: Callable[..., Platform]) -> Platform:
-    """One with small limits of time, memory, disk and output."""
-    return start_platform("impatient", **LIMITS)
+@pytest.fixture(scope="module")
+def impatient_platform(start_platform: Callable[..., Platform]) -> Iterator[Platform]:
+    """One with small limits of time, memory, disk and output. Its processes don't idle beside all other tests."""
+    platform = start_platform("impatient", **LIMITS)
+    yield platform
+    platform.close()
 
 
 def _docker_settings(engine: DockerEngine) -> dict[str, str]:
@@ -89,9 +91,13 @@ def docker_platform(start_platform: Callable[..., Platform], docker_engine: Dock
     return start_platform("docker", **_docker_settings(docker_engine), LEASE_SECONDS="8", RECONCILE_SECONDS="1")
 
 
-@pytest.fixture(scope="session")
-def impatient_docker_platform(start_platform: Callable[..., Platform], docker_engine: DockerEngine) -> Platform:
-    return start_platform("impatient-docker", **_docker_settings(docker_engine), **LIMITS)
+@pytest.fixture(scope="module")
+def impatient_docker_platform(
+    start_platform: Callable[..., Platform], docker_engine: DockerEngine
+) -> Iterator[Platform]:
+    platform = start_platform("impatient-docker", **_docker_settings(docker_engine), **LIMITS)
+    yield platform
+    platform.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.docker_engine import SECONDS
 from tests.e2e.attacks import ATTACKS, PAGE, Target
 from tests.e2e.campaign import HARMLESS, Campaign
 from tests.e2e.platform import Platform, wait_for
-from tests.executors import LoopbackServer, listening_on_loopback, processes_with, unique_marker
+from tests.executors import LoopbackServer, control_groups, listening_on_loopback, processes_with, unique_marker
 from tests.git_server import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(SECONDS)]
@@ -141,7 +141,7 @@ def test_nothing_is_left_running_or_mounted(campaign: Campaign) -> None:
         left = [path.name for name in ("executions", "containers") for path in (runs / name).glob("[!.]*")]
         assert left == []
     identifiers = list(campaign.ids.values())
-    groups = [path.name for path in Path("/sys/fs/cgroup").glob("**/cloudify-*")]
+    groups = [path.name for path in control_groups() if path.name.startswith("cloudify-")]
     assert [name for name in groups if any(identifier in name for identifier in identifiers)] == []
     if campaign.engine is not None:
         with campaign.engine.client() as client:
