@@ -104,7 +104,10 @@ def test_the_node_that_satisfies_a_range(wanted: str | None, version: str | None
         ("v20.5.1", "20.20.2", "20.20.2 is the one of that line"),
         ("24.0.0", None, "24.1.0 is the one of that line"),
         (">=28", None, "there are 26, 24, 22, 20, 18, 16, and 24.1.0 is used"),
-        ("14", None, "24.1.0 is used"),
+        ("14", "16.20.2", "16.20.2 is the oldest that there is"),
+        ("12.x || 14.17", "16.20.2", "16.20.2 is the oldest that there is"),
+        ("<16", "16.20.2", "16.20.2 is the oldest that there is"),
+        ("15 || >=30", None, "24.1.0 is used"),
         ("banana", None, "24.1.0 is used"),
     ],
 )

@@ -118,6 +118,10 @@ def node_request(wanted: str | None, available: str) -> tuple[ToolRequest | None
         if major is not None and version.startswith(f"{major[1]}."):
             request = None if version == available else ToolRequest("node", version)
             return request, f"The project asks for Node {wanted}; {version} is the one of that line that there is."
+    oldest, named = _NODES[-1], [int(number) for number in re.findall(r"(?<![\d.])\d{1,5}", wanted)]
+    if named and max(named) <= _parts(oldest)[0]:
+        # What ran on Node 14 has a better chance on 16 than on the newest one.
+        return ToolRequest("node", oldest), f"The project asks for Node {wanted}; {oldest} is the oldest that there is."
     lines = ", ".join(str(line) for line in sorted({_parts(v)[0] for v in (available, *_NODES)}, reverse=True))
     return None, f"The project asks for Node {wanted}; there are {lines}, and {available} is used."
 
