@@ -16,6 +16,7 @@ import pytest
 from api.client.errors import ApiError, ExitCode, Unreachable
 from api.client.http import ApiClient
 from api.client.log_stream import EndEvent, GapEvent, Interruption, LinesEvent, LogEvent, LogFollower, StatusEvent
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -264,7 +265,8 @@ def test_goes_on_when_the_api_restarts() -> None:
         begun.set()
 
     events: list[LogEvent] = []
-    with serving(first) as url:
+    [port] = free_ports(1)
+    with serving(first, port) as url:
         client = ApiClient(url, "cfy_token")
         follower = LogFollower(client, "depl_1", pause=lambda _: None)
         stream = follower.events()
@@ -272,7 +274,7 @@ def test_goes_on_when_the_api_restarts() -> None:
     # Nothing listens now: two attempts are refused before the API is back on the same port.
     while sum(isinstance(event, Interruption) for event in events) < 3:
         events.append(next(stream))
-    with serving(rest_of_four, int(url.rpartition(":")[2])):
+    with serving(rest_of_four, port):
         events.extend(stream)
     client.close()
     assert seqs(events) == [1, 2, 3]
