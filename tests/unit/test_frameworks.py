@@ -273,6 +273,13 @@ def test_a_member_of_a_workspace_is_installed_at_its_root(tmp_path: Path) -> Non
     assert detection.node_version == "22.1.0"
 
 
+def test_requirements_beside_a_package_file_are_said_to_be_left_out(tmp_path: Path) -> None:
+    site = {"package.json": package({"vite": "7"}), "package-lock.json": "", "requirements.txt": ""}
+    assert "`npm ci && pip install -r requirements.txt`" in " ".join(detected(tmp_path, site).reasons)
+    both = detected(tmp_path, site, install_command="npm ci && pip install -r requirements.txt")
+    assert "requirements.txt, which" not in " ".join(both.reasons)
+
+
 @pytest.mark.parametrize(
     ("workspace", "own", "command"),
     [

@@ -92,6 +92,9 @@ def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
     install_command = project.install_command if project else None
     if project:
         reasons += project.reasons
+    has_requirements = isinstance(project, NodeProject) and tree.is_file(join(relative, "requirements.txt"))
+    if has_requirements and overrides.install_command is None:
+        reasons.append(_unused_requirements(relative, install_command))
     if overrides.install_command is not None:
         install_command = overrides.install_command.strip() or None
         reasons.append(f"Install command {install_command or '(none)'}: the project's settings.")
@@ -221,6 +224,14 @@ def _read_project(
     if has_python_project(tree, directory):
         return read_python_project(tree, directory, ())
     return None
+
+
+def _unused_requirements(directory: str, install_command: str | None) -> str:
+    both = " && ".join([*([install_command] if install_command else []), "pip install -r requirements.txt"])
+    return (
+        f"There is also {join(directory, 'requirements.txt')}, which is not installed. If the build needs it, set the"
+        f" install command to `{both}`."
+    )
 
 
 def _forced_manager(overrides: Overrides) -> str | None:

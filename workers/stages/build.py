@@ -39,7 +39,7 @@ from workers.tools import Tool, attach, programs
 from workers.tools import environment as environment_of
 
 _COLLECTED = "/output"
-_MISSING, _EMPTY, _NO_PAGE, _NO_INDEX = 41, 42, 43, 44
+_MISSING, _EMPTY, _NO_PAGE, _NO_INDEX, _OUTSIDE = 41, 42, 43, 44, 45
 _SUGGESTED = (*COMMON_OUTPUT_DIRECTORIES, ".output/public", "build/client", "_build/html", ".vitepress/dist")
 
 # Ends a copy: without an index.html at the top, whether there is any page at all.
@@ -52,17 +52,18 @@ exit {_NO_PAGE}
 # Arguments: the directories to look for, in order. Runs inside the sandbox, so a link that leaves the workspace leads
 # to the sandbox's own files at most; and even those are refused.
 _COLLECT = f"""
-found=
+found= outside=
 for directory in "$@"; do
-  [ -d "$directory" ] || continue
+  [ -d "$directory" ] || {{ [ ! -L "$directory" ] || outside=$directory; continue; }}
   resolved=$(cd -P -- "$directory" && pwd -P) || continue
-  case "$resolved/" in /workspace/*) ;; *) continue ;; esac
+  case "$resolved/" in /workspace/*) ;; *) outside=$directory; continue ;; esac
   found=$directory
   [ -n "$(ls -A -- "$resolved")" ] || continue
   cp -dR --preserve=mode,timestamps -- "$resolved/." {_COLLECTED}/ || exit 1
   {_LOOK_FOR_PAGES}
 done
 [ -z "$found" ] || exit {_EMPTY}
+[ -z "$outside" ] || {{ echo "$outside"; exit {_OUTSIDE}; }}
 for directory in {" ".join(_SUGGESTED)}; do [ ! -d "$directory" ] || echo "$directory"; done
 exit {_MISSING}
 """
@@ -263,6 +264,13 @@ def _check_collected(context: StageContext, detection: Detection, result: Execut
     """Raises StageFailure, PlatformError unless there is an output and it can be a site."""
     if result.exit_code == _MISSING:
         raise StageFailure(FailureCode.OUTPUT_DIRECTORY_MISSING, _missing_message(detection, printed.split()))
+    if result.exit_code == _OUTSIDE:
+        raise StageFailure(
+            FailureCode.OUTPUT_DIRECTORY_MISSING,
+            f"The output directory {printed.strip()} is a symbolic link that leads out of the project, or to"
+            " nothing. A site holds the project's own files: make it a directory, or set the output directory in the"
+            " project's settings to what the build writes.",
+        )
     if result.exit_code == _EMPTY:
         raise StageFailure(
             FailureCode.OUTPUT_DIRECTORY_EMPTY,

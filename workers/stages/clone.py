@@ -262,7 +262,8 @@ def check_root_directory(tree: Path, root_directory: str) -> None:
     except OSError:
         raise StageFailure(
             FailureCode.ROOT_DIRECTORY_NOT_FOUND,
-            f"The repository has no directory {root_directory!r}. Set the project's rootDirectory to one it has.",
+            f"The repository has no directory {root_directory!r}; a symbolic link doesn't count. Set the project's"
+            " rootDirectory to one it has.",
         ) from None
     finally:
         os.close(descriptor)
