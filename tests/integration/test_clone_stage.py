@@ -133,6 +133,10 @@ def test_an_older_commit_by_its_sha(cloner: Cloner, http: GitServer) -> None:
     commit(http.root / "r.git", {"index.html": "two"})
     result = cloner.clone(http.url("r.git"), commit_sha=old)
     assert cloner.files(result) == {"index.html": b"one"}
+    # An annotated tag has a SHA of its own, which is no commit's.
+    git(http.root / "r.git", "tag", "--annotate", "--message=first", "--no-sign", "v1", old)
+    tag = git(http.root / "r.git", "rev-parse", "v1")
+    assert cloner.clone(http.url("r.git"), commit_sha=tag).facts == result.facts
 
 
 def test_an_older_commit_of_a_server_that_gives_out_branches_only(cloner: Cloner, http: GitServer) -> None:

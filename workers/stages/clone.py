@@ -162,7 +162,7 @@ class CloneStage:
         tree.mkdir()
         branch = context.deployment.branch if context.deployment.commit_sha is None else None
         remote.fetch(sha, tree, branch)
-        message = _commit_message(git, tree, sha)
+        commit, message = _commit(git, tree, sha)
         self._fetch_content(context, clone, tree)
         git.check_size()
         check_root_directory(tree, context.deployment.root_directory)
@@ -170,7 +170,7 @@ class CloneStage:
         if context.cancelled.is_set():
             raise Cancelled
         snapshot = self._snapshots.save(context.deployment.tenant_id, tree)
-        output = {"source": snapshot.digest, "commitSha": sha, "commitMessage": message}
+        output = {"source": snapshot.digest, "commitSha": commit, "commitMessage": message}
         components = _components(clone.url, sha)
         self._index.record(
             tenant_id=context.deployment.tenant_id,
@@ -183,7 +183,7 @@ class CloneStage:
             components=components,
             output=output,
         )
-        context.log.system(f"Fetched commit {sha[:12]}: {message.partition(chr(10))[0]}")
+        context.log.system(f"Fetched commit {commit[:12]}: {message.partition(chr(10))[0]}")
         return _result(output, is_cache_hit=False)
 
     def _cached(self, context: StageContext, url: RepositoryUrl, sha: str) -> StageResult | None:
@@ -241,10 +241,12 @@ def _result(output: dict[str, Any], *, is_cache_hit: bool) -> StageResult:
     return StageResult(output=output, is_cache_hit=is_cache_hit, facts=facts)
 
 
-def _commit_message(git: Git, tree: Path, sha: str) -> str:
-    raw = git.run(["log", "-1", "--no-show-signature", "--format=%B", "--encoding=UTF-8", sha], tree)
-    text = raw.decode("utf-8", "replace").strip()[:_MAXIMUM_MESSAGE]
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+def _commit(git: Git, tree: Path, sha: str) -> tuple[str, str]:
+    """The commit's own SHA, where `sha` is an annotated tag's, and its message."""
+    raw = git.run(["log", "-1", "--no-show-signature", "--format=%H%n%B", "--encoding=UTF-8", sha], tree)
+    commit, _, body = raw.decode("utf-8", "replace").partition("\n")
+    text = body.strip()[:_MAXIMUM_MESSAGE]
+    return commit, "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
 def check_root_directory(tree: Path, root_directory: str) -> None:
