@@ -68,7 +68,15 @@ class RemoteRepository:
         sha = self._references([reference, "HEAD"], directory).get(reference)
         if sha is not None:
             return sha
-        branches = [name.removeprefix("refs/heads/") for name in self._references(["refs/heads/*"], directory)]
+        tag = f"refs/tags/{branch}"
+        there = self._references(["refs/heads/*", tag, f"{tag}^{{}}"], directory)
+        tagged = there.pop(f"{tag}^{{}}", there.get(tag))
+        if there.pop(tag, None) is not None:
+            raise StageFailure(
+                FailureCode.BRANCH_NOT_FOUND,
+                f"{self.url.public} has no branch {branch!r}, but a tag of this name. Deploy its commit: {tagged}.",
+            )
+        branches = [name.removeprefix("refs/heads/") for name in there]
         if not branches:
             raise StageFailure(
                 FailureCode.REPOSITORY_EMPTY, f"{self.url.public} has no commits yet. Push one, then deploy again."

@@ -137,6 +137,9 @@ def test_an_older_commit_by_its_sha(cloner: Cloner, http: GitServer) -> None:
     git(http.root / "r.git", "tag", "--annotate", "--message=first", "--no-sign", "v1", old)
     tag = git(http.root / "r.git", "rev-parse", "v1")
     assert cloner.clone(http.url("r.git"), commit_sha=tag).facts == result.facts
+    assert (
+        f"but a tag of this name. Deploy its commit: {old}." in cloner.failure(http.url("r.git"), branch="v1").message
+    )
 
 
 def test_an_older_commit_of_a_server_that_gives_out_branches_only(cloner: Cloner, http: GitServer) -> None:
