@@ -163,7 +163,7 @@ class Platform:
     @property
     def redis(self) -> redis.Redis:
         if self._redis is None:
-            self._redis = connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"])
+            self._redis = connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"], timeout_seconds=PATIENCE)
         return self._redis
 
     def queue(self) -> RedisJobQueue:

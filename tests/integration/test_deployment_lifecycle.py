@@ -68,7 +68,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def world(database: Database, redis_url: str, settings: Settings) -> Iterator[Any]:
-    redis = connect_redis(redis_url)
+    redis = connect_redis(redis_url, timeout_seconds=120)
     queue = RedisJobQueue(redis, lease_seconds=30)
     parts: dict[str, Any] = {
         "database": database,

@@ -437,7 +437,7 @@ def pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with connect_redis(redis_url) as client:
+    with connect_redis(redis_url, timeout_seconds=120) as client:
         yield client
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 from litestar import get
 from litestar.routes import HTTPRoute
@@ -13,6 +14,7 @@ from api.app import create_app
 from api.guards import UndeclaredRoutes
 from shared.identifiers import DEPLOYMENT, PROJECT, new_identifier
 from shared.permissions import Permission, Role, permissions_of
+from tests.integration.log_rows import eventually
 
 HEADERS = {
     "api-version": "2026-02-12",
@@ -273,8 +275,18 @@ def test_the_documentations_page_loads_nothing(platform) -> None:
 
 
 def test_health_shows_its_details_to_administrators_alone(platform, account) -> None:
+    def answered(path: str, **headers: str) -> httpx.Response:
+        responses: list[httpx.Response] = []
+
+        def is_well() -> bool:
+            responses.append(platform.client.get(path, headers=headers))
+            return responses[-1].status_code == 200
+
+        eventually(is_well)
+        return responses[-1]
+
     for path in ("/api/health", "/api/health/ready", "/api/health/live", "/api/health/startup"):
-        response = platform.client.get(path)
-        assert response.status_code == 200
+        # What a dependency on a busy machine takes a second to answer counts as no answer.
+        response = answered(path)
         assert response.json()["data"] == {"status": "ok", "dependencies": None}
-    assert account.request("GET", "/api/health").json()["data"]["dependencies"] is None
+    assert answered("/api/health", **account.headers).json()["data"]["dependencies"] is None
