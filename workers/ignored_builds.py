@@ -26,8 +26,9 @@ from workers.stage import DeploymentView
 from workers.stages.dependency_key import runs_scripts, source_reader
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
-# Beside the lockfiles, in the directories above the project's.
+# In the directories above the project's.
 _SHARED_FILES = (
+    *(name for names in LOCKFILES.values() for name in names),
     *("package.json", ".npmrc", ".yarnrc", ".yarnrc.yml", ".yarn", "bunfig.toml", "pnpm-workspace.yaml", "patches"),
     *(".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.cjs", "turbo.json", "tsconfig.json", "tsconfig.base.json"),
     *("uv.lock", "uv.toml", "poetry.lock", "poetry.toml", "Pipfile", "Pipfile.lock", "requirements.txt"),
@@ -74,7 +75,9 @@ class IgnoredBuilds:
             return f"The message of commit {sha[:12]} says {skip[0]}."
         if former is None or _has_changed(git, directory, former, sha):
             return None
-        place = "" if former.watched == (".",) else f" in {', '.join(former.watched[:3])}"
+        # The project, what it uses, and only then what is there or not.
+        used = [path for path in former.watched[1:] if path.rpartition("/")[2] not in _SHARED_FILES]
+        place = "" if former.watched == (".",) else f" in {', '.join([former.watched[0], *used[:2]])}"
         return f"Nothing has changed{place} since commit {former.commit_sha[:12]}, which is deployed."
 
     def _former(self, deployment: DeploymentView) -> FormerBuild | None:
@@ -110,8 +113,7 @@ def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
     outside += [path for package in (root, *packages) for path in source_references(tree, package)]
     if "." in outside:
         return ["."]
-    names = [*(name for names in LOCKFILES.values() for name in names), *_SHARED_FILES]
-    shared = [join(above, name) for above in ancestors(root)[1:] for name in names]
+    shared = [join(above, name) for above in ancestors(root)[1:] for name in _SHARED_FILES]
     paths = [root, *packages, *outside, *shared]
     if detection.runtime == "python" and detection.lockfile:
         paths.append(detection.lockfile)
