@@ -19,7 +19,7 @@ run: .venv/run.stamp ## Run the whole platform on this machine and deploy the sa
 	@exec $(BIN)/cloudify up
 
 test: .venv/dev.stamp ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.side_by_side
 
 unit: .venv/dev.stamp ## Run the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/architecture
@@ -37,7 +37,7 @@ e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e
 
 e2e-full: .venv/dev.stamp ## Build a project of every generator and package manager; says how long each takes
-	CLOUDIFY_E2E_FULL=1 $(BIN)/python -m pytest -s tests/e2e/test_generators.py
+	CLOUDIFY_E2E_FULL=1 $(BIN)/python -m pytest -s tests/e2e/test_generators.py tests/e2e/test_build_files.py
 
 streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while processes are killed (CLOUDIFY_STREAM_SEED)
 	CLOUDIFY_STREAM_LINES=$${CLOUDIFY_STREAM_LINES:-50000} CLOUDIFY_STREAM_KILLS=$${CLOUDIFY_STREAM_KILLS:-20} \
