@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-_APART = ("tests/contract", "tests/e2e")
+_APART = ("tests/contract", "tests/e2e", "tests/chaos", "tests/streams")
 _RUNS = (_APART, ("tests", *(f"--ignore={path}" for path in _APART)))
 _SECTION = re.compile(r"=+ (?!test session starts)\S.*=+$")
 _COUNT = re.compile(r"(\d+) (\w+)")
@@ -76,7 +76,11 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write("".join(run.closing))
     counts = sum((run.counts() for run in runs), Counter[str]())
     seconds = time.monotonic() - started
-    outcomes = ", ".join(f"{number} {name}" for name, number in counts.items())
+    first = sorted(counts, key=lambda name: name not in ("failed", "error", "errors"))
+    outcomes = ", ".join(f"{counts[name]} {name}" for name in first)
+    for run, code in zip(runs, codes, strict=True):
+        if not run.counts():
+            print(f"One of the two ended without a count, with exit code {code}.")
     print(f" both: {outcomes} in {seconds:.2f}s ({seconds // 60:.0f} min) ".center(100, "="), flush=True)
     failures = [code for code in codes if code not in (0, _NO_TESTS)]
     if failures or all(code == _NO_TESTS for code in codes):
