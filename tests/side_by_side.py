@@ -68,9 +68,14 @@ class Run:
 def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     runs = [Run([*arguments, *paths]) for paths in _RUNS]
+
+    def interrupt(_number: int, _frame: object) -> None:
+        for run in runs:
+            run.interrupt()
+
     # Ctrl-C in a terminal reaches them as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: [run.interrupt() for run in runs])
+    signal.signal(signal.SIGTERM, interrupt)
     codes = [run.wait() for run in runs]
     for run in runs:
         sys.stdout.write("".join(run.closing))
