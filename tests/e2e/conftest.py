@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
         return platform
 
     yield start
-    for platform in started:
-        platform.close()
+    # Each waits for its processes to end.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Platform.close, started))
 
 
 @pytest.fixture(scope="session")
