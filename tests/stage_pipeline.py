@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
@@ -50,7 +51,8 @@ class RecordedLog:
 
 
 DEPLOYMENT = DeploymentView(
-    id="depl_1",
+    # It names the sandboxes: two runs of the tests on one machine must not end each other's.
+    id=f"depl_{secrets.token_hex(4)}",
     tenant_id=TENANT,
     project_id="proj_1",
     project_slug="sample",
