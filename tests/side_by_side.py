@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 
 _APART = ("tests/contract", "tests/e2e", "tests/chaos", "tests/streams")
 _RUNS = (_APART, ("tests", *(f"--ignore={path}" for path in _APART)))
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str]) -> int:
     for run, code in zip(runs, codes, strict=True):
         if not run.counts():
             print(f"One of the two ended without a count, with exit code {code}.")
-    print(f" both: {outcomes} in {seconds:.2f}s ({seconds // 60:.0f} min) ".center(100, "="), flush=True)
+    # As pytest closes a single run.
+    print(f" {outcomes} in {seconds:.2f}s ({timedelta(seconds=int(seconds))}) ".center(80, "="), flush=True)
     failures = [code for code in codes if code not in (0, _NO_TESTS)]
     if failures or all(code == _NO_TESTS for code in codes):
         return max(codes, key=abs)
