@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -71,8 +70,6 @@ def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with ExitStack() as stack:
         canary = stack.enter_context(listening_on_loopback())
         server = stack.enter_context(serving(directory))
-        threading.Thread(target=server.serve_forever).start()
-        stack.callback(server.shutdown)
         campaigns: dict[str, Campaign] = {}
         for executor, fixtures in names.items():
             content, resources = (request.getfixturevalue(name) for name in fixtures)
