@@ -14,6 +14,7 @@ from shared.errors import StageFailure
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
+from workers.directories import remove_tree
 from workers.snapshots import snapshot_key
 from workers.toolchain import Toolchain
 
@@ -146,3 +147,17 @@ def test_files_that_are_lost_in_the_store_are_done_without(
     assert page(pipeline, "d").startswith("1:")
     assert any(line.startswith("They can't be had") for line in pipeline.log.lines)
     assert page(pipeline, "e").startswith("2:")
+
+
+def test_files_that_this_host_has_no_place_for_are_done_without(
+    pipeline: Pipeline, database: Database, tmp_path: Path
+) -> None:
+    page(pipeline, "a")
+    page(pipeline, "b")
+    [digest] = kept(database)
+    tree = tmp_path / "cache" / "trees" / TENANT / digest
+    remove_tree(tree)
+    tree.write_text("in the way")
+    assert page(pipeline, "c").startswith("1:")
+    assert "They can't be had at the moment; the build does without." in pipeline.log.lines
+    assert page(pipeline, "d").startswith("2:")

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from shared.errors import StageFailure
+from shared.errors import PlatformError, StageFailure
 from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
@@ -85,6 +85,10 @@ class BuildCache:
                     context.log.system(f"They can't be had: {missing}")
                     self._index.forget(context.deployment.tenant_id, record)
                     record = None
+                except (OSError, PlatformError) as error:
+                    context.log.system("They can't be had at the moment; the build does without.")
+                    _log.warning("build_cache.not_attached", deployment_id=context.deployment.id, error=str(error))
+                    record = None
             yield KeptFiles(layer, lambda upper: self._keep(context, paths, components, record, upper))
 
     def settle(self) -> None:
@@ -102,6 +106,7 @@ class BuildCache:
         if not any(has_directory(upper, path) for path in paths):
             return
         try:
+            self._start()
             with ExitStack() as stack:
                 taken = stack.enter_context(self._snapshots.temporary()) / "files"
                 taken.mkdir()
@@ -111,7 +116,7 @@ class BuildCache:
                     # It is attached still; from here on for as long as it takes.
                     below = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
                 storing = stack.pop_all()
-        except OSError as error:
+        except (OSError, RuntimeError, PlatformError) as error:
             _log.warning("build_cache.not_taken", deployment_id=context.deployment.id, error=str(error))
             return
 
@@ -120,14 +125,17 @@ class BuildCache:
                 complete(taken, below)
                 self._store(context, components, taken)
 
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="build-cache", daemon=True)
-                self._thread.start()
         try:
             self._jobs.put_nowait(store)
         except queue.Full:
             storing.close()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name="build-cache", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _work(self) -> None:
         with contextlib.suppress(OSError):
