@@ -16,7 +16,7 @@ SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wai
 
 
 class Blocked:
-    """An act in a thread of its own; `result` waits for its end and gives what it returned, or raises what it raised."""
+    """An act in a thread of its own. `result` waits for its end, then returns or raises what the act did."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._act = act

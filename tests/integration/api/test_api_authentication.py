@@ -5,6 +5,7 @@ from typing import Any
 
 import jwt
 
+from api.device_cookie import DEVICE_COOKIE
 from api.routes.authentication import REFRESH_COOKIE
 from shared.repositories.stream_rights import StreamRightsRepository
 
@@ -70,11 +71,36 @@ def test_wrong_password_and_unknown_account_are_alike_and_throttled(account) -> 
         answers.append((code_of(response), response.json()["error"]["message"]))
     assert answers[0] == answers[1]
     assert answers[0][0] == (401, "INVALID_CREDENTIALS")
-    for _ in range(9):
+    for _ in range(4):
         client.post("/api/auth/login", json={**LOGIN, "password": "wrong password"})
-    throttled = client.post("/api/auth/login", json=LOGIN)
-    assert code_of(throttled) == (429, "LOGIN_THROTTLED")
-    assert int(throttled.headers["retry-after"]) > 0
+    for password in (LOGIN["password"], "wrong password"):
+        throttled = client.post("/api/auth/login", json={**LOGIN, "password": password})
+        assert code_of(throttled) == (429, "LOGIN_THROTTLED")
+        assert 0 < int(throttled.headers["retry-after"]) <= 60
+
+
+def test_guesses_of_a_stranger_lock_nobody_out_who_signed_in_before(account) -> None:
+    client = account.platform.client
+    cookie = {"Cookie": f"{DEVICE_COOKIE}={client.post('/api/auth/login', json=LOGIN).cookies[DEVICE_COOKIE]}"}
+    client.cookies.clear()
+    wrong = {**LOGIN, "password": "wrong password"}
+    assert [client.post("/api/auth/login", json=wrong).status_code for _ in range(6)] == [401] * 5 + [429]
+    assert client.post("/api/auth/login", json=LOGIN).status_code == 429
+    for _ in range(7):
+        # Right passwords don't count.
+        again = client.post("/api/auth/login", json=LOGIN, headers=cookie)
+        client.cookies.clear()
+        assert again.status_code == 200
+    guesses = [client.post("/api/auth/login", json=wrong, headers=cookie).status_code for _ in range(6)]
+    assert guesses == [401] * 5 + [429], "a stolen cookie gives no more guesses"
+
+
+def test_the_device_cookie_is_for_this_host_alone(account) -> None:
+    response = account.platform.client.post("/api/auth/login", json=LOGIN)
+    [cookie] = [value for value in response.headers.get_list("set-cookie") if value.startswith(DEVICE_COOKIE)]
+    for part in ("httponly", "secure", "path=/", "samesite=strict"):
+        assert part in cookie.lower()
+    assert "domain" not in cookie.lower()
 
 
 def test_refresh_replaces_the_cookie_and_reuse_ends_the_family(account) -> None:
