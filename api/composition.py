@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from api.authentication import Authenticator
+from api.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.services import Services
@@ -19,6 +20,7 @@ from shared.access_tokens import AccessTokens
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database
 from shared.db.migrate import is_migrated
+from shared.limits.windows import RedisWindows
 from shared.logs.account_events import AccountEventStore
 from shared.logs.archive import ArchiveReader
 from shared.logs.base import Doorbell
@@ -46,7 +48,7 @@ from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox
 from shared.services.accounts import AccountService
 from shared.services.deployments import DeploymentService
-from shared.services.login_throttle import LocalLoginThrottle
+from shared.services.login_throttle import LoginThrottle
 from shared.services.projects import ProjectService
 from shared.services.queue_administration import QueueAdministrationService
 from shared.services.queue_positions import QueuePositions
@@ -71,6 +73,7 @@ class Backends:
     doorbell: Doorbell
     listener: RedisDoorbellListener
     artifacts: ArtifactStore
+    windows: RedisWindows
     close: Callable[[], None] = field(repr=False)
 
 
@@ -95,6 +98,7 @@ def connect_backends(settings: Settings) -> Backends:
         listener=RedisDoorbellListener(settings.redis_url),
         # Only asked whether it answers; an outage isn't waited out.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
+        windows=RedisWindows(redis, SystemClock()),
         close=closers.close,
     )
 
@@ -108,7 +112,7 @@ def build_account_services(settings: Settings, backends: Backends, clock: Clock)
         tenants=TenantRepository(database),
         queue=backends.queue,
         passwords=Passwords(),
-        throttle=LocalLoginThrottle(clock),
+        throttle=LoginThrottle(backends.windows),
         registration_enabled=settings.registration_enabled,
     )
     return accounts, TokenService(tokens=TokenRepository(database), clock=clock)
@@ -199,6 +203,7 @@ def build_services(
         tenants=TenantRepository(database),
         idempotency=IdempotencyRepository(database),
         cursor_signer=CursorSigner(settings.secret_key),
+        device_cookies=DeviceCookies(settings.secret_key, clock),
         health=HealthChecks(
             {"database": database.ping, "queue": backends.queue.ping, "objectStore": backends.artifacts.ping},
             is_migrated=partial(is_migrated, settings.database_url),

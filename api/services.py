@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.authentication import Authenticator
+from api.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.streams.admission import StreamAdmission
@@ -42,6 +43,7 @@ class Services:
     tenants: TenantRepository
     idempotency: IdempotencyRepository
     cursor_signer: CursorSigner
+    device_cookies: DeviceCookies
     health: HealthChecks
     stream_tickets: StreamTicketService
     stream_admission: StreamAdmission

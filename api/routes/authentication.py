@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.datastructures import Cookie
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 
 from api.authentication import Principal
+from api.device_cookie import DEVICE_COOKIE
 from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
 from api.services import Services
@@ -20,6 +22,7 @@ from schemas.requests import CreateStreamTicketRequest, LoginRequest, RegisterRe
 from schemas.resources import UserResource
 from shared.errors import ErrorCode
 from shared.permissions import Permission
+from shared.services.accounts import login_name
 from shared.services.sessions import IssuedSession
 
 _REFRESH_ERRORS = (ErrorCode.UNAUTHENTICATED, ErrorCode.SESSION_REVOKED, ErrorCode.CSRF_REJECTED)
@@ -40,7 +43,7 @@ class AuthenticationController(Controller):
         """Makes an account and signs in."""
         user = services.accounts.register(data)
         session = services.sessions.start(user.id, user_agent=_user_agent(request), address=_address(request))
-        return _signed_in(user, session, status=201)
+        return _signed_in(user, session, status=201, device=_device(request, services, data.email))
 
     @post(
         "/login",
@@ -51,11 +54,13 @@ class AuthenticationController(Controller):
     def login(
         self, request: Request[Any, Any, Any], data: JSONBody[LoginRequest], services: NamedDependency[Services]
     ) -> Response[Success[SignedIn]]:
-        """Signs in."""
-        address = _address(request)
-        user = services.accounts.authenticate(data.email, data.password, address=address)
+        """Signs in. Wrong passwords are limited to 5 a minute for an account and 20 for an address; a client that
+        signed in to the account before, and sends the cookie that it was given then, has 5 of its own."""
+        address, cookie = _address(request), request.cookies.get(DEVICE_COOKIE)
+        device = services.device_cookies.device_of(cookie, login_name(data.email))
+        user = services.accounts.authenticate(data.email, data.password, address=address, device=device)
         session = services.sessions.start(user.id, user_agent=_user_agent(request), address=address)
-        return _signed_in(user, session, status=200)
+        return _signed_in(user, session, status=200, device=_device(request, services, data.email))
 
     @post("/refresh", status_code=200, opt={"public": True, "errors": _REFRESH_ERRORS}, sync_to_thread=True)
     def refresh(
@@ -122,10 +127,16 @@ class AuthenticationController(Controller):
         return answer(ticket, status=201, location=stream)
 
 
-def _signed_in(user: UserResource, session: IssuedSession, *, status: int) -> Response[Success[SignedIn]]:
+def _signed_in(
+    user: UserResource, session: IssuedSession, *, status: int, device: Cookie | None = None
+) -> Response[Success[SignedIn]]:
     data = SignedIn(user=user, access_token=session.access_token, expires_in=session.expires_in)
-    cookie = refresh_cookie(session.refresh_token, session.refresh_expires_in)
-    return answer(data, status=status, location="/api/auth/me" if status == 201 else None, cookies=[cookie])
+    cookies = [refresh_cookie(session.refresh_token, session.refresh_expires_in), *([device] if device else [])]
+    return answer(data, status=status, location="/api/auth/me" if status == 201 else None, cookies=cookies)
+
+
+def _device(request: Request[Any, Any, Any], services: Services, email: str) -> Cookie:
+    return services.device_cookies.signed_in(request.cookies.get(DEVICE_COOKIE), login_name(email))
 
 
 def _user_agent(request: Request[Any, Any, Any]) -> str | None:

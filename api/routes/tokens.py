@@ -8,6 +8,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from api.authentication import Principal
 from api.pagination import ListParameters
 from api.responses import answer, success
 from api.services import Services
@@ -40,8 +41,9 @@ class TokenController(Controller):
     def create_token(
         self, request: Request[Any, Any, Any], data: JSONBody[CreateTokenRequest], services: NamedDependency[Services]
     ) -> Response[Success[CreatedTokenResource]]:
-        """Makes a token; it is shown this once."""
-        token = services.tokens.create(request.user.user_id, data, granted=request.user.scopes)
+        """Makes a token; it is shown this once. One that a token makes ends no later than that token, and with it."""
+        principal: Principal = request.user
+        token = services.tokens.create(principal.user_id, data, granted=principal.scopes, parent_id=principal.token_id)
         return answer(token, status=201, location=f"/api/auth/tokens/{token.id}")
 
     @get("/{token_id:str}", opt={"self": True, "errors": (ErrorCode.NOT_FOUND,)}, sync_to_thread=True)
@@ -55,5 +57,5 @@ class TokenController(Controller):
     def revoke_token(
         self, request: Request[Any, Any, Any], token_id: FromPath[str], services: NamedDependency[Services]
     ) -> None:
-        """Revokes a token; it stops working at once."""
+        """Revokes a token and the tokens that it made; they stop working at once."""
         services.tokens.revoke(request.user.user_id, token_id)

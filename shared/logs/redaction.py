@@ -2,15 +2,17 @@
 
 What is masked: every occurrence of every form of every secret (see `secret_forms`), overlapping ones included, and the
 user part of every URL (`https://user:password@host`), known as a secret or not. Secrets of two or three characters are
-masked as whole words only; single characters and words like "true" not at all. The result doesn't depend on how the
-text is cut into pieces: text that may be the beginning of something to mask is kept back until more of it is known.
+masked as whole words only; single characters and words like "true" not at all. A secret is also found with a carriage
+return or a colour in the middle of it, which then follows its mask. The result doesn't depend on how the text is cut
+into pieces: text that may be the beginning of something to mask is kept back until more of it is known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from shared.logs.control_sequences import Controls, separate, unfinished_start, visible
 from shared.logs.literal_search import Interval, LiteralSet
 from shared.logs.secret_forms import MINIMUM_LENGTH, MINIMUM_WORD_LENGTH, forms_of, is_harmless, words_of
 
@@ -23,6 +25,7 @@ _MAXIMUM_AUTHORITY = 2048
 _AUTHORITY = re.compile(r"[^\s/?#\"'<>`]{0,2049}")
 # The user that every ssh URL of a git host names; not a credential.
 _HARMLESS_USERS = frozenset({"git"})
+_WORD_CHARACTER = re.compile(r"\w")
 
 
 class Redactor:
@@ -33,13 +36,20 @@ class Redactor:
         words: set[str] = set()
         for value in secrets:
             secret = value.replace("\0", "\ufffd")
-            length = len(secret.strip())
+            shown = visible(secret)
+            length = len(shown.strip())
             if is_harmless(secret):
                 continue
             if length >= MINIMUM_LENGTH:
-                forms |= forms_of(secret)
+                forms |= {
+                    form for form in map(visible, forms_of(secret) | forms_of(shown)) if len(form) >= MINIMUM_LENGTH
+                }
             elif length >= MINIMUM_WORD_LENGTH:
-                words |= words_of(secret)
+                words |= {
+                    word
+                    for word in map(visible, words_of(secret) | words_of(shown))
+                    if len(word) >= MINIMUM_WORD_LENGTH
+                }
         self._literals = LiteralSet(forms)
         self._words = [_Word(word) for word in sorted(words)]
 
@@ -50,11 +60,12 @@ class Redactor:
     def stream(self) -> RedactionStream:
         return RedactionStream(self)
 
-    def intervals(self, buffer: str, start: int = 0) -> list[Interval]:
-        """Where to mask, in any order; they may overlap. What comes before `start` is only looked back at."""
+    def intervals(self, buffer: str, start: int = 0, breaks: Collection[int] = ()) -> list[Interval]:
+        """Where to mask in visible text, in any order; they may overlap. What comes before `start` is only looked back
+        at. `breaks`: where control characters stand, which end a word."""
         found = list(self._literals.find(buffer))
         for word in self._words:
-            found += word.find(buffer, start)
+            found += word.find(buffer, start, breaks)
         if ":/" in buffer or ":\\" in buffer:
             found += _url_users(buffer)
         return found
@@ -81,16 +92,16 @@ class _Word:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        escaped = re.escape(text)
-        # The text comes first, as that is what `re` looks for quickly.
-        self._pattern = re.compile(rf"{escaped}(?<!\w{escaped})(?!\w)")
 
-    def find(self, buffer: str, start: int) -> Iterator[Interval]:
-        match = self._pattern.search(buffer, start)
-        while match:
-            yield match.span()
+    def find(self, buffer: str, start: int, breaks: Collection[int]) -> Iterator[Interval]:
+        begin = buffer.find(self._text, start)
+        while begin >= 0:
+            end = begin + len(self._text)
+            is_begun = begin == 0 or begin in breaks or not _WORD_CHARACTER.match(buffer, begin - 1)
+            if is_begun and (end in breaks or not _WORD_CHARACTER.match(buffer, end)):
+                yield begin, end
             # Overlapping ones too ("--" in "---"), else the result would depend on where the buffer begins.
-            match = self._pattern.search(buffer, match.start() + 1)
+            begin = buffer.find(self._text, begin + 1)
 
     def unfinished_start(self, buffer: str) -> int:
         """Where the longest end of `buffer` begins that is a beginning of the text, or all of it: whether the word
@@ -107,9 +118,13 @@ class RedactionStream:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        # The last character let through (a word's beginning depends on it), then text not let through yet.
+        # The end of the input where it may be the beginning of an escape sequence.
+        self._unfinished = ""
+        # The last visible character let through (a word's beginning depends on it), then visible text not let through
+        # yet, and the control characters in that, by their place in it.
         self._context = ""
         self._kept = ""
+        self._controls: list[Controls] = []
         # How many of the kept characters belong to a mask that has been written already.
         self._masked = 0
 
@@ -117,37 +132,96 @@ class RedactionStream:
         """Masked text; the end may be kept back until the next call."""
         if not text:
             return ""
-        buffer = self._context + self._kept + text
-        return self._release(buffer, max(len(self._context), self._redactor.settled(buffer)))
+        text = self._unfinished + text
+        cut = unfinished_start(text)
+        self._unfinished = text[cut:]
+        buffer, controls = self._with_kept(text[:cut])
+        return self._release(buffer, controls, max(len(self._context), self._redactor.settled(buffer)))
 
     def flush(self) -> str:
         """What was kept back. The stream can be used again afterwards, as if new."""
-        buffer = self._context + self._kept
-        released = self._release(buffer, len(buffer))
-        self._context = ""
+        buffer, controls = self._with_kept(self._unfinished)
+        released = self._release(buffer, controls, len(buffer))
+        self._unfinished = self._context = ""
         self._masked = 0
         return released
 
-    def _release(self, buffer: str, end: int) -> str:
+    def _with_kept(self, text: str) -> tuple[str, list[Controls]]:
+        """The visible text to look at, and the control characters in it by their place there."""
+        added, controls = separate(text)
+        before = self._context + self._kept
+        kept = [(len(self._context) + place, control) for place, control in self._controls]
+        return before + added, kept + [(len(before) + place, control) for place, control in controls]
+
+    def _release(self, buffer: str, controls: list[Controls], end: int) -> str:
         base = len(self._context)
         covered = base + self._masked
-        output: list[str] = []
-        position = base
-        for start, stop in sorted(self._redactor.intervals(buffer, base)):
+        output = _Output(buffer, controls, base)
+        breaks = {place for place, _ in controls}
+        for start, stop in sorted(self._redactor.intervals(buffer, base, breaks)):
             if start >= end:
                 break
             if start < covered:
                 covered = max(covered, stop)
                 continue
-            position = max(position, min(covered, end))
-            output += (buffer[position:start], MASK)
-            position, covered = start, stop
-        position = max(position, min(covered, end))
-        output.append(buffer[position:end])
+            output.skip_to(min(covered, end))
+            output.show_to(start)
+            output.mask()
+            covered = stop
+        output.skip_to(min(covered, end))
+        output.show_to(end)
         self._masked = max(0, covered - end)
         self._context = buffer[max(0, end - 1) : end]
+        if controls and output.last_control == end:
+            # A word may begin here, whatever the last visible character is.
+            self._context = "\n"
         self._kept = buffer[end:]
-        return "".join(output)
+        self._controls = [(place - end, control) for place, control in output.rest()]
+        return output.text()
+
+
+class _Output:
+    """What becomes of visible text from `position` on. Control characters stay between the characters where they
+    stood, and follow the mask of what they interrupted."""
+
+    def __init__(self, buffer: str, controls: list[Controls], position: int) -> None:
+        self._buffer = buffer
+        self._controls = controls
+        self._next = 0
+        self._position = position
+        self._pieces: list[str] = []
+        # Where the last of the control characters stood that were let through.
+        self.last_control = -1
+
+    def show_to(self, end: int) -> None:
+        while self._next < len(self._controls):
+            place, controls = self._controls[self._next]
+            if place > end:
+                break
+            self._pieces += (self._buffer[self._position : place], controls)
+            self._position = max(self._position, place)
+            self.last_control = place
+            self._next += 1
+        if end > self._position:
+            self._pieces.append(self._buffer[self._position : end])
+            self._position = end
+
+    def skip_to(self, end: int) -> None:
+        """Lets the control characters before `end` through, and no text."""
+        while self._next < len(self._controls) and self._controls[self._next][0] < end:
+            self.last_control, controls = self._controls[self._next]
+            self._pieces.append(controls)
+            self._next += 1
+        self._position = max(self._position, end)
+
+    def mask(self) -> None:
+        self._pieces.append(MASK)
+
+    def rest(self) -> list[Controls]:
+        return self._controls[self._next :]
+
+    def text(self) -> str:
+        return "".join(self._pieces)
 
 
 def _url_users(buffer: str) -> Iterator[Interval]:

@@ -1,4 +1,4 @@
-"""The shapes in which a secret shows up in output: as it is, base64, URL-encoded, escaped, line by line. Pure."""
+"""The shapes in which a secret shows up in output: as it is, base64, hex, URL-encoded, escaped, line by line. Pure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ _HARMLESS = re.compile(
     "|localhost|127.0.0.1|0.0.0.0|utf-8|utf8|en_us.utf-8|c.utf-8|node|npm|yarn|pnpm|bun"
 )
 
+# Shorter secrets are masked in their own case only: "Main" would hide every "main".
+_MINIMUM_CASED = 8
+# Width at which `xxd -p` wraps.
+_HEX_WIDTH = 60
 # Widths at which base64 is wrapped: openssl and PEM, GNU coreutils and MIME.
 _BASE64_WIDTHS = (64, 76)
 _HTML_IN_JSON = re.compile("[<>&]")
+# Not the x of an escape.
+_HEX_DIGITS = re.compile("[a-f]")
 _JSON_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 _IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
 _SHELL_SPECIAL = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
@@ -35,7 +41,9 @@ def forms_of(secret: str) -> set[str]:
     plain = _plain_forms(secret)
     forms = set(plain)
     for value in {secret, secret.strip()} - {""}:
-        forms |= _base64_forms(value) | _url_forms(value) | _escaped_forms(value)
+        forms |= _base64_forms(value) | _hex_forms(value) | _url_forms(value) | _escaped_forms(value)
+        if len(value) >= _MINIMUM_CASED:
+            forms |= {value.upper(), value.lower()}
     return {form for form in forms if len(form) >= MINIMUM_LENGTH}
 
 
@@ -45,7 +53,8 @@ def words_of(secret: str) -> set[str]:
     encoded = {
         encode(word.encode(errors="replace")).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)
     }
-    words = {word} | encoded | {text.rstrip("=") for text in encoded} | _url_forms(word) | _escaped_forms(word)
+    words = {word} | encoded | {text.rstrip("=") for text in encoded}
+    words |= _hex_forms(word) | _url_forms(word) | _escaped_forms(word)
     return {text for text in words if len(text) >= MINIMUM_WORD_LENGTH}
 
 
@@ -81,6 +90,18 @@ def _base64_forms(secret: str) -> set[str]:
                 pieces = [whole[start : start + width] for start in range(0, len(whole), width)]
                 forms |= {piece for piece in pieces if len(piece) >= 2 * MINIMUM_LENGTH}
     return forms
+
+
+def _hex_forms(secret: str) -> set[str]:
+    """As `xxd -p`, `hexdump` and Python print bytes: run together, apart, and with an escape for each."""
+    digits = secret.encode(errors="replace").hex()
+    pairs = [digits[start : start + 2] for start in range(0, len(digits), 2)]
+    forms = {digits, *(separator.join(pairs) for separator in (" ", ":", "-"))}
+    forms |= {"".join(f"{escape}{pair}" for pair in pairs) for escape in ("\\x", "%")}
+    if len(digits) > _HEX_WIDTH:
+        pieces = (digits[start : start + _HEX_WIDTH] for start in range(0, len(digits), _HEX_WIDTH))
+        forms |= {piece for piece in pieces if len(piece) >= 2 * MINIMUM_LENGTH}
+    return forms | {_HEX_DIGITS.sub(lambda match: match[0].upper(), form) for form in forms}
 
 
 def _url_forms(secret: str) -> set[str]:

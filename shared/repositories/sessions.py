@@ -1,4 +1,8 @@
-"""Sessions as rows: one row a refresh token, one family a login."""
+"""Logins as rows, and their refresh tokens.
+
+Whether a login lives is decided by its row in `logins` alone. A refresh locks that row before it reads anything else;
+a revocation changes it. So a refresh either ends before the revocation, which then ends its new token, or finds it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,10 @@ from typing import Any
 
 from shared.db.database import Connection, Database, Row
 
+_INSERT_LOGIN = """
+INSERT INTO logins (id, user_id, expires_at) VALUES (%(id)s, %(user_id)s, %(expires_at)s)
+"""
+
 _INSERT = """
 INSERT INTO sessions (id, family_id, user_id, refresh_token_hash, user_agent, address, expires_at)
 VALUES (%(id)s, %(family_id)s, %(user_id)s, %(refresh_token_hash)s, %(user_agent)s, %(address)s, %(expires_at)s)
@@ -14,27 +22,26 @@ VALUES (%(id)s, %(family_id)s, %(user_id)s, %(refresh_token_hash)s, %(user_agent
 
 _FIND_USER = """
 SELECT u.id AS user_id, u.email, u.is_platform_administrator,
-       EXISTS (SELECT 1 FROM sessions s WHERE s.family_id = %(family_id)s AND s.user_id = u.id
-               AND s.revoked_at IS NULL AND s.expires_at > %(now)s) AS is_live
+       EXISTS (SELECT 1 FROM logins l WHERE l.id = %(family_id)s AND l.user_id = u.id
+               AND l.revoked_at IS NULL AND l.expires_at > %(now)s) AS is_live
 FROM users u WHERE u.id = %(user_id)s
 """
 
 _FIND_HOLDER = """
-SELECT s.family_id, s.replaced_at, s.revoked_at IS NULL AND s.expires_at > %(now)s AS is_live,
+SELECT s.family_id, s.replaced_at, l.revoked_at IS NULL AND s.expires_at > %(now)s AS is_live,
        u.id AS user_id, u.email, u.is_platform_administrator
-FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.refresh_token_hash = %(hash)s
+FROM sessions s JOIN logins l ON l.id = s.family_id JOIN users u ON u.id = s.user_id
+WHERE s.refresh_token_hash = %(hash)s
 """
 
-# A family is shown by the row that holds its present refresh token; a family began when its first row was written.
+# A login is shown by the row that holds its present refresh token.
 _LIST = """
-SELECT s.family_id AS id, s.user_agent, s.address, s.expires_at, s.created_at AS last_used_at,
-       (SELECT min(first.created_at) FROM sessions first WHERE first.family_id = s.family_id) AS created_at
-FROM (
-  SELECT DISTINCT ON (family_id) * FROM sessions
-  WHERE user_id = %(user_id)s AND revoked_at IS NULL AND expires_at > %(now)s
-  ORDER BY family_id, created_at DESC, id DESC
+SELECT l.id, s.user_agent, s.address, l.expires_at, s.created_at AS last_used_at, l.created_at
+FROM logins l CROSS JOIN LATERAL (
+  SELECT * FROM sessions WHERE family_id = l.id ORDER BY created_at DESC, id DESC LIMIT 1
 ) s
-ORDER BY s.created_at DESC, s.family_id DESC LIMIT 100
+WHERE l.user_id = %(user_id)s AND l.revoked_at IS NULL AND l.expires_at > %(now)s
+ORDER BY s.created_at DESC, l.id DESC LIMIT 100
 """
 
 
@@ -42,13 +49,35 @@ class SessionRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def insert_login(self, connection: Connection, login_id: str, user_id: str, expires_at: datetime) -> None:
+        connection.execute(_INSERT_LOGIN, {"id": login_id, "user_id": user_id, "expires_at": expires_at})
+
     def insert(self, connection: Connection, session: dict[str, Any]) -> None:
+        """Adds a refresh token. The caller has inserted or locked its login."""
         connection.execute(_INSERT, session)
 
+    def prolong_login(self, connection: Connection, login_id: str, expires_at: datetime) -> None:
+        connection.execute(
+            "UPDATE logins SET expires_at = %(expires_at)s WHERE id = %(id)s",
+            {"id": login_id, "expires_at": expires_at},
+        )
+
     def find_locked(self, connection: Connection, refresh_token_hash: bytes) -> Row | None:
-        """The row of the refresh token, locked; two uses at once see each other."""
+        """The refresh token's row, and its login's `revoked_at`, with the login locked. None for an unknown token.
+
+        Three statements: one that waited for the lock would still see the rows as they were before it.
+        """
+        parameters = {"hash": refresh_token_hash}
+        found = connection.execute(
+            "SELECT family_id FROM sessions WHERE refresh_token_hash = %(hash)s", parameters
+        ).fetchone()
+        if found is None:
+            return None
+        connection.execute("SELECT id FROM logins WHERE id = %(family_id)s FOR UPDATE", found)
         return connection.execute(
-            "SELECT * FROM sessions WHERE refresh_token_hash = %(hash)s FOR UPDATE", {"hash": refresh_token_hash}
+            "SELECT s.*, l.revoked_at FROM sessions s JOIN logins l ON l.id = s.family_id "
+            "WHERE s.refresh_token_hash = %(hash)s",
+            parameters,
         ).fetchone()
 
     def set_replaced(self, connection: Connection, session_id: str, now: datetime) -> None:
@@ -57,13 +86,16 @@ class SessionRepository:
             {"id": session_id, "now": now},
         )
 
-    def revoke_family(self, connection: Connection, family_id: str, user_id: str, now: datetime) -> int:
-        """How many rows it revoked; 0 when the family has none that live."""
-        return connection.execute(
-            "UPDATE sessions SET revoked_at = %(now)s "
-            "WHERE family_id = %(family_id)s AND user_id = %(user_id)s AND revoked_at IS NULL",
-            {"family_id": family_id, "user_id": user_id, "now": now},
-        ).rowcount
+    def revoke(self, connection: Connection, login_id: str, user_id: str, now: datetime) -> bool:
+        """Ends the login. False when the user has no such login, or it was ended before."""
+        return (
+            connection.execute(
+                "UPDATE logins SET revoked_at = %(now)s "
+                "WHERE id = %(id)s AND user_id = %(user_id)s AND revoked_at IS NULL",
+                {"id": login_id, "user_id": user_id, "now": now},
+            ).rowcount
+            > 0
+        )
 
     def find_user(self, user_id: str, family_id: str, now: datetime) -> Row | None:
         """The user, and as `is_live` whether the login is neither revoked nor over."""
@@ -78,5 +110,8 @@ class SessionRepository:
         return self._database.fetch_all(_LIST, {"user_id": user_id, "now": now})
 
     def delete_expired(self, now: datetime) -> int:
+        """Deletes logins that are over, with their refresh tokens, and the old refresh tokens of others. Returns how
+        many logins it deleted."""
         with self._database.transaction() as connection:
-            return connection.execute("DELETE FROM sessions WHERE expires_at < %(now)s", {"now": now}).rowcount
+            connection.execute("DELETE FROM sessions WHERE expires_at < %(now)s", {"now": now})
+            return connection.execute("DELETE FROM logins WHERE expires_at < %(now)s", {"now": now}).rowcount

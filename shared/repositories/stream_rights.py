@@ -11,12 +11,10 @@ from shared.permissions import Role
 
 # As TokenRepository, SessionRepository and DeploymentRepository see them when a request comes.
 _LIVE_TOKENS = """
-SELECT id FROM api_tokens
-WHERE id = ANY(%(ids)s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+SELECT id FROM live_api_tokens WHERE id = ANY(%(ids)s) AND (expires_at IS NULL OR expires_at > now())
 """
 _LIVE_SESSIONS = """
-SELECT DISTINCT family_id AS id FROM sessions
-WHERE family_id = ANY(%(ids)s) AND revoked_at IS NULL AND expires_at > %(now)s
+SELECT id FROM logins WHERE id = ANY(%(ids)s) AND revoked_at IS NULL AND expires_at > %(now)s
 """
 _ROLES = "SELECT user_id, tenant_id, role FROM memberships WHERE user_id = ANY(%(ids)s)"
 _DEPLOYMENTS = """
@@ -48,7 +46,7 @@ class StreamRightsRepository:
         deployment_ids: Collection[str],
         now: datetime,
     ) -> StreamRights:
-        """Four queries, however many streams there are. `session_ids` are families. Raises Unavailable."""
+        """Four queries, however many streams there are. `session_ids` are logins. Raises Unavailable."""
         with self._database.transaction() as connection:
             tokens = connection.execute(_LIVE_TOKENS, {"ids": list(token_ids)}).fetchall()
             sessions = connection.execute(_LIVE_SESSIONS, {"ids": list(session_ids), "now": now}).fetchall()

@@ -18,11 +18,12 @@ WITH taken AS (DELETE FROM stream_tickets WHERE ticket_hash = %(ticket_hash)s RE
 SELECT t.token_id, t.session_id, t.deployment_id, t.expires_at <= %(now)s AS is_expired,
        u.id AS user_id, u.email, u.is_platform_administrator, COALESCE(k.scopes, '{}') AS scopes,
        CASE WHEN t.token_id IS NOT NULL
-            THEN COALESCE(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()), false)
-            ELSE EXISTS (SELECT 1 FROM sessions s WHERE s.family_id = t.session_id AND s.user_id = t.user_id
-                         AND s.revoked_at IS NULL AND s.expires_at > %(now)s)
+            THEN k.id IS NOT NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+            ELSE EXISTS (SELECT 1 FROM logins l WHERE l.id = t.session_id AND l.user_id = t.user_id
+                         AND l.revoked_at IS NULL AND l.expires_at > %(now)s)
        END AS is_live
-FROM taken t JOIN users u ON u.id = t.user_id LEFT JOIN api_tokens k ON k.id = t.token_id AND k.user_id = t.user_id
+FROM taken t JOIN users u ON u.id = t.user_id
+LEFT JOIN live_api_tokens k ON k.id = t.token_id AND k.user_id = t.user_id
 """
 
 

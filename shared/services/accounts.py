@@ -79,18 +79,26 @@ class AccountService:
         user_id = self._create(email, name, request.password, is_platform_administrator=False)
         return self.get(user_id)
 
-    def authenticate(self, email: str, password: str, *, address: str) -> UserResource:
-        """Raises Unauthenticated (INVALID_CREDENTIALS), alike for a wrong password and an unknown account."""
-        # Longer than any address; the throttle remembers it.
-        email = normalise_email(email[:1000])[:255]
-        self._throttle.check(email, address)
-        row = self._users.find_by_email(email) if is_email(email) else None
-        stored = None if row is None else row["password_hash"]
-        # No stored password is longer; hashing a megabyte would only cost.
-        verified = self._passwords.verify(stored, password[: MAXIMUM_LENGTH + 1])
+    def authenticate(self, email: str, password: str, *, address: str, device: str | None = None) -> UserResource:
+        """`device`: what has proven that it signed in to this account before.
+
+        Raises Unauthenticated (INVALID_CREDENTIALS), alike for a wrong password and an unknown account, and
+        LoginThrottled, alike for a right and a wrong password.
+        """
+        email = login_name(email)
+        attempt = self._throttle.begin(email, address, device=device)
+        try:
+            row = self._users.find_by_email(email) if is_email(email) else None
+            stored = None if row is None else row["password_hash"]
+            # No stored password is longer; hashing a megabyte would only cost.
+            verified = self._passwords.verify(stored, password[: MAXIMUM_LENGTH + 1])
+        except Exception:
+            # Nothing was found out about the password.
+            self._throttle.take_back(attempt)
+            raise
         if row is None or not verified.is_correct:
-            self._throttle.failed(email, address)
             raise Unauthenticated("The e-mail address or the password is wrong.", code=ErrorCode.INVALID_CREDENTIALS)
+        self._throttle.take_back(attempt)
         if verified.rehash:
             self._users.set_password_hash(row["id"], self._passwords.hash(password), expected=row["password_hash"])
         return _resource(row)
@@ -170,6 +178,11 @@ class AccountService:
 
 def normalise_email(email: str) -> str:
     return email.strip().lower()
+
+
+def login_name(email: str) -> str:
+    """What an account is found by; cut, as it may be anything that a caller sends."""
+    return normalise_email(email[:1000])[:255]
 
 
 def is_email(email: str) -> bool:

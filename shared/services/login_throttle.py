@@ -1,69 +1,93 @@
-"""Slows down guessing of passwords: by account and address, within this process."""
+"""Guesses of passwords, limited across all processes.
+
+An attempt is counted before its password is hashed, and taken back when the password was right, so that what is counted
+are wrong ones and attempts that are still being checked. Above a limit nothing is checked: a right password gets the
+same answer as a wrong one.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from typing import Protocol
+import hashlib
+import ipaddress
+import math
+import secrets
+from dataclasses import dataclass
 
-from shared.clock import Clock
 from shared.errors import ErrorCode, Unavailable
+from shared.limits.windows import Window, Windows
+
+WINDOW_SECONDS = 60.0
+PER_ACCOUNT = 5
+PER_ADDRESS = 20
 
 
 class LoginThrottled(Unavailable):
     code = ErrorCode.LOGIN_THROTTLED
 
 
-class LoginThrottle(Protocol):
-    """Safe from any thread."""
+@dataclass(frozen=True, slots=True)
+class LoginAttempt:
+    """An attempt that is counted."""
 
-    def check(self, email: str, address: str) -> None:
-        """Raises LoginThrottled when the account or the address has failed too often lately."""
-        ...
-
-    def failed(self, email: str, address: str) -> None: ...
+    event: str
+    windows: tuple[Window, ...]
 
 
-class LocalLoginThrottle:
-    """Counts failures of the last `window_seconds`: `per_account` for an account from an address, and `per_address`
-    for an address over all accounts. Remembers at most `maximum_keys` of them, the latest."""
+class LoginThrottle:
+    """Within a minute: `per_account` attempts at an account from all addresses together, `per_address` from one address
+    at all accounts together. A device that signed in to the account before has `per_account` attempts of its own, which
+    nobody else can use up. Safe from any thread."""
 
     def __init__(
         self,
-        clock: Clock,
+        windows: Windows,
         *,
-        per_account: int = 10,
-        per_address: int = 100,
-        window_seconds: float = 300.0,
-        maximum_keys: int = 10_000,
+        per_account: int = PER_ACCOUNT,
+        per_address: int = PER_ADDRESS,
+        window_seconds: float = WINDOW_SECONDS,
     ) -> None:
-        self._clock = clock
+        self._windows = windows
         self._per_account = per_account
         self._per_address = per_address
-        self._window_seconds = window_seconds
-        self._maximum_keys = maximum_keys
-        self._failures: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._seconds = window_seconds
 
-    def check(self, email: str, address: str) -> None:
-        now = self._clock.monotonic()
-        with self._lock:
-            for key, limit in (((email, address), self._per_account), (("", address), self._per_address)):
-                recent = self._recent(key, now)
-                if len(recent) >= limit:
-                    wait = int(recent[0] + self._window_seconds - now) + 1
-                    raise LoginThrottled(
-                        f"Too many failed sign-ins; try again in {wait} seconds.", retry_after_seconds=wait
-                    )
+    def begin(self, email: str, address: str, *, device: str | None) -> LoginAttempt:
+        """Counts an attempt. `device`: proven to have signed in to this account before. Raises LoginThrottled."""
+        account = _digest(email)
+        if device is None:
+            windows = (
+                Window(f"login:account:{account}", self._per_account, self._seconds),
+                Window(f"login:address:{_digest(network_of(address))}", self._per_address, self._seconds),
+            )
+        else:
+            windows = (Window(f"login:device:{account}:{_digest(device)}", self._per_account, self._seconds),)
+        attempt = LoginAttempt(secrets.token_hex(8), windows)
+        wait = self._windows.take(windows, attempt.event)
+        if wait:
+            seconds = math.ceil(wait)
+            raise LoginThrottled(
+                f"Too many failed sign-ins; try again in {seconds} seconds.", retry_after_seconds=seconds
+            )
+        return attempt
 
-    def failed(self, email: str, address: str) -> None:
-        now = self._clock.monotonic()
-        with self._lock:
-            for key in ((email, address), ("", address)):
-                self._failures[key] = [*self._recent(key, now), now][-self._per_address :]
-                self._failures.move_to_end(key)
-            while len(self._failures) > self._maximum_keys:
-                self._failures.popitem(last=False)
+    def take_back(self, attempt: LoginAttempt) -> None:
+        """The password was right, or was not looked at."""
+        self._windows.give_back(attempt.windows, attempt.event)
 
-    def _recent(self, key: tuple[str, str], now: float) -> list[float]:
-        return [moment for moment in self._failures.get(key, ()) if moment > now - self._window_seconds]
+
+def network_of(address: str) -> str:
+    """What counts as one address: an IPv4 address, an IPv6 network of 64 bits; anything else as it is."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def _digest(text: str) -> str:
+    """Keys have one length, and Redis learns neither addresses nor names."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]

@@ -50,8 +50,10 @@ class SessionService:
 
     def start(self, user_id: str, *, user_agent: str | None, address: str | None) -> IssuedSession:
         expires_at = self._clock.now() + REFRESH_LIFETIME
+        login_id = new_identifier(SESSION)
         with self._database.transaction() as connection:
-            return self._issue(connection, user_id, new_identifier(SESSION), user_agent, address, expires_at)
+            self._sessions.insert_login(connection, login_id, user_id, expires_at)
+            return self._issue(connection, user_id, login_id, user_agent, address, expires_at)
 
     def refresh(self, refresh_token: str | None, *, user_agent: str | None, address: str | None) -> IssuedSession:
         """Replaces the refresh token. A login lasts 30 days from its last use.
@@ -68,12 +70,12 @@ class SessionService:
                 raise Unauthenticated("The refresh token is not known; sign in again.")
             is_reused = row["replaced_at"] is not None and row["replaced_at"] + GRACE < now
             if is_reused:
-                self._sessions.revoke_family(connection, row["family_id"], row["user_id"], now)
+                self._sessions.revoke(connection, row["family_id"], row["user_id"], now)
             elif row["revoked_at"] is None and row["expires_at"] > now:
+                expires_at = now + REFRESH_LIFETIME
                 self._sessions.set_replaced(connection, row["id"], now)
-                return self._issue(
-                    connection, row["user_id"], row["family_id"], user_agent, address, now + REFRESH_LIFETIME
-                )
+                self._sessions.prolong_login(connection, row["family_id"], expires_at)
+                return self._issue(connection, row["user_id"], row["family_id"], user_agent, address, expires_at)
         # Outside the block, so that the revocation is committed.
         raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
 
@@ -102,7 +104,7 @@ class SessionService:
         with self._database.transaction() as connection:
             row = self._sessions.find_locked(connection, _hash(refresh_token))
             if row is not None:
-                self._sessions.revoke_family(connection, row["family_id"], row["user_id"], self._clock.now())
+                self._sessions.revoke(connection, row["family_id"], row["user_id"], self._clock.now())
 
     def list(self, user_id: str, *, current: str | None) -> list[SessionResource]:
         """The live logins, the latest first."""
@@ -122,7 +124,7 @@ class SessionService:
     def revoke(self, user_id: str, family_id: str) -> None:
         """Ends one login of the user. Raises NotFound."""
         with self._database.transaction() as connection:
-            if not self._sessions.revoke_family(connection, family_id, user_id, self._clock.now()):
+            if not self._sessions.revoke(connection, family_id, user_id, self._clock.now()):
                 raise NotFound("There is no such session; it may have ended.")
 
     def _issue(

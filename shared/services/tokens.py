@@ -12,7 +12,7 @@ from schemas.resources import CreatedTokenResource, TokenResource
 from shared.api_tokens import new_token, token_hash
 from shared.clock import Clock
 from shared.db.database import Row
-from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, ValidationFailed
+from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, ValidationFailed
 from shared.identifiers import TOKEN, new_identifier
 from shared.permissions import Permission
 from shared.repositories.paging import Page, PageRequest
@@ -29,11 +29,18 @@ class TokenService:
         self._clock = clock
 
     def create(
-        self, user_id: str, request: CreateTokenRequest, *, granted: Collection[str] = ()
+        self,
+        user_id: str,
+        request: CreateTokenRequest,
+        *,
+        granted: Collection[str] = (),
+        parent_id: str | None = None,
     ) -> CreatedTokenResource:
-        """`granted`: the scopes of the token that asks, empty when it has all rights of the user.
+        """`granted`: the scopes of the token that asks, empty when it has all rights of the user. `parent_id`: that
+        token; the new one ends no later, and is revoked with it. Without an end of its own it ends at the same time.
 
-        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Conflict (100 tokens).
+        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Unauthenticated (the parent has ended), Conflict (100
+        tokens).
         """
         scopes = list(dict.fromkeys(request.scopes))
         self._validate(request, scopes)
@@ -44,6 +51,7 @@ class TokenService:
                 code=ErrorCode.SCOPE_ESCALATION,
                 details={"missing": missing},
             )
+        expires_at, ancestor_ids = self._within_parent(user_id, parent_id, request.expires_at)
         if self._tokens.count_of(user_id) >= MAXIMUM_TOKENS:
             raise Conflict(f"The account has {MAXIMUM_TOKENS} tokens; revoke one first.")
         token = new_token()
@@ -55,7 +63,8 @@ class TokenService:
                 "prefix": token[:8],
                 "token_hash": token_hash(token),
                 "scopes": scopes,
-                "expires_at": request.expires_at,
+                "expires_at": expires_at,
+                "ancestor_ids": ancestor_ids,
             }
         )
         return CreatedTokenResource(**structs.asdict(_resource(row)), token=token)
@@ -71,9 +80,25 @@ class TokenService:
         return _resource(row)
 
     def revoke(self, user_id: str, token_id: str) -> None:
-        """Raises NotFound."""
+        """Ends the token and the tokens that it made. Raises NotFound."""
         if not self._tokens.revoke(user_id, token_id):
             raise NotFound("There is no such token; it may have been revoked.")
+
+    def _within_parent(
+        self, user_id: str, parent_id: str | None, expires_at: datetime | None
+    ) -> tuple[datetime | None, Sequence[str]]:
+        """When the token ends, and the tokens that it descends from."""
+        if parent_id is None:
+            return expires_at, []
+        parent = self._tokens.find_parent(user_id, parent_id)
+        if parent is None or parent["is_expired"]:
+            raise Unauthenticated("The API token has ended meanwhile; use another one.")
+        latest = parent["expires_at"]
+        if latest is not None and expires_at is not None and expires_at > latest:
+            raise ValidationFailed(
+                {"expiresAt": f"can't be later than the end of the token that makes it, {latest.isoformat()}"}
+            )
+        return expires_at or latest, [*parent["ancestor_ids"], parent["id"]]
 
     def _validate(self, request: CreateTokenRequest, scopes: Sequence[str]) -> None:
         fields: dict[str, str] = {}

@@ -16,7 +16,6 @@ from shared.clock import ManualClock
 from shared.errors import ErrorCode, Unauthenticated
 from shared.passwords import Passwords
 from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
-from shared.services.login_throttle import LocalLoginThrottle, LoginThrottled
 from shared.services.project_input import field_problems, numbered_slug, slug_from, slug_problem
 
 STATUSES = {
@@ -112,22 +111,6 @@ def test_cursors_keep_microseconds_and_refuse_another_binding() -> None:
     ]:
         with pytest.raises(RequestRefused):
             signer.decode(cursor, binding)
-
-
-def test_the_throttle_counts_failures_of_a_window() -> None:
-    clock = ManualClock()
-    throttle = LocalLoginThrottle(clock, per_account=2, per_address=3, window_seconds=60, maximum_keys=100)
-    throttle.failed("a", "1")
-    throttle.check("a", "1")
-    throttle.failed("a", "1")
-    with pytest.raises(LoginThrottled):
-        throttle.check("a", "1")
-    throttle.check("a", "2")
-    throttle.failed("b", "1")
-    with pytest.raises(LoginThrottled):
-        throttle.check("c", "1")
-    clock.advance(61)
-    throttle.check("a", "1")
 
 
 def test_slugs() -> None:

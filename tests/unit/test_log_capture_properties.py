@@ -8,6 +8,8 @@ import json
 import re
 import shlex
 import tracemalloc
+import unicodedata
+from collections.abc import Collection
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -33,27 +35,54 @@ def captured(data: bytes, cuts: list[int], secrets: list[str], maximum: int) -> 
 # -- the reference: the whole text at once, character by character ----------------------------------------------------
 
 
-def plainly_masked(text: str, secrets: list[str]) -> str:
+def seen(text: str) -> tuple[str, dict[int, str]]:
+    """What a terminal shows of the text, and before which character of that the rest stands."""
+    shown, hidden = "", dict[int, str]()
+    while text:
+        sequence = re.match(r"\x1b\[\??\d{0,3}([;:]\d{0,3}){0,15}[A-Za-z]|\x1b\(B", text, re.ASCII)
+        size = len(sequence[0]) if sequence else 1
+        if sequence or (unicodedata.category(text[0]) == "Cc" and text[0] not in "\n\t"):
+            hidden[len(shown)] = hidden.get(len(shown), "") + text[:size]
+        else:
+            shown += text[0]
+        text = text[size:]
+    return shown, hidden
+
+
+def plainly_masked(raw: str, secrets: list[str]) -> str:
+    text, hidden = seen(raw)
     spans: list[tuple[int, int]] = []
     for secret in (secret.replace("\0", "\ufffd") for secret in secrets):
-        length = len(secret.strip())
+        length = len(seen(secret)[0].strip())
         if is_harmless(secret):
             continue
-        for form in forms_of(secret) if length >= 4 else words_of(secret) if length >= 2 else ():
+        shapes = forms_of if length >= 4 else words_of
+        for raw_form in shapes(secret) | shapes(seen(secret)[0]) if length >= 2 else ():
+            form, _ = seen(raw_form)
+            if len(form) < min(length, 4):
+                continue
             for start in range(len(text)):
                 end = start + len(form)
-                is_word = not (text[max(0, start - 1) : start] + text[end : end + 1]).translate(_NOT_WORD)
+                before = "" if start in hidden else text[max(0, start - 1) : start]
+                after = "" if end in hidden else text[end : end + 1]
+                is_word = not (before + after).translate(_NOT_WORD)
                 if text.startswith(form, start) and (length >= 4 or is_word):
                     spans.append((start, end))
     for match in re.finditer(r":\\?/\\?/([^\s/?#\"'<>`]*)@", text):
         if match[1] != "git":
             spans.append(match.span(1))
-    output, covered = "", 0
+    begun, covered = set[int](), set[int]()
+    stop = 0
     for start, end in sorted(spans):
-        if start >= covered and start < end:
-            output += text[covered:start] + MASK
-        covered = max(covered, end)
-    return output + text[covered:]
+        if start >= stop and start < end:
+            begun.add(start)
+        covered.update(range(start, end))
+        stop = max(stop, end)
+    output = ""
+    for index in range(len(text) + 1):
+        output += hidden.get(index, "") + (MASK if index in begun else "")
+        output += "" if index in covered else text[index : index + 1]
+    return output
 
 
 class _DropsOthers(dict[int, None]):
@@ -102,7 +131,7 @@ _junk = st.sampled_from(
         *(b"\r", b"\n", b"\r\n", b"\0", b" ", b"a", b"ab", b"://", b"@", b"://u:p@h", b"\xff", b"\xe2\x82", b"\xc3"),
         *("€".encode(), "\u2028".encode(), "\ufeff".encode(), b"\x1b[31m", b"\x1b[0m", b"\x1b[2K\r", b"data: x\n\n"),
     ]
-) | st.binary(max_size=6)
+) | st.binary(max_size=6).map(lambda data: data.replace(b"\x1b", b"\x1c"))
 
 
 def shown_forms(secret: str, before: str, after: str) -> list[str]:
@@ -158,7 +187,8 @@ def test_any_reads_give_what_masking_the_whole_text_gives(
 def test_no_form_of_a_secret_is_ever_shown(
     secret: str, parts: list[tuple[int, bytes]], edges: tuple[str, str], cuts: list[int], maximum: int
 ) -> None:
-    if len(secret.strip()) < 4 or is_harmless(secret):
+    # Of a secret with control characters, what is left without them is masked.
+    if len(secret.strip()) < 4 or is_harmless(secret) or seen(secret)[0] != secret:
         return
     forms = shown_forms(secret, *edges)
     data = b"".join(junk + forms[index].encode(errors="replace") for index, junk in parts)
@@ -228,9 +258,9 @@ class CountingRedactor(Redactor):
 
     scanned = 0
 
-    def intervals(self, buffer: str, start: int = 0) -> list[Interval]:
+    def intervals(self, buffer: str, start: int = 0, breaks: Collection[int] = ()) -> list[Interval]:
         self.scanned += len(buffer)
-        return super().intervals(buffer, start)
+        return super().intervals(buffer, start, breaks)
 
     def settled(self, buffer: str) -> int:
         self.scanned += len(buffer)

@@ -5,7 +5,9 @@ from typing import Any
 
 import jwt
 
+from api.device_cookie import DEVICE_COOKIE
 from api.routes.authentication import REFRESH_COOKIE
+from shared.repositories.stream_rights import StreamRightsRepository
 
 LOGIN = {"email": "ada@example.com", "password": "correct horse battery"}
 
@@ -69,11 +71,36 @@ def test_wrong_password_and_unknown_account_are_alike_and_throttled(account) -> 
         answers.append((code_of(response), response.json()["error"]["message"]))
     assert answers[0] == answers[1]
     assert answers[0][0] == (401, "INVALID_CREDENTIALS")
-    for _ in range(9):
+    for _ in range(4):
         client.post("/api/auth/login", json={**LOGIN, "password": "wrong password"})
-    throttled = client.post("/api/auth/login", json=LOGIN)
-    assert code_of(throttled) == (429, "LOGIN_THROTTLED")
-    assert int(throttled.headers["retry-after"]) > 0
+    for password in (LOGIN["password"], "wrong password"):
+        throttled = client.post("/api/auth/login", json={**LOGIN, "password": password})
+        assert code_of(throttled) == (429, "LOGIN_THROTTLED")
+        assert 0 < int(throttled.headers["retry-after"]) <= 60
+
+
+def test_guesses_of_a_stranger_lock_nobody_out_who_signed_in_before(account) -> None:
+    client = account.platform.client
+    cookie = {"Cookie": f"{DEVICE_COOKIE}={client.post('/api/auth/login', json=LOGIN).cookies[DEVICE_COOKIE]}"}
+    client.cookies.clear()
+    wrong = {**LOGIN, "password": "wrong password"}
+    assert [client.post("/api/auth/login", json=wrong).status_code for _ in range(6)] == [401] * 5 + [429]
+    assert client.post("/api/auth/login", json=LOGIN).status_code == 429
+    for _ in range(7):
+        # Right passwords don't count.
+        again = client.post("/api/auth/login", json=LOGIN, headers=cookie)
+        client.cookies.clear()
+        assert again.status_code == 200
+    guesses = [client.post("/api/auth/login", json=wrong, headers=cookie).status_code for _ in range(6)]
+    assert guesses == [401] * 5 + [429], "a stolen cookie gives no more guesses"
+
+
+def test_the_device_cookie_is_for_this_host_alone(account) -> None:
+    response = account.platform.client.post("/api/auth/login", json=LOGIN)
+    [cookie] = [value for value in response.headers.get_list("set-cookie") if value.startswith(DEVICE_COOKIE)]
+    for part in ("httponly", "secure", "path=/", "samesite=strict"):
+        assert part in cookie.lower()
+    assert "domain" not in cookie.lower()
 
 
 def test_refresh_replaces_the_cookie_and_reuse_ends_the_family(account) -> None:
@@ -163,6 +190,58 @@ def test_a_token_past_its_time_is_expired(account) -> None:
     with account.platform.backends.database.transaction() as connection:
         connection.execute("UPDATE api_tokens SET expires_at = now() - interval '1 second'")
     assert code_of(account.platform.client.get("/api/auth/me", headers=bearer(token))) == (401, "TOKEN_EXPIRED")
+
+
+def make_token(account, headers: dict[str, str], **body: Any) -> Any:
+    return account.platform.client.post("/api/auth/tokens", headers=headers, json={"name": "made", **body})
+
+
+def test_a_token_ends_no_later_than_the_token_that_made_it(account) -> None:
+    end = datetime.now(UTC) + timedelta(hours=1)
+    parent = make_token(account, account.headers, expiresAt=end.isoformat()).json()["data"]
+    child = make_token(account, bearer(parent["token"]))
+    assert child.json()["data"]["expiresAt"] == parent["expiresAt"]
+    earlier = (end - timedelta(minutes=5)).isoformat()
+    shorter = make_token(account, bearer(child.json()["data"]["token"]), expiresAt=earlier).json()["data"]
+    assert shorter["expiresAt"] < parent["expiresAt"]
+    later = make_token(account, bearer(shorter["token"]), expiresAt=end.isoformat())
+    assert code_of(later) == (422, "VALIDATION_ERROR")
+    assert [field["field"] for field in later.json()["error"]["details"]["fields"]] == ["expiresAt"]
+
+
+def test_a_token_is_revoked_with_the_token_that_made_it(account) -> None:
+    client = account.platform.client
+    parent = make_token(account, account.headers).json()["data"]
+    child = make_token(account, bearer(parent["token"])).json()["data"]
+    grandchild = make_token(account, bearer(child["token"])).json()["data"]
+    other = make_token(account, account.headers).json()["data"]
+    ticket = client.post("/api/auth/stream-tickets", headers=bearer(grandchild["token"]), json={}).json()["data"]
+    assert account.request("DELETE", f"/api/auth/tokens/{parent['id']}").status_code == 204
+    for made in (child, grandchild):
+        assert code_of(client.get("/api/auth/me", headers=bearer(made["token"]))) == (401, "UNAUTHENTICATED")
+        assert code_of(account.request("GET", f"/api/auth/tokens/{made['id']}")) == (404, "NOT_FOUND")
+        assert code_of(account.request("DELETE", f"/api/auth/tokens/{made['id']}")) == (404, "NOT_FOUND")
+    assert code_of(client.get(f"/api/events/stream?ticket={ticket['ticket']}")) == (401, "UNAUTHENTICATED")
+    listed = account.request("GET", "/api/auth/tokens?total=true").json()
+    assert [token["id"] for token in listed["data"]] == [other["id"]]
+    assert listed["meta"]["pagination"]["total"] == 1
+
+
+def test_a_child_that_is_made_while_its_parent_is_revoked_is_revoked_too(account) -> None:
+    backends = account.platform.backends
+    parent = make_token(account, account.headers).json()["data"]
+    child = make_token(account, bearer(parent["token"])).json()["data"]
+    # As if the insertion had been committed after the parent's revocation: its row says nothing of one.
+    with backends.database.transaction() as connection:
+        connection.execute("UPDATE api_tokens SET revoked_at = now() WHERE id = %s", (parent["id"],))
+    rights = StreamRightsRepository(backends.database).read(
+        token_ids=[child["id"]], session_ids=[], user_ids=[], deployment_ids=[], now=datetime.now(UTC)
+    )
+    assert rights.tokens == frozenset()
+    assert code_of(account.platform.client.get("/api/auth/me", headers=bearer(child["token"]))) == (
+        401,
+        "UNAUTHENTICATED",
+    )
 
 
 REFUSED_TOKENS: list[tuple[dict[str, Any], set[str]]] = [

@@ -1,0 +1,133 @@
+"""Sliding windows: how often something may happen within a time, counted exactly across all processes.
+
+`RedisWindows` counts in Redis, by its clock and in one step. While Redis is away, each process counts for itself with
+`LocalWindows`, so that a limit holds per process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol
+
+import structlog
+from redis import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from shared.clock import Clock
+
+_log = structlog.get_logger("limits")
+
+# One hash tag: the windows of one event lie on one node of a cluster.
+_ROOT = "{cloudify:limits}:"
+# After a failed attempt Redis isn't asked for so long, so that a request waits for it once and not each time.
+_REST_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most `limit` (1 or more) events of `key` within any `seconds`."""
+
+    key: str
+    limit: int
+    seconds: float
+
+
+class Windows(Protocol):
+    """Safe from any thread."""
+
+    def take(self, windows: Sequence[Window], event: str) -> float:
+        """Counts the event in all windows and returns 0, or counts it in none and returns the seconds to wait."""
+        ...
+
+    def give_back(self, windows: Sequence[Window], event: str) -> None:
+        """Takes the event out of the windows; does nothing where it isn't counted."""
+        ...
+
+
+class LocalWindows:
+    """Remembers at most `maximum_keys` keys, those used last."""
+
+    def __init__(self, clock: Clock, *, maximum_keys: int = 10_000) -> None:
+        self._clock = clock
+        self._maximum_keys = maximum_keys
+        self._events: OrderedDict[str, dict[str, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, windows: Sequence[Window], event: str) -> float:
+        now = self._clock.monotonic()
+        with self._lock:
+            waits = [self._wait(window, now) for window in windows]
+            if any(waits):
+                return max(waits)
+            for window in windows:
+                self._events.setdefault(window.key, {})[event] = now
+                self._events.move_to_end(window.key)
+            while len(self._events) > self._maximum_keys:
+                self._events.popitem(last=False)
+        return 0.0
+
+    def give_back(self, windows: Sequence[Window], event: str) -> None:
+        with self._lock:
+            for window in windows:
+                self._events.get(window.key, {}).pop(event, None)
+
+    def _wait(self, window: Window, now: float) -> float:
+        recent = {
+            event: moment for event, moment in self._events.get(window.key, {}).items() if moment > now - window.seconds
+        }
+        if window.key in self._events:
+            self._events[window.key] = recent
+        if len(recent) < window.limit:
+            return 0.0
+        return list(recent.values())[-window.limit] + window.seconds - now
+
+
+class RedisWindows:
+    """`redis` should give up within a second or so: requests wait for it."""
+
+    def __init__(self, redis: Redis, clock: Clock) -> None:
+        self._redis: Any = redis
+        self._clock = clock
+        self._local = LocalWindows(clock)
+        self._script = (resources.files("shared.limits") / "take.lua").read_text()
+        # A digest names a script; it protects nothing.
+        self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._resting_until = 0.0
+
+    def take(self, windows: Sequence[Window], event: str) -> float:
+        if self._clock.monotonic() < self._resting_until:
+            return self._local.take(windows, event)
+        keys = [_ROOT + window.key for window in windows]
+        arguments: list[str | int] = [event]
+        for window in windows:
+            arguments += (window.limit, int(window.seconds * 1000))
+        try:
+            try:
+                reply = self._redis.evalsha(self._digest, len(keys), *keys, *arguments)
+            except NoScriptError:
+                reply = self._redis.eval(self._script, len(keys), *keys, *arguments)
+        except (RedisError, OSError) as error:
+            self._rest(error)
+            return self._local.take(windows, event)
+        return int(reply) / 1000
+
+    def give_back(self, windows: Sequence[Window], event: str) -> None:
+        self._local.give_back(windows, event)
+        if self._clock.monotonic() < self._resting_until:
+            return
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for window in windows:
+                pipeline.zrem(_ROOT + window.key, event)
+            pipeline.execute()
+        except (RedisError, OSError) as error:
+            self._rest(error)
+
+    def _rest(self, error: Exception) -> None:
+        self._resting_until = self._clock.monotonic() + _REST_SECONDS
+        _log.warning("limits_are_per_process", error=repr(error))
