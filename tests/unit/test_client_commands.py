@@ -620,7 +620,7 @@ def test_credentials_of_a_repository_are_set_shown_and_removed(run: Run, api: Ap
 
 def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api: Api, tmp_path: Path) -> None:
     api.projects = [project("proj_1", "site")]
-    values = {"PLAIN": "a b", "QUOTED": "it's $5", "LINES": "one\ntwo"}
+    values = {"PLAIN": "a b", "QUOTED": "it's", "PRICE": "$5", "LINES": "one\ntwo"}
     data = {"variables": values, "withheld": ["API_KEY"]}
     api.overrides["GET", "/projects/proj_1/env/for-development"] = lambda: ok(data)
     path = tmp_path / "settings.env"
@@ -629,8 +629,11 @@ def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
     assert "PLAIN='a b'\n" in text
-    assert 'QUOTED="it\'s \\$5"\n' in text
-    assert 'LINES="one\\ntwo"\n' in text
+    assert "QUOTED=`it's`\n" in text
+    assert "LINES='one\ntwo'\n" in text
+    assert "# Tools read PRICE differently" in text
+    assert "PRICE='$5'\n" in text
+    assert "read PRICE differently" in result.stderr
     assert "# API_KEY" in text
     assert "API_KEY=" not in text
     # Its own file is replaced, somebody else's is not.
