@@ -185,6 +185,7 @@ def build_services(
         projects=ProjectService(
             database=database,
             projects=ProjectRepository(database),
+            users=UserRepository(database),
             credentials=credentials,
             queue=backends.queue,
             settings=settings,

@@ -43,6 +43,7 @@ def deployment_view(row: Row) -> DeploymentView:
         project_id=row["project_id"],
         project_slug=row["project_slug"],
         repository_url=row["repository_url"],
+        allows_files=row["is_set_by_administrator"],
         branch=row["branch"],
         commit_sha=row["commit_sha"],
         root_directory=settings.get("root_directory") or ".",

@@ -53,7 +53,6 @@ class LfsFetcher:
         cancelled: threading.Event,
         directory: Path,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
     ) -> None:
         self._git = git
@@ -61,7 +60,6 @@ class LfsFetcher:
         self._log = log
         self._cancelled = cancelled
         self._directory = directory / "lfs"
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
 
     def fetch(self, repository: RepositoryUrl, route: Route, tree: Path) -> None:
@@ -85,7 +83,6 @@ class LfsFetcher:
                 self._git.check_time,
                 self._cancelled,
                 self._access,
-                allow_local=self._allow_local,
                 is_last_attempt=self._is_last_attempt,
                 certificates=self._git.certificates,
             ) as client:
@@ -117,7 +114,7 @@ class LfsFetcher:
 
     def _authorise_configured(self, configured: str, repository: RepositoryUrl) -> RepositoryUrl:
         try:
-            url = parse_for_clone(configured, allow_local=self._allow_local)
+            url = parse_for_clone(configured, self._access.policy)
             if not url.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.scheme}:// is refused there; use https://.")
         except StageFailure as failure:

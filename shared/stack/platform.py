@@ -94,7 +94,6 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
-        "CLOUDIFY_ALLOW_LOCAL_REPOSITORIES": "true",
         "CLOUDIFY_ENVIRONMENT": "development",
         "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites_port}",
     }

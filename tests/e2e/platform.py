@@ -28,6 +28,8 @@ from tests.ports import free_ports
 
 T = TypeVar("T")
 
+# Where the git servers of tests listen, in a network that the operator allows; the rest of the loopback stays closed.
+INTRANET_HOST = "127.0.0.2"
 FINISHED = ("ready", "failed", "cancelled")
 # For whatever takes a second on a quiet machine: only a failure has to wait so long.
 PATIENCE = 180.0
@@ -68,6 +70,8 @@ class Platform:
             "CLOUDIFY_API_PORT": str(api_port),
             "CLOUDIFY_SITES_PORT": str(sites_port),
             "CLOUDIFY_METRICS_PORT": str(metrics_port),
+            "CLOUDIFY_REGISTRATION_ENABLED": "true",
+            "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": f"{INTRANET_HOST}/32",
             **{f"CLOUDIFY_{name}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -219,15 +223,20 @@ class Platform:
 
     @contextlib.contextmanager
     def new_account(self) -> Iterator[None]:
-        """Calls in the block are a new FREE account's; an access token lasts 10 min."""
+        """Calls in the block are a new FREE account's, who may deploy file://; an access token lasts 10 min."""
         before = self.client.headers["Authorization"]
         body = {"email": f"{secrets.token_hex(8)}@example.invalid", "password": secrets.token_urlsafe(20)}
         account = self.call("POST", "/api/auth/register", body)
+        self.make_administrator(body["email"])
         self.client.headers["Authorization"] = f"Bearer {account['accessToken']}"
         try:
             yield
         finally:
             self.client.headers["Authorization"] = before
+
+    def make_administrator(self, email: str) -> None:
+        with self.database() as database, database.transaction() as connection:
+            connection.execute("UPDATE users SET is_platform_administrator = true WHERE email = %s", [email])
 
     def create_project(self, name: str, repository_url: str, **settings: Any) -> dict[str, Any]:
         return self.call("POST", "/api/projects", {"name": name, "repositoryUrl": repository_url, **settings})
