@@ -83,7 +83,7 @@ class Settings:
     api_host: str = "127.0.0.1"
     api_port: int = 8000
     # The internal listener of this process; 0 for none.
-    metrics_port: int = 9100
+    metrics_port: int = 9464
     sites_port: int = 8080
     sites_domain: str = "localhost"
     sites_scheme: str = "http"
@@ -306,7 +306,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         encryption_keys=reader.keyring("ENCRYPTION_KEYS"),
         api_host=reader.text("API_HOST", "127.0.0.1"),
         api_port=reader.integer("API_PORT", 8000, 1, 65535),
-        metrics_port=reader.integer("METRICS_PORT", 9100, 0, 65535),
+        metrics_port=reader.integer("METRICS_PORT", 9464, 0, 65535),
         sites_port=reader.integer("SITES_PORT", 8080, 1, 65535),
         sites_domain=reader.text("SITES_DOMAIN", "localhost"),
         sites_scheme=reader.choice("SITES_SCHEME", "http", ("http", "https")),

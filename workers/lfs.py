@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
+from shared.wording import counted
 from workers.git import Git, GitFailed
 from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
 from workers.repository_access import RepositoryAccess, authorization
@@ -75,7 +76,9 @@ class LfsFetcher:
         self._directory.mkdir(exist_ok=True)
         configured = self._configured_url(tree)
         source = repository if configured is None else self._authorise_configured(configured, repository)
-        self._log.system(f"Fetching {_counted(len(pointers))} ({_mebibytes(total)}) from Git LFS at {source.public}.")
+        self._log.system(
+            f"Fetching {counted(len(pointers), 'file')} ({_mebibytes(total)}) from Git LFS at {source.public}."
+        )
         if source.scheme == "file":
             self._copy_local(source, first_paths)
         else:
@@ -223,10 +226,6 @@ def _parent(tree: Path, path: str) -> Generator[tuple[int, str]]:
         yield descriptor, name
     finally:
         os.close(descriptor)
-
-
-def _counted(number: int) -> str:
-    return f"{number} file" + ("" if number == 1 else "s")
 
 
 def _mebibytes(size: int) -> str:

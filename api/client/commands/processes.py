@@ -11,6 +11,7 @@ import click
 
 from shared.plans import Plan
 from shared.settings import Settings, SettingsError, load_settings
+from shared.wording import counted
 
 
 @click.command()
@@ -135,7 +136,7 @@ def rotate_keys() -> None:
         backends.close()
     rewrapped = variables.rewrapped + credentials.rewrapped
     unreadable = [*variables.unreadable, *credentials.unreadable]
-    click.echo(f"{rewrapped} secrets are wrapped with the key {next(iter(settings.encryption_keys))} now.")
+    click.echo(f"Wrapped {counted(rewrapped, 'secret')} with the key {next(iter(settings.encryption_keys))}.")
     if unreadable:
         raise click.ClickException(
             f"{len(unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "
