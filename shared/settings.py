@@ -42,6 +42,7 @@ class ObjectStoreSettings:
 class BuildSettings:
     """Overrides of the plan's limits (None: the plan decides) and what installs may reach.
 
+    `largest_memory_bytes` bounds what plans give a build, and `builds_at_once` what they give an account.
     `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
     `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for installs and clones: of the
     operator's own registries and git servers, which the proxy is not used for.
@@ -55,6 +56,8 @@ class BuildSettings:
     docker_host: str = "unix:///var/run/docker.sock"
     builder_image: str = ""
     memory_bytes: int | None = None
+    largest_memory_bytes: int | None = None
+    builds_at_once: int | None = None
     disk_bytes: int | None = None
     stage_timeout_seconds: int | None = None
     output_bytes: int = 200 * _MEBIBYTE
@@ -291,6 +294,8 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             docker_host=reader.url("DOCKER_HOST", ("unix", "tcp"), "unix:///var/run/docker.sock"),
             builder_image=reader.image("BUILDER_IMAGE"),
             memory_bytes=in_bytes(reader.optional_integer("BUILD_MEMORY_MB", 64)),
+            largest_memory_bytes=in_bytes(reader.optional_integer("LARGEST_BUILD_MEMORY_MB", 64)),
+            builds_at_once=reader.optional_integer("BUILDS_AT_ONCE", 1),
             disk_bytes=in_bytes(reader.optional_integer("BUILD_DISK_MB", 16)),
             stage_timeout_seconds=reader.optional_integer("STAGE_TIMEOUT_SECONDS", 1),
             output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * mebibytes,

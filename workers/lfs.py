@@ -76,9 +76,8 @@ class LfsFetcher:
         self._directory.mkdir(exist_ok=True)
         configured = self._configured_url(tree)
         source = repository if configured is None else self._authorise_configured(configured, repository)
-        self._log.system(
-            f"Fetching {counted(len(pointers), 'file')} ({_mebibytes(total)}) from Git LFS at {source.public}."
-        )
+        files = counted(len(pointers), "file")
+        self._log.system(f"Fetching {files} ({_mebibytes(total)}) from Git LFS at {source.public}.")
         if source.scheme == "file":
             self._copy_local(source, first_paths)
         else:

@@ -138,8 +138,8 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
     if outcome is Outcome.TIMEOUT:
         raise StageFailure(
             FailureCode.TIMEOUT,
-            f"The {what} ran longer than {counted(limits.stage_timeout_seconds, 'second')} and was ended. Look in the log for"
-            " where it waits, or use a plan with a longer limit.",
+            f"The {what} ran longer than {counted(limits.stage_timeout_seconds, 'second')} and was ended. Look in the"
+            " log for where it waits, or use a plan with a longer limit.",
         )
     if outcome is Outcome.DISK_FULL:
         raise StageFailure(
