@@ -92,7 +92,9 @@ def connect_backends(settings: Settings) -> Backends:
     archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
     return Backends(
         database=database,
-        queue=RedisJobQueue(redis, lease_seconds=settings.lease_seconds),
+        queue=RedisJobQueue(
+            redis, lease_seconds=settings.lease_seconds, maximum_tenant_slots=settings.build.builds_at_once
+        ),
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
         doorbell=doorbell,
         listener=RedisDoorbellListener(settings.redis_url),
@@ -189,6 +191,7 @@ def build_services(
         projects=ProjectService(
             database=database,
             projects=ProjectRepository(database),
+            users=UserRepository(database),
             credentials=credentials,
             queue=backends.queue,
             settings=settings,

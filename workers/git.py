@@ -84,7 +84,6 @@ class Git:
         cancelled: threading.Event,
         on_stderr: Callable[[bytes], None],
         *,
-        allow_local: bool,
         certificates: Path | None = None,
     ) -> None:
         self._limits = limits
@@ -92,7 +91,6 @@ class Git:
         self._on_stderr = on_stderr
         configuration = directory / "gitconfig"
         configuration.write_text(_CONFIGURATION)
-        protocols = "https:ssh:http:file" if allow_local else "https:ssh"
         self._environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
             "HOME": str(directory),
             "LC_ALL": "C",
@@ -100,7 +98,8 @@ class Git:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": protocols,
+            # No protocol at all; a contact brings the one that it may use (`RepositoryAccess.environment`).
+            "GIT_ALLOW_PROTOCOL": "",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_ADVICE": "0",
         }

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
+from shared.wording import counted
 from workers.git import Git, GitFailed
 from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
 from workers.repository_access import RepositoryAccess, authorization
@@ -53,7 +54,6 @@ class LfsFetcher:
         cancelled: threading.Event,
         directory: Path,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
     ) -> None:
         self._git = git
@@ -61,7 +61,6 @@ class LfsFetcher:
         self._log = log
         self._cancelled = cancelled
         self._directory = directory / "lfs"
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
 
     def fetch(self, repository: RepositoryUrl, route: Route, tree: Path) -> None:
@@ -77,7 +76,8 @@ class LfsFetcher:
         self._directory.mkdir(exist_ok=True)
         configured = self._configured_url(tree)
         source = repository if configured is None else self._authorise_configured(configured, repository)
-        self._log.system(f"Fetching {_counted(len(pointers))} ({_mebibytes(total)}) from Git LFS at {source.public}.")
+        files = counted(len(pointers), "file")
+        self._log.system(f"Fetching {files} ({_mebibytes(total)}) from Git LFS at {source.public}.")
         if source.scheme == "file":
             self._copy_local(source, first_paths)
         else:
@@ -85,7 +85,6 @@ class LfsFetcher:
                 self._git.check_time,
                 self._cancelled,
                 self._access,
-                allow_local=self._allow_local,
                 is_last_attempt=self._is_last_attempt,
                 certificates=self._git.certificates,
             ) as client:
@@ -117,7 +116,7 @@ class LfsFetcher:
 
     def _authorise_configured(self, configured: str, repository: RepositoryUrl) -> RepositoryUrl:
         try:
-            url = parse_for_clone(configured, allow_local=self._allow_local)
+            url = parse_for_clone(configured, self._access.policy)
             if not url.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.scheme}:// is refused there; use https://.")
         except StageFailure as failure:
@@ -226,10 +225,6 @@ def _parent(tree: Path, path: str) -> Generator[tuple[int, str]]:
         yield descriptor, name
     finally:
         os.close(descriptor)
-
-
-def _counted(number: int) -> str:
-    return f"{number} file" + ("" if number == 1 else "s")
 
 
 def _mebibytes(size: int) -> str:

@@ -73,14 +73,12 @@ class LfsClient:
         cancelled: threading.Event,
         access: RepositoryAccess,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
         certificates: str | None = None,
     ) -> None:
         self._check_time = check_time
         self._cancelled = cancelled
         self._access = access
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
         self._certificates = certificates
         # By origin: a connection is only used for the name that its certificate was checked for.
@@ -154,11 +152,11 @@ class LfsClient:
         return {} if own is None else {"Authorization": own}
 
     def _target(self, url: str, base: str = "") -> _Target:
-        """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and for http:// where only https:// is allowed."""
+        """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and where the policy refuses it."""
         try:
             parts = urlsplit(urljoin(base, url) if base else url)
             bare = parts._replace(query="", fragment="", path=parts.path if parts.path.strip("/") else "/lfs")
-            public = parse_for_clone(bare.geturl(), allow_local=self._allow_local)
+            public = parse_for_clone(bare.geturl(), self._access.policy)
             if not public.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{public.scheme}:// is refused there.")
             if not all("!" <= character <= "~" for character in parts.query):
@@ -205,7 +203,7 @@ class LfsClient:
 
         found = self._connections.get(url.origin)
         if found is None:
-            route = find_route(url, self._cancelled, self._access.proxy, allow_local=self._allow_local)
+            route = find_route(url, self._cancelled, self._access.proxy, self._access.policy)
             client = httpx.Client(
                 verify=ssl.create_default_context(cafile=self._certificates),
                 timeout=httpx.Timeout(20.0, connect=10.0),

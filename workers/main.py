@@ -16,7 +16,7 @@ import structlog
 
 from shared import metrics
 from shared.db.database import Row
-from shared.deployment_state import Pool, Stage
+from shared.deployment_state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
 from shared.queue.base import Lease
@@ -39,15 +39,6 @@ from workers.stage import StageResult
 
 _log = structlog.get_logger(__name__)
 
-DEFAULT_THREADS: dict[Pool, int] = {
-    Pool.CLONE: 4,
-    Pool.INSTALL: 2,
-    Pool.BUILD: 2,
-    Pool.UPLOAD: 2,
-    Pool.DEPLOY: 4,
-    Pool.ROLLBACK: 4,
-    Pool.PREVIEW_CLEANUP: 2,
-}
 # More slows down programs that close every descriptor there might be.
 _OPEN_FILES = 65_536
 

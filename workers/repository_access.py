@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from shared.errors import FailureCode, StageFailure
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import RepositoryCredentials
-from shared.repository_url import RepositoryUrl
+from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers import ssh_tunnel
 from workers.git_failures import failure_of, host_key_changed, proxy_failure
 from workers.repository_addresses import Route
@@ -42,7 +42,10 @@ class _SshFiles:
 
 
 class RepositoryAccess:
-    """For one clone; not shared between threads. Made by `opened`. `proxy`: where one leads outside, that one."""
+    """For one clone; not shared between threads. Made by `opened`. `proxy`: where one leads outside, that one.
+
+    `policy`: where the clone may lead.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,10 @@ class RepositoryAccess:
         host_keys: RepositoryCredentialRepository,
         files: _SshFiles | None,
         proxy: CloneProxy | None,
+        policy: RepositoryPolicy,
     ) -> None:
         self.proxy = proxy
+        self.policy = policy
         self._project_id = project_id
         self._credentials = credentials
         self._host_keys = host_keys
@@ -66,14 +71,16 @@ class RepositoryAccess:
         credentials: RepositoryCredentials | None,
         host_keys: RepositoryCredentialRepository,
         directory: Path,
+        policy: RepositoryPolicy,
         proxy: CloneProxy | None = None,
     ) -> Generator[RepositoryAccess]:
         """A deploy key is readable for ssh as long as the context lasts. `directory` is the stage's own."""
         if credentials is None or credentials.kind != "sshKey":
-            yield cls(project_id, credentials, host_keys, None, proxy)
+            yield cls(project_id, credentials, host_keys, None, proxy, policy)
             return
         with _key_file(credentials.private_key, directory) as identity:
-            yield cls(project_id, credentials, host_keys, _SshFiles(identity, directory / "known_hosts"), proxy)
+            files = _SshFiles(identity, directory / "known_hosts")
+            yield cls(project_id, credentials, host_keys, files, proxy, policy)
 
     def authorise(self, url: RepositoryUrl) -> RepositoryUrl:
         """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key."""
@@ -102,7 +109,8 @@ class RepositoryAccess:
         """
         address = route.address
         settings: list[tuple[str, str]] = []
-        environment: dict[str, str] = {}
+        # The one protocol that was judged, and none that a server could lead to.
+        environment = {"GIT_ALLOW_PROTOCOL": url.scheme}
         if url.is_http:
             header = authorization(url)
             if header is not None:

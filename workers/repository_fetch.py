@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl
+from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.git import Git, GitFailed
 from workers.git_failures import is_commit_absent, is_moved
 from workers.lfs import LfsFetcher
@@ -49,12 +49,11 @@ class RemoteRepository:
         log: StageLog,
         cancelled: threading.Event,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
     ) -> RemoteRepository:
         """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
         Cancelled."""
-        route = find_route(url, cancelled, access.proxy, allow_local=allow_local)
+        route = find_route(url, cancelled, access.proxy, access.policy)
         authorised = access.authorise(url)
         if (origin := access.withheld_from(url)) is not None:
             log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
@@ -190,7 +189,6 @@ class SubmoduleFetcher:
         log: StageLog,
         cancelled: threading.Event,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
     ) -> None:
         self._git = git
@@ -198,7 +196,6 @@ class SubmoduleFetcher:
         self._lfs = lfs
         self._log = log
         self._cancelled = cancelled
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
         self._count = 0
 
@@ -227,7 +224,7 @@ class SubmoduleFetcher:
                 raise StageFailure(failure.code, f"Submodule {path}: {failure.message}") from failure
 
     def _fetch_one(self, parent: RepositoryUrl, url: str, sha: str, directory: Path, depth: int) -> None:
-        repository = resolve_submodule(parent, url, allow_local=self._allow_local)
+        repository = resolve_submodule(parent, url, self._access.policy)
         self._log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
         remote = RemoteRepository.connect(
             self._git,
@@ -235,7 +232,6 @@ class SubmoduleFetcher:
             repository,
             self._log,
             self._cancelled,
-            allow_local=self._allow_local,
             is_last_attempt=self._is_last_attempt,
         )
         # git made an empty directory there at checkout and refuses paths through links.
@@ -275,7 +271,7 @@ class SubmoduleFetcher:
         return {both["path"]: both["url"] for both in values.values() if "path" in both and "url" in both}
 
 
-def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> RepositoryUrl:
+def resolve_submodule(parent: RepositoryUrl, url: str, policy: RepositoryPolicy) -> RepositoryUrl:
     """The submodule's address: relative ones against the parent's, whose credentials then hold for it as well.
 
     A repository from the network may not name a directory of this host, even where local ones are allowed.
@@ -286,9 +282,9 @@ def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> 
             raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} leads nowhere.")
         # git takes it as it stands in .gitmodules; what an address can't hold is spelt as it should be.
         path = quote(os.fsencode(path), safe="/%~:@!$&'()*+,;=")
-        parse_for_clone(replace(parent, path=path).public, allow_local=allow_local)
+        parse_for_clone(replace(parent, path=path).public, policy)
         return replace(parent, path=path)
-    repository = parse_for_clone(url, allow_local=allow_local)
+    repository = parse_for_clone(url, policy)
     if repository.scheme == "file" and parent.scheme != "file":
         raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
     return repository

@@ -139,7 +139,7 @@ def repository_of(remote: str, directory: Path) -> Repository:
     if remote.startswith("file://"):
         return Repository(remote, is_local=True)
     try:
-        parsed = parse_repository_url(remote, allow_local=True)
+        parsed = parse_repository_url(remote)
     except CloudifyError:
         if "://" in remote:
             # The API says what is wrong with it.

@@ -24,9 +24,15 @@ class HealthController(Controller):
     path = "/health"
     tags = ["Health"]  # noqa: RUF012 - Litestar reads it as it is
 
-    @get(["/", "/ready"], opt=_PUBLIC, sync_to_thread=True)
-    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+    # One handler at two addresses would be wrapped twice by Litestar, which then documents its own wrapper.
+    @get("/", opt=_PUBLIC, sync_to_thread=True)
+    def health(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
         """Whether everything answers that a request needs. An administrator of the platform sees the details."""
+        return _report(request, services)
+
+    @get("/ready", opt=_PUBLIC, sync_to_thread=True)
+    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+        """The same, for orchestrators: whether to send requests here."""
         return _report(request, services)
 
     @get("/live", opt={"public": True}, sync_to_thread=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import msgspec
 from redis import Redis
 
 from schemas.messages import Job
@@ -22,6 +23,7 @@ class RedisJobQueue:
 
     `lease_seconds`: a job whose lease isn't renewed for so long is handed out again. `maximum_depth` bounds the jobs
     in line of a pool, `maximum_tenant_depth` those of a tenant; successors of running jobs are exempt.
+    `maximum_tenant_slots`: what this installation gives one tenant at once, whatever its plan says.
     `clock_key` is for tests (see Scripts).
     """
 
@@ -32,6 +34,7 @@ class RedisJobQueue:
         lease_seconds: float = 30.0,
         maximum_depth: int = 1_000_000,
         maximum_tenant_depth: int = 10_000,
+        maximum_tenant_slots: int | None = None,
         clock_key: str | None = None,
     ) -> None:
         if lease_seconds <= 0:
@@ -40,6 +43,7 @@ class RedisJobQueue:
         self.lease_seconds = lease_seconds
         self._lease_ms = int(lease_seconds * 1000)
         self._maximum_depth = maximum_depth
+        self._maximum_tenant_slots = maximum_tenant_slots
         self._maximum_tenant_depth = maximum_tenant_depth
         self._scripts = Scripts(redis, clock_key=clock_key)
 
@@ -51,7 +55,7 @@ class RedisJobQueue:
         Raises QueueFull, QueueUnavailable, and ValueError for a job that can't be keyed.
         """
         [taken] = self._scripts.run(
-            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *encode_job(job, delay_seconds)
+            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *encode_job(self.bounded(job), delay_seconds)
         )
         if taken == -1:
             raise QueueFull(f"The queue of {job.pool} is full; try again in a minute.", retry_after_seconds=60)
@@ -66,7 +70,7 @@ class RedisJobQueue:
         """How many were taken; those that wait or run already, or are beyond a bound, are left out. May be repeated."""
         taken = 0
         for first in range(0, len(jobs), _CHUNK):
-            arguments = flatten(encode_job(job) for job in jobs[first : first + _CHUNK])
+            arguments = flatten(encode_job(self.bounded(job)) for job in jobs[first : first + _CHUNK])
             answers = self._scripts.run("enqueue", self._maximum_depth, self._maximum_tenant_depth, *arguments)
             taken += answers.count(1)
         return taken
@@ -82,13 +86,24 @@ class RedisJobQueue:
         return "ready" if state == "waiting" else state
 
     def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None:
-        self._scripts.run("set_tenant", encode_name(tenant_id), *encode_share(limit, weight))
+        self._scripts.run("set_tenant", encode_name(tenant_id), *encode_share(self._slots(limit), weight))
 
     def running_set(self, tenant_id: str) -> set[str]:
         return self._members(f"build:active:{encode_name(tenant_id)}")
 
     def hold_slot(self, tenant_id: str, slot: str, *, limit: int, weight: int) -> None:
-        self._scripts.run("hold_slot", encode_name(tenant_id), slot, *encode_share(limit, weight))
+        self._scripts.run("hold_slot", encode_name(tenant_id), slot, *encode_share(self._slots(limit), weight))
+
+    def _slots(self, limit: int) -> int:
+        return limit if self._maximum_tenant_slots is None else min(limit, self._maximum_tenant_slots)
+
+    def bounded(self, job: Job) -> Job:
+        """The job within what this installation gives a tenant: for all that is sent to the queue."""
+        return msgspec.structs.replace(job, tenant_limit=self._slots(job.tenant_limit))
+
+    def all_bounded(self, jobs: Iterable[Job | tuple[Job, float]]) -> list[Job | tuple[Job, float]]:
+        """As `bounded`, of jobs and of jobs with their delays."""
+        return [(self.bounded(job[0]), job[1]) if isinstance(job, tuple) else self.bounded(job) for job in jobs]
 
     def free_slot(self, tenant_id: str, slot: str) -> None:
         """Nothing happens while a live job has the slot: it goes with the last of them."""
@@ -199,7 +214,9 @@ class RedisJobQueue:
         """
         if next_jobs and outcome is not Outcome.DONE:
             raise ValueError(f"{outcome} has no successors; only done has.")
-        finish = encode_finish(job_id, token, outcome, delay_seconds=delay_seconds, reason=reason, next_jobs=next_jobs)
+        finish = encode_finish(
+            job_id, token, outcome, delay_seconds=delay_seconds, reason=reason, next_jobs=self.all_bounded(next_jobs)
+        )
         return self.finish_many([finish])[0]
 
     def finish_many(self, finishes: Sequence[Arguments]) -> list[bool]:

@@ -14,17 +14,20 @@ from shared.repositories.paging import Page, PageRequest, keyset_clause, page_of
 SORTABLE = {"created_at": "d.created_at"}
 
 _SELECT = """
-SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan
+SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan,
+       EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)
+       AS is_set_by_administrator
 FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
 """
 
 _INSERT = """
-INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, branch, commit_sha, settings,
-                         is_preview, clean, if_changed, priority, release_sequence, host, traceparent,
-                         preview_expires_at)
-VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s, %(branch)s,
-        %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s, %(priority)s, %(release_sequence)s,
-        %(host)s, %(traceparent)s, CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
+INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
+                         commit_sha, settings, is_preview, clean, if_changed, priority, release_sequence, host,
+                         traceparent, preview_expires_at)
+VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s,
+        %(repository_set_by)s, %(branch)s, %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s,
+        %(priority)s, %(release_sequence)s, %(host)s, %(traceparent)s,
+        CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
 """
 
 # Serialises admissions of a tenant, so that the bound on its queue is exact.

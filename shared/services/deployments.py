@@ -151,6 +151,7 @@ class DeploymentService:
                     "created_by": created_by,
                     "trigger": trigger,
                     "repository_url": project["repository_url"],
+                    "repository_set_by": project["repository_set_by"],
                     "branch": chosen_branch,
                     "commit_sha": commit_sha,
                     "settings": {name: project[name] for name in _SETTINGS},

@@ -21,6 +21,7 @@ from shared.stack.process_records import ProcessRecords
 from shared.stack.processes import end, last_lines, spawn
 from shared.stack.server import Server
 from shared.stack.supervised import Supervised, rotate
+from shared.wording import counted
 
 _TICK_SECONDS = 0.1
 _ROTATE_EVERY_SECONDS = 30.0
@@ -59,7 +60,7 @@ class Supervisor:
         self._home.lock()
         self._home.check_version()
         if orphans := self._records.end_orphans():
-            self._say(f"Ended {len(orphans)} processes that a former run left behind.")
+            self._say(f"Ended {counted(len(orphans), 'process', 'processes')} that a former run left behind.")
         check_ports(settings)
         claim_ports(settings, self._claims)
         self._home.check_space()

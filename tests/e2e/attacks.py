@@ -198,8 +198,16 @@ def _link_outside(directory: Path, target: Target) -> None:
 
 
 def _add_submodule(directory: Path, target: Target) -> None:
+    _add_submodule_of(directory, f"file://{target.outside}")
+
+
+def _add_submodule_inside(directory: Path, target: Target) -> None:
+    _add_submodule_of(directory, f"https://[::ffff:0:127.0.0.1]:{target.ports[0]}/site.git")
+
+
+def _add_submodule_of(directory: Path, url: str) -> None:
     sha = git(directory, "rev-parse", "HEAD")
-    modules = f'[submodule "own"]\n\tpath = own\n\turl = file://{target.outside}\n'
+    modules = f'[submodule "own"]\n\tpath = own\n\turl = {url}\n'
     (directory / ".gitmodules").write_text(modules)
     git(directory, "add", ".gitmodules")
     git(directory, "update-index", "--add", "--cacheinfo", f"160000,{sha},own")
@@ -288,6 +296,24 @@ _ON_CONTENT = (
         advice=("Submodule own", "file://"),
         arrange=_add_submodule,
         is_from_network=True,
+    ),
+    Attack(
+        "submodule-on-the-loopback-in-disguise",
+        _script("ls -R; " + _WRITE_PAGE),
+        "URL_FORBIDDEN",
+        stage="clone",
+        advice=("Submodule own", "private or local address", "CLOUDIFY_EGRESS_ALLOWED_NETWORKS"),
+        arrange=_add_submodule_inside,
+        is_from_network=True,
+    ),
+    Attack(
+        "lfs-server-on-the-loopback-in-disguise",
+        lambda target: (
+            _pointer(target) | {".lfsconfig": f"[lfs]\n\turl = http://[64:ff9b:1::7f00:1]:{target.ports[0]}/\n"}
+        ),
+        "URL_FORBIDDEN",
+        stage="clone",
+        advice=(".lfsconfig", "CLOUDIFY_EGRESS_ALLOWED_NETWORKS"),
     ),
     Attack("lfs-pointer", _pointer, "REPOSITORY_LFS_MISSING", stage="clone", advice=("index.html", "git lfs fetch")),
     Attack(

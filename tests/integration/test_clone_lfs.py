@@ -250,16 +250,19 @@ def test_what_the_pointers_name_must_fit_the_plan(cloner: Cloner, http: GitServe
 def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
     import threading
 
+    from shared.network.address_policy import AddressPolicy
+    from shared.repository_url import RepositoryPolicy
     from workers.lfs_client import Endpoint, LfsClient, LfsObject
     from workers.repository_access import RepositoryAccess
 
     cloner = make_cloner(allow_local=False)
-    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path)
+    policy = RepositoryPolicy(AddressPolicy())
+    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path, policy)
     refused = ["https://169.254.169.254/x", "https://127.0.0.1/x", "https://[::ffff:10.0.0.1]/x", "https://LOCALHOST/x"]
     with opened as access:
         for url in [*refused, "http://example.com/x"]:
             with (
-                LfsClient(lambda: None, threading.Event(), access, allow_local=False, is_last_attempt=True) as client,
+                LfsClient(lambda: None, threading.Event(), access, is_last_attempt=True) as client,
                 pytest.raises(StageFailure) as caught,
             ):
                 client.fetch(Endpoint(url, {}), {LfsObject(OID, 1): "big.bin"}, tmp_path)

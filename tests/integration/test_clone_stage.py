@@ -40,15 +40,19 @@ class Cloner:
     ) -> None:
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
-        settings = make_settings(directory, store, allow_local=allow_local, **build)
+        if allow_local:
+            build = {"egress_allowed_networks": ("127.0.0.0/8",)} | build
+        settings = make_settings(directory, store, **build)
         ignored = IgnoredBuilds(DeploymentRepository(database))
         host_keys = RepositoryCredentialRepository(database)
         self.stage = CloneStage(self.snapshots, SnapshotIndex(database), settings, ignored, host_keys)
         self.directory = directory
+        self.allow_local = allow_local
         self.numbers = itertools.count(1)
         self.log = RecordedLog()
 
     def context(self, url: str, **values: Any) -> StageContext:
+        values = {"allows_files": self.allow_local} | values
         context = make_context(self.directory / f"run-{next(self.numbers)}", url, **values)
         assert isinstance(context.log, RecordedLog)
         self.log = context.log
@@ -355,7 +359,7 @@ def test_the_workers_own_git_configuration_plays_no_part(
 
 def test_a_list_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path) -> None:
     limits = GitLimits(deadline=time.monotonic() + 300, maximum_bytes=1 << 30, watched=tmp_path)
-    git = Git(tmp_path, limits, threading.Event(), lambda _: None, allow_local=True)
+    git = Git(tmp_path, limits, threading.Event(), lambda _: None)
     assert len(git.run_program(["head", "-c", "60000000", "/dev/zero"], tmp_path)) == 60_000_000
     with pytest.raises(StageFailure, match="too many files or branches") as caught:
         git.run_program(["head", "-c", "70000000", "/dev/zero"], tmp_path)

@@ -37,6 +37,7 @@ from shared.services.lifecycle import Beginning, LifecycleService
 from shared.services.releases import ReleaseService
 from shared.services.variables import VariableService
 from shared.settings import Settings, load_settings
+from workers.deployment_view import deployment_view
 from workers.reconciler import Reconciler
 
 pytestmark = pytest.mark.integration
@@ -150,6 +151,38 @@ def test_a_created_deployment_is_a_row_a_job_and_a_log_entry(world: Any):
     assert resource.queue is not None
     assert world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready"
     assert [entry.status for entry in entries(world, deployment_id)] == ["queued"]
+
+
+def test_files_are_judged_at_the_clone_by_who_set_the_address(world: Any, database: Database):
+    """The deployment keeps who set its address; whether that is an administrator is looked up when the clone begins."""
+
+    def execute(statement: str, *values: object) -> None:
+        with database.transaction() as connection:
+            connection.execute(statement.encode(), values)
+
+    def may_read_files(deployment_id: str, fence: int) -> bool:
+        begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=fence, worker="w")
+        return deployment_view(begun.row).allows_files
+
+    unknown = create(world)
+    for name, is_administrator in (("user_admin", True), ("user_other", False)):
+        execute(
+            "INSERT INTO users (id, email, password_hash, is_platform_administrator) VALUES (%s, %s, 'x', %s)",
+            name, f"{name}@example.com", is_administrator,
+        )  # fmt: skip
+    execute("UPDATE projects SET repository_set_by = 'user_admin' WHERE id = %s", world.project_id)
+    first, second, third = create(world), create(world), create(world)
+    execute("UPDATE projects SET repository_set_by = 'user_other' WHERE id = %s", world.project_id)
+    others = create(world)
+    assert may_read_files(first, 10)
+    assert not may_read_files(unknown, 11)
+    assert not may_read_files(others, 12)
+    # A demoted administrator's stop, also a stage that is tried again; a deleted one's as well.
+    execute("UPDATE users SET is_platform_administrator = false WHERE id = 'user_admin'")
+    assert not may_read_files(second, 13)
+    assert not may_read_files(first, 14)
+    execute("DELETE FROM users WHERE id = 'user_admin'")
+    assert not may_read_files(third, 15)
 
 
 def test_another_tenant_sees_nothing(world: Any):

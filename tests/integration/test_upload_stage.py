@@ -202,7 +202,7 @@ def test_files_of_the_former_artifact_are_not_asked_for_one_by_one(uploader: Upl
 
     first = uploader.upload(_site)
     second = uploader.upload(changed)
-    assert "Uploaded 1 new files" in uploader.log.text
+    assert "Uploaded 1 new file;" in uploader.log.text
     reader = ArtifactReader(uploader.store, uploader.directory / "elsewhere")
     # Elsewhere nothing is known: every blob of the second is really there.
     assert len(reader.blobs(TENANT, reader.manifest(TENANT, second))) == 3

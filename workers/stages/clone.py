@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.network.address_policy import AddressPolicy
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
-from shared.repository_url import RepositoryUrl
+from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from workers.cache_key import cache_key
 from workers.directories import remove_tree
@@ -55,7 +56,7 @@ class CloneStage:
         self._index = index
         self._ignored = ignored
         self._host_keys = host_keys
-        self._allow_local = settings.allow_local_repositories
+        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
         self._build_settings = settings.build
         self._certificates: Path | None = None
         if settings.build.ca_bundle is not None:
@@ -65,12 +66,15 @@ class CloneStage:
 
     def run(self, context: StageContext) -> StageResult:
         deployment, log = context.deployment, context.log
-        url = parse_for_clone(deployment.repository_url, allow_local=self._allow_local)
+        policy = RepositoryPolicy(self._addresses, allows_files=deployment.allows_files)
+        url = parse_for_clone(deployment.repository_url, policy)
         log.system(f"Cloning {url.public}, " + _wanted(deployment.branch, deployment.commit_sha) + ".")
         with ExitStack() as stack:
             proxy = stack.enter_context(self._opened_proxy())
             credentials, directory = context.credentials, context.directory
-            opened = RepositoryAccess.opened(deployment.project_id, credentials, self._host_keys, directory, proxy)
+            opened = RepositoryAccess.opened(
+                deployment.project_id, credentials, self._host_keys, directory, policy, proxy
+            )
             try:
                 return self._run(context, stack.enter_context(opened), url)
             except ProxyUnusable as error:
@@ -93,7 +97,6 @@ class CloneStage:
             url,
             context.log,
             context.cancelled,
-            allow_local=self._allow_local,
             is_last_attempt=context.attempt >= _LAST_ATTEMPT,
         )
         sha = deployment.commit_sha
@@ -152,7 +155,6 @@ class CloneStage:
             limits,
             context.cancelled,
             lambda line: context.log.write("stderr", line),
-            allow_local=self._allow_local,
             certificates=self._certificates,
         )
 
@@ -210,11 +212,12 @@ class CloneStage:
 
     def _fetch_content(self, context: StageContext, clone: _Clone, tree: Path) -> None:
         """What the commit only names: files in LFS, and submodules with theirs."""
-        options = {"allow_local": self._allow_local, "is_last_attempt": context.attempt >= _LAST_ATTEMPT}
+        is_last = context.attempt >= _LAST_ATTEMPT
         log, cancelled = context.log, context.cancelled
-        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, **options)
+        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, is_last_attempt=is_last)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
-        SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, **options).fetch(clone.remote.url, tree)
+        submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, is_last_attempt=is_last)
+        submodules.fetch(clone.remote.url, tree)
 
 
 @dataclass(frozen=True, slots=True)

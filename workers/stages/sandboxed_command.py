@@ -10,6 +10,7 @@ from typing import Literal
 from shared.commands import find_command_problem
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.wording import counted
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
 from workers.frameworks.detection import Detection
 from workers.stage import StageContext
@@ -137,8 +138,8 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
     if outcome is Outcome.TIMEOUT:
         raise StageFailure(
             FailureCode.TIMEOUT,
-            f"The {what} ran longer than {limits.stage_timeout_seconds} seconds and was ended. Look in the log for"
-            " where it waits, or use a plan with a longer limit.",
+            f"The {what} ran longer than {counted(limits.stage_timeout_seconds, 'second')} and was ended. Look in the"
+            " log for where it waits, or use a plan with a longer limit.",
         )
     if outcome is Outcome.DISK_FULL:
         raise StageFailure(

@@ -18,6 +18,7 @@ from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import BuildSettings, Settings
 from shared.storage.base import ArtifactStore, ObjectNotFound
+from shared.wording import counted
 from workers.archive import open_directory, walk
 from workers.blob_cache import BlobCache, blob_key, manifest_key
 from workers.content_types import content_type
@@ -59,12 +60,12 @@ class UploadStage:
         with self._snapshots.attach(tenant_id, output) as tree:
             files = scan_output(tree, self._limits)
             total = sum(size for _, size in files.values())
-            context.log.system(f"Uploading {len(files)} files, {_shown_size(total)}.")
+            context.log.system(f"Uploading {counted(len(files), 'file')}, {_shown_size(total)}.")
             manifest, sent = self._upload(context, tree, files)
         digest = manifest.digest
         self._store.put_bytes(manifest_key(tenant_id, digest), manifest.encode())
         self._record(context, output, digest, total)
-        context.log.system(f"Uploaded {sent} new files; {len(files) - sent} were stored already.")
+        context.log.system(f"Uploaded {counted(sent, 'new file')}; stored already: {len(files) - sent}.")
         self._blobs.trim()
         return StageResult(output={"manifest": digest}, facts={"manifest_digest": digest})
 
@@ -197,7 +198,7 @@ def scan_output(tree: Path, limits: BuildSettings) -> dict[str, tuple[bytes, int
 def _check_limits(path: bytes, size: int, count: int, limits: BuildSettings) -> None:
     if count > limits.maximum_output_files:
         raise StageFailure(
-            FailureCode.OUTPUT_TOO_LARGE, f"The output has more than {limits.maximum_output_files} files."
+            FailureCode.OUTPUT_TOO_LARGE, f"The output has more than {counted(limits.maximum_output_files, 'file')}."
         )
     if size > limits.maximum_file_bytes:
         raise StageFailure(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -264,6 +267,30 @@ def test_the_documentation_lists_every_route_and_its_errors(platform) -> None:
     assert "MALFORMED_JSON" in schema["components"]["schemas"]["ErrorCode"]["enum"]
     references = set(json.dumps(schema).split('"#/components/schemas/')[1:])
     assert {reference.split('"')[0] for reference in references} <= set(schema["components"]["schemas"])
+
+
+def _own_words() -> tuple[set[str], set[str]]:
+    """Every text, and every function's name as a summary, of the API's source."""
+    texts, names = set[str](), set[str]()
+    for path in (Path(__file__).resolve().parents[3] / "api").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(inspect.cleandoc(node.value))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add("".join(part.capitalize() for part in node.name.split("_")))
+    return texts, names
+
+
+def test_the_documentation_says_of_every_route_what_we_say_of_it(platform) -> None:
+    """No operation shows a text of a library, or none."""
+    texts, names = _own_words()
+    schema = platform.client.get("/api/docs/openapi.json").json()
+    operations = [(path, operation) for path, item in schema["paths"].items() for operation in item.values()]
+    assert len(operations) > 30
+    for path, operation in operations:
+        assert operation.get("summary") in names | texts, path
+        assert inspect.cleandoc(operation.get("description", "")) in texts, path
+        assert operation["description"].strip(), path
 
 
 def test_the_documentations_page_loads_nothing(platform) -> None:
