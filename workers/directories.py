@@ -58,6 +58,19 @@ class StageDirectories:
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
+    def discard(self, deployment_id: str, stage: str, fence: int) -> None:
+        """Deletes what dead runs of the stage left, for a run that has nothing to do; a later run's stays."""
+        parent = self._root / deployment_id
+        for leftover in parent.glob(f"{stage}-*"):
+            if int(leftover.name.rpartition("-")[2]) <= fence:
+                try:
+                    self._discard(leftover)
+                except OSError as error:
+                    # Nothing waits for it; the reconciler tries again.
+                    _log.warning("%s can't be deleted yet: %s.", leftover, error)
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
     def _discard(self, directory: Path) -> None:
         """Deletes it later, in a thread: tens of thousands of files would hold up the deployment's next stage."""
         grave = self._root / _DISCARDED / uuid.uuid4().hex

@@ -19,6 +19,7 @@ from shared.db.database import Row
 from shared.deployment_state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
+from shared.plans import PlanLimits
 from shared.queue.base import Lease
 from shared.queue.broker import PriorityBroker, current_lease
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
@@ -122,6 +123,10 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         database=context.database, credentials=RepositoryCredentialRepository(context.database), box=box
     )
     function, executor = build_stage(context, stage)
+
+    def hold_slot(tenant_id: str, deployment_id: str, limits: PlanLimits) -> None:
+        context.queue.hold_slot(tenant_id, deployment_id, limit=limits.concurrent_builds, weight=limits.weight)
+
     return StageRunner(
         stage=stage,
         function=function,
@@ -131,6 +136,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         read_credentials=credentials.open_for,
         secrets_of=lambda row: list(secrets_of(row["repository_url"])),
         reap=executor.reap if executor is not None else _reap_nothing,
+        hold_slot=hold_slot,
         directories=StageDirectories(settings.work_directory),
         build_settings=settings.build,
         clock=context.clock,

@@ -116,10 +116,24 @@ class Reconciler:
     def reconcile_deployments(self) -> None:
         """Every live deployment has exactly one job in the queue, or is ended."""
         rows = self._deployments.live()
+        # All of them before anything is enqueued: a queue that lost its slots would hand out what waits as well.
+        self._hold_slots([row for row in rows if row["status"] != DeploymentStatus.QUEUED])
         succeeded = self._stage_runs.succeeded_stages([row["id"] for row in rows])
         for row in rows:
             stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), Stage.DEPLOY)
             self._attempt_one(row["id"], partial(self._reconcile_deployment, row, stage))
+
+    def _hold_slots(self, started: Sequence[Row]) -> None:
+        held = {tenant_id: self._queue.running_set(tenant_id) for tenant_id in {row["tenant_id"] for row in started}}
+        for row in started:
+            # The queue was asked after the rows were read: one that isn't held may have ended since.
+            if row["id"] not in held[row["tenant_id"]] and self._deployments.is_live(row["id"]):
+                self._hold_slot(row)
+                _log.warning("reconciler.slot_held", tenant_id=row["tenant_id"], deployment_id=row["id"])
+
+    def _hold_slot(self, row: Row) -> None:
+        limits = limits_of(Plan(row["tenant_plan"]))
+        self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
 
     def reconcile_slots(self) -> None:
         """A slot that no live deployment holds is freed."""
@@ -153,19 +167,29 @@ class Reconciler:
                 self._attempt_one(site["deployment_id"], partial(self._mend_route, site))
 
     def _mend_route(self, site: Row) -> None:
-        if not self._publisher.is_published(site["deployment_id"]):
+        deployment_id = site["deployment_id"]
+        is_ours = not self._publisher.is_published(deployment_id)
+        if is_ours:
             publish_artifact(
                 self._publisher,
                 self._artifacts,
                 tenant_id=site["tenant_id"],
-                deployment_id=site["deployment_id"],
+                deployment_id=deployment_id,
                 digest=site["manifest_digest"],
                 is_preview=site["is_preview"],
             )
+        former: list[str | None] = []
         # Read again under the project's lock: a release may have moved the pointer since.
-        activate = partial(self._publisher.activate, site["host"], site["deployment_id"])
-        self._releases.while_active(site["deployment_id"], activate)
-        _log.warning("reconciler.route_mended", host=site["host"], deployment_id=site["deployment_id"])
+        is_served = self._releases.while_active(
+            site["project_id"],
+            deployment_id,
+            lambda: former.append(self._publisher.activate(site["host"], deployment_id)),
+        )
+        if is_served and former != [deployment_id]:
+            _log.warning("reconciler.route_mended", host=site["host"], deployment_id=deployment_id)
+        if not is_served and is_ours and self._sites.is_removed(deployment_id):
+            # The removal may have come before these files, and nothing would come back for them.
+            self._publisher.remove_deployment(deployment_id)
 
     def delete_expired(self) -> None:
         """Every hour, what has had its time: sessions, idempotency keys, what dead workers left on this host."""
@@ -180,7 +204,7 @@ class Reconciler:
         held = [candidate for candidate, place in places.items() if place in ("ready", "delayed", "running")]
         if row["cancel_requested_at"] is not None:
             # Told once more: the queue may have been away when the cancellation was accepted.
-            outcomes = {self._queue.cancel(stage_job_id(row["id"], candidate)) for candidate in held}
+            outcomes = {self._queue.cancel(stage_job_id(row["id"], candidate), keeps_slot=True) for candidate in held}
             if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row["id"]):
                 self._service.end_cancelled(row)
             return
@@ -189,11 +213,11 @@ class Reconciler:
             return
         if "dead" in places.values():
             message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
-            self._service.finish_failed(row["id"], FailureCode.PLATFORM_ERROR, stage, message)
+            self._service.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
             return
         limits = limits_of(Plan(row["tenant_plan"]))
         if row["status"] != DeploymentStatus.QUEUED:
-            self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
+            self._hold_slot(row)
         job = stage_job(
             deployment_id=row["id"],
             tenant_id=row["tenant_id"],

@@ -75,8 +75,8 @@ class RedisJobQueue:
             taken += answers.count(1)
         return taken
 
-    def cancel(self, job_id: str) -> CancelOutcome:
-        return CancelOutcome(self._scripts.run("cancel", job_id).decode())
+    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelOutcome:
+        return CancelOutcome(self._scripts.run("cancel", job_id, int(keeps_slot)).decode())
 
     def find(self, job_id: str) -> str | None:
         explained = self._scripts.run("explain", job_id)

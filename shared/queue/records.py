@@ -12,6 +12,7 @@ class Outcome(enum.StrEnum):
     DONE = "done"
     RETRY = "retry"  # later, as another attempt; dead when it was the last
     RELEASE = "release"  # back in its old place, the attempt refunded
+    WAIT = "wait"  # back in its old place, the attempt refunded and the slot given up
     DEAD = "dead"
 
 

@@ -59,6 +59,9 @@ class ObjectStoreServer(Server):
             bucket=bucket,
         )
 
+    def _program(self) -> Path:
+        return program("weed")
+
     def _launch(self) -> subprocess.Popen[bytes]:
         # The paths given are relative: a comma in one would be read as a list.
         (self.directory / "data").mkdir(exist_ok=True)
@@ -100,7 +103,7 @@ class ObjectStoreServer(Server):
             "-volume.preStopSeconds=0",
         ]
         return spawn(
-            [program("weed"), *arguments],
+            [self._program(), *arguments],
             log_path=self.log_path,
             directory=self.directory,
             environment={

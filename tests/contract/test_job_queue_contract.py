@@ -173,6 +173,34 @@ def test_release_refunds_the_attempt_and_returns_to_the_old_place(bench: Bench) 
         assert bench.finish(acquired, Outcome.RELEASE)
 
 
+def test_a_job_that_waits_for_its_slot_keeps_its_place_and_attempt_and_gives_the_slot_up(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1", max_attempts=1))
+    bench.advance(1)
+    bench.queue.enqueue(make("b", slot="d2"))
+    acquired = bench.one()
+    assert bench.finish(acquired, Outcome.WAIT)
+    assert bench.queue.running_set("t1") == set()
+    assert bench.queue.tenants_with_slots() == set()
+    again = bench.one()
+    assert (again.job.id, again.attempt) == ("a", 1)
+    # The place belongs to another, which only the caller knows: nothing is handed out until that one is over.
+    bench.queue.hold_slot("t1", "d0", limit=1, weight=1)
+    assert bench.finish(again, Outcome.WAIT)
+    assert bench.queue.running_set("t1") == {"d0"}
+    assert bench.acquire(count=9) == []
+    bench.queue.free_slot("t1", "d0")
+    assert ids(bench.acquire(count=9)) == ["a"]
+
+
+def test_a_slot_that_another_job_has_is_not_given_up(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1"))
+    first = bench.one()
+    bench.queue.enqueue(make("a2", slot="d1"))
+    assert bench.finish(first, Outcome.WAIT)
+    assert bench.queue.running_set("t1") == {"d1"}
+    assert ids(bench.acquire(count=9)) == ["a", "a2"]
+
+
 def test_an_expired_lease_returns_to_its_old_place_and_is_dead_after_the_last_attempt(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1", max_attempts=2))
     bench.advance(1)
@@ -288,6 +316,17 @@ def test_cancel_of_a_waiting_job_removes_it(bench: Bench) -> None:
     bench.advance(61)
     assert bench.acquire(count=9) == []
     assert set(bench.redis.keys("{cloudify}:job:*")) == set()
+
+
+def test_a_cancelled_job_may_leave_its_slot_until_it_is_freed(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1"))
+    bench.queue.enqueue(make("b", slot="d2"))
+    bench.finish(bench.one(), Outcome.RETRY, delay_seconds=60)
+    assert bench.queue.cancel("a", keeps_slot=True) is CancelOutcome.REMOVED
+    assert bench.queue.running_set("t1") == {"d1"}
+    assert bench.acquire() == []
+    bench.queue.free_slot("t1", "d1")
+    assert ids(bench.acquire()) == ["b"]
 
 
 def test_cancel_of_a_job_that_waits_for_its_retry_frees_the_slot(bench: Bench) -> None:

@@ -90,6 +90,10 @@ class Model:
         ]  # fmt: skip
         return sorted(found, key=lambda entry: (entry.score, entry.job.id))
 
+    def live_jobs(self, tenant: str, slot: str | None) -> int:
+        jobs = [e for e in self.entries.values() if e.job.tenant_id == tenant and e.place != "dead"]
+        return sum(slot is not None and entry.job.slot == slot for entry in jobs)
+
     def eligible(self, pool: str) -> set[str]:
         return {tenant for tenant in TENANTS if self.candidates(pool, tenant)}
 
@@ -133,13 +137,18 @@ class Model:
         elif outcome is Outcome.DEAD or (outcome is Outcome.RETRY and entry.attempts >= entry.job.max_attempts):
             entry.place = "dead"
         else:
-            entry.attempts -= outcome is Outcome.RELEASE
+            entry.attempts -= outcome in (Outcome.RELEASE, Outcome.WAIT)
+            if outcome is Outcome.WAIT and self.live_jobs(entry.job.tenant_id, entry.job.slot) == 1:
+                self.slots[entry.job.tenant_id].discard(entry.job.slot or "")
             entry.place, entry.until = ("delayed", self.now + delay_ms) if delay_ms else ("ready", 0)
         for job in followers:
             self.insert(job)
         self.free_unused_slots()
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: Entry, *, keeps_slot: bool = False) -> None:
+        tenant, slot = entry.job.tenant_id, entry.job.slot
+        if keeps_slot and entry.place != "dead" and slot in self.slots[tenant] and self.live_jobs(tenant, slot) == 1:
+            self.held.add((tenant, slot))
         del self.entries[entry.job.id]
         self.counts["dropped"] += 1
         self.free_unused_slots()

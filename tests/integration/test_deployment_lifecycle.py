@@ -111,6 +111,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         queue=queue,
         redis=redis,
         service=service,
+        service_with=lambda **others: DeploymentService(queue=queue, **(parts | others)),
         release_service=ReleaseService(
             queue=queue,
             **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases", "settings")},

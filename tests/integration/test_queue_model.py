@@ -222,21 +222,21 @@ class QueueMachine(RuleBasedStateMachine):
         entry.until = self.model.now + LEASE_MS
         self._replayed(lambda: self.queue.beat([(entry.job.id, entry.token)]), [expected])
 
-    @rule(place=st.sampled_from(["ready", "delayed", "running", "dead"]), index=indices)
-    def cancel(self, place: str, index: int) -> None:
+    @rule(place=st.sampled_from(["ready", "delayed", "running", "dead"]), index=indices, keeps_slot=st.booleans())
+    def cancel(self, place: str, index: int, keeps_slot: bool = False) -> None:
         entry = self._pick(place, index)
         if entry is None:
             assert self.queue.cancel("nothing") is CancelOutcome.UNKNOWN
             return
-        outcome = self.queue.cancel(entry.job.id)
+        outcome = self.queue.cancel(entry.job.id, keeps_slot=keeps_slot)
         if place == "running":
             assert outcome is CancelOutcome.SIGNALLED
             entry.is_cancelled = True
             self._replayed(lambda: self.queue.cancel(entry.job.id), CancelOutcome.SIGNALLED)
             return
         assert outcome is CancelOutcome.REMOVED
-        self.model.drop(entry)
-        self._replayed(lambda: self.queue.cancel(entry.job.id), CancelOutcome.UNKNOWN)
+        self.model.drop(entry, keeps_slot=keeps_slot)
+        self._replayed(lambda: self.queue.cancel(entry.job.id, keeps_slot=keeps_slot), CancelOutcome.UNKNOWN)
 
     # Time
 
