@@ -19,6 +19,7 @@ from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
+from shared.private_files import keep_files_private
 from shared.settings import Settings, SettingsError, load_settings
 
 _GRACE_SECONDS = 5
@@ -35,6 +36,7 @@ def main() -> int:
         return 2
     configure_logging("api", settings.log_level)
     return_large_blocks_early()
+    keep_files_private(settings.home)
     return run(settings)
 
 

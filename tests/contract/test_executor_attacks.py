@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ from tests.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import ExecutionResult, Executor, Outcome
+from workers.executors.base import ExecutionResult, Executor, Outcome, Overlay
+from workers.ownership import container_owner
 
 
 class Bystander:
@@ -234,3 +236,108 @@ def test_the_walls_of_a_run_are_out_of_its_reach(exact_executor: Executor, exact
     assert printed.split()[-1] == b"0"
     processes = [int(word) for word in printed.split()[:2]]
     assert max(processes) < 20, printed
+
+
+SET_ID = """
+import ctypes, errno, os, platform, stat, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), number)
+def mode_of(name):
+    return stat.S_IMODE(os.lstat(name).st_mode)
+is_x86 = platform.machine() == "x86_64"
+mknodat, fchmodat2, openat2 = (259 if is_x86 else 33), 452, 437
+here = -100
+def make(path, flags, mode):
+    os.close(os.open(path, flags, mode))
+def unnamed(mode):
+    descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, mode)
+    os.link(f"/proc/self/fd/{descriptor}", "unnamed", follow_symlinks=True)
+open("file", "w").close()
+descriptor = os.open("file", os.O_RDWR)
+os.mkdir("directory")
+how = ctypes.create_string_buffer(bytes([0o101, 0, 0, 0, 0, 0, 0, 0]) + (0o4755).to_bytes(8, "little") + bytes(8))
+attempts = {
+    "chmod": lambda mode: os.chmod("file", mode),
+    "fchmod": lambda mode: os.fchmod(descriptor, mode),
+    "fchmodat2": lambda mode: call(fchmodat2, here, b"file", mode, 0),
+    "chmod of a directory": lambda mode: os.chmod("directory", mode),
+    "open": lambda mode: make("opened", os.O_CREAT | os.O_WRONLY, mode),
+    "unnamed": unnamed,
+    "mknod": lambda mode: call(mknodat, here, b"made", stat.S_IFREG | mode, 0),
+    "pipe": lambda mode: os.mkfifo("pipe", mode),
+    "copy": lambda mode: subprocess.run(["install", "-m", f"{mode:o}", "file", "copied"], check=True, stderr=-3),
+    "openat2": lambda mode: call(openat2, here, b"opened-2", how, 24),
+}
+if is_x86:
+    attempts["chmod by number"] = lambda mode: call(90, b"file", mode)
+    attempts["fchmodat"] = lambda mode: call(268, here, b"file", mode)
+    attempts["creat"] = lambda mode: call(85, b"created", mode)
+    attempts["open by number"] = lambda mode: call(2, b"opened", os.O_CREAT | os.O_RDWR, mode)
+    attempts["mknod by number"] = lambda mode: call(133, b"made", stat.S_IFREG | mode, 0)
+for name, attempt in attempts.items():
+    for mode in (0o4755, 0o2755, 0o6711):
+        try:
+            attempt(mode)
+            print(name, oct(mode), "MADE")
+        except OSError as error:
+            if error.errno != (errno.ENOSYS if name == "openat2" else errno.EPERM):
+                print(name, oct(mode), error)
+        except subprocess.CalledProcessError:
+            pass
+for name in ("capability", "copied"):
+    open(name, "w").close()
+try:
+    os.setxattr("capability", "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
+    print("capability MADE")
+except PermissionError:
+    pass
+os.mkdir("plain", 0o6755)
+found = [name for name in os.listdir(".") if mode_of(name) & 0o6000]
+print("found", found)
+os.chmod("file", 0o755)
+os.chmod("directory", 0o1777)
+make("sticky", os.O_CREAT | os.O_WRONLY, 0o1644)
+"""
+
+
+def _set_id_files(directory: Path) -> list[str]:
+    return [str(path) for path in directory.rglob("*") if path.lstat().st_mode & 0o6000]
+
+
+def test_no_file_that_runs_as_its_owner_can_be_made(exact_executor: Executor, workspace: Path) -> None:
+    workspace.chmod(0o777)
+    result, printed = run(exact_executor, "", command=("python3", "-c", SET_ID), workspace=workspace)
+    assert (result.outcome, printed) == (Outcome.SUCCESS, b"found []\n")
+    assert _set_id_files(workspace) == []
+    assert stat.S_IMODE((workspace / "directory").stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize("script", ["true", "exit 3", "head -c 90000000 /dev/zero > big; sleep 600"])
+def test_no_file_that_runs_as_its_owner_is_left(
+    exact_executor: Executor, exact_kind: ExecutorKind, workspace: Path, tmp_path: Path, script: str
+) -> None:
+    """However the run ends, and where a directory hands its group on."""
+    outside = tmp_path / "outside"
+    outside.touch()
+    shell = workspace / "deep" / "shell"
+    shell.parent.mkdir()
+    shell.touch()
+    (workspace / "link").symlink_to(outside)
+    if exact_kind.is_docker:
+        container_owner().give_tree(workspace)
+    for path in (workspace, shell.parent, shell, outside):
+        path.chmod(0o6755)
+    layer, upper, scratch = (tmp_path / name for name in ("layer", "upper", "scratch"))
+    for directory in (layer, upper, scratch):
+        directory.mkdir()
+    upper.chmod(0o6755)
+    overlay = Overlay("/merged", (layer,), upper, scratch)
+    run(exact_executor, f"mkdir /merged/inherits; {script}", workspace=workspace, overlay=overlay)
+    assert (upper / "inherits").is_dir()
+    assert _set_id_files(workspace) + _set_id_files(upper) == []
+    assert stat.S_IMODE(shell.stat().st_mode) == 0o755
+    assert not (workspace.stat().st_mode | upper.stat().st_mode) & 0o6000
+    # A link's target is not of the build.
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o6755

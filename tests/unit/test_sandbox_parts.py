@@ -74,6 +74,37 @@ def test_filter_by_architecture(machine: str, architecture: int, calls: dict[str
     assert evaluate(program, I386, calls["read"]) == KILL
 
 
+@pytest.mark.parametrize(
+    ("machine", "architecture", "mode_at", "flags_at"),
+    [
+        (
+            "x86_64",
+            X86,
+            {90: 1, 91: 1, 268: 2, 452: 2, 85: 1, 133: 1, 259: 2},
+            {2: 1, 257: 2},
+        ),
+        ("aarch64", ARM, {52: 1, 53: 2, 452: 2, 33: 2}, {56: 2}),
+    ],
+)
+def test_filter_refuses_modes_that_change_who_runs_a_file(
+    machine: str, architecture: int, mode_at: dict[int, int], flags_at: dict[int, int]
+) -> None:
+    program = build_filter(machine)
+    denied = ERRNO | errno.EPERM
+    for number, place in mode_at.items():
+        for mode in (0o4755, 0o2755, 0o6000, 0o104755, 0o4755 | 1 << 32):
+            assert evaluate(program, architecture, number, *[0] * place, mode) == denied
+        for mode in (0, 0o644, 0o1777, 0o777, 1 << 35 | 0o755):
+            assert evaluate(program, architecture, number, *[0o7777] * place, mode) == ALLOW
+    for number, place in flags_at.items():
+        for flags in (os.O_CREAT, os.O_CREAT | os.O_WRONLY | os.O_EXCL, os.O_TMPFILE):
+            assert evaluate(program, architecture, number, *[0o7777] * place, flags, 0o4755) == denied
+            assert evaluate(program, architecture, number, *[0o7777] * place, flags, 0o755) == ALLOW
+        # Without a file to be made the mode is whatever the register holds.
+        assert evaluate(program, architecture, number, *[0] * place, os.O_RDWR | os.O_DIRECTORY, 0o4755) == ALLOW
+    assert evaluate(program, architecture, 437, 0, 0, 0, 0) == ERRNO | errno.ENOSYS
+
+
 def test_filter_closes_the_x32_numbers() -> None:
     assert evaluate(build_filter("x86_64"), X86, 0x40000000 | 165) == ERRNO | errno.EPERM
 

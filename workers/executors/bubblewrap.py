@@ -40,6 +40,7 @@ from workers.executors.sandbox_environment import (
 )
 from workers.executors.sandbox_process import SandboxProcess, waiting_command
 from workers.executors.seccomp import build_filter
+from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.spawner import Spawner
 from workers.executors.supervision import Supervisor
 from workers.executors.upstream_proxy import UpstreamProxy
@@ -263,6 +264,7 @@ class BubblewrapExecutor:
                 sandbox.release(spec.limits, group)
                 verdict = supervisor.watch()
             sandbox.wait_until_gone()
+            strip_set_id_bits(writable_paths(spec))
             exit_code = sandbox.exit_code()
         finally:
             sandbox.kill()

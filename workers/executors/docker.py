@@ -42,6 +42,7 @@ from workers.executors.sandbox_environment import (
     registry_environment,
 )
 from workers.executors.seccomp import build_filter
+from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.supervision import Supervisor
 from workers.executors.upstream_proxy import UpstreamProxy
 from workers.ownership import container_owner
@@ -249,6 +250,7 @@ class DockerExecutor:
         finally:
             try:
                 container.destroy()
+                strip_set_id_bits(writable_paths(spec))
             finally:
                 disk.close()
                 pump.finish(did_start=True)

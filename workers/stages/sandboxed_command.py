@@ -56,6 +56,8 @@ def make_overlay(directory: Path, name: str, layers: tuple[Path, ...]) -> Overla
     """An overlay of the layers at /workspace with fresh directories below `directory`."""
     upper, scratch = directory / f"{name}-upper", directory / f"{name}-scratch"
     upper.mkdir()
+    # The mode of /workspace inside.
+    upper.chmod(0o755)
     scratch.mkdir()
     return Overlay(WORKSPACE, layers, upper, scratch)
 
