@@ -341,3 +341,61 @@ def test_no_file_that_runs_as_its_owner_is_left(
     assert not (workspace.stat().st_mode | upper.stat().st_mode) & 0o6000
     # A link's target is not of the build.
     assert stat.S_IMODE(outside.stat().st_mode) == 0o6755
+
+
+WRITABLE = """
+import json, os
+mounts = {}
+for line in open("/proc/self/mountinfo"):
+    fields = line.split()
+    point, kind = fields[4], fields[fields.index("-") + 1]
+    status = os.statvfs(point)
+    if os.path.isdir(point) and os.access(point, os.W_OK):
+        mounts[point] = [kind, status.f_blocks * status.f_frsize]
+found = []
+for parent, names, _ in os.walk("/"):
+    if parent != "/" and (parent in mounts or parent in ("/proc", "/sys", "/usr", "/opt")):
+        names.clear()
+        continue
+    found += [path for path in (os.path.join(parent, name) for name in names) if os.access(path, os.W_OK)]
+for parent in "/ /dev /run /run/egress /var /var/tmp /etc /opt /usr /sys /proc/sys/kernel".split():
+    try:
+        open(parent + "/filler", "w").close()
+        found.append(parent + "/filler")
+    except OSError:
+        pass
+for name in ("null", "zero", "full", "random", "urandom", "tty"):
+    try:
+        os.chmod("/dev/" + name, 0o600)
+        found.append("/dev/" + name)
+    except OSError:
+        pass
+open("/dev/null", "w").write("x")
+os.openpty()
+print(json.dumps({"mounts": mounts, "found": sorted(set(found))}))
+"""
+# Message queues: RLIMIT_MSGQUEUE bounds their bytes.
+UNSIZED = {"/dev/mqueue": "mqueue"}
+
+
+def test_every_place_that_can_be_written_to_has_a_bound(
+    exact_executor: Executor, exact_kind: ExecutorKind, workspace: Path
+) -> None:
+    workspace.chmod(0o777)
+    memory = 256 * MEBIBYTE
+    device = os.lstat("/dev/null")
+    command = ("python3", "-c", WRITABLE)
+    _, printed = run(exact_executor, "", command=command, workspace=workspace, memory_bytes=memory, network="proxy")
+    seen = json.loads(printed)
+    assert os.lstat("/dev/null").st_mode == device.st_mode
+    places = seen["mounts"]
+    assert places.pop("/workspace")[0] != "tmpfs"  # watched
+    for point, kind in UNSIZED.items():
+        assert places.pop(point, [kind])[0] == kind
+    # The pseudo-terminals' own: no file can be made there.
+    assert places.pop("/dev/pts", ["devpts"])[0] == "devpts"
+    assert {point: kind for point, (kind, _) in places.items()} == dict.fromkeys(
+        ("/tmp", "/home/build", "/dev/shm"), "tmpfs"
+    )
+    assert all(0 < size <= memory // 2 for _, size in places.values())
+    assert set(seen["found"]) <= {*places, *UNSIZED, "/workspace", "/dev/pts"}

@@ -113,6 +113,12 @@ _ON_RESOURCES = (
         log=("No space left",),
     ),
     Attack(
+        "device-directory-filler",
+        _script("head -c 5000000000 /dev/zero > /dev/attack-filler || exit 4"),
+        "COMMAND_FAILED",
+        advice=("exit code 4",),
+    ),
+    Attack(
         "100-mb-line",
         _script(f"head -c 100000000 /dev/zero | tr '\\0' x; echo; {_WRITE_PAGE}"),
         None,
@@ -288,6 +294,13 @@ _ON_CONTENT = (
         advice=("Submodule own", "file://"),
         arrange=_add_submodule,
         is_from_network=True,
+    ),
+    Attack(
+        "setuid-shell",
+        _script("cp /bin/sh MARKER; chmod 4755 MARKER || install -m 2755 /bin/sh MARKER || exit 6"),
+        "COMMAND_FAILED",
+        advice=("exit code 6",),
+        log=("not permitted",),
     ),
     Attack("lfs-pointer", _pointer, "REPOSITORY_LFS_MISSING", stage="clone", advice=("index.html", "git lfs fetch")),
     Attack(
