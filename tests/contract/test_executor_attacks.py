@@ -97,6 +97,41 @@ def test_a_file_bigger_than_the_disk_limit_is_disk_full(exact_executor: Executor
     assert result.outcome is Outcome.DISK_FULL
 
 
+MANY_NAMES = {
+    "empty files": "open(f'{i // 1000}/{i}', 'w').close()",
+    "directories": "os.mkdir(f'{i // 1000}/{i}')",
+    "hard links": "os.link('file', f'{i // 1000}/{i}')",
+    "symbolic links": "os.symlink('x', f'{i // 1000}/{i}')",
+    "long names": "open(f'{i // 1000}/' + f'{i}'.ljust(250, 'x'), 'w').close()",
+}
+
+
+@pytest.mark.parametrize("what", MANY_NAMES)
+def test_more_names_than_the_limit_are_disk_full(exact_executor: Executor, workspace: Path, what: str) -> None:
+    workspace.chmod(0o777)
+    made = f"""
+import os, time
+open("file", "w").close()
+for i in range(6000):
+    if i % 1000 == 0:
+        os.mkdir(f"{{i // 1000}}")
+    {MANY_NAMES[what]}
+time.sleep(600)
+"""
+    command = ("python3", "-c", made)
+    result, _ = run(exact_executor, "", command=command, workspace=workspace, disk_entries=5000)
+    assert result.outcome is Outcome.DISK_FULL
+    assert "files, directories and links than its limit of 5000" in result.message
+
+
+def test_names_made_in_the_last_moment_are_counted(exact_executor: Executor, workspace: Path) -> None:
+    workspace.chmod(0o777)
+    make = "python3 -c 'import sys; [open(str(i), chr(119)).close() for i in range(*map(int, sys.argv[1:]))]'"
+    script = f"{make} 0 3000; sleep 3; {make} 3000 6000"
+    result, _ = run(exact_executor, script, workspace=workspace, disk_entries=5000)
+    assert result.outcome is Outcome.DISK_FULL
+
+
 def test_shared_memory_counts_and_ends_with_the_run(exact_executor: Executor) -> None:
     script = "head -c 1000000000 /dev/zero > /dev/shm/attack-filler; exit 3"
     result, printed = run(exact_executor, script)

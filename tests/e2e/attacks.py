@@ -19,6 +19,7 @@ LIMITS = {
     # More than the processes of the fork bomb take.
     "BUILD_MEMORY_MB": "1024",
     "BUILD_DISK_MB": "64",
+    "BUILD_DISK_FILES": "30000",
     "BUILD_OUTPUT_MB": "4",
     "RECONCILE_SECONDS": "1",
 }
@@ -104,6 +105,15 @@ _ON_RESOURCES = (
         _script("head -c 900000000 /dev/zero > filler; sleep MARKER"),
         "DISK_FULL",
         advice=("64 MiB", "Write less"),
+    ),
+    Attack(
+        "empty-files",
+        _script(
+            'node -e \'const fs = require("fs");'
+            ' for (let i = 0; i < 60000; i++) fs.closeSync(fs.openSync(`f${i}`, "w"))\'; sleep MARKER'
+        ),
+        "DISK_FULL",
+        advice=("files", "30000"),
     ),
     Attack(
         "shared-memory-filler",

@@ -256,7 +256,7 @@ class BubblewrapExecutor:
         started: float,
     ) -> ExecutionResult:
         pump = sandbox.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes)
+        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
         supervisor = Supervisor(spec, sandbox, group, disk, pump, cancel, started + spec.limits.wall_seconds)
         exit_code: int | None = None
         try:

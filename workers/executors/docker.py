@@ -237,7 +237,7 @@ class DockerExecutor:
         except (ContainerGone, NameTaken) as error:
             raise PlatformError(f"Another worker runs or removes {spec.name} at this moment.") from error
         pump = container.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes)
+        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
         deadline = started + spec.limits.wall_seconds
         supervisor = Supervisor(spec, container, container.memory, disk, pump, cancel, deadline)
         try:
