@@ -65,16 +65,14 @@ def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: 
 
 def _listed(path: str) -> os.scandir[str]:  # type: ignore[type-arg]
     """A directory that a build shut to its owner, this process's user, is opened first."""
-    try:
-        return os.scandir(path)
-    except PermissionError:
+    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
         # By descriptor: the build may put a link in its place at any time.
         descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IRWXU)  # noqa: PTH101
         finally:
             os.close(descriptor)
-        return os.scandir(path)
+    return os.scandir(path)
 
 
 class DiskWatchdog:

@@ -70,7 +70,7 @@ class _Descriptor:
 
 def _open_to_owner(path: str) -> None:
     """Builds may shut a directory to its owner, who is this process's user."""
-    if not os.access(path, os.R_OK | os.X_OK):
+    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
         os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
 
 
