@@ -65,7 +65,8 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
-        metrics = start_metrics_listener(settings.metrics_port)
+        # 0 is for none; a socket would take it for any free port.
+        metrics = start_metrics_listener(settings.metrics_port) if settings.metrics_port else None
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
@@ -94,8 +95,9 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
         server.run()
         return 0 if server.started else 1
     finally:
-        metrics.shutdown()
-        metrics.server_close()
+        if metrics is not None:
+            metrics.shutdown()
+            metrics.server_close()
 
 
 if __name__ == "__main__":
