@@ -19,6 +19,7 @@ from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
+from shared.private_files import keep_files_private
 from shared.settings import Settings, SettingsError, load_settings
 
 _GRACE_SECONDS = 5
@@ -35,6 +36,7 @@ def main() -> int:
         return 2
     configure_logging("api", settings.log_level)
     return_large_blocks_early()
+    keep_files_private(settings.home)
     return run(settings)
 
 
@@ -63,7 +65,8 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
-        metrics = start_metrics_listener(settings.metrics_port)
+        # 0 is for none; a socket would take it for any free port.
+        metrics = start_metrics_listener(settings.metrics_port) if settings.metrics_port else None
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
@@ -92,8 +95,9 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
         server.run()
         return 0 if server.started else 1
     finally:
-        metrics.shutdown()
-        metrics.server_close()
+        if metrics is not None:
+            metrics.shutdown()
+            metrics.server_close()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ class BuildSettings:
     largest_memory_bytes: int | None = None
     builds_at_once: int | None = None
     disk_bytes: int | None = None
+    disk_entries: int | None = None
     stage_timeout_seconds: int | None = None
     output_bytes: int = 200 * _MEBIBYTE
     egress_allowed_hosts: tuple[str, ...] = ()
@@ -297,6 +298,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             largest_memory_bytes=in_bytes(reader.optional_integer("LARGEST_BUILD_MEMORY_MB", 64)),
             builds_at_once=reader.optional_integer("BUILDS_AT_ONCE", 1),
             disk_bytes=in_bytes(reader.optional_integer("BUILD_DISK_MB", 16)),
+            disk_entries=reader.optional_integer("BUILD_DISK_FILES", 1000),
             stage_timeout_seconds=reader.optional_integer("STAGE_TIMEOUT_SECONDS", 1),
             output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * mebibytes,
             egress_allowed_hosts=reader.names("EGRESS_ALLOWED_HOSTS"),

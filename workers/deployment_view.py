@@ -30,6 +30,7 @@ def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits
         limits,
         memory_bytes=memory_bytes,
         disk_bytes=overrides.disk_bytes or limits.disk_bytes,
+        disk_entries=overrides.disk_entries or limits.disk_entries,
         stage_timeout_seconds=overrides.stage_timeout_seconds or limits.stage_timeout_seconds,
     )
 

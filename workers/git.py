@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.private_files import PUBLIC_UMASK
 
 # The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
 _CONFIGURATION = """\
@@ -145,6 +146,8 @@ class Git:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # The modes of a checkout are part of what builds see.
+            umask=PUBLIC_UMASK,
         )
         assert process.stdout is not None
         assert process.stderr is not None

@@ -20,6 +20,7 @@ from shared.deployment_state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
 from shared.plans import PlanLimits
+from shared.private_files import keep_files_private
 from shared.queue.base import Lease
 from shared.queue.broker import PriorityBroker, current_lease
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     raise_file_limit()
+    keep_files_private(settings.home)
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:

@@ -25,6 +25,7 @@ from shared.logging import configure_logging
 from shared.logs.account_events import AccountEventStore
 from shared.logs.compactor import LogCompactor
 from shared.plans import Plan, limits_of
+from shared.private_files import keep_files_private
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
 from shared.repositories.deployments import DeploymentRepository
@@ -262,6 +263,7 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
+    keep_files_private(settings.home)
     context = WorkerContext(settings, "reconciler")
     try:
         if settings.metrics_port:

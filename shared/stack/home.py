@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from shared.private_files import close_home, keep_files_private
 from shared.stack.errors import StackError
 from shared.stack.ports import free_ports, is_free
 from shared.stack.postgres import MAJOR_VERSION
@@ -40,8 +41,12 @@ class Home:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Held until this process ends. Raises StackError when another one holds it or the folder can't be used."""
+        """Held until this process ends, which from here on writes for its own account only.
+
+        Raises StackError when another one holds it or the folder can't be used.
+        """
         try:
+            keep_files_private(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
             self.run_directory.mkdir(exist_ok=True)
             self.logs_directory.mkdir(exist_ok=True)
@@ -56,6 +61,7 @@ class Home:
             raise StackError(
                 f"Another `cloudify up` runs on {self.directory}; stop it, or set CLOUDIFY_HOME to another folder."
             ) from error
+        close_home(self.directory)
 
     def unlock(self) -> None:
         if self._lock is not None:

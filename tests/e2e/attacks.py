@@ -19,6 +19,7 @@ LIMITS = {
     # More than the processes of the fork bomb take.
     "BUILD_MEMORY_MB": "1024",
     "BUILD_DISK_MB": "64",
+    "BUILD_DISK_FILES": "30000",
     "BUILD_OUTPUT_MB": "4",
     "RECONCILE_SECONDS": "1",
 }
@@ -106,11 +107,26 @@ _ON_RESOURCES = (
         advice=("64 MiB", "Write less"),
     ),
     Attack(
+        "empty-files",
+        _script(
+            'node -e \'const fs = require("fs");'
+            ' for (let i = 0; i < 60000; i++) fs.closeSync(fs.openSync(`f${i}`, "w"))\'; sleep MARKER'
+        ),
+        "DISK_FULL",
+        advice=("files", "30000"),
+    ),
+    Attack(
         "shared-memory-filler",
         _script("head -c 5000000000 /dev/zero > /dev/shm/attack-filler || exit 3"),
         "COMMAND_FAILED",
         advice=("exit code 3",),
         log=("No space left",),
+    ),
+    Attack(
+        "device-directory-filler",
+        _script("head -c 5000000000 /dev/zero > /dev/attack-filler || exit 4"),
+        "COMMAND_FAILED",
+        advice=("exit code 4",),
     ),
     Attack(
         "100-mb-line",
@@ -314,6 +330,13 @@ _ON_CONTENT = (
         "URL_FORBIDDEN",
         stage="clone",
         advice=(".lfsconfig", "CLOUDIFY_EGRESS_ALLOWED_NETWORKS"),
+    ),
+    Attack(
+        "setuid-shell",
+        _script("cp /bin/sh MARKER; chmod 4755 MARKER || install -m 2755 /bin/sh MARKER || exit 6"),
+        "COMMAND_FAILED",
+        advice=("exit code 6",),
+        log=("not permitted",),
     ),
     Attack("lfs-pointer", _pointer, "REPOSITORY_LFS_MISSING", stage="clone", advice=("index.html", "git lfs fetch")),
     Attack(

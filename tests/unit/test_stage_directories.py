@@ -13,7 +13,7 @@ from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
 from tests.executors import wait_for
 from workers.directories import StageDirectories, remove_tree
-from workers.executors.disk_watchdog import allocated_bytes
+from workers.executors.disk_watchdog import measure
 from workers.publishers.site_directory import SiteDirectoryPublisher
 from workers.stages.clone import remove_repositories
 
@@ -116,7 +116,7 @@ def test_what_dead_workers_left_is_swept_once_it_is_old(tmp_path: Path):
 
 def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(place: Path):
     make_deep(place / "deep", 3000)
-    assert allocated_bytes([place / "deep"]) > 1 << 60
+    assert measure([place / "deep"]).size_bytes > 1 << 60
     remove_repositories(place / "deep")
     remove_tree(place / "deep")
 
