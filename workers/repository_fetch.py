@@ -120,6 +120,7 @@ class RemoteRepository:
                 FailureCode.COMMIT_NOT_FOUND,
                 f"{self.url.public} has no commit {sha}. It may have been removed by a force-push.",
             )
+        self._git.check_tree(sha, directory)
         try:
             self._git.run(["checkout", "--quiet", "--force", "--detach", sha], directory)
         except GitFailed as error:
@@ -131,7 +132,8 @@ class RemoteRepository:
 
     def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
         """Fetches the commits into the repository `directory` (made where there is none), without their files where
-        the server can leave them out. False when they can't be had; nothing depends on it."""
+        the server can leave them out. False when they can't be had; nothing depends on it. Raises StageFailure for
+        commits that are too large to be compared."""
         if not (directory / ".git").exists():
             self._initialise(shas[0], directory)
         options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
@@ -139,7 +141,11 @@ class RemoteRepository:
             self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True)
         except GitFailed:
             return False
-        return all(self._has_commit(sha, directory) for sha in shas)
+        if not all(self._has_commit(sha, directory) for sha in shas):
+            return False
+        for sha in shas:
+            self._git.check_tree(sha, directory, has_files=False)
+        return True
 
     def _initialise(self, sha: str, directory: Path) -> None:
         self._git.run(["init", "--quiet", f"--object-format={'sha1' if len(sha) == 40 else 'sha256'}"], directory)

@@ -17,7 +17,9 @@ from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from shared.repository_url import RepositoryUrl
 from shared.settings import Settings
 from workers.cache_key import cache_key
+from workers.confinement import Confinement
 from workers.directories import remove_tree
+from workers.executors.cgroups import ControlGroups
 from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
@@ -50,11 +52,14 @@ class CloneStage:
         settings: Settings,
         ignored: IgnoredBuilds,
         host_keys: RepositoryCredentialRepository,
+        control_groups: ControlGroups | None = None,
     ) -> None:
+        """`control_groups` None: the limits of git are kept by watching it, only approximately."""
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
         self._host_keys = host_keys
+        self._control_groups = control_groups
         self._allow_local = settings.allow_local_repositories
         self._build_settings = settings.build
         self._certificates: Path | None = None
@@ -70,9 +75,11 @@ class CloneStage:
         with ExitStack() as stack:
             proxy = stack.enter_context(self._opened_proxy())
             credentials, directory = context.credentials, context.directory
+            confined = Confinement.opened(self._control_groups, deployment.id, context.limits)
+            confinement = stack.enter_context(confined)
             opened = RepositoryAccess.opened(deployment.project_id, credentials, self._host_keys, directory, proxy)
             try:
-                return self._run(context, stack.enter_context(opened), url)
+                return self._run(context, self._git(context, confinement), stack.enter_context(opened), url)
             except ProxyUnusable as error:
                 log.system(str(error))
                 raise
@@ -84,9 +91,8 @@ class CloneStage:
 
         return CloneProxy.opened(self._build_settings)
 
-    def _run(self, context: StageContext, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
+    def _run(self, context: StageContext, git: Git, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
         deployment = context.deployment
-        git = self._git(context)
         remote = RemoteRepository.connect(
             git,
             access,
@@ -141,7 +147,7 @@ class CloneStage:
         if reason is not None:
             raise Ignored(reason)
 
-    def _git(self, context: StageContext) -> Git:
+    def _git(self, context: StageContext, confinement: Confinement) -> Git:
         limits = GitLimits(
             deadline=time.monotonic() + context.limits.stage_timeout_seconds,
             maximum_bytes=context.limits.disk_bytes,
@@ -152,6 +158,7 @@ class CloneStage:
             limits,
             context.cancelled,
             lambda line: context.log.write("stderr", line),
+            confinement=confinement,
             allow_local=self._allow_local,
             certificates=self._certificates,
         )
