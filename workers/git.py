@@ -9,13 +9,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from shared.errors import Cancelled, FailureCode, StageFailure
 from workers.confinement import Confinement, too_large
+from workers.http_answers import HttpAnswer
 from workers.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
 
 # The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
@@ -65,11 +66,12 @@ OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 class GitFailed(Exception):
-    """git exited non-zero; `stderr` is what it said, without progress."""
+    """git exited non-zero; `stderr` is what it said, without progress, `answers` what HTTP servers answered to it."""
 
-    def __init__(self, stderr: str) -> None:
+    def __init__(self, stderr: str, answers: Sequence[HttpAnswer] = ()) -> None:
         super().__init__(stderr)
         self.stderr = stderr
+        self.answers = answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,16 @@ class Git:
         # Ends git when the worker is killed; where util-linux is missing, git ends at its next write to the pipe.
         setpriv = shutil.which("setpriv")
         self._prefix = (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+    def pause(self, seconds: float) -> None:
+        """Waits. Raises Cancelled, and StageFailure when the time is over."""
+        self._cancelled.wait(min(seconds, max(0.0, self._limits.deadline - time.monotonic() + 0.01)))
+        self.check_time()
+
+    @property
+    def trace(self) -> Path:
+        """Where git is told to note what HTTP servers answer."""
+        return Path(self._environment["HOME"], "http-answers")
 
     @property
     def certificates(self) -> str | None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from shared.db.database import Database
-from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.plans import LIMITS, Plan
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
@@ -223,13 +223,6 @@ def test_a_missing_suffix_is_added_but_no_redirect_is_followed(cloner: Cloner, h
     failure = cloner.failure(http.url("moved"))
     assert failure.code is FailureCode.REPOSITORY_NOT_FOUND
     assert not [path for path in http.requests if path.startswith("/elsewhere.git")]
-
-
-def test_a_broken_server_is_tried_again_and_then_told(cloner: Cloner, http: GitServer) -> None:
-    http.status = 503
-    with pytest.raises(PlatformError, match="broke off"):
-        cloner.clone(http.url("r.git"))
-    assert cloner.failure(http.url("r.git"), attempt=3).code is FailureCode.REPOSITORY_UNREACHABLE
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "host.invalid"])

@@ -81,7 +81,7 @@ def _eventfds(pid: int) -> list[int] | None:
     try:
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if os.readlink(path) == _EVENTFD:
+                if str(path.readlink()) == _EVENTFD:
                     found.append(int(path.name))
     except OSError:
         return None
