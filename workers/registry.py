@@ -23,13 +23,15 @@ def build_stage(context: WorkerContext, stage: Stage) -> Built:
 
 
 def _clone(context: WorkerContext) -> Built:
+    from workers.executors.cgroups import discover_control_groups
     from workers.ignored_builds import IgnoredBuilds
     from workers.stages.clone import CloneStage
 
     ignored = IgnoredBuilds(context.deployments)
     host_keys = RepositoryCredentialRepository(context.database)
     index = SnapshotIndex(context.database)
-    return CloneStage(_snapshots(context), index, context.settings, ignored, host_keys), None
+    groups = discover_control_groups()
+    return CloneStage(_snapshots(context), index, context.settings, ignored, host_keys, groups), None
 
 
 def _install(context: WorkerContext) -> Built:

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import shlex
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers import ssh_tunnel
 from workers.git_failures import failure_of, host_key_changed, proxy_failure
+from workers.http_answers import HttpAnswer
 from workers.repository_addresses import Route
 
 if TYPE_CHECKING:
@@ -95,12 +96,14 @@ class RepositoryAccess:
             return None
         return self._credentials.origin
 
-    def failure_of(self, stderr: str, url: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
+    def failure_of(
+        self, stderr: str, url: RepositoryUrl, *, is_last_attempt: bool, answers: Sequence[HttpAnswer] = ()
+    ) -> Exception:
         """As `git_failures.failure_of`, for a contact that may not even have got through the proxy."""
         failure = self.proxy.find_failure(url) if self.proxy is not None else None
         if failure is not None:
             return proxy_failure(url, failure, is_last_attempt=is_last_attempt)
-        return failure_of(stderr, url, is_last_attempt=is_last_attempt)
+        return failure_of(stderr, url, is_last_attempt=is_last_attempt, answers=answers)
 
     def environment(self, url: RepositoryUrl, route: Route) -> dict[str, str]:
         """What git needs to reach an authorised repository: credentials, and the address to connect to or the proxy.

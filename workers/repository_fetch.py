@@ -14,7 +14,15 @@ from urllib.parse import quote
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.git import Git, GitFailed
-from workers.git_failures import is_commit_absent, is_moved
+from workers.git_failures import (
+    PAUSES,
+    find_answer_failure,
+    find_wait_seconds,
+    is_commit_absent,
+    is_moved,
+    refused_elsewhere,
+)
+from workers.http_answers import HttpAnswer, read_trace
 from workers.lfs import LfsFetcher
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import Route, find_route, parse_for_clone
@@ -31,14 +39,13 @@ class RemoteRepository:
     Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
     """
 
-    def __init__(
-        self, git: Git, access: RepositoryAccess, url: RepositoryUrl, route: Route, *, is_last_attempt: bool
-    ) -> None:
+    def __init__(self, git: Git, access: RepositoryAccess, url: RepositoryUrl, route: Route, log: StageLog) -> None:
         self.url = url
         self._git = git
         self._access = access
         self.route = route
-        self._is_last_attempt = is_last_attempt
+        self._log = log
+        self._answers: list[HttpAnswer] = []
 
     @classmethod
     def connect(
@@ -48,8 +55,6 @@ class RemoteRepository:
         url: RepositoryUrl,
         log: StageLog,
         cancelled: threading.Event,
-        *,
-        is_last_attempt: bool,
     ) -> RemoteRepository:
         """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
         Cancelled."""
@@ -57,7 +62,7 @@ class RemoteRepository:
         authorised = access.authorise(url)
         if (origin := access.withheld_from(url)) is not None:
             log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
-        return cls(git, access, authorised, route, is_last_attempt=is_last_attempt)
+        return cls(git, access, authorised, route, log)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -77,6 +82,10 @@ class RemoteRepository:
             )
         branches = [name.removeprefix("refs/heads/") for name in there]
         if not branches:
+            # git takes any answer with 200 for a server of files, and an empty list for a repository without commits.
+            other = find_answer_failure(self.url, self._answers)
+            if other is not None:
+                raise other
             raise StageFailure(
                 FailureCode.REPOSITORY_EMPTY, f"{self.url.public} has no commits yet. Push one, then deploy again."
             )
@@ -119,6 +128,7 @@ class RemoteRepository:
                 FailureCode.COMMIT_NOT_FOUND,
                 f"{self.url.public} has no commit {sha}. It may have been removed by a force-push.",
             )
+        self._git.check_tree(sha, directory)
         try:
             self._git.run(["checkout", "--quiet", "--force", "--detach", sha], directory)
         except GitFailed as error:
@@ -130,15 +140,20 @@ class RemoteRepository:
 
     def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
         """Fetches the commits into the repository `directory` (made where there is none), without their files where
-        the server can leave them out. False when they can't be had; nothing depends on it."""
+        the server can leave them out. False when they can't be had; nothing depends on it. Raises StageFailure for
+        commits that are too large to be compared."""
         if not (directory / ".git").exists():
             self._initialise(shas[0], directory)
         options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
         try:
-            self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True)
+            self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True, is_patient=False)
         except GitFailed:
             return False
-        return all(self._has_commit(sha, directory) for sha in shas)
+        if not all(self._has_commit(sha, directory) for sha in shas):
+            return False
+        for sha in shas:
+            self._git.check_tree(sha, directory, has_files=False)
+        return True
 
     def _initialise(self, sha: str, directory: Path) -> None:
         self._git.run(["init", "--quiet", f"--object-format={'sha1' if len(sha) == 40 else 'sha256'}"], directory)
@@ -150,32 +165,57 @@ class RemoteRepository:
             return False
         return True
 
-    def _contact(self, arguments: list[str], directory: Path, *, is_raw: bool = False) -> bytes:
-        """Runs git with this repository's address in place of "URL". Raises GitFailed if `is_raw`, else its meaning."""
+    def _contact(
+        self, arguments: list[str], directory: Path, *, is_raw: bool = False, is_patient: bool = True
+    ) -> bytes:
+        """Runs git with this repository's address in place of "URL"; again, if `is_patient`, after what may pass.
 
-        def run() -> bytes:
-            remote = self._access.environment(self.url, self.route)
-            filled = [self.url.public if argument == "URL" else argument for argument in arguments]
-            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
-            self._access.keep_host_key(self.url)
-            return output
-
-        try:
+        Raises GitFailed if `is_raw`, else its meaning.
+        """
+        pauses = list(PAUSES) if is_patient else []
+        while True:
             try:
-                return run()
+                return self._contact_once(arguments, directory)
             except GitFailed as error:
-                # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
-                if not is_moved(error.stderr) or self.url.path.endswith(".git"):
-                    raise
-                self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
-                return run()
+                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if pauses else None
+                if wait is None:
+                    if is_raw:
+                        raise
+                    raise self._failure_of(error) from error
+                status = f"answers {error.answers[-1].status}" if error.answers else "broke off"
+                self._log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
+                self._git.pause(wait)
+
+    def _contact_once(self, arguments: list[str], directory: Path) -> bytes:
+        try:
+            return self._run(arguments, directory)
         except GitFailed as error:
-            if is_raw:
+            # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
+            if not is_moved(error.stderr) or self.url.path.endswith(".git"):
                 raise
-            raise self._failure_of(error) from error
+            self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
+            return self._run(arguments, directory)
+
+    def _run(self, arguments: list[str], directory: Path) -> bytes:
+        trace = self._git.trace
+        trace.unlink(missing_ok=True)
+        remote = self._access.environment(self.url, self.route)
+        # Headers alone; git leaves credentials out.
+        remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
+        filled = [self.url.public if argument == "URL" else argument for argument in arguments]
+        try:
+            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
+            self._answers = read_trace(trace)
+        except GitFailed as error:
+            error.answers = read_trace(trace)
+            raise
+        finally:
+            trace.unlink(missing_ok=True)
+        self._access.keep_host_key(self.url)
+        return output
 
     def _failure_of(self, error: GitFailed) -> Exception:
-        return self._access.failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt)
+        return self._access.failure_of(error.stderr, self.url, is_last_attempt=True, answers=error.answers)
 
 
 class SubmoduleFetcher:
@@ -188,19 +228,18 @@ class SubmoduleFetcher:
         lfs: LfsFetcher,
         log: StageLog,
         cancelled: threading.Event,
-        *,
-        is_last_attempt: bool,
     ) -> None:
         self._git = git
         self._access = access
         self._lfs = lfs
         self._log = log
         self._cancelled = cancelled
-        self._is_last_attempt = is_last_attempt
+        self._origin: str | None = None
         self._count = 0
 
     def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
         """Raises StageFailure naming the submodule."""
+        self._origin = self._origin or parent.origin
         links = self._links(directory)
         if not links:
             return
@@ -232,11 +271,15 @@ class SubmoduleFetcher:
             repository,
             self._log,
             self._cancelled,
-            is_last_attempt=self._is_last_attempt,
         )
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
-        remote.fetch(sha, directory, None)
+        try:
+            remote.fetch(sha, directory, None)
+        except StageFailure as failure:
+            if failure.code is FailureCode.REPOSITORY_AUTHENTICATION and repository.origin != self._origin:
+                raise refused_elsewhere(repository, self._origin or "") from failure
+            raise
         self._lfs.fetch(remote.url, remote.route, directory)
         self.fetch(remote.url, directory, depth + 1)
 

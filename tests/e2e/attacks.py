@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.sites import BUILD, node_project, node_site
+from tests.hostile_repositories import nested_trees
 from tests.repositories import commit, git
 
 # Of the platform that attacks on resources run on, whose limits are small.
@@ -337,6 +338,22 @@ _ON_CONTENT = (
         "COMMAND_FAILED",
         advice=("exit code 6",),
         log=("not permitted",),
+    ),
+    Attack(
+        "tree-bomb",
+        lambda _target: {"index.html": PAGE},
+        "REPOSITORY_TOO_LARGE",
+        stage="clone",
+        advice=("500000 files and directories", "submodules included"),
+        arrange=lambda directory, _target: nested_trees(directory, width=10, depth=9),
+    ),
+    Attack(
+        "bottomless-tree",
+        lambda _target: {"index.html": PAGE},
+        "REPOSITORY_TOO_LARGE",
+        stage="clone",
+        advice=("nests directories",),
+        arrange=lambda directory, _target: nested_trees(directory, width=1, depth=1000),
     ),
     Attack("lfs-pointer", _pointer, "REPOSITORY_LFS_MISSING", stage="clone", advice=("index.html", "git lfs fetch")),
     Attack(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.repository_credentials import RepositoryCredentials
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner
@@ -207,12 +207,26 @@ def test_the_file_that_is_missing_is_named(cloner: Cloner, http: GitServer, lfs:
     assert cloner.failure(url).message.startswith("big.bin: ")
 
 
-def test_a_server_that_is_away_is_tried_again(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+@pytest.mark.parametrize(
+    ("answer", "code", "said", "times"),
+    [
+        ((503, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 503 (a fault there)", 4),
+        ((429, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 429 (too many requests)", 4),
+        ((429, {"Retry-After": "900"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "again in 900 seconds", 1),
+        ((507, {}, b""), FailureCode.REPOSITORY_LFS_MISSING, "over its quota (status 507)", 1),
+        ((509, {}, b""), FailureCode.REPOSITORY_LFS_MISSING, "over its quota (status 509)", 1),
+    ],
+)
+def test_a_server_in_trouble_is_waited_for_and_then_told(
+    cloner: Cloner, http: GitServer, lfs: LfsStore, answer: Answer, code: FailureCode, said: str, times: int
+) -> None:
     url = site(http)
-    lfs.sent = (503, {}, b"")
-    with pytest.raises(PlatformError, match="broke off"):
-        cloner.clone(url)
-    assert cloner.failure(url, attempt=3).code is FailureCode.REPOSITORY_UNREACHABLE
+    lfs.sent = answer
+    failure = cloner.failure(url)
+    assert (failure.code, said in failure.message) == (code, True), failure.message
+    assert len([asked for asked in lfs.asked if asked[0] == "GET"]) == times
+    lfs.sent = None
+    assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
 
 
 def test_cancelling_ends_the_download(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:

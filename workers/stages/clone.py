@@ -18,7 +18,9 @@ from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from workers.cache_key import cache_key
+from workers.confinement import Confinement
 from workers.directories import remove_tree
+from workers.executors.cgroups import ControlGroups
 from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
@@ -51,12 +53,15 @@ class CloneStage:
         settings: Settings,
         ignored: IgnoredBuilds,
         host_keys: RepositoryCredentialRepository,
+        control_groups: ControlGroups | None = None,
     ) -> None:
+        """`control_groups` None: the limits of git are kept by watching it, only approximately."""
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
         self._host_keys = host_keys
         self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._control_groups = control_groups
         self._build_settings = settings.build
         self._certificates: Path | None = None
         if settings.build.ca_bundle is not None:
@@ -72,11 +77,13 @@ class CloneStage:
         with ExitStack() as stack:
             proxy = stack.enter_context(self._opened_proxy())
             credentials, directory = context.credentials, context.directory
+            confined = Confinement.opened(self._control_groups, deployment.id, context.limits)
+            confinement = stack.enter_context(confined)
             opened = RepositoryAccess.opened(
                 deployment.project_id, credentials, self._host_keys, directory, policy, proxy
             )
             try:
-                return self._run(context, stack.enter_context(opened), url)
+                return self._run(context, self._git(context, confinement), stack.enter_context(opened), url)
             except ProxyUnusable as error:
                 log.system(str(error))
                 raise
@@ -88,16 +95,14 @@ class CloneStage:
 
         return CloneProxy.opened(self._build_settings)
 
-    def _run(self, context: StageContext, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
+    def _run(self, context: StageContext, git: Git, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
         deployment = context.deployment
-        git = self._git(context)
         remote = RemoteRepository.connect(
             git,
             access,
             url,
             context.log,
             context.cancelled,
-            is_last_attempt=context.attempt >= _LAST_ATTEMPT,
         )
         sha = deployment.commit_sha
         if sha is None:
@@ -144,7 +149,7 @@ class CloneStage:
         if reason is not None:
             raise Ignored(reason)
 
-    def _git(self, context: StageContext) -> Git:
+    def _git(self, context: StageContext, confinement: Confinement) -> Git:
         limits = GitLimits(
             deadline=time.monotonic() + context.limits.stage_timeout_seconds,
             maximum_bytes=context.limits.disk_bytes,
@@ -155,6 +160,7 @@ class CloneStage:
             limits,
             context.cancelled,
             lambda line: context.log.write("stderr", line),
+            confinement=confinement,
             certificates=self._certificates,
         )
 
@@ -216,7 +222,7 @@ class CloneStage:
         log, cancelled = context.log, context.cancelled
         lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, is_last_attempt=is_last)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
-        submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, is_last_attempt=is_last)
+        submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled)
         submodules.fetch(clone.remote.url, tree)
 
 
