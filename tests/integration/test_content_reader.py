@@ -195,6 +195,22 @@ def test_others_are_read_meanwhile(tmp_path: Path) -> None:
         assert children()
 
 
+def test_pointers_are_read_whatever_their_names(tmp_path: Path) -> None:
+    oid = "a" * 64
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 5\n"
+    name = os.fsdecode(b"caf\xe9.png")
+    write_site(tmp_path, {name: pointer, "text": "no pointer", "large": pointer + " " * 1024})
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(name)
+    names = ["absent", name, "text", "large", "pipe", "link"]
+    assert ContentReader().read_lfs_pointers(tmp_path, names, threading.Event()) == [(name, oid, 5)]
+
+
+def test_reading_pointers_is_limited(tmp_path: Path) -> None:
+    with pytest.raises(StageFailure, match="1 seconds of processor time"):
+        ContentReader(ReadingLimits(cpu_seconds=1)).read_lfs_pointers(tmp_path, ["a/b"] * 500_000, threading.Event())
+
+
 def _pipe(tree: Path) -> None:
     os.mkfifo(tree / "package.json")
 

@@ -25,7 +25,8 @@ OUT_OF_MEMORY = 97
 # What the parent can be told about the file that is read.
 PROGRESS_BYTES = 1024
 _MAXIMUM_MESSAGE = 2000
-_OPEN_FILES = 64
+# A walk holds one for each directory on its way down.
+_OPEN_FILES = 1024
 
 _OnRead = Callable[[str], None]
 
@@ -112,4 +113,10 @@ def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
     return read_project(tree, question, on_read)
 
 
-_FUNCTIONS: Mapping[str, Callable[[Path, Any, _OnRead], Any]] = {"project": _project}
+def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
+    from workers.lfs_pointers import read_pointers
+
+    return read_pointers(tree, arguments, on_read)
+
+
+_FUNCTIONS: Mapping[str, Callable[[Path, Any, _OnRead], Any]] = {"project": _project, "lfs_pointers": _lfs_pointers}

@@ -8,6 +8,7 @@ is killed on cancel. A child that ends by one of these limits is the user's fail
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
@@ -29,6 +31,10 @@ from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
 from workers.reading.project import ProjectQuestion, ProjectReading
 
 Answer = TypeVar("Answer")
+
+_Index = Annotated[int, msgspec.Meta(ge=0)]
+_Size = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
+_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 _POLL_SECONDS = 0.02
 _CHUNK = 65536
@@ -93,6 +99,16 @@ class ContentReader:
                     self._kept.popitem(last=False)
         return reading
 
+    def read_lfs_pointers(
+        self, tree: Path, names: Sequence[str], cancelled: threading.Event
+    ) -> list[tuple[str, str, int]]:
+        """Name, SHA-256 and bytes, of each of the files that is a pointer of Git LFS. Raises as `read_project`."""
+        data = self._ask("lfs_pointers", tree, list(names), cancelled)
+        found = _decode(data, list[tuple[_Index, _Digest, _Size]])
+        if any(index >= len(names) for index, _, _ in found):
+            raise PlatformError("What reads repositories gave no usable answer.")
+        return [(names[index], oid, size) for index, oid, size in found]
+
     def _ask(self, function: str, tree: Path, arguments: Any, cancelled: threading.Event) -> bytes:
         """The answer of a child that ended by itself and well."""
         with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as progress:
@@ -106,7 +122,8 @@ class ContentReader:
                 "parent": os.getpid(),
                 "limits": limits,
             }
-            request.write(msgspec.json.encode(question))
+            # Names of files may hold lone surrogates, which only this encoder takes.
+            request.write(json.dumps(question).encode())
             request.seek(0)
             process = self._start(request, progress)
             try:
@@ -198,6 +215,6 @@ def _last_read(progress: IO[bytes]) -> str:
 def _message(limit: str, path: str) -> str:
     last = f" The last file that was read is {path}." if path else ""
     return (
-        f"Reading the project's configuration {limit}, so it was stopped.{last} Simplify that file (fewer and shorter"
+        f"Reading the repository's files {limit}, so it was stopped.{last} Simplify that file (fewer and shorter"
         " patterns, less nesting), remove what the site doesn't need, or set a smaller root directory."
     )
