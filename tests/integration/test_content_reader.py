@@ -23,12 +23,14 @@ from workers.directories import remove_tree
 from workers.frameworks.detection import Overrides
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader, ReadingLimits
+from workers.stages.output_tree import OutputLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = '{"scripts": {"build": "true"}}'
 # Each file of this many has to be parsed; that takes minutes.
 ENDLESS = 4000
 LIMITS = ReadingLimits()
+SITE = OutputLimits(20_000, 1 << 30, 1 << 20)
 
 
 def read(
@@ -209,6 +211,27 @@ def test_pointers_are_read_whatever_their_names(tmp_path: Path) -> None:
 def test_reading_pointers_is_limited(tmp_path: Path) -> None:
     with pytest.raises(StageFailure, match="1 seconds of processor time"):
         ContentReader(ReadingLimits(cpu_seconds=1)).read_lfs_pointers(tmp_path, ["a/b"] * 500_000, threading.Event())
+
+
+def test_links_to_directories_are_not_each_compared_with_every_file(tmp_path: Path) -> None:
+    write_site(tmp_path, {"pages/index.html": "", **{f"files/{number}.html": "" for number in range(9_900)}})
+    for number in range(9_900):
+        (tmp_path / f"link{number}").symlink_to("pages")
+    found = ContentReader(ReadingLimits(cpu_seconds=4)).scan_output(tmp_path, SITE, threading.Event())
+    assert len(found) == 19_801
+    assert found["link7/index.html"] == ("pages/index.html", 0)
+
+
+def test_listing_an_output_is_limited(tmp_path: Path) -> None:
+    target = "x/../" * 800 + "a0"
+    write_site(tmp_path, {"page.html": "", "x/y": ""})
+    for number in range(9_000):
+        (tmp_path / f"a{number}").symlink_to(f"{'x/../' * 800}a{number + 1}")
+    (tmp_path / "a9000").symlink_to(target)
+    with pytest.raises(StageFailure) as caught:
+        ContentReader(ReadingLimits(wall_seconds=0.2)).scan_output(tmp_path, SITE, threading.Event())
+    assert caught.value.code is FailureCode.OUTPUT_INVALID
+    assert "fewer and simpler symbolic links" in caught.value.message
 
 
 def _pipe(tree: Path) -> None:

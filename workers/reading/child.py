@@ -119,4 +119,14 @@ def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
     return read_pointers(tree, arguments, on_read)
 
 
-_FUNCTIONS: Mapping[str, Callable[[Path, Any, _OnRead], Any]] = {"project": _project, "lfs_pointers": _lfs_pointers}
+def _output(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
+    from workers.stages.output_tree import OutputLimits, scan_output
+
+    return scan_output(tree, OutputLimits(**arguments), on_read)
+
+
+_FUNCTIONS: Mapping[str, Callable[[Path, Any, _OnRead], Any]] = {
+    "project": _project,
+    "lfs_pointers": _lfs_pointers,
+    "output": _output,
+}

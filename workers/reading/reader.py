@@ -29,12 +29,14 @@ import msgspec
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
 from workers.reading.project import ProjectQuestion, ProjectReading
+from workers.stages.output_tree import OutputLimits
 
 Answer = TypeVar("Answer")
 
 _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Size = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_SitePath = Annotated[str, msgspec.Meta(pattern="^[^/]", max_length=4096)]
 
 _POLL_SECONDS = 0.02
 _CHUNK = 65536
@@ -53,7 +55,7 @@ class ReadingLimits:
     cpu_seconds: int = 30
     memory_bytes: int = 512 << 20
     wall_seconds: float = 180
-    answer_bytes: int = 16 << 20
+    answer_bytes: int = 64 << 20
 
 
 class _Failure(msgspec.Struct):
@@ -109,8 +111,26 @@ class ContentReader:
             raise PlatformError("What reads repositories gave no usable answer.")
         return [(names[index], oid, size) for index, oid, size in found]
 
-    def _ask(self, function: str, tree: Path, arguments: Any, cancelled: threading.Event) -> bytes:
-        """The answer of a child that ended by itself and well."""
+    def scan_output(self, tree: Path, limits: OutputLimits, cancelled: threading.Event) -> dict[str, tuple[str, int]]:
+        """Path on the site → the file of the tree that holds its content (relative) and its size.
+
+        Links inside the tree stand for what they point at. Raises as `read_project`.
+        """
+        data = self._ask("output", tree, asdict(limits), cancelled, FailureCode.OUTPUT_INVALID)
+        found = _decode(data, list[tuple[_SitePath, _SitePath, _Size]])
+        if any(".." in source.split("/") for _, source, _ in found):
+            raise PlatformError("What reads repositories gave no usable answer.")
+        return {path: (source, size) for path, source, size in found}
+
+    def _ask(
+        self,
+        function: str,
+        tree: Path,
+        arguments: Any,
+        cancelled: threading.Event,
+        code: FailureCode = FailureCode.CONFIGURATION_INVALID,
+    ) -> bytes:
+        """The answer of a child that ended by itself and well. `code`: of the failure when it passes a limit."""
         with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as progress:
             progress.truncate(PROGRESS_BYTES)
             limits = {"cpu_seconds": self._limits.cpu_seconds, "memory_bytes": self._limits.memory_bytes}
@@ -134,7 +154,7 @@ class ContentReader:
                     process.stdout.close()
             limit = exceeded or self._own_limit(process.returncode)
             if limit is not None:
-                raise StageFailure(FailureCode.CONFIGURATION_INVALID, _message(limit, _last_read(progress)))
+                raise StageFailure(code, _message(code, limit, _last_read(progress)))
         if process.returncode != 0:
             told = bytes(answer[-500:]).decode("utf-8", "replace").strip()
             raise PlatformError(f"What reads repositories ended with status {process.returncode}: {told}")
@@ -212,8 +232,10 @@ def _last_read(progress: IO[bytes]) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in told)
 
 
-def _message(limit: str, path: str) -> str:
+def _message(code: FailureCode, limit: str, path: str) -> str:
     last = f" The last file that was read is {path}." if path else ""
+    if code is FailureCode.OUTPUT_INVALID:
+        return f"Listing the output {limit}, so it was stopped.{last} Write fewer and simpler symbolic links to it."
     return (
         f"Reading the repository's files {limit}, so it was stopped.{last} Simplify that file (fewer and shorter"
         " patterns, less nesting), remove what the site doesn't need, or set a smaller root directory."
