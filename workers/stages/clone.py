@@ -25,6 +25,7 @@ from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
 from workers.lfs import LfsFetcher
+from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
 from workers.repository_fetch import RemoteRepository, SubmoduleFetcher
@@ -59,6 +60,7 @@ class CloneStage:
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
+        self._reader = ContentReader()
         self._host_keys = host_keys
         self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
         self._control_groups = control_groups
@@ -220,7 +222,8 @@ class CloneStage:
         """What the commit only names: files in LFS, and submodules with theirs."""
         is_last = context.attempt >= _LAST_ATTEMPT
         log, cancelled = context.log, context.cancelled
-        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, is_last_attempt=is_last)
+        reader, directory = self._reader, context.directory
+        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, directory, reader=reader, is_last_attempt=is_last)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
         submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled)
         submodules.fetch(clone.remote.url, tree)
