@@ -204,6 +204,19 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
+def literal_addresses(host: str, port: int) -> list[str]:
+    """The address that the host spells out, in any of the forms that resolvers take (`127.1`, `0x7f000001`), and
+    loopback for `localhost` (RFC 6761). Empty for any other name: nothing is asked over the network."""
+    host = host.rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return ["127.0.0.1"]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+
+
 def check_addresses(repository: RepositoryUrl, *, allow_local: bool, resolver: Resolver = resolve) -> tuple[str, ...]:
     """The addresses that the host resolves to, empty when it doesn't (the clone reports that) or for file://.
 

@@ -16,7 +16,7 @@ from shared.plans import Plan, limits_of
 from shared.queue.base import JobQueue
 from shared.repositories.paging import Page, PageRequest
 from shared.repositories.projects import ProjectRepository
-from shared.repository_url import check_addresses, parse_repository_url, public_form
+from shared.repository_url import check_addresses, literal_addresses, parse_repository_url, public_form
 from shared.services.jobs import cleanup_job
 from shared.services.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
 from shared.services.repository_credentials import RepositoryCredentialService
@@ -118,8 +118,9 @@ class ProjectService:
             try:
                 allow_local = self._settings.allow_local_repositories
                 repository = parse_repository_url(values["repository_url"], allow_local=allow_local)
-                # The clone checks again, and connects only to what it has checked.
-                check_addresses(repository, allow_local=allow_local)
+                # Names are judged in the clone, which connects only to what it has judged. Resolving one here would
+                # hold a thread for as long as its owner's name server likes.
+                check_addresses(repository, allow_local=allow_local, resolver=literal_addresses)
             except CloudifyError as error:
                 code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
                 fields = (error.details or {}).get("fields", [])

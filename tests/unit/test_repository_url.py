@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from shared.errors import CloudifyError, ErrorCode
 from shared.repository_url import (
+    Resolver,
     check_addresses,
     is_public_address,
+    literal_addresses,
     parse_repository_url,
     public_form,
+    resolve,
     secrets_of,
 )
 
@@ -100,8 +103,17 @@ def test_one_private_address_among_several_is_enough_to_refuse() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0", "[::ffff:127.0.0.1]", "[::]"])
-def test_odd_spellings_of_loopback_are_seen_through(host: str) -> None:
+@pytest.mark.parametrize("resolver", [resolve, literal_addresses])
+def test_odd_spellings_of_loopback_are_seen_through(host: str, resolver: Resolver) -> None:
     url = parse_repository_url(f"https://{host}/r", allow_local=False)
     with pytest.raises(CloudifyError) as caught:
-        check_addresses(url, allow_local=False)
+        check_addresses(url, allow_local=False, resolver=resolver)
     assert caught.value.code is ErrorCode.URL_FORBIDDEN
+
+
+def test_literal_addresses_of_names_are_none_but_for_localhost() -> None:
+    for name in ("git.example.com", "127.0.0.1.example.com", "localhost.example.com", "fe80", "a" * 253):
+        assert literal_addresses(name, 443) == []
+    assert literal_addresses("1.1.1.1.", 443) == ["1.1.1.1"]
+    for name in ("localhost", "LOCALHOST.", "x.localhost"):
+        assert literal_addresses(name, 443) == ["127.0.0.1"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -81,6 +82,27 @@ def test_credentials_of_a_repository_are_not_shown(account) -> None:
 def test_local_repositories_are_refused(account) -> None:
     response = account.request("POST", "/api/projects", json={"name": "x", "repositoryUrl": "file:///srv/git/x"})
     assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN")
+
+
+def test_addresses_are_judged_by_form_and_names_are_not_resolved(account, monkeypatch) -> None:
+    for host in ("127.0.0.1", "10.0.0.1", "[::1]", "2130706433", "localhost", "169.254.169.254"):
+        body = {"name": "x", "repositoryUrl": f"https://{host}/x.git"}
+        response = account.request("POST", "/api/projects", json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN"), host
+    project = account.project()
+    resolved: list[object] = []
+    real = socket.getaddrinfo
+
+    def record(host: Any, *arguments: Any, **options: Any) -> Any:
+        if not options.get("flags", 0) & socket.AI_NUMERICHOST:
+            resolved.append(host)
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", record)
+    body = {"name": "y", "repositoryUrl": "https://git.unanswered.example/x.git"}
+    assert account.request("PATCH", f"/api/projects/{project['id']}", json=body).status_code == 200
+    assert account.request("POST", "/api/projects", json=body).status_code == 201
+    assert "git.unanswered.example" not in resolved
 
 
 def test_the_plan_bounds_the_number_of_projects(account) -> None:
