@@ -13,10 +13,12 @@ from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
+from api.callers import Callers
 from api.errors import handle_error
 from api.exchange import Application
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
+from api.lanes import Lanes
 from api.openapi import describe, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
@@ -49,7 +51,12 @@ CONTROLLERS = (
 )
 
 
-def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequence[Lifespan] = ()) -> Litestar:
+def create_app(
+    services: Services,
+    *,
+    routes: Sequence[Any] = (),
+    lifespan: Sequence[Lifespan] = (),
+) -> Litestar:
     """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
     api = Router(
         "/api",
@@ -66,6 +73,7 @@ def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequ
             "idempotent_call": Provide(provide_idempotent_call),
         },
     )
+    lanes = Lanes()
     application = Application(
         route_handlers=[api],
         guards=[guard],
@@ -75,8 +83,15 @@ def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequ
         response_class=EnvelopeResponse,
         request_max_body_size=MAXIMUM_BODY_BYTES,
         openapi_config=openapi_config(),
-        state=State({"services": services, "query_parameters": {}}),
-        lifespan=[*lifespan, services.stream_admission.running],
+        state=State(
+            {
+                "services": services,
+                "query_parameters": {},
+                "lanes": lanes,
+                "callers": Callers(),
+            }
+        ),
+        lifespan=[lanes.running, *lifespan, services.stream_admission.running],
         before_send=[_allow_all_methods],
         logging_config=None,
         debug=False,

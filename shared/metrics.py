@@ -38,6 +38,7 @@ _rollbacks = Counter("cloudify_rollbacks", "Rollbacks and promotions.", ["kind",
 _messages = Counter("cloudify_messages", "Jobs that a worker took up.", ["queue", "outcome"])
 _message_duration = Histogram("cloudify_message_duration_seconds", "Time a job ran.", ["queue"], buckets=_BUILD_BUCKETS)
 _message_wait = Histogram("cloudify_message_wait_seconds", "Time a job waited.", ["queue"], buckets=_WAIT_BUCKETS)
+_refusals = Counter("cloudify_http_refusals", "Requests refused because too many of their kind waited.", ["lane"])
 _log_compactions = Counter("cloudify_log_compactions", "Finished logs moved to the object store.", ["outcome"])
 
 
@@ -84,6 +85,11 @@ def count_release(kind: str, outcome: str) -> None:
 def count_log_compaction(outcome: str) -> None:
     """`outcome`: archived, gone (deleted meanwhile), damaged or unavailable (both tried again later)."""
     _log_compactions.labels(outcome).inc()
+
+
+def count_refusal(lane: str) -> None:
+    """`lane`: the name of one in api.lanes."""
+    _refusals.labels(lane).inc()
 
 
 class QueueCollector(Collector):

@@ -8,6 +8,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from api.bodies import SMALL_BODY_BYTES
 from api.pagination import ListParameters
 from api.responses import answer, success
 from api.services import Services
@@ -20,6 +21,7 @@ from shared.errors import ErrorCode
 class TokenController(Controller):
     path = "/auth/tokens"
     tags = ["Tokens"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = SMALL_BODY_BYTES
 
     @get("/", opt={"self": True, "errors": (ErrorCode.INVALID_CURSOR, ErrorCode.INVALID_SORT)}, sync_to_thread=True)
     def list_tokens(

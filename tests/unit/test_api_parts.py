@@ -185,3 +185,23 @@ def test_health_asks_once_for_a_while_and_does_not_wait_for_what_hangs() -> None
     finally:
         release.set()
         checks.close()
+
+
+def test_health_waits_for_the_migrations_once_and_not_for_long() -> None:
+    release, calls = threading.Event(), list[str]()
+
+    def hang() -> bool:
+        calls.append("asked")
+        assert release.wait(600)
+        return True
+
+    checks = HealthChecks({}, is_migrated=hang, clock=ManualClock(), timeout_seconds=0.01)
+    try:
+        assert [checks.has_started() for _ in range(3)] == [False] * 3
+        assert calls == ["asked"], "a question that still hangs is not asked again"
+        release.set()
+        while not checks.has_started():
+            pass
+    finally:
+        release.set()
+        checks.close()
