@@ -15,7 +15,7 @@ from litestar.types import Message, Scope
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
 from api.callers import Callers
 from api.errors import handle_error
-from api.exchange import Application
+from api.exchange import Application, BodyPace
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
 from api.lanes import Lanes
@@ -34,6 +34,7 @@ from api.routes.repository_credentials import RepositoryCredentialsController
 from api.routes.tokens import TokenController
 from api.routes.variables import VariableController
 from api.services import Services
+from shared.hosts import Hosts
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -56,6 +57,7 @@ def create_app(
     *,
     routes: Sequence[Any] = (),
     lifespan: Sequence[Lifespan] = (),
+    body_pace: BodyPace | None = None,
 ) -> Litestar:
     """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
     api = Router(
@@ -89,6 +91,8 @@ def create_app(
                 "query_parameters": {},
                 "lanes": lanes,
                 "callers": Callers(),
+                "hosts": Hosts(services.settings.api_hosts),
+                "body_pace": body_pace or BodyPace(),
             }
         ),
         lifespan=[lanes.running, *lifespan, services.stream_admission.running],

@@ -60,8 +60,7 @@ from shared.settings import Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 
-
-# As many as threads of requests can want at once (api.lanes), and some for the streams: a thread never waits for another's.
+# As many as the threads of all lanes (api.lanes) want at once, and some for the streams.
 _DATABASE_CONNECTIONS = 24
 
 

@@ -118,7 +118,9 @@ def test_an_unforeseen_error_is_reported_without_its_text(platform) -> None:
 
     from litestar.testing import TestClient
 
-    with TestClient(create_app(platform.services, routes=[broken]), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(platform.services, routes=[broken]), base_url="http://127.0.0.1", raise_server_exceptions=False
+    ) as client:
         response = client.get("/api/broken", headers={"X-Request-Id": "my-id_1"})
     assert response.status_code == 500
     assert_edge(response)
