@@ -75,6 +75,10 @@ class BodyPace:
     deadline_seconds: float = 120.0
 
 
+_NO_NAMES = Hosts()
+_USUAL_PACE = BodyPace()
+
+
 class ClientLeft(CloudifyError):
     """The client closed the connection before its body was complete. Nobody sees the answer."""
 
@@ -82,11 +86,12 @@ class ClientLeft(CloudifyError):
 
 
 class Application(Litestar):
-    """Litestar inside the exchange. `state` has `hosts` (Hosts) and `body_pace` (BodyPace)."""
+    """Litestar inside the exchange. `state` may have `hosts` (Hosts) and `body_pace` (BodyPace)."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            exchange = _Exchange(scope, receive, send, hosts=self.state.hosts, pace=self.state.body_pace)
+            hosts, pace = self.state.get("hosts", _NO_NAMES), self.state.get("body_pace", _USUAL_PACE)
+            exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace)
             await exchange.run(super().__call__)
         else:
             await super().__call__(scope, receive, send)
