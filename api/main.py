@@ -13,6 +13,7 @@ import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.connection import Connection, ConnectionState
 from api.server import Server, collect_rarely
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
@@ -66,7 +67,8 @@ def run(settings: Settings) -> int:
 def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
         # 0 is for none; a socket would take it for any free port.
-        metrics = start_metrics_listener(settings.metrics_port) if settings.metrics_port else None
+        port = settings.metrics_port
+        metrics = start_metrics_listener(port, names=settings.api_hosts) if port else None
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
@@ -77,7 +79,7 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
                 application,
                 host=settings.api_host,
                 port=settings.api_port,
-                http="httptools",
+                http=Connection,
                 loop="uvloop",
                 ws="none",
                 lifespan="on",
@@ -85,10 +87,12 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=settings.api_keep_alive_seconds,  # pyright: ignore[reportArgumentType]
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             ),
             hubs,
             silence_seconds=timing.stall + timing.farewell,
+            state=ConnectionState(most_of_an_address=settings.api_connections_per_address),
         )
         server.stop_on_signals()
         collect_rarely()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from shared.hosts import host_name
+
 T = TypeVar("T")
 
 _MEBIBYTE = 1024 * 1024
@@ -86,6 +88,12 @@ class Settings:
     encryption_keys: Mapping[str, bytes] = field(repr=False)
     api_host: str = "127.0.0.1"
     api_port: int = 8000
+    # Names that the API and the internal listeners answer to, besides addresses and localhost.
+    api_hosts: tuple[str, ...] = ()
+    # How long a connection may wait for its next request.
+    api_keep_alive_seconds: float = 75.0
+    # Connections that an address (a /64 of IPv6) may have open at once, 0 for no bound; loopback isn't counted.
+    api_connections_per_address: int = 256
     # The internal listener of this process; 0 for none.
     metrics_port: int = 9464
     sites_port: int = 8080
@@ -217,6 +225,17 @@ class _Reader:
         if self._environment.get(f"CLOUDIFY_{name}", "") not in ("", "0", harmless):
             self.problems.append(f"CLOUDIFY_{name} is not supported any more. {advice}")
 
+    def host_names(self, name: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for text in self.names(name):
+            try:
+                found.append(host_name(text))
+            except ValueError:
+                self.problems.append(
+                    f"CLOUDIFY_{name} holds {text!r}; expected host names without scheme and port, comma-separated."
+                )
+        return tuple(found)
+
     def certificates(self, name: str) -> Path | None:
         value = self.text(name, default="")
         if not value:
@@ -313,6 +332,9 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         encryption_keys=reader.keyring("ENCRYPTION_KEYS"),
         api_host=reader.text("API_HOST", "127.0.0.1"),
         api_port=reader.integer("API_PORT", 8000, 1, 65535),
+        api_hosts=reader.host_names("API_HOSTS"),
+        api_keep_alive_seconds=reader.seconds("API_KEEP_ALIVE_SECONDS", 75.0),
+        api_connections_per_address=reader.integer("API_CONNECTIONS_PER_ADDRESS", 256, 0, 1_000_000),
         metrics_port=reader.integer("METRICS_PORT", 9464, 0, 65535),
         sites_port=reader.integer("SITES_PORT", 8080, 1, 65535),
         sites_domain=reader.text("SITES_DOMAIN", "localhost"),

@@ -90,7 +90,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         declare_actor(broker, pool, run, current_lease, worker=context.worker)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics_port:
-            metrics.start_metrics_listener(settings.metrics_port)
+            metrics.start_metrics_listener(settings.metrics_port, names=settings.api_hosts)
         worker.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.wait()

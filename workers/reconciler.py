@@ -268,7 +268,7 @@ def main() -> int:
     try:
         if settings.metrics_port:
             collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
-            metrics.start_metrics_listener(settings.metrics_port, collectors=[collector])
+            metrics.start_metrics_listener(settings.metrics_port, collectors=[collector], names=settings.api_hosts)
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.home / "log-archives"
         )

@@ -283,7 +283,7 @@ def test_a_submodule_that_is_refused_is_named(cloner: Cloner, http: GitServer, u
 
 def test_a_list_of_more_submodules_than_can_be_fetched_is_refused(cloner: Cloner, http: GitServer) -> None:
     make_repository(http.root / "site.git", {"index.html": "site"})
-    _add_submodule(http.root / "site.git", "../theme.git", ABSENT_SHA)
+    add_submodule(http.root / "site.git", "../theme.git", ABSENT_SHA)
     entry = '[submodule "%d"]\n\tpath = theme%d\n\turl = ../theme.git\n'
     modules = "".join(entry % (number, number) for number in range(50_000))
     (http.root / "site.git" / ".gitmodules").write_text(modules)

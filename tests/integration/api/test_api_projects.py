@@ -131,6 +131,27 @@ def test_files_are_for_platform_administrators_whoever_owns_the_project(account,
     assert _setter(account, made.json()["data"]["id"]) == account.user_id
 
 
+def test_addresses_are_judged_by_form_and_names_are_not_resolved(account, monkeypatch) -> None:
+    for host in ("127.0.0.1", "10.0.0.1", "[::1]", "2130706433", "localhost", "169.254.169.254"):
+        body = {"name": "x", "repositoryUrl": f"https://{host}/x.git"}
+        response = account.request("POST", "/api/projects", json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN"), host
+    project = account.project()
+    resolved: list[object] = []
+    real = socket.getaddrinfo
+
+    def record(host: Any, *arguments: Any, **options: Any) -> Any:
+        if not options.get("flags", 0) & socket.AI_NUMERICHOST:
+            resolved.append(host)
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", record)
+    body = {"name": "y", "repositoryUrl": "https://git.unanswered.example/x.git"}
+    assert account.request("PATCH", f"/api/projects/{project['id']}", json=body).status_code == 200
+    assert account.request("POST", "/api/projects", json=body).status_code == 201
+    assert "git.unanswered.example" not in resolved
+
+
 def test_the_plan_bounds_the_number_of_projects(account) -> None:
     maximum = limits_of(Plan.FREE).maximum_projects
     with account.platform.backends.database.transaction() as connection:
