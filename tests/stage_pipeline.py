@@ -52,6 +52,7 @@ class RecordedLog:
 
 
 DEPLOYMENT = DeploymentView(
+    allows_files=True,
     # It names the sandboxes: two runs of the tests on one machine must not end each other's.
     id=f"depl_{secrets.token_hex(4)}",
     tenant_id=TENANT,
