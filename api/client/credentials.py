@@ -86,8 +86,7 @@ class CredentialFiles:
         profile: str | None = None,
         link: Link | None = None,
     ) -> Credentials:
-        """`api_url`, `token` and `profile` are the flags. Raises ClientError for a file or a URL that can't be used, or an
-        unknown profile."""
+        """`api_url`, `token` and `profile` are the flags. Raises ClientError for one, or a file, that can't be used."""
         source = "--token"
         if token is None and (from_environment := self._environment.get("CLOUDIFY_TOKEN")):
             token, source = from_environment, "CLOUDIFY_TOKEN"
