@@ -60,7 +60,7 @@ class ErrorCode(enum.StrEnum):
 
 
 class FailureCode(enum.StrEnum):
-    """Why a deployment failed. All but PLATFORM_ERROR are the user's to mend."""
+    """Why a deployment failed. All but PLATFORM_ERROR and WORKER_LOST are the user's to mend."""
 
     REPOSITORY_NOT_FOUND = "REPOSITORY_NOT_FOUND"
     REPOSITORY_AUTHENTICATION = "REPOSITORY_AUTHENTICATION"
@@ -85,6 +85,7 @@ class FailureCode(enum.StrEnum):
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
     OUTPUT_INVALID = "OUTPUT_INVALID"
     PLATFORM_ERROR = "PLATFORM_ERROR"
+    WORKER_LOST = "WORKER_LOST"
 
 
 class CloudifyError(Exception):

@@ -104,6 +104,8 @@ class Settings:
     registration_enabled: bool = False
     lease_seconds: float = 30.0
     reconcile_seconds: float = 10.0
+    # A worker that shows no sign of life for so long is ended and replaced by its supervisor.
+    worker_silence_seconds: float = 30.0
     preview_days: int = 30
     # Open at once, across all API processes.
     streams_per_user: int = 100
@@ -343,6 +345,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         registration_enabled=reader.boolean("REGISTRATION_ENABLED", default=False),
         lease_seconds=reader.seconds("LEASE_SECONDS", 30.0),
         reconcile_seconds=reader.seconds("RECONCILE_SECONDS", 10.0),
+        worker_silence_seconds=reader.seconds("WORKER_SILENCE_SECONDS", 30.0),
         preview_days=reader.integer("PREVIEW_DAYS", 30, 1, 3650),
         streams_per_user=reader.integer("STREAMS_PER_USER", 100, 1, 100_000),
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 
 import dramatiq
@@ -30,6 +31,7 @@ from shared.secrets_box import SecretsBox
 from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.variables import VariableService
 from shared.settings import Settings, SettingsError, load_settings
+from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.actors import declare_actor
 from workers.cleanup import CleanupRunner
 from workers.context import WorkerContext
@@ -83,8 +85,21 @@ def raise_file_limit() -> None:
 
 def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event) -> None:
     """Runs the pool until `stop` is set, then hands back what runs."""
-    context = WorkerContext(settings, f"{socket.gethostname()}-{pool.value}-{os.getpid()}")
+    # The random part: a process id comes again, and two containers may have one host name.
+    worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    context = WorkerContext(settings, worker_id)
+    lives = lives_directory(settings.home)
+    life = WorkerLife(lives, worker_id, pool.value)
+
+    def hand_back(pool: str, worker: str, counts: bool) -> None:
+        handed_back = context.queue.hand_back(pool, worker, counts=counts)
+        if handed_back.lost:
+            _log.error("worker.jobs_lost", pool=pool, worker=worker, jobs=handed_back.lost)
+
+    dead_workers = DeadWorkers(lives, life, hand_back)
     try:
+        life.start()
+        dead_workers.start()
         run = job_runner(context, pool)
         broker = PriorityBroker(context.queue, worker=context.worker)
         declare_actor(broker, pool, run, current_lease, worker=context.worker)
@@ -97,7 +112,10 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         _log.info("worker.stopping", pool=pool.value)
         worker.stop(timeout=25_000)
         broker.close()
+        dead_workers.stop()
+        life.stop()
     finally:
+        # After an error the file stays: it is found without a lock when this process is gone.
         context.close()
 
 

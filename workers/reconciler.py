@@ -26,7 +26,7 @@ from shared.logs.account_events import AccountEventStore
 from shared.logs.compactor import LogCompactor
 from shared.plans import Plan, limits_of
 from shared.private_files import keep_files_private
-from shared.queue.base import CancelOutcome, JobQueue
+from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.idempotency import IdempotencyRepository
@@ -146,8 +146,11 @@ class Reconciler:
 
     def reconcile_releases(self) -> None:
         for release in self._releases.pending():
+            job_id = release_job_id(release["id"])
+            if self._queue.death_reason(job_id) == WORKER_LOST:
+                self._attempt_one(release["id"], partial(self._fail_release, release["id"]))
             # A dead job has used up its attempts, or its worker died each time: it is tried again, as nobody else will.
-            if self._queue.find(release_job_id(release["id"])) in (None, "dead"):
+            elif self._queue.find(job_id) in (None, "dead"):
                 limits = limits_of(Plan(release["tenant_plan"]))
                 self._queue.enqueue(
                     release_job(release_id=release["id"], tenant_id=release["tenant_id"], limits=limits)
@@ -156,7 +159,11 @@ class Reconciler:
     def reconcile_removals(self) -> None:
         self._sites.expire_previews()
         for row in [*self._sites.removing(), *self._sites.deleting_projects()]:
-            if self._queue.find(cleanup_job_id(row["id"])) in (None, "dead"):
+            job_id = cleanup_job_id(row["id"])
+            if self._queue.death_reason(job_id) == WORKER_LOST:
+                # Left to the operator, who is told until the dead letter is requeued or dropped.
+                _log.error("cleanup.worker_lost", subject_id=row["id"], job=job_id)
+            elif self._queue.find(job_id) in (None, "dead"):
                 limits = limits_of(Plan(row["tenant_plan"]))
                 self._queue.enqueue(cleanup_job(subject_id=row["id"], tenant_id=row["tenant_id"], limits=limits))
 
@@ -212,7 +219,11 @@ class Reconciler:
         # The queue was asked after the row was read: what finished in between needs nothing.
         if held or not self._deployments.is_live(row["id"]):
             return
-        if "dead" in places.values():
+        dead = [stage_job_id(row["id"], candidate) for candidate, place in places.items() if place == "dead"]
+        if any(self._queue.death_reason(job_id) == WORKER_LOST for job_id in dead):
+            self._fail_worker_lost(row, stage)
+            return
+        if dead:
             message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
             self._service.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
             return
@@ -230,6 +241,25 @@ class Reconciler:
         )
         if self._queue.enqueue(job):
             _log.warning("reconciler.enqueued", deployment_id=row["id"], stage=stage.value)
+
+    def _fail_worker_lost(self, row: Row, stage: Stage) -> None:
+        message = (
+            f"The {stage.value} stage ended two workers of the platform, so it isn't tried again. This is a failure of "
+            "the platform, which its operator is told of; ask your operator before you deploy this commit again."
+        )
+        if self._service.finish_failed(row, FailureCode.WORKER_LOST, stage, message):
+            _log.error("deployment.worker_lost", deployment_id=row["id"], stage=stage.value)
+            metrics.count_deployment("failed", "any", FailureCode.WORKER_LOST)
+
+    def _fail_release(self, release_id: str) -> None:
+        message = (
+            "It ended two workers of the platform, so it isn't tried again. This is a failure of the platform, "
+            "which its operator is told of; ask your operator."
+        )
+        with self._database.transaction() as connection:
+            self._releases.close(connection, release_id, "failed", message)
+        _log.error("release.worker_lost", release_id=release_id)
+        metrics.count_release("any", "worker_lost")
 
     def _attempt(self, part: Callable[[], None]) -> None:
         try:

@@ -10,6 +10,9 @@ from typing import Protocol
 
 from schemas.messages import Job
 
+# Two workers were ended under the job, for an old heartbeat or by the memory killer (see hand_back).
+WORKER_LOST = "worker_lost"
+
 
 class CancelOutcome(enum.StrEnum):
     REMOVED = "removed"  # it waited; it never runs
@@ -60,6 +63,10 @@ class JobQueue(Protocol):
 
     def find(self, job_id: str) -> str | None:
         """Where the job is: ready, delayed, running, dead; None when the queue doesn't hold it."""
+        ...
+
+    def death_reason(self, job_id: str) -> str | None:
+        """Why the job is dead: WORKER_LOST, lease_expired, or its last error; None when no dead letter has the id."""
         ...
 
     def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None: ...

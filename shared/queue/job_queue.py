@@ -11,11 +11,13 @@ from schemas.messages import Job
 from shared.queue.base import CancelOutcome, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
-from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Outcome, WorkerRecord
+from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, HandedBack, Outcome, WorkerRecord
 from shared.queue.scripts import ROOT, Scripts
 
 # So many jobs go into one script: it ends within milliseconds, and others' turn comes.
 _CHUNK = 100
+# A job under which so many workers had to be ended takes no other one.
+_STRIKES = 2
 
 
 class RedisJobQueue:
@@ -243,6 +245,16 @@ class RedisJobQueue:
     def unregister_worker(self, pool: str, worker: str) -> None:
         self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0)
 
+    def hand_back(self, pool: str, worker: str, *, counts: bool) -> HandedBack:
+        """Takes back at once what a worker held that is known to be gone. May be repeated.
+
+        The jobs return to their old places, their attempts counted, as if their leases had expired. `counts`: the death
+        speaks against the jobs; the second such death of a job is its last, and it is dead as WORKER_LOST.
+        """
+        arguments = (encode_name(pool), worker, int(counts), _STRIKES)
+        returned, lost = self._scripts.run("hand_back", *arguments)
+        return HandedBack(returned, tuple(job_id.decode() for job_id in lost))
+
     def workers(self) -> list[WorkerRecord]:
         return [
             WorkerRecord(pool.decode(), worker.decode(), threads, busy, seen_ms / 1000)
@@ -257,6 +269,10 @@ class RedisJobQueue:
             DeadLetter(decode_job(body, enqueued), attempts, died_ms / 1000, reason.decode())
             for body, attempts, died_ms, reason, enqueued in self._scripts.run("dead_letters", encode_name(pool), limit)
         ]
+
+    def death_reason(self, job_id: str) -> str | None:
+        reason = self._scripts.run("death", job_id)
+        return None if reason is None else reason.decode()
 
     def requeue_dead(self, job_id: str) -> bool:
         """Back into line at its old place, its attempts forgotten; False when no dead letter has the id."""

@@ -45,6 +45,14 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedBack:
+    """What a dead worker held. `returned`: jobs that are in line again; `lost`: those that take no other worker."""
+
+    returned: int
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """`died_at` is in seconds since the epoch, by the queue's clock."""
 

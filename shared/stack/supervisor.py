@@ -22,7 +22,9 @@ from shared.stack.process_records import ProcessRecords
 from shared.stack.processes import end, last_lines, spawn
 from shared.stack.server import Server
 from shared.stack.supervised import Supervised, rotate
+from shared.stack.worker_watch import WorkerWatch
 from shared.wording import counted
+from shared.worker_life import lives_directory
 
 _TICK_SECONDS = 0.1
 _ROTATE_EVERY_SECONDS = 30.0
@@ -53,6 +55,7 @@ class Supervisor:
         self._rotate_at = 0.0
         self._look_at_disk_at = 0.0
         self._is_disk_full = False
+        self._watch: WorkerWatch | None = None
 
     def start(self) -> Platform:
         """Returns when the API answers. Raises StackError, SettingsError, StopRequested; then call `stop`."""
@@ -68,6 +71,9 @@ class Supervisor:
         self._home.check_space()
         self._home.empty_metrics()
         self._platform = platform = assemble(self._home, self._environment)
+        self._watch = WorkerWatch(
+            lives_directory(self._home.directory), platform.settings.worker_silence_seconds, self._say
+        )
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
@@ -242,6 +248,8 @@ class Supervisor:
                     self._records.add(supervised.role, supervised.start())
                 except (OSError, StackError) as error:
                     self._say(f"{supervised.role} can't be started: {error}")
+        if self._watch is not None:
+            self._watch.look(self._supervised.values())
         now = time.monotonic()
         if now >= self._rotate_at:
             self._rotate_at = now + _ROTATE_EVERY_SECONDS

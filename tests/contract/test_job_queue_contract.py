@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from schemas.messages import Job
-from shared.queue.base import CancelOutcome
+from shared.queue.base import WORKER_LOST, CancelOutcome
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull, QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue, purge
@@ -221,6 +221,55 @@ def test_an_expired_lease_returns_to_its_old_place_and_is_dead_after_the_last_at
     [letter] = bench.queue.dead_letters("clone")
     assert (letter.job.id, letter.attempts, letter.reason) == ("a", 2, "lease_expired")
     assert letter.job.slot == "d1"
+
+
+def test_a_dead_workers_jobs_return_at_once_to_their_old_places(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1", max_attempts=5))
+    bench.advance(1)
+    bench.queue.enqueue(make("b"))
+    bench.queue.register_worker(WorkerRecord("clone", "w", 1, 1), expires_seconds=60)
+    stale = bench.one()
+    assert bench.queue.hand_back("clone", "another", counts=True).returned == 0
+    assert bench.queue.hand_back("install", "w", counts=True).returned == 0
+    assert bench.queue.find("a") == "running"
+    # No time passes: the lease isn't waited for.
+    assert bench.queue.hand_back("clone", "w", counts=False).returned == 1
+    assert bench.queue.workers() == []
+    assert bench.queue.hand_back("clone", "w", counts=False).returned == 0
+    again = bench.one()
+    assert (again.job.id, again.attempt) == ("a", 2)
+    assert again.token > stale.token
+    assert not bench.finish(stale)
+    assert bench.finish(again)
+    assert bench.queue.running_set("t1") == set()
+
+
+def test_the_second_death_that_counts_is_a_jobs_last(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1", max_attempts=9))
+    for counts in (False, True, False):
+        bench.one()
+        assert bench.queue.hand_back("clone", "w", counts=counts).lost == ()
+    # Neither a lease that expires nor a retry is such a death.
+    bench.one()
+    bench.advance(LEASE)
+    bench.finish(bench.one(), Outcome.RETRY)
+    assert bench.queue.death_reason("a") is None
+    bench.one()
+    assert bench.queue.hand_back("clone", "w", counts=True).lost == ("a",)
+    assert bench.queue.death_reason("a") == WORKER_LOST
+    assert bench.queue.running_set("t1") == set()
+    assert bench.acquire() == []
+    # An operator who gives it another life gives it a whole one.
+    assert bench.queue.requeue_dead("a")
+    bench.one()
+    assert bench.queue.hand_back("clone", "w", counts=True).lost == ()
+
+
+def test_a_hand_back_is_no_way_around_the_most_attempts(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", max_attempts=1))
+    bench.one()
+    assert bench.queue.hand_back("clone", "w", counts=True).returned == 0
+    assert bench.queue.death_reason("a") == "lease_expired"
 
 
 def test_a_beat_renews(bench: Bench) -> None:

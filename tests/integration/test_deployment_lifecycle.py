@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from schemas.logs import LogEnd
+from schemas.messages import Job
 from schemas.requests import SetVariableRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
@@ -468,6 +470,35 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
         jobs.append(job.job.id)
     world.reconciler.run_once()
     assert [world.queue.find(job) for job in jobs] == ["ready", "ready"]
+
+
+def lose_two_workers(world: Any, pool: str) -> Job:
+    """The pool's next job, under which two workers had to be ended."""
+    for _ in range(2):
+        [job] = world.queue.acquire(pool, 1, worker="w", request_id=uuid.uuid4().hex).jobs
+        world.queue.hand_back(pool, "w", counts=True)
+    return job.job
+
+
+def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
+    poison = create(world)
+    lose_two_workers(world, "clone")
+    world.reconciler.run_once()
+    resource = world.service.get(world.tenant_id, poison)
+    assert (resource.status, resource.error.code, resource.error.stage) == ("failed", "WORKER_LOST", "clone")
+    assert world.queue.running_set(world.tenant_id) == set()
+    assert world.queue.acquire("clone", 9, worker="w", request_id="r").jobs == ()
+    # A release and a removal aren't tried again either; the release says so.
+    first, second = create(world), create(world)
+    run_to_end(world, first)
+    run_to_end(world, second)
+    world.release_service.rollback(world.tenant_id, first, requested_by=None)
+    world.service.delete(world.tenant_id, poison)
+    removal = lose_two_workers(world, "preview-cleanup")
+    lost = lose_two_workers(world, "rollback")
+    world.reconciler.run_once()
+    assert [world.queue.find(job.id) for job in (lost, removal)] == ["dead", "dead"]
+    assert world.releases.find(lost.payload["release_id"])["status"] == "failed"
 
 
 def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
