@@ -1,4 +1,7 @@
-"""Content types by file extension: a table of our own, so that a manifest is the same on every machine."""
+"""Content types by file extension: a table of our own, so that a manifest is the same on every machine.
+
+The site router serves them by shared/stack/content_types.caddy, which is made from this table.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +76,13 @@ _BINARY = {
 }
 
 
+UNKNOWN = "application/octet-stream"
+# Extension → type, text with its charset.
+CONTENT_TYPES = {extension: f"{name}; charset=utf-8" for extension, name in _TEXT.items()} | _BINARY
+
+
 def content_type(path: str) -> str:
     """The type by the last extension, text with its charset; `application/octet-stream` for unknown ones."""
     name = path.rpartition("/")[2]
     extension = name.rpartition(".")[2].lower() if "." in name else ""
-    if extension in _TEXT:
-        return f"{_TEXT[extension]}; charset=utf-8"
-    return _BINARY.get(extension, "application/octet-stream")
+    return CONTENT_TYPES.get(extension, UNKNOWN)

@@ -16,6 +16,7 @@ from api.client.credentials import CredentialFiles, Credentials, is_loopback
 from api.client.errors import ClientError, ExitCode
 from api.client.http import ApiClient
 from api.client.output import Output
+from api.client.standard_streams import give_up, read_input
 
 P = ParamSpec("P")
 
@@ -35,7 +36,7 @@ class Invocation:
         self.output = Output(as_json=as_json)
         self.credential_files = CredentialFiles(os.environ, Path.home(), Path.cwd())
         self._api_url = api_url
-        self._token = sys.stdin.readline() if token == "-" else token
+        self._token = read_input("The token", is_line=True) if token == "-" else token
         self._client: ApiClient | None = None
 
     @property
@@ -100,8 +101,8 @@ def api_command(function: Callable[Concatenate[Invocation, P], None]) -> Callabl
             output.note("Interrupted.")
             sys.exit(ExitCode.DETACHED)
         except BrokenPipeError:
-            # The reader of our output has gone (`| head`). Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of our output has gone (`| head`).
+            give_up(sys.stdout)
             sys.exit(ExitCode.FAILED)
         finally:
             if invocation is not None:

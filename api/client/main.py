@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 import click
+
+from api.client.errors import ClientError, ExitCode
+from api.client.standard_streams import check_arguments, give_up, reserve
 
 # Name → where it is and the line that `cloudify --help` shows for it.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -61,4 +66,22 @@ def cli() -> None:
 
 
 def main() -> None:
-    cli.main(prog_name="cloudify")
+    reserve()
+    try:
+        check_arguments(sys.argv[1:])
+        cli.main(prog_name="cloudify")
+    except ClientError as error:
+        _stop(f"{error.message} {error.advice}".strip(), error.exit_code)
+    except OSError as error:
+        # What a command doesn't explain itself, such as help that is written to a full disk.
+        name = "" if error.filename is None else f": {error.filename}"
+        _stop(f"{error.strerror or error}{name}.", ExitCode.FAILED)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    give_up(sys.stdout)
+    try:
+        click.echo(f"Error: {message}", err=True)
+    except OSError:
+        give_up(sys.stderr)
+    sys.exit(code)

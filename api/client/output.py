@@ -12,9 +12,11 @@ import click
 import msgspec
 
 from api.client.errors import ApiError, ClientError
+from api.client.standard_streams import give_up
 from api.client.terminal_text import neutralise
 from schemas.resources import LogLineResource
 
+_WIDEST_CELL = 40
 _STATUS_COLOURS = {"ready": "green", "failed": "red", "cancelled": "yellow", "queued": "bright_black"}
 
 
@@ -56,15 +58,13 @@ class Output:
         stream = sys.stdout if is_result else sys.stderr
         if self._begun_on is not stream:
             self.end_line()
-        stream.write(format_log_lines(lines, keep_colours=has_colours, begun=self._begun))
-        stream.flush()
+        _put(stream, format_log_lines(lines, keep_colours=has_colours, begun=self._begun))
         self._begun, self._begun_on = (lines[-1], stream) if lines[-1].continued else (None, None)
 
     def end_line(self) -> None:
         """Ends the line of the log that ought to go on but doesn't, if there is one."""
         if self._begun_on is not None:
-            self._begun_on.write("\n")
-            self._begun_on.flush()
+            _put(self._begun_on, "\n")
         self._begun = self._begun_on = None
 
     def note(self, message: str) -> None:
@@ -95,8 +95,10 @@ class Output:
     def table(
         self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, status_column: int | None = None
     ) -> None:
-        """Aligned columns; the last one isn't padded."""
+        """Aligned columns. The last one isn't padded; cells of the others are cut to 40 characters, as one long name
+        would make every row wide. `--json` has them whole."""
         cells = [[neutralise(cell, keep_colours=False) for cell in row] for row in rows]
+        cells = [[*(_shortened(cell) for cell in row[:-1]), row[-1]] for row in cells]
         widths = [max(len(row[column]) for row in [list(headings), *cells]) for column in range(len(headings))]
         heading = "  ".join(name.ljust(width) for name, width in zip(headings, widths, strict=True)).rstrip()
         self._write(sys.stdout, click.style(heading, bold=True) if self.stdout_has_colours else heading)
@@ -126,8 +128,25 @@ class Output:
     def _write(self, stream: TextIO, line: str) -> None:
         if self._begun_on is stream or (self.stdout_is_terminal and self.stderr_is_terminal):
             self.end_line()
-        stream.write(line + "\n")
+        _put(stream, line + "\n")
+
+
+def _put(stream: TextIO, text: str) -> None:
+    """Raises ClientError when a result can't be written, BrokenPipeError when its reader has gone. What can't be
+    written to standard error is dropped: there is nowhere else to say it."""
+    try:
+        stream.write(text)
         stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up(stream)
+        if stream is not sys.stderr:
+            raise ClientError(f"The result can't be written to stdout: {error.strerror}.") from error
+
+
+def _shortened(cell: str) -> str:
+    return cell if len(cell) <= _WIDEST_CELL else cell[: _WIDEST_CELL - 1] + "…"
 
 
 def format_log_lines(

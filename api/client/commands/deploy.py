@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from api.client.checkout import Checkout, Placement, check_pushed, place_detached, read_checkout
 from api.client.errors import ClientError, ExitCode
 from api.client.invocation import Invocation, api_command
 from api.client.log_stream import LogFollower
@@ -29,6 +30,7 @@ class _Choices:
     branch: str | None
     commit: str | None
     preview: bool
+    production: bool
     clean: bool
     if_changed: bool
     no_wait: bool
@@ -42,8 +44,9 @@ class _Choices:
 @click.argument("path", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--project", metavar="PROJECT", help="Deploy this project (id, slug or name) instead of the linked one.")
 @click.option("--branch", help="The branch to deploy; default: the one checked out.")
-@click.option("--commit", help="The commit to deploy; default: the branch's latest.")
+@click.option("--commit", help="The commit to deploy; default: the branch's latest, or the one that is checked out.")
 @click.option("--preview", is_flag=True, help="Deploy to an address of its own, not to production.")
+@click.option("--production", is_flag=True, help="Deploy to production, whatever is checked out.")
 @click.option("--clean", is_flag=True, help="Ignore all caches.")
 @click.option("--if-changed", is_flag=True, help="Build nothing if nothing has changed, or the commit says [skip ci].")
 @click.option("--no-wait", is_flag=True, help="Don't follow the deployment to its end.")
@@ -58,36 +61,64 @@ def deploy(invocation: Invocation, **options: Any) -> None:
     Deploys what is committed, from the remote `origin`, or from the directory itself where there is no remote. The
     first time it makes a project and remembers it in the repository's git configuration (cloudify.project). Prints
     the site's address on stdout, all else on stderr. Ctrl-C stops watching, not the deployment.
+
+    On a detached HEAD, as most CI systems check out, that commit is deployed: to production with --production, or if
+    the production branch is the only branch of the remote that contains it; otherwise to an address of its own.
     """
     choices = _Choices(**options)
     if choices.repository is not None and choices.local:
         raise ClientError("--repository and --local exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
+    if choices.preview and choices.production:
+        raise ClientError("--preview and --production exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
     source = _source(choices)
-    tree = None if source is None else source.tree
-    branch = choices.branch or (None if tree is None else tree.branch())
-    request = CreateDeploymentRequest(
-        project_id="",
-        branch=branch,
-        commit_sha=None if choices.commit is None else _full_commit(tree, choices.commit),
-        is_preview=choices.preview,
-        clean=choices.clean,
-        if_changed=choices.if_changed,
+    checkout = _checkout(choices, source)
+    branch = choices.branch or (None if checkout is None else checkout.branch)
+    if choices.commit is not None:
+        choices = replace(choices, commit=_full_commit(None if source is None else source.tree, choices.commit))
+    target = _target(invocation, choices, source, checkout, branch)
+    if checkout is None or checkout.branch is not None:
+        place = Placement(branch, choices.commit, is_preview=choices.preview)
+        _confirm_branch(invocation, target, branch, choices)
+    else:
+        place = place_detached(
+            checkout, target.repository_branch, preview=choices.preview, production=choices.production
+        )
+    deployment = invocation.client.create_deployment(
+        CreateDeploymentRequest(
+            project_id=target.id,
+            branch=place.branch,
+            commit_sha=place.commit,
+            is_preview=place.is_preview,
+            clean=choices.clean,
+            if_changed=choices.if_changed,
+        )
     )
-    target = _target(invocation, choices, source, branch)
-    _confirm_branch(invocation, target, branch, preview=choices.preview, yes=choices.yes)
-    request.project_id = target.id
-    deployment = invocation.client.create_deployment(request)
-    invocation.output.note(f"Deployment {deployment.id} of {deployment.branch} to {target.slug} is queued.")
+    subject = deployment.branch if place.reason is None else f"the commit {(place.commit or '')[:12]}"
+    invocation.output.note(f"Deployment {deployment.id} of {subject} to {target.slug} is queued.")
     if choices.no_wait:
+        if place.reason is not None:
+            invocation.output.note(place.reason)
         _print_result(invocation, deployment)
     else:
-        _wait(invocation, deployment)
+        _wait(invocation, deployment, place.reason)
 
 
-def _target(invocation: Invocation, choices: _Choices, source: Source | None, branch: str | None) -> ProjectResource:
+def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
+    """What is checked out, where that decides what is deployed. Raises ClientError for a branch that is only here."""
+    if source is None or source.tree is None or choices.branch is not None or choices.commit is not None:
+        return None
+    checkout = read_checkout(source.tree, source.repository)
+    if checkout is not None and checkout.branch is not None and checkout.branch not in checkout.tips:
+        check_pushed(checkout, checkout.branch, source.repository.url)
+    return checkout
+
+
+def _target(
+    invocation: Invocation, choices: _Choices, source: Source | None, checkout: Checkout | None, branch: str | None
+) -> ProjectResource:
     if source is None:
         return get_project(invocation.client, choices.project)
-    _warn_about_what_stays(invocation, source)
+    _warn_about_what_stays(invocation, source, checkout)
     target = find_or_create_project(
         invocation, source, project=choices.project, name=choices.name, branch=branch, yes=choices.yes
     )
@@ -121,7 +152,7 @@ def _full_commit(tree: WorkTree | None, commit: str) -> str:
     return full
 
 
-def _warn_about_what_stays(invocation: Invocation, source: Source) -> None:
+def _warn_about_what_stays(invocation: Invocation, source: Source, checkout: Checkout | None) -> None:
     """Only committed (and, with a remote, pushed) work is deployed."""
     tree = source.tree
     if tree is None:
@@ -130,22 +161,21 @@ def _warn_about_what_stays(invocation: Invocation, source: Source) -> None:
     if changes := tree.count_changes():
         files = "1 file has changes that aren't" if changes == 1 else f"{changes} files have changes that aren't"
         output.warning(f"{files} committed; they are not deployed.")
-    if not source.repository.is_local and (unpushed := tree.count_unpushed()):
-        commits = "1 commit isn't" if unpushed == 1 else f"{unpushed} commits aren't"
-        output.warning(f"{commits} pushed; {source.repository.url} is deployed without. Push first, or use --local.")
+    if checkout is not None:
+        for warning in checkout.warnings(source.repository.url):
+            output.warning(warning)
     if source.repository.had_password:
         output.warning("the password in the remote's address was left out; give it with --repository if it is needed.")
 
 
-def _confirm_branch(
-    invocation: Invocation, target: ProjectResource, branch: str | None, *, preview: bool, yes: bool
-) -> None:
-    if preview or yes or branch is None or branch == target.repository_branch:
+def _confirm_branch(invocation: Invocation, target: ProjectResource, branch: str | None, choices: _Choices) -> None:
+    is_decided = choices.preview or choices.production or choices.yes
+    if is_decided or branch is None or branch == target.repository_branch:
         return
     if not invocation.is_interactive():
         raise ClientError(
             f"{branch} is not the production branch of {target.slug}, which is {target.repository_branch}.",
-            f"Add --preview for an address of its own, or --yes to put {branch} into production.",
+            f"Add --preview for an address of its own, or --production to put {branch} into production.",
             exit_code=ExitCode.USAGE,
         )
     click.confirm(
@@ -155,7 +185,8 @@ def _confirm_branch(
     )
 
 
-def _wait(invocation: Invocation, deployment: DeploymentResource) -> None:
+def _wait(invocation: Invocation, deployment: DeploymentResource, reason: str | None) -> None:
+    """`reason`: why it goes where it goes, where that was not asked for."""
     output = invocation.output
 
     def say_how_to_go_on() -> None:
@@ -167,6 +198,8 @@ def _wait(invocation: Invocation, deployment: DeploymentResource) -> None:
     end = follow(LogFollower(invocation.client, deployment.id), _view(invocation), on_detach=say_how_to_go_on)
     finished = invocation.client.deployment(deployment.id)
     report_end(output, finished)
+    if reason is not None:
+        output.note(reason)
     _print_result(invocation, finished)
     # Nothing to do is no failure.
     raise SystemExit(ExitCode.OK if finished.ignored else EXIT_CODES.get(end.status, ExitCode.FAILED))

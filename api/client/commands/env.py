@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import click
 
+from api.client.env_file import nearest_spelling, spelling
 from api.client.errors import ClientError, ExitCode
 from api.client.invocation import Invocation, api_command
 from api.client.references import get_project
+from api.client.standard_streams import read_input
 from schemas.requests import SetVariableRequest
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
@@ -122,25 +123,34 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
             exit_code=ExitCode.USAGE,
         )
     lines = [_PULLED, f" for {target.slug}.\n"]
-    lines += [f"{name}={_quoted(value)}\n" for name, value in pulled.variables.items()]
+    ambiguous: list[str] = []
+    for name, value in pulled.variables.items():
+        spelled = spelling(value)
+        if spelled is None:
+            ambiguous.append(name)
+            spelled = nearest_spelling(value)
+            lines.append(f"# Tools read {name} differently: no spelling of its value means the same to all.\n")
+        lines.append(f"{name}={spelled}\n")
     lines += [f"# {name} is not only for development; its value stays on the platform.\n" for name in pulled.withheld]
     _write_private(path, "".join(lines))
     if invocation.as_json:
-        written = {"path": str(path), "written": list(pulled.variables), "withheld": pulled.withheld}
+        written = {
+            "path": str(path),
+            "written": list(pulled.variables),
+            "withheld": pulled.withheld,
+            "ambiguous": ambiguous,
+        }
         invocation.output.result(written)
         return
     count = len(pulled.variables)
     invocation.output.success(f"Wrote {count} variable{'' if count == 1 else 's'} of {target.slug} to {path}.")
+    if ambiguous:
+        invocation.output.warning(
+            f"dotenv, Vite, Next.js and Node read {', '.join(ambiguous)} differently, and no spelling suits them all; "
+            "check the value in your tool."
+        )
     if pulled.withheld:
         invocation.output.note(f"Left out, as builds get them too: {', '.join(pulled.withheld)}.")
-
-
-def _quoted(value: str) -> str:
-    """As dotenv readers take it: nothing is expanded in single quotes; what those can't hold goes into double ones."""
-    if "'" not in value and "\n" not in value and "\r" not in value:
-        return f"'{value}'"
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
-    return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -167,7 +177,7 @@ def _parse(invocation: Invocation, assignment: str, *, alone: bool) -> tuple[str
         raise ClientError(
             f"{key} has no value.", "Write NAME=VALUE, or set one name at a time.", exit_code=ExitCode.USAGE
         )
-    return key, sys.stdin.read().removesuffix("\n")
+    return key, read_input(f"The value of {key}")
 
 
 def _check_key(key: str) -> None:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 
 import click
 
 from api.client.credentials import is_loopback
 from api.client.errors import ClientError, ExitCode
 from api.client.invocation import Invocation, api_command
+from api.client.standard_streams import read_input
 
 
 @click.command()
@@ -40,7 +40,7 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
 
 def _ask(invocation: Invocation, email: str | None, *, password_stdin: bool) -> tuple[str, str]:
     if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = read_input("The password", is_line=True)
     elif invocation.is_interactive():
         email = email or click.prompt("E-mail", err=True, type=str)
         password = click.prompt("Password", err=True, hide_input=True, type=str)

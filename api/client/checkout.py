@@ -1,0 +1,128 @@
+"""What is checked out, compared with the repository that is deployed: which commit, on which of its branches."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from api.client.errors import ClientError, ExitCode
+from api.client.work_tree import Repository, WorkTree
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """`branch` is None on a detached HEAD. `tips` are the branches of the repository that is deployed, with their
+    commits; `is_current` says whether they come from the repository itself just now, not from the last fetch."""
+
+    tree: WorkTree
+    branch: str | None
+    commit: str
+    tips: Mapping[str, str]
+    is_current: bool
+
+    @property
+    def short_commit(self) -> str:
+        return self.commit[:12]
+
+    def branches_with_commit(self) -> tuple[list[str], list[str]]:
+        """The branches that contain the commit, those that end with it first; and those of which this repository
+        doesn't have enough history to tell."""
+        known: list[str] = []
+        unknown: list[str] = []
+        for name, tip in sorted(self.tips.items(), key=lambda item: item[1] != self.commit):
+            contains = self.tree.contains(tip, self.commit)
+            if contains is None:
+                unknown.append(name)
+            elif contains:
+                known.append(name)
+        return known, unknown
+
+    def warnings(self, url: str) -> list[str]:
+        """How what is checked out differs from what the branch of the deployed repository has."""
+        if self.branch is None:
+            return []
+        tip = self.tips.get(self.branch)
+        if tip is None:
+            state = f"{self.branch} was never pushed or fetched here, and {url} can't be asked now"
+            return [f"{state}; whatever it has under this name is deployed."]
+        if tip == self.commit:
+            return []
+        ahead, behind = self.tree.count_between(tip, self.commit), self.tree.count_between(self.commit, tip)
+        if ahead is None or behind is None:
+            difference = f"{self.branch} of {url} is at {tip[:12]}, and {self.short_commit} is checked out here"
+            return [f"{difference}; {tip[:12]} is deployed. Pull or push first, or use --local."]
+        found: list[str] = []
+        if ahead:
+            commits = "1 commit isn't" if ahead == 1 else f"{ahead} commits aren't"
+            found.append(f"{commits} pushed to {self.branch}; {url} is deployed without. Push first, or use --local.")
+        if behind:
+            commits = "1 commit" if behind == 1 else f"{behind} commits"
+            found.append(f"{self.branch} of {url} has {commits} that aren't checked out here; they are deployed, too.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is deployed, and where to. `reason` explains it where the work tree decided, None where it was asked for."""
+
+    branch: str | None
+    commit: str | None
+    is_preview: bool
+    reason: str | None = None
+
+
+def place_detached(checkout: Checkout, production_branch: str, *, preview: bool, production: bool) -> Placement:
+    """Where a commit goes that is checked out without a branch: to production only if the production branch is the
+    one branch that contains it, or if that was asked for."""
+    known, unknown = checkout.branches_with_commit()
+    label = production_branch if production_branch in known else known[0] if known else None
+    commit = f"The commit {checkout.short_commit} is checked out without a branch"
+    if production:
+        return Placement(label, checkout.commit, is_preview=False, reason=f"{commit}; it went to production.")
+    if preview:
+        return Placement(label, checkout.commit, is_preview=True, reason=f"{commit}; it is a preview.")
+    if known == [production_branch] and not unknown:
+        reason = f"{commit}; it went to production, as {production_branch} is the only branch that contains it."
+        return Placement(label, checkout.commit, is_preview=False, reason=reason)
+    if not known and not unknown:
+        why = "no branch contains it"
+    elif production_branch in known:
+        others = [name for name in known if name != production_branch]
+        why = f"{_listed(others)} contain{'s' if len(others) == 1 else ''} it, too" if others else ""
+        why = why or f"{_listed(unknown)} may contain it, too"
+    elif known:
+        why = f"it is on {_listed(known)}, not on {production_branch}"
+    else:
+        why = f"this repository has too little history to tell whether only {production_branch} contains it"
+    reason = f"{commit}; it is a preview, as {why}. Add --production to put it into production."
+    return Placement(label, checkout.commit, is_preview=True, reason=reason)
+
+
+def check_pushed(checkout: Checkout, branch: str, url: str) -> None:
+    """Raises ClientError for a branch that the repository doesn't have, so that nothing else is deployed for it."""
+    if not checkout.is_current:
+        return
+    upstream = checkout.tree.upstream(branch)
+    other = ""
+    if upstream is not None and upstream in checkout.tips:
+        other = f", deploy {upstream}, which it follows, with --branch {shlex.quote(upstream)}"
+    raise ClientError(
+        f"The branch {branch} was never pushed: {url} doesn't have it.",
+        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}, or deploy this directory with --local.",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def read_checkout(tree: WorkTree, repository: Repository) -> Checkout | None:
+    """None where the work tree has no commit."""
+    commit = tree.commit("HEAD")
+    if commit is None:
+        return None
+    tips = tree.remote_tips(is_local=repository.is_tree)
+    is_current = tips is not None
+    return Checkout(tree, tree.branch(), commit, tree.tracked_tips() if tips is None else tips, is_current)
