@@ -34,6 +34,7 @@ def _clone(context: WorkerContext) -> Built:
 
 def _install(context: WorkerContext) -> Built:
     from shared.repositories.tools import ToolRepository
+    from workers.reading.reader import ContentReader
     from workers.stages.install import InstallStage
     from workers.tools import ToolProvider
 
@@ -41,7 +42,8 @@ def _install(context: WorkerContext) -> Built:
     index = SnapshotIndex(context.database)
     snapshots = _snapshots(context)
     tools = ToolProvider(executor, snapshots, ToolRepository(context.database), toolchain)
-    return InstallStage(executor, snapshots, index, toolchain, context.settings, tools), executor
+    stage = InstallStage(executor, snapshots, index, toolchain, context.settings, tools, ContentReader())
+    return stage, executor
 
 
 def _build(context: WorkerContext) -> Built:

@@ -22,6 +22,9 @@ from workers.stage import StageLog
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100
+# Bytes of all paths and addresses in .gitmodules.
+_MAXIMUM_MODULES = 1 << 20
+_MAXIMUM_LINES = 20
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -201,6 +204,7 @@ class SubmoduleFetcher:
         self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
         self._count = 0
+        self._left_empty = 0
 
     def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
         """Raises StageFailure naming the submodule."""
@@ -212,7 +216,9 @@ class SubmoduleFetcher:
             url = urls.get(path)
             if url is None:
                 # A leftover of git itself: an embedded repository that was committed by mistake. git ignores it too.
-                self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
+                self._left_empty += 1
+                if self._left_empty <= _MAXIMUM_LINES:
+                    self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
                 continue
             self._count += 1
             if depth >= _MAXIMUM_SUBMODULE_DEPTH or self._count > _MAXIMUM_SUBMODULES:
@@ -267,6 +273,12 @@ class SubmoduleFetcher:
                     f".gitmodules can't be read: {error.stderr.strip()[:200]}. Correct the file and push again.",
                 ) from error
             return {}
+        if len(output) > _MAXIMUM_MODULES:
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f".gitmodules names more than can be fetched: at most {_MAXIMUM_SUBMODULES} submodules are. Remove"
+                " those that the site doesn't need and push again.",
+            )
         values: dict[str, dict[str, str]] = {}
         for entry in output.decode("utf-8", "surrogateescape").split("\0"):
             name, _, value = entry.partition("\n")

@@ -297,6 +297,54 @@ _ON_CONTENT = (
         stage="clone",
         advice=(".lfsconfig", "https://"),
     ),
+    Attack(
+        "pattern-of-many-stars",
+        lambda _target: {
+            "package.json": json.dumps({"workspaces": ["*a" * 25 + "b"], "private": True}),
+            f"{'a' * 100}/package.json": json.dumps(
+                {"scripts": {"build": "mkdir dist && cp page.html dist/index.html"}}
+            ),
+            f"{'a' * 100}/page.html": PAGE,
+        },
+        None,
+        settings={"rootDirectory": "a" * 100},
+    ),
+    Attack(
+        "key-of-many-parts",
+        # Python's own reader of TOML takes quadratic time for it.
+        lambda _target: {"mkdocs.yml": "site_name: x\n", "pyproject.toml": f"{'a.' * 400_000}a = 1\n"},
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("processor time", "pyproject.toml", "Simplify"),
+        settings={},
+    ),
+    Attack(
+        "memory-hungry-requirements",
+        lambda _target: {"mkdocs.yml": "site_name: x\n", "requirements.txt": "ab\n" * (10 << 20)},
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("MiB of memory", "requirements.txt"),
+        settings={},
+    ),
+    Attack(
+        "100000-workspaces",
+        lambda _target: {
+            "package.json": json.dumps({"workspaces": ["a*"] * 100_000}),
+            "site/package.json": json.dumps({"scripts": {"build": "true"}}),
+        },
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("5000", "fewer patterns"),
+        settings={"rootDirectory": "site"},
+    ),
+    Attack(
+        "deep-json",
+        lambda _target: {"package.json": '{"a":' * 100_000},
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("package.json", "nested more than 200 levels"),
+        settings={},
+    ),
     Attack("lockfile-mismatch", _mismatched, "LOCKFILE_MISMATCH", "install", advice=("npm install",), settings=BUILD),
     Attack(
         "20001-files",

@@ -273,6 +273,28 @@ def test_a_submodule_that_is_refused_is_named(cloner: Cloner, http: GitServer, u
     assert (failure.code, failure.message.startswith("Submodule theme: ")) == (code, True), failure.message
 
 
+def test_a_list_of_more_submodules_than_can_be_fetched_is_refused(cloner: Cloner, http: GitServer) -> None:
+    make_repository(http.root / "site.git", {"index.html": "site"})
+    _add_submodule(http.root / "site.git", "../theme.git", ABSENT_SHA)
+    entry = '[submodule "%d"]\n\tpath = theme%d\n\turl = ../theme.git\n'
+    modules = "".join(entry % (number, number) for number in range(50_000))
+    (http.root / "site.git" / ".gitmodules").write_text(modules)
+    git(http.root / "site.git", "add", ".gitmodules")
+    git(http.root / "site.git", "commit", "--quiet", "-m", "Name many")
+    failure = cloner.failure(http.url("site.git"))
+    assert failure.code is FailureCode.REPOSITORY_TOO_LARGE
+    assert ".gitmodules" in failure.message
+
+
+def test_submodules_without_an_entry_are_counted_after_some(cloner: Cloner, tmp_path: Path) -> None:
+    url = make_repository(tmp_path / "site", {"index.html": "site", ".gitmodules": ""})
+    for number in range(30):
+        git(tmp_path / "site", "update-index", "--add", "--cacheinfo", f"160000,{ABSENT_SHA},embedded{number}")
+    git(tmp_path / "site", "commit", "--quiet", "-m", "Embed repositories")
+    cloner.clone(url)
+    assert cloner.log.text.count("left empty") == 20
+
+
 def test_a_list_of_submodules_that_cannot_be_read_is_named(cloner: Cloner, http: GitServer) -> None:
     make_repository(http.root / "theme.git", {"theme.css": "new"})
     make_repository(http.root / "site.git", {"index.html": "one"})

@@ -22,6 +22,7 @@ from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
 from workers.lfs import LfsFetcher
+from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
 from workers.repository_fetch import RemoteRepository, SubmoduleFetcher
@@ -54,6 +55,7 @@ class CloneStage:
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
+        self._reader = ContentReader()
         self._host_keys = host_keys
         self._allow_local = settings.allow_local_repositories
         self._build_settings = settings.build
@@ -212,7 +214,7 @@ class CloneStage:
         """What the commit only names: files in LFS, and submodules with theirs."""
         options = {"allow_local": self._allow_local, "is_last_attempt": context.attempt >= _LAST_ATTEMPT}
         log, cancelled = context.log, context.cancelled
-        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, **options)
+        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, reader=self._reader, **options)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
         SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, **options).fetch(clone.remote.url, tree)
 

@@ -18,14 +18,13 @@ from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from workers.executors.base import Bind, Executor
 from workers.executors.sandbox_arguments import HOME
-from workers.frameworks.detection import Detection, Overrides, detect
+from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
-from workers.frameworks.source_tree import SourceTree
-from workers.frameworks.tool_versions import required_tools
-from workers.ignored_builds import watched_paths
+from workers.reading.project import ProjectQuestion, ProjectReading
+from workers.reading.reader import ContentReader
 from workers.snapshots import Snapshot, SnapshotStore
 from workers.stage import StageContext, StageResult
-from workers.stages.dependency_key import dependency_components, source_reader
+from workers.stages.dependency_key import DependencyFiles, dependency_components
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
@@ -78,11 +77,13 @@ class InstallStage:
         toolchain: Toolchain,
         settings: Settings,
         tools: ToolProvider,
+        reader: ContentReader,
     ) -> None:
         self._executor = executor
         self._snapshots = snapshots
         self._toolchain = toolchain
         self._tools = tools
+        self._reader = reader
         self._output_bytes = settings.build.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
         self._digest_key = hmac.digest(settings.secret_key, b"install environment", "sha256")
@@ -91,7 +92,8 @@ class InstallStage:
         deployment = context.deployment
         source = str(context.inputs[Stage.CLONE]["source"])
         with self._snapshots.attach(deployment.tenant_id, source) as tree:
-            detection = detect(tree, Path(deployment.root_directory or "."), _overrides(context))
+            reading = self._read(context, tree, source)
+            detection = reading.detection
             for reason in detection.reasons:
                 context.log.system(reason)
             for command, what in (
@@ -99,34 +101,42 @@ class InstallStage:
                 (detection.build_command, "build command"),
             ):
                 check_command(command or "true", what)
-            watched = watched_paths(SourceTree(tree), detection)
-            tools = self._provide_tools(context, detection, SourceTree(tree))
+            tools = self._provide_tools(context, reading)
             dependencies, is_hit = None, False
-            if detection.install_command is not None:
-                dependencies, is_hit = self._dependencies(context, detection, tree, source, tools)
+            if reading.dependencies is not None:
+                dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, tree, source, tools)
         output: dict[str, Any] = {
             "source": source,
             "dependencies": dependencies,
             "detection": msgspec.json.decode(msgspec.json.encode(detection)),
             "tools": msgspec.to_builtins(tools),
-            "watched": watched,
+            "watched": list(reading.watched),
         }
         return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
 
-    def _provide_tools(self, context: StageContext, detection: Detection, tree: SourceTree) -> list[Tool]:
-        requests, notice = required_tools(tree, detection, self._toolchain.node_version)
-        if notice:
-            context.log.system(notice)
-        python = python_version_notice(detection.python_version, self._toolchain.python_version)
+    def _read(self, context: StageContext, tree: Path, source: str) -> ProjectReading:
+        deployment = context.deployment
+        question = ProjectQuestion(deployment.root_directory or ".", _overrides(context), self._toolchain.node_version)
+        return self._reader.read_project(tree, question, context.cancelled, f"{deployment.tenant_id}/{source}")
+
+    def _provide_tools(self, context: StageContext, reading: ProjectReading) -> list[Tool]:
+        if reading.notice:
+            context.log.system(reading.notice)
+        python = python_version_notice(reading.detection.python_version, self._toolchain.python_version)
         if python:
             context.log.system(python)
-        return self._tools.provide(context, requests)
+        return self._tools.provide(context, reading.tools)
 
     def _dependencies(
-        self, context: StageContext, detection: Detection, tree: Path, source: str, tools: Sequence[Tool]
+        self,
+        context: StageContext,
+        detection: Detection,
+        files: DependencyFiles,
+        tree: Path,
+        source: str,
+        tools: Sequence[Tool],
     ) -> tuple[str | None, bool]:
         command = detection.install_command or ""
-        files = SourceTree(tree)
         components = {
             **dependency_components(files, detection, self._toolchain, tools),
             **variable_components(
@@ -135,7 +145,7 @@ class InstallStage:
             ),
         }
         of_source = {**components, "source": source}
-        reader = source_reader(files, detection)
+        reader = files.reader
         if reader is not None:
             context.log.system(f"Dependencies are kept for this commit alone: {reader} may read any file.")
         candidates = [components, of_source] if reader is None else [of_source]
