@@ -93,6 +93,8 @@ for entry in * .well-known; do
   [ "$entry" != node_modules ] || continue
   LC_ALL=C cp -dR --preserve=mode,timestamps -- "$entry" {_COLLECTED}/ || exit {_UNCOPIED}
 done
+# Nothing can be removed from a directory that its owner may not write to.
+chmod -R u+rwX {_COLLECTED} || exit 1
 find {_COLLECTED} -mindepth 1 '(' -name '.*' ! -name .well-known -o -name node_modules ')' -prune \\
   -exec rm -rf -- '{{}}' +
 [ -n "$(ls -A {_COLLECTED})" ] || exit {_EMPTY}
