@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from workers.tar_format import OPAQUE
+from workers.tar_format import OPAQUE, is_of_the_tree
 
 _PUBLIC_DIRECTORY = 0o755
 
@@ -23,8 +23,11 @@ def has_directory(layer: Path, path: str) -> bool:
             layer /= part
             if not stat.S_ISDIR(layer.lstat().st_mode):
                 return False
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except OSError as error:
+        # Missing, no directory, or in one that is shut.
+        if is_of_the_tree(error):
+            return False
+        raise
     return True
 
 

@@ -429,6 +429,25 @@ _ON_CONTENT = (
         stage="upload",
         advice=("UTF-8", "caf"),
     ),
+    Attack(
+        "unreadable-file-in-the-output",
+        _script(_WRITE_PAGE + "echo x > dist/shut.txt; chmod 000 dist/shut.txt"),
+        "OUTPUT_INVALID",
+        advice=("dist/shut.txt", "Permission denied", "chmod"),
+    ),
+    Attack(
+        "unreadable-directory-in-the-output",
+        _script(_WRITE_PAGE + "mkdir dist/shut; chmod 000 dist/shut"),
+        "OUTPUT_INVALID",
+        advice=("dist/shut", "Permission denied", "chmod"),
+    ),
+    Attack(
+        "unreadable-output-directory",
+        _script(_WRITE_PAGE + "chmod 000 dist"),
+        "OUTPUT_INVALID",
+        advice=("dist", "can't be read", "chmod"),
+    ),
+    Attack("file-as-output-directory", _script("echo x > dist"), "OUTPUT_INVALID", advice=("dist is a file",)),
     Attack("no-output-directory", _script("mkdir public"), "OUTPUT_DIRECTORY_MISSING", advice=("dist", "public")),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +38,7 @@ from workers.stages.sandboxed_command import (
     search_path,
 )
 from workers.stages.stage_cache import StageCache, variable_components
-from workers.tar_format import MAXIMUM_DEPTH
+from workers.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.toolchain import NODE_TARGET, Toolchain
 from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
@@ -273,8 +274,13 @@ def raise_mismatch(output: bytes) -> None:
 
 
 def changes_source(upper: Path) -> bool:
-    """Whether the install wrote anything but dependencies and a lockfile that was not there."""
-    for directory, directories, files in os.walk(upper):
+    """Whether the install wrote anything but dependencies and a lockfile that was not there.
+
+    A directory that can't be looked into counts as a change. Raises OSError for the platform's failures.
+    """
+    errors: list[OSError] = []
+    # By descriptors, as paths may get longer than the kernel takes.
+    for directory, directories, files, descriptor in os.fwalk(upper, onerror=errors.append):
         skipped = _YARN_DIRECTORIES if directory.endswith("/.yarn") else _DEPENDENCY_DIRECTORIES
         directories[:] = [name for name in directories if name not in skipped]
         if directory.count("/") - str(upper).count("/") > MAXIMUM_DEPTH:
@@ -282,7 +288,10 @@ def changes_source(upper: Path) -> bool:
             return True
         # A link to a directory is listed with the directories.
         if any(name not in _WRITTEN_FILES for name in files) or any(
-            Path(directory, n).is_symlink() for n in directories
+            stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode) for name in directories
         ):
             return True
-    return False
+    for error in errors:
+        if not is_of_the_tree(error):
+            raise error
+    return bool(errors)
