@@ -27,6 +27,8 @@ def make_open_home(home: Path) -> None:
         (home / name).chmod(0o2755)
     (home / "secrets.json").touch()
     (home / "secrets.json").chmod(0o644)
+    (home / "backup.sh").touch()
+    (home / "backup.sh").chmod(0o4755)
     (home / "gone").symlink_to(home / "nowhere")
     home.chmod(0o2755)
 
@@ -37,6 +39,7 @@ def test_a_home_that_was_open_is_closed(tmp_path: Path) -> None:
     Home(home).lock()
     modes = {path.name: mode_of(path) for path in home.iterdir() if not path.is_symlink()}
     assert modes.pop("secrets.json") == 0o600
+    assert modes.pop("backup.sh") == 0o700
     assert mode_of(home) == 0o700
     assert modes.keys() >= {"work", "logs", "cache", "elsewhere", "run"}
     assert set(modes.values()) == {0o700}
