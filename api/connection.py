@@ -76,6 +76,7 @@ class Connection(HttpToolsProtocol):
     cycle: RequestResponseCycle | None  # pyright: ignore[reportIncompatibleVariableOverride]
     _place = ""
     _is_in_head = True
+    _has_ended_message = False
     _head_bytes = 0
     _body_bytes = 0
     _overhead = 0
@@ -104,11 +105,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         body_before = self._body_bytes
+        self._has_ended_message = False
         super().data_received(data)
         if self.transport.is_closing():
             return
         if self._is_in_head:
-            self._head_bytes += len(data)
+            # What came before the head in the same read isn't the head's; of that read nothing is counted.
+            self._head_bytes += 0 if self._has_ended_message else len(data)
             if self._head_bytes > MAXIMUM_HEAD_BYTES:
                 self._cut_off()
         elif self.cycle is not None and self.cycle.more_body:
@@ -129,6 +132,10 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self._state.is_draining and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._has_ended_message = True
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)

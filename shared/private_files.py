@@ -16,8 +16,8 @@ _OTHERS_PASS = 0o001
 def keep_files_private(home: Path) -> None:
     """Makes this process and its children write for their own account only, and corrects what `home` has already.
 
-    `home` is CLOUDIFY_HOME, which need not exist. Directories become 0700 and files 0600; those of another account are
-    left alone. A home that `let_others_pass` opened stays passable. Raises OSError.
+    `home` is CLOUDIFY_HOME, which need not exist. Directories become 0700 and files lose what others may do; those of
+    another account are left alone. A home that `let_others_pass` opened stays passable. Raises OSError.
     """
     os.umask(_UMASK)
     if not os.access(home, os.R_OK | os.X_OK):
@@ -31,7 +31,8 @@ def keep_files_private(home: Path) -> None:
             if stat.S_ISDIR(mode):
                 _restrict(entry, stat.S_IRWXU)
             elif stat.S_ISREG(mode):
-                _restrict(entry, stat.S_IRUSR | stat.S_IWUSR)
+                # A program of the owner's that lies here stays one.
+                _restrict(entry, stat.S_IMODE(mode) & stat.S_IRWXU)
 
 
 def close_home(home: Path) -> None:

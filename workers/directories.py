@@ -50,6 +50,9 @@ class StageDirectories:
             _try_to_remove(leftover)
         directory = parent / f"{stage}-{fence}"
         directory.mkdir()
+        # Without the setgid bit of a folder that hands its group on: tools that copy a directory with its mode would
+        # set the bit again, which sandboxes refuse.
+        directory.chmod(stat.S_IRWXU)
         try:
             yield directory
         finally:

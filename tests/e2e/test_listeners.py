@@ -43,8 +43,6 @@ S3_LIVENESS = ("/healthz", "/status")
 WITHOUT_KEY = {"reconciler"}
 # They say nothing to HTTP, or hang up.
 WITHOUT_HTTP = {"postgres", "valkey"}
-# Not embedded servers. Which names they answer to is checked where CLOUDIFY_API_HOSTS is tested.
-OWN_LISTENERS = {"api", "reconciler"}
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,6 @@ def test_every_port_refuses_who_has_no_key(platform: Platform) -> None:
 def test_every_port_refuses_names_that_are_not_its_own(platform: Platform) -> None:
     """As a web page sends them by rebinding its own name to this machine."""
     for listener in listeners(platform):
-        if listener.role in OWN_LISTENERS:
-            continue
         for path in (*paths_of(listener), *(() if listener.role == "object-store" else S3_LIVENESS)):
             answer = exchange(listener, get(path, f"{FOREIGN}:{listener.port}"))
             assert is_refusal(answer), (listener, path, answer)

@@ -91,6 +91,15 @@ def test_a_head_is_bounded(server: RunningServer) -> None:
         assert client.has_ended()
 
 
+def test_a_head_behind_a_large_body_is_not_taken_for_a_large_head(server: RunningServer) -> None:
+    """As a client sends them that doesn't wait for answers; one read brings the body and a part of the next head."""
+    body = b'{"text":"' + b"x" * (MAXIMUM_HEAD_BYTES + 1000) + b'"}'
+    client = server.connect()
+    client.send(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    assert client.answer()[0] == 200
+    assert client.send(b"\r\n").answer()[0] == 200
+
+
 def test_what_surrounds_the_bytes_of_a_body_is_bounded(server: RunningServer) -> None:
     beginning = POST + b"Transfer-Encoding: chunked\r\n\r\n"
     small = b"".join(b"1\r\n%c\r\n" % byte for byte in b'{"text":"' + b"x" * 20_000 + b'"}')

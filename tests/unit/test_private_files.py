@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def make_open_home(home: Path) -> None:
         (home / name).chmod(0o2755)
     (home / "secrets.json").touch()
     (home / "secrets.json").chmod(0o644)
+    (home / "backup.sh").touch()
+    (home / "backup.sh").chmod(0o4755)
     (home / "gone").symlink_to(home / "nowhere")
     home.chmod(0o2755)
 
@@ -36,6 +39,7 @@ def test_a_home_that_was_open_is_closed(tmp_path: Path) -> None:
     Home(home).lock()
     modes = {path.name: mode_of(path) for path in home.iterdir() if not path.is_symlink()}
     assert modes.pop("secrets.json") == 0o600
+    assert modes.pop("backup.sh") == 0o700
     assert mode_of(home) == 0o700
     assert modes.keys() >= {"work", "logs", "cache", "elsewhere", "run"}
     assert set(modes.values()) == {0o700}
@@ -105,3 +109,27 @@ def test_set_id_bits_go_at_any_depth(tmp_path: Path) -> None:
     (top / "shut").chmod(0o700)
     assert mode_of(top / "shut" / "shell") == 0o755
     assert mode_of(outside) == 0o4755
+
+
+def test_many_directories_far_below_need_few_descriptors(tmp_path: Path) -> None:
+    """A worker that ran out of them would take every build on it along."""
+    top = tmp_path / "top"
+    top.mkdir()
+    descriptor = os.open(top, os.O_RDONLY)
+    for level in range(20):
+        for sibling in range(150):
+            os.mkdir(f"{sibling:03d}".ljust(250, "y"), dir_fd=descriptor)
+        name = f"{level:03d}".ljust(200, "x")
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("shell", os.O_CREAT | os.O_WRONLY, 0o4755, dir_fd=descriptor))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        strip_set_id_bits([top])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert stat.S_IMODE(os.stat("shell", dir_fd=descriptor).st_mode) == 0o755
+    os.close(descriptor)

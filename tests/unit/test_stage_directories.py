@@ -135,3 +135,12 @@ def test_half_published_sites_are_deleted(tmp_path: Path):
         os.utime(tmp_path / ".deployments" / name, (1, 1))
     publisher.sweep()
     assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == ["depl_2.new.partial", "depl_3"]
+
+
+def test_a_folder_that_hands_its_group_on_hands_no_bit_to_builds(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    root.chmod(0o2755)
+    with StageDirectories(root).open("dep_1", "build", 1) as directory:
+        (directory / "made").mkdir()
+        assert [path.stat().st_mode & 0o6000 for path in (directory, directory / "made")] == [0, 0]

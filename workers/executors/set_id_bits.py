@@ -14,9 +14,7 @@ from pathlib import Path
 from workers.executors.base import ExecutionSpec
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
-# Below PATH_MAX (4096) by more than the longest name. Deeper directories are reached through a descriptor on the way.
-_LONGEST_PATH = 3500
-_OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def writable_paths(spec: ExecutionSpec) -> tuple[Path, ...]:
@@ -27,53 +25,58 @@ def writable_paths(spec: ExecutionSpec) -> tuple[Path, ...]:
 
 def strip_set_id_bits(paths: Iterable[Path]) -> None:
     """Follows no link. Nobody may write there any more: every process of the sandbox is gone. Raises OSError."""
-    pending: list[_Place] = []
     for path in paths:
         status = path.lstat()
         _strip(os.fspath(path), status)
         if stat.S_ISDIR(status.st_mode):
-            pending.append(_Place(os.fspath(path)))
-    while pending:
-        place = pending.pop()
-        _open_to_owner(place.path)
-        with os.scandir(place.path) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                _strip(entry.path, status)
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(place.below(entry.path))
+            _strip_below(path)
 
 
-class _Place:
-    """A directory by a path that can be opened, however deep it lies."""
-
-    def __init__(self, path: str, descriptor: _Descriptor | None = None) -> None:
-        self.path = path
-        self._descriptor = descriptor
-
-    def below(self, path: str) -> _Place:
-        if len(os.fsencode(path)) < _LONGEST_PATH:
-            return _Place(path, self._descriptor)
-        descriptor = _Descriptor(os.open(path, _OPEN_DIRECTORY))
-        return _Place(f"/proc/self/fd/{descriptor.number}", descriptor)
-
-
-class _Descriptor:
-    """Open for as long as a place below it is to be visited."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
+def _strip_below(top: Path) -> None:
+    """One directory is open at a time, and is entered from its parent: neither depth nor breadth is bounded."""
+    directory = _enter(os.fspath(top))
+    try:
+        # The directories still to be entered, of each directory on the way from the top to the open one.
+        pending = [_strip_entries(directory)]
+        while pending:
+            if pending[-1]:
+                name = pending[-1].pop()
+                directory = _move(directory, name)
+                pending.append(_strip_entries(directory))
+            else:
+                pending.pop()
+                if pending:
+                    directory = _move(directory, "..")
+    finally:
+        os.close(directory)
 
 
-def _open_to_owner(path: str) -> None:
+def _strip_entries(directory: int) -> list[str]:
+    """Returns the names of the directories in it."""
+    directories: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            _strip(entry.name, status, directory)
+            if stat.S_ISDIR(status.st_mode):
+                directories.append(entry.name)
+    return directories
+
+
+def _move(directory: int, name: str) -> int:
+    """Opens what lies in the directory, and closes that one if this succeeds."""
+    entered = _enter(name, directory)
+    os.close(directory)
+    return entered
+
+
+def _enter(name: str, parent: int | None = None) -> int:
     """Builds may shut a directory to its owner, who is this process's user."""
-    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
-        os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
+    if not os.access(name, os.R_OK | os.X_OK, dir_fd=parent, effective_ids=True):
+        os.chmod(name, stat.S_IRWXU, dir_fd=parent)
+    return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
 
 
-def _strip(path: str, status: os.stat_result) -> None:
+def _strip(name: str, status: os.stat_result, parent: int | None = None) -> None:
     if status.st_mode & _SET_ID and not stat.S_ISLNK(status.st_mode):
-        os.chmod(path, stat.S_IMODE(status.st_mode) & ~_SET_ID)  # noqa: PTH101
+        os.chmod(name, stat.S_IMODE(status.st_mode) & ~_SET_ID, dir_fd=parent)
