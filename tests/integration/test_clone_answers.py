@@ -120,7 +120,7 @@ def test_the_advice_for_a_private_submodule_elsewhere_works(cloner: Cloner, http
 
 
 def test_an_ssh_account_that_may_not_log_in() -> None:
-    url = parse_repository_url("ssh://someone@git.example.com/r.git", allow_local=False)
+    url = parse_repository_url("ssh://someone@git.example.com/r.git")
     failure = failure_of("fatal: protocol error: bad line length character: This\n", url, is_last_attempt=True)
     assert isinstance(failure, StageFailure)
     assert "it begins with 'This'" in failure.message
