@@ -14,7 +14,7 @@ from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
 from tests.repositories import git, make_repository
 from workers.git_failures import failure_of
-from workers.http_answers import retry_after_seconds
+from workers.http_answers import HttpAnswer, read_trace, retry_after_seconds
 from workers.stages.install import raise_mismatch
 
 __all__ = ["cloner", "http", "make_cloner"]
@@ -120,11 +120,28 @@ def test_the_advice_for_a_private_submodule_elsewhere_works(cloner: Cloner, http
 
 
 def test_an_ssh_account_that_may_not_log_in() -> None:
-    url = parse_repository_url("ssh://someone@git.example.com/r.git", allow_local=False)
+    url = parse_repository_url("ssh://someone@git.example.com/r.git")
     failure = failure_of("fatal: protocol error: bad line length character: This\n", url, is_last_attempt=True)
     assert isinstance(failure, StageFailure)
     assert "it begins with 'This'" in failure.message
     assert "user name" in failure.message
+
+
+def test_what_a_proxy_answers_is_not_the_hosts(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    tunnel = (
+        "12:00:00.1 http.c:800 => Send header: CONNECT git.example.com:443 HTTP/1.1\n"
+        "12:00:00.2 http.c:800 <= Recv header: HTTP/1.1 200 Connection established\n"
+    )
+    trace.write_text(tunnel)
+    assert read_trace(trace) == []
+    trace.write_text(
+        tunnel
+        + "12:00:00.3 http.c:800 => Send header: GET /site.git/info/refs?service=git-upload-pack HTTP/2\n"
+        + "12:00:00.4 http.c:800 <= Recv header: HTTP/2 503\n"
+        + "12:00:00.5 http.c:800 <= Recv header: retry-after: 7\n"
+    )
+    assert read_trace(trace) == [HttpAnswer(503, {"retry-after": "7"})]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,6 @@ def make_git(directory: Path, confinement: Confinement, **limits: Any) -> Git:
         threading.Event(),
         lambda _: None,
         confinement=confinement,
-        allow_local=True,
     )
 
 
