@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 # The trace of a whole fetch; what comes later doesn't matter.
 _MAXIMUM_TRACE = 4 << 20
 _HEADER = re.compile(r"<= Recv header: ?(.*)$")
+_REQUEST = re.compile(r"=> Send header: ([A-Z]+) ")
 _STATUS = re.compile(r"HTTP/[0-9.]+ (\d{3})\b")
 _SMART = re.compile(r"application/x-git-[a-z-]+", re.IGNORECASE)
 _WORDS = re.compile(r"[\w.+-]+/[\w.+-]+")
@@ -79,16 +80,23 @@ def retry_after_seconds(value: str) -> float | None:
 
 
 def read_trace(path: Path) -> list[HttpAnswer]:
-    """The answers in a file that git wrote as GIT_TRACE_CURL, in order; none where there is no file."""
+    """The answers in a file that git wrote as GIT_TRACE_CURL, in order; none where there is no file.
+
+    What a proxy answers to CONNECT is left out: it is no server's word.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_MAXIMUM_TRACE).decode("utf-8", "replace")
     except FileNotFoundError:
         return []
     answers: list[HttpAnswer] = []
+    is_tunnel = False
     for line in text.splitlines():
+        request = _REQUEST.search(line)
+        if request is not None:
+            is_tunnel = request[1] == "CONNECT"
         found = _HEADER.search(line)
-        if found is None:
+        if found is None or is_tunnel:
             continue
         status = _STATUS.match(found[1])
         if status is not None:

@@ -39,12 +39,22 @@ class RemoteRepository:
     Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
     """
 
-    def __init__(self, git: Git, access: RepositoryAccess, url: RepositoryUrl, route: Route, log: StageLog) -> None:
+    def __init__(
+        self,
+        git: Git,
+        access: RepositoryAccess,
+        url: RepositoryUrl,
+        route: Route,
+        log: StageLog,
+        *,
+        is_last_attempt: bool,
+    ) -> None:
         self.url = url
         self._git = git
         self._access = access
         self.route = route
         self._log = log
+        self._is_last_attempt = is_last_attempt
         self._answers: list[HttpAnswer] = []
 
     @classmethod
@@ -57,6 +67,7 @@ class RemoteRepository:
         cancelled: threading.Event,
         *,
         allow_local: bool,
+        is_last_attempt: bool,
     ) -> RemoteRepository:
         """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
         Cancelled."""
@@ -64,7 +75,7 @@ class RemoteRepository:
         authorised = access.authorise(url)
         if (origin := access.withheld_from(url)) is not None:
             log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
-        return cls(git, access, authorised, route, log)
+        return cls(git, access, authorised, route, log, is_last_attempt=is_last_attempt)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -179,7 +190,9 @@ class RemoteRepository:
             try:
                 return self._contact_once(arguments, directory)
             except GitFailed as error:
-                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if pauses else None
+                is_ours = self._access.find_proxy_failure(self.url) is not None
+                can_wait = bool(pauses) and not is_ours
+                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if can_wait else None
                 if wait is None:
                     if is_raw:
                         raise
@@ -217,7 +230,13 @@ class RemoteRepository:
         return output
 
     def _failure_of(self, error: GitFailed) -> Exception:
-        return self._access.failure_of(error.stderr, self.url, is_last_attempt=True, answers=error.answers)
+        return self._access.failure_of(
+            error.stderr,
+            self.url,
+            is_last_attempt=self._is_last_attempt,
+            has_waited=True,
+            answers=error.answers,
+        )
 
 
 class SubmoduleFetcher:
@@ -232,6 +251,7 @@ class SubmoduleFetcher:
         cancelled: threading.Event,
         *,
         allow_local: bool,
+        is_last_attempt: bool,
     ) -> None:
         self._git = git
         self._access = access
@@ -239,6 +259,7 @@ class SubmoduleFetcher:
         self._log = log
         self._cancelled = cancelled
         self._allow_local = allow_local
+        self._is_last_attempt = is_last_attempt
         self._origin: str | None = None
         self._count = 0
 
@@ -277,6 +298,7 @@ class SubmoduleFetcher:
             self._log,
             self._cancelled,
             allow_local=self._allow_local,
+            is_last_attempt=self._is_last_attempt,
         )
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)

@@ -100,6 +100,7 @@ class CloneStage:
             context.log,
             context.cancelled,
             allow_local=self._allow_local,
+            is_last_attempt=context.attempt >= _LAST_ATTEMPT,
         )
         sha = deployment.commit_sha
         if sha is None:
@@ -216,10 +217,9 @@ class CloneStage:
 
     def _fetch_content(self, context: StageContext, clone: _Clone, tree: Path) -> None:
         """What the commit only names: files in LFS, and submodules with theirs."""
-        options = {"allow_local": self._allow_local}
-        is_last = context.attempt >= _LAST_ATTEMPT
+        options = {"allow_local": self._allow_local, "is_last_attempt": context.attempt >= _LAST_ATTEMPT}
         log, cancelled = context.log, context.cancelled
-        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, is_last_attempt=is_last, **options)
+        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, **options)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
         SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, **options).fetch(clone.remote.url, tree)
 
