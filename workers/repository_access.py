@@ -19,6 +19,7 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers import ssh_tunnel
+from workers.executors.upstream_proxy import UpstreamFailure
 from workers.git_failures import failure_of, host_key_changed, proxy_failure
 from workers.http_answers import HttpAnswer
 from workers.repository_addresses import Route
@@ -97,13 +98,24 @@ class RepositoryAccess:
         return self._credentials.origin
 
     def failure_of(
-        self, stderr: str, url: RepositoryUrl, *, is_last_attempt: bool, answers: Sequence[HttpAnswer] = ()
+        self,
+        stderr: str,
+        url: RepositoryUrl,
+        *,
+        is_last_attempt: bool,
+        has_waited: bool = False,
+        answers: Sequence[HttpAnswer] = (),
     ) -> Exception:
-        """As `git_failures.failure_of`, for a contact that may not even have got through the proxy."""
-        failure = self.proxy.find_failure(url) if self.proxy is not None else None
+        """As `git_failures.failure_of`, for a contact that may not even have got through the proxy. `has_waited`: it
+        was tried again already, which leaves the proxy's own troubles to the stage's next attempt."""
+        failure = self.find_proxy_failure(url)
         if failure is not None:
             return proxy_failure(url, failure, is_last_attempt=is_last_attempt)
-        return failure_of(stderr, url, is_last_attempt=is_last_attempt, answers=answers)
+        return failure_of(stderr, url, is_last_attempt=is_last_attempt or has_waited, answers=answers)
+
+    def find_proxy_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
+        """Why the latest contact with the host didn't get through the company's proxy; None if it did."""
+        return self.proxy.find_failure(url) if self.proxy is not None else None
 
     def environment(self, url: RepositoryUrl, route: Route) -> dict[str, str]:
         """What git needs to reach an authorised repository: credentials, and the address to connect to or the proxy.

@@ -42,12 +42,22 @@ class RemoteRepository:
     Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
     """
 
-    def __init__(self, git: Git, access: RepositoryAccess, url: RepositoryUrl, route: Route, log: StageLog) -> None:
+    def __init__(
+        self,
+        git: Git,
+        access: RepositoryAccess,
+        url: RepositoryUrl,
+        route: Route,
+        log: StageLog,
+        *,
+        is_last_attempt: bool,
+    ) -> None:
         self.url = url
         self._git = git
         self._access = access
         self.route = route
         self._log = log
+        self._is_last_attempt = is_last_attempt
         self._answers: list[HttpAnswer] = []
 
     @classmethod
@@ -58,6 +68,8 @@ class RemoteRepository:
         url: RepositoryUrl,
         log: StageLog,
         cancelled: threading.Event,
+        *,
+        is_last_attempt: bool,
     ) -> RemoteRepository:
         """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
         Cancelled."""
@@ -65,7 +77,7 @@ class RemoteRepository:
         authorised = access.authorise(url)
         if (origin := access.withheld_from(url)) is not None:
             log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
-        return cls(git, access, authorised, route, log)
+        return cls(git, access, authorised, route, log, is_last_attempt=is_last_attempt)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -180,7 +192,9 @@ class RemoteRepository:
             try:
                 return self._contact_once(arguments, directory)
             except GitFailed as error:
-                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if pauses else None
+                is_ours = self._access.find_proxy_failure(self.url) is not None
+                can_wait = bool(pauses) and not is_ours
+                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if can_wait else None
                 if wait is None:
                     if is_raw:
                         raise
@@ -218,7 +232,13 @@ class RemoteRepository:
         return output
 
     def _failure_of(self, error: GitFailed) -> Exception:
-        return self._access.failure_of(error.stderr, self.url, is_last_attempt=True, answers=error.answers)
+        return self._access.failure_of(
+            error.stderr,
+            self.url,
+            is_last_attempt=self._is_last_attempt,
+            has_waited=True,
+            answers=error.answers,
+        )
 
 
 class SubmoduleFetcher:
@@ -231,12 +251,15 @@ class SubmoduleFetcher:
         lfs: LfsFetcher,
         log: StageLog,
         cancelled: threading.Event,
+        *,
+        is_last_attempt: bool,
     ) -> None:
         self._git = git
         self._access = access
         self._lfs = lfs
         self._log = log
         self._cancelled = cancelled
+        self._is_last_attempt = is_last_attempt
         self._origin: str | None = None
         self._count = 0
         self._left_empty = 0
@@ -277,6 +300,7 @@ class SubmoduleFetcher:
             repository,
             self._log,
             self._cancelled,
+            is_last_attempt=self._is_last_attempt,
         )
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,7 @@ class CloneStage:
             url,
             context.log,
             context.cancelled,
+            is_last_attempt=context.attempt >= _LAST_ATTEMPT,
         )
         sha = deployment.commit_sha
         if sha is None:
@@ -225,7 +226,7 @@ class CloneStage:
         reader, directory = self._reader, context.directory
         lfs = LfsFetcher(clone.git, clone.access, log, cancelled, directory, reader=reader, is_last_attempt=is_last)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
-        submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled)
+        submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, is_last_attempt=is_last)
         submodules.fetch(clone.remote.url, tree)
 
 
