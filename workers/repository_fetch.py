@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
@@ -362,8 +362,24 @@ def resolve_submodule(parent: RepositoryUrl, url: str, policy: RepositoryPolicy)
         # git takes it as it stands in .gitmodules; what an address can't hold is spelt as it should be.
         path = quote(os.fsencode(path), safe="/%~:@!$&'()*+,;=")
         parse_for_clone(replace(parent, path=path).public, policy)
-        return replace(parent, path=path)
-    repository = parse_for_clone(url, policy)
-    if repository.scheme == "file" and parent.scheme != "file":
-        raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
+        repository = replace(parent, path=path)
+    else:
+        repository = parse_for_clone(url, policy)
+    if repository.scheme == "file":
+        _check_local_submodule(parent, repository)
     return repository
+
+
+def _check_local_submodule(parent: RepositoryUrl, repository: RepositoryUrl) -> None:
+    """An administrator chose the parent's address, but whoever can push to it writes .gitmodules: it leads to
+    repositories beside the parent and to none elsewhere on this host."""
+    if parent.scheme != "file":
+        raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
+    directory = posixpath.dirname(posixpath.normpath(unquote(parent.path))).rstrip("/")
+    path = posixpath.normpath(unquote(repository.path))
+    if not directory or not path.startswith(f"{directory}/"):
+        raise StageFailure(
+            FailureCode.URL_FORBIDDEN,
+            f"{repository.public} is not in the directory of {parent.public}. A submodule of a repository on this host "
+            "has to lie beside it.",
+        )

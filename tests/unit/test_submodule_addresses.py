@@ -40,3 +40,31 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(StageFailure) as caught:
         resolve_submodule(parse_repository_url(PARENT), url, POLICY)
     assert caught.value.code == FailureCode.URL_FORBIDDEN
+
+
+LOCAL = "file:///srv/git/site.git"
+
+
+@pytest.mark.parametrize("url", ["../theme.git", "file:///srv/git/theme.git", "./below", "../a/../theme%20x"])
+def test_a_repository_on_this_host_has_submodules_beside_it(url: str) -> None:
+    assert resolve_submodule(parse_repository_url(LOCAL), url, POLICY).path.startswith("/srv/git/")
+
+
+@pytest.mark.parametrize(
+    ("parent", "url"),
+    [
+        (LOCAL, "../../secret.git"),
+        (LOCAL, "../../../root/secret"),
+        (LOCAL, "file:///root/secret"),
+        (LOCAL, "file:///srv/git/../secret"),
+        (LOCAL, "file:///srv/git/%2e%2e/secret"),
+        (LOCAL, "../%2e%2e/secret"),
+        (LOCAL, "file:///srv/git-other/x"),
+        ("file:///site.git", "file:///etc"),
+        ("file:///srv/git/%2e%2e/git/site.git", "file:///srv/secret"),
+    ],
+)
+def test_its_content_opens_nothing_else_of_the_host(parent: str, url: str) -> None:
+    with pytest.raises(StageFailure) as caught:
+        resolve_submodule(parse_repository_url(parent), url, POLICY)
+    assert caught.value.code == FailureCode.URL_FORBIDDEN
