@@ -19,6 +19,7 @@ from shared.queue.base import JobQueue
 from shared.repositories.tenants import Membership, TenantRepository
 from shared.repositories.users import EmailTaken, UserRepository
 from shared.services.login_throttle import LoginThrottle
+from shared.written_text import find_name_problem
 
 _EMAIL = re.compile(
     r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
@@ -70,10 +71,8 @@ class AccountService:
             fields["email"] = "must be an e-mail address, like ada@example.com"
         if not MINIMUM_LENGTH <= len(request.password) <= MAXIMUM_LENGTH:
             fields["password"] = f"must have from {MINIMUM_LENGTH} to {MAXIMUM_LENGTH} characters"
-        if len(name) > 200:
-            fields["name"] = "must have at most 200 characters"
-        elif not name.isprintable():
-            fields["name"] = "can't hold control characters"
+        if (problem := find_name_problem(name, maximum=200, may_be_empty=True)) is not None:
+            fields["name"] = problem
         if fields:
             raise ValidationFailed(fields)
         user_id = self._create(email, name, request.password, is_platform_administrator=False)
