@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -18,6 +19,9 @@ from shared.errors import Conflict, ErrorCode
 from shared.repositories.idempotency import IdempotencyRepository, IdempotencyScope, KeptAnswer
 
 T = TypeVar("T")
+
+# The bytes of the header in Latin-1: those of other encodings look like further control characters.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _AnsweredMeanwhile(Exception):
@@ -98,9 +102,9 @@ async def provide_idempotent_call(
     repository: IdempotencyRepository = request.app.state.services.idempotency
     if idempotency_key is None:
         return IdempotentCall(repository, None, b"")
-    if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
+    if not 1 <= len(idempotency_key) <= 255 or _CONTROL.search(idempotency_key):
         raise RequestRefused(
-            "The Idempotency-Key must have from 1 to 255 printable characters.",
+            "The Idempotency-Key must have from 1 to 255 characters, without control characters.",
             code=ErrorCode.VALIDATION_ERROR,
             details={"fields": [{"field": "Idempotency-Key", "message": "must have from 1 to 255 characters"}]},
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from shared.errors import ValidationFailed
+from shared.written_text import is_written_text
 
 MAXIMUM_COMMAND_LENGTH = 1000
 
@@ -23,7 +24,6 @@ _SMALL_TOOLS = "cd echo printf cat cp mv mkdir rm touch ls test true false env c
 ALLOWED_PROGRAMS = frozenset(f"{_PACKAGE_MANAGERS} {_RUNTIMES} {_SITE_GENERATORS} {_SMALL_TOOLS}".split())
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FORBIDDEN_ASSIGNMENTS = ("PATH=", "LD_PRELOAD=", "LD_LIBRARY_PATH=", "IFS=")
 _FORBIDDEN_TEXTS = ("/dev/tcp/", "/dev/udp/", "/proc/self", "169.254.169.254")
 
@@ -49,7 +49,7 @@ def find_command_problem(text: str) -> str | None:
         return "is empty; leave it unset to have it detected."
     if len(text) > MAXIMUM_COMMAND_LENGTH:
         return f"is longer than {MAXIMUM_COMMAND_LENGTH} characters; put it into a script and run that."
-    if _CONTROL.search(text):
+    if not is_written_text(text):
         return "contains a line break or another control character; join commands with && on one line."
     for forbidden in _FORBIDDEN_TEXTS:
         if forbidden in text:

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 from shared.errors import CloudifyError, ErrorCode, ValidationFailed
 from shared.network.address_policy import AddressPolicy, Refused, literal_addresses, resolve
 from shared.network.embedded_addresses import Address
+from shared.written_text import is_written_text
 
 FIELD = "repositoryUrl"
 MAXIMUM_LENGTH = 2048
@@ -175,7 +176,7 @@ def _parse_file(netloc: str, path: str) -> RepositoryUrl:
     if netloc not in ("", "localhost"):
         raise _invalid("names a host in a file:// address; write file:///path/to/repository")
     # The path stays encoded, as git decodes it again.
-    if path in ("", "/") or any(not character.isprintable() for character in unquote(path)):
+    if path in ("", "/") or not is_written_text(unquote(path)):
         raise _invalid("has no usable path; write file:///path/to/repository")
     return RepositoryUrl("file", "", 0, path)
 
@@ -193,7 +194,7 @@ def _parse_remote(
     if path in ("", "/"):
         raise _invalid(f"has no path to a repository; expected one like {EXAMPLE}")
     user, password = unquote(user or "") or None, unquote(password or "") or None
-    if any(not character.isprintable() for character in (user or "") + (password or "") + unquote(path)):
+    if not is_written_text((user or "") + (password or "") + unquote(path)):
         raise _invalid("has control characters in it")
     if scheme == "ssh":
         if password is not None:

@@ -7,6 +7,8 @@ import json
 import re
 from collections.abc import Mapping
 
+from shared.written_text import is_written_text
+
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _LONGEST_SHOWN = 40
 
@@ -44,4 +46,4 @@ def _difference(name: str, before: str | None, now: str | None) -> str:
 
 
 def _is_opaque(value: str) -> bool:
-    return len(value) > _LONGEST_SHOWN or not value.isprintable() or _DIGEST.fullmatch(value) is not None
+    return len(value) > _LONGEST_SHOWN or not is_written_text(value) or _DIGEST.fullmatch(value) is not None

@@ -7,6 +7,8 @@ import hashlib
 import os
 from dataclasses import dataclass
 
+from shared.written_text import escaped
+
 BLOCK = 512
 MAXIMUM_DEPTH = 200
 # What an upper layer marks a directory with that hides the one below it, where user namespaces mount overlayfs.
@@ -73,7 +75,7 @@ def unreadable(path: bytes, error: OSError) -> Exception:
 
 def shown(path: bytes) -> str:
     """The path for a message: undecodable and control bytes escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path.decode("utf-8", "backslashreplace"))
+    return escaped(path.decode("utf-8", "backslashreplace"))
 
 
 def check_link(path: bytes, target: bytes) -> None:

@@ -19,6 +19,7 @@ from shared.queue.base import JobQueue
 from shared.repositories.tenants import Membership, TenantRepository
 from shared.repositories.users import EmailTaken, UserRepository
 from shared.services.login_throttle import LoginThrottle
+from shared.written_text import find_name_problem
 
 _EMAIL = re.compile(
     r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
@@ -69,10 +70,8 @@ class AccountService:
             )
         email, name = normalise_email(request.email), request.name.strip()
         fields = _credential_problems(email, request.password)
-        if len(name) > 200:
-            fields["name"] = "must have at most 200 characters"
-        elif not name.isprintable():
-            fields["name"] = "can't hold control characters"
+        if (problem := find_name_problem(name, maximum=200, may_be_empty=True)) is not None:
+            fields["name"] = problem
         if fields:
             raise ValidationFailed(fields)
         user_id = self._create(email, name, request.password, Plan.FREE, is_platform_administrator=False)

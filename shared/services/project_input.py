@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 from shared.commands import find_command_problem
 from shared.services.deployment_input import is_branch_name
+from shared.written_text import find_name_problem, is_written_text
 
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _NODE_VERSION = re.compile(r"(v?\d{1,3}(\.\d{1,4}){0,2}|v?\d{1,3}\.x|lts(/[a-z*-]{1,20})?|\d{1,3}\.\d{1,4}\.x)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 MAXIMUM_SLUG = 40
 
@@ -46,9 +46,7 @@ def slug_problem(slug: str) -> str | None:
 
 
 def name_problem(name: str) -> str | None:
-    if not 1 <= len(name.strip()) <= 100:
-        return "must have from 1 to 100 characters"
-    return "can't hold control characters" if _CONTROL.search(name) else None
+    return find_name_problem(name, maximum=100)
 
 
 def branch_problem(branch: str) -> str | None:
@@ -59,7 +57,7 @@ def directory_problem(directory: str) -> str | None:
     """A path inside the repository; `.` is its root."""
     if not 1 <= len(directory) <= 500:
         return "must have from 1 to 500 characters; use . for the root of the repository"
-    if _CONTROL.search(directory) or "\\" in directory:
+    if not is_written_text(directory) or "\\" in directory:
         return "can't hold control characters or backslashes"
     if directory.startswith(("/", "~")) or ".." in directory.split("/"):
         return "must lie inside the repository: relative and without .."

@@ -17,6 +17,7 @@ from shared.identifiers import TOKEN, new_identifier
 from shared.permissions import Permission
 from shared.repositories.paging import Page, PageRequest
 from shared.repositories.tokens import TokenRepository
+from shared.written_text import find_name_problem
 
 MAXIMUM_TOKENS = 100
 # Nearer to the ends of what a datetime can hold, a change of the offset leaves them.
@@ -102,10 +103,8 @@ class TokenService:
 
     def _validate(self, request: CreateTokenRequest, scopes: Sequence[str]) -> None:
         fields: dict[str, str] = {}
-        if not 1 <= len(request.name.strip()) <= 100:
-            fields["name"] = "must have from 1 to 100 characters"
-        elif not request.name.isprintable():
-            fields["name"] = "can't hold control characters"
+        if (problem := find_name_problem(request.name, maximum=100)) is not None:
+            fields["name"] = problem
         known = {permission.value for permission in Permission}
         unknown = [scope for scope in scopes if scope not in known]
         if unknown:

@@ -17,6 +17,7 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
+from shared.written_text import written_text
 from workers.cache_key import cache_key
 from workers.confinement import Confinement
 from workers.directories import remove_tree
@@ -258,8 +259,7 @@ def _commit(git: Git, tree: Path, sha: str) -> tuple[str, str]:
     """The commit's own SHA, where `sha` is an annotated tag's, and its message."""
     raw = git.run(["log", "-1", "--no-show-signature", "--format=%H%n%B", "--encoding=UTF-8", sha], tree)
     commit, _, body = raw.decode("utf-8", "replace").partition("\n")
-    text = body.strip()[:_MAXIMUM_MESSAGE]
-    return commit, "".join(character for character in text if character.isprintable() or character in "\n\t")
+    return commit, written_text(body.strip()[:_MAXIMUM_MESSAGE])
 
 
 def check_root_directory(tree: Path, root_directory: str) -> None:
