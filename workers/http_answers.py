@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from shared.written_text import is_written_text
+
 # The trace of a whole fetch; what comes later doesn't matter.
 _MAXIMUM_TRACE = 4 << 20
 _HEADER = re.compile(r"<= Recv header: ?(.*)$")
@@ -64,7 +66,7 @@ class HttpAnswer:
             shown = f"{parts.scheme}://{parts.hostname}{parts.path}"[:200]
         except ValueError:
             return None
-        return shown if _SIGN_IN.search(f"{parts.hostname}{parts.path}") and shown.isprintable() else None
+        return shown if _SIGN_IN.search(f"{parts.hostname}{parts.path}") and is_written_text(shown) else None
 
 
 def retry_after_seconds(value: str) -> float | None:

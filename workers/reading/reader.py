@@ -27,6 +27,7 @@ from typing import IO, Annotated, Any, TypeVar
 import msgspec
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.written_text import escaped
 from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.stages.output_tree import OutputLimits
@@ -229,7 +230,7 @@ def _decode(data: bytes, kind: type[Answer]) -> Answer:
 def _last_read(progress: IO[bytes]) -> str:
     """The path that the child read last, as it may be shown; empty when it read none."""
     told = os.pread(progress.fileno(), PROGRESS_BYTES, 0).partition(b"\0")[0].decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in told)
+    return escaped(told)
 
 
 def _message(code: FailureCode, limit: str, path: str) -> str:
