@@ -6,6 +6,7 @@ import re
 
 from shared.errors import ValidationFailed
 from shared.identifiers import random_part
+from shared.slugs import slug_of
 
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
@@ -13,7 +14,7 @@ _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 def preview_host(slug: str, branch: str, deployment_id: str) -> str:
     """`<project>-<branch>-<8 random characters>`, a valid DNS label of at most 63 characters, never production's."""
     suffix = random_part(deployment_id, 8)
-    label = re.sub(r"[^a-z0-9]+", "-", branch.lower()).strip("-") or "branch"
+    label = slug_of(branch) or "branch"
     room = 63 - len(suffix) - 1
     return f"{f'{slug}-{label}'[:room].strip('-')}-{suffix}"
 

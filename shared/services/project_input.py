@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 
 from shared.commands import find_command_problem
 from shared.services.deployment_input import is_branch_name
+from shared.slugs import slug_of
 from shared.written_text import find_name_problem, is_written_text
 
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -25,10 +25,8 @@ RESERVED_SLUGS = frozenset([
 
 
 def slug_from(name: str) -> str:
-    """`Café Déjà Vu!` → `cafe-deja-vu`; `project` where nothing of the name can be used."""
-    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:MAXIMUM_SLUG].strip("-")
-    return slug or "project"
+    """`Café Straße!` → `cafe-strasse`; `project` where nothing of the name can be used."""
+    return slug_of(name)[:MAXIMUM_SLUG].strip("-") or "project"
 
 
 def numbered_slug(slug: str, number: int) -> str:

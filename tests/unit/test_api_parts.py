@@ -117,7 +117,20 @@ def test_cursors_keep_microseconds_and_refuse_another_binding() -> None:
 
 def test_slugs() -> None:
     assert slug_from("Café Déjà Vu!") == "cafe-deja-vu"
-    assert slug_from("日本") == "project"
+    assert slug_from("日本") == "riben"
+    assert slug_from("straße Ünïcödé") == "strasse-unicode"
+    assert slug_from("U\u0308ber") == "uber"
+    assert slug_from("Привет, мир") == "privet-mir"
+    assert slug_from("Ελλάδα") == "ellada"
+    assert slug_from("Łódź Ærø Þór") == "lodz-aero-thor"
+    assert slug_from("می\u200cخواهم") == "mykhwhm"
+    assert slug_from("shop 🚀") == "shop-rocket"
+    # 100 characters give several hundred.
+    assert len(slug_from("北京" * 50)) == 40
+    for nothing in ("", "!?", "\u200d", "\uf8ff", "---"):
+        assert slug_from(nothing) == "project"
+    # A name that others are taken for is no slug, however it is written.
+    assert slug_problem(slug_from("ＡＰＩ")) is not None
     assert slug_from("x" * 80) == "x" * 40
     assert numbered_slug("x" * 40, 12) == "x" * 37 + "-12"
     for slug in ("", "-a", "a-", "A", "a_b", "a" * 41, "www", "api"):

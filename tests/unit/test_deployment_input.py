@@ -35,6 +35,15 @@ def test_a_preview_host_is_a_dns_label_of_its_own(branch: str, slug: str):
     assert host != slug
 
 
+@pytest.mark.parametrize(
+    ("branch", "label"),
+    [("feature/straße", "feature-strasse"), ("исправление", "ispravlenie"), ("日本", "riben"), ("\u200d", "branch")],
+)
+def test_a_preview_host_shows_its_branch(branch: str, label: str):
+    deployment_id = new_identifier(DEPLOYMENT)
+    assert preview_host("site", branch, deployment_id) == f"site-{label}-{random_part(deployment_id, 8)}"
+
+
 def test_identifiers_sort_by_creation():
     made = [new_identifier(DEPLOYMENT) for _ in range(50)]
     assert len(set(made)) == 50

@@ -1,0 +1,17 @@
+"""Host labels from what people write. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from anyascii import anyascii
+
+
+def slug_of(text: str) -> str:
+    """`Größe/Привет 日本` → `grosse-privet-riben`: letters of a-z, digits and single hyphens between them, or empty.
+
+    Different texts may give the same slug.
+    """
+    # Composed first: a letter with a mark of its own character is transliterated as a whole.
+    return re.sub(r"[^a-z0-9]+", "-", anyascii(unicodedata.normalize("NFC", text)).lower()).strip("-")
