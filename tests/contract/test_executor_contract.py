@@ -548,9 +548,10 @@ from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.bubblewrap import BubblewrapExecutor
 from workers.toolchain import Toolchain
 toolchain = Toolchain.discover()
-executor = BubblewrapExecutor(BuildSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
+os.mkdir(sys.argv[1])
 os.chown(sys.argv[1], 65534, 65534)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
+executor = BubblewrapExecutor(BuildSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
 readable = tuple(bind for bind in toolchain.binds if os.access(bind.source, os.R_OK))
 executor._toolchain = dataclasses.replace(toolchain, binds=readable)
 limits = Limits(memory_bytes=256 << 20, cpu_count=1, process_count=20, disk_bytes=1 << 30, output_bytes=1 << 20,
