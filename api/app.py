@@ -13,10 +13,12 @@ from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
+from api.callers import Callers
 from api.errors import handle_error
-from api.exchange import Application
+from api.exchange import Application, BodyPace
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
+from api.lanes import Lanes
 from api.openapi import describe, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
@@ -32,6 +34,7 @@ from api.routes.repository_credentials import RepositoryCredentialsController
 from api.routes.tokens import TokenController
 from api.routes.variables import VariableController
 from api.services import Services
+from shared.hosts import Hosts
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -49,7 +52,13 @@ CONTROLLERS = (
 )
 
 
-def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequence[Lifespan] = ()) -> Litestar:
+def create_app(
+    services: Services,
+    *,
+    routes: Sequence[Any] = (),
+    lifespan: Sequence[Lifespan] = (),
+    body_pace: BodyPace | None = None,
+) -> Litestar:
     """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
     api = Router(
         "/api",
@@ -66,6 +75,7 @@ def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequ
             "idempotent_call": Provide(provide_idempotent_call),
         },
     )
+    lanes = Lanes()
     application = Application(
         route_handlers=[api],
         guards=[guard],
@@ -75,8 +85,17 @@ def create_app(services: Services, *, routes: Sequence[Any] = (), lifespan: Sequ
         response_class=EnvelopeResponse,
         request_max_body_size=MAXIMUM_BODY_BYTES,
         openapi_config=openapi_config(),
-        state=State({"services": services, "query_parameters": {}}),
-        lifespan=[*lifespan, services.stream_admission.running],
+        state=State(
+            {
+                "services": services,
+                "query_parameters": {},
+                "lanes": lanes,
+                "callers": Callers(),
+                "hosts": Hosts(services.settings.api_hosts),
+                "body_pace": body_pace or BodyPace(),
+            }
+        ),
+        lifespan=[lanes.running, *lifespan, services.stream_admission.running],
         before_send=[_allow_all_methods],
         logging_config=None,
         debug=False,

@@ -62,6 +62,9 @@ from shared.settings import Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 
+# As many as the threads of all lanes (api.lanes) want at once, and some for the streams.
+_DATABASE_CONNECTIONS = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Backends:
@@ -81,7 +84,9 @@ def connect_backends(settings: Settings) -> Backends:
     """Connects nothing yet: each connects on first use, so that the API starts while they don't answer."""
     closers = ExitStack()
     # Clients wait for these answers: what doesn't come soon is a 503, and the reconciler makes up for the queue.
-    database = Database(settings.database_url, timeout_seconds=3.0, answer_seconds=5.0)
+    database = Database(
+        settings.database_url, maximum_connections=_DATABASE_CONNECTIONS, timeout_seconds=3.0, answer_seconds=5.0
+    )
     closers.callback(database.close)
     redis = connect_redis(
         settings.redis_url, connect_timeout_seconds=1.0, timeout_seconds=1.0, client_name="cloudify-api"
@@ -92,7 +97,9 @@ def connect_backends(settings: Settings) -> Backends:
     archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
     return Backends(
         database=database,
-        queue=RedisJobQueue(redis, lease_seconds=settings.lease_seconds),
+        queue=RedisJobQueue(
+            redis, lease_seconds=settings.lease_seconds, maximum_tenant_slots=settings.build.builds_at_once
+        ),
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
         doorbell=doorbell,
         listener=RedisDoorbellListener(settings.redis_url),
@@ -189,6 +196,7 @@ def build_services(
         projects=ProjectService(
             database=database,
             projects=ProjectRepository(database),
+            users=UserRepository(database),
             credentials=credentials,
             queue=backends.queue,
             settings=settings,

@@ -53,10 +53,12 @@ STATUS_OF: dict[ErrorCode, int] = {
     ErrorCode.LAST_OWNER: 409,
     ErrorCode.TEAM_NOT_EMPTY: 409,
     ErrorCode.ALREADY_MEMBER: 409,
+    ErrorCode.REQUEST_TIMEOUT: 408,
     ErrorCode.EXPIRED: 410,
     ErrorCode.PRECONDITION_FAILED: 412,
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.MISDIRECTED_REQUEST: 421,
     ErrorCode.VALIDATION_ERROR: 422,
     ErrorCode.IDEMPOTENCY_MISMATCH: 422,
     ErrorCode.URL_FORBIDDEN: 422,
@@ -76,7 +78,7 @@ class RequestRefused(CloudifyError):
 
 def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[Failure]:
     """Litestar's handler for every exception, its own 404 and 405 included."""
-    known = error if isinstance(error, CloudifyError) else _translate(error)
+    known = error if isinstance(error, CloudifyError) else _translate(request, error)
     if known is None:
         _log.error("unhandled_error", exc_info=error, request_id=request_id_of(request.scope))
         known = CloudifyError("Something went wrong on our side; if it stays, report it with the request id.")
@@ -94,7 +96,7 @@ def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     return Response(Failure(error=body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _translate(error: Exception) -> CloudifyError | None:
+def _translate(request: Request[Any, Any, Any], error: Exception) -> CloudifyError | None:
     """Litestar's own errors as ours; None for what nobody foresaw."""
     match error:
         case ValidationException():
@@ -106,7 +108,8 @@ def _translate(error: Exception) -> CloudifyError | None:
                 "This address doesn't know the method; see the Allow header.", code=ErrorCode.METHOD_NOT_ALLOWED
             )
         case RequestEntityTooLarge():
-            return RequestRefused("The body is larger than 1 MiB; send less.", code=ErrorCode.PAYLOAD_TOO_LARGE)
+            most = (request.route_handler.resolve_request_max_body_size() or 0) // 1024
+            return RequestRefused(f"The body is larger than {most} KiB; send less.", code=ErrorCode.PAYLOAD_TOO_LARGE)
         case ClientException():
             return RequestRefused(f"The request is malformed: {error.detail}.", code=ErrorCode.MALFORMED_JSON)
         case HTTPException() if error.status_code < 500:

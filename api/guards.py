@@ -6,23 +6,25 @@ Every route handler declares exactly one of these in `opt`:
 - `permission: Permission.X` with `resource`: `project` or `deployment` (the path names it; `request.state.tenant_id` is
   set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform` (platform administrators).
 
-A handler that also declares `stream: True` takes a ticket or the session's cookie where there is no header.
+A handler that also declares `stream: True` takes a ticket or the session's cookie where there is no header. `threads`
+names the lane (api.lanes) that its function runs in; without it that is `requests`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from functools import partial
 from typing import Any
 
-from anyio import to_thread
 from litestar import Litestar
+from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
 from api.authentication import Principal
 from api.errors import RequestRefused
+from api.lanes import Lanes, enter
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, refuse_foreign_site
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
@@ -38,6 +40,7 @@ _RESOURCES = frozenset({"project", "deployment", "tenants", "platform"})
 _PARAMETERS = {"project": "project_id", "deployment": "deployment_id"}
 _PREFIXES = {"project": PROJECT, "deployment": DEPLOYMENT}
 _READS = {"project": Permission.PROJECT_READ, "deployment": Permission.DEPLOY_READ}
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _PLATFORM_PERMISSIONS = frozenset({Permission.ADMIN_READ, Permission.ADMIN_WRITE})
 
 
@@ -50,11 +53,17 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     if connection.scope.get("method") == "OPTIONS":
         return
     _check_text(connection)
-    if handler.opt.get("public") is True and not handler.opt.get("details"):
+    lanes: Lanes = connection.app.state.lanes
+    caller = connection.app.state.callers.before_authentication(connection)
+    if handler.opt.get("public") is True and not (handler.opt.get("details") and _has_credential(connection)):
         # Without a thread: /health/live answers while every thread waits for the database.
         connection.scope["user"] = None
     else:
-        await to_thread.run_sync(partial(_admit, connection, handler.opt))
+        enter(lanes.requests, caller)
+        await sync_to_thread(_admit, connection, handler.opt)
+        if connection.user is not None:
+            caller = connection.app.state.callers.authenticated(connection, connection.user.user_id)
+    enter(lanes.named(handler.opt.get("threads", "requests")), caller)
     _check_query(connection)
 
 
@@ -146,6 +155,10 @@ def _authenticate(services: Services, connection: Connection, opt: dict[str, Any
     return services.authenticator.authenticate(authorization)
 
 
+def _has_credential(connection: Connection) -> bool:
+    return "authorization" in connection.headers
+
+
 def _find_principal(services: Services, authorization: str | None) -> Principal | None:
     """For public routes that show administrators more: a bad credential shows less, and is no error."""
     try:
@@ -193,7 +206,7 @@ def _check_text(connection: Connection) -> None:
 
 
 def _is_unusable(text: str) -> bool:
-    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
+    return _UNUSABLE.search(text) is not None
 
 
 def _check_query(connection: Connection) -> None:

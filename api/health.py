@@ -41,11 +41,13 @@ class HealthChecks:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._cache_seconds = cache_seconds
-        self._executor = ThreadPoolExecutor(max_workers=max(1, len(checks)), thread_name_prefix="health")
+        self._executor = ThreadPoolExecutor(max_workers=len(checks) + 1, thread_name_prefix="health")
         self._lock = threading.Lock()
         self._cached: tuple[float, list[CheckResult]] | None = None
         self._running: dict[str, Future[CheckResult]] = {}
         self._was_migrated = False
+        self._migrations_lock = threading.Lock()
+        self._migrations: Future[None] | None = None
 
     def results(self) -> list[CheckResult]:
         with self._lock:
@@ -55,12 +57,15 @@ class HealthChecks:
             return self._cached[1]
 
     def has_started(self) -> bool:
-        """Whether the database is migrated; False too when it doesn't answer."""
-        if not self._was_migrated:
-            try:
-                self._was_migrated = self._is_migrated()
-            except Exception as error:  # noqa: BLE001 - any failure to tell means not yet
-                _log.warning("migrations_unknown", error=str(error))
+        """Whether the database is migrated; False too when it doesn't answer in time."""
+        if self._was_migrated:
+            return True
+        with self._migrations_lock:
+            # One that still hangs from the last time is waited for, instead of asking again.
+            if self._migrations is None or self._migrations.done():
+                self._migrations = self._executor.submit(self._ask_migrations)
+            asked = self._migrations
+        wait([asked], timeout=self._timeout_seconds)
         return self._was_migrated
 
     def close(self) -> None:
@@ -77,6 +82,12 @@ class HealthChecks:
             future.result() if future.done() else CheckResult(name, late, f"no answer within {late} ms")
             for name, future in self._running.items()
         ]
+
+    def _ask_migrations(self) -> None:
+        try:
+            self._was_migrated = self._is_migrated()
+        except Exception as error:  # noqa: BLE001 - any failure to tell means not yet
+            _log.warning("migrations_unknown", error=str(error))
 
     def _run(self, name: str) -> CheckResult:
         begun = self._clock.monotonic()

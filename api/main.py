@@ -13,12 +13,14 @@ import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.connection import Connection, ConnectionState
 from api.server import Server, collect_rarely
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
+from shared.private_files import keep_files_private
 from shared.settings import Settings, SettingsError, load_settings
 
 _GRACE_SECONDS = 5
@@ -35,6 +37,7 @@ def main() -> int:
         return 2
     configure_logging("api", settings.log_level)
     return_large_blocks_early()
+    keep_files_private(settings.home)
     return run(settings)
 
 
@@ -63,7 +66,9 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
-        metrics = start_metrics_listener(settings.metrics_port)
+        # 0 is for none; a socket would take it for any free port.
+        port = settings.metrics_port
+        metrics = start_metrics_listener(port, names=settings.api_hosts) if port else None
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
@@ -74,7 +79,7 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
                 application,
                 host=settings.api_host,
                 port=settings.api_port,
-                http="httptools",
+                http=Connection,
                 loop="uvloop",
                 ws="none",
                 lifespan="on",
@@ -82,18 +87,21 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=settings.api_keep_alive_seconds,  # pyright: ignore[reportArgumentType]
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             ),
             hubs,
             silence_seconds=timing.stall + timing.farewell,
+            state=ConnectionState(most_of_an_address=settings.api_connections_per_address),
         )
         server.stop_on_signals()
         collect_rarely()
         server.run()
         return 0 if server.started else 1
     finally:
-        metrics.shutdown()
-        metrics.server_close()
+        if metrics is not None:
+            metrics.shutdown()
+            metrics.server_close()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from shared.errors import ErrorCode
 
 DOCS_PATH = "/api/docs"
 
-_EVERYWHERE = (ErrorCode.INVALID_FILTER, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE)
+_EVERYWHERE = (ErrorCode.INVALID_FILTER, ErrorCode.MISDIRECTED_REQUEST, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE)
 _SIGNED_IN = (
     ErrorCode.UNAUTHENTICATED,
     ErrorCode.TOKEN_EXPIRED,
@@ -35,6 +35,7 @@ _SIGNED_IN = (
 )
 _WITH_BODY = (
     ErrorCode.MALFORMED_JSON,
+    ErrorCode.REQUEST_TIMEOUT,
     ErrorCode.PAYLOAD_TOO_LARGE,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE,
     ErrorCode.VALIDATION_ERROR,

@@ -8,6 +8,7 @@ does those that don't come to the end of a request's head, for which uvicorn has
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
 import socket
@@ -18,6 +19,8 @@ from types import FrameType
 from typing import Any, Protocol
 
 import uvicorn
+
+from api.connection import Connection, ConnectionState
 
 # What a client that is let go must take of the rest while the server looks again, or it is cut off.
 _LEAST_BYTES = 16 * 1024
@@ -35,6 +38,8 @@ class Server(uvicorn.Server):
     """Tells the streams to end before it waits for connections to drain.
 
     `silence_seconds`: see the module. `asking_seconds`: how long a client may take for a request's head, at most twice.
+    `draining_seconds`: how long a stopping server still answers requests on idle connections, so that none is dropped
+    that was sent before its client could know; each answer closes its connection. `config` names Connection as `http`.
     """
 
     def __init__(
@@ -44,8 +49,12 @@ class Server(uvicorn.Server):
         *,
         silence_seconds: float = 30.0,
         asking_seconds: float = 30.0,
+        draining_seconds: float = 1.0,
+        state: ConnectionState | None = None,
     ) -> None:
         super().__init__(config)
+        self._state = self.server_state = state or ConnectionState()
+        self._draining_seconds = draining_seconds
         self._hubs = hubs
         self._silence_seconds = silence_seconds
         self._asking_seconds = asking_seconds
@@ -82,7 +91,18 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for hub in self._hubs:
             hub.begin_shutdown()
+        await self._drain()
         await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        self._state.is_draining = True
+        connections = [connection for connection in self._state.connections if isinstance(connection, Connection)]
+        for connection in connections:
+            connection.begin_draining()
+        until = time.monotonic() + self._draining_seconds
+        # uvicorn waits for its connections in the same way, as nothing tells when one has closed.
+        while not self.force_exit and time.monotonic() < until and any(one.is_idle for one in connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def _cut_off_slow_closing(self) -> None:
         closing: dict[Any, int] = {}

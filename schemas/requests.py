@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
+
+Names = Annotated[list[str], msgspec.Meta(max_length=100)]
 
 
 class Request(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -24,7 +27,7 @@ class LoginRequest(Request):
 
 class CreateTokenRequest(Request):
     name: str
-    scopes: list[str] = []
+    scopes: Names = []
     expires_at: datetime | None = None
 
 
@@ -64,8 +67,8 @@ class SetVariableRequest(Request):
     """`stages`: which commands see it, of "install" and "build"."""
 
     value: str
-    targets: list[str] = msgspec.field(default_factory=lambda: ["production", "preview", "development"])
-    stages: list[str] = msgspec.field(default_factory=lambda: ["build"])
+    targets: Names = msgspec.field(default_factory=lambda: ["production", "preview", "development"])
+    stages: Names = msgspec.field(default_factory=lambda: ["build"])
 
 
 class SetRepositoryCredentialsRequest(Request):

@@ -45,6 +45,17 @@ class Pool(enum.StrEnum):
     PREVIEW_CLEANUP = "preview-cleanup"
 
 
+# Jobs at once in one worker process.
+DEFAULT_THREADS: dict[Pool, int] = {
+    Pool.CLONE: 4,
+    Pool.INSTALL: 2,
+    Pool.BUILD: 2,
+    Pool.UPLOAD: 2,
+    Pool.DEPLOY: 4,
+    Pool.ROLLBACK: 4,
+    Pool.PREVIEW_CLEANUP: 2,
+}
+
 STAGE_STATUS: dict[Stage, DeploymentStatus] = {
     Stage.CLONE: DeploymentStatus.CLONING,
     Stage.INSTALL: DeploymentStatus.INSTALLING,

@@ -7,14 +7,19 @@ elsewhere each process has its own listener.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from wsgiref.simple_server import WSGIServer
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import REGISTRY, Collector
 
+from schemas.envelope import ErrorBody, Failure
+from shared.errors import ErrorCode
+from shared.hosts import Hosts
 from shared.queue.base import PoolStats
 from shared.queue.records import WorkerRecord
 
@@ -38,6 +43,7 @@ _rollbacks = Counter("cloudify_rollbacks", "Rollbacks and promotions.", ["kind",
 _messages = Counter("cloudify_messages", "Jobs that a worker took up.", ["queue", "outcome"])
 _message_duration = Histogram("cloudify_message_duration_seconds", "Time a job ran.", ["queue"], buckets=_BUILD_BUCKETS)
 _message_wait = Histogram("cloudify_message_wait_seconds", "Time a job waited.", ["queue"], buckets=_WAIT_BUCKETS)
+_refusals = Counter("cloudify_http_refusals", "Requests refused because too many of their kind waited.", ["lane"])
 _log_compactions = Counter("cloudify_log_compactions", "Finished logs moved to the object store.", ["outcome"])
 
 
@@ -84,6 +90,11 @@ def count_release(kind: str, outcome: str) -> None:
 def count_log_compaction(outcome: str) -> None:
     """`outcome`: archived, gone (deleted meanwhile), damaged or unavailable (both tried again later)."""
     _log_compactions.labels(outcome).inc()
+
+
+def count_refusal(lane: str) -> None:
+    """`lane`: the name of one in api.lanes."""
+    _refusals.labels(lane).inc()
 
 
 class QueueCollector(Collector):
@@ -139,8 +150,14 @@ def _gauge(name: str, text: str, label: str, values: dict[str, float]) -> Metric
     return family
 
 
-def start_metrics_listener(port: int, *, host: str = "127.0.0.1", collectors: Iterable[Collector] = ()) -> WSGIServer:
-    """Serves `/api/metrics/prometheus` from a thread, on an address that is not the API's."""
+def start_metrics_listener(
+    port: int, *, host: str = "127.0.0.1", collectors: Iterable[Collector] = (), names: Iterable[str] = ()
+) -> WSGIServer:
+    """Serves `/api/metrics/prometheus` from a thread, on an address that is not the API's.
+
+    `names`: those of CLOUDIFY_API_HOSTS; see shared.hosts.
+    """
+    hosts = Hosts(names)
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         multiprocess.MultiProcessCollector(registry)
@@ -151,6 +168,16 @@ def start_metrics_listener(port: int, *, host: str = "127.0.0.1", collectors: It
     application = make_wsgi_app(registry)
 
     def serve(environ: dict[str, object], start_response: Callable[..., object]) -> object:
+        given = environ.get("HTTP_HOST")
+        if not (hosts.admits(str(given)) if given else environ.get("SERVER_PROTOCOL") == "HTTP/1.0"):
+            start_response("421 Misdirected Request", [("Content-Type", "application/json")])
+            message = "This listener answers to addresses, localhost and the names in CLOUDIFY_API_HOSTS."
+            error = ErrorBody(
+                code=ErrorCode.MISDIRECTED_REQUEST.value,
+                message=message,
+                request_id=f"req_{secrets.token_hex(10)}",
+            )
+            return [msgspec.json.encode(Failure(error=error))]
         if environ.get("PATH_INFO") != METRICS_PATH:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"metrics are at " + METRICS_PATH.encode() + b"\n"]
@@ -169,6 +196,9 @@ def _start(application: Callable[..., object], port: int, host: str) -> tuple[WS
         daemon_threads = True
 
     class QuietHandler(WSGIRequestHandler):
+        # A client that sends nothing must not keep its thread.
+        timeout = 30
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             """Scrapes aren't logged."""
 

@@ -5,33 +5,22 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-import socket
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from shared.errors import CloudifyError, ErrorCode, ValidationFailed
+from shared.network.address_policy import AddressPolicy, Refused, literal_addresses, resolve
+from shared.network.embedded_addresses import Address
 from shared.written_text import is_written_text
 
 FIELD = "repositoryUrl"
 MAXIMUM_LENGTH = 2048
 EXAMPLE = "https://git.example.com/team/site.git"
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Resolver = Callable[[str, int], Sequence[str]]
-
 _DEFAULT_PORTS = {"https": 443, "http": 80, "ssh": 22, "file": 0}
 _SCP_LIKE = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<path>[^:].*)")
 _HOST = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
 _USER = re.compile(r"(?!-)[A-Za-z0-9._-]{1,64}")
-
-# Documentation ranges hold nothing private (RFC 5737, RFC 3849), though `ipaddress` counts them as not global.
-_DOCUMENTATION = tuple(
-    map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"))
-)
-# Public by number, private by use: a cloud's wire server, and the ways to write an IPv4 address inside an IPv6 one.
-_REFUSED = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.88.99.0/24", "2002::/16", "2001::/32")))
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +66,72 @@ class RepositoryUrl:
         return tuple(dict.fromkeys((secret, quote(secret, safe=""), basic)))
 
 
-def parse_repository_url(url: str, *, allow_local: bool) -> RepositoryUrl:
-    """Raises ValidationFailed for what is no repository address, CloudifyError URL_FORBIDDEN for a local one.
+@dataclass(frozen=True, slots=True)
+class RepositoryPolicy:
+    """Where the repositories of one project may be. Safe from several threads.
 
-    Accepted: https://, ssh:// and user@host:path; with `allow_local` also http:// and file://. Nothing is resolved.
+    `allows_files`: whether file:// is accepted, which reads this host's files; for platform administrators alone.
+    """
+
+    addresses: AddressPolicy
+    allows_files: bool = False
+
+    def check(self, url: RepositoryUrl) -> None:
+        """Judges all that is known without resolving a name: the scheme, and a host that is written as an address.
+
+        Raises CloudifyError URL_FORBIDDEN. For names the clone judges what they resolve to (`admit`).
+        """
+        if url.scheme == "file":
+            if not self.allows_files:
+                raise _forbidden(
+                    "file:// repositories are for platform administrators alone: one of them sets the project's "
+                    "repositoryUrl. Everybody else uses https:// or ssh://."
+                )
+            return
+        if url.scheme == "http" and not self.addresses.has_allowed_networks:
+            raise _forbidden(
+                "http:// repositories are refused here; use https:// or ssh://. For a server of the own network the "
+                "operator of this installation lists that in CLOUDIFY_EGRESS_ALLOWED_NETWORKS."
+            )
+        try:
+            literal = literal_addresses(url.host)
+        except Refused as error:
+            raise _forbidden(f"{error}.") from error
+        if literal is not None:
+            self._admit(url, literal)
+
+    def admit(self, url: RepositoryUrl, *, has_proxy: bool = False) -> tuple[Address, ...]:
+        """The addresses to connect to, already judged: use them, don't resolve again. Blocks while it resolves.
+
+        `has_proxy`: what isn't in the allowed networks goes through a proxy, which resolves the name again.
+
+        Raises CloudifyError URL_FORBIDDEN, Unresolvable.
+        """
+        self.check(url)
+        return self._admit(url, resolve(url.host, url.port), has_proxy=has_proxy)
+
+    def _admit(
+        self, url: RepositoryUrl, addresses: tuple[Address, ...], *, has_proxy: bool = False
+    ) -> tuple[Address, ...]:
+        admit = self.addresses.admit_through_proxy if has_proxy else self.addresses.admit
+        try:
+            return admit(url.host, addresses, is_listed_only=url.scheme == "http")
+        except Refused as error:
+            advice = "Use https://" if url.scheme == "http" else "Use a repository that the internet reaches"
+            raise _forbidden(
+                f"{error}. {advice}; for a server of the own network the operator of this installation lists that in "
+                "CLOUDIFY_EGRESS_ALLOWED_NETWORKS."
+            ) from error
+
+
+def _forbidden(message: str) -> CloudifyError:
+    return CloudifyError(message, code=ErrorCode.URL_FORBIDDEN)
+
+
+def parse_repository_url(url: str) -> RepositoryUrl:
+    """Accepts https://, http://, ssh://, user@host:path and file://; whether one is allowed, RepositoryPolicy says.
+
+    Raises ValidationFailed. Nothing is resolved.
     """
     if not url or len(url) > MAXIMUM_LENGTH:
         raise _invalid(f"must have 1 to {MAXIMUM_LENGTH} characters")
@@ -102,10 +153,6 @@ def parse_repository_url(url: str, *, allow_local: bool) -> RepositoryUrl:
         raise _invalid(f"has the scheme {scheme!r}; use https:// or ssh://")
     if parts.query or parts.fragment or "?" in url or "#" in url:
         raise _invalid("must not have a query or fragment")
-    if scheme in ("file", "http") and not allow_local:
-        raise CloudifyError(
-            f"{scheme}:// repositories are refused here; use https:// or ssh://.", code=ErrorCode.URL_FORBIDDEN
-        )
     if scheme == "file":
         return _parse_file(parts.netloc, parts.path)
     return _parse_remote(scheme, parts.hostname or "", port, parts.path, parts.username, parts.password)
@@ -162,7 +209,7 @@ def _parse_remote(
 def public_form(url: str) -> str:
     """The address without credentials, for people; of something that doesn't parse only what can't hold any."""
     try:
-        return parse_repository_url(url, allow_local=True).public
+        return parse_repository_url(url).public
     except CloudifyError:
         return url.rpartition("@")[2] if "@" in url else url
 
@@ -170,56 +217,6 @@ def public_form(url: str) -> str:
 def secrets_of(url: str) -> tuple[str, ...]:
     """What a log must mask; empty when the address has no credentials or doesn't parse."""
     try:
-        return parse_repository_url(url, allow_local=True).secrets
+        return parse_repository_url(url).secrets
     except CloudifyError:
         return ()
-
-
-def is_public_address(address: Address) -> bool:
-    """Whether the address belongs to the public internet, whatever form it is written in.
-
-    False for loopback, link-local (cloud metadata among it), private, shared (CGNAT), unique local, multicast,
-    unspecified and reserved addresses.
-    """
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return is_public_address(address.ipv4_mapped)
-        if address in _NAT64:
-            return is_public_address(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if address.is_site_local:
-            return False
-    if any(address in network for network in _DOCUMENTATION):
-        return True
-    if any(address in network for network in _REFUSED):
-        return False
-    return address.is_global and not address.is_multicast
-
-
-def resolve(host: str, port: int) -> list[str]:
-    """Every address of the name, empty when it doesn't resolve. Blocks for as long as the system's resolver does."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return []
-    # A scope (`%eth0`) is no part of the address; link-local ones are refused anyway.
-    return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
-
-
-def check_addresses(repository: RepositoryUrl, *, allow_local: bool, resolver: Resolver = resolve) -> tuple[str, ...]:
-    """The addresses that the host resolves to, empty when it doesn't (the clone reports that) or for file://.
-
-    Raises CloudifyError URL_FORBIDDEN when one of them isn't public, unless `allow_local`. Names can be made to
-    resolve differently a moment later: whoever connects uses an address that this returned.
-    """
-    if repository.scheme == "file":
-        return ()
-    addresses = tuple(resolver(repository.host, repository.port))
-    if not allow_local:
-        for text in addresses:
-            if not is_public_address(ipaddress.ip_address(text)):
-                raise CloudifyError(
-                    f"{repository.host} leads to the address {text}, which is not public. "
-                    "Repositories must be reachable over the internet.",
-                    code=ErrorCode.URL_FORBIDDEN,
-                )
-    return addresses

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+
+from shared.hosts import host_name
 
 T = TypeVar("T")
 
@@ -41,9 +44,10 @@ class ObjectStoreSettings:
 class BuildSettings:
     """Overrides of the plan's limits (None: the plan decides) and what installs may reach.
 
+    `largest_memory_bytes` bounds what plans give a build, and `builds_at_once` what they give an account.
     `egress_allowed_hosts`: host names (or `.suffix`) that installs may reach, empty for every public one.
-    `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for a registry of one's own; for
-    clones they only are what the proxy is not used for.
+    `egress_allowed_networks`: CIDRs exempt from the refusal of private addresses, for installs and clones: of the
+    operator's own registries and git servers, which the proxy is not used for.
     `npm_registry`, `python_index`: base URLs that every package manager is told; empty for its own default.
     `ca_bundle`: a PEM file of certificates that clones and commands trust besides the host's.
     `egress_proxy`: http://[user:password@]host:port through which installs and clones reach what is not in those.
@@ -54,7 +58,10 @@ class BuildSettings:
     docker_host: str = "unix:///var/run/docker.sock"
     builder_image: str = ""
     memory_bytes: int | None = None
+    largest_memory_bytes: int | None = None
+    builds_at_once: int | None = None
     disk_bytes: int | None = None
+    disk_entries: int | None = None
     stage_timeout_seconds: int | None = None
     output_bytes: int = 200 * _MEBIBYTE
     egress_allowed_hosts: tuple[str, ...] = ()
@@ -81,17 +88,24 @@ class Settings:
     encryption_keys: Mapping[str, bytes] = field(repr=False)
     api_host: str = "127.0.0.1"
     api_port: int = 8000
+    # Names that the API and the internal listeners answer to, besides addresses and localhost.
+    api_hosts: tuple[str, ...] = ()
+    # How long a connection may wait for its next request.
+    api_keep_alive_seconds: float = 75.0
+    # Connections that an address (a /64 of IPv6) may have open at once, 0 for no bound; loopback isn't counted.
+    api_connections_per_address: int = 256
     # The internal listener of this process; 0 for none.
-    metrics_port: int = 9100
+    metrics_port: int = 9464
     sites_port: int = 8080
     sites_domain: str = "localhost"
     sites_scheme: str = "http"
     # Where a worker reaches the site router to verify a release; the public port on one machine.
     router_url: str = "http://127.0.0.1:8080"
-    allow_local_repositories: bool = False
-    registration_enabled: bool = True
+    registration_enabled: bool = False
     lease_seconds: float = 30.0
     reconcile_seconds: float = 10.0
+    # A worker that shows no sign of life for so long is ended and replaced by its supervisor.
+    worker_silence_seconds: float = 30.0
     preview_days: int = 30
     # Open at once, across all API processes.
     streams_per_user: int = 100
@@ -198,6 +212,32 @@ class _Reader:
     def names(self, name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.text(name, default="").split(",") if part.strip())
 
+    def networks(self, name: str) -> tuple[str, ...]:
+        found = self.names(name)
+        for text in found:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                self.problems.append(f"CLOUDIFY_{name} holds {text!r}; expected networks like 10.0.0.0/8 or fd00::/8.")
+                return ()
+        return found
+
+    def removed(self, name: str, harmless: str, advice: str) -> None:
+        """A setting that is no longer there, unless it asks for what is the case anyway."""
+        if self._environment.get(f"CLOUDIFY_{name}", "") not in ("", "0", harmless):
+            self.problems.append(f"CLOUDIFY_{name} is not supported any more. {advice}")
+
+    def host_names(self, name: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for text in self.names(name):
+            try:
+                found.append(host_name(text))
+            except ValueError:
+                self.problems.append(
+                    f"CLOUDIFY_{name} holds {text!r}; expected host names without scheme and port, comma-separated."
+                )
+        return tuple(found)
+
     def certificates(self, name: str) -> Path | None:
         value = self.text(name, default="")
         if not value:
@@ -276,11 +316,14 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             docker_host=reader.url("DOCKER_HOST", ("unix", "tcp"), "unix:///var/run/docker.sock"),
             builder_image=reader.image("BUILDER_IMAGE"),
             memory_bytes=in_bytes(reader.optional_integer("BUILD_MEMORY_MB", 64)),
+            largest_memory_bytes=in_bytes(reader.optional_integer("LARGEST_BUILD_MEMORY_MB", 64)),
+            builds_at_once=reader.optional_integer("BUILDS_AT_ONCE", 1),
             disk_bytes=in_bytes(reader.optional_integer("BUILD_DISK_MB", 16)),
+            disk_entries=reader.optional_integer("BUILD_DISK_FILES", 1000),
             stage_timeout_seconds=reader.optional_integer("STAGE_TIMEOUT_SECONDS", 1),
             output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * mebibytes,
             egress_allowed_hosts=reader.names("EGRESS_ALLOWED_HOSTS"),
-            egress_allowed_networks=reader.names("EGRESS_ALLOWED_NETWORKS"),
+            egress_allowed_networks=reader.networks("EGRESS_ALLOWED_NETWORKS"),
             npm_registry=reader.url("NPM_REGISTRY", ("http", "https"), ""),
             python_index=reader.url("PYTHON_INDEX", ("http", "https"), ""),
             ca_bundle=reader.certificates("CA_BUNDLE"),
@@ -291,19 +334,28 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         encryption_keys=reader.keyring("ENCRYPTION_KEYS"),
         api_host=reader.text("API_HOST", "127.0.0.1"),
         api_port=reader.integer("API_PORT", 8000, 1, 65535),
-        metrics_port=reader.integer("METRICS_PORT", 9100, 0, 65535),
+        api_hosts=reader.host_names("API_HOSTS"),
+        api_keep_alive_seconds=reader.seconds("API_KEEP_ALIVE_SECONDS", 75.0),
+        api_connections_per_address=reader.integer("API_CONNECTIONS_PER_ADDRESS", 256, 0, 1_000_000),
+        metrics_port=reader.integer("METRICS_PORT", 9464, 0, 65535),
         sites_port=reader.integer("SITES_PORT", 8080, 1, 65535),
         sites_domain=reader.text("SITES_DOMAIN", "localhost"),
         sites_scheme=reader.choice("SITES_SCHEME", "http", ("http", "https")),
         router_url=reader.url("ROUTER_URL", ("http", "https"), "http://127.0.0.1:8080"),
-        allow_local_repositories=reader.boolean("ALLOW_LOCAL_REPOSITORIES", default=False),
-        registration_enabled=reader.boolean("REGISTRATION_ENABLED", default=True),
+        registration_enabled=reader.boolean("REGISTRATION_ENABLED", default=False),
         lease_seconds=reader.seconds("LEASE_SECONDS", 30.0),
         reconcile_seconds=reader.seconds("RECONCILE_SECONDS", 10.0),
+        worker_silence_seconds=reader.seconds("WORKER_SILENCE_SECONDS", 30.0),
         preview_days=reader.integer("PREVIEW_DAYS", 30, 1, 3650),
         streams_per_user=reader.integer("STREAMS_PER_USER", 100, 1, 100_000),
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         environment=reader.choice("ENVIRONMENT", "production", ("production", "development")),
+    )
+    reader.removed(
+        "ALLOW_LOCAL_REPOSITORIES",
+        "false",
+        "file:// is for platform administrators without a setting; for git servers in private networks, and for http://,"
+        " list the networks in CLOUDIFY_EGRESS_ALLOWED_NETWORKS (like 10.0.0.0/8).",
     )
     if settings.build.executor == "docker" and not settings.build.builder_image:
         reader.problems.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ hypothesis_settings.register_profile(
     "any-machine", parent=hypothesis_settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("any-machine")
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Parts of the platform change it for the whole process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def _running(server: S) -> Iterator[S]:

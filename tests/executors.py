@@ -94,6 +94,7 @@ def make_spec(script: str, *, workspace: Path | None = None, **changes: object) 
         "cpu_count": 2.0,
         "process_count": 64,
         "disk_bytes": 64 * MEBIBYTE,
+        "disk_entries": 100_000,
         "output_bytes": 8 * MEBIBYTE,
         "wall_seconds": 300.0,
         "stop_seconds": 1.0,

@@ -21,8 +21,9 @@ class GitServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, root: Path, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), _Handler)
+        self.host = host
         self.root = root
         self.credentials: str | None = None
         self.status: int | None = None
@@ -36,7 +37,7 @@ class GitServer(ThreadingHTTPServer):
         self.hold: threading.Event | None = None
 
     def url(self, name: str, credentials: str = "") -> str:
-        return f"http://{credentials and credentials + '@'}127.0.0.1:{self.server_port}/{name}"
+        return f"http://{credentials and credentials + '@'}{self.host}:{self.server_port}/{name}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -114,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(root: Path, tls: ssl.SSLContext | None = None) -> Iterator[GitServer]:
-    with GitServer(root) as server:
+def serving(root: Path, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[GitServer]:
+    with GitServer(root, host) as server:
         if tls is not None:
             # The handshake is left to each connection's thread: one that fails there stops nobody else.
             server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

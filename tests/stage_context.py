@@ -39,7 +39,7 @@ class RecordedLog:
         return "\n".join(self.lines)
 
 
-def make_settings(home: Path, store: ObjectStoreSettings, *, allow_local: bool = True, **build: Any) -> Settings:
+def make_settings(home: Path, store: ObjectStoreSettings, **build: Any) -> Settings:
     return Settings(
         home=home,
         database_url="",
@@ -48,7 +48,6 @@ def make_settings(home: Path, store: ObjectStoreSettings, *, allow_local: bool =
         build=BuildSettings(**build),
         secret_key=b"",
         encryption_keys={},
-        allow_local_repositories=allow_local,
     )
 
 
@@ -69,6 +68,7 @@ def make_context(
         "project_id": PROJECT,
         "project_slug": "site",
         "repository_url": repository_url,
+        "allows_files": True,
         "branch": "main",
         "commit_sha": None,
         "root_directory": ".",

@@ -23,6 +23,7 @@ from tests.repositories import write_site
 from workers.directories import remove_tree
 from workers.executors.base import Executor
 from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.reading.reader import ContentReader
 from workers.snapshots import SnapshotStore, snapshot_key
 from workers.stage import DeploymentView, StageContext, StageResult
 from workers.stages.build import BuildStage
@@ -51,6 +52,7 @@ class RecordedLog:
 
 
 DEPLOYMENT = DeploymentView(
+    allows_files=True,
     # It names the sandboxes: two runs of the tests on one machine must not end each other's.
     id=f"depl_{secrets.token_hex(4)}",
     tenant_id=TENANT,
@@ -91,7 +93,7 @@ class Pipeline:
         build = BuildStage(executor, snapshots, index, toolchain, settings)
         self.build_cache = build.build_cache
         self._stages = {
-            Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings, tools),
+            Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings, tools, ContentReader()),
             Stage.BUILD: build,
         }
 

@@ -41,6 +41,7 @@ from workers.tar_format import (
     parse_entry,
     parse_records,
     shown,
+    unreadable,
 )
 
 _CHUNK = 1 << 20
@@ -128,33 +129,63 @@ def walk(directory: int, prefix: bytes = b"") -> Generator[tuple[Entry, int, byt
     """Each entry below the directory descriptor, in canonical order, with its parent's descriptor and its name.
 
     A descriptor is valid until the next step. Raises ArchiveRejected for sockets, pipes, devices but whiteouts, and
-    links that leave the tree.
+    links that leave the tree, and for what can't be read or goes away meanwhile. Directories that their owner shut are
+    opened up, as unpacking does.
     """
     if prefix.count(b"/") >= MAXIMUM_DEPTH:
         raise ArchiveRejected(f"{shown(prefix[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
-    with os.scandir(directory) as entries:
-        found = sorted((os.fsencode(item.name), item.stat(follow_symlinks=False)) for item in entries)
-    for name, status in found:
+    for name, status in _entries(directory, prefix):
         path = prefix + name
         mtime = min(max(int(status.st_mtime), 0), MAXIMUM_USTAR)
         permissions = status.st_mode & 0o777
         if stat.S_ISREG(status.st_mode):
             yield Entry(b"0", path, permissions | 0o400, status.st_size, mtime), directory, name
         elif stat.S_ISDIR(status.st_mode):
-            child = open_directory(name, directory)
+            child, is_opaque = _enter(path, name, directory, permissions)
             try:
-                yield Entry(b"5", path, permissions | 0o700, 0, mtime, is_opaque=_is_opaque(child)), directory, name
+                yield Entry(b"5", path, permissions | 0o700, 0, mtime, is_opaque=is_opaque), directory, name
                 yield from walk(child, path + b"/")
             finally:
                 os.close(child)
         elif stat.S_ISLNK(status.st_mode):
-            target = os.readlink(name, dir_fd=directory)
+            try:
+                target = os.readlink(name, dir_fd=directory)
+            except OSError as error:
+                raise unreadable(path, error) from error
             check_link(path, target)
             yield Entry(b"2", path, 0o777, 0, mtime, target), directory, name
         elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
             yield Entry(b"3", path, 0, 0, 0), directory, name
         else:
             raise ArchiveRejected(f"{shown(path)} is a device, socket or pipe; only files, directories and links fit.")
+
+
+def _entries(directory: int, prefix: bytes) -> list[tuple[bytes, os.stat_result]]:
+    path = prefix[:-1]
+    try:
+        found: list[tuple[bytes, os.stat_result]] = []
+        with os.scandir(directory) as entries:
+            for item in entries:
+                path = prefix + os.fsencode(item.name)
+                found.append((os.fsencode(item.name), item.stat(follow_symlinks=False)))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _enter(path: bytes, name: bytes, parent: int, permissions: int) -> tuple[int, bool]:
+    """The descriptor of the directory, which its owner can list and search from here on, and whether it is opaque."""
+    try:
+        child = open_directory(name, parent)
+        try:
+            if permissions & 0o700 != 0o700:
+                os.fchmod(child, permissions | 0o700)
+            return child, _is_opaque(child)
+        except BaseException:
+            os.close(child)
+            raise
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2) -> Packed:
@@ -166,6 +197,8 @@ def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2
     root = open_directory(directory)
     tree_bytes = entries = 0
     try:
+        # A directory that its owner may not write to can't be moved to another parent afterwards.
+        os.fchmod(root, stat.S_IMODE(os.fstat(root).st_mode) | 0o700)
         with archive.open("xb") as raw:
             writer = _Writer(raw, threads)
             for entry, parent, name in walk(root):
@@ -183,11 +216,17 @@ def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2
 
 
 def _pack_file(writer: _Writer, entry: Entry, parent: int, name: bytes) -> None:
-    descriptor = _open_file(name, parent)
+    try:
+        descriptor = _open_file(name, parent)
+    except OSError as error:
+        raise unreadable(entry.path, error) from error
     try:
         left = entry.size
         while left:
-            data = os.read(descriptor, min(left, _CHUNK))
+            try:
+                data = os.read(descriptor, min(left, _CHUNK))
+            except OSError as error:
+                raise unreadable(entry.path, error) from error
             if not data:
                 raise ArchiveRejected(f"{shown(entry.path)} shrank while it was read.")
             writer.content(data)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import structlog
 
 from shared.deployment_state import FINISHED
-from shared.errors import PlatformError, Unavailable
+from shared.errors import Conflict, NotFound, PlatformError, Unavailable
 from shared.identifiers import PROJECT, is_identifier
 from shared.logs.archive import LogArchiveRemover
 from shared.queue.base import Lease
@@ -75,7 +77,9 @@ class CleanupRunner:
         rows = self._sites.of_project(project_id)
         live = [row for row in rows if row["status"] not in FINISHED]
         for row in live:
-            self._deployments.cancel(row["tenant_id"], row["id"])
+            # It may end, or be removed, between the two: the next look finds out.
+            with contextlib.suppress(Conflict, NotFound):
+                self._deployments.cancel(row["tenant_id"], row["id"])
         if live:
             return False
         self._publisher.remove_host(project["slug"])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 
-from shared.repository_url import RepositoryUrl, is_public_address
+from shared.network.address_policy import Refused
+from shared.network.embedded_addresses import Address
+from shared.repository_url import RepositoryUrl
 from shared.settings import BuildSettings
-from workers.executors.egress_policy import Address, EgressPolicy, Refused
+from workers.executors.egress_policy import EgressPolicy
 from workers.executors.egress_proxy import EgressProxy
 from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
 
@@ -24,9 +25,8 @@ class CloneProxy:
     what a clone reaches is what was checked, whatever they are led to. Safe from several threads.
     """
 
-    def __init__(self, upstream_url: str, networks: Sequence[str]) -> None:
-        """`networks`: CIDRs that are reached directly. Raises ValueError for ones that are none, OSError."""
-        self._networks = EgressPolicy([], networks)
+    def __init__(self, upstream_url: str) -> None:
+        """Raises ValueError for a URL without host or port, OSError."""
         self._opened = _OpenedHosts()
         self._upstream = _WatchedUpstream(upstream_url)
         # Other programs of this host can connect to the port as well.
@@ -39,19 +39,11 @@ class CloneProxy:
     @contextmanager
     def opened(cls, settings: BuildSettings) -> Generator[CloneProxy]:
         """For settings that name an upstream proxy."""
-        proxy = cls(settings.egress_proxy, settings.egress_allowed_networks)
+        proxy = cls(settings.egress_proxy)
         try:
             yield proxy
         finally:
             proxy.close()
-
-    def is_direct(self, addresses: Sequence[str]) -> bool:
-        """Whether a host with these addresses is reached without the proxy: all are in the allowed networks or aren't
-        public. False for none."""
-        found = [ipaddress.ip_address(text) for text in addresses]
-        return bool(found) and all(
-            self._networks.is_listed([address]) or not is_public_address(address) for address in found
-        )
 
     def open(self, url: RepositoryUrl) -> UpstreamFailure | None:
         """Lets the clone reach the host at its port, and tries it: why the upstream proxy doesn't lead there."""
@@ -82,7 +74,7 @@ class _OpenedHosts(EgressPolicy):
     def add(self, host: str, port: int) -> None:
         self._hosts.add(_key(host, port))
 
-    def resolve(self, host: str, port: int) -> list[Address]:
+    def resolve(self, host: str, port: int, *, has_upstream: bool = False) -> list[Address]:
         if _key(host, port) not in self._hosts:
             raise Refused(f"{host}:{port} is no host of this clone")
         return []

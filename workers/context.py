@@ -33,7 +33,9 @@ class WorkerContext:
         self.clock = SystemClock()
         self.database = Database(settings.database_url)
         self.redis = connect_redis(settings.redis_url)
-        self.queue = RedisJobQueue(self.redis, lease_seconds=settings.lease_seconds)
+        self.queue = RedisJobQueue(
+            self.redis, lease_seconds=settings.lease_seconds, maximum_tenant_slots=settings.build.builds_at_once
+        )
         self.store = S3ArtifactStore(settings.object_store)
         self.deployments = DeploymentRepository(self.database)
         self.stage_runs = StageRunRepository(self.database)

@@ -22,11 +22,15 @@ def retry_delay_seconds(attempt: int) -> float:
 
 
 def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:
-    """The plan's limits, with the operator's overrides for this installation."""
+    """The plan's limits, with the operator's overrides for this installation, and within the machine's."""
+    memory_bytes = overrides.memory_bytes or limits.memory_bytes
+    if overrides.memory_bytes is None and overrides.largest_memory_bytes is not None:
+        memory_bytes = min(memory_bytes, overrides.largest_memory_bytes)
     return replace(
         limits,
-        memory_bytes=overrides.memory_bytes or limits.memory_bytes,
+        memory_bytes=memory_bytes,
         disk_bytes=overrides.disk_bytes or limits.disk_bytes,
+        disk_entries=overrides.disk_entries or limits.disk_entries,
         stage_timeout_seconds=overrides.stage_timeout_seconds or limits.stage_timeout_seconds,
     )
 
@@ -43,6 +47,7 @@ def deployment_view(row: Row) -> DeploymentView:
         project_id=row["project_id"],
         project_slug=row["project_slug"],
         repository_url=row["repository_url"],
+        allows_files=row["is_set_by_administrator"],
         branch=row["branch"],
         commit_sha=row["commit_sha"],
         root_directory=settings.get("root_directory") or ".",

@@ -47,9 +47,12 @@ class StageDirectories:
         if any(int(leftover.name.rpartition("-")[2]) > fence for leftover in leftovers):
             raise LeaseLost
         for leftover in leftovers:
-            remove_tree(leftover)
+            _try_to_remove(leftover)
         directory = parent / f"{stage}-{fence}"
         directory.mkdir()
+        # Without the setgid bit of a folder that hands its group on: tools that copy a directory with its mode would
+        # set the bit again, which sandboxes refuse.
+        directory.chmod(stat.S_IRWXU)
         try:
             yield directory
         finally:
@@ -57,6 +60,19 @@ class StageDirectories:
             # Another stage's directory may be in it; its own end removes the parent.
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+    def discard(self, deployment_id: str, stage: str, fence: int) -> None:
+        """Deletes what dead runs of the stage left, for a run that has nothing to do; a later run's stays."""
+        parent = self._root / deployment_id
+        for leftover in parent.glob(f"{stage}-*"):
+            if int(leftover.name.rpartition("-")[2]) <= fence:
+                try:
+                    self._discard(leftover)
+                except OSError as error:
+                    # Nothing waits for it; the reconciler tries again.
+                    _log.warning("%s can't be deleted yet: %s.", leftover, error)
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
     def _discard(self, directory: Path) -> None:
         """Deletes it later, in a thread: tens of thousands of files would hold up the deployment's next stage."""
@@ -70,7 +86,7 @@ class StageDirectories:
             return  # a later run of the stage has deleted it
         except OSError:
             # A full disk has no room for another name either.
-            remove_tree(directory)
+            _try_to_remove(directory)
             return
         with self._lock:
             if self._deleter is None:
@@ -79,16 +95,11 @@ class StageDirectories:
         try:
             self._discarded.put_nowait(grave)
         except queue.Full:
-            remove_tree(grave)
+            _try_to_remove(grave)
 
     def _delete_discarded(self) -> None:
         while True:
-            grave = self._discarded.get()
-            try:
-                remove_tree(grave)
-            except OSError as error:
-                # The reconciler tries again.
-                _log.warning("%s can't be deleted yet: %s.", grave, error)
+            _try_to_remove(self._discarded.get())
 
     def sweep(self, is_live: Callable[[str], bool]) -> None:
         """Deletes what dead workers left of deployments that have finished."""
@@ -98,11 +109,19 @@ class StageDirectories:
         discarded = self._root / _DISCARDED
         for parent in self._root.iterdir():
             if parent != discarded and parent.lstat().st_mtime < horizon and not is_live(parent.name):
-                remove_tree(parent)
+                _try_to_remove(parent)
         for grave in discarded.iterdir() if discarded.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if grave.lstat().st_mtime < horizon:
-                    remove_tree(grave)
+                    _try_to_remove(grave)
+
+
+def _try_to_remove(path: Path) -> None:
+    """What can't be deleted fails no stage and holds up no other directory: the reconciler tries again."""
+    try:
+        remove_tree(path)
+    except OSError as error:
+        _log.warning("%s can't be deleted yet: %s.", path, error)
 
 
 def remove_tree(path: Path) -> None:

@@ -9,16 +9,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.private_files import PUBLIC_UMASK
+from workers.confinement import Confinement, too_large
+from workers.http_answers import HttpAnswer
+from workers.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
 
 # The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
 _CONFIGURATION = """\
 [core]
+	bigFileThreshold = 64m
 	hooksPath = /dev/null
 	attributesFile = /dev/null
 	excludesFile = /dev/null
@@ -48,27 +53,37 @@ _CONFIGURATION = """\
 	lowSpeedTime = 60
 """
 _PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
+# A checkout, and what git keeps beside it.
+_MAXIMUM_WATCHED = 2 * MAXIMUM_ENTRIES
 _SIZE_INTERVAL = 0.5
 _PROGRESS_INTERVAL = 2.0
 # The list of some half a million files.
 _MAXIMUM_OUTPUT = 64 << 20
+# What git and the server say of one run; the rest isn't shown.
+_MAXIMUM_MESSAGES = 1 << 20
+_MAXIMUM_LINE = 2000
+# Nothing is fetched on the way: that contact wouldn't be bound to the address that was checked.
+OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 class GitFailed(Exception):
-    """git exited non-zero; `stderr` is what it said, without progress."""
+    """git exited non-zero; `stderr` is what it said, without progress, `answers` what HTTP servers answered to it."""
 
-    def __init__(self, stderr: str) -> None:
+    def __init__(self, stderr: str, answers: Sequence[HttpAnswer] = ()) -> None:
         super().__init__(stderr)
         self.stderr = stderr
+        self.answers = answers
 
 
 @dataclass(frozen=True, slots=True)
 class GitLimits:
-    """`deadline` is a time of `time.monotonic`; `maximum_bytes` bounds the watched directory."""
+    """`deadline` is a time of `time.monotonic`; `maximum_bytes` bounds the watched directory,
+    `maximum_entries` the files and directories that are checked out."""
 
     deadline: float
     maximum_bytes: int
     watched: Path
+    maximum_entries: int = MAXIMUM_ENTRIES
 
 
 class Git:
@@ -84,15 +99,16 @@ class Git:
         cancelled: threading.Event,
         on_stderr: Callable[[bytes], None],
         *,
-        allow_local: bool,
+        confinement: Confinement,
         certificates: Path | None = None,
     ) -> None:
         self._limits = limits
         self._cancelled = cancelled
         self._on_stderr = on_stderr
+        self._confinement = confinement
+        self._entries: dict[Path, int] = {}
         configuration = directory / "gitconfig"
         configuration.write_text(_CONFIGURATION)
-        protocols = "https:ssh:http:file" if allow_local else "https:ssh"
         self._environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
             "HOME": str(directory),
             "LC_ALL": "C",
@@ -100,7 +116,8 @@ class Git:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": protocols,
+            # No protocol at all; a contact brings the one that it may use (`RepositoryAccess.environment`).
+            "GIT_ALLOW_PROTOCOL": "",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_ADVICE": "0",
         }
@@ -109,6 +126,16 @@ class Git:
         # Ends git when the worker is killed; where util-linux is missing, git ends at its next write to the pipe.
         setpriv = shutil.which("setpriv")
         self._prefix = (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+    def pause(self, seconds: float) -> None:
+        """Waits. Raises Cancelled, and StageFailure when the time is over."""
+        self._cancelled.wait(min(seconds, max(0.0, self._limits.deadline - time.monotonic() + 0.01)))
+        self.check_time()
+
+    @property
+    def trace(self) -> Path:
+        """Where git is told to note what HTTP servers answer."""
+        return Path(self._environment["HOME"], "http-answers")
 
     @property
     def certificates(self) -> str | None:
@@ -122,12 +149,15 @@ class Git:
         remote: Mapping[str, str] | None = None,
         *,
         is_silent: bool = False,
+        consume: Callable[[bytes], None] | None = None,
     ) -> bytes:
-        """Standard output. `remote`: environment made by `RepositoryAccess.environment`.
+        """Standard output. `remote`: environment made by `RepositoryAccess.environment`. `consume` gets the output in
+        pieces, from another thread, instead of it being returned; what it raises ends git and is raised here.
 
-        Raises GitFailed, Cancelled, and StageFailure when the time or the size is passed; nothing is left running.
+        Raises GitFailed, Cancelled, StageFailure when the time, the size or the memory is passed, and PlatformError
+        when git was killed; nothing is left running.
         """
-        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent)
+        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume)
 
     def run_program(
         self,
@@ -136,28 +166,31 @@ class Git:
         remote: Mapping[str, str] | None = None,
         *,
         is_silent: bool = False,
+        consume: Callable[[bytes], None] | None = None,
     ) -> bytes:
         """As `run`, for another program that contacts the repository."""
         process = subprocess.Popen(
-            [*self._prefix, *command],
+            self._confinement.command([*self._prefix, *command]),
             cwd=directory,
             env=self._environment | dict(remote or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # The modes of a checkout are part of what builds see.
+            umask=PUBLIC_UMASK,
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        output, messages = bytearray(), _Messages(None if is_silent else self._on_stderr)
+        output, messages = _Output(consume), _Messages(None if is_silent else self._on_stderr)
         readers = [
-            threading.Thread(target=_read_into, args=(process.stdout, output), daemon=True),
+            threading.Thread(target=output.read, args=(process.stdout,), daemon=True),
             threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
         ]
         for reader in readers:
             reader.start()
         try:
-            self._wait(process)
+            self._wait(process, output)
         finally:
             # Also after success: a helper that outlived git would hold the pipes open.
             end_group(process)
@@ -165,18 +198,14 @@ class Git:
                 reader.join()
             process.stdout.close()
             process.stderr.close()
+        if output.failure is not None:
+            raise output.failure
         if process.returncode != 0:
-            raise GitFailed(messages.text())
-        if len(output) > _MAXIMUM_OUTPUT:
-            # A part of it would pass for the whole: submodules or files in LFS would be left out without a word.
-            raise StageFailure(
-                FailureCode.REPOSITORY_TOO_LARGE,
-                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB: it has too many files "
-                "or branches to be deployed. Deploy a repository that holds the site alone.",
-            )
-        return bytes(output)
+            killed = self._confinement.find_failure(command[0], process.returncode, messages.text())
+            raise killed or GitFailed(messages.text())
+        return bytes(output.data)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], output: _Output) -> None:
         next_size_check = time.monotonic() + _SIZE_INTERVAL
         pause = 0.002
         while True:
@@ -185,12 +214,28 @@ class Git:
                 return
             except subprocess.TimeoutExpired:
                 pause = min(pause * 2, 0.05)
+            if output.failure is not None:
+                return
             self.check_time()
+            self._confinement.check_memory(process.pid)
             now = time.monotonic()
             if now > next_size_check:
                 self.check_size()
                 # On a tree so large that measuring it is slow, measure less often.
                 next_size_check = time.monotonic() + max(_SIZE_INTERVAL, 10 * (time.monotonic() - now))
+
+    def check_tree(self, sha: str, directory: Path, *, has_files: bool = True) -> None:
+        """Raises StageFailure when the commit is too large to be checked out into `directory`, together with the
+        commits of the directories that were checked before. `has_files`: its files were fetched, not its trees alone.
+        """
+        former = sum(count for path, count in self._entries.items() if path != directory)
+        size = TreeSize(self._limits.maximum_entries, former)
+        sizes = ["-l"] if has_files else []
+        arguments = ["ls-tree", "-r", "-t", *sizes, "-z", "--full-tree", sha]
+        self.run(arguments, directory, OFFLINE, is_silent=True, consume=size.add)
+        if has_files:
+            self._entries[directory] = size.entries
+            self.check_size(size.file_bytes)
 
     def check_time(self) -> None:
         """Raises Cancelled, and StageFailure when the time is over."""
@@ -202,11 +247,7 @@ class Git:
     def check_size(self, expected_bytes: int = 0) -> None:
         """Raises StageFailure when the watched directory, with what is expected beside, has outgrown its bound."""
         if directory_bytes(self._limits.watched) + expected_bytes > self._limits.maximum_bytes:
-            raise StageFailure(
-                FailureCode.REPOSITORY_TOO_LARGE,
-                f"The repository takes more than the {self._limits.maximum_bytes >> 20} MiB of disk that the plan "
-                "allows. Remove large files from it, or ask for a larger plan.",
-            )
+            raise too_large(self._limits.maximum_bytes)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -224,12 +265,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def directory_bytes(directory: Path) -> int:
-    """The sizes of all files below, links not followed; what disappears meanwhile counts nothing."""
-    total, waiting = 0, [str(directory)]
+    """The sizes of all files below, links not followed; what disappears meanwhile counts nothing.
+
+    Raises StageFailure for more entries than a clone may leave, and for a tree too deep to be measured.
+    """
+    total, entries_left, waiting = 0, _MAXIMUM_WATCHED, [str(directory)]
     while waiting:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
+                    entries_left -= 1
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     else:
@@ -240,14 +285,35 @@ def directory_bytes(directory: Path) -> int:
                     FailureCode.REPOSITORY_TOO_LARGE, "The repository nests directories too deeply to be kept."
                 ) from error
             continue
+        if entries_left < 0:
+            raise too_many_entries(_MAXIMUM_WATCHED)
     return total
 
 
-def _read_into(pipe: IO[bytes], output: bytearray) -> None:
-    while data := os.read(pipe.fileno(), 65536):
-        # A listing without end must not fill the memory; the rest is read and dropped, and the run fails.
-        if len(output) <= _MAXIMUM_OUTPUT:
-            output += data
+class _Output:
+    """A program's standard output: kept, or handed on. `failure` ends the program."""
+
+    def __init__(self, consume: Callable[[bytes], None] | None) -> None:
+        self.data = bytearray()
+        self.failure: Exception | None = None
+        self._consume = consume or self._keep
+
+    def read(self, pipe: IO[bytes]) -> None:
+        while self.failure is None and (data := os.read(pipe.fileno(), 65536)):
+            try:
+                self._consume(data)
+            except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+                self.failure = error
+
+    def _keep(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) > _MAXIMUM_OUTPUT:
+            # A part of it would pass for the whole: submodules or files in LFS would be left out without a word.
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB: it has too many files "
+                "or branches to be deployed. Deploy a repository that holds the site alone.",
+            )
 
 
 class _Messages:
@@ -256,6 +322,7 @@ class _Messages:
     def __init__(self, on_line: Callable[[bytes], None] | None) -> None:
         self._on_line = on_line
         self._lines: list[bytes] = []
+        self._left = _MAXIMUM_MESSAGES
         self._shown_at = time.monotonic()
 
     def read(self, pipe: IO[bytes]) -> None:
@@ -271,14 +338,18 @@ class _Messages:
             self._line(rest)
 
     def _line(self, line: bytes) -> None:
-        self._lines.append(line)
+        self._lines.append(line[:_MAXIMUM_LINE])
         del self._lines[:-200]
         self._show(line)
 
     def _show(self, line: bytes) -> None:
         self._shown_at = time.monotonic()
-        if self._on_line is not None and line.strip():
-            self._on_line(line.rstrip() + b"\n")
+        if self._on_line is None or not line.strip() or self._left <= 0:
+            return
+        self._left -= len(line) + 1
+        self._on_line(line.rstrip() + b"\n")
+        if self._left <= 0:
+            self._on_line(b"More of it is not shown.\n")
 
     def text(self) -> str:
         return b"\n".join(self._lines).decode("utf-8", "replace")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from workers.executors.upstream_proxy import UpstreamAway, UpstreamFailure
+from workers.http_answers import HttpAnswer
 
 # Matched against git's messages in the C locale, in this order.
 _MOVED = re.compile(r"returned error: 30\d|unable to update url base from redirection|redirect", re.IGNORECASE)
@@ -30,9 +32,18 @@ _UNREACHABLE = re.compile(
 _DISK = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 _PASSING = re.compile(
     r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection (reset|closed by)|unexpected disconnect|"
-    r"hung up unexpectedly|invalid index-pack output|transfer closed",
+    r"hung up unexpectedly|invalid index-pack output|transfer closed|bad pack header|index-pack failed|unexpected EOF",
     re.IGNORECASE,
 )
+# What git says of an answer that isn't its protocol.
+_GARBLED = re.compile(
+    r"(?:protocol error: )?bad line length(?: character: ([ -~]{1,4}))?|protocol error: |invalid server response",
+    re.IGNORECASE,
+)
+# Before the second, third and fourth try of a contact that broke off, where the server doesn't say how long to wait.
+PAUSES = (2.0, 8.0, 20.0)
+# A server that asks for more is told of instead.
+MAXIMUM_WAIT_SECONDS = 60.0
 _COMMIT_ABSENT = re.compile(
     r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref|not a valid object", re.IGNORECASE
 )
@@ -51,7 +62,21 @@ def is_commit_absent(stderr: str) -> bool:
     return _COMMIT_ABSENT.search(stderr) is not None
 
 
-def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
+def find_wait_seconds(stderr: str, answers: Sequence[HttpAnswer], default: float) -> float | None:
+    """How long to wait before the contact is tried again; None where that won't help, or is too long."""
+    if answers and answers[-1].is_passing:
+        asked = answers[-1].retry_after_seconds
+        seconds = default if asked is None else asked
+        return seconds if seconds <= MAXIMUM_WAIT_SECONDS else None
+    is_other = (
+        is_commit_absent(stderr) or _DISK.search(stderr) or _NOT_FOUND.search(stderr) or _AUTHENTICATION.search(stderr)
+    )
+    return default if _PASSING.search(stderr) and not is_other else None
+
+
+def failure_of(
+    stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool, answers: Sequence[HttpAnswer] = ()
+) -> Exception:
     """The exception that a failed contact with the repository stands for: StageFailure, or PlatformError for what
     may pass and for our own disk.
     """
@@ -60,6 +85,9 @@ def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool)
         return PlatformError("The worker's disk is full; git could not write.")
     if _HOST_KEY.search(stderr):
         return host_key_changed(repository)
+    answered = find_answer_failure(repository, answers)
+    if answered is not None:
+        return answered
     if is_moved(stderr):
         return StageFailure(
             FailureCode.REPOSITORY_NOT_FOUND,
@@ -71,6 +99,15 @@ def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool)
         )
     if _AUTHENTICATION.search(stderr):
         return refused(repository)
+    garbled = _GARBLED.search(stderr)
+    if garbled is not None:
+        said = "" if garbled[1] is None else f" (it begins with {garbled[1].strip()!r})"
+        return StageFailure(
+            FailureCode.REPOSITORY_UNREACHABLE,
+            f"{repository.host} answers with something else than git's protocol{said}: a greeting, or an account that "
+            "may not log in. Check the user name in the address (most hosts want git@) and what the account runs "
+            "there.",
+        )
     if _CERTIFICATE.search(stderr):
         return StageFailure(
             FailureCode.REPOSITORY_UNREACHABLE,
@@ -82,6 +119,51 @@ def failure_of(stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool)
     if _PASSING.search(stderr) and not is_last_attempt:
         return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
     return unreachable(repository, _last_line(stderr))
+
+
+def find_answer_failure(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
+    """What the last answer of an HTTP server means by itself; None where git's own words say it."""
+    if not answers:
+        return None
+    last, shown = answers[-1], repository.public
+    page = last.sign_in_page(shown)
+    if page is not None:
+        return StageFailure(
+            FailureCode.REPOSITORY_AUTHENTICATION,
+            f"{shown} redirects to {page}, a page to sign in: the repository is private, or the address isn't one that "
+            "git reads. Check the project's repositoryUrl, and set an access token: `cloudify credentials set`.",
+        )
+    if last.is_passing:
+        return host_in_trouble(repository.host, last)
+    if last.status != 200 or last.is_git:
+        return None
+    return StageFailure(
+        FailureCode.REPOSITORY_NOT_FOUND,
+        f"There is no git repository at {shown}: {repository.host} answers 200 with {last.kind} instead of git's "
+        "protocol. Check the project's repositoryUrl with `git ls-remote`; where it asks to sign in, set an access "
+        "token: `cloudify credentials set`. A server that only hands out a repository's files can't be cloned from.",
+    )
+
+
+def host_in_trouble(host: str, answer: HttpAnswer) -> StageFailure:
+    """For an answer that `is_passing`, when the waiting is over."""
+    asked = answer.retry_after_seconds
+    wait = "later" if asked is None else f"in {asked:.0f} seconds, as it asks"
+    cause = "too many requests" if answer.status in (403, 429) else "a fault there"
+    return StageFailure(
+        FailureCode.REPOSITORY_UNREACHABLE,
+        f"{host} answers {answer.status} ({cause}). The address is not at fault: deploy again {wait}.",
+    )
+
+
+def refused_elsewhere(repository: RepositoryUrl, origin: str) -> StageFailure:
+    """For a submodule on another host than the project's repository, whose credentials are the only ones."""
+    return StageFailure(
+        FailureCode.REPOSITORY_AUTHENTICATION,
+        f"{repository.public} can't be read without credentials, and a project's credentials are for the host of its "
+        f"own repository alone ({origin}). Name a copy on that host in .gitmodules, make the submodule public, or "
+        "commit its files in its place.",
+    )
 
 
 def refused(repository: RepositoryUrl) -> StageFailure:

@@ -11,7 +11,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from workers.tar_format import OPAQUE
+from workers.tar_format import OPAQUE, is_of_the_tree
+
+_PUBLIC_DIRECTORY = 0o755
 
 
 def has_directory(layer: Path, path: str) -> bool:
@@ -21,8 +23,11 @@ def has_directory(layer: Path, path: str) -> bool:
             layer /= part
             if not stat.S_ISDIR(layer.lstat().st_mode):
                 return False
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except OSError as error:
+        # Missing, no directory, or in one that is shut.
+        if is_of_the_tree(error):
+            return False
+        raise
     return True
 
 
@@ -39,7 +44,8 @@ def take_directories(layer: Path, paths: Sequence[str], target: Path) -> None:
             hides = any(
                 _is_opaque(directory) for directory in (moved, *moved.parents[: len(PurePosixPath(path).parts)])
             )
-            place.parent.mkdir(parents=True, exist_ok=True)
+            for parent in reversed(PurePosixPath(path).parents[:-1]):
+                _make_public(target / parent)
             moved.rename(place)
             if hides:
                 os.setxattr(place, OPAQUE, b"y", follow_symlinks=False)
@@ -63,7 +69,7 @@ def complete(upper: Path, lower: Path | None) -> None:
             if entry.name in present:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                (above / entry.name).mkdir(mode=0o755)
+                _make_public(above / entry.name)
             else:
                 os.link(entry.path, above / entry.name, follow_symlinks=False)
         with os.scandir(above) as entries:
@@ -73,6 +79,13 @@ def complete(upper: Path, lower: Path | None) -> None:
                     pending.append((Path(entry.path), below_it and below_it / entry.name))
                 elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
                     Path(entry.path).unlink()
+
+
+def _make_public(directory: Path) -> None:
+    """Unless it is there. Builds see it, so it has the mode that their own directories have."""
+    if not directory.exists():
+        directory.mkdir()
+        directory.chmod(_PUBLIC_DIRECTORY)
 
 
 def _entries(directory: Path | None) -> list[os.DirEntry[str]]:

@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import stat
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
+from shared.wording import counted
 from workers.git import Git, GitFailed
 from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
+from workers.lfs_pointers import VERSION, opened_parent
+from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess, authorization
 from workers.repository_addresses import Route, parse_for_clone
 from workers.stage import StageLog
 
-_VERSION = "version https://git-lfs.github.com/spec/v1"
-# Pointers are smaller by the specification.
-_MAXIMUM_POINTER = 1024
-_OID = re.compile(r"^oid sha256:([0-9a-f]{64})$", re.MULTILINE)
-_SIZE = re.compile(r"^size (\d{1,15})$", re.MULTILINE)
-_EXTENSION = re.compile(r"^ext-", re.MULTILINE)
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Of a host that says where its files in LFS are.
+_MAXIMUM_ANSWER = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +48,15 @@ class LfsFetcher:
         cancelled: threading.Event,
         directory: Path,
         *,
-        allow_local: bool,
+        reader: ContentReader,
         is_last_attempt: bool,
     ) -> None:
+        self._reader = reader
         self._git = git
         self._access = access
         self._log = log
         self._cancelled = cancelled
         self._directory = directory / "lfs"
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
 
     def fetch(self, repository: RepositoryUrl, route: Route, tree: Path) -> None:
@@ -77,7 +72,8 @@ class LfsFetcher:
         self._directory.mkdir(exist_ok=True)
         configured = self._configured_url(tree)
         source = repository if configured is None else self._authorise_configured(configured, repository)
-        self._log.system(f"Fetching {_counted(len(pointers))} ({_mebibytes(total)}) from Git LFS at {source.public}.")
+        files = counted(len(pointers), "file")
+        self._log.system(f"Fetching {files} ({_mebibytes(total)}) from Git LFS at {source.public}.")
         if source.scheme == "file":
             self._copy_local(source, first_paths)
         else:
@@ -85,7 +81,6 @@ class LfsFetcher:
                 self._git.check_time,
                 self._cancelled,
                 self._access,
-                allow_local=self._allow_local,
                 is_last_attempt=self._is_last_attempt,
                 certificates=self._git.certificates,
             ) as client:
@@ -95,7 +90,7 @@ class LfsFetcher:
 
     def _pointers(self, tree: Path) -> list[_Pointer]:
         """Files that git would hand to LFS and whose content is a pointer."""
-        arguments = ["grep", "--cached", "-l", "-z", "-F", "-e", _VERSION, "--", ":(top,attr:filter=lfs)"]
+        arguments = ["grep", "--cached", "-l", "-z", "-F", "-e", VERSION, "--", ":(top,attr:filter=lfs)"]
         names: list[str] = []
         try:
             output = self._git.run(arguments, tree, is_silent=True)
@@ -104,8 +99,10 @@ class LfsFetcher:
             # git grep exits 1 without a complaint when it finds none; else pointers would pass for files.
             if "fatal:" in error.stderr or "error:" in error.stderr:
                 raise PlatformError(f"git can't look for files in LFS: {error.stderr.strip()[-300:]}") from error
-        found = [(name, _read_pointer(tree, name)) for name in names]
-        return [_Pointer(name, thing) for name, thing in found if thing is not None]
+        if not names:
+            return []
+        found = self._reader.read_lfs_pointers(tree, names, self._cancelled)
+        return [_Pointer(name, LfsObject(oid, size)) for name, oid, size in found]
 
     def _configured_url(self, tree: Path) -> str | None:
         """`lfs.url` of .lfsconfig as committed; of that file nothing else is looked at."""
@@ -117,7 +114,7 @@ class LfsFetcher:
 
     def _authorise_configured(self, configured: str, repository: RepositoryUrl) -> RepositoryUrl:
         try:
-            url = parse_for_clone(configured, allow_local=self._allow_local)
+            url = parse_for_clone(configured, self._access.policy)
             if not url.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.scheme}:// is refused there; use https://.")
         except StageFailure as failure:
@@ -144,7 +141,8 @@ class LfsFetcher:
         ssh = [*self._access.ssh_command(source, route), "-p", str(source.port), *user, "--", source.host, asked]
         try:
             remote = self._access.ssh_environment(route)
-            answer = json.loads(self._git.run_program(ssh, self._directory, remote, is_silent=True))
+            data = self._git.run_program(ssh, self._directory, remote, is_silent=True)
+            answer = json.loads(data) if len(data) <= _MAXIMUM_ANSWER else {}
             href, header = answer["href"], answer.get("header") or {}
             if isinstance(href, str) and isinstance(header, dict):
                 return Endpoint(href, {str(name): str(value) for name, value in header.items()})
@@ -152,7 +150,7 @@ class LfsFetcher:
             # The shell's or the host's word for a command that it doesn't have names the command.
             if "git-lfs-authenticate" not in error.stderr:
                 raise self._access.failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass
         raise StageFailure(
             FailureCode.REPOSITORY_LFS_MISSING,
@@ -186,50 +184,10 @@ class LfsFetcher:
                 copy = content.with_suffix(".copy")
                 shutil.copyfile(content, copy)
                 content = copy
-            with _parent(tree, pointer.path) as (parent, name):
+            with opened_parent(tree, pointer.path) as (parent, name):
                 mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
                 content.chmod(stat.S_IMODE(mode))
                 os.replace(content, name, dst_dir_fd=parent)
-
-
-def _read_pointer(tree: Path, path: str) -> LfsObject | None:
-    """None for what is no pointer, and so stays as it is."""
-    try:
-        with _parent(tree, path) as (parent, name):
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            with os.fdopen(descriptor, "rb") as file:
-                data = file.read(_MAXIMUM_POINTER + 1)
-    except OSError:
-        return None
-    text = data.decode("utf-8", "replace")
-    oid, size = _OID.search(text), _SIZE.search(text)
-    if len(data) > _MAXIMUM_POINTER or not text.startswith(_VERSION + "\n") or oid is None or size is None:
-        return None
-    if _EXTENSION.search(text):
-        raise StageFailure(
-            FailureCode.REPOSITORY_LFS_MISSING,
-            f"{path}: it is stored with an extension of Git LFS, whose program the platform doesn't run.",
-        )
-    return LfsObject(oid[1], int(size[1]))
-
-
-@contextmanager
-def _parent(tree: Path, path: str) -> Generator[tuple[int, str]]:
-    """The opened directory of a file of the tree, reached through no link, and the file's name."""
-    *directories, name = path.split("/")
-    descriptor = os.open(tree, _OPEN_DIRECTORY)
-    try:
-        for directory in directories:
-            child = os.open(directory, _OPEN_DIRECTORY, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = child
-        yield descriptor, name
-    finally:
-        os.close(descriptor)
-
-
-def _counted(number: int) -> str:
-    return f"{number} file" + ("" if number == 1 else "s")
 
 
 def _mebibytes(size: int) -> str:

@@ -14,18 +14,22 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.git_failures import proxy_failure, refused, unreachable
+from workers.git_failures import MAXIMUM_WAIT_SECONDS, PAUSES, host_in_trouble, proxy_failure, refused, unreachable
+from workers.http_answers import HttpAnswer
 from workers.repository_access import RepositoryAccess, authorization
 from workers.repository_addresses import find_route, parse_for_clone
 
 if TYPE_CHECKING:
     import httpx
+
+T = TypeVar("T")
 
 _BATCH = 100
 _MAXIMUM_ANSWER = 4 << 20
@@ -64,6 +68,13 @@ class _Target:
         return (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
 
 
+class _InTrouble(Exception):
+    def __init__(self, host: str, answer: HttpAnswer) -> None:
+        super().__init__(host)
+        self.host = host
+        self.answer = answer
+
+
 class LfsClient:
     """For one repository's objects; not shared between threads. A context manager: leaving it ends the connections."""
 
@@ -73,14 +84,12 @@ class LfsClient:
         cancelled: threading.Event,
         access: RepositoryAccess,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
         certificates: str | None = None,
     ) -> None:
         self._check_time = check_time
         self._cancelled = cancelled
         self._access = access
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
         self._certificates = certificates
         # By origin: a connection is only used for the name that its certificate was checked for.
@@ -99,9 +108,23 @@ class LfsClient:
         objects = list(wanted)
         for start in range(0, len(objects), _BATCH):
             batch = objects[start : start + _BATCH]
-            actions = self._ask(endpoint, batch, wanted)
+            actions = self._patiently(partial(self._ask, endpoint, batch, wanted))
             for thing in batch:
-                self._download(endpoint, thing, actions[thing], wanted[thing], directory)
+                self._patiently(partial(self._download, endpoint, thing, actions[thing], wanted[thing], directory))
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Tries again after answers that may pass, when the server says. Raises StageFailure when it is no better."""
+        for pause in (*PAUSES, None):
+            try:
+                return action()
+            except _InTrouble as error:
+                asked = error.answer.retry_after_seconds
+                wait = pause if asked is None or pause is None else asked
+                if wait is None or wait > MAXIMUM_WAIT_SECONDS:
+                    raise host_in_trouble(f"The Git LFS server {error.host}", error.answer) from error
+                self._cancelled.wait(wait)
+                self._check_time()
+        raise AssertionError("the last try returns or raises")
 
     def _ask(
         self, endpoint: Endpoint, batch: Sequence[LfsObject], names: Mapping[LfsObject, str]
@@ -116,7 +139,7 @@ class LfsClient:
         headers = {**endpoint.headers, "Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE}
         with self._answer("POST", target, headers, json.dumps(body).encode()) as response:
             if response.status_code != 200:
-                raise self._failure(response.status_code, target, bool(endpoint.headers))
+                raise self._failure(response, target, bool(endpoint.headers))
             answer = _read_answer(self._chunks(response, target), target, self._check_time)
         if answer.get("transfer", "basic") != "basic":
             raise _unusable(target, "wants a kind of transfer that it wasn't offered")
@@ -138,7 +161,7 @@ class LfsClient:
                     if response.status_code == 404:
                         raise _missing(path, target)
                     if response.status_code != 200:
-                        raise self._failure(response.status_code, target, "Authorization" in headers)
+                        raise self._failure(response, target, "Authorization" in headers)
                     chunks = self._chunks(response, target)
                     return verified_copy(chunks, thing, path, directory, self._check_time)
                 location = response.headers.get("Location", "")
@@ -154,11 +177,11 @@ class LfsClient:
         return {} if own is None else {"Authorization": own}
 
     def _target(self, url: str, base: str = "") -> _Target:
-        """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and for http:// where only https:// is allowed."""
+        """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and where the policy refuses it."""
         try:
             parts = urlsplit(urljoin(base, url) if base else url)
             bare = parts._replace(query="", fragment="", path=parts.path if parts.path.strip("/") else "/lfs")
-            public = parse_for_clone(bare.geturl(), allow_local=self._allow_local)
+            public = parse_for_clone(bare.geturl(), self._access.policy)
             if not public.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{public.scheme}:// is refused there.")
             if not all("!" <= character <= "~" for character in parts.query):
@@ -205,7 +228,7 @@ class LfsClient:
 
         found = self._connections.get(url.origin)
         if found is None:
-            route = find_route(url, self._cancelled, self._access.proxy, allow_local=self._allow_local)
+            route = find_route(url, self._cancelled, self._access.proxy, self._access.policy)
             client = httpx.Client(
                 verify=ssl.create_default_context(cafile=self._certificates),
                 timeout=httpx.Timeout(20.0, connect=10.0),
@@ -234,9 +257,15 @@ class LfsClient:
             return unreachable(target.public, f"the Git LFS server broke off ({reason})")
         return PlatformError(f"Contact with the Git LFS server {target.public.host} broke off ({reason}).")
 
-    def _failure(self, status: int, target: _Target, is_authenticated: bool) -> Exception:
-        if status == 429 or status >= 500:
-            return self._broken(target, f"status {status}")
+    def _failure(self, response: httpx.Response, target: _Target, is_authenticated: bool) -> Exception:
+        status = response.status_code
+        answer = HttpAnswer(status, {name.lower(): value[:1000] for name, value in response.headers.items()})
+        if answer.is_passing:
+            return _InTrouble(target.public.host, answer)
+        if status in (507, 509):
+            return _unusable(target, f"is over its quota (status {status}); its owner raises it, or removes files")
+        if status >= 500:
+            return _unusable(target, f"doesn't do what it is asked (status {status})")
         if status in (401, 403):
             if not is_authenticated:
                 return refused(target.public)

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 
 import dramatiq
@@ -16,9 +17,11 @@ import structlog
 
 from shared import metrics
 from shared.db.database import Row
-from shared.deployment_state import Pool, Stage
+from shared.deployment_state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
+from shared.plans import PlanLimits
+from shared.private_files import keep_files_private
 from shared.queue.base import Lease
 from shared.queue.broker import PriorityBroker, current_lease
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
@@ -28,6 +31,7 @@ from shared.secrets_box import SecretsBox
 from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.variables import VariableService
 from shared.settings import Settings, SettingsError, load_settings
+from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.actors import declare_actor
 from workers.cleanup import CleanupRunner
 from workers.context import WorkerContext
@@ -39,15 +43,6 @@ from workers.stage import StageResult
 
 _log = structlog.get_logger(__name__)
 
-DEFAULT_THREADS: dict[Pool, int] = {
-    Pool.CLONE: 4,
-    Pool.INSTALL: 2,
-    Pool.BUILD: 2,
-    Pool.UPLOAD: 2,
-    Pool.DEPLOY: 4,
-    Pool.ROLLBACK: 4,
-    Pool.PREVIEW_CLEANUP: 2,
-}
 # More slows down programs that close every descriptor there might be.
 _OPEN_FILES = 65_536
 
@@ -69,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     raise_file_limit()
+    keep_files_private(settings.home)
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
@@ -89,21 +85,37 @@ def raise_file_limit() -> None:
 
 def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event) -> None:
     """Runs the pool until `stop` is set, then hands back what runs."""
-    context = WorkerContext(settings, f"{socket.gethostname()}-{pool.value}-{os.getpid()}")
+    # The random part: a process id comes again, and two containers may have one host name.
+    worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    context = WorkerContext(settings, worker_id)
+    lives = lives_directory(settings.home)
+    life = WorkerLife(lives, worker_id, pool.value)
+
+    def hand_back(pool: str, worker: str, counts: bool) -> None:
+        handed_back = context.queue.hand_back(pool, worker, counts=counts)
+        if handed_back.lost:
+            _log.error("worker.jobs_lost", pool=pool, worker=worker, jobs=handed_back.lost)
+
+    dead_workers = DeadWorkers(lives, life, hand_back)
     try:
+        life.start()
+        dead_workers.start()
         run = job_runner(context, pool)
         broker = PriorityBroker(context.queue, worker=context.worker)
         declare_actor(broker, pool, run, current_lease, worker=context.worker)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics_port:
-            metrics.start_metrics_listener(settings.metrics_port)
+            metrics.start_metrics_listener(settings.metrics_port, names=settings.api_hosts)
         worker.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.wait()
         _log.info("worker.stopping", pool=pool.value)
         worker.stop(timeout=25_000)
         broker.close()
+        dead_workers.stop()
+        life.stop()
     finally:
+        # After an error the file stays: it is found without a lock when this process is gone.
         context.close()
 
 
@@ -131,6 +143,10 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         database=context.database, credentials=RepositoryCredentialRepository(context.database), box=box
     )
     function, executor = build_stage(context, stage)
+
+    def hold_slot(tenant_id: str, deployment_id: str, limits: PlanLimits) -> None:
+        context.queue.hold_slot(tenant_id, deployment_id, limit=limits.concurrent_builds, weight=limits.weight)
+
     return StageRunner(
         stage=stage,
         function=function,
@@ -140,6 +156,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         read_credentials=credentials.open_for,
         secrets_of=lambda row: list(secrets_of(row["repository_url"])),
         reap=executor.reap if executor is not None else _reap_nothing,
+        hold_slot=hold_slot,
         directories=StageDirectories(settings.work_directory),
         build_settings=settings.build,
         clock=context.clock,

@@ -23,17 +23,20 @@ def build_stage(context: WorkerContext, stage: Stage) -> Built:
 
 
 def _clone(context: WorkerContext) -> Built:
+    from workers.executors.cgroups import discover_control_groups
     from workers.ignored_builds import IgnoredBuilds
     from workers.stages.clone import CloneStage
 
     ignored = IgnoredBuilds(context.deployments)
     host_keys = RepositoryCredentialRepository(context.database)
     index = SnapshotIndex(context.database)
-    return CloneStage(_snapshots(context), index, context.settings, ignored, host_keys), None
+    groups = discover_control_groups()
+    return CloneStage(_snapshots(context), index, context.settings, ignored, host_keys, groups), None
 
 
 def _install(context: WorkerContext) -> Built:
     from shared.repositories.tools import ToolRepository
+    from workers.reading.reader import ContentReader
     from workers.stages.install import InstallStage
     from workers.tools import ToolProvider
 
@@ -41,7 +44,8 @@ def _install(context: WorkerContext) -> Built:
     index = SnapshotIndex(context.database)
     snapshots = _snapshots(context)
     tools = ToolProvider(executor, snapshots, ToolRepository(context.database), toolchain)
-    return InstallStage(executor, snapshots, index, toolchain, context.settings, tools), executor
+    stage = InstallStage(executor, snapshots, index, toolchain, context.settings, tools, ContentReader())
+    return stage, executor
 
 
 def _build(context: WorkerContext) -> Built:

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import shlex
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from shared.errors import FailureCode, StageFailure
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import RepositoryCredentials
-from shared.repository_url import RepositoryUrl
+from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers import ssh_tunnel
+from workers.executors.upstream_proxy import UpstreamFailure
 from workers.git_failures import failure_of, host_key_changed, proxy_failure
+from workers.http_answers import HttpAnswer
 from workers.repository_addresses import Route
 
 if TYPE_CHECKING:
@@ -42,7 +44,10 @@ class _SshFiles:
 
 
 class RepositoryAccess:
-    """For one clone; not shared between threads. Made by `opened`. `proxy`: where one leads outside, that one."""
+    """For one clone; not shared between threads. Made by `opened`. `proxy`: where one leads outside, that one.
+
+    `policy`: where the clone may lead.
+    """
 
     def __init__(
         self,
@@ -51,8 +56,10 @@ class RepositoryAccess:
         host_keys: RepositoryCredentialRepository,
         files: _SshFiles | None,
         proxy: CloneProxy | None,
+        policy: RepositoryPolicy,
     ) -> None:
         self.proxy = proxy
+        self.policy = policy
         self._project_id = project_id
         self._credentials = credentials
         self._host_keys = host_keys
@@ -66,14 +73,16 @@ class RepositoryAccess:
         credentials: RepositoryCredentials | None,
         host_keys: RepositoryCredentialRepository,
         directory: Path,
+        policy: RepositoryPolicy,
         proxy: CloneProxy | None = None,
     ) -> Generator[RepositoryAccess]:
         """A deploy key is readable for ssh as long as the context lasts. `directory` is the stage's own."""
         if credentials is None or credentials.kind != "sshKey":
-            yield cls(project_id, credentials, host_keys, None, proxy)
+            yield cls(project_id, credentials, host_keys, None, proxy, policy)
             return
         with _key_file(credentials.private_key, directory) as identity:
-            yield cls(project_id, credentials, host_keys, _SshFiles(identity, directory / "known_hosts"), proxy)
+            files = _SshFiles(identity, directory / "known_hosts")
+            yield cls(project_id, credentials, host_keys, files, proxy, policy)
 
     def authorise(self, url: RepositoryUrl) -> RepositoryUrl:
         """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key."""
@@ -88,12 +97,25 @@ class RepositoryAccess:
             return None
         return self._credentials.origin
 
-    def failure_of(self, stderr: str, url: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
-        """As `git_failures.failure_of`, for a contact that may not even have got through the proxy."""
-        failure = self.proxy.find_failure(url) if self.proxy is not None else None
+    def failure_of(
+        self,
+        stderr: str,
+        url: RepositoryUrl,
+        *,
+        is_last_attempt: bool,
+        has_waited: bool = False,
+        answers: Sequence[HttpAnswer] = (),
+    ) -> Exception:
+        """As `git_failures.failure_of`, for a contact that may not even have got through the proxy. `has_waited`: it
+        was tried again already, which leaves the proxy's own troubles to the stage's next attempt."""
+        failure = self.find_proxy_failure(url)
         if failure is not None:
             return proxy_failure(url, failure, is_last_attempt=is_last_attempt)
-        return failure_of(stderr, url, is_last_attempt=is_last_attempt)
+        return failure_of(stderr, url, is_last_attempt=is_last_attempt or has_waited, answers=answers)
+
+    def find_proxy_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
+        """Why the latest contact with the host didn't get through the company's proxy; None if it did."""
+        return self.proxy.find_failure(url) if self.proxy is not None else None
 
     def environment(self, url: RepositoryUrl, route: Route) -> dict[str, str]:
         """What git needs to reach an authorised repository: credentials, and the address to connect to or the proxy.
@@ -102,7 +124,8 @@ class RepositoryAccess:
         """
         address = route.address
         settings: list[tuple[str, str]] = []
-        environment: dict[str, str] = {}
+        # The one protocol that was judged, and none that a server could lead to.
+        environment = {"GIT_ALLOW_PROTOCOL": url.scheme}
         if url.is_http:
             header = authorization(url)
             if header is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl, check_addresses, parse_repository_url
+from shared.network.address_policy import Unresolvable
+from shared.network.embedded_addresses import Address
+from shared.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
 from workers.executors.upstream_proxy import UpstreamAway
 from workers.git_failures import proxy_failure, unreachable
 
@@ -22,8 +23,6 @@ _CONNECT_TRIES = 3
 # After a proxy that took longer for its refusal, it isn't asked again.
 _PATIENCE_SECONDS = 10.0
 _PROXIED_PORTS = (22, 80, 443)
-# What some programs read as an IPv4 address (https://url.spec.whatwg.org/#ends-in-a-number-checker); no name ends so.
-_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +36,30 @@ class Route:
     proxy: str | None = field(default=None, repr=False)
 
 
-def parse_for_clone(url: str, *, allow_local: bool) -> RepositoryUrl:
+def parse_for_clone(url: str, policy: RepositoryPolicy) -> RepositoryUrl:
     """The address of a repository; what the API would refuse fails the deployment here, as the user's failure."""
     try:
-        return parse_repository_url(url, allow_local=allow_local)
+        parsed = parse_repository_url(url)
+        policy.check(parsed)
     except CloudifyError as error:
         raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
+    return parsed
 
 
-def find_route(url: RepositoryUrl, cancelled: threading.Event, proxy: CloneProxy | None, *, allow_local: bool) -> Route:
+def find_route(
+    url: RepositoryUrl, cancelled: threading.Event, proxy: CloneProxy | None, policy: RepositoryPolicy
+) -> Route:
     """A way to the host that is allowed and leads there. `proxy`: for what isn't reached directly, where there is one.
 
     Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, PlatformError for the proxy's own troubles, Cancelled.
     """
     if url.scheme == "file":
+        parse_for_clone(url.public, policy)
         return Route()
     if proxy is None:
-        return Route(address=reachable_address(url, cancelled, allow_local=allow_local))
-    addresses = _checked_addresses(url, allow_local=allow_local)
-    if proxy.is_direct(addresses):
-        return Route(address=reachable_address(url, cancelled, allow_local=allow_local))
-    if not addresses:
-        _check_unresolved(url)
+        return Route(address=reachable_address(url, cancelled, policy))
+    if _is_direct(url, policy):
+        return Route(address=reachable_address(url, cancelled, policy))
     started = time.monotonic()
     for attempt in range(_CONNECT_TRIES):
         if attempt and cancelled.wait(0.5 * attempt):
@@ -73,11 +74,24 @@ def find_route(url: RepositoryUrl, cancelled: threading.Event, proxy: CloneProxy
     raise AssertionError("the last try returns or raises")
 
 
+def _is_direct(url: RepositoryUrl, policy: RepositoryPolicy) -> bool:
+    """Whether the host is reached without the proxy: it is in the allowed networks. Raises StageFailure."""
+    try:
+        return all(policy.addresses.is_listed(address) for address in policy.admit(url, has_proxy=True))
+    except CloudifyError as error:
+        raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
+    except Unresolvable:
+        _check_unresolved(url)
+        return False
+
+
 def _check_unresolved(url: RepositoryUrl) -> None:
-    """Where a name leads that only the proxy resolves is the proxy's to judge, but not what may mean its own host."""
-    last = url.host.rstrip(".").rpartition(".")[2]
-    if ":" in url.host or _NUMBER.fullmatch(last) or last in ("", "localhost"):
-        raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.host} is not the name of a public host.")
+    """Where a name leads that only the proxy resolves is the proxy's to judge, but nothing goes there unencrypted."""
+    if url.scheme == "http":
+        raise StageFailure(
+            FailureCode.URL_FORBIDDEN,
+            f"{url.host} does not resolve, so it is in none of the networks that http:// is allowed for. Use https://.",
+        )
     if url.port not in _PROXIED_PORTS:
         raise unreachable(
             url,
@@ -86,26 +100,28 @@ def _check_unresolved(url: RepositoryUrl) -> None:
         )
 
 
-def _checked_addresses(url: RepositoryUrl, *, allow_local: bool) -> tuple[str, ...]:
+def _admitted(url: RepositoryUrl, policy: RepositoryPolicy) -> tuple[Address, ...]:
+    """Empty where the name doesn't resolve."""
     try:
-        return check_addresses(url, allow_local=allow_local)
+        return policy.admit(url)
+    except Unresolvable:
+        return ()
     except CloudifyError as error:
         raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
 
 
-def reachable_address(url: RepositoryUrl, cancelled: threading.Event, *, allow_local: bool) -> str:
+def reachable_address(url: RepositoryUrl, cancelled: threading.Event, policy: RepositoryPolicy) -> str:
     """An address of the host that is allowed and accepts connections. Tries for a few seconds."""
     reason = ""
     for attempt in range(_CONNECT_TRIES):
         if attempt and cancelled.wait(0.5 * attempt):
             raise Cancelled
-        addresses = _checked_addresses(url, allow_local=allow_local)
         reason = f"the name {url.host} does not resolve"
-        for address in addresses:
+        for address in _admitted(url, policy):
             try:
-                socket.create_connection((address, url.port), timeout=_CONNECT_SECONDS).close()
+                socket.create_connection((str(address), url.port), timeout=_CONNECT_SECONDS).close()
             except OSError as error:
                 reason = f"{url.host} port {url.port}: {error.strerror or 'no answer'}"
             else:
-                return address
+                return str(address)
     raise unreachable(url, reason)

@@ -9,12 +9,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl
+from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.git import Git, GitFailed
-from workers.git_failures import is_commit_absent, is_moved
+from workers.git_failures import (
+    PAUSES,
+    find_answer_failure,
+    find_wait_seconds,
+    is_commit_absent,
+    is_moved,
+    refused_elsewhere,
+)
+from workers.http_answers import HttpAnswer, read_trace
 from workers.lfs import LfsFetcher
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import Route, find_route, parse_for_clone
@@ -22,6 +30,9 @@ from workers.stage import StageLog
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100
+# Bytes of all paths and addresses in .gitmodules.
+_MAXIMUM_MODULES = 1 << 20
+_MAXIMUM_LINES = 20
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -32,13 +43,22 @@ class RemoteRepository:
     """
 
     def __init__(
-        self, git: Git, access: RepositoryAccess, url: RepositoryUrl, route: Route, *, is_last_attempt: bool
+        self,
+        git: Git,
+        access: RepositoryAccess,
+        url: RepositoryUrl,
+        route: Route,
+        log: StageLog,
+        *,
+        is_last_attempt: bool,
     ) -> None:
         self.url = url
         self._git = git
         self._access = access
         self.route = route
+        self._log = log
         self._is_last_attempt = is_last_attempt
+        self._answers: list[HttpAnswer] = []
 
     @classmethod
     def connect(
@@ -49,16 +69,15 @@ class RemoteRepository:
         log: StageLog,
         cancelled: threading.Event,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
     ) -> RemoteRepository:
         """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
         Cancelled."""
-        route = find_route(url, cancelled, access.proxy, allow_local=allow_local)
+        route = find_route(url, cancelled, access.proxy, access.policy)
         authorised = access.authorise(url)
         if (origin := access.withheld_from(url)) is not None:
             log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
-        return cls(git, access, authorised, route, is_last_attempt=is_last_attempt)
+        return cls(git, access, authorised, route, log, is_last_attempt=is_last_attempt)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -78,6 +97,10 @@ class RemoteRepository:
             )
         branches = [name.removeprefix("refs/heads/") for name in there]
         if not branches:
+            # git takes any answer with 200 for a server of files, and an empty list for a repository without commits.
+            other = find_answer_failure(self.url, self._answers)
+            if other is not None:
+                raise other
             raise StageFailure(
                 FailureCode.REPOSITORY_EMPTY, f"{self.url.public} has no commits yet. Push one, then deploy again."
             )
@@ -120,6 +143,7 @@ class RemoteRepository:
                 FailureCode.COMMIT_NOT_FOUND,
                 f"{self.url.public} has no commit {sha}. It may have been removed by a force-push.",
             )
+        self._git.check_tree(sha, directory)
         try:
             self._git.run(["checkout", "--quiet", "--force", "--detach", sha], directory)
         except GitFailed as error:
@@ -131,15 +155,20 @@ class RemoteRepository:
 
     def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
         """Fetches the commits into the repository `directory` (made where there is none), without their files where
-        the server can leave them out. False when they can't be had; nothing depends on it."""
+        the server can leave them out. False when they can't be had; nothing depends on it. Raises StageFailure for
+        commits that are too large to be compared."""
         if not (directory / ".git").exists():
             self._initialise(shas[0], directory)
         options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
         try:
-            self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True)
+            self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True, is_patient=False)
         except GitFailed:
             return False
-        return all(self._has_commit(sha, directory) for sha in shas)
+        if not all(self._has_commit(sha, directory) for sha in shas):
+            return False
+        for sha in shas:
+            self._git.check_tree(sha, directory, has_files=False)
+        return True
 
     def _initialise(self, sha: str, directory: Path) -> None:
         self._git.run(["init", "--quiet", f"--object-format={'sha1' if len(sha) == 40 else 'sha256'}"], directory)
@@ -151,32 +180,65 @@ class RemoteRepository:
             return False
         return True
 
-    def _contact(self, arguments: list[str], directory: Path, *, is_raw: bool = False) -> bytes:
-        """Runs git with this repository's address in place of "URL". Raises GitFailed if `is_raw`, else its meaning."""
+    def _contact(
+        self, arguments: list[str], directory: Path, *, is_raw: bool = False, is_patient: bool = True
+    ) -> bytes:
+        """Runs git with this repository's address in place of "URL"; again, if `is_patient`, after what may pass.
 
-        def run() -> bytes:
-            remote = self._access.environment(self.url, self.route)
-            filled = [self.url.public if argument == "URL" else argument for argument in arguments]
-            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
-            self._access.keep_host_key(self.url)
-            return output
-
-        try:
+        Raises GitFailed if `is_raw`, else its meaning.
+        """
+        pauses = list(PAUSES) if is_patient else []
+        while True:
             try:
-                return run()
+                return self._contact_once(arguments, directory)
             except GitFailed as error:
-                # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
-                if not is_moved(error.stderr) or self.url.path.endswith(".git"):
-                    raise
-                self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
-                return run()
+                is_ours = self._access.find_proxy_failure(self.url) is not None
+                can_wait = bool(pauses) and not is_ours
+                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if can_wait else None
+                if wait is None:
+                    if is_raw:
+                        raise
+                    raise self._failure_of(error) from error
+                status = f"answers {error.answers[-1].status}" if error.answers else "broke off"
+                self._log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
+                self._git.pause(wait)
+
+    def _contact_once(self, arguments: list[str], directory: Path) -> bytes:
+        try:
+            return self._run(arguments, directory)
         except GitFailed as error:
-            if is_raw:
+            # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
+            if not is_moved(error.stderr) or self.url.path.endswith(".git"):
                 raise
-            raise self._failure_of(error) from error
+            self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
+            return self._run(arguments, directory)
+
+    def _run(self, arguments: list[str], directory: Path) -> bytes:
+        trace = self._git.trace
+        trace.unlink(missing_ok=True)
+        remote = self._access.environment(self.url, self.route)
+        # Headers alone; git leaves credentials out.
+        remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
+        filled = [self.url.public if argument == "URL" else argument for argument in arguments]
+        try:
+            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
+            self._answers = read_trace(trace)
+        except GitFailed as error:
+            error.answers = read_trace(trace)
+            raise
+        finally:
+            trace.unlink(missing_ok=True)
+        self._access.keep_host_key(self.url)
+        return output
 
     def _failure_of(self, error: GitFailed) -> Exception:
-        return self._access.failure_of(error.stderr, self.url, is_last_attempt=self._is_last_attempt)
+        return self._access.failure_of(
+            error.stderr,
+            self.url,
+            is_last_attempt=self._is_last_attempt,
+            has_waited=True,
+            answers=error.answers,
+        )
 
 
 class SubmoduleFetcher:
@@ -190,7 +252,6 @@ class SubmoduleFetcher:
         log: StageLog,
         cancelled: threading.Event,
         *,
-        allow_local: bool,
         is_last_attempt: bool,
     ) -> None:
         self._git = git
@@ -198,12 +259,14 @@ class SubmoduleFetcher:
         self._lfs = lfs
         self._log = log
         self._cancelled = cancelled
-        self._allow_local = allow_local
         self._is_last_attempt = is_last_attempt
+        self._origin: str | None = None
         self._count = 0
+        self._left_empty = 0
 
     def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
         """Raises StageFailure naming the submodule."""
+        self._origin = self._origin or parent.origin
         links = self._links(directory)
         if not links:
             return
@@ -212,7 +275,9 @@ class SubmoduleFetcher:
             url = urls.get(path)
             if url is None:
                 # A leftover of git itself: an embedded repository that was committed by mistake. git ignores it too.
-                self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
+                self._left_empty += 1
+                if self._left_empty <= _MAXIMUM_LINES:
+                    self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
                 continue
             self._count += 1
             if depth >= _MAXIMUM_SUBMODULE_DEPTH or self._count > _MAXIMUM_SUBMODULES:
@@ -227,7 +292,7 @@ class SubmoduleFetcher:
                 raise StageFailure(failure.code, f"Submodule {path}: {failure.message}") from failure
 
     def _fetch_one(self, parent: RepositoryUrl, url: str, sha: str, directory: Path, depth: int) -> None:
-        repository = resolve_submodule(parent, url, allow_local=self._allow_local)
+        repository = resolve_submodule(parent, url, self._access.policy)
         self._log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
         remote = RemoteRepository.connect(
             self._git,
@@ -235,12 +300,16 @@ class SubmoduleFetcher:
             repository,
             self._log,
             self._cancelled,
-            allow_local=self._allow_local,
             is_last_attempt=self._is_last_attempt,
         )
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
-        remote.fetch(sha, directory, None)
+        try:
+            remote.fetch(sha, directory, None)
+        except StageFailure as failure:
+            if failure.code is FailureCode.REPOSITORY_AUTHENTICATION and repository.origin != self._origin:
+                raise refused_elsewhere(repository, self._origin or "") from failure
+            raise
         self._lfs.fetch(remote.url, remote.route, directory)
         self.fetch(remote.url, directory, depth + 1)
 
@@ -267,6 +336,12 @@ class SubmoduleFetcher:
                     f".gitmodules can't be read: {error.stderr.strip()[:200]}. Correct the file and push again.",
                 ) from error
             return {}
+        if len(output) > _MAXIMUM_MODULES:
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f".gitmodules names more than can be fetched: at most {_MAXIMUM_SUBMODULES} submodules are. Remove"
+                " those that the site doesn't need and push again.",
+            )
         values: dict[str, dict[str, str]] = {}
         for entry in output.decode("utf-8", "surrogateescape").split("\0"):
             name, _, value = entry.partition("\n")
@@ -275,7 +350,7 @@ class SubmoduleFetcher:
         return {both["path"]: both["url"] for both in values.values() if "path" in both and "url" in both}
 
 
-def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> RepositoryUrl:
+def resolve_submodule(parent: RepositoryUrl, url: str, policy: RepositoryPolicy) -> RepositoryUrl:
     """The submodule's address: relative ones against the parent's, whose credentials then hold for it as well.
 
     A repository from the network may not name a directory of this host, even where local ones are allowed.
@@ -286,9 +361,25 @@ def resolve_submodule(parent: RepositoryUrl, url: str, *, allow_local: bool) -> 
             raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} leads nowhere.")
         # git takes it as it stands in .gitmodules; what an address can't hold is spelt as it should be.
         path = quote(os.fsencode(path), safe="/%~:@!$&'()*+,;=")
-        parse_for_clone(replace(parent, path=path).public, allow_local=allow_local)
-        return replace(parent, path=path)
-    repository = parse_for_clone(url, allow_local=allow_local)
-    if repository.scheme == "file" and parent.scheme != "file":
-        raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
+        parse_for_clone(replace(parent, path=path).public, policy)
+        repository = replace(parent, path=path)
+    else:
+        repository = parse_for_clone(url, policy)
+    if repository.scheme == "file":
+        _check_local_submodule(parent, repository)
     return repository
+
+
+def _check_local_submodule(parent: RepositoryUrl, repository: RepositoryUrl) -> None:
+    """An administrator chose the parent's address, but whoever can push to it writes .gitmodules: it leads to
+    repositories beside the parent and to none elsewhere on this host."""
+    if parent.scheme != "file":
+        raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
+    directory = posixpath.dirname(posixpath.normpath(unquote(parent.path))).rstrip("/")
+    path = posixpath.normpath(unquote(repository.path))
+    if not directory or not path.startswith(f"{directory}/"):
+        raise StageFailure(
+            FailureCode.URL_FORBIDDEN,
+            f"{repository.public} is not in the directory of {parent.public}. A submodule of a repository on this host "
+            "has to lie beside it.",
+        )

@@ -20,7 +20,7 @@ from shared.db.database import Row
 from shared.deployment_state import Stage, next_stage
 from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
 from shared.logs.redaction import Redactor
-from shared.plans import Plan, limits_of
+from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.base import Lease
 from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job
@@ -42,6 +42,8 @@ from workers.stage import InputMissing, StageContext, StageFunction, StageLog, S
 
 _log = structlog.get_logger(__name__)
 
+# A job that the plan allows no place, where the queue couldn't be told why.
+_WAIT_SECONDS = 1.0
 # The stages whose output is kept under a key.
 _CACHED = frozenset({Stage.CLONE, Stage.INSTALL, Stage.BUILD, Stage.UPLOAD})
 
@@ -65,6 +67,8 @@ ReadVariables = Callable[[str, str], Sequence[ProjectVariable]]
 ReadCredentials = Callable[[str], RepositoryCredentials | None]
 # Kills what an earlier, dead run of this name left on this host.
 Reap = Callable[[str], None]
+# (tenant id, deployment id, limits): puts a started deployment's slot into the queue's running set. Raises Unavailable.
+HoldSlot = Callable[[str, str, PlanLimits], None]
 # Ends a pipeline: records the last stage's result together with what it means for the deployment. (row, fence, result)
 Finish = Callable[[Row, int, StageResult], None]
 
@@ -81,6 +85,7 @@ class StageRunner:
         read_credentials: ReadCredentials,
         secrets_of: Callable[[Row], list[str]],
         reap: Reap,
+        hold_slot: HoldSlot,
         directories: StageDirectories,
         build_settings: BuildSettings,
         clock: Clock,
@@ -95,6 +100,7 @@ class StageRunner:
         self._read_credentials = read_credentials
         self._secrets_of = secrets_of
         self._reap = reap
+        self._hold_slot = hold_slot
         self._directories = directories
         self._build_settings = build_settings
         self._clock = clock
@@ -124,13 +130,17 @@ class StageRunner:
         begun = self._lifecycle.begin_stage(
             tenant_id, deployment_id, self._stage, fence=lease.token, worker=self._worker
         )
-        if begun.beginning is Beginning.OVER or begun.row is None:
-            lease.done()
-            return "over"
+        if begun.beginning is Beginning.WAIT and begun.row is not None:
+            return self._wait_for_slot(lease, begun, begun.row)
         # A worker of this host may have died in this stage; nothing of its run may go on beside ours. Before its first
         # run there is nothing to look for in all of the host's processes.
         if begun.beginning is not Beginning.RUN or begun.attempt > 1:
             self._reap(f"{deployment_id}-{self._stage.value}")
+        if begun.beginning is not Beginning.RUN:
+            self._directories.discard(deployment_id, self._stage.value, lease.token)
+        if begun.beginning is Beginning.OVER or begun.row is None:
+            lease.done()
+            return "over"
         if begun.beginning is Beginning.CANCEL:
             self._lifecycle.cancel(deployment_id, fence=lease.token)
             lease.done()
@@ -145,6 +155,18 @@ class StageRunner:
         following = next_stage(self._stage)
         lease.done([] if following is None else [_next_job(lease, begun.row, following)])
         return "succeeded"
+
+    def _wait_for_slot(self, lease: Lease, begun: BegunStage, row: Row) -> str:
+        """The queue, which lost what it knew, handed out a job beyond the plan: it is told who holds the places."""
+        limits = limits_of(Plan(row["tenant_plan"]))
+        delay = 0.0
+        try:
+            for deployment_id in begun.started:
+                self._hold_slot(row["tenant_id"], deployment_id, limits)
+        except Unavailable:
+            delay = _WAIT_SECONDS
+        lease.wait_for_slot(delay)
+        return "waiting"
 
     def _run_function(self, lease: Lease, begun: BegunStage, row: Row) -> str:
         target = "preview" if row["is_preview"] else "production"

@@ -23,6 +23,8 @@ class DeploymentView:
     project_id: str
     project_slug: str
     repository_url: str
+    # Whether it may be a file:// one: who set the address is a platform administrator now.
+    allows_files: bool
     branch: str
     commit_sha: str | None
     root_directory: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from dataclasses import dataclass
 
 from shared.written_text import escaped
@@ -39,6 +41,36 @@ class Entry:
     mtime: int = 0
     target: bytes = b""
     is_opaque: bool = False
+
+
+# What a tree can be made to answer by its modes, kinds, names and links, or by changing while it is read. Any other
+# error (of the disk, of memory, of the process's own limits) is the platform's.
+_OF_THE_TREE = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+
+
+def is_of_the_tree(error: OSError) -> bool:
+    """Whether an error about a path inside a tenant's tree is about what the tenant left there."""
+    return error.errno in _OF_THE_TREE
+
+
+def unreadable(path: bytes, error: OSError) -> Exception:
+    """What to raise for an error about `path`, relative to a tenant's tree: the platform's stays as it is."""
+    if not is_of_the_tree(error):
+        return error
+    reason = os.strerror(error.errno or 0)
+    return ArchiveRejected(f"{shown(path[:600]) or 'The top directory'} can't be read: {reason}.")
 
 
 def shown(path: bytes) -> str:

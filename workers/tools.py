@@ -153,6 +153,7 @@ class ToolProvider:
                 cpu_count=limits.cpu_count,
                 process_count=limits.process_count,
                 disk_bytes=limits.disk_bytes,
+                disk_entries=limits.disk_entries,
                 output_bytes=_OUTPUT_BYTES,
                 wall_seconds=float(limits.stage_timeout_seconds),
             ),

@@ -74,7 +74,7 @@ class Placement:
 
 def place_detached(checkout: Checkout, production_branch: str, *, preview: bool, production: bool) -> Placement:
     """Where a commit goes that is checked out without a branch: to production only if the production branch is the
-    one branch that contains it, or if that was asked for."""
+    one branch of the remote, as it is now, that contains it, or if that was asked for."""
     known, unknown = checkout.branches_with_commit()
     label = production_branch if production_branch in known else known[0] if known else None
     commit = f"The commit {checkout.short_commit} is checked out without a branch"
@@ -82,10 +82,12 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
         return Placement(label, checkout.commit, is_preview=False, reason=f"{commit}; it went to production.")
     if preview:
         return Placement(label, checkout.commit, is_preview=True, reason=f"{commit}; it is a preview.")
-    if known == [production_branch] and not unknown:
+    if known == [production_branch] and not unknown and checkout.is_current:
         reason = f"{commit}; it went to production, as {production_branch} is the only branch that contains it."
         return Placement(label, checkout.commit, is_preview=False, reason=reason)
-    if not known and not unknown:
+    if not checkout.is_current:
+        why = "the remote origin, whose branches decide that, can't be asked now"
+    elif not known and not unknown:
         why = "no branch contains it"
     elif production_branch in known:
         others = [name for name in known if name != production_branch]

@@ -1,13 +1,16 @@
 """Which API to talk to and with which token.
 
-Order: flags, then CLOUDIFY_API_URL and CLOUDIFY_TOKEN, then the file that `cloudify login` writes, then the one that
-`cloudify up` writes. A token that was stored for one API is never sent to another.
+Order: flags, then CLOUDIFY_API_URL, CLOUDIFY_PROFILE and CLOUDIFY_TOKEN, then the API that the work tree is linked to,
+then the profile of the last `cloudify login`, then the file that `cloudify up` writes. A token that was stored for one
+API is never sent to another.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +30,38 @@ _TOKEN = re.compile(r"[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """`source` names where the token comes from, for messages."""
+    """`source` names where the token comes from, for messages; `profile` is set where that is a stored login."""
 
     api_url: str
     token: str | None = field(repr=False)
     source: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The API that a work tree was deployed to, and the profile that was used, if it was one."""
+
+    api_url: str
+    profile: str | None = None
+
+
+class _Profile(msgspec.Struct, rename="camel"):
+    name: str
+    api_url: str
+    token: str
+
+
+class _StoredLogins(msgspec.Struct, rename="camel"):
+    """`current` is the profile of the last login."""
+
+    current: str
+    profiles: list[_Profile]
 
 
 class _StoredCredentials(msgspec.Struct, rename="camel"):
+    """What `cloudify up` writes, and what `cloudify login` wrote before there were profiles."""
+
     api_url: str
     token: str
 
@@ -48,43 +75,119 @@ class CredentialFiles:
         self.login_file = Path(configuration) / "cloudify" / "credentials.json"
         self.platform_file = current_directory / (environment.get("CLOUDIFY_HOME") or ".cloudify") / "credentials.json"
 
-    def find(self, *, api_url: str | None = None, token: str | None = None) -> Credentials:
-        """`api_url` and `token` are the flags. Raises ClientError for a file or a URL that can't be used."""
+    @property
+    def names_an_api(self) -> bool:
+        """Whether the environment does, so that no link of a work tree counts."""
+        return bool(self._environment.get("CLOUDIFY_API_URL") or self._environment.get("CLOUDIFY_PROFILE"))
+
+    def find(
+        self,
+        *,
+        api_url: str | None = None,
+        token: str | None = None,
+        profile: str | None = None,
+        link: Link | None = None,
+    ) -> Credentials:
+        """`api_url`, `token` and `profile` are the flags. Raises ClientError for one, or a file, that can't be used."""
+        source = "--token"
         if token is None and (from_environment := self._environment.get("CLOUDIFY_TOKEN")):
             token, source = from_environment, "CLOUDIFY_TOKEN"
-        else:
-            source = "--token"
-        wanted = api_url or self._environment.get("CLOUDIFY_API_URL") or None
-        wanted = None if wanted is None else normalise_api_url(wanted)
-        if token is not None and wanted is not None:
-            return Credentials(wanted, _clean(token), source)
-        for path in (self.login_file, self.platform_file):
-            stored = _read(path)
-            if stored is None or (wanted is not None and wanted != stored.api_url):
-                continue
-            if token is not None:
-                return Credentials(stored.api_url, _clean(token), source)
-            return Credentials(stored.api_url, stored.token, str(path))
-        return Credentials(wanted or DEFAULT_API_URL, None if token is None else _clean(token), source)
+        wanted, profile = self._wanted(api_url, profile, link)
+        stored = self._stored(wanted, profile, link)
+        if token is not None:
+            address = wanted or (stored.api_url if stored else DEFAULT_API_URL)
+            return Credentials(address, _clean(token), source)
+        return stored or Credentials(wanted or DEFAULT_API_URL, None, source)
 
-    def store(self, api_url: str, token: str) -> Path:
-        """Writes the login file, readable by its owner only, in one step; returns its path."""
+    def login_target(self, *, api_url: str | None, profile: str | None) -> str:
+        """The address of the API to log in to."""
+        wanted = api_url or self._environment.get("CLOUDIFY_API_URL") or None
+        if wanted is not None:
+            return normalise_api_url(wanted)
+        known = [login for login in self._logins().profiles if login.name == profile]
+        return known[0].api_url if known else self.find().api_url
+
+    def profiles(self) -> dict[str, str]:
+        """Name → API of all stored logins."""
+        return {login.name: login.api_url for login in self._logins().profiles}
+
+    def store(self, api_url: str, token: str, profile: str | None = None) -> str:
+        """Keeps the login beside those to other APIs, readable by its owner only, in one step; returns its profile.
+
+        Without a name the profile is called after the API's host.
+        """
         path = self.login_file
-        content = msgspec.json.encode(_StoredCredentials(api_url=api_url, token=token)) + b"\n"
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            temporary.replace(path)
+            # Two logins at once keep both.
+            with path.with_name(f"{path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                known = self._logins()
+                again = [
+                    login.name for login in known.profiles if (login.name, login.api_url) == (known.current, api_url)
+                ]
+                name = profile or next(iter(again), api_url.partition("://")[2])
+                others = [login for login in known.profiles if login.name != name]
+                logins = _StoredLogins(name, [*others, _Profile(name, api_url, token)])
+                temporary.unlink(missing_ok=True)
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.json.format(msgspec.json.encode(logins)) + b"\n")
+                temporary.replace(path)
         except OSError as error:
             raise ClientError(
                 f"The credentials can't be written to {path}: {error.strerror}.",
                 "Make the directory writable, or set CLOUDIFY_TOKEN instead of logging in.",
             ) from error
-        return path
+        return name
+
+    def _wanted(self, api_url: str | None, profile: str | None, link: Link | None) -> tuple[str | None, str | None]:
+        """The address and the profile that flags, environment or link ask for."""
+        if api_url is None and profile is None:
+            api_url = self._environment.get("CLOUDIFY_API_URL") or None
+            profile = self._environment.get("CLOUDIFY_PROFILE") or None
+        wanted = None if api_url is None else normalise_api_url(api_url)
+        if profile is not None:
+            known = self.profiles()
+            if profile not in known:
+                names = ", ".join(known) or "none"
+                raise ClientError(
+                    f"There is no profile {profile!r}; stored are: {names}.",
+                    f"Run `cloudify login --profile {shlex.quote(profile)} --api-url URL`.",
+                    exit_code=ExitCode.USAGE,
+                )
+            if wanted is not None and wanted != known[profile]:
+                raise ClientError(
+                    f"The profile {profile} is for {known[profile]}, not for {wanted}.",
+                    "Leave one of the two out.",
+                    exit_code=ExitCode.USAGE,
+                )
+            return known[profile], profile
+        if wanted is None and link is not None:
+            return link.api_url, link.profile
+        return wanted, None
+
+    def _stored(self, wanted: str | None, profile: str | None, link: Link | None) -> Credentials | None:
+        logins = self._logins()
+        # The asked-for one first, then the last login's.
+        ordered = sorted(logins.profiles, key=lambda login: (login.name != profile, login.name != logins.current))
+        for login in ordered:
+            if login.api_url == wanted or (wanted is None and login.name == logins.current):
+                return Credentials(login.api_url, login.token, str(self.login_file), login.name)
+        found = _read(self.platform_file)
+        if found is None:
+            return None
+        [platform] = found.profiles[:1]
+        # The platform that runs here may listen on another port than when the work tree was linked.
+        is_linked = link is not None and wanted == link.api_url and is_loopback(link.api_url)
+        is_here = is_linked and is_loopback(platform.api_url)
+        if wanted is None or wanted == platform.api_url or is_here:
+            return Credentials(platform.api_url, platform.token, str(self.platform_file))
+        return None
+
+    def _logins(self) -> _StoredLogins:
+        return _read(self.login_file) or _StoredLogins("", [])
 
 
 def normalise_api_url(value: str) -> str:
@@ -125,7 +228,8 @@ def _clean(token: str) -> str:
     return token
 
 
-def _read(path: Path) -> _StoredCredentials | None:
+def _read(path: Path) -> _StoredLogins | None:
+    """One login or several; at least one."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -136,9 +240,16 @@ def _read(path: Path) -> _StoredCredentials | None:
             return None
         raise ClientError(f"The credentials in {path} can't be read: {error.strerror}.") from error
     try:
-        stored = msgspec.json.decode(content, type=_StoredCredentials)
+        if b'"profiles"' in content:
+            logins = msgspec.json.decode(content, type=_StoredLogins)
+        else:
+            single = msgspec.json.decode(content, type=_StoredCredentials)
+            name = single.api_url.partition("://")[2]
+            logins = _StoredLogins(name, [_Profile(name, single.api_url, single.token)])
     except msgspec.DecodeError as error:
         raise ClientError(
             f"The credentials in {path} aren't valid: {error}.", "Delete the file and run `cloudify login` again."
         ) from error
-    return _StoredCredentials(api_url=normalise_api_url(stored.api_url), token=_clean(stored.token))
+    for login in logins.profiles:
+        login.api_url, login.token = normalise_api_url(login.api_url), _clean(login.token)
+    return logins if logins.profiles else None

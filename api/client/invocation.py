@@ -12,11 +12,12 @@ from typing import Any, Concatenate, ParamSpec
 import click
 import httpx
 
-from api.client.credentials import CredentialFiles, Credentials, is_loopback
+from api.client.credentials import CredentialFiles, Credentials, Link, is_loopback
 from api.client.errors import ClientError, ExitCode
 from api.client.http import ApiClient
 from api.client.output import Output
 from api.client.standard_streams import give_up, read_input
+from api.client.work_tree import WorkTree
 
 P = ParamSpec("P")
 
@@ -30,12 +31,16 @@ class Invocation:
         api_url: str | None,
         token: str | None,
         as_json: bool,
+        profile: str | None = None,
         http_transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http_transport = http_transport
         self.output = Output(as_json=as_json)
         self.credential_files = CredentialFiles(os.environ, Path.home(), Path.cwd())
+        # Where the work tree is whose link to an API counts.
+        self.directory = Path.cwd()
         self._api_url = api_url
+        self.profile_option = profile
         self._token = read_input("The token", is_line=True) if token == "-" else token
         self._client: ApiClient | None = None
 
@@ -48,7 +53,23 @@ class Invocation:
         return self._token
 
     def credentials(self) -> Credentials:
-        return self.credential_files.find(api_url=self._api_url, token=self._token)
+        return self.credential_files.find(
+            api_url=self._api_url, token=self._token, profile=self.profile_option, link=self._link()
+        )
+
+    def login_target(self) -> str:
+        """The address of the API to log in to."""
+        return self.credential_files.login_target(api_url=self._api_url, profile=self.profile_option)
+
+    def _link(self) -> Link | None:
+        if self._api_url or self.profile_option or self.credential_files.names_an_api:
+            return None
+        try:
+            tree = WorkTree.find(self.directory)
+            return None if tree is None else tree.linked_api()
+        except ClientError:
+            # Without git, or in somebody else's directory, there is no link.
+            return None
 
     @property
     def client(self) -> ApiClient:
@@ -58,7 +79,8 @@ class Invocation:
             if credentials.token is None:
                 raise ClientError(
                     f"There is no token for the API at {credentials.api_url}.",
-                    "Run `cloudify login`, set CLOUDIFY_TOKEN, or start the platform here with `make run`.",
+                    f"Run `cloudify login --api-url {credentials.api_url}`, set CLOUDIFY_TOKEN, or start the platform "
+                    "here with `make run`.",
                     exit_code=ExitCode.NOT_AUTHENTICATED,
                 )
             if credentials.api_url.startswith("http://") and not is_loopback(credentials.api_url):
@@ -80,19 +102,26 @@ class Invocation:
 
 
 def api_command(function: Callable[Concatenate[Invocation, P], None]) -> Callable[..., None]:
-    """Adds --api-url, --token and --json, and turns errors into one sentence and an exit code."""
+    """Adds --api-url, --profile, --token and --json, and turns errors into one sentence and an exit code."""
 
     @click.option("--api-url", metavar="URL", help="The API's address; default CLOUDIFY_API_URL or the stored one.")
+    @click.option(
+        "--profile", metavar="NAME", help="A stored login; default CLOUDIFY_PROFILE, the link's, or the last."
+    )
     @click.option("--token", metavar="TOKEN", help="An API token, `-` reads it from stdin; default CLOUDIFY_TOKEN.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there.")
     @functools.wraps(function)
-    def run(*args: Any, api_url: str | None, token: str | None, as_json: bool, **options: Any) -> None:
+    def run(
+        *args: Any, api_url: str | None, profile: str | None, token: str | None, as_json: bool, **options: Any
+    ) -> None:
         output = Output(as_json=as_json)
         invocation: Invocation | None = None
         try:
             # Whoever embeds the commands may bring what carries their requests as the context's object.
             carrier = click.get_current_context().find_object(httpx.BaseTransport)
-            invocation = Invocation(api_url=api_url, token=token, as_json=as_json, http_transport=carrier)
+            invocation = Invocation(
+                api_url=api_url, token=token, as_json=as_json, profile=profile, http_transport=carrier
+            )
             function(invocation, *args, **options)
         except ClientError as error:
             output.error(error)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from api.client.credentials import Link
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.invocation import Invocation
 from api.client.references import find_project, get_project
@@ -65,7 +66,8 @@ def find_or_create_project(
             wanted = name or source.default_name
             found = _named(invocation, source, wanted) or _create(invocation, source, wanted, branch, yes=yes)
     if tree is not None and tree.linked_project() is None:
-        tree.link_project(found.id)
+        credentials = invocation.credentials()
+        tree.link_project(found.id, Link(credentials.api_url, credentials.profile))
     return found
 
 
@@ -95,7 +97,7 @@ def _linked(invocation: Invocation, tree: WorkTree | None) -> ProjectResource | 
     except ApiError as error:
         if error.status != 404:
             raise
-    invocation.output.note("The project that this directory was linked to is gone or at another API; linking anew.")
+    invocation.output.note("The project that this directory was linked to is gone; linking another one.")
     tree.unlink_project()
     return None
 

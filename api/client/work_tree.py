@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from api.client.credentials import Link
 from api.client.errors import ClientError, ExitCode
 from shared.errors import CloudifyError
 from shared.repository_url import parse_repository_url, public_form
 
 LINK_KEY = "cloudify.project"
+API_KEY = "cloudify.api"
+PROFILE_KEY = "cloudify.profile"
 
 _REMOTE = "origin"
 _REMOTE_SECONDS = 15.0
@@ -127,11 +130,18 @@ class WorkTree:
     def linked_project(self) -> str | None:
         return _git(self.root, "config", "--local", "--get", LINK_KEY, check=False) or None
 
-    def link_project(self, project_id: str) -> None:
-        _git(self.root, "config", "--local", LINK_KEY, project_id)
+    def linked_api(self) -> Link | None:
+        """The API that the linked project is at; None for links that don't say."""
+        found = [_git(self.root, "config", "--local", "--get", key, check=False) for key in (API_KEY, PROFILE_KEY)]
+        return Link(found[0], found[1] or None) if found[0] else None
+
+    def link_project(self, project_id: str, api: Link) -> None:
+        for key, value in ((API_KEY, api.api_url), (PROFILE_KEY, api.profile or ""), (LINK_KEY, project_id)):
+            _git(self.root, "config", "--local", key, value)
 
     def unlink_project(self) -> None:
-        _git(self.root, "config", "--local", "--unset-all", LINK_KEY, check=False)
+        for key in (LINK_KEY, API_KEY, PROFILE_KEY):
+            _git(self.root, "config", "--local", "--unset-all", key, check=False)
 
 
 def repository_of(remote: str, directory: Path) -> Repository:
@@ -139,7 +149,7 @@ def repository_of(remote: str, directory: Path) -> Repository:
     if remote.startswith("file://"):
         return Repository(remote, is_local=True)
     try:
-        parsed = parse_repository_url(remote, allow_local=True)
+        parsed = parse_repository_url(remote)
     except CloudifyError:
         if "://" in remote:
             # The API says what is wrong with it.

@@ -11,6 +11,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 
 from api.authentication import Principal
+from api.bodies import SMALL_BODY_BYTES
 from api.device_cookie import DEVICE_COOKIE
 from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
@@ -31,10 +32,11 @@ _REFRESH_ERRORS = (ErrorCode.UNAUTHENTICATED, ErrorCode.SESSION_REVOKED, ErrorCo
 class AuthenticationController(Controller):
     path = "/auth"
     tags = ["Authentication"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = SMALL_BODY_BYTES
 
     @post(
         "/register",
-        opt={"public": True, "errors": (ErrorCode.CONFLICT, ErrorCode.FORBIDDEN)},
+        opt={"public": True, "errors": (ErrorCode.CONFLICT, ErrorCode.FORBIDDEN), "threads": "passwords"},
         sync_to_thread=True,
     )
     def register(
@@ -48,7 +50,11 @@ class AuthenticationController(Controller):
     @post(
         "/login",
         status_code=200,
-        opt={"public": True, "errors": (ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_THROTTLED)},
+        opt={
+            "public": True,
+            "errors": (ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_THROTTLED),
+            "threads": "passwords",
+        },
         sync_to_thread=True,
     )
     def login(

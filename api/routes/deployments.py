@@ -8,6 +8,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from api.bodies import SMALL_BODY_BYTES
 from api.errors import RequestRefused
 from api.guards import authorize
 from api.idempotency import IdempotentCall
@@ -36,6 +37,7 @@ _READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment"}
 class DeploymentController(Controller):
     path = "/deployments"
     tags = ["Deployments"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = SMALL_BODY_BYTES
 
     @get(
         "/",

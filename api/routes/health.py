@@ -17,16 +17,23 @@ from shared.errors import ErrorCode, Unavailable
 from shared.permissions import Permission
 
 _ERRORS = (ErrorCode.UNAVAILABLE,)
-_PUBLIC = {"public": True, "details": True, "errors": _ERRORS}
+# On threads that no other request has.
+_PUBLIC = {"public": True, "errors": _ERRORS, "threads": "health"}
 
 
 class HealthController(Controller):
     path = "/health"
     tags = ["Health"]  # noqa: RUF012 - Litestar reads it as it is
 
-    @get(["/", "/ready"], opt=_PUBLIC, sync_to_thread=True)
-    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+    # One handler at two addresses would be wrapped twice by Litestar, which then documents its own wrapper.
+    @get("/", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
+    def health(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
         """Whether everything answers that a request needs. An administrator of the platform sees the details."""
+        return _report(request, services)
+
+    @get("/ready", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
+    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+        """The same, for orchestrators: whether to send requests here."""
         return _report(request, services)
 
     @get("/live", opt={"public": True}, sync_to_thread=False)
@@ -34,7 +41,7 @@ class HealthController(Controller):
         """Whether this process answers."""
         return success(HealthResource(status="ok"))
 
-    @get("/startup", opt={"public": True, "errors": _ERRORS}, sync_to_thread=True)
+    @get("/startup", opt=_PUBLIC, sync_to_thread=True)
     def startup(self, services: NamedDependency[Services]) -> Success[HealthResource]:
         """Whether the database has every migration of this version."""
         if not services.health.has_started():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any, Literal
 
-import anyio.to_thread
 from litestar import Controller, Request, get
+from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Response
@@ -47,7 +46,7 @@ class LogController(Controller):
     path = "/deployments/{deployment_id:str}/logs"
     tags = ("logs",)
 
-    @get(opt=_READ, sync_to_thread=True, summary="Lines of a deployment's log")
+    @get(opt={**_READ, "threads": "logs"}, sync_to_thread=True, summary="Lines of a deployment's log")
     def page(
         self,
         request: Request[Any, Any, Any],
@@ -81,7 +80,7 @@ class LogController(Controller):
         """Server-sent events after `Last-Event-ID`, else `after`, else from the beginning. 204 when all was read."""
         last_event_id = request.headers.get("last-event-id") or None
         position = parse_position(last_event_id or after or "0")
-        head = await anyio.to_thread.run_sync(partial(log_store.head, deployment_id))
+        head = await sync_to_thread(log_store.head, deployment_id)
         if position > head.last_seq:
             raise invalid_position("The log has no entry with this number yet; begin again without a position.")
         if tail is not None and last_event_id is None:

@@ -64,9 +64,9 @@ class ProjectController(Controller):
         services: NamedDependency[Services],
     ) -> Response[Success[ProjectResource]]:
         """Makes a project in the caller's own tenant."""
-        tenant_id: str = request.state.tenant_ids[0]
+        tenant_id, user_id = request.state.tenant_ids[0], request.user.user_id
         return idempotent_call.run(
-            lambda record: services.projects.create(tenant_id, data, record=record),
+            lambda record: services.projects.create(tenant_id, data, set_by=user_id, record=record),
             status=201,
             location=lambda project: f"/api/projects/{project.id}",
         )
@@ -106,7 +106,8 @@ class ProjectController(Controller):
         services: NamedDependency[Services],
     ) -> Success[ProjectResource]:
         """Changes what the body names, for the deployments to come."""
-        return success(services.projects.update(request.state.tenant_id, project_id, data))
+        user_id = request.user.user_id
+        return success(services.projects.update(request.state.tenant_id, project_id, data, set_by=user_id))
 
     @delete(
         "/{project_id:str}",

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from api.authentication import Principal
+from api.bodies import SMALL_BODY_BYTES
 from api.pagination import ListParameters
 from api.responses import answer, success
 from api.services import Services
@@ -21,6 +22,7 @@ from shared.errors import ErrorCode
 class TokenController(Controller):
     path = "/auth/tokens"
     tags = ["Tokens"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = SMALL_BODY_BYTES
 
     @get("/", opt={"self": True, "errors": (ErrorCode.INVALID_CURSOR, ErrorCode.INVALID_SORT)}, sync_to_thread=True)
     def list_tokens(

@@ -52,9 +52,10 @@ _LOG = """
   WHERE h.deployment_id = %(id)s"""
 # The deployment's row first, as those who delete it do. Removal of objects begins after deleting_at is committed: who
 # doesn't see it here records an object that the removal finds, who sees it deletes the object.
-_LOCK_DEPLOYMENT = """
+_LOCK_DEPLOYMENT = "SELECT id FROM deployments WHERE id = %(id)s FOR KEY SHARE"
+_DELETING = """
   SELECT COALESCE(d.deleting_at, p.deleting_at) AS deleting_at
-  FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s FOR KEY SHARE OF d"""
+  FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s"""
 _LOCK_HEAD = """
   SELECT next_seq - 1 AS last_seq, is_closed, is_archived FROM log_heads
   WHERE deployment_id = %(id)s FOR UPDATE"""
@@ -250,7 +251,8 @@ class LogCompactor:
             "index_length": summary.index_length,
         }
         with self._database.transaction() as connection:
-            deployment = connection.execute(_LOCK_DEPLOYMENT, parameters).fetchone()
+            connection.execute(_LOCK_DEPLOYMENT, parameters)
+            deployment = connection.execute(_DELETING, parameters).fetchone()
             head = connection.execute(_LOCK_HEAD, parameters).fetchone()
             if deployment is None or deployment["deleting_at"] is not None or head is None:
                 return None

@@ -25,6 +25,8 @@ _MAXIMUM_AUTHORITY = 2048
 _AUTHORITY = re.compile(r"[^\s/?#\"'<>`]{0,2049}")
 # The user that every ssh URL of a git host names; not a credential.
 _HARMLESS_USERS = frozenset({"git"})
+# So many control characters between two visible ones are let through.
+_MAXIMUM_RUN = 256
 _WORD_CHARACTER = re.compile(r"\w")
 
 
@@ -127,6 +129,8 @@ class RedactionStream:
         self._controls: list[Controls] = []
         # How many of the kept characters belong to a mask that has been written already.
         self._masked = 0
+        # How many control characters have come since the last visible one.
+        self._run = 0
 
     def feed(self, text: str) -> str:
         """Masked text; the end may be kept back until the next call."""
@@ -135,20 +139,46 @@ class RedactionStream:
         text = self._unfinished + text
         cut = unfinished_start(text)
         self._unfinished = text[cut:]
-        buffer, controls = self._with_kept(text[:cut])
+        added, controls = self._separate(text[:cut])
+        if self._kept and not added:
+            # What is kept back waits for visible text; looking at it again for every control character would be
+            # quadratic.
+            self._controls += [(len(self._kept) + place, control) for place, control in controls]
+            return ""
+        buffer, controls = self._with_kept(added, controls)
         return self._release(buffer, controls, max(len(self._context), self._redactor.settled(buffer)))
 
     def flush(self) -> str:
         """What was kept back. The stream can be used again afterwards, as if new."""
-        buffer, controls = self._with_kept(self._unfinished)
+        buffer, controls = self._with_kept(*self._separate(self._unfinished))
         released = self._release(buffer, controls, len(buffer))
         self._unfinished = self._context = ""
-        self._masked = 0
+        self._masked = self._run = 0
         return released
 
-    def _with_kept(self, text: str) -> tuple[str, list[Controls]]:
+    def _separate(self, text: str) -> tuple[str, list[Controls]]:
+        """The visible text and its control characters. Of a run of those only the beginning stays, whole sequences: a
+        run without an end would be kept back without an end."""
+        added, found = separate(text)
+        controls: list[Controls] = []
+        last = 0
+        for place, control in found:
+            if place > last:
+                self._run, last = 0, place
+            fitting = control[: _MAXIMUM_RUN - self._run]
+            if len(fitting) < len(control):
+                fitting = fitting[: unfinished_start(fitting)]
+                self._run = _MAXIMUM_RUN
+            else:
+                self._run += len(control)
+            if fitting:
+                controls.append((place, fitting))
+        if len(added) > last:
+            self._run = 0
+        return added, controls
+
+    def _with_kept(self, added: str, controls: list[Controls]) -> tuple[str, list[Controls]]:
         """The visible text to look at, and the control characters in it by their place there."""
-        added, controls = separate(text)
         before = self._context + self._kept
         kept = [(len(self._context) + place, control) for place, control in self._controls]
         return before + added, kept + [(len(before) + place, control) for place, control in controls]

@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from shared.errors import ErrorCode, Unavailable
+from shared.wording import counted
 
 _logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class RedisStreamSlots:
 
     def _refusal(self) -> StreamLimitReached:
         return StreamLimitReached(
-            f"You have {self._limit} streams open, which is the limit; close one, then try again.",
+            f"You have {counted(self._limit, 'stream')} open, which is the limit; close one, then try again.",
             details={"limit": self._limit},
             retry_after_seconds=_RETRY_AFTER_SECONDS,
         )

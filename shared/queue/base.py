@@ -10,6 +10,9 @@ from typing import Protocol
 
 from schemas.messages import Job
 
+# Two workers were ended under the job, for an old heartbeat or by the memory killer (see hand_back).
+WORKER_LOST = "worker_lost"
+
 
 class CancelOutcome(enum.StrEnum):
     REMOVED = "removed"  # it waited; it never runs
@@ -53,10 +56,17 @@ class JobQueue(Protocol):
         """False when a job of this id waits or runs already."""
         ...
 
-    def cancel(self, job_id: str) -> CancelOutcome: ...
+    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelOutcome:
+        """With `keeps_slot` a removed job's slot stays in the running set until `free_slot`: for a caller that has
+        something to record before another job may take it."""
+        ...
 
     def find(self, job_id: str) -> str | None:
         """Where the job is: ready, delayed, running, dead; None when the queue doesn't hold it."""
+        ...
+
+    def death_reason(self, job_id: str) -> str | None:
+        """Why the job is dead: WORKER_LOST, lease_expired, or its last error; None when no dead letter has the id."""
         ...
 
     def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None: ...
@@ -131,4 +141,8 @@ class Lease(Protocol):
 
     def release(self, delay_seconds: float = 0.0) -> None:
         """Put back in its old place; the attempt is refunded; the slot is kept."""
+        ...
+
+    def wait_for_slot(self, delay_seconds: float = 0.0) -> None:
+        """Put back in its old place; the attempt is refunded; the slot is given up unless another job has it."""
         ...

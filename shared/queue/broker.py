@@ -255,7 +255,7 @@ class PriorityBroker(dramatiq.Broker):
                 settlement.outcome,
                 delay_seconds=settlement.delay_seconds,
                 reason=settlement.reason or "rejected",
-                next_jobs=[*settlement.next_jobs, *lease.followers],
+                next_jobs=self.queue.all_bounded([*settlement.next_jobs, *lease.followers]),
             )
         except BaseException:
             self.leases.remove(lease)

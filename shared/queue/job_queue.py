@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import msgspec
 from redis import Redis
 
 from schemas.messages import Job
 from shared.queue.base import CancelOutcome, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
-from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Outcome, WorkerRecord
+from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, HandedBack, Outcome, WorkerRecord
 from shared.queue.scripts import ROOT, Scripts
 
 # So many jobs go into one script: it ends within milliseconds, and others' turn comes.
 _CHUNK = 100
+# A job under which so many workers had to be ended takes no other one.
+_STRIKES = 2
 
 
 class RedisJobQueue:
@@ -22,6 +25,7 @@ class RedisJobQueue:
 
     `lease_seconds`: a job whose lease isn't renewed for so long is handed out again. `maximum_depth` bounds the jobs
     in line of a pool, `maximum_tenant_depth` those of a tenant; successors of running jobs are exempt.
+    `maximum_tenant_slots`: what this installation gives one tenant at once, whatever its plan says.
     `clock_key` is for tests (see Scripts).
     """
 
@@ -32,6 +36,7 @@ class RedisJobQueue:
         lease_seconds: float = 30.0,
         maximum_depth: int = 1_000_000,
         maximum_tenant_depth: int = 10_000,
+        maximum_tenant_slots: int | None = None,
         clock_key: str | None = None,
     ) -> None:
         if lease_seconds <= 0:
@@ -40,6 +45,7 @@ class RedisJobQueue:
         self.lease_seconds = lease_seconds
         self._lease_ms = int(lease_seconds * 1000)
         self._maximum_depth = maximum_depth
+        self._maximum_tenant_slots = maximum_tenant_slots
         self._maximum_tenant_depth = maximum_tenant_depth
         self._scripts = Scripts(redis, clock_key=clock_key)
 
@@ -51,7 +57,7 @@ class RedisJobQueue:
         Raises QueueFull, QueueUnavailable, and ValueError for a job that can't be keyed.
         """
         [taken] = self._scripts.run(
-            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *encode_job(job, delay_seconds)
+            "enqueue", self._maximum_depth, self._maximum_tenant_depth, *encode_job(self.bounded(job), delay_seconds)
         )
         if taken == -1:
             raise QueueFull(f"The queue of {job.pool} is full; try again in a minute.", retry_after_seconds=60)
@@ -66,13 +72,13 @@ class RedisJobQueue:
         """How many were taken; those that wait or run already, or are beyond a bound, are left out. May be repeated."""
         taken = 0
         for first in range(0, len(jobs), _CHUNK):
-            arguments = flatten(encode_job(job) for job in jobs[first : first + _CHUNK])
+            arguments = flatten(encode_job(self.bounded(job)) for job in jobs[first : first + _CHUNK])
             answers = self._scripts.run("enqueue", self._maximum_depth, self._maximum_tenant_depth, *arguments)
             taken += answers.count(1)
         return taken
 
-    def cancel(self, job_id: str) -> CancelOutcome:
-        return CancelOutcome(self._scripts.run("cancel", job_id).decode())
+    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelOutcome:
+        return CancelOutcome(self._scripts.run("cancel", job_id, int(keeps_slot)).decode())
 
     def find(self, job_id: str) -> str | None:
         explained = self._scripts.run("explain", job_id)
@@ -82,13 +88,24 @@ class RedisJobQueue:
         return "ready" if state == "waiting" else state
 
     def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None:
-        self._scripts.run("set_tenant", encode_name(tenant_id), *encode_share(limit, weight))
+        self._scripts.run("set_tenant", encode_name(tenant_id), *encode_share(self._slots(limit), weight))
 
     def running_set(self, tenant_id: str) -> set[str]:
         return self._members(f"build:active:{encode_name(tenant_id)}")
 
     def hold_slot(self, tenant_id: str, slot: str, *, limit: int, weight: int) -> None:
-        self._scripts.run("hold_slot", encode_name(tenant_id), slot, *encode_share(limit, weight))
+        self._scripts.run("hold_slot", encode_name(tenant_id), slot, *encode_share(self._slots(limit), weight))
+
+    def _slots(self, limit: int) -> int:
+        return limit if self._maximum_tenant_slots is None else min(limit, self._maximum_tenant_slots)
+
+    def bounded(self, job: Job) -> Job:
+        """The job within what this installation gives a tenant: for all that is sent to the queue."""
+        return msgspec.structs.replace(job, tenant_limit=self._slots(job.tenant_limit))
+
+    def all_bounded(self, jobs: Iterable[Job | tuple[Job, float]]) -> list[Job | tuple[Job, float]]:
+        """As `bounded`, of jobs and of jobs with their delays."""
+        return [(self.bounded(job[0]), job[1]) if isinstance(job, tuple) else self.bounded(job) for job in jobs]
 
     def free_slot(self, tenant_id: str, slot: str) -> None:
         """Nothing happens while a live job has the slot: it goes with the last of them."""
@@ -199,7 +216,9 @@ class RedisJobQueue:
         """
         if next_jobs and outcome is not Outcome.DONE:
             raise ValueError(f"{outcome} has no successors; only done has.")
-        finish = encode_finish(job_id, token, outcome, delay_seconds=delay_seconds, reason=reason, next_jobs=next_jobs)
+        finish = encode_finish(
+            job_id, token, outcome, delay_seconds=delay_seconds, reason=reason, next_jobs=self.all_bounded(next_jobs)
+        )
         return self.finish_many([finish])[0]
 
     def finish_many(self, finishes: Sequence[Arguments]) -> list[bool]:
@@ -226,6 +245,16 @@ class RedisJobQueue:
     def unregister_worker(self, pool: str, worker: str) -> None:
         self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0)
 
+    def hand_back(self, pool: str, worker: str, *, counts: bool) -> HandedBack:
+        """Takes back at once what a worker held that is known to be gone. May be repeated.
+
+        The jobs return to their old places, their attempts counted, as if their leases had expired. `counts`: the death
+        speaks against the jobs; the second such death of a job is its last, and it is dead as WORKER_LOST.
+        """
+        arguments = (encode_name(pool), worker, int(counts), _STRIKES)
+        returned, lost = self._scripts.run("hand_back", *arguments)
+        return HandedBack(returned, tuple(job_id.decode() for job_id in lost))
+
     def workers(self) -> list[WorkerRecord]:
         return [
             WorkerRecord(pool.decode(), worker.decode(), threads, busy, seen_ms / 1000)
@@ -240,6 +269,10 @@ class RedisJobQueue:
             DeadLetter(decode_job(body, enqueued), attempts, died_ms / 1000, reason.decode())
             for body, attempts, died_ms, reason, enqueued in self._scripts.run("dead_letters", encode_name(pool), limit)
         ]
+
+    def death_reason(self, job_id: str) -> str | None:
+        reason = self._scripts.run("death", job_id)
+        return None if reason is None else reason.decode()
 
     def requeue_dead(self, job_id: str) -> bool:
         """Back into line at its old place, its attempts forgotten; False when no dead letter has the id."""

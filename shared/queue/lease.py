@@ -79,6 +79,9 @@ class RunningLease:
     def release(self, delay_seconds: float = 0.0) -> None:
         self.settlement = Settlement(Outcome.RELEASE, delay_seconds=delay_seconds)
 
+    def wait_for_slot(self, delay_seconds: float = 0.0) -> None:
+        self.settlement = Settlement(Outcome.WAIT, delay_seconds=delay_seconds)
+
     @contextmanager
     def collecting(self) -> Generator[None]:
         self.is_collecting = True

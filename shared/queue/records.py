@@ -12,6 +12,7 @@ class Outcome(enum.StrEnum):
     DONE = "done"
     RETRY = "retry"  # later, as another attempt; dead when it was the last
     RELEASE = "release"  # back in its old place, the attempt refunded
+    WAIT = "wait"  # back in its old place, the attempt refunded and the slot given up
     DEAD = "dead"
 
 
@@ -41,6 +42,14 @@ class Batch:
     jobs: tuple[AcquiredJob, ...]
     next_due_seconds: float | None
     applied: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """What a dead worker held. `returned`: jobs that are in line again; `lost`: those that take no other worker."""
+
+    returned: int
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

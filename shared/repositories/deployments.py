@@ -14,18 +14,23 @@ from shared.repositories.paging import Page, PageRequest, keyset_clause, page_of
 SORTABLE = {"created_at": "d.created_at"}
 
 _SELECT = """
-SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan
+SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan,
+       EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)
+       AS is_set_by_administrator
 FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
 """
 
 _INSERT = """
-INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, branch, commit_sha, settings,
-                         is_preview, clean, if_changed, priority, release_sequence, host, traceparent,
-                         preview_expires_at)
-VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s, %(branch)s,
-        %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s, %(priority)s, %(release_sequence)s,
-        %(host)s, %(traceparent)s, CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
+INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
+                         commit_sha, settings, is_preview, clean, if_changed, priority, release_sequence, host,
+                         traceparent, preview_expires_at)
+VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s,
+        %(repository_set_by)s, %(branch)s, %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s,
+        %(priority)s, %(release_sequence)s, %(host)s, %(traceparent)s,
+        CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
 """
+
+_LOCK = "SELECT id FROM deployments WHERE id = %(id)s AND tenant_id = %(tenant_id)s FOR NO KEY UPDATE"
 
 # Serialises admissions of a tenant, so that the bound on its queue is exact.
 _LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPDATE"
@@ -33,6 +38,11 @@ _LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPD
 _COUNT_LIVE = """
 SELECT count(*) AS live FROM deployments
 WHERE tenant_id = %(tenant_id)s AND status NOT IN ('ready', 'failed', 'cancelled')
+"""
+
+_STARTED = """
+SELECT id FROM deployments
+WHERE tenant_id = %(tenant_id)s AND status IN ('cloning', 'installing', 'building', 'uploading', 'deploying')
 """
 
 _ADVANCE = """
@@ -67,13 +77,14 @@ LEFT JOIN stage_runs run ON run.deployment_id = former.id AND run.stage = 'insta
 WHERE d.id = %(id)s
 """
 
-# A NULL fence is the API or the reconciler, which act only when no worker owns the deployment.
+# The API and the reconciler act only when no worker owns the deployment: they give the fence that they read, and change
+# nothing when a worker has taken the deployment up since.
 _FINISH = """
 UPDATE deployments
-SET status = %(status)s, fence = GREATEST(fence, COALESCE(%(fence)s, fence)), finished_at = now(),
+SET status = %(status)s, fence = GREATEST(fence, %(fence)s), finished_at = now(),
     error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s,
     ignored_reason = %(ignored_reason)s
-WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= COALESCE(%(fence)s, fence)
+WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
 """
 
 _FACTS = """
@@ -111,10 +122,11 @@ class DeploymentRepository:
 
     def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> Row | None:
         """Also locks the row until the transaction ends; log chunks that refer to it may still be inserted."""
-        return connection.execute(
-            _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s FOR NO KEY UPDATE OF d",
-            {"id": deployment_id, "tenant_id": tenant_id},
-        ).fetchone()
+        parameters = {"id": deployment_id, "tenant_id": tenant_id}
+        if connection.execute(_LOCK, parameters).fetchone() is None:
+            return None
+        # In a statement of its own: one that waits for a lock still sees the rows that it joins as they were before.
+        return connection.execute(_SELECT + "WHERE d.id = %(id)s", parameters).fetchone()
 
     def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: dict[str, Any]) -> Page[Row]:
         """`filters`: project_id, branch, is_preview, is_active (exact, None for any) and statuses (empty for any)."""
@@ -149,6 +161,17 @@ class DeploymentRepository:
         row = self._database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
         return row is not None and row["status"] not in ("ready", "failed", "cancelled")
 
+    def is_queued(self, connection: Connection, deployment_id: str) -> bool:
+        """False once it has started or ended, or was deleted, and never True again then."""
+        row = connection.execute(
+            "SELECT 1 FROM deployments WHERE id = %(id)s AND status = 'queued'", {"id": deployment_id}
+        ).fetchone()
+        return row is not None
+
+    def started(self, connection: Connection, tenant_id: str) -> list[str]:
+        """The tenant's deployments that hold a place of its plan. With the tenant locked no other can start."""
+        return [row["id"] for row in connection.execute(_STARTED, {"tenant_id": tenant_id}).fetchall()]
+
     def find_former(self, deployment_id: str) -> Row | None:
         """The ready deployment that the given one would follow: what production serves, or the branch's last preview.
 
@@ -160,7 +183,7 @@ class DeploymentRepository:
     # Creating
 
     def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
-        """The tenant's plan; other admissions of the tenant wait until the transaction ends."""
+        """The tenant's plan; other admissions and starts of the tenant wait until the transaction ends."""
         row = connection.execute(_LOCK_TENANT, {"tenant_id": tenant_id}).fetchone()
         return None if row is None else row["plan"]
 
@@ -199,7 +222,7 @@ class DeploymentRepository:
         deployment_id: str,
         status: DeploymentStatus,
         *,
-        fence: int | None,
+        fence: int,
         error: tuple[str, str | None, str] | None = None,
         ignored_reason: str | None = None,
     ) -> bool:

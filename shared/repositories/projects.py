@@ -13,7 +13,7 @@ SORTABLE = {"created_at": "p.created_at", "name": "p.name"}
 # Columns a client may change; anything else in an update is a mistake of the caller.
 CHANGEABLE = frozenset({
     "name", "repository_url", "repository_branch", "root_directory", "framework", "install_command", "build_command",
-    "output_directory", "node_version", "is_pinned",
+    "output_directory", "node_version", "is_pinned", "repository_set_by",
 })  # fmt: skip
 
 _SELECT = """
@@ -23,9 +23,10 @@ FROM projects p
 
 _INSERT = """
 INSERT INTO projects (id, tenant_id, name, slug, repository_url, repository_branch, root_directory, framework,
-                      install_command, build_command, output_directory, node_version)
+                      install_command, build_command, output_directory, node_version, repository_set_by)
 SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, %(repository_branch)s, %(root_directory)s,
-       %(framework)s, %(install_command)s, %(build_command)s, %(output_directory)s, %(node_version)s
+       %(framework)s, %(install_command)s, %(build_command)s, %(output_directory)s, %(node_version)s,
+       %(repository_set_by)s
 WHERE NOT EXISTS (SELECT 1 FROM deployments d WHERE d.host = %(slug)s)
 ON CONFLICT (slug) DO NOTHING
 RETURNING *, NULL AS active_deployment_id

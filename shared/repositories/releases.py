@@ -29,6 +29,16 @@ UPDATE projects SET active_release_sequence = %(release_sequence)s, is_pinned = 
 WHERE id = %(project_id)s AND active_release_sequence < %(release_sequence)s
 """
 
+_IS_SERVED = "(d.is_active OR (d.is_preview AND d.site_state = 'published'))"
+
+_SERVED = f"""
+SELECT CASE WHEN d.is_preview THEN d.host ELSE p.slug END AS host, d.id AS deployment_id, d.project_id, d.tenant_id,
+       d.manifest_digest, d.is_preview
+FROM deployments d JOIN projects p ON p.id = d.project_id WHERE p.deleting_at IS NULL AND {_IS_SERVED}
+"""  # noqa: S608 - constants only
+
+_LOCK_SERVED = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608
+
 
 class ReleaseRepository:
     def __init__(self, database: Database) -> None:
@@ -78,23 +88,19 @@ class ReleaseRepository:
         )
 
     def active_sites(self) -> list[Row]:
-        """Every host that must answer and the deployment it must serve: `host`, `deployment_id`."""
-        return self._database.fetch_all(
-            "SELECT p.slug AS host, d.id AS deployment_id, d.tenant_id, d.manifest_digest, d.is_preview "
-            "FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.is_active "
-            "UNION ALL SELECT d.host, d.id, d.tenant_id, d.manifest_digest, d.is_preview FROM deployments d "
-            "WHERE d.is_preview AND d.site_state = 'published'"
-        )
+        """Every host that must answer and the deployment it must serve: `host`, `deployment_id`, `project_id`."""
+        return self._database.fetch_all(_SERVED)
 
-    def while_active(self, deployment_id: str, act: Callable[[], object]) -> bool:
-        """Calls `act` if the deployment is still what its host serves, with no release in between."""
+    def while_active(self, project_id: str, deployment_id: str, act: Callable[[], object]) -> bool:
+        """Calls `act` if the deployment is still what its host serves, with no release or removal in between."""
         with self._database.transaction() as connection:
-            row = connection.execute(
-                "SELECT d.is_active, d.is_preview, d.site_state "
-                "FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s FOR NO KEY UPDATE OF p",
-                {"id": deployment_id},
-            ).fetchone()
-            if row is None or not (row["is_active"] or (row["is_preview"] and row["site_state"] == "published")):
+            project = self.lock_project(connection, project_id)
+            if project is None or project["deleting_at"] is not None:
+                return False
+            # A statement of its own, as it must see what was committed while the project's lock was waited for. It
+            # locks the row too: previews expire and deployments are deleted without the project's lock.
+            served = connection.execute(_LOCK_SERVED, {"id": deployment_id}).fetchone()
+            if served is None:
                 return False
             act()
             return True

@@ -38,6 +38,15 @@ class SiteRepository:
         ).fetchone()
         return row is not None and row["deleting_at"] is None and row["site_state"] not in ("removing", "removed")
 
+    def is_removed(self, deployment_id: str) -> bool:
+        """Whether the deployment's site was removed or is being removed, alone or with its project."""
+        row = self._database.fetch_one(
+            "SELECT 1 FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s "
+            "AND d.site_state NOT IN ('removing', 'removed') AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
+            {"id": deployment_id},
+        )
+        return row is None
+
     def set_removing(self, connection: Connection, deployment_id: str, *, is_deleting: bool) -> None:
         connection.execute(
             "UPDATE deployments SET site_state = 'removing', "

@@ -31,7 +31,7 @@ WHERE deployment_id = %(deployment_id)s AND stage = %(stage)s AND fence = %(fenc
 _END = """
 UPDATE stage_runs
 SET status = %(status)s, finished_at = now(), error_code = %(error_code)s, error_message = %(error_message)s
-WHERE deployment_id = %(deployment_id)s AND status = 'running' AND fence <= COALESCE(%(fence)s, fence)
+WHERE deployment_id = %(deployment_id)s AND status = 'running' AND fence <= %(fence)s
 """
 
 
@@ -123,7 +123,7 @@ class StageRunRepository:
         deployment_id: str,
         *,
         status: str,
-        fence: int | None,
+        fence: int,
         error: tuple[str, str] | None = None,
     ) -> None:
         """Closes whatever runs for the deployment: failed, cancelled or retrying. `error` is (code, message)."""

@@ -40,14 +40,6 @@ class UserRepository:
     def find_by_email(self, email: str) -> Row | None:
         return self._database.fetch_one(_SELECT + "WHERE u.email = %(email)s", {"email": email})
 
-    def set_platform_administrator(self, user_id: str) -> None:
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE users SET is_platform_administrator = true, updated_at = now() "
-                "WHERE id = %(id)s AND NOT is_platform_administrator",
-                {"id": user_id},
-            )
-
     def set_password_hash(self, user_id: str, password_hash: str, *, expected: str) -> None:
         """Changes nothing when the hash is no longer the expected one."""
         with self._database.transaction() as connection:

@@ -16,16 +16,9 @@ SET targets = excluded.targets, stages = excluded.stages, key_id = excluded.key_
 RETURNING key, targets::text[] AS targets, stages, created_at, updated_at
 """
 
-# The project is locked first, as where variables are set.
-_DELETE = """
-WITH project AS (
-  UPDATE projects p SET variable_deleted_at = now()
-  WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s
-    AND EXISTS (SELECT 1 FROM environment_variables v WHERE v.project_id = p.id AND v.key = %(key)s)
-  RETURNING p.id
-)
-DELETE FROM environment_variables v USING project WHERE v.project_id = project.id AND v.key = %(key)s RETURNING v.id
-"""
+_DELETE = "DELETE FROM environment_variables WHERE project_id = %(project_id)s AND key = %(key)s"
+
+_NOTE_DELETION = "UPDATE projects SET variable_deleted_at = now() WHERE id = %(project_id)s"
 
 
 class VariableRepository:
@@ -100,5 +93,13 @@ class VariableRepository:
         return row is not None
 
     def delete(self, tenant_id: str, project_id: str, key: str) -> bool:
-        row = self._database.fetch_one(_DELETE, {"project_id": project_id, "tenant_id": tenant_id, "key": key})
-        return row is not None
+        """False when the tenant's project has no such variable."""
+        parameters = {"project_id": project_id, "key": key}
+        with self._database.transaction() as connection:
+            # The project is locked first, as where variables are set.
+            if not self.lock_project(connection, tenant_id, project_id):
+                return False
+            if connection.execute(_DELETE, parameters).rowcount == 0:
+                return False
+            connection.execute(_NOTE_DELETION, parameters)
+            return True

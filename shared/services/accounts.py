@@ -64,19 +64,28 @@ class AccountService:
         Raises Forbidden (registration is closed), ValidationFailed, Conflict (the address is taken).
         """
         if not self._registration_enabled:
-            raise Forbidden("Registration is closed on this installation; ask its administrator for an account.")
+            raise Forbidden(
+                "Registration is closed on this installation; ask its administrator for an account. The administrator "
+                "makes the first with `cloudify admin create-owner EMAIL`, or sets CLOUDIFY_REGISTRATION_ENABLED."
+            )
         email, name = normalise_email(request.email), request.name.strip()
-        fields: dict[str, str] = {}
-        if not is_email(email):
-            fields["email"] = "must be an e-mail address, like ada@example.com"
-        if not MINIMUM_LENGTH <= len(request.password) <= MAXIMUM_LENGTH:
-            fields["password"] = f"must have from {MINIMUM_LENGTH} to {MAXIMUM_LENGTH} characters"
+        fields = _credential_problems(email, request.password)
         if (problem := find_name_problem(name, maximum=200, may_be_empty=True)) is not None:
             fields["name"] = problem
         if fields:
             raise ValidationFailed(fields)
-        user_id = self._create(email, name, request.password, is_platform_administrator=False)
+        user_id = self._create(email, name, request.password, Plan.FREE, is_platform_administrator=False)
         return self.get(user_id)
+
+    def create_owner(self, email: str, password: str) -> UserResource:
+        """A platform administrator on the largest plan, for whoever has the platform's own settings.
+
+        Raises ValidationFailed, Conflict (the address is taken, by whomever).
+        """
+        email = normalise_email(email)
+        if fields := _credential_problems(email, password):
+            raise ValidationFailed(fields)
+        return self.get(self._create(email, "", password, Plan.ENTERPRISE, is_platform_administrator=True))
 
     def authenticate(self, email: str, password: str, *, address: str, device: str | None = None) -> UserResource:
         """`device`: what has proven that it signed in to this account before.
@@ -111,7 +120,8 @@ class AccountService:
     def ensure_owner(self, email: str) -> OwnerAccount:
         """The platform's administrator of this address, made with a random password where there is none.
 
-        For the first run; may be repeated and run by several processes at once. Raises ValidationFailed.
+        For the first run; may be repeated and run by several processes at once. Raises ValidationFailed, and Forbidden
+        for an account that is no administrator: somebody else may have registered the address.
         """
         email = normalise_email(email)
         if not is_email(email):
@@ -120,13 +130,17 @@ class AccountService:
         if self._users.find_by_email(email) is None:
             password = secrets.token_urlsafe(18)
             try:
-                self._create(email, "", password, is_platform_administrator=True)
+                self._create(email, "", password, Plan.ENTERPRISE, is_platform_administrator=True)
             except Conflict:
                 password = None
         row = self._users.find_by_email(email)
         if row is None:
             raise NotFound("The account was removed while it was set up; try again.")
-        self._users.set_platform_administrator(row["id"])
+        if not row["is_platform_administrator"]:
+            raise Forbidden(
+                f"The account {email} is no platform administrator, so it isn't taken for this platform's owner. "
+                "Make one with `cloudify admin create-owner EMAIL`, then sign in with `cloudify login`."
+            )
         return OwnerAccount(row["id"], row["tenant_id"], email, password)
 
     def set_plan(self, email: str, plan: Plan) -> None:
@@ -153,7 +167,7 @@ class AccountService:
         """The personal tenant first."""
         return self._tenants.memberships_of(user_id)
 
-    def _create(self, email: str, name: str, password: str, *, is_platform_administrator: bool) -> str:
+    def _create(self, email: str, name: str, password: str, plan: Plan, *, is_platform_administrator: bool) -> str:
         user_id, password_hash = new_identifier(USER), self._passwords.hash(password)
         try:
             with self._database.transaction() as connection:
@@ -168,11 +182,20 @@ class AccountService:
                     },
                 )
                 self._tenants.insert_personal(
-                    connection, tenant_id=new_identifier(TENANT), name=name or email, user_id=user_id, plan=Plan.FREE
+                    connection, tenant_id=new_identifier(TENANT), name=name or email, user_id=user_id, plan=plan
                 )
         except EmailTaken as error:
             raise Conflict("An account has this e-mail address already; sign in instead.") from error
         return user_id
+
+
+def _credential_problems(email: str, password: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    if not is_email(email):
+        fields["email"] = "must be an e-mail address, like ada@example.com"
+    if not MINIMUM_LENGTH <= len(password) <= MAXIMUM_LENGTH:
+        fields["password"] = f"must have from {MINIMUM_LENGTH} to {MAXIMUM_LENGTH} characters"
+    return fields
 
 
 def normalise_email(email: str) -> str:

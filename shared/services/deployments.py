@@ -151,6 +151,7 @@ class DeploymentService:
                     "created_by": created_by,
                     "trigger": trigger,
                     "repository_url": project["repository_url"],
+                    "repository_set_by": project["repository_set_by"],
                     "branch": chosen_branch,
                     "commit_sha": commit_sha,
                     "settings": {name: project[name] for name in _SETTINGS},
@@ -221,7 +222,8 @@ class DeploymentService:
             self._deployments.request_cancel(connection, tenant_id, deployment_id)
         # The request is durable now: if the queue can't be asked, the worker or the reconciler finds it in the row.
         try:
-            outcomes = {self._queue.cancel(stage_job_id(deployment_id, stage)) for stage in Stage}
+            # The row first, then the slot: else another deployment starts while this one still counts as started.
+            outcomes = {self._queue.cancel(stage_job_id(deployment_id, stage), keeps_slot=True) for stage in Stage}
         except Unavailable:
             outcomes = {CancelOutcome.SIGNALLED}
         if CancelOutcome.SIGNALLED not in outcomes:
@@ -236,7 +238,8 @@ class DeploymentService:
         """
         stage = self._stage_runs.running_stage(row["id"])
         if stage is None:
-            self.finish_cancelled(row["id"])
+            if self.finish_cancelled(row):
+                self._free_slot(row)
             return
         limits = limits_of(Plan(row["tenant_plan"]))
         job = stage_job(
@@ -255,20 +258,22 @@ class DeploymentService:
             return
         self._enqueue(job)
 
-    def finish_cancelled(self, deployment_id: str) -> bool:
-        """Ends a deployment that no worker holds. False when it has finished already."""
+    def finish_cancelled(self, row: Row) -> bool:
+        """Ends a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
+        read."""
         end = LogEnd(timestamp=self._now_ms(), status=DeploymentStatus.CANCELLED)
-        return self._finish(deployment_id, DeploymentStatus.CANCELLED, end, error=None)
+        return self._finish(row, DeploymentStatus.CANCELLED, end, error=None)
 
-    def finish_failed(self, deployment_id: str, code: str, stage: Stage | None, message: str) -> bool:
-        """Fails a deployment that no worker holds. False when it has finished already."""
+    def finish_failed(self, row: Row, code: str, stage: Stage | None, message: str) -> bool:
+        """Fails a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
+        read."""
         message = storable(message)
         end = LogEnd(
             timestamp=self._now_ms(),
             status=DeploymentStatus.FAILED,
             error={"code": code, "stage": stage, "message": message},
         )
-        return self._finish(deployment_id, DeploymentStatus.FAILED, end, error=(code, stage, message))
+        return self._finish(row, DeploymentStatus.FAILED, end, error=(code, stage, message))
 
     def delete(self, tenant_id: str, deployment_id: str) -> None:
         """Removes a finished deployment and its site; the work is a job, the row is hidden at once."""
@@ -298,6 +303,13 @@ class DeploymentService:
             )
         return limits
 
+    def _free_slot(self, row: Row) -> None:
+        try:
+            self._queue.free_slot(row["tenant_id"], row["id"])
+        except Unavailable:
+            # The reconciler frees the slots of deployments that have ended.
+            return
+
     def _enqueue(self, job: Job) -> None:
         try:
             self._queue.enqueue(job)
@@ -306,17 +318,18 @@ class DeploymentService:
             return
 
     def _finish(
-        self, deployment_id: str, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
+        self, row: Row, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
     ) -> bool:
+        deployment_id, fence = row["id"], row["fence"]
         entries = [LogStatus(timestamp=end.timestamp, status=status), end]
         if error is not None:
             stage = error[1] or Stage.CLONE
             entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
         with self._database.transaction() as connection:
-            if not self._deployments.finish(connection, deployment_id, status, fence=None, error=error):
+            if not self._deployments.finish(connection, deployment_id, status, fence=fence, error=error):
                 return False
             run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
-            self._stage_runs.end(connection, deployment_id, status=run_status, fence=None)
+            self._stage_runs.end(connection, deployment_id, status=run_status, fence=fence)
             first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
         # A full log keeps its mark in the line's place: without the line, watchers read the store.
         self._doorbell.ring(deployment_id, first, last, entries[-2:])

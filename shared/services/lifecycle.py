@@ -19,6 +19,7 @@ from shared.db.database import Connection, Database, Row
 from shared.deployment_state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
+from shared.plans import Plan, limits_of
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
@@ -34,6 +35,7 @@ _MAXIMUM_MESSAGE = 4000
 
 class Beginning(enum.Enum):
     RUN = "run"
+    WAIT = "wait"  # the tenant's plan allows no further deployment to start: `started` are those that count
     SKIP = "skip"  # its output is recorded: go on with the next stage
     CANCEL = "cancel"  # the client asked for the end
     OVER = "over"  # finished or deleted: nothing to do
@@ -41,12 +43,16 @@ class Beginning(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class BegunStage:
-    """`row` is the deployment's, None when it was deleted; `outputs` maps finished stages to what they recorded."""
+    """`row` is the deployment's, None when it was deleted; `outputs` maps finished stages to what they recorded.
+
+    `started` are the tenant's deployments that hold the places of its plan, for WAIT only.
+    """
 
     beginning: Beginning
     row: Row | None
     outputs: Mapping[str, Mapping[str, Any]]
     attempt: int
+    started: Sequence[str] = ()
 
 
 class LifecycleService:
@@ -74,9 +80,16 @@ class LifecycleService:
         self._settings = settings
 
     def begin_stage(self, tenant_id: str, deployment_id: str, stage: Stage, *, fence: int, worker: str) -> BegunStage:
-        """Takes the deployment into the stage's state and records the run. Raises LeaseLost."""
+        """Takes the deployment into the stage's state and records the run. Raises LeaseLost.
+
+        The queue hands out no more than the plan allows, but it may have lost what it knew; so those that start are
+        counted here, where nothing is lost.
+        """
 
         def step(connection: Connection) -> tuple[BegunStage, list[LogEntry]]:
+            # Before the deployment, as where deployments are created. What isn't queued never is again.
+            is_starting = self._deployments.is_queued(connection, deployment_id)
+            plan = self._deployments.lock_tenant(connection, tenant_id) if is_starting else None
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
             if row is None or row["status"] in FINISHED:
                 return BegunStage(Beginning.OVER, row, {}, 0), []
@@ -90,6 +103,10 @@ class LifecycleService:
                 return BegunStage(Beginning.CANCEL, row, outputs, 0), []
             if stage.value in outputs:
                 return BegunStage(Beginning.SKIP, row, outputs, 0), []
+            if plan is not None and row["status"] == DeploymentStatus.QUEUED:
+                started = self._deployments.started(connection, tenant_id)
+                if len(started) >= limits_of(Plan(plan)).concurrent_builds:
+                    return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
             entered = DeploymentStatus(row["status"])
             if may_follow(entered, STAGE_STATUS[stage]):
@@ -248,8 +265,9 @@ class LifecycleService:
         """Moves production's pointer to the release's deployment; False when a newer release is live."""
 
         def step(connection: Connection) -> bool:
-            self._releases.lock_project(connection, release["project_id"])
-            if not self._sites.is_kept(connection, release["deployment_id"]):
+            project = self._releases.lock_project(connection, release["project_id"])
+            is_deleting = project is None or project["deleting_at"] is not None
+            if is_deleting or not self._sites.is_kept(connection, release["deployment_id"]):
                 self._releases.close(connection, release["id"], "failed", "The deployment was deleted meanwhile.")
                 return False
             moved = self._releases.move_pointer(

@@ -12,11 +12,13 @@ from schemas.resources import ProjectResource
 from shared.db.database import Connection, Database, Row
 from shared.errors import CloudifyError, Conflict, ErrorCode, NotFound, PlanLimit, Unavailable, ValidationFailed
 from shared.identifiers import PROJECT, new_identifier
+from shared.network.address_policy import AddressPolicy
 from shared.plans import Plan, limits_of
 from shared.queue.base import JobQueue
 from shared.repositories.paging import Page, PageRequest
 from shared.repositories.projects import ProjectRepository
-from shared.repository_url import check_addresses, parse_repository_url, public_form
+from shared.repositories.users import UserRepository
+from shared.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.services.jobs import cleanup_job
 from shared.services.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
 from shared.services.repository_credentials import RepositoryCredentialService
@@ -34,12 +36,15 @@ class ProjectService:
         *,
         database: Database,
         projects: ProjectRepository,
+        users: UserRepository,
         credentials: RepositoryCredentialService,
         queue: JobQueue,
         settings: Settings,
     ) -> None:
         self._database = database
         self._projects = projects
+        self._users = users
+        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
         self._credentials = credentials
         self._queue = queue
         self._settings = settings
@@ -66,17 +71,19 @@ class ProjectService:
     ) -> Page[ProjectResource]:
         return self._projects.page(tenant_ids, page, framework=framework).map(self._resource)
 
-    def create(self, tenant_id: str, request: CreateProjectRequest, *, record: Record | None = None) -> ProjectResource:
-        """`record` runs in the same transaction.
+    def create(
+        self, tenant_id: str, request: CreateProjectRequest, *, set_by: str, record: Record | None = None
+    ) -> ProjectResource:
+        """`set_by`: the user who sets its address, by whom file:// is judged. `record` runs in the same transaction.
 
         Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
         """
         values = msgspec.structs.asdict(request)
-        self._validate(values)
+        self._validate(values, set_by)
         values["name"] = request.name.strip()
         with self._database.transaction() as connection:
             self._admit(connection, tenant_id)
-            values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id}
+            values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id, "repository_set_by": set_by}
             address = values["repository_url"]
             row = self._insert(connection, values | {"repository_url": _without_credentials(address)}, request.slug)
             self._keep_credentials(connection, row["id"], address)
@@ -85,12 +92,17 @@ class ProjectService:
                 record(connection, resource)
         return resource
 
-    def update(self, tenant_id: str, project_id: str, request: UpdateProjectRequest) -> ProjectResource:
-        """Changes what the request names. Raises ValidationFailed (URL_FORBIDDEN), NotFound."""
+    def update(self, tenant_id: str, project_id: str, request: UpdateProjectRequest, *, set_by: str) -> ProjectResource:
+        """Changes what the request names. `set_by`: as in `create`.
+
+        Raises ValidationFailed (URL_FORBIDDEN), NotFound.
+        """
         changes = {name: value for name, value in msgspec.structs.asdict(request).items() if value is not msgspec.UNSET}
-        self._validate(changes)
+        self._validate(changes, set_by)
         if "name" in changes:
             changes["name"] = changes["name"].strip()
+        if "repository_url" in changes:
+            changes["repository_set_by"] = set_by
         if changes:
             with self._database.transaction() as connection:
                 address = changes.get("repository_url")
@@ -111,15 +123,13 @@ class ProjectService:
             # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
             return
 
-    def _validate(self, values: dict[str, Any]) -> None:
+    def _validate(self, values: dict[str, Any], set_by: str) -> None:
         problems = field_problems(values)
         code: ErrorCode | None = None
         if isinstance(values.get("repository_url"), str):
             try:
-                allow_local = self._settings.allow_local_repositories
-                repository = parse_repository_url(values["repository_url"], allow_local=allow_local)
-                # The clone checks again, and connects only to what it has checked.
-                check_addresses(repository, allow_local=allow_local)
+                # The clone judges again, by what the name resolves to then; no name is resolved in a request.
+                self._policy(set_by).check(parse_repository_url(values["repository_url"]))
             except CloudifyError as error:
                 code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
                 fields = (error.details or {}).get("fields", [])
@@ -127,10 +137,14 @@ class ProjectService:
         if problems:
             raise ValidationFailed(problems, code=code)
 
+    def _policy(self, set_by: str) -> RepositoryPolicy:
+        user = self._users.find(set_by)
+        return RepositoryPolicy(self._addresses, allows_files=user is not None and user["is_platform_administrator"])
+
     def _keep_credentials(self, connection: Connection, project_id: str, address: str | None) -> None:
         """Those that the address carries are kept encrypted, as the project's."""
         if address:
-            self._credentials.take_from(connection, project_id, parse_repository_url(address, allow_local=True))
+            self._credentials.take_from(connection, project_id, parse_repository_url(address))
 
     def _admit(self, connection: Connection, tenant_id: str) -> None:
         plan = self._projects.lock_tenant(connection, tenant_id)
@@ -175,7 +189,7 @@ def _without_credentials(address: str | None) -> str | None:
     """As it was written, unless it carries credentials."""
     if not address:
         return address
-    url = parse_repository_url(address, allow_local=True)
+    url = parse_repository_url(address)
     return url.public if url.secrets else address
 
 

@@ -140,7 +140,7 @@ class RepositoryCredentialService:
     def _clean_address(self, connection: Connection, project_id: str, address: str | None) -> bool:
         """Whether the project's stored address had credentials; it has none afterwards."""
         try:
-            url = parse_repository_url(address or "", allow_local=True)
+            url = parse_repository_url(address or "")
         except CloudifyError:
             return False
         if not url.secrets:
@@ -183,7 +183,7 @@ def _address(stored: str | None, *, kind: str) -> RepositoryUrl:
     """Raises ValidationFailed where credentials of this kind are of no use."""
     if stored is None:
         raise ValidationFailed({"kind": "needs a repository: set the project's repositoryUrl first"})
-    url = parse_repository_url(stored, allow_local=True)
+    url = parse_repository_url(stored)
     if kind == "token" and not url.is_http:
         raise ValidationFailed({"kind": f"is for https:// addresses, but the project's is {url.public}"})
     if kind == "sshKey" and url.scheme != "ssh":

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from shared.stack.processes import spawn
-from shared.stack.server import Server, program
+from shared.stack.server import Server
 
 
 class CaddyServer(Server):
@@ -36,10 +36,14 @@ class CaddyServer(Server):
     def url(self) -> str:
         return f"http://{self._host}:{self._port}"
 
+    @property
+    def _working_directory(self) -> Path:
+        return self._sites_directory
+
     def _launch(self) -> subprocess.Popen[bytes]:
         self._sites_directory.mkdir(parents=True, exist_ok=True)
         return spawn(
-            [program("caddy"), "run", "--adapter", "caddyfile", "--config", Path(__file__).with_name("Caddyfile")],
+            [self._program(), "run", "--adapter", "caddyfile", "--config", Path(__file__).with_name("Caddyfile")],
             log_path=self.log_path,
             # Caddy resolves roots from its working directory, so no path has to be quoted in its configuration.
             directory=self._sites_directory,

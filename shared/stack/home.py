@@ -9,15 +9,18 @@ import json
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+from shared.private_files import close_home, keep_files_private
 from shared.stack.errors import StackError
 from shared.stack.ports import free_ports, is_free
 from shared.stack.postgres import MAJOR_VERSION
 
 LAYOUT_VERSION = 1
 _LEAST_FREE_BYTES = 500 * 1024 * 1024
+_LOCK_SECONDS = 2.0
 _RESERVE_BYTES = 100 * 1024 * 1024
 _RESTORE = "restore it, or set CLOUDIFY_HOME to another folder."
 _INTERNAL_PORTS = (
@@ -38,8 +41,12 @@ class Home:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Held until this process ends. Raises StackError when another one holds it or the folder can't be used."""
+        """Held until this process ends, which from here on writes for its own account only.
+
+        Raises StackError when another one holds it or the folder can't be used.
+        """
         try:
+            keep_files_private(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
             self.run_directory.mkdir(exist_ok=True)
             self.logs_directory.mkdir(exist_ok=True)
@@ -49,11 +56,12 @@ class Home:
                 raise StackError(_full(self.directory)) from error
             raise StackError(f"CLOUDIFY_HOME can't be used: {error}.") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_within(self._lock, _LOCK_SECONDS)
         except BlockingIOError as error:
             raise StackError(
                 f"Another `cloudify up` runs on {self.directory}; stop it, or set CLOUDIFY_HOME to another folder."
             ) from error
+        close_home(self.directory)
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -116,6 +124,19 @@ class Home:
         """The counters of processes that are gone."""
         shutil.rmtree(self.metrics_directory, ignore_errors=True)
         self.metrics_directory.mkdir(parents=True)
+
+
+def _lock_within(descriptor: int, seconds: float) -> None:
+    """One that was killed just now may still hold it for a moment. Raises BlockingIOError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.02)
 
 
 def write_private(path: Path, content: Any) -> None:

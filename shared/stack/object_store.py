@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import ssl
 import subprocess
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from shared.settings import ObjectStoreSettings
+from shared.stack.object_store_tls import write_security
 from shared.stack.processes import spawn
 from shared.stack.server import Server, program
 
@@ -31,7 +33,10 @@ class ObjectStorePorts:
 
 
 class ObjectStoreServer(Server):
-    """S3 on loopback with one pair of keys. Objects survive a kill of the process."""
+    """S3 on loopback with one pair of keys. Objects survive a kill of the process.
+
+    The other ports ask for a certificate that nobody but this server and this process has.
+    """
 
     name = "object-store"
     # Its own shutdown closes the volumes at once and then waits 15 s for connections of its own services.
@@ -50,6 +55,7 @@ class ObjectStoreServer(Server):
         self._ports = ports
         self._access_key = access_key
         self._secret_key = secret_key
+        self._tls: ssl.SSLContext | None = None
 
     def settings(self, bucket: str = "cloudify") -> ObjectStoreSettings:
         return ObjectStoreSettings(
@@ -58,6 +64,9 @@ class ObjectStoreServer(Server):
             secret_key=self._secret_key,
             bucket=bucket,
         )
+
+    def _program(self) -> Path:
+        return program("weed")
 
     def _launch(self) -> subprocess.Popen[bytes]:
         # The paths given are relative: a comma in one would be read as a list.
@@ -71,6 +80,7 @@ class ObjectStoreServer(Server):
             "actions": ["Admin", "Read", "List", "Tagging", "Write"],
         }
         keys.write_text(json.dumps({"identities": [identity]}))
+        self._tls = write_security(self.directory)
         ports = self._ports
         arguments = [
             "server",
@@ -84,9 +94,12 @@ class ObjectStoreServer(Server):
             "-filer",
             f"-filer.port={ports.filer}",
             f"-filer.port.grpc={ports.filer_grpc}",
+            # It asks for nothing, and serves everything.
+            "-filer.localSocket=filer.sock",
             "-s3",
             f"-s3.port={ports.s3}",
             f"-s3.port.grpc={ports.s3_grpc}",
+            "-s3.localSocket=s3.sock",
             "-s3.config=s3.json",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
@@ -100,7 +113,7 @@ class ObjectStoreServer(Server):
             "-volume.preStopSeconds=0",
         ]
         return spawn(
-            [program("weed"), *arguments],
+            [self._program(), *arguments],
             log_path=self.log_path,
             directory=self.directory,
             environment={
@@ -124,7 +137,8 @@ class ObjectStoreServer(Server):
     def is_ready(self) -> bool:
         # The gateway answers before the disk is registered with the master, and writes would fail until then.
         try:
-            with urlopen(f"http://127.0.0.1:{self._ports.master}/dir/status", timeout=1) as answer:
+            master = f"https://127.0.0.1:{self._ports.master}/dir/status"
+            with urlopen(master, timeout=1, context=self._tls) as answer:
                 if json.load(answer)["Topology"]["Max"] <= 0:
                     return False
             urlopen(f"http://127.0.0.1:{self._ports.s3}/", timeout=1).close()

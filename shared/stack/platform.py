@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.deployment_state import Pool
+from shared.deployment_state import DEFAULT_THREADS, Pool
 from shared.settings import Settings, load_settings
 from shared.stack.caddy import CaddyServer
 from shared.stack.errors import BusyPort
@@ -94,8 +95,10 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
-        "CLOUDIFY_ALLOW_LOCAL_REPOSITORIES": "true",
         "CLOUDIFY_ENVIRONMENT": "development",
+        # Whatever a plan allows, the machine is one.
+        "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
+        "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
         "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites_port}",
     }
 
@@ -146,6 +149,20 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     # For `cloudify admin` and `migrate` in another terminal.
     write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
     return Platform(settings, shared, tuple(servers), _programs(home, settings))
+
+
+def largest_build_mebibytes(machine_bytes: int) -> int:
+    """What one of the builds that run at once may take: an equal share of all but 2 GiB, at least 512 MiB."""
+    return max((machine_bytes - 2 * 1024**3) // DEFAULT_THREADS[Pool.BUILD] // 1024**2, 512)
+
+
+def _machine_bytes() -> int:
+    """The memory of the machine, or of the container that it is."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
 
 
 def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:

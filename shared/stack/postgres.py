@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,10 +12,12 @@ from importlib import util
 from pathlib import Path
 
 from shared.stack.errors import StackError
+from shared.stack.leftovers import end_processes_of, processes_of, sees_processes, wait_for_dying
 from shared.stack.processes import spawn, unprivileged
 from shared.stack.server import Server
 
 MAJOR_VERSION = 18
+_DYING_SECONDS = 5.0
 
 # Fits a laptop: some 20 processes with a few connections each, and little memory while idle.
 _PARAMETERS = {
@@ -77,6 +80,28 @@ class PostgresServer(Server):
     def url_of(self, database: str) -> str:
         return f"postgresql://cloudify:{self._password}@127.0.0.1:{self.port}/{database}"
 
+    def _program(self) -> Path:
+        return _programs() / "postgres"
+
+    @property
+    def _working_directory(self) -> Path:
+        # Where the server and its children go to by themselves.
+        return self._data
+
+    def _recover(self) -> None:
+        """Also removes a lock file that nobody holds: PostgreSQL refuses to start while any process has the number in
+        it, be it a zombie that its parent hasn't collected or another program.
+        """
+        lock = self._data / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            wait_for_dying(abs(int(lock.read_text().splitlines()[0])), _DYING_SECONDS)
+        # Fast, then immediate shutdown. Children without a server end by themselves, unless they are busy.
+        how = [(signal.SIGINT, 4.0), (signal.SIGQUIT, 2.0)]
+        end_processes_of(self._program(), self._data, how)
+        # PostgreSQL itself makes sure, by its shared memory, that no other process of this directory is left.
+        if sees_processes() and not processes_of(self._program(), self._data):
+            lock.unlink(missing_ok=True)
+
     def _launch(self) -> subprocess.Popen[bytes]:
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
@@ -89,7 +114,7 @@ class PostgresServer(Server):
         parameters = _PARAMETERS | {"port": str(self.port)} | ({} if self._is_durable else _VOLATILE)
         settings = [part for name, value in parameters.items() for part in ("-c", f"{name}={value}")]
         return spawn(
-            [_programs() / "postgres", "-D", self._data, *settings],
+            [self._program(), "-D", self._data, *settings],
             log_path=self.log_path,
             directory=self.directory,
             environment={"LC_ALL": "C", "TZ": "UTC"},

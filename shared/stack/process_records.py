@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.stack.home import write_private
+from shared.stack.leftovers import is_gone
 
 _PATIENCE_SECONDS = 4.0
 
@@ -32,7 +33,7 @@ def start_of(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+    return None if is_gone(pid) else f"{boot}:{fields[19]}"
 
 
 class ProcessRecords:
@@ -44,6 +45,10 @@ class ProcessRecords:
         """Replaces the role's former process."""
         self._records[role] = ProcessRecord(role, pid, start_of(pid) or "")
         self._write()
+
+    def is_unclean(self) -> bool:
+        """Whether the former run ended without `clear`: it was killed."""
+        return bool(self._read())
 
     def clear(self) -> None:
         self._records.clear()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from shared.private_files import let_others_pass
 from shared.stack.errors import StackError
 
 _PR_SET_PDEATHSIG = 1
@@ -64,7 +65,7 @@ def unprivileged(owned: Path) -> Callable[[], None] | None:
     """How a program that refuses root is started, as a function to run between fork and exec; None when not root.
 
     A user namespace is preferred: the data stays the user's own, in any folder. Where those are forbidden, the program
-    runs as `nobody`, who is given `owned` and must be able to reach it. Raises StackError when it can't.
+    runs as `nobody`, who is given `owned` and may pass through its parent. Raises StackError when it can't be reached.
     """
     if os.geteuid() != 0:
         return None
@@ -75,6 +76,7 @@ def unprivileged(owned: Path) -> Callable[[], None] | None:
             _enter_user_namespace(account.pw_uid)
 
         return enter
+    let_others_pass(owned.parent)
     for folder in owned.resolve().parents:
         if not folder.stat().st_mode & 0o001:
             raise StackError(

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from shared.stack.errors import StackError
+from shared.stack.leftovers import end_processes_of
 from shared.stack.processes import end, last_lines
 
 _DISK_FULL = ("No space left on device", "not enough space", "ENOSPC")
@@ -51,9 +52,24 @@ class Server(ABC):
     def is_ready(self) -> bool:
         """Whether the server answers now."""
 
+    def _program(self) -> Path:
+        """The program that runs. Raises StackError when it is missing."""
+        return program(self.name)
+
+    @property
+    def _working_directory(self) -> Path:
+        """Where it runs; no other server runs the same program there."""
+        return self.directory
+
     def start(self) -> None:
+        """Ends what a killed run left at work on the directory, and starts the server."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._recover()
         self.process = self._launch()
+
+    def _recover(self) -> None:
+        """Two processes on the same files would destroy them, and a dying one may still hold its port."""
+        end_processes_of(self._program(), self._working_directory, [(self.stop_signal, self.stop_seconds)])
 
     def wait(self, seconds: float = 30.0) -> None:
         """Raises StackError with the end of the log when the process ends or stays silent for `seconds`."""

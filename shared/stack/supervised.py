@@ -61,6 +61,16 @@ class Supervised:
         self._next_start = time.monotonic() + min(_LONGEST_WAIT_SECONDS, 0.25 * 2 ** (self.failures - 1))
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
+    @property
+    def pid(self) -> int | None:
+        """None while nothing runs. Until `ended` has collected the process, no other one has the number."""
+        return None if self._process is None else self._process.pid
+
+    def kill(self) -> None:
+        """Ends the process at once, stopped or not; it is then started again as any that ended."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
     def is_due(self) -> bool:
         return self._process is None and time.monotonic() >= self._next_start
 

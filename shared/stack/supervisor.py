@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from shared.stack.errors import StackError
+from shared.settings import Settings
+from shared.stack.errors import BusyPort, StackError
 from shared.stack.home import Home
 from shared.stack.object_store import ObjectStoreServer
 from shared.stack.platform import Platform, Program, assemble, check_ports, claim_ports, command, preliminary_settings
@@ -21,11 +22,15 @@ from shared.stack.process_records import ProcessRecords
 from shared.stack.processes import end, last_lines, spawn
 from shared.stack.server import Server
 from shared.stack.supervised import Supervised, rotate
+from shared.stack.worker_watch import WorkerWatch
+from shared.wording import counted
+from shared.worker_life import lives_directory
 
 _TICK_SECONDS = 0.1
 _ROTATE_EVERY_SECONDS = 30.0
 _LOOK_AT_DISK_EVERY_SECONDS = 5.0
 # Of a machine that is busy with others; a server that ends is noticed at once.
+_PORTS_FREE_WITHIN_SECONDS = 5.0
 _READY_WITHIN_SECONDS = 180.0
 # Together below the 10 s in which Ctrl-C must have ended everything.
 _WORKERS_SECONDS, _EDGE_SECONDS, _STORES_SECONDS = 4.0, 1.5, 3.0
@@ -50,6 +55,7 @@ class Supervisor:
         self._rotate_at = 0.0
         self._look_at_disk_at = 0.0
         self._is_disk_full = False
+        self._watch: WorkerWatch | None = None
 
     def start(self) -> Platform:
         """Returns when the API answers. Raises StackError, SettingsError, StopRequested; then call `stop`."""
@@ -58,13 +64,16 @@ class Supervisor:
         settings = preliminary_settings(self._home.directory, self._environment)
         self._home.lock()
         self._home.check_version()
+        was_killed = self._records.is_unclean()
         if orphans := self._records.end_orphans():
-            self._say(f"Ended {len(orphans)} processes that a former run left behind.")
-        check_ports(settings)
-        claim_ports(settings, self._claims)
+            self._say(f"Ended {counted(len(orphans), 'process', 'processes')} that a former run left behind.")
+        self._claim_ports(settings, _PORTS_FREE_WITHIN_SECONDS if was_killed else 0.0)
         self._home.check_space()
         self._home.empty_metrics()
         self._platform = platform = assemble(self._home, self._environment)
+        self._watch = WorkerWatch(
+            lives_directory(self._home.directory), platform.settings.worker_silence_seconds, self._say
+        )
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
@@ -121,6 +130,22 @@ class Supervisor:
                 self._records.clear()
         while self._claims:
             self._claims.pop().close()
+
+    def _claim_ports(self, settings: Settings, seconds: float) -> None:
+        """Raises BusyPort. Processes that were killed may hold their ports for so many seconds more."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                check_ports(settings)
+                claim_ports(settings, self._claims)
+                return
+            except BusyPort:
+                if time.monotonic() >= deadline:
+                    raise
+                while self._claims:
+                    self._claims.pop().close()
+            self._check_stop()
+            time.sleep(0.05)
 
     def _servers(self) -> tuple[Server, ...]:
         return () if self._platform is None else self._platform.servers
@@ -223,6 +248,8 @@ class Supervisor:
                     self._records.add(supervised.role, supervised.start())
                 except (OSError, StackError) as error:
                     self._say(f"{supervised.role} can't be started: {error}")
+        if self._watch is not None:
+            self._watch.look(self._supervised.values())
         now = time.monotonic()
         if now >= self._rotate_at:
             self._rotate_at = now + _ROTATE_EVERY_SECONDS

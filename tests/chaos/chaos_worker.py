@@ -5,12 +5,14 @@ is made by the process that dies there, so that no other does; SKEW_SECONDS sets
 
 Every `work` job ends with a successor whose id carries the token of the lease that ended it: each finish that the queue
 has applied leaves exactly one receipt in the ledger, however often an answer was lost or an actor ran. A job whose
-payload names a file as `until` runs until that file exists, or one with its attempt behind the name.
+payload names a file as `until` runs until that file exists, or one with its attempt behind the name. A `poison` job
+holds the interpreter for good. LIVES names the folder where the host's workers show that they live.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +29,7 @@ from shared.queue.broker import PriorityBroker, current_lease
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Batch
+from shared.worker_life import DeadWorkers, WorkerLife
 
 STEPS = ("after_acquire", "in_actor", "before_finish", "before_finish_reply", "after_finish")
 
@@ -76,6 +79,9 @@ def work(lease: Lease, payload: dict[str, Any], ledger: Ledger) -> None:
         ledger.write("receipt", payload["of"], payload["token"])
         return
     ledger.write("started", job.id, lease.attempt, lease.token, os.getpid())
+    if payload["kind"] == "poison":
+        # No other thread gets to run until it has an answer, which takes years.
+        re.match("(a+)+$", "a" * 60 + "b")
     die("in_actor")
     until = payload.get("until")
     while until and not (Path(until).exists() or Path(f"{until}-{lease.attempt}").exists()):
@@ -95,7 +101,13 @@ def main() -> None:
     if skew:
         time.time = lambda: right() + skew
     redis = connect_redis(url, timeout_seconds=2.0)
-    broker = PriorityBroker(MortalQueue(redis, lease_seconds=lease_seconds))
+    queue = MortalQueue(redis, lease_seconds=lease_seconds)
+    broker = PriorityBroker(queue)
+    lives = os.environ.get("LIVES")
+    if lives:
+        life = WorkerLife(Path(lives), broker.worker, "chaos")
+        life.start()
+        DeadWorkers(Path(lives), life, lambda pool, name, counts: queue.hand_back(pool, name, counts=counts)).start()
 
     def run(payload: dict[str, Any]) -> None:
         lease = current_lease()

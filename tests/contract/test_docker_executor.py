@@ -115,7 +115,7 @@ def test_the_container_has_every_wall_and_no_secret(executor: DockerExecutor, cl
         shown["Config"]["Labels"].items() >= {"io.cloudify.deployment": "depl_1", "io.cloudify.stage": "build"}.items()
     )
     assert (host["Init"], host["NetworkMode"], host["ReadonlyRootfs"], host["Privileged"]) == (
-        True,
+        False,
         "none",
         True,
         False,

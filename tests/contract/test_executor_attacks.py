@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ from tests.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import ExecutionResult, Executor, Outcome
+from workers.executors.base import ExecutionResult, Executor, Outcome, Overlay
+from workers.ownership import container_owner
 
 
 class Bystander:
@@ -92,6 +94,41 @@ def test_a_memory_bomb_of_many_processes_is_out_of_memory(exact_executor: Execut
 def test_a_file_bigger_than_the_disk_limit_is_disk_full(exact_executor: Executor, workspace: Path) -> None:
     script = "head -c 900000000 /dev/zero > big; sleep 600"
     result, _ = run(exact_executor, script, workspace=workspace, disk_bytes=32 * MEBIBYTE)
+    assert result.outcome is Outcome.DISK_FULL
+
+
+MANY_NAMES = {
+    "empty files": "open(f'{i // 1000}/{i}', 'w').close()",
+    "directories": "os.mkdir(f'{i // 1000}/{i}')",
+    "hard links": "os.link('file', f'{i // 1000}/{i}')",
+    "symbolic links": "os.symlink('x', f'{i // 1000}/{i}')",
+    "long names": "open(f'{i // 1000}/' + f'{i}'.ljust(250, 'x'), 'w').close()",
+}
+
+
+@pytest.mark.parametrize("what", MANY_NAMES)
+def test_more_names_than_the_limit_are_disk_full(exact_executor: Executor, workspace: Path, what: str) -> None:
+    workspace.chmod(0o777)
+    made = f"""
+import os, time
+open("file", "w").close()
+for i in range(6000):
+    if i % 1000 == 0:
+        os.mkdir(f"{{i // 1000}}")
+    {MANY_NAMES[what]}
+time.sleep(600)
+"""
+    command = ("python3", "-c", made)
+    result, _ = run(exact_executor, "", command=command, workspace=workspace, disk_entries=5000)
+    assert result.outcome is Outcome.DISK_FULL
+    assert "files, directories and links than its limit of 5000" in result.message
+
+
+def test_names_made_in_the_last_moment_are_counted(exact_executor: Executor, workspace: Path) -> None:
+    workspace.chmod(0o777)
+    make = "python3 -c 'import sys; [open(str(i), chr(119)).close() for i in range(*map(int, sys.argv[1:]))]'"
+    script = f"{make} 0 3000; sleep 3; {make} 3000 6000"
+    result, _ = run(exact_executor, script, workspace=workspace, disk_entries=5000)
     assert result.outcome is Outcome.DISK_FULL
 
 
@@ -234,3 +271,166 @@ def test_the_walls_of_a_run_are_out_of_its_reach(exact_executor: Executor, exact
     assert printed.split()[-1] == b"0"
     processes = [int(word) for word in printed.split()[:2]]
     assert max(processes) < 20, printed
+
+
+SET_ID = """
+import ctypes, errno, os, platform, stat, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), number)
+def mode_of(name):
+    return stat.S_IMODE(os.lstat(name).st_mode)
+is_x86 = platform.machine() == "x86_64"
+mknodat, fchmodat2, openat2 = (259 if is_x86 else 33), 452, 437
+here = -100
+def make(path, flags, mode):
+    os.close(os.open(path, flags, mode))
+def unnamed(mode):
+    descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, mode)
+    os.link(f"/proc/self/fd/{descriptor}", "unnamed", follow_symlinks=True)
+open("file", "w").close()
+descriptor = os.open("file", os.O_RDWR)
+os.mkdir("directory")
+how = ctypes.create_string_buffer(bytes([0o101, 0, 0, 0, 0, 0, 0, 0]) + (0o4755).to_bytes(8, "little") + bytes(8))
+attempts = {
+    "chmod": lambda mode: os.chmod("file", mode),
+    "fchmod": lambda mode: os.fchmod(descriptor, mode),
+    "fchmodat2": lambda mode: call(fchmodat2, here, b"file", mode, 0),
+    "chmod of a directory": lambda mode: os.chmod("directory", mode),
+    "open": lambda mode: make("opened", os.O_CREAT | os.O_WRONLY, mode),
+    "unnamed": unnamed,
+    "mknod": lambda mode: call(mknodat, here, b"made", stat.S_IFREG | mode, 0),
+    "pipe": lambda mode: os.mkfifo("pipe", mode),
+    "copy": lambda mode: subprocess.run(["install", "-m", f"{mode:o}", "file", "copied"], check=True, stderr=-3),
+    "openat2": lambda mode: call(openat2, here, b"opened-2", how, 24),
+}
+if is_x86:
+    attempts["chmod by number"] = lambda mode: call(90, b"file", mode)
+    attempts["fchmodat"] = lambda mode: call(268, here, b"file", mode)
+    attempts["creat"] = lambda mode: call(85, b"created", mode)
+    attempts["open by number"] = lambda mode: call(2, b"opened", os.O_CREAT | os.O_RDWR, mode)
+    attempts["mknod by number"] = lambda mode: call(133, b"made", stat.S_IFREG | mode, 0)
+for name, attempt in attempts.items():
+    for mode in (0o4755, 0o2755, 0o6711):
+        try:
+            attempt(mode)
+            print(name, oct(mode), "MADE")
+        except OSError as error:
+            if error.errno != (errno.ENOSYS if name == "openat2" else errno.EPERM):
+                print(name, oct(mode), error)
+        except subprocess.CalledProcessError:
+            pass
+for name in ("capability", "copied"):
+    open(name, "w").close()
+try:
+    os.setxattr("capability", "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
+    print("capability MADE")
+except PermissionError:
+    pass
+os.mkdir("plain", 0o6755)
+found = [name for name in os.listdir(".") if mode_of(name) & 0o6000]
+print("found", found)
+os.chmod("file", 0o755)
+os.chmod("directory", 0o1777)
+make("sticky", os.O_CREAT | os.O_WRONLY, 0o1644)
+"""
+
+
+def _set_id_files(directory: Path) -> list[str]:
+    return [str(path) for path in directory.rglob("*") if path.lstat().st_mode & 0o6000]
+
+
+def test_no_file_that_runs_as_its_owner_can_be_made(exact_executor: Executor, workspace: Path) -> None:
+    workspace.chmod(0o777)
+    result, printed = run(exact_executor, "", command=("python3", "-c", SET_ID), workspace=workspace)
+    assert (result.outcome, printed) == (Outcome.SUCCESS, b"found []\n")
+    assert _set_id_files(workspace) == []
+    assert stat.S_IMODE((workspace / "directory").stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize("script", ["true", "exit 3", "head -c 90000000 /dev/zero > big; sleep 600"])
+def test_no_file_that_runs_as_its_owner_is_left(
+    exact_executor: Executor, exact_kind: ExecutorKind, workspace: Path, tmp_path: Path, script: str
+) -> None:
+    """However the run ends, and where a directory hands its group on."""
+    outside = tmp_path / "outside"
+    outside.touch()
+    shell = workspace / "deep" / "shell"
+    shell.parent.mkdir()
+    shell.touch()
+    (workspace / "link").symlink_to(outside)
+    if exact_kind.is_docker:
+        container_owner().give_tree(workspace)
+    for path in (workspace, shell.parent, shell, outside):
+        path.chmod(0o6755)
+    layer, upper, scratch = (tmp_path / name for name in ("layer", "upper", "scratch"))
+    for directory in (layer, upper, scratch):
+        directory.mkdir()
+    upper.chmod(0o6755)
+    overlay = Overlay("/merged", (layer,), upper, scratch)
+    run(exact_executor, f"mkdir /merged/inherits; {script}", workspace=workspace, overlay=overlay)
+    assert (upper / "inherits").is_dir()
+    assert _set_id_files(workspace) + _set_id_files(upper) == []
+    assert stat.S_IMODE(shell.stat().st_mode) == 0o755
+    assert not (workspace.stat().st_mode | upper.stat().st_mode) & 0o6000
+    # A link's target is not of the build.
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o6755
+
+
+WRITABLE = """
+import json, os
+mounts = {}
+for line in open("/proc/self/mountinfo"):
+    fields = line.split()
+    point, kind = fields[4], fields[fields.index("-") + 1]
+    status = os.statvfs(point)
+    if os.path.isdir(point) and os.access(point, os.W_OK):
+        mounts[point] = [kind, status.f_blocks * status.f_frsize]
+found = []
+for parent, names, _ in os.walk("/"):
+    if parent != "/" and (parent in mounts or parent in ("/proc", "/sys", "/usr", "/opt")):
+        names.clear()
+        continue
+    found += [path for path in (os.path.join(parent, name) for name in names) if os.access(path, os.W_OK)]
+for parent in "/ /dev /run /run/egress /var /var/tmp /etc /opt /usr /sys /proc/sys/kernel".split():
+    try:
+        open(parent + "/filler", "w").close()
+        found.append(parent + "/filler")
+    except OSError:
+        pass
+for name in ("null", "zero", "full", "random", "urandom", "tty"):
+    try:
+        os.chmod("/dev/" + name, 0o600)
+        found.append("/dev/" + name)
+    except OSError:
+        pass
+open("/dev/null", "w").write("x")
+os.openpty()
+print(json.dumps({"mounts": mounts, "found": sorted(set(found))}))
+"""
+# Message queues: RLIMIT_MSGQUEUE bounds their bytes.
+UNSIZED = {"/dev/mqueue": "mqueue"}
+
+
+def test_every_place_that_can_be_written_to_has_a_bound(
+    exact_executor: Executor, exact_kind: ExecutorKind, workspace: Path
+) -> None:
+    workspace.chmod(0o777)
+    memory = 256 * MEBIBYTE
+    device = os.lstat("/dev/null")
+    command = ("python3", "-c", WRITABLE)
+    _, printed = run(exact_executor, "", command=command, workspace=workspace, memory_bytes=memory, network="proxy")
+    seen = json.loads(printed)
+    assert os.lstat("/dev/null").st_mode == device.st_mode
+    places = seen["mounts"]
+    assert places.pop("/workspace")[0] != "tmpfs"  # watched
+    for point, kind in UNSIZED.items():
+        assert places.pop(point, [kind])[0] == kind
+    # The pseudo-terminals' own: no file can be made there.
+    assert places.pop("/dev/pts", ["devpts"])[0] == "devpts"
+    assert {point: kind for point, (kind, _) in places.items()} == dict.fromkeys(
+        ("/tmp", "/home/build", "/dev/shm"), "tmpfs"
+    )
+    assert all(0 < size <= memory // 2 for _, size in places.values())
+    assert set(seen["found"]) <= {*places, *UNSIZED, "/workspace", "/dev/pts"}

@@ -89,6 +89,33 @@ def test_sigkill_without_memory_pressure_is_not_out_of_memory(executor: Executor
     assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 137)
 
 
+def test_an_init_that_is_killed_from_outside_is_the_platforms_loss(executor: Executor) -> None:
+    marker = unique_marker()
+    output, results = Output(), list[ExecutionResult]()
+    spec = make_spec(f"sleep {marker}; echo over")
+    thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, threading.Event())))
+    thread.start()
+    wait_for(lambda: any(process.name() == "sleep" for process in processes_with(marker)))
+    [inside] = [process for process in processes_with(marker) if process.name() == "sleep"]
+    [init] = [above for above in [inside, *inside.parents()] if _is_init_of_a_namespace(above.pid)]
+    init.kill()
+    thread.join(PATIENCE)
+    assert (results[0].outcome, results[0].exit_code) == (Outcome.PLATFORM_LOST, None), results
+    assert processes_with(marker) == []
+
+
+def _is_init_of_a_namespace(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    [numbers] = [line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")]
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
+@pytest.mark.parametrize("victims", ["$PPID", "-1"], ids=["the parent", "everything"])
+def test_a_command_that_kills_all_it_can_ends_by_itself(executor: Executor, victims: str) -> None:
+    result, _ = run(executor, f"kill -KILL {victims} $$; kill -KILL $$")
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 137)
+
+
 def test_wall_clock_limit(executor: Executor) -> None:
     result, _ = run(executor, "sleep 3600", wall_seconds=1.0)
     assert result.outcome is Outcome.TIMEOUT

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from schemas.messages import Job
-from shared.queue.base import CancelOutcome
+from shared.queue.base import WORKER_LOST, CancelOutcome
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull, QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue, purge
@@ -173,6 +173,34 @@ def test_release_refunds_the_attempt_and_returns_to_the_old_place(bench: Bench) 
         assert bench.finish(acquired, Outcome.RELEASE)
 
 
+def test_a_job_that_waits_for_its_slot_keeps_its_place_and_attempt_and_gives_the_slot_up(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1", max_attempts=1))
+    bench.advance(1)
+    bench.queue.enqueue(make("b", slot="d2"))
+    acquired = bench.one()
+    assert bench.finish(acquired, Outcome.WAIT)
+    assert bench.queue.running_set("t1") == set()
+    assert bench.queue.tenants_with_slots() == set()
+    again = bench.one()
+    assert (again.job.id, again.attempt) == ("a", 1)
+    # The place belongs to another, which only the caller knows: nothing is handed out until that one is over.
+    bench.queue.hold_slot("t1", "d0", limit=1, weight=1)
+    assert bench.finish(again, Outcome.WAIT)
+    assert bench.queue.running_set("t1") == {"d0"}
+    assert bench.acquire(count=9) == []
+    bench.queue.free_slot("t1", "d0")
+    assert ids(bench.acquire(count=9)) == ["a"]
+
+
+def test_a_slot_that_another_job_has_is_not_given_up(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1"))
+    first = bench.one()
+    bench.queue.enqueue(make("a2", slot="d1"))
+    assert bench.finish(first, Outcome.WAIT)
+    assert bench.queue.running_set("t1") == {"d1"}
+    assert ids(bench.acquire(count=9)) == ["a", "a2"]
+
+
 def test_an_expired_lease_returns_to_its_old_place_and_is_dead_after_the_last_attempt(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1", max_attempts=2))
     bench.advance(1)
@@ -193,6 +221,55 @@ def test_an_expired_lease_returns_to_its_old_place_and_is_dead_after_the_last_at
     [letter] = bench.queue.dead_letters("clone")
     assert (letter.job.id, letter.attempts, letter.reason) == ("a", 2, "lease_expired")
     assert letter.job.slot == "d1"
+
+
+def test_a_dead_workers_jobs_return_at_once_to_their_old_places(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1", max_attempts=5))
+    bench.advance(1)
+    bench.queue.enqueue(make("b"))
+    bench.queue.register_worker(WorkerRecord("clone", "w", 1, 1), expires_seconds=60)
+    stale = bench.one()
+    assert bench.queue.hand_back("clone", "another", counts=True).returned == 0
+    assert bench.queue.hand_back("install", "w", counts=True).returned == 0
+    assert bench.queue.find("a") == "running"
+    # No time passes: the lease isn't waited for.
+    assert bench.queue.hand_back("clone", "w", counts=False).returned == 1
+    assert bench.queue.workers() == []
+    assert bench.queue.hand_back("clone", "w", counts=False).returned == 0
+    again = bench.one()
+    assert (again.job.id, again.attempt) == ("a", 2)
+    assert again.token > stale.token
+    assert not bench.finish(stale)
+    assert bench.finish(again)
+    assert bench.queue.running_set("t1") == set()
+
+
+def test_the_second_death_that_counts_is_a_jobs_last(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1", max_attempts=9))
+    for counts in (False, True, False):
+        bench.one()
+        assert bench.queue.hand_back("clone", "w", counts=counts).lost == ()
+    # Neither a lease that expires nor a retry is such a death.
+    bench.one()
+    bench.advance(LEASE)
+    bench.finish(bench.one(), Outcome.RETRY)
+    assert bench.queue.death_reason("a") is None
+    bench.one()
+    assert bench.queue.hand_back("clone", "w", counts=True).lost == ("a",)
+    assert bench.queue.death_reason("a") == WORKER_LOST
+    assert bench.queue.running_set("t1") == set()
+    assert bench.acquire() == []
+    # An operator who gives it another life gives it a whole one.
+    assert bench.queue.requeue_dead("a")
+    bench.one()
+    assert bench.queue.hand_back("clone", "w", counts=True).lost == ()
+
+
+def test_a_hand_back_is_no_way_around_the_most_attempts(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", max_attempts=1))
+    bench.one()
+    assert bench.queue.hand_back("clone", "w", counts=True).returned == 0
+    assert bench.queue.death_reason("a") == "lease_expired"
 
 
 def test_a_beat_renews(bench: Bench) -> None:
@@ -288,6 +365,17 @@ def test_cancel_of_a_waiting_job_removes_it(bench: Bench) -> None:
     bench.advance(61)
     assert bench.acquire(count=9) == []
     assert set(bench.redis.keys("{cloudify}:job:*")) == set()
+
+
+def test_a_cancelled_job_may_leave_its_slot_until_it_is_freed(bench: Bench) -> None:
+    bench.queue.enqueue(make("a", slot="d1"))
+    bench.queue.enqueue(make("b", slot="d2"))
+    bench.finish(bench.one(), Outcome.RETRY, delay_seconds=60)
+    assert bench.queue.cancel("a", keeps_slot=True) is CancelOutcome.REMOVED
+    assert bench.queue.running_set("t1") == {"d1"}
+    assert bench.acquire() == []
+    bench.queue.free_slot("t1", "d1")
+    assert ids(bench.acquire()) == ["b"]
 
 
 def test_cancel_of_a_job_that_waits_for_its_retry_frees_the_slot(bench: Bench) -> None:

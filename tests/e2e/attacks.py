@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.sites import BUILD, node_project, node_site
+from tests.hostile_repositories import nested_trees
 from tests.repositories import commit, git
 
 # Of the platform that attacks on resources run on, whose limits are small.
@@ -19,6 +20,7 @@ LIMITS = {
     # More than the processes of the fork bomb take.
     "BUILD_MEMORY_MB": "1024",
     "BUILD_DISK_MB": "64",
+    "BUILD_DISK_FILES": "30000",
     "BUILD_OUTPUT_MB": "4",
     "RECONCILE_SECONDS": "1",
 }
@@ -106,11 +108,26 @@ _ON_RESOURCES = (
         advice=("64 MiB", "Write less"),
     ),
     Attack(
+        "empty-files",
+        _script(
+            'node -e \'const fs = require("fs");'
+            ' for (let i = 0; i < 60000; i++) fs.closeSync(fs.openSync(`f${i}`, "w"))\'; sleep MARKER'
+        ),
+        "DISK_FULL",
+        advice=("files", "30000"),
+    ),
+    Attack(
         "shared-memory-filler",
         _script("head -c 5000000000 /dev/zero > /dev/shm/attack-filler || exit 3"),
         "COMMAND_FAILED",
         advice=("exit code 3",),
         log=("No space left",),
+    ),
+    Attack(
+        "device-directory-filler",
+        _script("head -c 5000000000 /dev/zero > /dev/attack-filler || exit 4"),
+        "COMMAND_FAILED",
+        advice=("exit code 4",),
     ),
     Attack(
         "100-mb-line",
@@ -198,8 +215,16 @@ def _link_outside(directory: Path, target: Target) -> None:
 
 
 def _add_submodule(directory: Path, target: Target) -> None:
+    _add_submodule_of(directory, f"file://{target.outside}")
+
+
+def _add_submodule_inside(directory: Path, target: Target) -> None:
+    _add_submodule_of(directory, f"https://[::ffff:0:127.0.0.1]:{target.ports[0]}/site.git")
+
+
+def _add_submodule_of(directory: Path, url: str) -> None:
     sha = git(directory, "rev-parse", "HEAD")
-    modules = f'[submodule "own"]\n\tpath = own\n\turl = file://{target.outside}\n'
+    modules = f'[submodule "own"]\n\tpath = own\n\turl = {url}\n'
     (directory / ".gitmodules").write_text(modules)
     git(directory, "add", ".gitmodules")
     git(directory, "update-index", "--add", "--cacheinfo", f"160000,{sha},own")
@@ -289,6 +314,47 @@ _ON_CONTENT = (
         arrange=_add_submodule,
         is_from_network=True,
     ),
+    Attack(
+        "submodule-on-the-loopback-in-disguise",
+        _script("ls -R; " + _WRITE_PAGE),
+        "URL_FORBIDDEN",
+        stage="clone",
+        advice=("Submodule own", "private or local address", "CLOUDIFY_EGRESS_ALLOWED_NETWORKS"),
+        arrange=_add_submodule_inside,
+        is_from_network=True,
+    ),
+    Attack(
+        "lfs-server-on-the-loopback-in-disguise",
+        lambda target: (
+            _pointer(target) | {".lfsconfig": f"[lfs]\n\turl = http://[64:ff9b:1::7f00:1]:{target.ports[0]}/\n"}
+        ),
+        "URL_FORBIDDEN",
+        stage="clone",
+        advice=(".lfsconfig", "CLOUDIFY_EGRESS_ALLOWED_NETWORKS"),
+    ),
+    Attack(
+        "setuid-shell",
+        _script("cp /bin/sh MARKER; chmod 4755 MARKER || install -m 2755 /bin/sh MARKER || exit 6"),
+        "COMMAND_FAILED",
+        advice=("exit code 6",),
+        log=("not permitted",),
+    ),
+    Attack(
+        "tree-bomb",
+        lambda _target: {"index.html": PAGE},
+        "REPOSITORY_TOO_LARGE",
+        stage="clone",
+        advice=("500000 files and directories", "submodules included"),
+        arrange=lambda directory, _target: nested_trees(directory, width=10, depth=9),
+    ),
+    Attack(
+        "bottomless-tree",
+        lambda _target: {"index.html": PAGE},
+        "REPOSITORY_TOO_LARGE",
+        stage="clone",
+        advice=("nests directories",),
+        arrange=lambda directory, _target: nested_trees(directory, width=1, depth=1000),
+    ),
     Attack("lfs-pointer", _pointer, "REPOSITORY_LFS_MISSING", stage="clone", advice=("index.html", "git lfs fetch")),
     Attack(
         "lfs-server-in-the-file-system",
@@ -296,6 +362,54 @@ _ON_CONTENT = (
         "URL_FORBIDDEN",
         stage="clone",
         advice=(".lfsconfig", "https://"),
+    ),
+    Attack(
+        "pattern-of-many-stars",
+        lambda _target: {
+            "package.json": json.dumps({"workspaces": ["*a" * 25 + "b"], "private": True}),
+            f"{'a' * 100}/package.json": json.dumps(
+                {"scripts": {"build": "mkdir dist && cp page.html dist/index.html"}}
+            ),
+            f"{'a' * 100}/page.html": PAGE,
+        },
+        None,
+        settings={"rootDirectory": "a" * 100},
+    ),
+    Attack(
+        "key-of-many-parts",
+        # Python's own reader of TOML takes quadratic time for it.
+        lambda _target: {"mkdocs.yml": "site_name: x\n", "pyproject.toml": f"{'a.' * 400_000}a = 1\n"},
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("processor time", "pyproject.toml", "Simplify"),
+        settings={},
+    ),
+    Attack(
+        "memory-hungry-requirements",
+        lambda _target: {"mkdocs.yml": "site_name: x\n", "requirements.txt": "ab\n" * (10 << 20)},
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("MiB of memory", "requirements.txt"),
+        settings={},
+    ),
+    Attack(
+        "100000-workspaces",
+        lambda _target: {
+            "package.json": json.dumps({"workspaces": ["a*"] * 100_000}),
+            "site/package.json": json.dumps({"scripts": {"build": "true"}}),
+        },
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("5000", "fewer patterns"),
+        settings={"rootDirectory": "site"},
+    ),
+    Attack(
+        "deep-json",
+        lambda _target: {"package.json": '{"a":' * 100_000},
+        "CONFIGURATION_INVALID",
+        stage="install",
+        advice=("package.json", "nested more than 200 levels"),
+        settings={},
     ),
     Attack("lockfile-mismatch", _mismatched, "LOCKFILE_MISMATCH", "install", advice=("npm install",), settings=BUILD),
     Attack(
@@ -315,6 +429,25 @@ _ON_CONTENT = (
         stage="upload",
         advice=("UTF-8", "caf"),
     ),
+    Attack(
+        "unreadable-file-in-the-output",
+        _script(_WRITE_PAGE + "echo x > dist/shut.txt; chmod 000 dist/shut.txt"),
+        "OUTPUT_INVALID",
+        advice=("dist/shut.txt", "Permission denied", "chmod"),
+    ),
+    Attack(
+        "unreadable-directory-in-the-output",
+        _script(_WRITE_PAGE + "mkdir dist/shut; chmod 000 dist/shut"),
+        "OUTPUT_INVALID",
+        advice=("dist/shut", "Permission denied", "chmod"),
+    ),
+    Attack(
+        "unreadable-output-directory",
+        _script(_WRITE_PAGE + "chmod 000 dist"),
+        "OUTPUT_INVALID",
+        advice=("dist", "can't be read", "chmod"),
+    ),
+    Attack("file-as-output-directory", _script("echo x > dist"), "OUTPUT_INVALID", advice=("dist is a file",)),
     Attack("no-output-directory", _script("mkdir public"), "OUTPUT_DIRECTORY_MISSING", advice=("dist", "public")),
 )
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.docker_engine import DockerEngine
 from tests.e2e.attacks import LIMITS
-from tests.e2e.platform import Platform
+from tests.e2e.platform import INTRANET_HOST, Platform
 
 # Name of a project → seconds of each of its stages.
 _BUILD_TIMES = pytest.StashKey[dict[str, dict[str, float]]]()
@@ -116,11 +116,11 @@ def locked_repository() -> Iterator[str]:
         def log_message(self, *_arguments: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((INTRANET_HOST, 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/locked.git"
+        yield f"http://{INTRANET_HOST}:{server.server_address[1]}/locked.git"
     finally:
         server.shutdown()
         thread.join()

@@ -28,6 +28,8 @@ from tests.ports import free_ports
 
 T = TypeVar("T")
 
+# Where the git servers of tests listen, in a network that the operator allows; the rest of the loopback stays closed.
+INTRANET_HOST = "127.0.0.2"
 FINISHED = ("ready", "failed", "cancelled")
 # For whatever takes a second on a quiet machine: only a failure has to wait so long.
 PATIENCE = 180.0
@@ -68,6 +70,10 @@ class Platform:
             "CLOUDIFY_API_PORT": str(api_port),
             "CLOUDIFY_SITES_PORT": str(sites_port),
             "CLOUDIFY_METRICS_PORT": str(metrics_port),
+            "CLOUDIFY_REGISTRATION_ENABLED": "true",
+            # As many as plans allow: attacks hold builds, and others run beside them.
+            "CLOUDIFY_BUILDS_AT_ONCE": "20",
+            "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": f"{INTRANET_HOST}/32",
             **{f"CLOUDIFY_{name}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -183,10 +189,10 @@ class Platform:
     @contextlib.contextmanager
     def plan(self, plan: str) -> Iterator[None]:
         """The owner's account on another plan for a while, changed as an operator does it."""
-        for chosen in (plan, "FREE"):
-            self.cloudify("admin", "set-plan", self.call("GET", "/api/auth/me")["email"], chosen)
-            if chosen == plan:
-                yield
+        me = self.call("GET", "/api/auth/me")
+        self.cloudify("admin", "set-plan", me["email"], plan)
+        yield
+        self.cloudify("admin", "set-plan", me["email"], me["plan"])
 
     def cloudify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command, in the environment of the platform's own processes."""
@@ -219,15 +225,20 @@ class Platform:
 
     @contextlib.contextmanager
     def new_account(self) -> Iterator[None]:
-        """Calls in the block are a new FREE account's; an access token lasts 10 min."""
+        """Calls in the block are a new FREE account's, who may deploy file://; an access token lasts 10 min."""
         before = self.client.headers["Authorization"]
         body = {"email": f"{secrets.token_hex(8)}@example.invalid", "password": secrets.token_urlsafe(20)}
         account = self.call("POST", "/api/auth/register", body)
+        self.make_administrator(body["email"])
         self.client.headers["Authorization"] = f"Bearer {account['accessToken']}"
         try:
             yield
         finally:
             self.client.headers["Authorization"] = before
+
+    def make_administrator(self, email: str) -> None:
+        with self.database() as database, database.transaction() as connection:
+            connection.execute("UPDATE users SET is_platform_administrator = true WHERE email = %s", [email])
 
     def create_project(self, name: str, repository_url: str, **settings: Any) -> dict[str, Any]:
         return self.call("POST", "/api/projects", {"name": name, "repositoryUrl": repository_url, **settings})

@@ -15,7 +15,7 @@ import pytest
 from tests.docker_engine import SECONDS
 from tests.e2e.attacks import ATTACKS, PAGE, Target
 from tests.e2e.campaign import HARMLESS, Campaign
-from tests.e2e.platform import Platform, wait_for
+from tests.e2e.platform import INTRANET_HOST, Platform, wait_for
 from tests.executors import LoopbackServer, control_groups, listening_on_loopback, processes_with, unique_marker
 from tests.git_server import serving
 
@@ -69,7 +69,7 @@ def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         obstacle = str(skipped)
     with ExitStack() as stack:
         canary = stack.enter_context(listening_on_loopback())
-        server = stack.enter_context(serving(directory))
+        server = stack.enter_context(serving(directory, host=INTRANET_HOST))
         campaigns: dict[str, Campaign] = {}
         for executor, fixtures in names.items():
             content, resources = (request.getfixturevalue(name) for name in fixtures)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import Platform
+from tests.e2e.platform import INTRANET_HOST, Platform
 from tests.e2e.sites import BUILD, node_site
 from tests.git_server import serving
 from tests.repositories import make_repository
@@ -35,7 +35,7 @@ def credentials(platform: Platform, *arguments: str, stdin: str = "") -> str:
 
 def test_a_private_repository_is_deployed_with_the_token_that_is_set(platform: Platform, repositories: Path):
     make_repository(repositories / "site.git", node_site("private", before=f'console.log("it is {TOKEN}");'))
-    with serving(repositories) as server:
+    with serving(repositories, host=INTRANET_HOST) as server:
         server.credentials = f"oauth2:{TOKEN}"
         project = platform.create_project("private", server.url("site.git"), **BUILD)
         refused = platform.finish(platform.create_deployment(project["id"])["id"])

@@ -25,6 +25,8 @@ class Entry:
     place: str = "ready"
     until: int = 0
     attempts: int = 0
+    worker: str = ""
+    strikes: int = 0
     token: int = 0
     is_cancelled: bool = False
 
@@ -90,6 +92,10 @@ class Model:
         ]  # fmt: skip
         return sorted(found, key=lambda entry: (entry.score, entry.job.id))
 
+    def live_jobs(self, tenant: str, slot: str | None) -> int:
+        jobs = [e for e in self.entries.values() if e.job.tenant_id == tenant and e.place != "dead"]
+        return sum(slot is not None and entry.job.slot == slot for entry in jobs)
+
     def eligible(self, pool: str) -> set[str]:
         return {tenant for tenant in TENANTS if self.candidates(pool, tenant)}
 
@@ -108,7 +114,9 @@ class Model:
         # A slot that was held for no job goes with the job from now on.
         self.held.discard((job.tenant_id, job.slot or ""))
 
-    def hand_out(self, pool: str, job_id: str, token: int, attempt: int, *, is_cancelled: bool) -> None:
+    def hand_out(
+        self, pool: str, job_id: str, token: int, attempt: int, *, is_cancelled: bool, worker: str = "w"
+    ) -> None:
         """The queue handed this job out: it must be the first of its tenant, within its limit, with a new token."""
         self.fairness.watch(pool, self.eligible(pool))
         entry = self.entries[job_id]
@@ -119,6 +127,7 @@ class Model:
             assert self.has_free_slot(tenant)
             self.slots[tenant].add(entry.job.slot)
         entry.place, entry.until, entry.token = "running", self.now + LEASE_MS, token
+        entry.worker = worker
         entry.attempts += 1
         assert attempt == entry.attempts <= entry.job.max_attempts
         assert is_cancelled == entry.is_cancelled
@@ -133,13 +142,18 @@ class Model:
         elif outcome is Outcome.DEAD or (outcome is Outcome.RETRY and entry.attempts >= entry.job.max_attempts):
             entry.place = "dead"
         else:
-            entry.attempts -= outcome is Outcome.RELEASE
+            entry.attempts -= outcome in (Outcome.RELEASE, Outcome.WAIT)
+            if outcome is Outcome.WAIT and self.live_jobs(entry.job.tenant_id, entry.job.slot) == 1:
+                self.slots[entry.job.tenant_id].discard(entry.job.slot or "")
             entry.place, entry.until = ("delayed", self.now + delay_ms) if delay_ms else ("ready", 0)
         for job in followers:
             self.insert(job)
         self.free_unused_slots()
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: Entry, *, keeps_slot: bool = False) -> None:
+        tenant, slot = entry.job.tenant_id, entry.job.slot
+        if keeps_slot and entry.place != "dead" and slot in self.slots[tenant] and self.live_jobs(tenant, slot) == 1:
+            self.held.add((tenant, slot))
         del self.entries[entry.job.id]
         self.counts["dropped"] += 1
         self.free_unused_slots()
@@ -150,6 +164,21 @@ class Model:
                 is_dead = entry.place == "running" and entry.attempts >= entry.job.max_attempts
                 entry.place = "dead" if is_dead else "ready"
         self.free_unused_slots()
+
+    def hand_back(self, pool: str, worker: str, *, counts: bool) -> tuple[int, set[str]]:
+        """How many are in line again, and those that take no other worker."""
+        returned, lost = 0, set[str]()
+        for entry in self.at("running"):
+            if (entry.job.pool, entry.worker) != (pool, worker):
+                continue
+            entry.strikes += counts
+            if counts and entry.strikes >= 2:
+                lost.add(entry.job.id)
+            is_dead = entry.job.id in lost or entry.attempts >= entry.job.max_attempts
+            entry.place = "dead" if is_dead else "ready"
+            returned += not is_dead
+        self.free_unused_slots()
+        return returned, lost
 
     def hold(self, tenant: str, slot: str, limit: int) -> None:
         self.limits[tenant] = limit

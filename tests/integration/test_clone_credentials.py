@@ -125,13 +125,13 @@ OTHER = [
 @pytest.mark.parametrize("url", [*SAME, *OTHER])
 def test_whose_a_token_is(url: str) -> None:
     credentials = RepositoryCredentials("token", "https://git.example.com:443", "user", SECRET)
-    parsed = parse_repository_url(url, allow_local=True)
+    parsed = parse_repository_url(url)
     assert (credentials.add_to(parsed).password == SECRET) == (url in SAME)
 
 
 @pytest.mark.parametrize("name", ["[::1]", "[0:0::1]"])
 def test_addresses_of_ipv6_are_hosts_too(name: str) -> None:
-    parsed = parse_repository_url(f"https://{name}:8443/x", allow_local=True)
+    parsed = parse_repository_url(f"https://{name}:8443/x")
     assert RepositoryCredentials("token", parsed.origin, "u", "p").add_to(parsed).password == "p"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.repository_credentials import RepositoryCredentials
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner
@@ -207,12 +207,26 @@ def test_the_file_that_is_missing_is_named(cloner: Cloner, http: GitServer, lfs:
     assert cloner.failure(url).message.startswith("big.bin: ")
 
 
-def test_a_server_that_is_away_is_tried_again(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
+@pytest.mark.parametrize(
+    ("answer", "code", "said", "times"),
+    [
+        ((503, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 503 (a fault there)", 4),
+        ((429, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 429 (too many requests)", 4),
+        ((429, {"Retry-After": "900"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "again in 900 seconds", 1),
+        ((507, {}, b""), FailureCode.REPOSITORY_LFS_MISSING, "over its quota (status 507)", 1),
+        ((509, {}, b""), FailureCode.REPOSITORY_LFS_MISSING, "over its quota (status 509)", 1),
+    ],
+)
+def test_a_server_in_trouble_is_waited_for_and_then_told(
+    cloner: Cloner, http: GitServer, lfs: LfsStore, answer: Answer, code: FailureCode, said: str, times: int
+) -> None:
     url = site(http)
-    lfs.sent = (503, {}, b"")
-    with pytest.raises(PlatformError, match="broke off"):
-        cloner.clone(url)
-    assert cloner.failure(url, attempt=3).code is FailureCode.REPOSITORY_UNREACHABLE
+    lfs.sent = answer
+    failure = cloner.failure(url)
+    assert (failure.code, said in failure.message) == (code, True), failure.message
+    assert len([asked for asked in lfs.asked if asked[0] == "GET"]) == times
+    lfs.sent = None
+    assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
 
 
 def test_cancelling_ends_the_download(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
@@ -250,16 +264,19 @@ def test_what_the_pointers_name_must_fit_the_plan(cloner: Cloner, http: GitServe
 def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
     import threading
 
+    from shared.network.address_policy import AddressPolicy
+    from shared.repository_url import RepositoryPolicy
     from workers.lfs_client import Endpoint, LfsClient, LfsObject
     from workers.repository_access import RepositoryAccess
 
     cloner = make_cloner(allow_local=False)
-    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path)
+    policy = RepositoryPolicy(AddressPolicy())
+    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path, policy)
     refused = ["https://169.254.169.254/x", "https://127.0.0.1/x", "https://[::ffff:10.0.0.1]/x", "https://LOCALHOST/x"]
     with opened as access:
         for url in [*refused, "http://example.com/x"]:
             with (
-                LfsClient(lambda: None, threading.Event(), access, allow_local=False, is_last_attempt=True) as client,
+                LfsClient(lambda: None, threading.Event(), access, is_last_attempt=True) as client,
                 pytest.raises(StageFailure) as caught,
             ):
                 client.fetch(Endpoint(url, {}), {LfsObject(OID, 1): "big.bin"}, tmp_path)

@@ -121,19 +121,13 @@ def test_a_private_repository_with_submodules_and_lfs(cloner: Cloner, https: Git
         assert basic.encode() not in text
 
 
-def test_plain_http_is_tunnelled_and_the_token_stays_with_the_origin(make_cloner: MakeCloner, tmp_path: Path) -> None:
-    (tmp_path / "plain").mkdir()
-    with serving(tmp_path / "plain") as http:
-        store = LfsStore(http)
-        store.href = f"http://{NAME}/storage/%s"
-        make_repository(http.root / "site.git", {".gitattributes": TRACKED, "big.bin": pointer()})
-        http.credentials = f"user:{TOKEN}"
-        with running_proxy({f"{NAME}:80": ("127.0.0.1", http.server_port)}, "") as proxy:
-            cloner = make_cloner(egress_proxy=f"http://127.0.0.1:{proxy.port}")
-            result = cloner.clone(f"http://{NAME}/site.git", credentials=token(f"http://{NAME}:80"))
-    assert cloner.files(result)["big.bin"] == CONTENT
-    assert set(proxy.asked) == {f"{NAME}:80"}
-    assert not [head for head in proxy.heads if "authorization" in head.lower()]
+def test_nothing_goes_out_unencrypted(make_cloner: MakeCloner, proxy: RunningProxy) -> None:
+    """http:// is for the allowed networks, which are reached directly."""
+    listed = make_cloner(egress_proxy=address(proxy))
+    for host in (NAME, "1.1.1.1", "203.0.113.7"):
+        for cloner in (listed, make_cloner(allow_local=False, egress_proxy=address(proxy))):
+            assert cloner.failure(f"http://{host}/site.git").code is FailureCode.URL_FORBIDDEN
+    assert not proxy.asked
 
 
 def test_local_and_listed_hosts_are_reached_directly(
@@ -145,11 +139,10 @@ def test_local_and_listed_hosts_are_reached_directly(
         cloner = make_cloner(egress_proxy=address(proxy))
         assert cloner.files(cloner.clone(http.url("site.git"))) == {"index.html": b"one"}
     assert not proxy.asked
-    settings = BuildSettings(egress_proxy=address(proxy), egress_allowed_networks=("203.0.113.0/24",))
-    with CloneProxy.opened(settings) as clone_proxy:
-        assert clone_proxy.is_direct(["203.0.113.7"])
-        assert not clone_proxy.is_direct(["203.0.113.7", "198.51.100.1"])
-        assert not clone_proxy.is_direct([])
+    # What isn't listed is refused, proxy or not.
+    narrow = make_cloner(egress_proxy=address(proxy), egress_allowed_networks=("127.0.0.2/32",))
+    assert narrow.failure(http.url("site.git")).code is FailureCode.URL_FORBIDDEN
+    assert not proxy.asked
 
 
 def test_a_public_address_goes_through_the_proxy(make_cloner: MakeCloner, proxy: RunningProxy) -> None:
@@ -288,7 +281,7 @@ def test_an_ssh_repository(make_cloner: MakeCloner, database: Database, tmp_path
 
 def test_the_port_serves_nobody_else_and_nothing_else(proxy: RunningProxy) -> None:
     with CloneProxy.opened(BuildSettings(egress_proxy=address(proxy))) as clone_proxy:
-        assert clone_proxy.open(parse_repository_url(URL, allow_local=False)) is None
+        assert clone_proxy.open(parse_repository_url(URL)) is None
         credentials, _, place = clone_proxy.url.removeprefix("http://").partition("@")
         header = f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}\r\n"
         port = int(place.rpartition(":")[2])
@@ -300,7 +293,7 @@ def test_the_port_serves_nobody_else_and_nothing_else(proxy: RunningProxy) -> No
             assert ask(port, target, header) == "403"
         assert len(proxy.asked) == asked
         # As httpx spells it: without brackets.
-        assert clone_proxy.open(parse_repository_url("https://[2001:db8::7]/r", allow_local=False)) is not None
+        assert clone_proxy.open(parse_repository_url("https://[2001:db8::7]/r")) is not None
         assert ask(port, "2001:db8::7:443", header) == "502"
         assert proxy.asked[asked:] == ["[2001:db8::7]:443"] * 2
     with pytest.raises(ConnectionRefusedError):

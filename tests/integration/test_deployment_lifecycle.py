@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from schemas.logs import LogEnd
+from schemas.messages import Job
 from schemas.requests import SetVariableRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
@@ -37,6 +39,7 @@ from shared.services.lifecycle import Beginning, LifecycleService
 from shared.services.releases import ReleaseService
 from shared.services.variables import VariableService
 from shared.settings import Settings, load_settings
+from workers.deployment_view import deployment_view
 from workers.reconciler import Reconciler
 
 pytestmark = pytest.mark.integration
@@ -110,6 +113,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         queue=queue,
         redis=redis,
         service=service,
+        service_with=lambda **others: DeploymentService(queue=queue, **(parts | others)),
         release_service=ReleaseService(
             queue=queue,
             **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases", "settings")},
@@ -150,6 +154,38 @@ def test_a_created_deployment_is_a_row_a_job_and_a_log_entry(world: Any):
     assert resource.queue is not None
     assert world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready"
     assert [entry.status for entry in entries(world, deployment_id)] == ["queued"]
+
+
+def test_files_are_judged_at_the_clone_by_who_set_the_address(world: Any, database: Database):
+    """The deployment keeps who set its address; whether that is an administrator is looked up when the clone begins."""
+
+    def execute(statement: str, *values: object) -> None:
+        with database.transaction() as connection:
+            connection.execute(statement.encode(), values)
+
+    def may_read_files(deployment_id: str, fence: int) -> bool:
+        begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=fence, worker="w")
+        return deployment_view(begun.row).allows_files
+
+    unknown = create(world)
+    for name, is_administrator in (("user_admin", True), ("user_other", False)):
+        execute(
+            "INSERT INTO users (id, email, password_hash, is_platform_administrator) VALUES (%s, %s, 'x', %s)",
+            name, f"{name}@example.com", is_administrator,
+        )  # fmt: skip
+    execute("UPDATE projects SET repository_set_by = 'user_admin' WHERE id = %s", world.project_id)
+    first, second, third = create(world), create(world), create(world)
+    execute("UPDATE projects SET repository_set_by = 'user_other' WHERE id = %s", world.project_id)
+    others = create(world)
+    assert may_read_files(first, 10)
+    assert not may_read_files(unknown, 11)
+    assert not may_read_files(others, 12)
+    # A demoted administrator's stop, also a stage that is tried again; a deleted one's as well.
+    execute("UPDATE users SET is_platform_administrator = false WHERE id = 'user_admin'")
+    assert not may_read_files(second, 13)
+    assert not may_read_files(first, 14)
+    execute("DELETE FROM users WHERE id = 'user_admin'")
+    assert not may_read_files(third, 15)
 
 
 def test_another_tenant_sees_nothing(world: Any):
@@ -434,6 +470,35 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
         jobs.append(job.job.id)
     world.reconciler.run_once()
     assert [world.queue.find(job) for job in jobs] == ["ready", "ready"]
+
+
+def lose_two_workers(world: Any, pool: str) -> Job:
+    """The pool's next job, under which two workers had to be ended."""
+    for _ in range(2):
+        [job] = world.queue.acquire(pool, 1, worker="w", request_id=uuid.uuid4().hex).jobs
+        world.queue.hand_back(pool, "w", counts=True)
+    return job.job
+
+
+def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
+    poison = create(world)
+    lose_two_workers(world, "clone")
+    world.reconciler.run_once()
+    resource = world.service.get(world.tenant_id, poison)
+    assert (resource.status, resource.error.code, resource.error.stage) == ("failed", "WORKER_LOST", "clone")
+    assert world.queue.running_set(world.tenant_id) == set()
+    assert world.queue.acquire("clone", 9, worker="w", request_id="r").jobs == ()
+    # A release and a removal aren't tried again either; the release says so.
+    first, second = create(world), create(world)
+    run_to_end(world, first)
+    run_to_end(world, second)
+    world.release_service.rollback(world.tenant_id, first, requested_by=None)
+    world.service.delete(world.tenant_id, poison)
+    removal = lose_two_workers(world, "preview-cleanup")
+    lost = lose_two_workers(world, "rollback")
+    world.reconciler.run_once()
+    assert [world.queue.find(job.id) for job in (lost, removal)] == ["dead", "dead"]
+    assert world.releases.find(lost.payload["release_id"])["status"] == "failed"
 
 
 def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):

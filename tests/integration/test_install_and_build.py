@@ -215,6 +215,23 @@ def test_what_a_person_can_mend_ends_in_a_clear_failure(
     assert words in failure.message
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo x > dist/shut.txt; chmod 000 dist/shut.txt", "dist/shut.txt' for reading: Permission denied"),
+        ("mkdir dist/shut; chmod 000 dist/shut", "dist/shut': Permission denied"),
+        ("chmod 000 dist", "The output directory dist can't be read"),
+        ("rm -r dist; echo x > dist", "The output directory dist is a file"),
+        ("mkfifo dist/pipe", "pipe"),
+    ],
+)
+def test_what_a_build_leaves_that_cant_be_read_is_its_own_failure(pipeline: Pipeline, script: str, said: str) -> None:
+    site = {"build.sh": f"mkdir dist; echo x > dist/index.html; {script}"}
+    failure = failure_of(pipeline, site, build_command="sh build.sh", output_directory="dist")
+    assert failure.code is FailureCode.OUTPUT_INVALID
+    assert said in failure.message
+
+
 def test_an_output_without_a_first_page_is_published_with_a_word(pipeline: Pipeline) -> None:
     code = "fs = require('fs'); fs.mkdirSync('dist/en', {recursive: true}); fs.writeFileSync('dist/en/%s', '')"
     assert "en/index.html" in pipeline.run(script_site(code % "index.html"))

@@ -405,7 +405,7 @@ def test_a_client_that_takes_nothing_is_let_go(database: Database, redis_url: st
         port = int(api.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.sendall(f"GET /api/deployments/{api.id}/logs/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            client.sendall(f"GET /api/deployments/{api.id}/logs/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             # Looks without taking: the stream has begun.
             eventually(lambda: b"data: " in client.recv(8192, socket.MSG_PEEK))
             eventually(lambda: api.hub.stream_count == 0)

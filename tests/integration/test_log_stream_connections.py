@@ -122,7 +122,7 @@ def test_a_client_that_takes_a_little_at_a_time(database: Database, database_url
             with socket.socket() as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.connect((program.address, program.port))
-                client.sendall(f"GET {program.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                client.sendall(f"GET {program.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 try:
                     while not is_over.wait(0.02):
                         taken.extend(client.recv(64))
@@ -230,9 +230,9 @@ def test_clients_that_never_finish_asking_are_cut_off(database: Database, databa
             socket.create_connection((program.address, program.port)) as second,
         ):
             follower.settimeout(120)
-            follower.sendall(f"GET {program.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            follower.sendall(f"GET {program.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             # Half a request after a whole one, too.
-            second.sendall(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\nGET /state HTTP/1.1\r\nHos")
+            second.sendall(b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\nGET /state HTTP/1.1\r\nHos")
             eventually(lambda: others() == 1)
             # What is left is the stream, which was asked for long ago and goes on.
             program.append("still here")

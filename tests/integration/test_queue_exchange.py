@@ -281,3 +281,22 @@ def ping_until_it_fails(queue: RedisJobQueue) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         queue.ping()
+
+
+def test_an_installation_bounds_what_a_plan_gives_a_tenant(redis: Redis) -> None:
+    """Whatever brings the plan's limit to the queue: new jobs, successors, a change of the plan, a held slot."""
+    queue = RedisJobQueue(redis, maximum_tenant_slots=2)
+
+    def job(name: str, slot: str) -> Job:
+        return Job(id=name, pool="p", actor="a", tenant_id="t", payload={}, slot=slot, tenant_limit=20)
+
+    queue.enqueue_many([job(f"j{number}", f"s{number}") for number in range(6)])
+    queue.enqueue(job("j6", "s6"))
+    first, second = queue.acquire("p", 10, worker="w", request_id="1").jobs
+    assert not queue.acquire("p", 10, worker="w", request_id="2").jobs
+    queue.set_tenant("t", limit=20, weight=1)
+    assert not queue.acquire("p", 10, worker="w", request_id="3").jobs
+    queue.finish(first.job.id, first.token, Outcome.DONE, next_jobs=[job("next", first.job.slot or "")])
+    assert [each.job.id for each in queue.acquire("p", 10, worker="w", request_id="4").jobs] == ["next"]
+    queue.hold_slot("t", second.job.slot or "", limit=20, weight=1)
+    assert not queue.acquire("p", 10, worker="w", request_id="5").jobs

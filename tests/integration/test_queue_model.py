@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis
 
 from schemas.messages import Job
-from shared.queue.base import CancelOutcome
+from shared.queue.base import WORKER_LOST, CancelOutcome
 from shared.queue.connection import connect_redis
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
@@ -27,6 +27,7 @@ from tests.integration.queue_reference import LEASE_MS, POOLS, TENANTS, WEIGHTS,
 
 pytestmark = pytest.mark.integration
 T = TypeVar("T")
+WORKERS = ("w", "v")
 CLOCK = "{cloudify}:test-clock"
 
 # Everything that Redis holds, in one round trip.
@@ -168,18 +169,19 @@ class QueueMachine(RuleBasedStateMachine):
             )
             self.stale.append((entry.job.id, entry.token))
             self.model.finish(entry, outcome, delay_ms, followers)
-        request, answered = f"r{next(self.requests)}", self.answered
+        number = next(self.requests)
+        request, answered, worker = f"r{number}", self.answered, WORKERS[number % len(WORKERS)]
 
         def command() -> Any:
             return self.queue.exchange(
-                pool, count, worker="w", request_id=request, finishes=finishes, answered_request_id=answered
+                pool, count, worker=worker, request_id=request, finishes=finishes, answered_request_id=answered
             )
 
         batch = command()
         assert batch.applied == (True,) * len(finishes)
         self.model.sweep(pool)
         for job in batch.jobs:
-            self.model.hand_out(pool, job.job.id, job.token, job.attempt, is_cancelled=job.is_cancelled)
+            self.model.hand_out(pool, job.job.id, job.token, job.attempt, is_cancelled=job.is_cancelled, worker=worker)
         self.answered = request if batch.jobs else ""
         # Work-conserving: less than asked for is answered only when nothing more can be handed out.
         assert len(batch.jobs) <= count
@@ -212,6 +214,32 @@ class QueueMachine(RuleBasedStateMachine):
         self._replayed(lambda: self.queue.finish(job_id, token, outcome), False)
         self._replayed(lambda: self.queue.beat([(job_id, token)]), [BeatAnswer.LOST])
 
+    @rule(pool=st.sampled_from(POOLS), worker=st.sampled_from(WORKERS), counts=st.booleans())
+    def hand_back(self, pool: str, worker: str, counts: bool) -> None:
+        self.stale += [
+            (entry.job.id, entry.token)
+            for entry in self.model.at("running")
+            if (entry.job.pool, entry.worker) == (pool, worker)
+        ]
+
+        def command() -> tuple[int, set[str]]:
+            answer = self.queue.hand_back(pool, worker, counts=counts)
+            return answer.returned, set(answer.lost)
+
+        expected = self.model.hand_back(pool, worker, counts=counts)
+        assert command() == expected
+        for job_id in expected[1]:
+            assert self.queue.death_reason(job_id) == WORKER_LOST
+        self._replayed(command, (0, set()))
+
+    @rule(shape=shapes, deaths=st.integers(1, 3))
+    def workers_are_ended_again_and_again(self, shape: Shape, deaths: int) -> None:
+        self.enqueue(shape, 0)
+        for _ in range(deaths):
+            self.acquire(shape[0], 4, is_replayed=False)
+            for worker in WORKERS:
+                self.hand_back(shape[0], worker, counts=True)
+
     @rule(index=indices)
     def beat(self, index: int) -> None:
         entry = self._pick("running", index)
@@ -222,21 +250,21 @@ class QueueMachine(RuleBasedStateMachine):
         entry.until = self.model.now + LEASE_MS
         self._replayed(lambda: self.queue.beat([(entry.job.id, entry.token)]), [expected])
 
-    @rule(place=st.sampled_from(["ready", "delayed", "running", "dead"]), index=indices)
-    def cancel(self, place: str, index: int) -> None:
+    @rule(place=st.sampled_from(["ready", "delayed", "running", "dead"]), index=indices, keeps_slot=st.booleans())
+    def cancel(self, place: str, index: int, keeps_slot: bool = False) -> None:
         entry = self._pick(place, index)
         if entry is None:
             assert self.queue.cancel("nothing") is CancelOutcome.UNKNOWN
             return
-        outcome = self.queue.cancel(entry.job.id)
+        outcome = self.queue.cancel(entry.job.id, keeps_slot=keeps_slot)
         if place == "running":
             assert outcome is CancelOutcome.SIGNALLED
             entry.is_cancelled = True
             self._replayed(lambda: self.queue.cancel(entry.job.id), CancelOutcome.SIGNALLED)
             return
         assert outcome is CancelOutcome.REMOVED
-        self.model.drop(entry)
-        self._replayed(lambda: self.queue.cancel(entry.job.id), CancelOutcome.UNKNOWN)
+        self.model.drop(entry, keeps_slot=keeps_slot)
+        self._replayed(lambda: self.queue.cancel(entry.job.id, keeps_slot=keeps_slot), CancelOutcome.UNKNOWN)
 
     # Time
 
@@ -309,7 +337,7 @@ class QueueMachine(RuleBasedStateMachine):
         entry = self._pick("dead", index)
         if entry is not None:
             assert self.queue.requeue_dead(entry.job.id)
-            entry.place, entry.attempts, entry.is_cancelled = "ready", 0, False
+            entry.place, entry.attempts, entry.is_cancelled, entry.strikes = "ready", 0, False, 0
             self.model.held.discard((entry.job.tenant_id, entry.job.slot or ""))
             self._replayed(lambda: self.queue.requeue_dead(entry.job.id), False)
 
@@ -379,6 +407,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert records.keys() == entries.keys()
         for job_id, record in records.items():
             assert int(record[b"attempts"]) == entries[job_id].attempts <= entries[job_id].job.max_attempts
+            assert int(record.get(b"strikes", 0)) == entries[job_id].strikes
             if entries[job_id].place == "running":
                 assert int(record[b"token"]) == entries[job_id].token
         counts = self.model.counts

@@ -52,6 +52,9 @@ class HeldLease:
     def release(self, delay_seconds: float = 0.0) -> None:
         self.outcome = ("release", delay_seconds)
 
+    def wait_for_slot(self, delay_seconds: float = 0.0) -> None:
+        self.outcome = ("wait", delay_seconds)
+
 
 class Function:
     def __init__(self, run: Callable[[StageContext], StageResult]) -> None:
@@ -93,6 +96,9 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             read_credentials=lambda _project: CREDENTIALS,
             secrets_of=lambda _row: [],
             reap=reap,
+            hold_slot=lambda tenant_id, slot, limits: world.queue.hold_slot(
+                tenant_id, slot, limit=limits.concurrent_builds, weight=limits.weight
+            ),
             directories=StageDirectories(tmp_path / "work"),
             build_settings=world.settings.build,
             clock=SystemClock(),
@@ -239,3 +245,42 @@ def test_what_a_dead_worker_left_is_looked_for_from_the_second_run_on(world: Any
     # Its end was recorded and its lease was lost: whatever this is, it is no first run.
     run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=3, reap=reaped.append)
     assert reaped == [f"{deployment_id}-clone"] * 2
+
+
+def test_a_redelivered_job_with_nothing_to_do_leaves_no_scratch_directory(world: Any, run_stage: Any, tmp_path: Path):
+    """Its worker died after it had recorded the result, or the deployment ended meanwhile."""
+    recorded, cancelled, failed, deleted = (create(world, branch=name) for name in ("a", "b", "c", "d"))
+    reaped: list[str] = []
+    run_stage(recorded, Stage.CLONE, gives(source="a" * 64), fence=1)
+    with world.database.transaction() as connection:
+        connection.execute("UPDATE tenants SET plan = 'ENTERPRISE'")
+        world.deployments.request_cancel(connection, world.tenant_id, cancelled)
+    world.service.finish_failed(world.deployments.find(world.tenant_id, failed), "TIMEOUT", Stage.CLONE, "Over.")
+    with world.database.transaction() as connection:
+        connection.execute("DELETE FROM deployments WHERE id = %s", (deleted,))
+    ids = [recorded, cancelled, failed, deleted]
+    for deployment_id in ids:
+        left = tmp_path / "work" / deployment_id / "clone-1"
+        left.mkdir(parents=True)
+        (left / "file").write_text("x")
+    outcomes = [run_stage(each, Stage.CLONE, fails(AssertionError()), fence=5, reap=reaped.append) for each in ids]
+    assert outcomes == [("done", [f"{recorded}:install"]), ("done", []), ("done", []), ("done", [])]
+    assert reaped == [f"{each}-clone" for each in ids]
+    assert [each for each in ids if (tmp_path / "work" / each).exists()] == []
+
+
+def test_a_later_run_keeps_its_scratch_directory(world: Any, run_stage: Any, tmp_path: Path):
+    deployment_id = create(world)
+    run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=1)
+    later = tmp_path / "work" / deployment_id / "clone-9"
+    later.mkdir(parents=True)
+    assert run_stage(deployment_id, Stage.CLONE, fails(AssertionError()), fence=2)[0] == "done"
+    assert later.is_dir()
+
+
+def test_a_deployment_beyond_the_plan_waits_for_its_slot(world: Any, run_stage: Any):
+    first, second = create(world), create(world)
+    world.lifecycle.begin_stage(world.tenant_id, first, Stage.CLONE, fence=1, worker="w")
+    assert run_stage(second, Stage.CLONE, fails(AssertionError()), fence=2) == ("wait", 0.0)
+    assert world.queue.running_set(world.tenant_id) == {first}
+    assert world.service.get(world.tenant_id, second).status == "queued"

@@ -202,7 +202,7 @@ def test_files_of_the_former_artifact_are_not_asked_for_one_by_one(uploader: Upl
 
     first = uploader.upload(_site)
     second = uploader.upload(changed)
-    assert "Uploaded 1 new files" in uploader.log.text
+    assert "Uploaded 1 new file;" in uploader.log.text
     reader = ArtifactReader(uploader.store, uploader.directory / "elsewhere")
     # Elsewhere nothing is known: every blob of the second is really there.
     assert len(reader.blobs(TENANT, reader.manifest(TENANT, second))) == 3
@@ -239,3 +239,12 @@ def test_no_published_file_runs_as_its_owner(uploader: Uploader) -> None:
     modes = {path: blobs[file.digest].stat().st_mode & 0o7000 for path, file in manifest.files.items()}
     assert modes == {"index.html": 0, "other.html": 0}
     assert blobs[manifest.files["index.html"].digest].read_text() == "one"
+
+
+def test_more_links_than_files_may_be_are_refused(uploader: Uploader) -> None:
+    def fill(tree: Path) -> None:
+        (tree / "index.html").write_text("x")
+        for number in range(20):
+            (tree / f"link{number}").symlink_to("index.html")
+
+    assert uploader.failure(fill, maximum_output_files=10).code is FailureCode.OUTPUT_TOO_LARGE

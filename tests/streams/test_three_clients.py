@@ -86,6 +86,7 @@ def account(platform: Platform) -> dict[str, str]:
     account = {"email": f"{secrets.token_hex(8)}@example.invalid", "password": secrets.token_urlsafe(20)}
     signed_in = platform.call("POST", "/api/auth/register", account)
     platform.client.headers["Authorization"] = f"Bearer {signed_in['accessToken']}"
+    platform.make_administrator(account["email"])
     platform.cloudify("admin", "set-plan", account["email"], "ENTERPRISE")
     account["token"] = platform.call("POST", "/api/auth/tokens", {"name": "streams"})["token"]
     platform.client.headers["Authorization"] = f"Bearer {account['token']}"

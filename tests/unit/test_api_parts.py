@@ -27,10 +27,12 @@ STATUSES = {
     405: "METHOD_NOT_ALLOWED",
     409: "CONFLICT SLUG_TAKEN DOMAIN_TAKEN DNS_NOT_READY IDEMPOTENCY_IN_PROGRESS ALREADY_FINISHED DEPLOYMENT_ACTIVE "
     "PROJECT_DELETING NOT_READY ARTIFACT_EXPIRED LAST_OWNER TEAM_NOT_EMPTY ALREADY_MEMBER",
+    408: "REQUEST_TIMEOUT",
     410: "EXPIRED",
     412: "PRECONDITION_FAILED",
     413: "PAYLOAD_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
+    421: "MISDIRECTED_REQUEST",
     422: "VALIDATION_ERROR IDEMPOTENCY_MISMATCH URL_FORBIDDEN",
     429: "RATE_LIMITED LOGIN_THROTTLED STREAM_LIMIT",
     500: "INTERNAL",
@@ -178,6 +180,26 @@ def test_health_asks_once_for_a_while_and_does_not_wait_for_what_hangs() -> None
         checks.results()
         assert calls == ["hang"], "a check that still hangs is not started again"
         assert checks.has_started()
+    finally:
+        release.set()
+        checks.close()
+
+
+def test_health_waits_for_the_migrations_once_and_not_for_long() -> None:
+    release, calls = threading.Event(), list[str]()
+
+    def hang() -> bool:
+        calls.append("asked")
+        assert release.wait(600)
+        return True
+
+    checks = HealthChecks({}, is_migrated=hang, clock=ManualClock(), timeout_seconds=0.01)
+    try:
+        assert [checks.has_started() for _ in range(3)] == [False] * 3
+        assert calls == ["asked"], "a question that still hangs is not asked again"
+        release.set()
+        while not checks.has_started():
+            pass
     finally:
         release.set()
         checks.close()

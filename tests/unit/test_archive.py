@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -14,8 +15,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.archive import pack, unpack
-from workers.tar_format import OPAQUE, ArchiveRejected, Entry, check_link, check_path, headers_of
+from tests.ordinary_user import as_ordinary_user
+from workers.archive import pack, unpack, walk
+from workers.directories import remove_tree
+from workers.tar_format import OPAQUE, ArchiveRejected, Entry, check_link, check_path, headers_of, unreadable
 
 LIMIT = 1 << 30
 
@@ -258,3 +261,89 @@ def test_an_accepted_path_stays_below(path: bytes) -> None:
     except ArchiveRejected:
         return
     assert os.path.normpath(b"/root/" + path) == b"/root/" + b"/".join(parts)
+
+
+@as_ordinary_user
+def test_a_tree_of_shut_files_and_directories_is_packed_and_opened_up(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for mode in (0, 0o111, 0o200, 0o444, 0o555):
+        (source / f"{mode:o}").mkdir()
+        (source / f"{mode:o}" / "file").write_text("x")
+        (source / f"{mode:o}" / "file").chmod(mode)
+        (source / f"{mode:o}").chmod(mode)
+    source.chmod(0o555)
+    assert pack(source, tmp_path / "a", maximum_bytes=LIMIT).entries == 10
+    assert {path.read_text() for path in source.glob("*/file")} == {"x"}
+    (tmp_path / "elsewhere").mkdir()
+    source.rename(tmp_path / "elsewhere" / "moved")
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_what_vanishes_while_it_is_walked_is_named(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a").touch()
+    gone = tmp_path / "gone"
+    if kind == "directory":
+        gone.mkdir()
+    else:
+        gone.symlink_to("a")
+    root = os.open(tmp_path, os.O_RDONLY)
+    try:
+        steps = walk(root)
+        assert next(steps)[0].path == b"a"
+        if kind == "directory":
+            gone.rmdir()
+        else:
+            gone.unlink()
+        with pytest.raises(ArchiveRejected, match="gone can't be read: No such file"):
+            next(steps)
+    finally:
+        os.close(root)
+
+
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR]
+)
+def test_an_error_about_a_path_is_the_tenants(code: int) -> None:
+    error = unreadable(b"a/b", OSError(code, "?"))
+    assert isinstance(error, ArchiveRejected)
+    assert "a/b" in str(error)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM],
+)
+def test_an_error_of_the_disk_is_the_platforms(code: int) -> None:
+    error = OSError(code, "?")
+    assert unreadable(b"a/b", error) is error
+
+
+def test_five_thousand_nested_directories_are_refused_and_can_be_deleted(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        for _ in range(5000):
+            os.mkdir("d", dir_fd=descriptor)
+            descriptor, former = os.open("d", os.O_RDONLY, dir_fd=descriptor), descriptor
+            os.close(former)
+    finally:
+        os.close(descriptor)
+    try:
+        with pytest.raises(ArchiveRejected, match="nested deeper"):
+            pack(source, tmp_path / "a", maximum_bytes=LIMIT)
+    finally:
+        remove_tree(source)
+    assert not source.exists()
+
+
+def test_names_of_255_bytes_dangling_links_and_loops_are_carried(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / ("n" * 255)).write_text("x")
+    (source / "loop").symlink_to("loop")
+    (source / "dangling").symlink_to("missing")
+    packed = pack(source, tmp_path / "a", maximum_bytes=LIMIT)
+    assert unpack(tmp_path / "a", target, maximum_bytes=LIMIT) == packed

@@ -83,3 +83,12 @@ def test_an_image_says_what_toolchain_it_holds(tmp_path: Path) -> None:
     assert (root / "opt/node/bin/link").is_symlink()
     assert os.access(root / "opt/bin/npm", os.X_OK)
     assert toolchain_of((root / TOOLCHAIN_FILE.lstrip("/")).read_text()) == TOOLCHAIN
+
+
+def test_the_names_of_the_api_are_host_names() -> None:
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "CLOUDIFY_EXECUTOR"}
+    names = "Api.example.com., internal"
+    assert load_settings({**environment, "CLOUDIFY_API_HOSTS": names}).api_hosts == ("api.example.com", "internal")
+    for names in ("https://api.example.com", "api.example.com:8000", "*.example.com"):
+        with pytest.raises(SettingsError, match="CLOUDIFY_API_HOSTS"):
+            load_settings({**environment, "CLOUDIFY_API_HOSTS": names})

@@ -649,7 +649,8 @@ def test_login_stores_the_token_it_was_given(run: Run, api: Api, tmp_path: Path)
     result = run("login", "--token", "-", stdin="cfy_mine\n")
     assert result.exit_code == 0, result.output
     path = tmp_path / "config/cloudify/credentials.json"
-    assert json.loads(path.read_text()) == {"apiUrl": "http://127.0.0.1:1", "token": "cfy_mine"}
+    login = {"name": "127.0.0.1:1", "apiUrl": "http://127.0.0.1:1", "token": "cfy_mine"}
+    assert json.loads(path.read_text()) == {"current": "127.0.0.1:1", "profiles": [login]}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "cfy_mine" not in result.output
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.client.credentials import DEFAULT_API_URL, CredentialFiles, normalise_api_url
+from api.client.credentials import DEFAULT_API_URL, CredentialFiles, Link, normalise_api_url
 from api.client.errors import ClientError
 
 
@@ -46,6 +46,55 @@ def test_a_stored_token_is_never_sent_to_another_api(tmp_path: Path) -> None:
     assert files(tmp_path, CLOUDIFY_API_URL="http://elsewhere").find().token is None
 
 
+def test_logins_to_several_apis_are_kept(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    assert found.store("http://a", "token-a") == "a"
+    assert found.store("https://b:8443", "token-b") == "b:8443"
+    assert found.store("http://a", "token-c", "second") == "second"
+    assert found.profiles() == {"a": "http://a", "b:8443": "https://b:8443", "second": "http://a"}
+    last = found.find()
+    assert (last.api_url, last.token, last.profile) == ("http://a", "token-c", "second")
+    assert found.find(api_url="https://b:8443").token == "token-b"
+    assert found.find(profile="a").token == "token-a"
+    assert files(tmp_path, CLOUDIFY_PROFILE="a").find().token == "token-a"
+    # Logging in again to the API of the last login replaces that one.
+    assert found.store("http://a", "token-d") == "second"
+    assert found.find(profile="second").token == "token-d"
+    for wrong in ({"profile": "c"}, {"profile": "a", "api_url": "http://b"}):
+        with pytest.raises(ClientError):
+            found.find(**wrong)
+    assert stat.S_IMODE(found.login_file.stat().st_mode) == 0o600
+
+
+def test_a_file_from_before_profiles_is_one(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    write(found.login_file, "http://login:8000", "old")
+    assert found.find(profile="login:8000").token == "old"
+    found.store("http://new", "new")
+    assert found.find(api_url="http://login:8000").token == "old"
+
+
+def test_a_link_chooses_the_api_and_its_token_alone(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    found.store("http://a", "token-a")
+    found.store("http://a", "token-s", "second")
+    found.store("http://b", "token-b")
+    assert found.find(link=Link("http://a")).token == "token-a"
+    assert found.find(link=Link("http://a", "second")).token == "token-s"
+    assert found.find(link=Link("http://a", "gone")).api_url == "http://a"
+    assert found.find(link=Link("http://unknown")).token is None
+    assert found.find(api_url="http://b", link=Link("http://a")).token == "token-b"
+    with_token = files(tmp_path, CLOUDIFY_TOKEN="env").find(link=Link("http://a"))
+    assert (with_token.api_url, with_token.token) == ("http://a", "env")
+
+
+def test_a_link_to_the_platform_here_follows_its_port(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    write(found.platform_file, "http://127.0.0.1:8001", "platform")
+    assert found.find(link=Link("http://127.0.0.1:8000")).api_url == "http://127.0.0.1:8001"
+    assert found.find(link=Link("https://cloud.example.com")).token is None
+
+
 def test_a_token_alone_goes_to_the_stored_api(tmp_path: Path) -> None:
     found = files(tmp_path, CLOUDIFY_TOKEN="env")
     write(found.login_file, "http://login", "login")
@@ -61,12 +110,13 @@ def test_the_places_of_the_files_follow_the_environment(tmp_path: Path) -> None:
 
 def test_what_login_stores_only_its_owner_can_read(tmp_path: Path) -> None:
     found = files(tmp_path)
-    path = found.store("http://api", "first")
+    found.store("http://api", "first")
+    path = found.login_file
     path.chmod(0o644)
     found.store("http://api", "second")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert found.find().token == "second"
-    assert [item.name for item in path.parent.iterdir()] == ["credentials.json"]
+    assert {item.name for item in path.parent.iterdir()} == {"credentials.json", "credentials.json.lock"}
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not json", '{"apiUrl": 1, "token": "x"}', '{"apiUrl":"x","token":"t"}'])

@@ -15,7 +15,7 @@ from tests.repositories import write_site
 from workers.cache_key import cache_key, explain_miss
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.source_tree import SourceTree
-from workers.stages.dependency_key import dependency_components, source_reader
+from workers.stages.dependency_key import dependency_components, read_dependency_files, source_reader
 from workers.toolchain import Toolchain
 
 TOOLCHAIN = Toolchain(
@@ -46,7 +46,7 @@ def components_of(
 ) -> dict[str, str]:
     write_site(root, site)
     detection = detect(root, Path(directory), Overrides(**overrides))
-    return dependency_components(SourceTree(root), detection, toolchain)
+    return dependency_components(read_dependency_files(SourceTree(root), detection), detection, toolchain)
 
 
 def reads(root: Path, site: Site, **overrides: Any) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ordinary_user import as_ordinary_user
 from workers.layers import complete, has_directory, take_directories
 from workers.tar_format import OPAQUE
 
@@ -91,3 +92,10 @@ def test_a_link_on_the_way_is_not_followed(tmp_path: Path) -> None:
     take_directories(upper, [".next/cache", "cache"], taken)
     assert files_of(taken) == {}
     assert files_of(outside) == {"cache/secret": "1"}
+
+
+@as_ordinary_user
+def test_nothing_is_found_in_a_directory_that_is_shut(tmp_path: Path) -> None:
+    (tmp_path / "node_modules" / ".cache").mkdir(parents=True)
+    (tmp_path / "node_modules").chmod(0)
+    assert not has_directory(tmp_path, "node_modules/.cache")

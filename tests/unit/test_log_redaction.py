@@ -309,3 +309,20 @@ def test_masking_equals_the_plain_definition(text: str, secrets: list[str]) -> N
         expected += text[position:start] + MASK
         position = end
     assert Redactor(secrets).mask(text) == expected + text[position:]
+
+
+def test_a_run_of_control_characters_without_an_end_is_not_kept_without_an_end() -> None:
+    stream = Redactor(["secret-value"]).stream()
+    # The beginning of a secret is kept back, and what follows it as well.
+    shown = stream.feed("secret-valu")
+    shown += "".join(stream.feed("\x1b[31m\r") for _ in range(20_000))
+    shown += stream.feed("e\n") + stream.flush()
+    assert shown.startswith("***")
+    assert shown.endswith("\n")
+    assert "secret" not in shown
+    assert len(shown) < 1000
+    # Sequences stay whole, wherever the text is cut.
+    run = "a" + "\r\x1b[31m" * 1000 + "b"
+    whole, pieces = Redactor(["secret-value"]).mask(run), Redactor(["secret-value"]).stream()
+    assert "".join(map(pieces.feed, run)) + pieces.flush() == whole
+    assert whole.endswith(("\rb", "mb"))

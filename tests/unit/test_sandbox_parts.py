@@ -15,7 +15,7 @@ from shared.errors import PlatformError
 from shared.settings import BuildSettings
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
-from workers.executors.disk_watchdog import DiskWatchdog, allocated_bytes
+from workers.executors.disk_watchdog import DiskWatchdog, measure
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord
@@ -72,6 +72,37 @@ def test_filter_by_architecture(machine: str, architecture: int, calls: dict[str
     assert evaluate(program, architecture, calls["socket"], 2) == ALLOW
     assert evaluate(program, architecture, calls["socket"], 40) == ERRNO | errno.EAFNOSUPPORT
     assert evaluate(program, I386, calls["read"]) == KILL
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "mode_at", "flags_at"),
+    [
+        (
+            "x86_64",
+            X86,
+            {90: 1, 91: 1, 268: 2, 452: 2, 85: 1, 133: 1, 259: 2},
+            {2: 1, 257: 2},
+        ),
+        ("aarch64", ARM, {52: 1, 53: 2, 452: 2, 33: 2}, {56: 2}),
+    ],
+)
+def test_filter_refuses_modes_that_change_who_runs_a_file(
+    machine: str, architecture: int, mode_at: dict[int, int], flags_at: dict[int, int]
+) -> None:
+    program = build_filter(machine)
+    denied = ERRNO | errno.EPERM
+    for number, place in mode_at.items():
+        for mode in (0o4755, 0o2755, 0o6000, 0o104755, 0o4755 | 1 << 32):
+            assert evaluate(program, architecture, number, *[0] * place, mode) == denied
+        for mode in (0, 0o644, 0o1777, 0o777, 1 << 35 | 0o755):
+            assert evaluate(program, architecture, number, *[0o7777] * place, mode) == ALLOW
+    for number, place in flags_at.items():
+        for flags in (os.O_CREAT, os.O_CREAT | os.O_WRONLY | os.O_EXCL, os.O_TMPFILE):
+            assert evaluate(program, architecture, number, *[0o7777] * place, flags, 0o4755) == denied
+            assert evaluate(program, architecture, number, *[0o7777] * place, flags, 0o755) == ALLOW
+        # Without a file to be made the mode is whatever the register holds.
+        assert evaluate(program, architecture, number, *[0] * place, os.O_RDWR | os.O_DIRECTORY, 0o4755) == ALLOW
+    assert evaluate(program, architecture, 437, 0, 0, 0, 0) == ERRNO | errno.ENOSYS
 
 
 def test_filter_closes_the_x32_numbers() -> None:
@@ -131,21 +162,52 @@ def test_removing_a_group_that_never_was(tmp_path: Path) -> None:
 
 def test_disk_count_sees_blocks_not_holes_and_links_once(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    before = allocated_bytes([tmp_path])
+    before = measure([tmp_path])
     (tmp_path / "deep/file").write_bytes(os.urandom(1 << 20))
     os.link(tmp_path / "deep/file", tmp_path / "link")
     with (tmp_path / "hole").open("wb") as file:
         file.truncate(1 << 30)
     (tmp_path / "out").symlink_to("/usr")
-    grown = allocated_bytes([tmp_path]) - before
-    assert 1 << 20 <= grown < 2 << 20
+    after = measure([tmp_path])
+    assert 1 << 20 <= after.size_bytes - before.size_bytes < 2 << 20
+    # Each name counts: the file, its link, the hole, the symbolic link.
+    assert after.entries - before.entries == 4
 
 
 def test_disk_watchdog_raises_its_flag(tmp_path: Path) -> None:
-    watchdog = DiskWatchdog((tmp_path,), 1 << 20)
+    watchdog = DiskWatchdog((tmp_path,), 1 << 20, 100)
     (tmp_path / "file").write_bytes(os.urandom(2 << 20))
     assert watchdog.exceeded.wait(120)
+    assert not watchdog.has_too_many_entries
     watchdog.close()
+
+
+def test_disk_watchdog_counts_names_without_bytes(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    watchdog = DiskWatchdog((tmp_path,), 1 << 30, 100)
+    for number in range(99):
+        os.link(tmp_path / "file", tmp_path / str(number))
+    assert watchdog.measure().entries == 100
+    assert watchdog.is_near_limit
+    assert not watchdog.exceeded.is_set()
+    (tmp_path / "link").symlink_to("nowhere")
+    assert watchdog.exceeded.wait(120)
+    assert watchdog.has_too_many_entries
+    watchdog.close()
+
+
+def test_disk_count_ends_at_its_bound(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / str(number)).touch()
+    assert measure([tmp_path], most_entries=10).entries == 11
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every directory")
+def test_disk_count_looks_into_directories_that_are_shut(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "shut/file").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "shut").chmod(0o300)
+    assert measure([tmp_path]).size_bytes >= 1 << 20
 
 
 def pump(limit: int, stdout: bytes, stderr: bytes, *, did_start: bool) -> tuple[OutputPump, list[tuple[str, bytes]]]:

@@ -13,7 +13,7 @@ from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
 from tests.executors import wait_for
 from workers.directories import StageDirectories, remove_tree
-from workers.executors.disk_watchdog import allocated_bytes
+from workers.executors.disk_watchdog import measure
 from workers.publishers.site_directory import SiteDirectoryPublisher
 from workers.stages.clone import remove_repositories
 
@@ -116,7 +116,7 @@ def test_what_dead_workers_left_is_swept_once_it_is_old(tmp_path: Path):
 
 def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(place: Path):
     make_deep(place / "deep", 3000)
-    assert allocated_bytes([place / "deep"]) > 1 << 60
+    assert measure([place / "deep"]).size_bytes > 1 << 60
     remove_repositories(place / "deep")
     remove_tree(place / "deep")
 
@@ -135,3 +135,12 @@ def test_half_published_sites_are_deleted(tmp_path: Path):
         os.utime(tmp_path / ".deployments" / name, (1, 1))
     publisher.sweep()
     assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == ["depl_2.new.partial", "depl_3"]
+
+
+def test_a_folder_that_hands_its_group_on_hands_no_bit_to_builds(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    root.chmod(0o2755)
+    with StageDirectories(root).open("dep_1", "build", 1) as directory:
+        (directory / "made").mkdir()
+        assert [path.stat().st_mode & 0o6000 for path in (directory, directory / "made")] == [0, 0]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import parse_repository_url
+from shared.network.address_policy import AddressPolicy
+from shared.repository_url import RepositoryPolicy, parse_repository_url
 from workers.repository_fetch import resolve_submodule
 
+# An administrator's file:// projects may name others; no repository from the network may.
+POLICY = RepositoryPolicy(AddressPolicy(), allows_files=True)
 PARENT = "https://user:token@git.example.com/team/site.git"
 
 
@@ -26,7 +29,7 @@ PARENT = "https://user:token@git.example.com/team/site.git"
     ],
 )
 def test_an_address_is_the_parents_or_its_own(parent: str, url: str, expected: str) -> None:
-    found = resolve_submodule(parse_repository_url(parent, allow_local=False), url, allow_local=False)
+    found = resolve_submodule(parse_repository_url(parent), url, POLICY)
     assert found.public == expected
     # Of the parent's host alone.
     assert (found.password == "token") is (parent == PARENT and expected.startswith("https://git.example.com/"))
@@ -35,5 +38,33 @@ def test_an_address_is_the_parents_or_its_own(parent: str, url: str, expected: s
 @pytest.mark.parametrize("url", ["../../..", "../theme\nsystem: all is well", "../theme\x1b[2J", "file:///srv/theme"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(StageFailure) as caught:
-        resolve_submodule(parse_repository_url(PARENT, allow_local=False), url, allow_local=False)
+        resolve_submodule(parse_repository_url(PARENT), url, POLICY)
+    assert caught.value.code == FailureCode.URL_FORBIDDEN
+
+
+LOCAL = "file:///srv/git/site.git"
+
+
+@pytest.mark.parametrize("url", ["../theme.git", "file:///srv/git/theme.git", "./below", "../a/../theme%20x"])
+def test_a_repository_on_this_host_has_submodules_beside_it(url: str) -> None:
+    assert resolve_submodule(parse_repository_url(LOCAL), url, POLICY).path.startswith("/srv/git/")
+
+
+@pytest.mark.parametrize(
+    ("parent", "url"),
+    [
+        (LOCAL, "../../secret.git"),
+        (LOCAL, "../../../root/secret"),
+        (LOCAL, "file:///root/secret"),
+        (LOCAL, "file:///srv/git/../secret"),
+        (LOCAL, "file:///srv/git/%2e%2e/secret"),
+        (LOCAL, "../%2e%2e/secret"),
+        (LOCAL, "file:///srv/git-other/x"),
+        ("file:///site.git", "file:///etc"),
+        ("file:///srv/git/%2e%2e/git/site.git", "file:///srv/secret"),
+    ],
+)
+def test_its_content_opens_nothing_else_of_the_host(parent: str, url: str) -> None:
+    with pytest.raises(StageFailure) as caught:
+        resolve_submodule(parse_repository_url(parent), url, POLICY)
     assert caught.value.code == FailureCode.URL_FORBIDDEN

@@ -47,7 +47,7 @@ def test_text_is_taken_as_it_is_written(text: str):
     assert shown(text.encode()) == text
     assert explain_miss({"c": text}, {"c": "b"}) == f"c b → {text}"
     path = f"/{quote(text)}.git"
-    assert parse_repository_url(f"https://git.example.com{path}", allow_local=False).path == path
+    assert parse_repository_url(f"https://git.example.com{path}").path == path
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -63,9 +63,9 @@ def test_what_controls_a_program_is_refused(text: str):
 
 def test_an_encoded_control_character_of_an_address_is_refused():
     with pytest.raises(ValidationFailed):
-        parse_repository_url("https://git.example.com/a%0Ab.git", allow_local=False)
+        parse_repository_url("https://git.example.com/a%0Ab.git")
     with pytest.raises(ValidationFailed):
-        parse_repository_url("https://git.example.com/a%E2%80%AEb.git", allow_local=False)
+        parse_repository_url("https://git.example.com/a%E2%80%AEb.git")
 
 
 def test_lines_of_a_commit_message_stay_lines():

@@ -47,7 +47,10 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds. `output_bytes`: what the command may print before the rest is dropped."""
+    """Sizes in bytes, times in seconds. `output_bytes`: what the command may print before the rest is dropped.
+
+    `disk_entries`: files, directories and links that it may leave under the watched paths, by their names.
+    """
 
     memory_bytes: int
     cpu_count: float
@@ -56,6 +59,7 @@ class Limits:
     output_bytes: int
     wall_seconds: float
     stop_seconds: float = 10.0
+    disk_entries: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ class ExecutionSpec:
     """One command. Paths in `command`, `working_directory` and `environment` are inside the sandbox.
 
     `network`: "none" leaves not even loopback to the host; "proxy" gives HTTP(S)_PROXY to a filtering proxy and
-    nothing else. `watched_paths` are the host directories whose size counts against `limits.disk_bytes`.
+    nothing else. `watched_paths` are the host directories whose size counts against `limits.disk_bytes`, and what is in
+    them against `limits.disk_entries`.
     `name` labels cgroups, processes and logs; unique among running executions of a host. `labels` are for people who
     look at what runs, where the executor can show them.
     """

@@ -20,6 +20,7 @@ from shared.settings import BuildSettings
 from workers.executors import egress_listener
 from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
 from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
+from workers.executors.device_nodes import make_device_nodes
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.egress_policy import EgressPolicy
 from workers.executors.egress_proxy import EgressProxy
@@ -40,6 +41,7 @@ from workers.executors.sandbox_environment import (
 )
 from workers.executors.sandbox_process import SandboxProcess, waiting_command
 from workers.executors.seccomp import build_filter
+from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.spawner import Spawner
 from workers.executors.supervision import Supervisor
 from workers.executors.upstream_proxy import UpstreamProxy
@@ -89,6 +91,7 @@ class BubblewrapExecutor:
         self._filter = build_filter()
         self._spawner = Spawner()
         runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._devices = make_device_nodes(runtime_directory)
         self._runtime_digest = hashlib.sha256(os.fsencode(runtime_directory.resolve())).hexdigest()[:12]
         worker = ProcessIdentity.find(os.getpid())
         assert worker is not None
@@ -232,7 +235,9 @@ class BubblewrapExecutor:
         environment = build_environment(
             spec, self._toolchain, self._registries, has_certificates=self._certificates is not None
         )
-        arguments = build_arguments(spec, environment, self._toolchain, directory, self._certificates, egress)
+        arguments = build_arguments(
+            spec, environment, self._toolchain, directory, self._certificates, egress, self._devices
+        )
         command = waiting_command(spec.command)
         if egress is not None:
             listener, socket = f"{EGRESS_DIRECTORY}/listener.py", f"{EGRESS_DIRECTORY}/proxy.sock"
@@ -251,7 +256,7 @@ class BubblewrapExecutor:
         started: float,
     ) -> ExecutionResult:
         pump = sandbox.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes)
+        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
         supervisor = Supervisor(spec, sandbox, group, disk, pump, cancel, started + spec.limits.wall_seconds)
         exit_code: int | None = None
         try:
@@ -263,6 +268,7 @@ class BubblewrapExecutor:
                 sandbox.release(spec.limits, group)
                 verdict = supervisor.watch()
             sandbox.wait_until_gone()
+            strip_set_id_bits(writable_paths(spec))
             exit_code = sandbox.exit_code()
         finally:
             sandbox.kill()

@@ -57,8 +57,12 @@ class ControlGroup(ABC):
 
     def add(self, pid: int) -> None:
         """Moves a process in; what it starts later is born inside."""
-        for directory in self._directories.values():
-            (directory / "cgroup.procs").write_text(str(pid))
+        for path in self.member_files():
+            path.write_text(str(pid))
+
+    def member_files(self) -> list[Path]:
+        """A process that writes its pid to each of them is in the group, and so is what it starts later."""
+        return [directory / "cgroup.procs" for directory in self._directories.values()]
 
     def pids(self) -> set[int]:
         found: set[int] = set()
@@ -151,6 +155,11 @@ class ControlGroups:
         """The group of the run `name`; touches nothing."""
         directories = {controller: parent / f"{_PREFIX}{name}" for controller, parent in self.parents.items()}
         return _VersionTwo(directories) if self.is_version_two else _VersionOne(directories)
+
+    def names(self) -> list[str]:
+        """The runs that have a group now, of all workers that share the parents."""
+        found = {path.name for parent in self.parents.values() for path in parent.glob(f"{_PREFIX}*")}
+        return sorted(name.removeprefix(_PREFIX) for name in found - {_WORKER_LEAF})
 
 
 def discover_control_groups(membership: str | None = None, mount: Path = _MOUNT) -> ControlGroups | None:

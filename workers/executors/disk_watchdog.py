@@ -1,32 +1,50 @@
-"""Watches how much disk a running command has taken."""
+"""Watches how much disk a running command has taken, and in how many files."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _INTERVAL_SECONDS = 0.5
-# A big tree takes long to measure; the watchdog then spends a fifth of one core at most.
+# A big tree takes long to measure; the watchdog then spends a fifth of one core at most, and half of one while the disk
+# loses so much that the limit may be passed meanwhile.
 _REST_FACTOR = 4
 
 
-def allocated_bytes(paths: Sequence[Path]) -> int:
-    """Blocks allocated under `paths` on disk; a file with several links counts once, holes don't count.
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """`size_bytes` of allocated blocks; `entries` are names: files, directories, links, each hard link of a file."""
 
-    A tree too deep for its paths to be opened counts as endless.
+    size_bytes: int
+    entries: int
+
+
+# Too deep or too well shut to be measured, which must not be a place to hide in.
+_ENDLESS = DiskUsage(sys.maxsize, 0)
+
+
+def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: int = sys.maxsize) -> DiskUsage:
+    """What lies under `paths`; ends early once a bound is passed. Blocks of a file with several links count once.
+
+    A tree too deep for its paths to be opened counts as endless, as does a directory that stays unreadable.
     """
-    total = 0
+    size = count = 0
     seen: set[tuple[int, int]] = set()
     pending = [os.fspath(path) for path in paths]
     while pending:
         try:
-            with os.scandir(pending.pop()) as entries:
+            with _listed(pending.pop()) as entries:
                 for entry in entries:
+                    count += 1
+                    if size > most_bytes or count > most_entries:
+                        return DiskUsage(size, count)
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
@@ -38,38 +56,57 @@ def allocated_bytes(paths: Sequence[Path]) -> int:
                         if identity in seen:
                             continue
                         seen.add(identity)
-                    total += status.st_blocks * 512
+                    size += status.st_blocks * 512
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                # Nested so deeply that it can't be measured, which must not be a place to hide in.
-                return sys.maxsize
-    return total
+            if error.errno in (errno.ENAMETOOLONG, errno.EACCES):
+                return _ENDLESS
+    return DiskUsage(size, count)
+
+
+def _listed(path: str) -> os.scandir[str]:  # type: ignore[type-arg]
+    """A directory that a build shut to its owner, this process's user, is opened first."""
+    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
+        # By descriptor: the build may put a link in its place at any time.
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IRWXU)  # noqa: PTH101
+        finally:
+            os.close(descriptor)
+    return os.scandir(path)
 
 
 class DiskWatchdog:
-    """`exceeded` is set once what lies under `paths` passes `limit_bytes`. Call `close` when the run is over."""
+    """`exceeded` is set once what lies under `paths` passes a limit. Call `close` when the run is over."""
 
-    def __init__(self, paths: Sequence[Path], limit_bytes: int) -> None:
+    def __init__(self, paths: Sequence[Path], most_bytes: int, most_entries: int) -> None:
         self.exceeded = threading.Event()
         self._paths = paths
-        self._limit = limit_bytes
-        self._used = 0
+        self._most_bytes = most_bytes
+        self._most_entries = most_entries
+        self._used = DiskUsage(0, 0)
+        self._free: dict[int, DiskUsage] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="disk-watchdog", daemon=True)
         if paths:
             self._thread.start()
 
-    def measure(self) -> int:
-        """Bytes now; sets `exceeded` when they are too many."""
-        self._used = allocated_bytes(self._paths)
-        if self._used > self._limit:
+    def measure(self) -> DiskUsage:
+        """What there is now; sets `exceeded` when it is too much."""
+        self._free = _free_space(self._paths)
+        self._used = measure(self._paths, self._most_bytes, self._most_entries)
+        if self._used.size_bytes > self._most_bytes or self.has_too_many_entries:
             self.exceeded.set()
         return self._used
 
     @property
+    def has_too_many_entries(self) -> bool:
+        """In the last measurement."""
+        return self._used.entries > self._most_entries
+
+    @property
     def is_near_limit(self) -> bool:
-        """The last measurement was above half of the limit."""
-        return self._used > self._limit // 2
+        """The last measurement was above half of a limit."""
+        return self._used.size_bytes > self._most_bytes // 2 or self._used.entries > self._most_entries // 2
 
     def close(self) -> None:
         self._stopped.set()
@@ -77,11 +114,37 @@ class DiskWatchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        rest = _INTERVAL_SECONDS
-        while not self._stopped.wait(rest) and not self.exceeded.is_set():
+        soonest = due = 0.0
+        while not self._stopped.wait(_INTERVAL_SECONDS) and not self.exceeded.is_set():
             started = time.monotonic()
+            if started < due and not (started >= soonest and self._may_be_exceeded()):
+                continue
             self.measure()
-            rest = max(_INTERVAL_SECONDS, _REST_FACTOR * (time.monotonic() - started))
+            ended = time.monotonic()
+            soonest, due = ended + (ended - started), ended + _REST_FACTOR * (ended - started)
+
+    def _may_be_exceeded(self) -> bool:
+        """Since the last measurement the disk has lost more, to whomever, than the limits leave."""
+        for device, now in _free_space(self._paths).items():
+            before = self._free.get(device, now)
+            if (
+                before.size_bytes - now.size_bytes > self._most_bytes - self._used.size_bytes
+                or before.entries - now.entries > self._most_entries - self._used.entries
+            ):
+                return True
+        return False
+
+
+def _free_space(paths: Sequence[Path]) -> dict[int, DiskUsage]:
+    """Device → what is free on it. Some file systems have no fixed number of entries and say 0."""
+    free: dict[int, DiskUsage] = {}
+    for path in paths:
+        try:
+            status = os.statvfs(path)
+            free[path.stat().st_dev] = DiskUsage(status.f_bfree * status.f_frsize, status.f_ffree)
+        except OSError:
+            continue
+    return free
 
 
 def is_disk_full(paths: Sequence[Path], reserve_bytes: int = 16 * 1024 * 1024) -> bool:

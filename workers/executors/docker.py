@@ -42,6 +42,7 @@ from workers.executors.sandbox_environment import (
     registry_environment,
 )
 from workers.executors.seccomp import build_filter
+from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.supervision import Supervisor
 from workers.executors.upstream_proxy import UpstreamProxy
 from workers.ownership import container_owner
@@ -236,7 +237,7 @@ class DockerExecutor:
         except (ContainerGone, NameTaken) as error:
             raise PlatformError(f"Another worker runs or removes {spec.name} at this moment.") from error
         pump = container.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes)
+        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
         deadline = started + spec.limits.wall_seconds
         supervisor = Supervisor(spec, container, container.memory, disk, pump, cancel, deadline)
         try:
@@ -249,6 +250,7 @@ class DockerExecutor:
         finally:
             try:
                 container.destroy()
+                strip_set_id_bits(writable_paths(spec))
             finally:
                 disk.close()
                 pump.finish(did_start=True)

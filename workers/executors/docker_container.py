@@ -15,6 +15,7 @@ from shared.errors import PlatformError
 from workers.executors.base import OnOutput
 from workers.executors.cgroups import ControlGroup, MemoryEvents, find_group_of
 from workers.executors.docker_connection import AttachedStream, ContainerGone, DaemonLost, DockerConnection
+from workers.executors.docker_entry import COMMAND_KILLED
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity, end_process
 
@@ -131,18 +132,26 @@ class DockerContainer:
             self.wait(_POLL_SECONDS)
             if time.monotonic() > deadline:
                 raise PlatformError(f"A container still runs {_GONE_SECONDS:.0f} s after SIGKILL.")
-        if self.exit_code() == _KILLED:
+        if self.exit_code() == _KILLED or self.was_init_killed:
             self._await_word_of_memory()
 
     def exit_code(self) -> int | None:
         """The command's own; None when it did not end by itself."""
-        return None if self._state is None or self._is_killed else int(self._state["ExitCode"])
+        if self._state is None or self._is_killed or self.was_init_killed:
+            return None
+        code = int(self._state["ExitCode"])
+        return _KILLED if code == COMMAND_KILLED else code
+
+    @property
+    def was_init_killed(self) -> bool:
+        """Whether something outside ended the container's first process."""
+        return self._state is not None and not self._is_killed and int(self._state["ExitCode"]) == _KILLED
 
     def was_ended_from_outside(self) -> bool:
         """Whether an operator or the daemon's own shutdown ended it."""
         if self.is_removed or self._state is None:
             return self.is_removed
-        if (self.exit_code() or 0) < 128:
+        if (self.exit_code() or 0) < 128 and not self.was_init_killed:
             return False
         try:
             return self._connection.kills_from_outside(self._id, self._state)

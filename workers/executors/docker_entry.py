@@ -1,9 +1,11 @@
-"""The first program of a build's container, below Docker's init: `entry.py FILTER`.
+"""The first program of a build's container and the init of its processes: `entry.py FILTER`.
 
 It reads one line of JSON from its standard input, {"command", "directory", "environment"}: what travels by the
 container's configuration instead would be kept on the daemon's disk and shown by `docker inspect`. The command gets a
 system-call filter on top of Docker's. SIGTERM goes to everything inside; when the worker is gone, the other end of the
-standard input is, and everything inside is killed. Standard library only: the image's Python runs this single file.
+standard input is, and everything inside is killed. Nothing inside can kill it (pid_namespaces(7)),
+and it never ends with 137 by itself: a container that does was killed from outside. Standard library only: the image's
+Python runs this single file.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ _MEMORY_SECONDS = 5.0
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 _SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2  # prctl(2)
 _CANNOT_RUN = 126
+_KILLED = 137
+# In place of 137 for a command that was killed. No other ending is likely to have it: it stands for a real-time signal.
+COMMAND_KILLED = 165
 
 
 def main() -> None:
@@ -43,7 +48,8 @@ def main() -> None:
     deadline = time.monotonic() + _MEMORY_SECONDS
     while _is_out_of_memory() and time.monotonic() < deadline:
         time.sleep(0.1)  # the worker ends the container meanwhile
-    os._exit(128 - code if code < 0 else code)
+    code = 128 - code if code < 0 else code
+    os._exit(COMMAND_KILLED if code == _KILLED else code)
 
 
 def _read_line() -> bytes:
@@ -67,13 +73,21 @@ def _wait(child: int, wake: int) -> int:
                 _signal_all(signal.SIGKILL)
                 os._exit(128 + signal.SIGKILL)
             os.read(wake, 4096)
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
+        status = _reap(child)
+        if status is not None:
             return status
 
 
+def _reap(child: int) -> int | None:
+    """Collects what has ended, orphans too; the status of the command when it is among them."""
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in (0, child):
+            return status if pid else None
+
+
 def _signal_all(number: int) -> None:
-    """To every process of the container but this one and its init."""
+    """To every process of the container but this one."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, number)
 

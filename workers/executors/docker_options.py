@@ -106,7 +106,8 @@ def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, proc
     limits = spec.limits
     largest = limits.disk_bytes + _FILE_SIZE_MARGIN
     return {
-        "Init": True,
+        # docker_entry.py is it.
+        "Init": False,
         "NetworkMode": "none",
         "IpcMode": "private",
         "CgroupnsMode": "private",

@@ -87,6 +87,8 @@ def check_sandbox(executor: Executor, directory: Path, owner: Owner) -> None:
     for path in parts.values():
         path.mkdir()
     (parts["lower"] / "below").write_text("seen")
+    # As every tree that a build is shown: the worker's own files are for itself alone.
+    owner.give_tree(parts["lower"])
     spec = ExecutionSpec(
         name=f"probe-{os.getpid()}-{threading.get_ident()}",
         command=("/bin/sh", "-c", _SCRIPT, "probe", str(owner.uid)),

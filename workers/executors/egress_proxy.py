@@ -16,7 +16,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.errors import PlatformError
-from workers.executors.egress_policy import EgressPolicy, Refused, Unresolvable
+from shared.network.address_policy import Refused, Unresolvable
+from workers.executors.egress_policy import EgressPolicy
 from workers.executors.egress_tunnel import Tunnel
 from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
 
@@ -189,7 +190,7 @@ class EgressProxy:
     def _reach(self, host: str, port: int) -> tuple[socket.socket | None, bytes]:
         """A connection to the host, and what it has said already. Raises Refused, Unresolvable, UpstreamFailure."""
         try:
-            addresses = self._policy.resolve(host, port)
+            addresses = self._policy.resolve(host, port, has_upstream=self._upstream is not None)
         except Unresolvable:
             if self._upstream is None or port not in (80, 443):
                 raise

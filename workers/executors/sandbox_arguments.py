@@ -82,13 +82,21 @@ def build_arguments(
     directory: Path,
     certificates: Path | None,
     egress: EgressFiles | None,
+    devices: Mapping[str, Path],
 ) -> list[str]:
-    """The options before `--`. They carry the environment: pass them by `--args`, never in an argv."""
+    """The options before `--`; `devices` replaces files of /dev.
+
+    They carry the environment: pass them by `--args`, never in an argv.
+    """
     arguments = ["--unshare-user", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     arguments += ["--uid", "1000", "--gid", "1000", "--hostname", "build", "--clearenv"]
     arguments += _system_tree(directory, certificates)
+    for name, node in devices.items():
+        arguments += ["--dev-bind", str(node), f"/dev/{name}"]
     memory = spec.limits.memory_bytes
     arguments += ["--size", str(min(_SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
+    # It is a file system of its own in memory, and of half the machine's. What is mounted in it stays as it is.
+    arguments += ["--remount-ro", "/dev"]
     for target in ("/tmp", HOME):  # noqa: S108 - paths inside the sandbox
         arguments += ["--size", str(max(memory // 2, 16 * 1024 * 1024)), "--tmpfs", target]
     for bind in toolchain.binds:

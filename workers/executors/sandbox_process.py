@@ -17,6 +17,7 @@ import psutil
 from shared.errors import PlatformError
 from workers.executors.base import Limits, OnOutput
 from workers.executors.cgroups import ControlGroup
+from workers.executors.ending_witness import EndingWitness
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity, descendants, has_child
 from workers.executors.spawner import Spawner
@@ -80,6 +81,7 @@ class SandboxProcess:
             _close(stdout, stderr, status, gate, start, seccomp, options)
         self._launcher_handle = os.pidfd_open(self._launcher.pid)
         self._init_handle: int | None = None
+        self._witness: EndingWitness | None = None
         self.init: ProcessIdentity | None = None
         self.launcher = ProcessIdentity.find(self._launcher.pid)
         self._reported = b""
@@ -128,6 +130,8 @@ class SandboxProcess:
             os.write(self._gate, b"\n")
             while not self._is_bound() and not self.wait(_BIND_POLL_SECONDS):
                 pass
+            if self._init_handle is not None:
+                self._witness = EndingWitness.find(self._launcher.pid, self._launcher_handle, self._init_handle)
             os.write(self._start, b"\n")
 
     def _is_bound(self) -> bool:
@@ -141,7 +145,10 @@ class SandboxProcess:
 
     def wait(self, timeout_seconds: float) -> bool:
         """True once the command has ended."""
-        return _is_readable(self._launcher_handle, timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        if self._witness is not None:
+            self._witness.wait(timeout_seconds)
+        return _is_readable(self._launcher_handle, deadline - time.monotonic())
 
     def members(self) -> list[psutil.Process]:
         return [] if self.init is None else descendants(self.init.pid)
@@ -170,6 +177,8 @@ class SandboxProcess:
 
     def exit_code(self) -> int | None:
         """The command's own; None when the command never started or the sandbox was killed around it."""
+        if self._witness is not None and self._witness.has_init_died:
+            return None
         while _is_readable(self._status, 0) and (data := os.read(self._status, 4096)):
             self._reported += data
         for line in self._reported.splitlines()[1:]:
@@ -190,6 +199,8 @@ class SandboxProcess:
             self.wait_until_gone()
         finally:
             self._is_destroyed = True
+            if self._witness is not None:
+                self._witness.close()
             _close(self._status, self._gate, self._start, self._launcher_handle)
             if self._init_handle is not None:
                 _close(self._init_handle)

@@ -1,8 +1,9 @@
 """The system-call filter of the sandbox, as a classic BPF program for `bwrap --add-seccomp-fd`.
 
 A deny list, after Docker's default profile: what reaches the kernel's namespaces, keyrings, tracing, asynchronous
-and module machinery answers EPERM. clone3 answers ENOSYS, so that the C library falls back to clone, whose flags
-a filter can read. Layout of `struct seccomp_data`: linux/seccomp.h; numbers: asm/unistd_64.h, asm-generic/unistd.h.
+and module machinery answers EPERM, and so does every call that would make a setuid or setgid file. clone3 and openat2
+answer ENOSYS, so that programs fall back to clone and openat, whose arguments a filter can read. Layout of
+`struct seccomp_data`: linux/seccomp.h; numbers: asm/unistd_64.h, asm-generic/unistd.h.
 """
 
 from __future__ import annotations
@@ -93,8 +94,27 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
 }
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE3 = 435
+_OPENAT2 = 437
 _IOCTL = {"x86_64": 16, "aarch64": 29}
 _SOCKET = {"x86_64": 41, "aarch64": 198}
+
+_SET_ID_BITS = 0o6000  # S_ISUID | S_ISGID
+# ((x86_64, aarch64), the place of the mode among the arguments). Not mkdir: the kernel drops both bits (mkdir(2)).
+_MODE_SETTERS: tuple[tuple[tuple[int | None, int | None], int], ...] = (
+    ((90, None), 1),  # chmod
+    ((91, 52), 1),  # fchmod
+    ((268, 53), 2),  # fchmodat
+    ((452, 452), 2),  # fchmodat2
+    ((85, None), 1),  # creat
+    ((133, None), 1),  # mknod
+    ((259, 33), 2),  # mknodat
+)
+# ((x86_64, aarch64), the place of the flags; the mode follows them). The mode counts only where a file may be made.
+_OPENERS: tuple[tuple[tuple[int | None, int | None], int], ...] = (
+    ((2, None), 1),  # open
+    ((257, 56), 2),  # openat
+)
+_CREATING_FLAGS = 0o100 | 0o20000000  # O_CREAT | __O_TMPFILE
 
 
 def build_filter(machine: str | None = None) -> bytes:
@@ -116,7 +136,9 @@ def build_filter(machine: str | None = None) -> bytes:
         number = numbers[column]
         if number is not None:
             program += [_instruction(_JUMP_EQUAL, 0, 1, number), _answer(_ERRNO | errno.EPERM)]
-    program += [_instruction(_JUMP_EQUAL, 0, 1, _CLONE3), _answer(_ERRNO | errno.ENOSYS)]
+    for number in (_CLONE3, _OPENAT2):
+        program += [_instruction(_JUMP_EQUAL, 0, 1, number), _answer(_ERRNO | errno.ENOSYS)]
+    program += _without_set_id(column)
     program += _when(_CLONE[machine], 0, [_instruction(_JUMP_ANY_BIT, 0, 1, _CLONE_NEW_ANY), _answer(_ERRNO | 1)])
     injections = [_instruction(_JUMP_EQUAL, 0, 1, request) for request in _TERMINAL_INJECTION]
     program += _when(_IOCTL[machine], 1, [part for jump in injections for part in (jump, _answer(_ERRNO | 1))])
@@ -125,6 +147,23 @@ def build_filter(machine: str | None = None) -> bytes:
     program += _when(_SOCKET[machine], 0, [*allowed, _answer(_ERRNO | errno.EAFNOSUPPORT)])
     program.append(_answer(_ALLOW))
     return b"".join(program)
+
+
+def _without_set_id(column: int) -> list[bytes]:
+    """EPERM for every call whose mode has the setuid or setgid bit."""
+    refuse = [_instruction(_JUMP_ANY_BIT, 0, 1, _SET_ID_BITS), _answer(_ERRNO | errno.EPERM)]
+    program: list[bytes] = []
+    for numbers, mode in _MODE_SETTERS:
+        number = numbers[column]
+        if number is not None:
+            program += _when(number, mode, refuse)
+    for numbers, flags in _OPENERS:
+        number = numbers[column]
+        if number is not None:
+            mode_and_verdict = [_load(_ARGUMENTS_OFFSET + 8 * (flags + 1)), *refuse]
+            jump = _instruction(_JUMP_ANY_BIT, 0, len(mode_and_verdict), _CREATING_FLAGS)
+            program += _when(number, flags, [jump, *mode_and_verdict])
+    return program
 
 
 def _when(number: int, argument: int, body: list[bytes]) -> list[bytes]:

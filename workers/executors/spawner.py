@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from shared.private_files import PUBLIC_UMASK
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -55,6 +57,7 @@ class Spawner:
                     pass_fds=request.inherited,
                     env={},
                     cwd="/",
+                    umask=PUBLIC_UMASK,
                 )
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 request.process.set_exception(error)

@@ -109,7 +109,8 @@ class Supervisor:
             return memory
         if exit_code == 0 and not self._disk.is_near_limit:
             return Verdict(Outcome.SUCCESS, "")
-        if self._disk.measure() > self._spec.limits.disk_bytes:
+        self._disk.measure()
+        if self._disk.exceeded.is_set():
             return self._disk_full()
         if exit_code == 0:
             return Verdict(Outcome.SUCCESS, "")
@@ -159,8 +160,15 @@ class Supervisor:
         return Verdict(Outcome.OUT_OF_MEMORY, message)
 
     def _disk_full(self) -> Verdict:
-        limit = self._spec.limits.disk_bytes // _MEBIBYTE
-        return Verdict(Outcome.DISK_FULL, f"The command was stopped: it wrote more than its limit of {limit} MiB.")
+        limits = self._spec.limits
+        if self._disk.has_too_many_entries:
+            what = f"it made more files, directories and links than its limit of {limits.disk_entries}."
+        else:
+            what = (
+                f"it wrote more than its limit of {limits.disk_bytes // _MEBIBYTE} MiB, or nested directories too"
+                " deeply to be measured."
+            )
+        return Verdict(Outcome.DISK_FULL, f"The command was stopped: {what}")
 
 
 def _exit_message(exit_code: int) -> str:

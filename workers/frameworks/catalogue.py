@@ -176,7 +176,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         caches=("resources/_gen",),
         # Its names until 0.109, still read; Zola's config.toml says base_url.
         marked_files=("config.toml", "config.yaml", "config.yml", "config.json", "config/_default/config.toml"),
-        mark=r"(?mi)^\s*[\"']?baseURL[\"']?\s*[:=]",
+        mark=r"(?mi)^[ \t]*[\"']?baseURL[\"']?\s*[:=]",
     ),
     Framework(
         "mkdocs",

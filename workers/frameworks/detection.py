@@ -71,12 +71,12 @@ class Detection:
         return self.output_directories[0]
 
 
-def detect(root: Path, directory: Path, overrides: Overrides) -> Detection:
-    """`directory` is the project's place inside `root`, absolute or relative to it.
+def detect(root: Path, directory: Path, overrides: Overrides, tree: SourceTree | None = None) -> Detection:
+    """`directory` is the project's place inside `root`, absolute or relative to it. `tree`: `root`, opened already.
 
     Raises StageFailure: ROOT_DIRECTORY_NOT_FOUND, CONFIGURATION_INVALID, PROJECT_NOT_RECOGNISED.
     """
-    tree = SourceTree(root)
+    tree = tree or SourceTree(root)
     relative = validate_path(
         str(directory.relative_to(root) if directory.is_absolute() else directory), "root directory"
     )

@@ -134,7 +134,7 @@ def declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str,
         declared = package.get("packageManager")
         match = _PACKAGE_MANAGER.match(declared) if isinstance(declared, str) else None
         if match:
-            return match[1], match[2] or "", f"packageManager in {path}"
+            return match[1], (match[2] or "")[:100], f"packageManager in {path}"
         name, version = _developed_with(package, "packageManager")
         if name in LOCKFILES:
             return name, version, f"devEngines in {path}"

@@ -22,6 +22,8 @@ _RELATIVE = re.compile(r"(?<![\w.])(?:\.\./)+[\w@.+/-]*|(?<![\w./])\.\.(?![\w./]
 _TYPESCRIPT = re.compile(r"[tj]sconfig[\w.-]*\.json")
 _MAXIMUM_FILES = 200
 _MAXIMUM_PATHS = 100
+# Inside the directory or outside of it.
+_MAXIMUM_TARGETS = 10_000
 
 
 def outside_references(tree: SourceTree, root: str, commands: list[str]) -> list[str]:
@@ -42,11 +44,11 @@ def outside_references(tree: SourceTree, root: str, commands: list[str]) -> list
         for target in _paths_of_file(tree, path):
             if target not in found and not _is_inside(target, root):
                 found[target] = None
-            if target not in seen and tree.is_file(target) and _is_configuration(target):
+            if target not in seen and _is_configuration(target) and tree.is_file(target):
                 seen.add(target)
                 waiting.append(target)
-        if len(seen) > _MAXIMUM_FILES:
-            return ["."]
+            if len(found) > _MAXIMUM_TARGETS or len(seen) > _MAXIMUM_FILES:
+                return ["."]
     outside = [path for path in found if not _is_inside(path, root)]
     if len(outside) > _MAXIMUM_PATHS or any(_is_inside(root, path) for path in outside):
         return ["."]
@@ -71,11 +73,11 @@ def _paths_of_file(tree: SourceTree, path: str) -> list[str]:
 
 
 def _paths_in(text: str, directory: str) -> list[str]:
-    found: list[str] = []
+    found: dict[str, None] = {}
     for match in _RELATIVE.finditer(text):
         path = posixpath.normpath(posixpath.join(directory, match[0]))
         # A lone `..` is mostly put together with others.
-        found.append("." if match[0] == ".." else path)
+        found["." if match[0] == ".." else path] = None
     return [path for path in found if path != ".." and not path.startswith("../")]
 
 

@@ -134,9 +134,10 @@ def _read_toml(tree: SourceTree, path: str) -> dict[str, Any]:
 def _python_version(tree: SourceTree, directory: str) -> tuple[str | None, str | None]:
     for above in ancestors(directory):
         path = join(above, ".python-version")
-        lines = re.findall(r"(?m)^\s*([^#\s]+)", tree.read_text(path) or "")
-        if lines:
-            return lines[0][:100], f"Python version {lines[0][:100]}: {path}."
+        lines = (line.partition("#")[0].split() for line in (tree.read_text(path) or "").splitlines())
+        words = next((words for words in lines if words), None)
+        if words:
+            return words[0][:100], f"Python version {words[0][:100]}: {path}."
         path = join(above, "pyproject.toml")
         wanted = as_mapping(_read_toml(tree, path).get("project")).get("requires-python")
         if isinstance(wanted, str) and wanted.strip():

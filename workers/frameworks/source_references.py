@@ -25,6 +25,9 @@ _SUFFIXES = frozenset(
 _WRITTEN_BY_PROGRAMS = re.compile(r"(?:package-lock|npm-shrinkwrap|pnpm-lock|bun|yarn)\.\w+")
 _MAXIMUM_FILES = 20_000
 _LONGEST = 1000
+# Directories that are led to, and paths in one file.
+_MAXIMUM_FOUND = 1000
+_MAXIMUM_TARGETS = 10_000
 
 
 def source_references(tree: SourceTree, directory: str) -> list[str]:
@@ -50,6 +53,8 @@ def source_references(tree: SourceTree, directory: str) -> list[str]:
                     continue
                 if not any(_is_inside(outside, known) for known in (directory, *found)):
                     found[outside] = None
+                if len(found) > _MAXIMUM_FOUND:
+                    return ["."]
                 if outside not in seen and tree.is_directory(outside):
                     seen.add(outside)
                     waiting.append(outside)
@@ -69,6 +74,8 @@ def _leading_out(path: str, content: bytes, place: str) -> dict[str, None]:
         # Above the repository there is nothing: such a path is an address, or prose.
         if target != ".." and not target.startswith("../"):
             found[target] = None
+        if len(found) > _MAXIMUM_TARGETS:
+            return {".": None}
     return found
 
 

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -20,6 +20,11 @@ MAXIMUM_CONFIGURATION_BYTES = 1024 * 1024
 # Directories that hold no sources of the project.
 _SKIPPED = frozenset({".git", "node_modules", ".venv", "__pycache__"})
 _MAXIMUM_DIRECTORIES = 100_000
+_MAXIMUM_FOUND = 20_000
+# No kernel opens a longer one; `realpath` would take quadratic time to find out.
+_MAXIMUM_PATH = 4096
+_MAXIMUM_NESTING = 200
+_TOO_DEEP = f"values are nested more than {_MAXIMUM_NESTING} levels deep"
 # What isn't closed goes on to the end, or looking for it from each place would take for ever.
 _STRING = r'("(?:\\.|[^"\\])*"?)'
 _STRING_OR_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*(?:.*?\*/|.*)", re.DOTALL)
@@ -32,20 +37,30 @@ class SourceTree:
     A symbolic link is followed only while it stays inside the tree; one that leaves it reads as absent.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, on_read: Callable[[str], None] = lambda _path: None) -> None:
+        """`on_read` gets the path of each file before it is read."""
         self._root = Path(os.path.realpath(root))
+        self._on_read = on_read
 
     def _locate(self, path: str) -> Path | None:
+        if len(path) > _MAXIMUM_PATH or "\0" in path:
+            return None
         located = Path(os.path.realpath(self._root / path))
         return located if located == self._root or self._root in located.parents else None
 
     def is_file(self, path: str) -> bool:
-        located = self._locate(path)
-        return located is not None and located.is_file()
+        return stat.S_ISREG(self._mode(path))
 
     def is_directory(self, path: str) -> bool:
+        return stat.S_ISDIR(self._mode(path))
+
+    def _mode(self, path: str) -> int:
         located = self._locate(path)
-        return located is not None and located.is_dir()
+        try:
+            return 0 if located is None else located.lstat().st_mode
+        except OSError:
+            # Absent, or a name that no file can have.
+            return 0
 
     def read(self, path: str, maximum_bytes: int = MAXIMUM_FILE_BYTES) -> bytes | None:
         """The file's content, or None when there is no such regular file. Raises StageFailure when it is larger."""
@@ -60,6 +75,7 @@ class SourceTree:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             return None
+        self._on_read(path)
         with os.fdopen(descriptor, "rb") as file:
             content = file.read(maximum_bytes + 1)
         if len(content) > maximum_bytes:
@@ -92,7 +108,7 @@ class SourceTree:
             text = content.decode("utf-8-sig")
             value = storable_value(json.loads(_without_comments(text) if has_comments else text))
         except (ValueError, RecursionError) as error:
-            reason = str(error) if isinstance(error, json.JSONDecodeError) else "it can't be decoded"
+            reason = _TOO_DEEP if isinstance(error, RecursionError) else _reason_of(error)
             raise StageFailure(
                 FailureCode.CONFIGURATION_INVALID,
                 f"{path} is not valid JSON: {reason}. Correct the file and push again.",
@@ -108,9 +124,13 @@ class SourceTree:
         start = self._locate(directory)
         if start is None:
             return []
-        return sorted(
-            (found / name).relative_to(self._root).as_posix() for found, names in self._walk(start) if name in names
-        )
+        found = [(place / name).relative_to(self._root) for place, names in self._walk(start) if name in names]
+        if len(found) > _MAXIMUM_FOUND:
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"The repository has more than {_MAXIMUM_FOUND} files named {name}; set a smaller root directory.",
+            )
+        return sorted(path.as_posix() for path in found)
 
     def find_below(self, directory: str) -> list[str]:
         """Every file below a directory, sorted."""
@@ -156,9 +176,11 @@ class SourceTree:
                 names.clear()
             for name in files:
                 if name[name.rfind(".") + 1 :].lower() in suffixes:
+                    path = posixpath.join(inside, name) if inside != "." else name
+                    self._on_read(path)
                     content = _read_at(descriptor, name)
                     if content is not None:
-                        yield posixpath.join(inside, name) if inside != "." else name, content
+                        yield path, content
 
     def _walk(self, start: Path) -> Iterator[tuple[Path, set[str]]]:
         for count, (directory, names, files) in enumerate(os.walk(start, followlinks=False)):
@@ -179,6 +201,10 @@ def _without_comments(text: str) -> str:
     return text
 
 
+def _reason_of(error: ValueError) -> str:
+    return str(error) if isinstance(error, json.JSONDecodeError) or str(error) == _TOO_DEEP else "it can't be decoded"
+
+
 def _read_at(directory: int, name: str) -> bytes | None:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -193,15 +219,17 @@ def _read_at(directory: int, name: str) -> bytes | None:
         os.close(descriptor)
 
 
-def storable_value(value: Any) -> Any:
-    """What JSON or TOML decoded to, with `storable` strings in it."""
+def storable_value(value: Any, depth: int = 0) -> Any:
+    """What JSON or TOML decoded to, with `storable` strings in it. Raises ValueError when it is nested too deeply."""
+    if depth > _MAXIMUM_NESTING:
+        raise ValueError(_TOO_DEEP)
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, list):
-        return [storable_value(item) for item in cast("list[Any]", value)]
+        return [storable_value(item, depth + 1) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
-        return {storable(name): storable_value(member) for name, member in members.items()}
+        return {storable(name): storable_value(member, depth + 1) for name, member in members.items()}
     return value
 
 

@@ -6,9 +6,12 @@ import re
 from pathlib import PurePosixPath
 from typing import Any, cast
 
+from shared.errors import FailureCode, StageFailure
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 
-_LIST_ITEM = re.compile(r"""(?m)^\s*-\s*["']?([^"'#\n]+?)["']?\s*(?:#.*)?$|^\s*packages:\s*\[([^\]]*)\]""")
+_PACKAGES = re.compile(r"(?m)^[ \t]*packages:\s*\[")
+_MAXIMUM_PATTERNS = 5_000
+_MAXIMUM_PATTERN = 500
 
 
 def is_workspace_root(tree: SourceTree, directory: str) -> bool:
@@ -44,18 +47,67 @@ def _members(tree: SourceTree, directory: str) -> list[str]:
     found = [item for item in cast("list[Any]", listed) if isinstance(item, str)] if isinstance(listed, list) else []
     text = tree.read_text(join(directory, "pnpm-workspace.yaml"))
     if text is not None:
-        # Items of its other lists name packages, which are no directories of the project.
-        for item, inline in _LIST_ITEM.findall(text):
-            found += [item] if item else [part.strip(" \"'\n") for part in inline.split(",")]
-        found = found or ["**"]
+        found = (found + _listed(text)) or ["**"]
+    if len(found) > _MAXIMUM_PATTERNS or any(len(pattern) > _MAXIMUM_PATTERN for pattern in found):
+        raise StageFailure(
+            FailureCode.CONFIGURATION_INVALID,
+            f"The workspace in {directory} lists more than {_MAXIMUM_PATTERNS} packages, or one in more than"
+            f" {_MAXIMUM_PATTERN} characters. Name them by fewer patterns, such as `packages/*`, and push again.",
+        )
     return found or (["**"] if listed else [])
 
 
+def _listed(text: str) -> list[str]:
+    """The items of every list in pnpm-workspace.yaml; those of other lists name no directories of the project."""
+    found: list[str] = []
+    for line in text.splitlines():
+        item = line.strip()
+        if item.startswith("-"):
+            found.append(_unquoted(item[1:].strip()))
+    inline = _PACKAGES.search(text)
+    if inline is not None:
+        found += [_unquoted(part.strip()) for part in text[inline.end() :].partition("]")[0].split(",")]
+    return [item for item in found if item]
+
+
+def _unquoted(item: str) -> str:
+    """A YAML scalar without its quotes, or without the comment behind it."""
+    quote = item[:1]
+    return item[1:].partition(quote)[0] if quote in ("'", '"') else item.partition("#")[0].strip()
+
+
 def _matches(pattern: str, place: str) -> bool:
+    """Whether a pattern of directories fits, in time proportional to the product of their lengths."""
     pattern = pattern.removeprefix("./").rstrip("/")
     if pattern.startswith("!"):
         return False
-    if re.search(r"[{}\[\]()]", pattern):
+    if any(character in "{}[]()" for character in pattern):
         return True
-    parts = [".*" if part == "**" else re.escape(part).replace(r"\*", "[^/]*") for part in pattern.split("/")]
-    return re.fullmatch("/".join(parts).replace("/.*", "(?:/.*)?"), place) is not None
+    names = place.split("/")
+    # How many of the names the part of the pattern up to here may have taken.
+    taken = {0}
+    for part in pattern.split("/"):
+        if part == "**":
+            taken = set(range(min(taken), len(names) + 1))
+        else:
+            taken = {count + 1 for count in taken if count < len(names) and _fits(part, names[count])}
+        if not taken:
+            return False
+    return len(names) in taken
+
+
+def _fits(part: str, name: str) -> bool:
+    """Whether a name fits a pattern in which `*` stands for any characters; each piece is looked for once."""
+    first, *pieces = part.split("*")
+    if not pieces:
+        return name == first
+    last = pieces.pop()
+    if not (name.startswith(first) and name.endswith(last) and len(name) >= len(first) + len(last)):
+        return False
+    position, end = len(first), len(name) - len(last)
+    for piece in pieces:
+        position = name.find(piece, position, end)
+        if position < 0:
+            return False
+        position += len(piece)
+    return True

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
@@ -23,6 +23,7 @@ from workers.stages.build_cache import BuildCache, packages_digest
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
+    WORKSPACE,
     OutputTail,
     check_command,
     make_overlay,
@@ -39,7 +40,19 @@ from workers.tools import Tool, attach, programs
 from workers.tools import environment as environment_of
 
 _COLLECTED = "/output"
-_MISSING, _EMPTY, _NO_PAGE, _NO_INDEX, _OUTSIDE = 41, 42, 43, 44, 45
+_MISSING, _EMPTY, _NO_PAGE, _NO_INDEX, _OUTSIDE, _UNCOPIED, _FILE, _SHUT = 41, 42, 43, 44, 45, 46, 47, 48
+# How cp's line ends when the platform's disk or memory failed; all else is about what the build wrote.
+_PLATFORM_ERRORS = (
+    "Input/output error",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Stale file handle",
+    "Cannot allocate memory",
+    "memory exhausted",
+    "Too many open files",
+    "Too many open files in system",
+)
 _SUGGESTED = (*COMMON_OUTPUT_DIRECTORIES, ".output/public", "build/client", "_build/html", ".vitepress/dist")
 
 # Ends a copy: without an index.html at the top, whether there is any page at all.
@@ -52,18 +65,23 @@ exit {_NO_PAGE}
 # Arguments: the directories to look for, in order. Runs inside the sandbox, so a link that leaves the workspace leads
 # to the sandbox's own files at most; and even those are refused.
 _COLLECT = f"""
-found= outside=
+found= outside= file=
 for directory in "$@"; do
-  [ -d "$directory" ] || {{ [ ! -L "$directory" ] || outside=$directory; continue; }}
-  resolved=$(cd -P -- "$directory" && pwd -P) || continue
+  [ -d "$directory" ] || {{
+    if [ -L "$directory" ]; then outside=$directory; elif [ -e "$directory" ]; then file=$directory; fi
+    continue
+  }}
+  resolved=$(cd -P -- "$directory" 2>/dev/null && pwd -P) || {{ echo "$directory"; exit {_SHUT}; }}
   case "$resolved/" in /workspace/*) ;; *) outside=$directory; continue ;; esac
   found=$directory
+  [ -r "$resolved" ] || {{ echo "$directory"; exit {_SHUT}; }}
   [ -n "$(ls -A -- "$resolved")" ] || continue
-  cp -dR --preserve=mode,timestamps -- "$resolved/." {_COLLECTED}/ || exit 1
+  LC_ALL=C cp -dR --preserve=mode,timestamps -- "$resolved/." {_COLLECTED}/ || exit {_UNCOPIED}
   {_LOOK_FOR_PAGES}
 done
 [ -z "$found" ] || exit {_EMPTY}
 [ -z "$outside" ] || {{ echo "$outside"; exit {_OUTSIDE}; }}
+[ -z "$file" ] || {{ echo "$file"; exit {_FILE}; }}
 for directory in {" ".join(_SUGGESTED)}; do [ ! -d "$directory" ] || echo "$directory"; done
 exit {_MISSING}
 """
@@ -73,8 +91,10 @@ _COLLECT_ALL = f"""
 for entry in * .well-known; do
   [ -e "$entry" ] || [ -L "$entry" ] || continue
   [ "$entry" != node_modules ] || continue
-  cp -dR --preserve=mode,timestamps -- "$entry" {_COLLECTED}/ || exit 1
+  LC_ALL=C cp -dR --preserve=mode,timestamps -- "$entry" {_COLLECTED}/ || exit {_UNCOPIED}
 done
+# Nothing can be removed from a directory that its owner may not write to.
+chmod -R u+rwX {_COLLECTED} || exit 1
 find {_COLLECTED} -mindepth 1 '(' -name '.*' ! -name .well-known -o -name node_modules ')' -prune \\
   -exec rm -rf -- '{{}}' +
 [ -n "$(ls -A {_COLLECTED})" ] || exit {_EMPTY}
@@ -271,6 +291,20 @@ def _check_collected(context: StageContext, detection: Detection, result: Execut
             " nothing. A site holds the project's own files: make it a directory, or set the output directory in the"
             " project's settings to what the build writes.",
         )
+    if result.exit_code == _FILE:
+        raise StageFailure(
+            FailureCode.OUTPUT_INVALID,
+            f"The output directory {printed.strip()} is a file. Set the output directory in the project's settings to"
+            " the directory that the build writes.",
+        )
+    if result.exit_code == _SHUT:
+        raise StageFailure(
+            FailureCode.OUTPUT_INVALID,
+            f"The output directory {printed.strip()} can't be read: its permissions shut it. Let the build end with"
+            f" `chmod -R u+rwX {printed.strip()}`.",
+        )
+    if result.exit_code == _UNCOPIED:
+        _raise_uncopied(printed)
     if result.exit_code == _EMPTY:
         raise StageFailure(
             FailureCode.OUTPUT_DIRECTORY_EMPTY,
@@ -283,6 +317,19 @@ def _check_collected(context: StageContext, detection: Detection, result: Execut
     if result.outcome is Outcome.USER_ERROR:
         raise PlatformError(f"The output of the build could not be copied: {printed[-500:]}")
     raise_failure(context, result, f"copy of {workspace_path(detection.output_directory)}")
+
+
+def _raise_uncopied(printed: str) -> NoReturn:
+    """Raises PlatformError when cp names a failure of the disk or memory, else StageFailure with what cp says."""
+    lines = [line.removeprefix("cp: ") for line in printed.split("\n")[:-1] if line.startswith("cp: ")]
+    if not lines or any(line.endswith(_PLATFORM_ERRORS) for line in lines):
+        raise PlatformError(f"The output of the build could not be copied: {printed[-500:]}")
+    problem = lines[0].replace(f"{WORKSPACE}/", "", 1).replace("/./", "/", 1)
+    raise StageFailure(
+        FailureCode.OUTPUT_INVALID,
+        f"The output can't be published: {problem[:600]}. Let the build remove it, or make it readable"
+        " (`chmod -R u+rwX`).",
+    )
 
 
 def _check_pages(context: StageContext, detection: Detection, *, has_pages: bool) -> None:

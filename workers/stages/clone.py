@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.network.address_policy import AddressPolicy
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
-from shared.repository_url import RepositoryUrl
+from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from shared.written_text import written_text
 from workers.cache_key import cache_key
+from workers.confinement import Confinement
 from workers.directories import remove_tree
+from workers.executors.cgroups import ControlGroups
 from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
 from workers.lfs import LfsFetcher
+from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
 from workers.repository_fetch import RemoteRepository, SubmoduleFetcher
@@ -51,12 +55,16 @@ class CloneStage:
         settings: Settings,
         ignored: IgnoredBuilds,
         host_keys: RepositoryCredentialRepository,
+        control_groups: ControlGroups | None = None,
     ) -> None:
+        """`control_groups` None: the limits of git are kept by watching it, only approximately."""
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
+        self._reader = ContentReader()
         self._host_keys = host_keys
-        self._allow_local = settings.allow_local_repositories
+        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._control_groups = control_groups
         self._build_settings = settings.build
         self._certificates: Path | None = None
         if settings.build.ca_bundle is not None:
@@ -66,14 +74,19 @@ class CloneStage:
 
     def run(self, context: StageContext) -> StageResult:
         deployment, log = context.deployment, context.log
-        url = parse_for_clone(deployment.repository_url, allow_local=self._allow_local)
+        policy = RepositoryPolicy(self._addresses, allows_files=deployment.allows_files)
+        url = parse_for_clone(deployment.repository_url, policy)
         log.system(f"Cloning {url.public}, " + _wanted(deployment.branch, deployment.commit_sha) + ".")
         with ExitStack() as stack:
             proxy = stack.enter_context(self._opened_proxy())
             credentials, directory = context.credentials, context.directory
-            opened = RepositoryAccess.opened(deployment.project_id, credentials, self._host_keys, directory, proxy)
+            confined = Confinement.opened(self._control_groups, deployment.id, context.limits)
+            confinement = stack.enter_context(confined)
+            opened = RepositoryAccess.opened(
+                deployment.project_id, credentials, self._host_keys, directory, policy, proxy
+            )
             try:
-                return self._run(context, stack.enter_context(opened), url)
+                return self._run(context, self._git(context, confinement), stack.enter_context(opened), url)
             except ProxyUnusable as error:
                 log.system(str(error))
                 raise
@@ -85,16 +98,14 @@ class CloneStage:
 
         return CloneProxy.opened(self._build_settings)
 
-    def _run(self, context: StageContext, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
+    def _run(self, context: StageContext, git: Git, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
         deployment = context.deployment
-        git = self._git(context)
         remote = RemoteRepository.connect(
             git,
             access,
             url,
             context.log,
             context.cancelled,
-            allow_local=self._allow_local,
             is_last_attempt=context.attempt >= _LAST_ATTEMPT,
         )
         sha = deployment.commit_sha
@@ -142,7 +153,7 @@ class CloneStage:
         if reason is not None:
             raise Ignored(reason)
 
-    def _git(self, context: StageContext) -> Git:
+    def _git(self, context: StageContext, confinement: Confinement) -> Git:
         limits = GitLimits(
             deadline=time.monotonic() + context.limits.stage_timeout_seconds,
             maximum_bytes=context.limits.disk_bytes,
@@ -153,7 +164,7 @@ class CloneStage:
             limits,
             context.cancelled,
             lambda line: context.log.write("stderr", line),
-            allow_local=self._allow_local,
+            confinement=confinement,
             certificates=self._certificates,
         )
 
@@ -211,11 +222,13 @@ class CloneStage:
 
     def _fetch_content(self, context: StageContext, clone: _Clone, tree: Path) -> None:
         """What the commit only names: files in LFS, and submodules with theirs."""
-        options = {"allow_local": self._allow_local, "is_last_attempt": context.attempt >= _LAST_ATTEMPT}
+        is_last = context.attempt >= _LAST_ATTEMPT
         log, cancelled = context.log, context.cancelled
-        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, context.directory, **options)
+        reader, directory = self._reader, context.directory
+        lfs = LfsFetcher(clone.git, clone.access, log, cancelled, directory, reader=reader, is_last_attempt=is_last)
         lfs.fetch(clone.remote.url, clone.remote.route, tree)
-        SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, **options).fetch(clone.remote.url, tree)
+        submodules = SubmoduleFetcher(clone.git, clone.access, lfs, log, cancelled, is_last_attempt=is_last)
+        submodules.fetch(clone.remote.url, tree)
 
 
 @dataclass(frozen=True, slots=True)

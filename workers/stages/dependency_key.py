@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import StageFailure
 from workers.frameworks.detection import Detection
@@ -23,8 +24,11 @@ from workers.stages.local_dependencies import (
     requirements_read_files,
     uv_settings_read_files,
 )
-from workers.toolchain import Toolchain
-from workers.tools import Tool
+
+if TYPE_CHECKING:
+    # They aren't needed where trees are read, in a process that has to start fast.
+    from workers.toolchain import Toolchain
+    from workers.tools import Tool
 
 # The parts of package.json that an install reads; a change of another script or of the description is none.
 _PACKAGE_PARTS = (
@@ -51,37 +55,60 @@ _HARMLESS_PART = re.compile(
 _WRITTEN = ("node_modules", ".yarn/cache", ".yarn/unplugged")
 
 
+@dataclass(frozen=True, slots=True)
+class DependencyFiles:
+    """What an install depends on in the repository: digests of what it reads, empty where there is none.
+
+    `reader`: what, in words, may read any other file of it while the install runs; None where nothing does.
+    """
+
+    lockfile: str
+    packages: str
+    configuration: str
+    reader: str | None
+
+
+def read_dependency_files(tree: SourceTree, detection: Detection) -> DependencyFiles:
+    """Raises StageFailure for a repository too large to be looked through."""
+    directory = detection.install_directory
+    is_node = detection.runtime == "node"
+    names = _PYTHON_CONFIGURATION if detection.runtime == "python" else _NODE_CONFIGURATION
+    files = [join(above, name) for above in ancestors(directory) for name in names]
+    packages = _package_files(tree, directory) if is_node else []
+    places = dict.fromkeys((directory, installed_with(tree, directory), *(ancestors(path)[1] for path in packages)))
+    patches = [path for at in places for name in _PATCH_DIRECTORIES for path in tree.find_below(join(at, name))]
+    return DependencyFiles(
+        lockfile=_digest_files(tree, _lockfiles(tree, detection)),
+        packages="" if detection.runtime == "python" else _digest_packages(tree, directory),
+        configuration=_digest_files(tree, [*files, *patches]),
+        reader=source_reader(tree, detection),
+    )
+
+
 def dependency_components(
-    tree: SourceTree, detection: Detection, toolchain: Toolchain, tools: Sequence[Tool] = ()
+    files: DependencyFiles, detection: Detection, toolchain: Toolchain, tools: Sequence[Tool] = ()
 ) -> dict[str, str]:
     """Name → version, digest or command. Two installs with equal components give the same dependencies.
 
     The source's digest is not among them; see `source_reader`.
     """
-    directory = detection.install_directory
     components = {
-        "lockfile": _digest_files(tree, _lockfiles(tree, detection)),
+        "lockfile": files.lockfile,
         "install_command": detection.install_command or "",
-        "install_directory": directory,
+        "install_directory": detection.install_directory,
         "platform": toolchain.platform,
     }
     if detection.runtime == "python":
         # A virtual environment leads to its interpreter by path.
         components |= {"python": toolchain.python_version, "interpreter": toolchain.python, "uv": toolchain.uv_version}
-        names = _PYTHON_CONFIGURATION
     else:
         manager = detection.package_manager or "npm"
         components |= {"node": toolchain.node_version, manager: toolchain.npm_version if manager == "npm" else ""}
-        components["package.json"] = _digest_packages(tree, directory)
-        names = _NODE_CONFIGURATION
+        components["package.json"] = files.packages
     components |= {tool.name: tool.version for tool in tools}
     if toolchain.image:
         components["builder image"] = toolchain.image
-    files = [join(above, name) for above in ancestors(directory) for name in names]
-    packages = _package_files(tree, directory) if detection.runtime == "node" else []
-    places = dict.fromkeys((directory, installed_with(tree, directory), *(ancestors(path)[1] for path in packages)))
-    patches = [path for at in places for name in _PATCH_DIRECTORIES for path in tree.find_below(join(at, name))]
-    components["configuration"] = _digest_files(tree, [*files, *patches])
+    components["configuration"] = files.configuration
     return {name: value for name, value in components.items() if value}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,14 +19,13 @@ from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from workers.executors.base import Bind, Executor
 from workers.executors.sandbox_arguments import HOME
-from workers.frameworks.detection import Detection, Overrides, detect
+from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
-from workers.frameworks.source_tree import SourceTree
-from workers.frameworks.tool_versions import required_tools
-from workers.ignored_builds import watched_paths
+from workers.reading.project import ProjectQuestion, ProjectReading
+from workers.reading.reader import ContentReader
 from workers.snapshots import Snapshot, SnapshotStore
 from workers.stage import StageContext, StageResult
-from workers.stages.dependency_key import dependency_components, source_reader
+from workers.stages.dependency_key import DependencyFiles, dependency_components
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
     VIRTUAL_ENVIRONMENT,
@@ -38,7 +38,7 @@ from workers.stages.sandboxed_command import (
     search_path,
 )
 from workers.stages.stage_cache import StageCache, variable_components
-from workers.tar_format import MAXIMUM_DEPTH
+from workers.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.toolchain import NODE_TARGET, Toolchain
 from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
@@ -53,13 +53,23 @@ _WRITTEN_FILES = frozenset(
 # What each package manager prints when its lockfile does not fit, and what mends it.
 _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
     (b"can only install packages when your package.json and", "package-lock.json", "npm install"),
+    (b"can only install with an existing package-lock.json", "package-lock.json", "npm install"),
     (b"ERR_PNPM_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
+    # Overrides, patches, catalogs or settings of pnpm-workspace.yaml that the lockfile wasn't made with.
+    (b"ERR_PNPM_LOCKFILE_CONFIG_MISMATCH", "pnpm-lock.yaml", "pnpm install --no-frozen-lockfile"),
+    (b"ERR_PNPM_FROZEN_LOCKFILE_WITH_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
+    (b"ERR_PNPM_LOCKFILE_MISSING_DEPENDENCY", "pnpm-lock.yaml", "pnpm install --no-frozen-lockfile"),
+    (b"ERR_PNPM_LOCKFILE_BREAKING_CHANGE", "pnpm-lock.yaml", "pnpm install --force"),
+    (b"ERR_PNPM_BROKEN_LOCKFILE", "pnpm-lock.yaml", "pnpm install --fix-lockfile"),
     (b"Your lockfile needs to be updated", "yarn.lock", "yarn install"),
     (b"YN0028", "yarn.lock", "yarn install"),
     (b"lockfile had changes, but lockfile is frozen", "bun.lock", "bun install"),
     (b"lockfile at `uv.lock` needs to be updated", "uv.lock", "uv lock"),
+    (b"Unable to find lockfile at `uv.lock`", "uv.lock", "uv lock"),
     (b"pyproject.toml changed significantly since poetry.lock", "poetry.lock", "poetry lock"),
+    (b"poetry.lock is not up to date with pyproject.toml", "poetry.lock", "poetry lock"),
     (b"out-of-date with Pipfile", "Pipfile.lock", "pipenv lock"),
+    (b"is out of date. Expected: (", "Pipfile.lock", "pipenv lock"),
 )
 
 
@@ -78,11 +88,13 @@ class InstallStage:
         toolchain: Toolchain,
         settings: Settings,
         tools: ToolProvider,
+        reader: ContentReader,
     ) -> None:
         self._executor = executor
         self._snapshots = snapshots
         self._toolchain = toolchain
         self._tools = tools
+        self._reader = reader
         self._output_bytes = settings.build.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
         self._digest_key = hmac.digest(settings.secret_key, b"install environment", "sha256")
@@ -91,7 +103,8 @@ class InstallStage:
         deployment = context.deployment
         source = str(context.inputs[Stage.CLONE]["source"])
         with self._snapshots.attach(deployment.tenant_id, source) as tree:
-            detection = detect(tree, Path(deployment.root_directory or "."), _overrides(context))
+            reading = self._read(context, tree, source)
+            detection = reading.detection
             for reason in detection.reasons:
                 context.log.system(reason)
             for command, what in (
@@ -99,34 +112,42 @@ class InstallStage:
                 (detection.build_command, "build command"),
             ):
                 check_command(command or "true", what)
-            watched = watched_paths(SourceTree(tree), detection)
-            tools = self._provide_tools(context, detection, SourceTree(tree))
+            tools = self._provide_tools(context, reading)
             dependencies, is_hit = None, False
-            if detection.install_command is not None:
-                dependencies, is_hit = self._dependencies(context, detection, tree, source, tools)
+            if reading.dependencies is not None:
+                dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, tree, source, tools)
         output: dict[str, Any] = {
             "source": source,
             "dependencies": dependencies,
             "detection": msgspec.json.decode(msgspec.json.encode(detection)),
             "tools": msgspec.to_builtins(tools),
-            "watched": watched,
+            "watched": list(reading.watched),
         }
         return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
 
-    def _provide_tools(self, context: StageContext, detection: Detection, tree: SourceTree) -> list[Tool]:
-        requests, notice = required_tools(tree, detection, self._toolchain.node_version)
-        if notice:
-            context.log.system(notice)
-        python = python_version_notice(detection.python_version, self._toolchain.python_version)
+    def _read(self, context: StageContext, tree: Path, source: str) -> ProjectReading:
+        deployment = context.deployment
+        question = ProjectQuestion(deployment.root_directory or ".", _overrides(context), self._toolchain.node_version)
+        return self._reader.read_project(tree, question, context.cancelled, f"{deployment.tenant_id}/{source}")
+
+    def _provide_tools(self, context: StageContext, reading: ProjectReading) -> list[Tool]:
+        if reading.notice:
+            context.log.system(reading.notice)
+        python = python_version_notice(reading.detection.python_version, self._toolchain.python_version)
         if python:
             context.log.system(python)
-        return self._tools.provide(context, requests)
+        return self._tools.provide(context, reading.tools)
 
     def _dependencies(
-        self, context: StageContext, detection: Detection, tree: Path, source: str, tools: Sequence[Tool]
+        self,
+        context: StageContext,
+        detection: Detection,
+        files: DependencyFiles,
+        tree: Path,
+        source: str,
+        tools: Sequence[Tool],
     ) -> tuple[str | None, bool]:
         command = detection.install_command or ""
-        files = SourceTree(tree)
         components = {
             **dependency_components(files, detection, self._toolchain, tools),
             **variable_components(
@@ -135,7 +156,7 @@ class InstallStage:
             ),
         }
         of_source = {**components, "source": source}
-        reader = source_reader(files, detection)
+        reader = files.reader
         if reader is not None:
             context.log.system(f"Dependencies are kept for this commit alone: {reader} may read any file.")
         candidates = [components, of_source] if reader is None else [of_source]
@@ -173,7 +194,7 @@ class InstallStage:
             )
             result = run_logged(self._executor, context, spec, tail)
         if result.exit_code:
-            _raise_mismatch(tail.data)
+            raise_mismatch(tail.data)
         raise_failure(context, result, "install command", advice_for(tail.data, "install"))
         return overlay.upper
 
@@ -242,7 +263,8 @@ def _overrides(context: StageContext) -> Overrides:
     )
 
 
-def _raise_mismatch(output: bytes) -> None:
+def raise_mismatch(output: bytes) -> None:
+    """Raises StageFailure when what a package manager printed says that its lockfile doesn't fit."""
     for printed, lockfile, command in _MISMATCHES:
         if printed in output:
             raise StageFailure(
@@ -252,8 +274,13 @@ def _raise_mismatch(output: bytes) -> None:
 
 
 def changes_source(upper: Path) -> bool:
-    """Whether the install wrote anything but dependencies and a lockfile that was not there."""
-    for directory, directories, files in os.walk(upper):
+    """Whether the install wrote anything but dependencies and a lockfile that was not there.
+
+    A directory that can't be looked into counts as a change. Raises OSError for the platform's failures.
+    """
+    errors: list[OSError] = []
+    # By descriptors, as paths may get longer than the kernel takes.
+    for directory, directories, files, descriptor in os.fwalk(upper, onerror=errors.append):
         skipped = _YARN_DIRECTORIES if directory.endswith("/.yarn") else _DEPENDENCY_DIRECTORIES
         directories[:] = [name for name in directories if name not in skipped]
         if directory.count("/") - str(upper).count("/") > MAXIMUM_DEPTH:
@@ -261,7 +288,10 @@ def changes_source(upper: Path) -> bool:
             return True
         # A link to a directory is listed with the directories.
         if any(name not in _WRITTEN_FILES for name in files) or any(
-            Path(directory, n).is_symlink() for n in directories
+            stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode) for name in directories
         ):
             return True
-    return False
+    for error in errors:
+        if not is_of_the_tree(error):
+            raise error
+    return bool(errors)

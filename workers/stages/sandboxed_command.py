@@ -10,6 +10,7 @@ from typing import Literal
 from shared.commands import find_command_problem
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.wording import counted
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
 from workers.frameworks.detection import Detection
 from workers.stage import StageContext
@@ -56,6 +57,8 @@ def make_overlay(directory: Path, name: str, layers: tuple[Path, ...]) -> Overla
     """An overlay of the layers at /workspace with fresh directories below `directory`."""
     upper, scratch = directory / f"{name}-upper", directory / f"{name}-scratch"
     upper.mkdir()
+    # The mode of /workspace inside.
+    upper.chmod(0o755)
     scratch.mkdir()
     return Overlay(WORKSPACE, layers, upper, scratch)
 
@@ -88,6 +91,7 @@ def make_spec(
             cpu_count=limits.cpu_count,
             process_count=limits.process_count,
             disk_bytes=limits.disk_bytes,
+            disk_entries=limits.disk_entries,
             output_bytes=output_bytes,
             wall_seconds=float(limits.stage_timeout_seconds),
         ),
@@ -137,14 +141,13 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
     if outcome is Outcome.TIMEOUT:
         raise StageFailure(
             FailureCode.TIMEOUT,
-            f"The {what} ran longer than {limits.stage_timeout_seconds} seconds and was ended. Look in the log for"
-            " where it waits, or use a plan with a longer limit.",
+            f"The {what} ran longer than {counted(limits.stage_timeout_seconds, 'second')} and was ended. Look in the"
+            " log for where it waits, or use a plan with a longer limit.",
         )
     if outcome is Outcome.DISK_FULL:
         raise StageFailure(
             FailureCode.DISK_FULL,
-            f"The {what} wrote more than {limits.disk_bytes // _MEBIBYTE} MiB, or nested directories too deeply to be"
-            " measured, and was ended. Write less, or use a plan with more disk.",
+            f"{result.message.replace('The command', f'The {what}', 1)} Write less, or use a plan with more disk.",
         )
     blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
     if result.exit_code == 127 and not advice:

@@ -70,6 +70,7 @@ def deploy(invocation: Invocation, **options: Any) -> None:
         raise ClientError("--repository and --local exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
     if choices.preview and choices.production:
         raise ClientError("--preview and --production exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
+    invocation.directory = choices.path
     source = _source(choices)
     checkout = _checkout(choices, source)
     branch = choices.branch or (None if checkout is None else checkout.branch)

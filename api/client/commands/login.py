@@ -18,9 +18,10 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
     """Log in and store a token for this API.
 
     Asks for e-mail address and password and makes an API token; with --token that one is checked and stored.
-    The file is readable by you only: ~/.config/cloudify/credentials.json.
+    The file is readable by you only: ~/.config/cloudify/credentials.json. Logins to other platforms stay in it;
+    --profile names this one, and chooses one for any command. A deployed directory remembers its own.
     """
-    api_url = invocation.credentials().api_url
+    api_url = invocation.login_target()
     if api_url.startswith("http://") and not is_loopback(api_url):
         invocation.output.warning(f"{api_url} has no encryption; others can read what you type. Use https.")
     token = invocation.token_option
@@ -31,11 +32,12 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
     token = token.strip()
     with invocation.connect(api_url, token) as client:
         user = client.user()
-    path = invocation.credential_files.store(api_url, token)
+    profile = invocation.credential_files.store(api_url, token, invocation.profile_option)
+    path = invocation.credential_files.login_file
     if invocation.as_json:
-        invocation.output.result({"apiUrl": api_url, "user": user, "file": str(path)})
+        invocation.output.result({"apiUrl": api_url, "user": user, "profile": profile, "file": str(path)})
         return
-    invocation.output.success(f"Logged in to {api_url} as {user.email}. The token is in {path}.")
+    invocation.output.success(f"Logged in to {api_url} as {user.email}. The token is in {path}, profile {profile}.")
 
 
 def _ask(invocation: Invocation, email: str | None, *, password_stdin: bool) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import click
 
 from shared.plans import Plan
 from shared.settings import Settings, SettingsError, load_settings
+from shared.wording import counted
 
 
 @click.command()
@@ -54,6 +55,46 @@ def admin() -> None:
     """Commands for the platform's administrator; they need the platform's own settings."""
 
 
+@admin.command("create-owner")
+@click.argument("email")
+def create_owner(email: str) -> None:
+    """Make the account EMAIL, an administrator of the platform on the largest plan.
+
+    Asks for the password, or reads the first line of stdin where that is no terminal. Prints an API token of the
+    account, once: `cloudify login` takes it.
+    """
+    from api.composition import build_account_services, connect_backends
+    from schemas.requests import CreateTokenRequest
+    from shared.clock import SystemClock
+    from shared.errors import CloudifyError, Conflict
+
+    settings = _settings()
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    backends = connect_backends(settings)
+    try:
+        accounts, tokens = build_account_services(settings, backends, SystemClock())
+        owner = accounts.create_owner(email, password)
+        token = tokens.create(owner.id, CreateTokenRequest(name="cloudify admin create-owner")).token
+    except Conflict as error:
+        raise click.ClickException(
+            f"An account with the address {email} exists already, and nothing was changed. Sign in with it, or choose "
+            "another address."
+        ) from error
+    except CloudifyError as error:
+        fields = (error.details or {}).get("fields", [])
+        problems = "; ".join(f"{field['field']} {field['message']}" for field in fields)
+        raise click.ClickException(problems or error.message) from error
+    finally:
+        backends.close()
+    click.echo(
+        f"{owner.email} is an administrator of the platform now. A token of the account, shown only here:", err=True
+    )
+    click.echo(token)
+
+
 @admin.command("set-plan")
 @click.argument("email")
 @click.argument("plan", type=click.Choice([plan.value for plan in Plan], case_sensitive=False))
@@ -95,7 +136,7 @@ def rotate_keys() -> None:
         backends.close()
     rewrapped = variables.rewrapped + credentials.rewrapped
     unreadable = [*variables.unreadable, *credentials.unreadable]
-    click.echo(f"{rewrapped} secrets are wrapped with the key {next(iter(settings.encryption_keys))} now.")
+    click.echo(f"Wrapped {counted(rewrapped, 'secret')} with the key {next(iter(settings.encryption_keys))}.")
     if unreadable:
         raise click.ClickException(
             f"{len(unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "
@@ -115,7 +156,10 @@ def _settings() -> Settings:
     written = home / "run" / "environment.json"
     if not environment.get("CLOUDIFY_DATABASE_URL") and "CLOUDIFY_DATABASE_URL_FILE" not in environment:
         try:
-            environment = json.loads(written.read_text()) | environment
+            stored = json.loads(written.read_text())
+            # A version that had this setting may have written the file.
+            stored.pop("CLOUDIFY_ALLOW_LOCAL_REPOSITORIES", None)
+            environment = stored | environment
         except (OSError, ValueError):
             raise click.ClickException(
                 "CLOUDIFY_DATABASE_URL is not set, and there is no `cloudify up` in this folder; "

@@ -12,7 +12,19 @@ def whoami(invocation: Invocation) -> None:
     user = invocation.client.user()
     credentials = invocation.credentials()
     if invocation.as_json:
-        invocation.output.result({"user": user, "apiUrl": credentials.api_url, "tokenSource": credentials.source})
+        invocation.output.result(
+            {
+                "user": user,
+                "apiUrl": credentials.api_url,
+                "tokenSource": credentials.source,
+                "profile": credentials.profile,
+                "profiles": invocation.credential_files.profiles(),
+            }
+        )
         return
     invocation.output.text(f"{user.email} ({user.plan}) at {credentials.api_url}")
-    invocation.output.note(f"Token from {credentials.source}.")
+    profile = f", profile {credentials.profile}" if credentials.profile else ""
+    invocation.output.note(f"Token from {credentials.source}{profile}.")
+    others = [name for name in invocation.credential_files.profiles() if name != credentials.profile]
+    if others:
+        invocation.output.note(f"Other profiles: {', '.join(others)}.")

@@ -1,7 +1,7 @@
 -- Takes a job out of line, or tells the worker that runs it to stop.
 -- With jobs.lua
 -- KEYS  [1] root
--- ARGV  [1] job id
+-- ARGV  [1] job id, [2] 1 to leave its slot in the running set, else 0
 -- Reply 'removed', 'signalled' or 'unknown'
 local job = read_job(ARGV[1])
 if not job then
@@ -21,5 +21,7 @@ leave_line(job)
 call('DEL', job_key(job.id))
 leave_slot(job)
 refresh(job.pool, job.tenant)
-free_slot_if_unused(job.tenant, job.slot)
+if ARGV[2] ~= '1' then
+  free_slot_if_unused(job.tenant, job.slot)
+end
 return 'removed'

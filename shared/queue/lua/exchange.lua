@@ -3,7 +3,7 @@
 -- KEYS  [1] root
 -- ARGV  [1] pool to hand out from, '' for none, [2] most jobs, [3] worker, [4] request id, [5] lease ms,
 --       [6] id of a request whose answer has arrived, to be forgotten, or '', [7] number of leases to end; for each:
---       job id, token, outcome (done, retry, release or dead), delay ms, reason of a death, number of next jobs,
+--       job id, token, outcome (done, retry, release, wait or dead), delay ms, reason of a death, number of next jobs,
 --       then their fields (see prelude)
 -- Reply {{1 applied or 0 the lease isn't the caller's any more and nothing was changed …}, ms until the next delayed
 --       job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled}…}}
@@ -15,7 +15,10 @@ local ended, run_times = {}, {} -- by pool
 
 -- Not done: the job stays, in line or as a dead letter.
 local function put_back(job, outcome, due, reason)
-  if outcome == 'release' then
+  if outcome == 'wait' then
+    give_up_slot(job)
+    return_to_line(job, due, job.attempts - 1)
+  elseif outcome == 'release' then
     return_to_line(job, due, job.attempts - 1)
   elseif outcome == 'retry' and job.attempts < job.max then
     return_to_line(job, due, job.attempts)

@@ -80,6 +80,17 @@ local function free_slot_if_unused(tenant, slot)
   refresh_tenant(tenant)
 end
 
+-- The job stays and waits for a slot again; nothing that another job of the slot has changes.
+local function give_up_slot(job)
+  if call('SCARD', slot_key(job.tenant, job.slot)) == 1 and call('SREM', active_key(job.tenant), job.slot) == 1 then
+    call('HDEL', root .. 'build:since:' .. job.tenant, job.slot)
+    if call('EXISTS', active_key(job.tenant)) == 0 then
+      call('SREM', root .. 'build:tenants', job.tenant)
+    end
+    refresh_tenant(job.tenant)
+  end
+end
+
 local function leave_slot(job)
   if job.slot ~= '' then
     call('SREM', slot_key(job.tenant, job.slot), job.id)

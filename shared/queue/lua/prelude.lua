@@ -5,7 +5,7 @@
 -- A number is never turned into text here (Lua would write 1.7e+12): it is passed on as a number, which Redis
 -- writes out exactly up to 2^53.
 --
--- job:<id>                     hash   body pool tenant slot score enqueued attempts max state token worker started cancel reason
+-- job:<id>                     hash   body pool tenant slot score enqueued attempts max state token worker started cancel reason strikes
 -- queue:<pool>:ready:<tenant>  zset   score -> jobs that need no slot, or whose slot is in the running set
 -- queue:<pool>:waiting:<tenant> zset  score -> jobs whose slot must still be taken
 -- queue:<pool>:eligible        zset   virtual time -> tenants of whom a job can be handed out now

@@ -8,7 +8,7 @@ if not job or job.state ~= 'dead' then
   return 0
 end
 call('ZREM', in_queue(job.pool, 'dead'), job.id)
-call('HDEL', job_key(job.id), 'reason', 'cancel')
+call('HDEL', job_key(job.id), 'reason', 'cancel', 'strikes')
 if job.slot ~= '' then
   call('SADD', slot_key(job.tenant, job.slot), job.id)
 end

@@ -76,6 +76,8 @@ def settings(database_url: str, redis_url: str, object_store_settings: ObjectSto
         build=BuildSettings(),
         secret_key=b"a secret of the tests, 32 bytes or more",
         encryption_keys={"k1": b"1" * 32},
+        registration_enabled=True,
+        api_hosts=("testserver.local",),
     )
 
 

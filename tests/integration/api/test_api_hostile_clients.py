@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Event, Semaphore
+from typing import Any
 
-import anyio.to_thread
 import pytest
 
 
@@ -50,7 +51,7 @@ def test_redirects_have_no_body(platform) -> None:
 
 
 def test_failed_logins_with_huge_addresses_are_not_remembered_in_full(platform) -> None:
-    address = "a" * 500_000
+    address = "a" * 10_000
     body = {"email": address, "password": "correct horse battery"}
     answers = [platform.client.post("/api/auth/login", json=body).status_code for _ in range(6)]
     assert answers == [401] * 5 + [429]
@@ -59,24 +60,67 @@ def test_failed_logins_with_huge_addresses_are_not_remembered_in_full(platform) 
     assert again.status_code == 429
 
 
-def test_live_answers_while_every_thread_is_taken(platform) -> None:
-    released = Event()
+@contextmanager
+def occupied(platform: Any, lane_name: str, callers: list[str], *, waiting: int = 0) -> Generator[None]:
+    """Every thread of the lane that the callers can have is theirs, and so many more of each wait."""
+    lane = getattr(platform.app.state.lanes, lane_name)
+    released, begun = Event(), Semaphore(0)
 
-    async def take_all() -> None:
-        limiter = anyio.to_thread.current_default_thread_limiter()
-        async with anyio.create_task_group() as group:
-            for _ in range(int(limiter.total_tokens)):
-                group.start_soon(anyio.to_thread.run_sync, released.wait)
-            taken.set()
+    def hold() -> None:
+        begun.release()
+        assert released.wait(300)
 
-    taken = Event()
-    portal = platform.client.blocking_portal
-    occupation = portal.start_task_soon(take_all)
+    held = [lane.submit(caller, hold) for caller in callers for _ in range(lane.most_of_a_caller)]
     try:
-        assert taken.wait(120)
-        with ThreadPoolExecutor(1) as executor:
-            response = executor.submit(platform.client.get, "/api/health/live")
-            assert response.result(timeout=120).status_code == 200
+        for _ in held:
+            assert begun.acquire(timeout=120)
+        held += [lane.submit(caller, hold) for caller in callers for _ in range(waiting)]
+        yield
     finally:
         released.set()
-        occupation.result(timeout=120)
+        for future in held:
+            future.exception(120)
+
+
+@pytest.mark.parametrize("lane", ["passwords", "logs", "health", "bodies"])
+def test_no_kind_of_request_holds_another(platform, account, lane: str) -> None:
+    project_id = account.project()["id"]
+    made = account.request("POST", "/api/deployments", json={"projectId": project_id}).json()["data"]
+    login = {"email": "ada@example.com", "password": "correct horse battery"}
+    # More than 64 KiB as JSON, and a value of less.
+    value = {"value": "\n" * 60_000}
+    asked = {
+        "passwords": ("POST", "/api/auth/login", login, 200),
+        "logs": ("GET", f"/api/deployments/{made['id']}/logs", None, 200),
+        "health": ("GET", "/api/health/startup", None, 200),
+        "bodies": ("PUT", f"/api/projects/{project_id}/env/KEY", value, 200),
+    }
+    with occupied(platform, lane, ["someone", "another"]):
+        assert platform.client.get("/api/health/live").status_code == 200
+        assert account.request("GET", "/api/projects").status_code == 200
+        for name, (method, path, body, status) in asked.items():
+            if name != lane:
+                assert account.request(method, path, json=body).status_code == status, name
+
+
+def test_whoever_floods_is_refused_and_others_are_not(platform, account, register) -> None:
+    other = register("grace@example.com")
+    account.request("GET", "/api/projects")
+    other.request("GET", "/api/projects")
+    with occupied(platform, "requests", [account.user_id], waiting=300):
+        refused = account.request("GET", "/api/projects")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
+        assert int(refused.headers["retry-after"]) > 0
+        for path in ("/api/projects", "/api/deployments", "/api/auth/me"):
+            assert other.request("GET", path).status_code == 200
+        assert platform.client.get("/api/health/live").status_code == 200
+    assert account.request("GET", "/api/projects").status_code == 200
+
+
+def test_registrations_beyond_the_short_queue_are_refused(platform) -> None:
+    with occupied(platform, "passwords", ["testclient", "another"], waiting=20):
+        body = {"email": "ada@example.com", "password": "correct horse battery"}
+        for path in ("/api/auth/register", "/api/auth/login"):
+            response = platform.client.post(path, json=body)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "UNAVAILABLE")
+            assert int(response.headers["retry-after"]) > 0

@@ -34,6 +34,7 @@ def environment(database_url: str, redis_url: str, object_store_settings: Object
         "CLOUDIFY_S3_SECRET_KEY": object_store_settings.secret_key,
         "CLOUDIFY_S3_BUCKET": object_store_settings.bucket,
         "CLOUDIFY_SECRET_KEY": "x" * 32,
+        "CLOUDIFY_REGISTRATION_ENABLED": "true",
         "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(b"1" * 32).decode(),
         "CLOUDIFY_API_PORT": str(port),
         "CLOUDIFY_METRICS_PORT": str(metrics_port),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -78,9 +79,77 @@ def test_credentials_of_a_repository_are_not_shown(account) -> None:
     assert "hunter2secret" not in response.text
 
 
+LOCAL = (
+    "file:///srv/git/x", "http://git.example.com/x", "https://10.0.0.1/x", "ssh://git@[::ffff:0:127.0.0.1]/x",
+    "https://localhost/x", "https://127.1/x", "git@169.254.169.254:x",
+)  # fmt: skip
+
+
 def test_local_repositories_are_refused(account) -> None:
-    response = account.request("POST", "/api/projects", json={"name": "x", "repositoryUrl": "file:///srv/git/x"})
-    assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN")
+    project = account.project()["id"]
+    for url in LOCAL:
+        for method, path in (("POST", "/api/projects"), ("PATCH", f"/api/projects/{project}")):
+            response = account.request(method, path, json={"name": "x", "repositoryUrl": url})
+            assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN"), url
+
+
+def test_no_name_is_resolved_in_a_request(account, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    ask = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(host)
+        return ask(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    body = {"name": "x", "repositoryUrl": "https://slow.example.com/x"}
+    assert account.request("POST", "/api/projects", json=body).status_code == 201
+    assert "slow.example.com" not in asked
+
+
+def _setter(account: Any, project_id: str) -> Any:
+    row = account.platform.backends.database.fetch_one(
+        "SELECT repository_set_by FROM projects WHERE id = %(id)s", {"id": project_id}
+    )
+    return row["repository_set_by"]
+
+
+def test_files_are_for_platform_administrators_whoever_owns_the_project(account, register) -> None:
+    administrator = register("root@example.com")
+    with account.platform.backends.database.transaction() as connection:
+        connection.execute("UPDATE users SET is_platform_administrator = true WHERE id = %s", [administrator.user_id])
+    made = administrator.request("POST", "/api/projects", json={"name": "x", "repositoryUrl": "file:///srv/x"})
+    assert made.status_code == 201, made.text
+    # An owner of the administrator's own tenant can't set it, but may change everything else.
+    account.join(administrator, Role.OWNER)
+    path = f"/api/projects/{made.json()['data']['id']}"
+    refused = account.request("PATCH", path, json={"repositoryUrl": "file:///root/secret"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "URL_FORBIDDEN")
+    assert account.request("PATCH", path, json={"name": "y"}).status_code == 200
+    assert _setter(account, made.json()["data"]["id"]) == administrator.user_id
+    assert account.request("PATCH", path, json={"repositoryUrl": "https://git.example.com/x"}).status_code == 200
+    assert _setter(account, made.json()["data"]["id"]) == account.user_id
+
+
+def test_addresses_are_judged_by_form_and_names_are_not_resolved(account, monkeypatch) -> None:
+    for host in ("127.0.0.1", "10.0.0.1", "[::1]", "2130706433", "localhost", "169.254.169.254"):
+        body = {"name": "x", "repositoryUrl": f"https://{host}/x.git"}
+        response = account.request("POST", "/api/projects", json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (422, "URL_FORBIDDEN"), host
+    project = account.project()
+    resolved: list[object] = []
+    real = socket.getaddrinfo
+
+    def record(host: Any, *arguments: Any, **options: Any) -> Any:
+        if not options.get("flags", 0) & socket.AI_NUMERICHOST:
+            resolved.append(host)
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", record)
+    body = {"name": "y", "repositoryUrl": "https://git.unanswered.example/x.git"}
+    assert account.request("PATCH", f"/api/projects/{project['id']}", json=body).status_code == 200
+    assert account.request("POST", "/api/projects", json=body).status_code == 201
+    assert "git.unanswered.example" not in resolved
 
 
 def test_the_plan_bounds_the_number_of_projects(account) -> None:

@@ -10,7 +10,6 @@ import pytest
 from schemas.messages import Job
 from schemas.requests import CreateTokenRequest
 from shared.queue.records import Outcome, WorkerRecord
-from shared.repositories.users import UserRepository
 
 pytestmark = pytest.mark.integration
 _requests = itertools.count()
@@ -19,7 +18,8 @@ _requests = itertools.count()
 @pytest.fixture
 def administrator(platform, register) -> Any:
     account = register("root@example.com")
-    UserRepository(platform.backends.database).set_platform_administrator(account.user_id)
+    with platform.backends.database.transaction() as connection:
+        connection.execute("UPDATE users SET is_platform_administrator = true WHERE id = %s", [account.user_id])
     return account
 
 
@@ -38,7 +38,7 @@ def deploy(account) -> str:
 
 def finish_all_as_failed(platform) -> None:
     for row in platform.services.deployments._deployments.live():
-        platform.services.deployments.finish_failed(row["id"], "PLATFORM_ERROR", None, "Given up.")
+        platform.services.deployments.finish_failed(row, "PLATFORM_ERROR", None, "Given up.")
 
 
 ROUTES = [

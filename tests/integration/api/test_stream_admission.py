@@ -194,7 +194,7 @@ def reluctant_client(api: LiveApi, deployment: str, user: User) -> Iterator[sock
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=PATIENCE_SECONDS) as client:
         target = api.path(deployment).removeprefix(api.url)
         authorization = f"Authorization: {user.bearer['Authorization']}"
-        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n".encode())
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{authorization}\r\n\r\n".encode())
         yield client
 
 

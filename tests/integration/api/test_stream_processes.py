@@ -55,6 +55,7 @@ def test_slots_and_tickets_across_processes(
         "CLOUDIFY_S3_SECRET_KEY": object_store_settings.secret_key,
         "CLOUDIFY_S3_BUCKET": object_store_settings.bucket,
         "CLOUDIFY_SECRET_KEY": "x" * 32,
+        "CLOUDIFY_REGISTRATION_ENABLED": "true",
         "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(b"1" * 32).decode(),
         "CLOUDIFY_STREAMS_PER_USER": "2",
         "CLOUDIFY_LOG_LEVEL": "debug",

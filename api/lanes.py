@@ -1,0 +1,202 @@
+"""Threads for requests: a lane of its own for each kind of work, so that one kind never holds the threads of another.
+
+A lane has few threads and a short queue. Callers (users, or addresses before sign-in) take turns in it, one caller runs
+on at most half of its threads, and when the queue is full the newest request of the caller with the most waiting ones
+is refused. A flood is therefore refused and delayed itself, and everybody else waits for a turn at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from shared.errors import Unavailable
+from shared.metrics import count_refusal
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RETRY_SECONDS = 2
+
+
+class Overloaded(Unavailable):
+    """Too much of this kind waits already."""
+
+
+@dataclass(slots=True)
+class _Job:
+    caller: str
+    function: Callable[[], Any]
+    begun: float
+    future: Future[Any] = field(default_factory=Future[Any])
+
+
+class Lane:
+    """Runs functions on at most `threads` threads and lets `waiting` more wait, each for `patience_seconds` at most.
+    Safe from any thread."""
+
+    def __init__(self, name: str, *, threads: int, waiting: int, patience_seconds: float = 10.0) -> None:
+        self.name = name
+        self._threads = threads
+        self.most_of_a_caller = max(1, threads // 2)
+        self._most_waiting = waiting
+        self._patience_seconds = patience_seconds
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._lock = threading.Lock()
+        # By caller, who comes next first.
+        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._waiting_count = 0
+        self._running: Counter[str] = Counter()
+        self._is_closed = False
+
+    def submit(self, caller: str, function: Callable[[], T]) -> Future[T]:
+        """The future raises Overloaded when the queue is full, or when the turn comes too late."""
+        job = _Job(caller, function, time.monotonic())
+        with self._lock:
+            self._waiting.setdefault(caller, deque()).append(job)
+            self._waiting_count += 1
+            started = self._take_startable()
+            refused = self._take(caller, deque.pop) if self._is_closed else self._take_excess(caller)
+        self._start(started)
+        if refused is not None:
+            self._refuse(refused)
+        return job.future
+
+    def close(self) -> None:
+        """Refuses what waits. What runs is not interrupted and not waited for."""
+        with self._lock:
+            left = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+            self._waiting_count = 0
+            self._is_closed = True
+        for job in left:
+            self._refuse(job)
+        self._pool.shutdown(wait=False)
+
+    def _take_startable(self) -> list[_Job]:
+        started: list[_Job] = []
+        while self._running.total() < self._threads and not self._is_closed:
+            caller = next((name for name in self._waiting if self._running[name] < self.most_of_a_caller), None)
+            if caller is None:
+                break
+            self._waiting.move_to_end(caller)
+            started.append(self._take(caller, deque.popleft))
+            self._running[caller] += 1
+        return started
+
+    def _take_excess(self, newcomer: str) -> _Job | None:
+        if self._waiting_count <= self._most_waiting:
+            return None
+        longest = max(self._waiting, key=lambda caller: len(self._waiting[caller]))
+        own = self._waiting.get(newcomer, ())
+        return self._take(newcomer if len(own) >= len(self._waiting[longest]) else longest, deque.pop)
+
+    def _take(self, caller: str, take: Callable[[deque[_Job]], _Job]) -> _Job:
+        jobs = self._waiting[caller]
+        job = take(jobs)
+        self._waiting_count -= 1
+        if not jobs:
+            del self._waiting[caller]
+        return job
+
+    def _start(self, jobs: list[_Job]) -> None:
+        for job in jobs:
+            try:
+                self._pool.submit(self._run, job)
+            except RuntimeError:
+                # The lane was closed meanwhile.
+                self._refuse(job)
+
+    def _run(self, job: _Job) -> None:
+        try:
+            if time.monotonic() - job.begun > self._patience_seconds:
+                self._refuse(job)
+            elif job.future.set_running_or_notify_cancel():
+                try:
+                    result = job.function()
+                except BaseException as error:  # noqa: BLE001 - the future carries it to whoever waits
+                    job.future.set_exception(error)
+                else:
+                    job.future.set_result(result)
+        finally:
+            self._finished(job)
+
+    def _finished(self, job: _Job) -> None:
+        with self._lock:
+            self._running[job.caller] -= 1
+            if not self._running[job.caller]:
+                del self._running[job.caller]
+            started = self._take_startable()
+        self._start(started)
+
+    def _refuse(self, job: _Job) -> None:
+        count_refusal(self.name)
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_exception(
+                Overloaded(
+                    f"Too many requests of this kind are waiting; try again in {_RETRY_SECONDS} seconds.",
+                    retry_after_seconds=_RETRY_SECONDS,
+                )
+            )
+
+
+class Lanes:
+    """`requests`: what is bound by the database, the authentication of every request included. `passwords`: hashing.
+    `logs`: pages of logs, which may come from the object store. `health`: the health checks. `bodies`: decoding of
+    large bodies. A route names its lane as `threads` in its `opt`."""
+
+    def __init__(self) -> None:
+        cores = os.cpu_count() or 1
+        self.requests = Lane("requests", threads=min(12, cores + 6), waiting=256)
+        self.passwords = Lane("passwords", threads=2, waiting=16)
+        self.logs = Lane("logs", threads=4, waiting=64)
+        self.health = Lane("health", threads=4, waiting=64)
+        self.bodies = Lane("bodies", threads=2, waiting=16)
+
+    def named(self, name: str) -> Lane:
+        lane: Lane = getattr(self, name)
+        return lane
+
+    @asynccontextmanager
+    async def running(self, _application: Any = None) -> AsyncGenerator[None]:
+        """Has the running loop send the synchronous functions of requests to their lanes. Litestar runs handlers by the
+        loop's default executor."""
+        asyncio.get_running_loop().set_default_executor(_RequestThreads(max_workers=4, thread_name_prefix="other"))
+        try:
+            yield
+        finally:
+            for lane in (self.requests, self.passwords, self.logs, self.health, self.bodies):
+                lane.close()
+
+
+# The lane and the caller of the request that this task answers.
+_place: ContextVar[tuple[Lane, str] | None] = ContextVar("place", default=None)
+
+
+def enter(lane: Lane, caller: str) -> None:
+    """What this task gives to a thread from now on runs in the lane, as the caller's."""
+    _place.set((lane, caller))
+
+
+async def run_in(lane: Lane, function: Callable[[], T]) -> T:
+    """Runs the function in another lane than the request's, as the same caller's. Raises Overloaded."""
+    place = _place.get()
+    return await asyncio.wrap_future(lane.submit("" if place is None else place[1], function))
+
+
+class _RequestThreads(ThreadPoolExecutor):
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        place = _place.get()
+        if place is None:
+            return super().submit(fn, *args, **kwargs)
+        lane, caller = place
+        return lane.submit(caller, lambda: fn(*args, **kwargs))

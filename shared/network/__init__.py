@@ -1,0 +1,1 @@
+"""Which addresses of the network the platform contacts for a tenant."""

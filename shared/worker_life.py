@@ -1,0 +1,241 @@
+"""What a worker process leaves on its host's disk while it lives: proof that it lives, and a heartbeat.
+
+Each process has one file in `<home>/run/workers`. It holds a lock on it (a record lock, which children don't inherit
+and which the kernel gives back with the process, however it ends), and writes into it each second from a plain thread.
+
+- Who gets the lock knows that the process is gone; no clock, process id or host name is asked.
+- A file that doesn't change belongs to a process that is stopped, or whose interpreter is held. Redis plays no part.
+- Who ends a process for that writes the verdict first, so that it outlives both.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from shared.errors import Unavailable
+
+_log: Any = structlog.get_logger(__name__)
+
+BEAT_SECONDS = 1.0
+# Above it the memory killer's counter may have risen for another process's sake.
+_FRESH_SECONDS = 10.0
+_BYTES = 1024
+
+
+class Verdict(enum.StrEnum):
+    """Why a worker was ended, where that speaks against the job that it ran."""
+
+    HEARTBEAT = "heartbeat"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """`memory_kills`: how many processes of its control group the kernel had ended at the last beat; None: unknown."""
+
+    worker: str
+    pool: str
+    pid: int
+    memory_group: str | None
+    memory_kills: int | None
+    beats: int
+
+
+def lives_directory(home: Path) -> Path:
+    return home / "run" / "workers"
+
+
+def read_life(path: Path) -> Life | None:
+    """None when the file is gone or damaged."""
+    try:
+        return Life(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def pronounce(path: Path, verdict: Verdict) -> None:
+    """Call it before the process is ended. Raises OSError."""
+    partial = path.with_suffix(".verdict.partial")
+    partial.write_text(verdict)
+    partial.replace(path.with_suffix(".verdict"))
+
+
+def verdict_on(path: Path) -> Verdict | None:
+    try:
+        return Verdict(path.with_suffix(".verdict").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+class WorkerLife:
+    """The file of this process, from `start` to `stop`. A process that has several knows only the last as its own."""
+
+    def __init__(self, directory: Path, worker: str, pool: str) -> None:
+        self.path = directory / f"{worker}.life"
+        group = _memory_group()
+        self._life = Life(worker, pool, os.getpid(), group, _memory_kills(group), 0)
+        self._descriptor = -1
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker-life", daemon=True)
+
+    def start(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # It appears under its name with the lock held, so that nobody takes it for a dead one's.
+        partial = self.path.with_suffix(".partial")
+        self._descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._write()
+        partial.replace(self.path)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Only after the leases are handed back: the file is what others find them by."""
+        self._stopped.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _run(self) -> None:
+        beats = 0
+        while not self._stopped.wait(BEAT_SECONDS):
+            beats += 1
+            self._life = Life(
+                self._life.worker, self._life.pool, self._life.pid, self._life.memory_group,
+                _memory_kills(self._life.memory_group), beats,
+            )  # fmt: skip
+            try:
+                self._write()
+            except OSError as error:
+                _log.warning("worker.heartbeat_failed", error=str(error))
+                # A full disk is no reason to look dead: this needs no space.
+                with suppress(OSError):
+                    os.utime(self._descriptor)
+
+    def _write(self) -> None:
+        # Of one length and in one call: a reader never sees half of it, and a full disk has its place already.
+        os.pwrite(self._descriptor, json.dumps(asdict(self._life)).encode().ljust(_BYTES), 0)
+
+
+class DeadWorkers:
+    """Finds the workers of this host that are gone, and has what they held handed back.
+
+    `hand_back(pool, worker, counts)` raises Unavailable while the queue is away; it is called again then, and must bear
+    to be. `counts`: the death speaks against the jobs.
+    """
+
+    def __init__(self, directory: Path, own: WorkerLife, hand_back: Callable[[str, str, bool], object]) -> None:
+        self._directory = directory
+        self._own = own.path
+        self._hand_back = hand_back
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dead-workers", daemon=True)
+
+    def start(self) -> None:
+        """Looks at once, and each second: any worker of the host does it for any other, of whichever pool."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        for path in sorted(self._directory.glob("*.life")):
+            # Our own must not even be opened: to close it would give up the lock.
+            if path != self._own:
+                self._look_at(path)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.look()
+            except (OSError, Unavailable) as error:
+                _log.warning("worker.hand_back_delayed", error=str(error))
+            except Exception:  # noqa: BLE001 - the next look must not end with this one
+                _log.exception("worker.hand_back_failed")
+            self._stopped.wait(BEAT_SECONDS)
+
+    def _look_at(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return  # it lives, or another one looks after it
+        else:
+            life = read_life_of(descriptor)
+            if life is not None:
+                verdict = _judge(path, life, os.fstat(descriptor).st_mtime)
+                self._hand_back(life.pool, life.worker, verdict is not None)
+                _log.warning("worker.gone", worker=life.worker, pool=life.pool, verdict=verdict)
+            path.with_suffix(".verdict").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def read_life_of(descriptor: int) -> Life | None:
+    """As `read_life`, without a second descriptor, whose end would end the lock."""
+    try:
+        return Life(**json.loads(os.pread(descriptor, _BYTES * 4, 0)))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _judge(path: Path, life: Life, beaten_at: float) -> Verdict | None:
+    """What was pronounced; else whether the kernel's memory killer ended a process of its group since the last beat.
+
+    In doubt None. What is found is written down: the counter tells it only now.
+    """
+    verdict = verdict_on(path)
+    if verdict is not None or life.memory_kills is None or not 0 <= time.time() - beaten_at < _FRESH_SECONDS:
+        return verdict
+    kills = _memory_kills(life.memory_group)
+    if kills is None or kills <= life.memory_kills:
+        return None
+    pronounce(path, Verdict.MEMORY)
+    return Verdict.MEMORY
+
+
+def _memory_group() -> str | None:
+    """The file that counts the memory killer's victims of this process's own control group, subgroups not included."""
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return None
+    for _number, controllers, group in lines:
+        if controllers == "":
+            candidate = Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events.local"
+        elif controllers == "memory":
+            candidate = Path("/sys/fs/cgroup/memory") / group.lstrip("/") / "memory.oom_control"
+        else:
+            continue
+        if _memory_kills(str(candidate)) is not None:
+            return str(candidate)
+    return None
+
+
+def _memory_kills(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        for line in Path(group).read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,207 @@
+"""Workers of one host that are killed, stopped or held: their jobs go on at once.
+
+No lease is waited for: each is far longer than the patience of a test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.queue.base import WORKER_LOST
+from shared.stack.supervised import Supervised
+from shared.stack.valkey import ValkeyServer
+from shared.stack.worker_watch import WorkerWatch
+from shared.worker_life import Verdict, WorkerLife, pronounce, read_life, verdict_on
+from tests.chaos.arena import PATIENCE, PROGRAM, Account, Arena, arena_on, until
+from tests.ports import free_ports
+
+pytestmark = pytest.mark.chaos
+NOTHING = Account(lost=0, duplicated=0, leaked=0)
+LEASE_SECONDS = PATIENCE * 5
+# Long enough for a machine that is busy with others.
+SILENCE_SECONDS = 8.0
+
+
+class Host:
+    """Supervised workers with one thread each, looked after as `cloudify up` does, on a thread of its own."""
+
+    def __init__(self, arena: Arena, workers: int) -> None:
+        self.lives = arena.folder / "lives"
+        self.said: list[str] = []
+        self.supervised = [Supervised(f"worker-{n}", lambda: self._launch(arena), log_path=arena.folder / "log")
+                           for n in range(workers)]  # fmt: skip
+        self._watch = WorkerWatch(self.lives, SILENCE_SECONDS, self.said.append)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        for supervised in self.supervised:
+            supervised.start()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        for supervised in self.supervised:
+            supervised.kill()
+            supervised.stop(0)
+
+    def _launch(self, arena: Arena) -> subprocess.Popen[bytes]:
+        arguments = [arena.server.url, str(arena.ledger), str(LEASE_SECONDS), "1"]
+        return subprocess.Popen(
+            [sys.executable, str(PROGRAM), *arguments],
+            env={**os.environ, "LIVES": str(self.lives)}, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _run(self) -> None:
+        while not self._stopped.wait(0.1):
+            for supervised in self.supervised:
+                supervised.ended()
+                if supervised.is_due():
+                    supervised.start()
+            self._watch.look(self.supervised)
+
+
+@pytest.fixture
+def arena(tmp_path: Path) -> Iterator[Arena]:
+    [port] = free_ports(1)
+    server = ValkeyServer(tmp_path / "valkey", port=port, password="x" * 32, is_durable=False)
+    with arena_on(server, tmp_path, lease_seconds=LEASE_SECONDS) as arena:
+        yield arena
+
+
+@pytest.fixture
+def host(arena: Arena) -> Iterator[Host]:
+    host = Host(arena, 1)
+    yield host
+    host.close()
+
+
+def started(arena: Arena, job_id: str) -> list[int]:
+    """The processes that began the job."""
+    return [int(line[4]) for line in arena.lines("started") if line[1] == job_id]
+
+
+def test_a_killed_workers_job_runs_again_without_its_lease(arena: Arena, host: Host) -> None:
+    arena.enqueue([arena.make("a", until=str(arena.folder / "go"))])
+    for deaths in range(1, 4):
+        # From outside, as often as it may be: this doesn't speak against the job.
+        until(lambda deaths=deaths: len(started(arena, "a")) == deaths, "the attempt")
+        os.kill(started(arena, "a")[-1], signal.SIGKILL)
+    until(lambda: len(started(arena, "a")) == 4, "the last attempt")
+    (arena.folder / "go").touch()
+    assert arena.settle() == NOTHING
+
+
+def test_a_stopped_worker_is_replaced(arena: Arena, host: Host) -> None:
+    arena.enqueue([arena.make("a", until=str(arena.folder / "go"))])
+    [first] = until(lambda: started(arena, "a"), "the first attempt")
+    os.kill(first, signal.SIGSTOP)
+    until(lambda: len(started(arena, "a")) == 2, "the second attempt")
+    (arena.folder / "go").touch()
+    assert arena.settle() == NOTHING
+    assert len(host.said) == 1
+
+
+def test_a_job_that_holds_two_workers_takes_no_third(arena: Arena, host: Host) -> None:
+    assert arena.queue.enqueue(arena.make("poison", kind="poison"))
+    arena.enqueue([arena.make("next")])
+    until(lambda: arena.queue.death_reason("poison"), "the job's end")
+    assert arena.queue.death_reason("poison") == WORKER_LOST
+    until(lambda: arena.receipts().get("next"), "the next job")
+    assert len(started(arena, "poison")) == 2
+    assert arena.queue.running_set("t1") == set()
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Supervised]:
+    """A process whose sign of life never changes."""
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from shared.worker_life import WorkerLife\n"
+        "WorkerLife(pathlib.Path(sys.argv[1]), 'silent', 'chaos').start()\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    supervised = Supervised(
+        "worker-silent",
+        lambda: subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]),
+        log_path=tmp_path / "log",
+    )
+    supervised.start()
+    until((tmp_path / "silent.life").exists, "its sign of life")
+    yield supervised
+    supervised.kill()
+    supervised.stop(0)
+
+
+def test_a_supervisor_that_was_stopped_judges_nobody_before_a_whole_interval(
+    tmp_path: Path, silent: Supervised
+) -> None:
+    clock, said = Clock(), list[str]()
+    watch = WorkerWatch(tmp_path, 30.0, said.append, monotonic=clock)
+
+    def watch_for(seconds: int) -> None:
+        for _ in range(seconds):
+            clock.now += 1
+            watch.look([silent])
+
+    watch_for(29)
+    clock.now += 3600
+    watch.look([silent])
+    watch_for(29)
+    assert said == []
+    assert verdict_on(tmp_path / "silent.life") is None
+    watch_for(1)
+    assert len(said) == 1
+    assert verdict_on(tmp_path / "silent.life") is Verdict.HEARTBEAT
+    assert until(silent.ended, "its end") == "killed by SIGKILL"
+
+
+def test_a_process_that_is_not_supervised_is_never_ended(tmp_path: Path, silent: Supervised) -> None:
+    clock, said = Clock(), list[str]()
+    watch = WorkerWatch(tmp_path, 3.0, said.append, monotonic=clock)
+    for _ in range(20):
+        clock.now += 1
+        watch.look([])
+    assert (said, silent.ended()) == ([], None)
+
+
+def test_a_verdict_outlives_the_supervisor_and_a_queue_that_is_away(tmp_path: Path, silent: Supervised) -> None:
+    from shared.errors import Unavailable
+    from shared.worker_life import DeadWorkers
+
+    told: list[tuple[str, str, bool]] = []
+    answers: Iterator[Exception | None] = iter([Unavailable("away"), None])
+
+    def hand_back(pool: str, worker: str, counts: bool) -> None:
+        told.append((pool, worker, counts))
+        if (error := next(answers)) is not None:
+            raise error
+
+    dead = DeadWorkers(tmp_path, WorkerLife(tmp_path, "mine", "chaos"), hand_back)
+    path = tmp_path / "silent.life"
+    dead.look()
+    assert told == []  # it lives, however silent
+    assert read_life(path) is not None
+    pronounce(path, Verdict.HEARTBEAT)
+    silent.kill()
+    until(silent.ended, "its end")
+    with pytest.raises(Unavailable):
+        dead.look()
+    dead.look()
+    dead.look()
+    assert told == [("chaos", "silent", True)] * 2
+    assert list(tmp_path.glob("silent*")) == []

@@ -1,0 +1,287 @@
+"""What the API's server does with connections: bounds, slow bodies, hosts, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import select
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+import uvicorn
+
+from api.connection import MAXIMUM_HEAD_BYTES, Connection, ConnectionState
+from api.exchange import BodyPace
+from shared.stack.server import program
+from tests.api_server import PATIENCE_SECONDS, RunningServer, running_server
+from tests.integration.log_rows import eventually
+from tests.ports import free_ports
+
+POST = b"POST /text HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+def error_code(body: bytes) -> str:
+    return json.loads(body)["error"]["code"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running_server(hosts=["api.example.com"]) as running:
+        yield running
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("pace", [BodyPace(0.05, 4096, 60.0), BodyPace(60.0, 4096, 0.05)])
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
+def test_a_body_that_comes_too_slowly_is_given_up(pace: BodyPace, framing: bytes) -> None:
+    with running_server(pace=pace) as server:
+        clients = [server.connect().send(POST + framing) for _ in range(20)]
+        for client in clients:
+            status, headers, body = client.answer()
+            assert (status, error_code(body)) == (408, "REQUEST_TIMEOUT")
+            assert headers["connection"] == "close"
+            assert client.has_ended()
+        eventually(lambda: not server.server.server_state.connections, PATIENCE_SECONDS)
+        assert server.connect().send(POST + b"Content-Length: 2\r\n\r\n{}").answer()[0] == 200
+
+
+def test_a_client_that_leaves_in_mid_body_is_no_error(server: RunningServer) -> None:
+    with structlog.testing.capture_logs() as logs:
+        for ending in (b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"):
+            server.connect().send(POST + ending).close()
+        eventually(lambda: sum(line["event"] == "request" for line in logs) == 2, PATIENCE_SECONDS)
+    assert [line["status"] for line in logs] == [499, 499]
+    assert {line["log_level"] for line in logs} == {"info"}
+
+
+def test_a_large_body_that_nobody_wants_is_not_read_to_its_end(server: RunningServer) -> None:
+    client = server.connect()
+    client.send(b"POST /unread HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000000\r\n\r\n")
+    status, headers, body = client.answer()
+    assert (status, headers["connection"], body) == (200, "close", b'"unread"' if body[:1] == b'"' else b"unread")
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        client.send(b"x" * 1_000_000_000)
+    small = server.connect()
+    small.send(b"POST /unread HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n" + b"x" * 10)
+    assert "connection" not in small.answer()[1]
+    assert small.get()[0] == 200
+
+
+# Bounds
+
+
+def test_a_head_is_bounded(server: RunningServer) -> None:
+    for head in (
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * MAXIMUM_HEAD_BYTES,
+        b"GET /" + b"x" * (MAXIMUM_HEAD_BYTES + 1),
+        b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * MAXIMUM_HEAD_BYTES,
+    ):
+        client = server.connect()
+        status, headers, body = client.send(head).answer()
+        assert (status, headers["connection"], error_code(body)) == (413, "close", "PAYLOAD_TOO_LARGE")
+        assert client.has_ended()
+
+
+def test_a_head_behind_a_large_body_is_not_taken_for_a_large_head(server: RunningServer) -> None:
+    """As a client sends them that doesn't wait for answers; one read brings the body and a part of the next head."""
+    body = b'{"text":"' + b"x" * (MAXIMUM_HEAD_BYTES + 1000) + b'"}'
+    client = server.connect()
+    client.send(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    assert client.answer()[0] == 200
+    assert client.send(b"\r\n").answer()[0] == 200
+
+
+def test_what_surrounds_the_bytes_of_a_body_is_bounded(server: RunningServer) -> None:
+    beginning = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    small = b"".join(b"1\r\n%c\r\n" % byte for byte in b'{"text":"' + b"x" * 20_000 + b'"}')
+    assert server.connect().send(beginning + small + b"0\r\n\r\n").answer()[0] == 200
+    for endless in (b"1;" + b"x" * 3 * MAXIMUM_HEAD_BYTES, b"0\r\n" + b"a:b\r\n" * MAXIMUM_HEAD_BYTES):
+        client = server.connect()
+        client.send(beginning)
+        try:
+            client.send(endless)
+        except ConnectionError:
+            continue
+        assert client.has_ended()
+
+
+def test_an_address_has_so_many_connections() -> None:
+    with running_server(most_of_an_address=3, uncounted=()) as server:
+        clients = [server.connect() for _ in range(3)]
+        assert [client.get()[0] for client in clients] == [200] * 3
+        refused = server.connect()
+        status, headers, body = refused.answer()
+        assert (status, error_code(body), headers["connection"]) == (503, "UNAVAILABLE", "close")
+        assert refused.has_ended()
+        clients.pop().close()
+        eventually(lambda: len(server.server.server_state.connections) == 2, PATIENCE_SECONDS)
+        assert server.connect().get()[0] == 200
+    with running_server(most_of_an_address=3) as server:
+        assert [client.get()[0] for client in [server.connect() for _ in range(10)]] == [200] * 10
+
+
+# Hosts
+
+
+@pytest.mark.parametrize(
+    ("request_line", "hosts", "status"),
+    [
+        ("GET / HTTP/1.1", ["127.0.0.1"], 200),
+        ("GET / HTTP/1.1", ["API.example.com.:8000"], 200),
+        ("GET / HTTP/1.1", ["rebound.example.com"], 421),
+        ("GET /nothing HTTP/1.1", ["rebound.example.com"], 421),
+        ("HEAD / HTTP/1.1", ["rebound.example.com"], 421),
+        ("OPTIONS / HTTP/1.1", ["rebound.example.com"], 421),
+        ("GET / HTTP/1.1", [], 400),
+        ("GET / HTTP/1.1", [""], 400),
+        ("GET / HTTP/1.1", ["127.0.0.1", "127.0.0.1"], 400),
+        ("GET / HTTP/1.1", ["127.0.0.1", "rebound.example.com"], 400),
+        ("GET / HTTP/1.0", [], 200),
+        ("GET / HTTP/1.0", ["rebound.example.com"], 421),
+        ("GET http://rebound.example.com/ HTTP/1.1", ["127.0.0.1"], 421),
+        ("GET http://127.0.0.1@rebound.example.com:80/ HTTP/1.1", ["127.0.0.1"], 421),
+        ("GET http://[::1]:80/ HTTP/1.1", ["rebound.example.com"], 200),
+        ("GET http://api.example.com/ HTTP/1.1", ["127.0.0.1"], 200),
+    ],
+)
+def test_only_known_hosts_are_answered(server: RunningServer, request_line: str, hosts: list[str], status: int) -> None:
+    lines = [request_line, *(f"Host: {host}" for host in hosts), "", ""]
+    client = server.connect().send("\r\n".join(lines).encode())
+    if request_line.startswith("HEAD"):
+        assert client.socket.recv(12) == f"HTTP/1.1 {status}".encode()
+        return
+    answered, headers, body = client.answer()
+    assert answered == status
+    if status == 421:
+        assert error_code(body) == "MISDIRECTED_REQUEST"
+    if status >= 400:
+        assert headers["x-request-id"] == json.loads(body)["error"]["requestId"]
+
+
+# The end of a connection
+
+
+def test_an_idle_connection_ends_and_a_used_one_does_not() -> None:
+    with running_server(keep_alive_seconds=0.2) as server:
+        client = server.connect()
+        assert client.get()[0] == 200
+        assert client.has_ended()
+    with running_server(keep_alive_seconds=PATIENCE_SECONDS) as server:
+        client = server.connect()
+        assert [client.get()[0] for _ in range(5)] == [200] * 5
+
+
+def test_a_stopping_server_answers_what_was_begun_and_what_comes_on_idle_connections() -> None:
+    with running_server(draining_seconds=PATIENCE_SECONDS) as server:
+        busy, idle, silent = server.connect(), server.connect(), server.connect()
+        assert [idle.get()[0], silent.get()[0]] == [200, 200]
+        busy.send(b"GET /slow HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert server.entered.wait(PATIENCE_SECONDS)
+        server.stop()
+        eventually(lambda: server.server.server_state.is_draining, PATIENCE_SECONDS)
+        status, headers, _ = idle.get()
+        assert (status, headers["connection"]) == (200, "close")
+        assert idle.has_ended()
+        server.released.set()
+        status, headers, _ = busy.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert busy.has_ended()
+        silent.close()
+
+
+def test_a_stopping_server_closes_connections_that_stay_idle() -> None:
+    with running_server(draining_seconds=0.1) as server:
+        idle, unused = server.connect(), server.connect()
+        assert idle.get()[0] == 200
+        server.stop()
+        assert idle.has_ended()
+        assert unused.has_ended()
+
+
+def test_a_request_that_a_busy_loop_has_not_read_yet_is_no_idle_connection() -> None:
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> None:
+        connections: list[Connection] = []
+        config = uvicorn.Config(application, log_config=None, timeout_keep_alive=int(PATIENCE_SECONDS))
+        config.load()
+        state = ConnectionState()
+
+        def accept() -> Connection:
+            connections.append(Connection(config, state, {}))
+            return connections[-1]
+
+        listening = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        request, answer = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n"
+        for is_stopping in (False, True):
+            writer.write(request)
+            assert await reader.readuntil(b"\r\n\r\n") == answer + b"\r\n"
+            [connection] = connections
+            connection.transport.pause_reading()
+            writer.write(request)
+            poll = select.poll()
+            poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+            assert await asyncio.to_thread(poll.poll, PATIENCE_SECONDS * 1000)
+            if is_stopping:
+                state.is_draining = True
+                connection.shutdown()
+            else:
+                connection.timeout_keep_alive_handler()
+            assert not connection.transport.is_closing()
+            connection.transport.resume_reading()
+            ending = b"connection: close\r\n\r\n" if is_stopping else b"\r\n"
+            assert await reader.readuntil(b"\r\n\r\n") == answer + ending
+        assert await reader.read() == b""
+        writer.close()
+        listening.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_request_through_caddy_meets_a_closing_connection(tmp_path: Path) -> None:
+    """Caddy keeps connections to its upstream; requests, POSTs among them, keep coming while these end."""
+    [port] = free_ports(1)
+    with running_server(keep_alive_seconds=0.3) as server:
+        configuration = tmp_path / "Caddyfile"
+        configuration.write_text(
+            "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"
+            f"http://127.0.0.1:{port} {{\n\treverse_proxy 127.0.0.1:{server.port} {{\n"
+            "\t\ttransport http {\n\t\t\tkeepalive 200ms\n\t\t}\n\t}\n}\n"
+        )
+        command = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(configuration)]
+        environment = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        caddy = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
+                eventually(lambda: _answers(client), PATIENCE_SECONDS)
+                pause = threading.Event()
+                statuses: list[int] = []
+                for number in range(60):
+                    # Around the ends of both keep-alives.
+                    pause.wait(0.19 + 0.002 * (number % 10) if number % 2 else 0.0)
+                    statuses.append(client.post("/text", json={"text": "x"}).status_code)
+            assert statuses == [200] * 60
+        finally:
+            caddy.terminate()
+            caddy.wait(PATIENCE_SECONDS)
+            shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,32 @@
+"""Settings that say whom the platform trusts: closed by default, and clear about what is gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.settings import SettingsError, load_settings
+from tests.unit.test_build_settings import ENVIRONMENT as DOCKER
+
+ENVIRONMENT = {**DOCKER, "CLOUDIFY_EXECUTOR": "bubblewrap"}
+
+
+def test_registration_is_closed_unless_it_is_opened() -> None:
+    assert not load_settings(ENVIRONMENT).registration_enabled
+    assert load_settings({**ENVIRONMENT, "CLOUDIFY_REGISTRATION_ENABLED": "true"}).registration_enabled
+
+
+@pytest.mark.parametrize("value", ["true", "1", "yes"])
+def test_the_former_setting_says_what_to_set_instead(value: str) -> None:
+    with pytest.raises(SettingsError, match="CLOUDIFY_EGRESS_ALLOWED_NETWORKS"):
+        load_settings({**ENVIRONMENT, "CLOUDIFY_ALLOW_LOCAL_REPOSITORIES": value})
+
+
+@pytest.mark.parametrize("value", ["", "false", "0"])
+def test_the_former_setting_may_ask_for_what_is_the_case(value: str) -> None:
+    assert load_settings({**ENVIRONMENT, "CLOUDIFY_ALLOW_LOCAL_REPOSITORIES": value})
+
+
+@pytest.mark.parametrize("value", ["10.0.0.1/8", "10.0.0.0/99", "git.corp", "10.0.0.0/8;fd00::/8"])
+def test_networks_are_checked_at_the_start(value: str) -> None:
+    with pytest.raises(SettingsError, match="CLOUDIFY_EGRESS_ALLOWED_NETWORKS holds"):
+        load_settings({**ENVIRONMENT, "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": f"192.168.0.0/16,{value}"})

@@ -1,0 +1,182 @@
+"""Bounds programs that the worker itself starts on untrusted data: git, ssh, and what those start.
+
+With control groups the kernel keeps the bounds of all of them together. Without, RLIMIT_DATA bounds each process and
+the worker watches their sum.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.plans import PlanLimits
+from workers.executors.base import Limits
+from workers.executors.cgroups import ControlGroup, ControlGroups
+
+_NAME_PREFIX = "git-"
+_numbers = itertools.count(1)
+_MEASURE_SECONDS = 0.3
+_MEBIBYTE = 1024 * 1024
+# A file may pass the disk limit by this before SIGXFSZ, so that the measurement sees that the limit was passed.
+_FILE_SIZE_MARGIN = 64 * _MEBIBYTE
+# A shell's `ulimit -f` counts these (POSIX).
+_BLOCK_BYTES = 512
+_NOT_CONFINED = "cloudify: the limits of this program are refused"
+# Arguments: blocks of a file, KiB of data or "-", paths of cgroup.procs, "--", the command. An unlimited stack is for
+# git's recursion into directories: where it ends is decided by the bounds here, not by a crash.
+_SCRIPT = f"""\
+fail() {{ echo '{_NOT_CONFINED}' >&2; exit 125; }}
+ulimit -c 0
+ulimit -S -s unlimited 2>/dev/null
+ulimit -f "$1" || fail
+[ "$2" = - ] || ulimit -d "$2" || fail
+shift 2
+while [ "$1" != -- ]; do echo $$ > "$1" || fail; shift; done
+shift
+exec "$@"
+"""
+# What git says of a program that it started; what a server says is shown with "remote: " before it.
+_DIED_OF_SIGNAL = re.compile(r"^error: .* died of signal (\d{1,2})$", re.MULTILINE)
+_NO_MEMORY = re.compile(
+    r"^(?:fatal|error): (?:.*[Oo]ut of memory|.*Cannot allocate memory|.*unable to create.*thread)", re.MULTILINE
+)
+_TRIED_TO_ALLOCATE = re.compile(r"tried to allocate (\d+) bytes")
+
+
+class Confinement:
+    """The bounds of one clone's programs; made by `opened`. Not shared between threads."""
+
+    def __init__(self, limits: PlanLimits, group: ControlGroup | None) -> None:
+        self._limits = limits
+        self._group = group
+        self._measure_at = 0.0
+
+    @classmethod
+    @contextmanager
+    def opened(cls, groups: ControlGroups | None, name: str, limits: PlanLimits) -> Generator[Confinement]:
+        """Ends what is left in the group when the context ends. `groups` None: this host gives the worker none.
+
+        Raises PlatformError when the kernel refuses a group that it gave before.
+        """
+        if groups is None:
+            yield cls(limits, None)
+            return
+        _remove_abandoned(groups)
+        group = groups.group(f"{_own_prefix()}{next(_numbers)}-{name}")
+        try:
+            try:
+                group.create()
+                group.configure(_group_limits(limits))
+            except OSError as error:
+                raise PlatformError(f"The control group of the clone {name} can't be made: {error}.") from error
+            yield cls(limits, group)
+        finally:
+            group.remove()
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """The command that enters the bounds and then becomes `command`."""
+        blocks = (self._limits.disk_bytes + _FILE_SIZE_MARGIN) // _BLOCK_BYTES
+        data = str(self._limits.memory_bytes // 1024) if self._group is None else "-"
+        members = [] if self._group is None else [str(path) for path in self._group.member_files()]
+        return ["/bin/sh", "-c", _SCRIPT, "sh", str(blocks), data, *members, "--", *command]
+
+    def check_memory(self, pid: int) -> None:
+        """For a program that runs: raises StageFailure when it and its children together take too much."""
+        if self._group is not None or time.monotonic() < self._measure_at:
+            return
+        import psutil
+
+        from workers.executors.process_tree import descendants, resident_bytes
+
+        try:
+            processes = [psutil.Process(pid), *descendants(pid)]
+        except psutil.Error:
+            return
+        if resident_bytes(processes) > self._limits.memory_bytes:
+            raise self._out_of_memory()
+        self._measure_at = time.monotonic() + _MEASURE_SECONDS
+
+    def find_failure(self, program: str, return_code: int, stderr: str) -> Exception | None:
+        """Why a program that failed did not end by itself; None when it did.
+
+        PlatformError for a death by signal, StageFailure where a bound of the plan was the cause.
+        """
+        events = None if self._group is None else self._group.memory_events()
+        if events is not None and events.kills:
+            if events.is_at_limit:
+                return self._out_of_memory()
+            return PlatformError(f"The worker's host ran out of memory and ended {program}.")
+        died = _DIED_OF_SIGNAL.search(stderr)
+        number = -return_code if return_code < 0 else int(died[1]) if died is not None else 0
+        if number == signal.SIGXFSZ:
+            return too_large(self._limits.disk_bytes)
+        if number:
+            return PlatformError(f"{program}, or a program that it started, was ended by {_signal_name(number)}.")
+        if return_code == 125 and _NOT_CONFINED in stderr:
+            return PlatformError(f"{program} could not be started within its limits: {stderr.strip()[-300:]}")
+        if _NO_MEMORY.search(stderr):
+            tried = _TRIED_TO_ALLOCATE.search(stderr)
+            is_beyond = tried is not None and int(tried[1]) > self._limits.memory_bytes
+            if self._group is None or is_beyond:
+                return self._out_of_memory()
+            return PlatformError(f"The worker's host has no memory left for {program}.")
+        return None
+
+    def _out_of_memory(self) -> StageFailure:
+        return StageFailure(
+            FailureCode.OUT_OF_MEMORY,
+            f"Fetching the repository needed more than {self._limits.memory_bytes // _MEBIBYTE} MiB of memory and was "
+            "ended. Deploy a repository with fewer or smaller files, or use a plan with more memory.",
+        )
+
+
+def too_large(maximum_bytes: int) -> StageFailure:
+    """The failure of a repository that takes more disk than the plan allows."""
+    return StageFailure(
+        FailureCode.REPOSITORY_TOO_LARGE,
+        f"The repository takes more than the {maximum_bytes >> 20} MiB of disk that the plan allows. Remove large "
+        "files from it, or ask for a larger plan.",
+    )
+
+
+def _group_limits(limits: PlanLimits) -> Limits:
+    return Limits(
+        memory_bytes=limits.memory_bytes,
+        cpu_count=limits.cpu_count,
+        process_count=limits.process_count,
+        disk_bytes=limits.disk_bytes,
+        output_bytes=0,
+        wall_seconds=float(limits.stage_timeout_seconds),
+    )
+
+
+def _own_prefix() -> str:
+    """Names this process, so that another one can tell whether the group's owner is alive."""
+    from workers.executors.process_tree import ProcessIdentity
+
+    own = ProcessIdentity.find(os.getpid())
+    assert own is not None
+    return f"{_NAME_PREFIX}{own.pid}-{own.started}-"
+
+
+def _remove_abandoned(groups: ControlGroups) -> None:
+    """Ends what workers of this host that died left running, and deletes their groups."""
+    from workers.executors.process_tree import ProcessIdentity
+
+    for name in groups.names():
+        owner = re.match(rf"{_NAME_PREFIX}(\d+)-(\d+)-", name)
+        if owner is not None and not ProcessIdentity(int(owner[1]), int(owner[2])).is_alive:
+            groups.group(name).remove()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,82 @@
+"""Takes the setuid and setgid bits off what a sandbox leaves.
+
+The system-call filter refuses them inside; this holds should a kernel have a call that the filter doesn't know, and
+for bits that a directory inherits.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from workers.executors.base import ExecutionSpec
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def writable_paths(spec: ExecutionSpec) -> tuple[Path, ...]:
+    """Host directories that the command could write to."""
+    upper = () if spec.overlay is None else (spec.overlay.upper,)
+    return (*upper, *(bind.source for bind in spec.binds if bind.is_writable))
+
+
+def strip_set_id_bits(paths: Iterable[Path]) -> None:
+    """Follows no link. Nobody may write there any more: every process of the sandbox is gone. Raises OSError."""
+    for path in paths:
+        status = path.lstat()
+        _strip(os.fspath(path), status)
+        if stat.S_ISDIR(status.st_mode):
+            _strip_below(path)
+
+
+def _strip_below(top: Path) -> None:
+    """One directory is open at a time, and is entered from its parent: neither depth nor breadth is bounded."""
+    directory = _enter(os.fspath(top))
+    try:
+        # The directories still to be entered, of each directory on the way from the top to the open one.
+        pending = [_strip_entries(directory)]
+        while pending:
+            if pending[-1]:
+                name = pending[-1].pop()
+                directory = _move(directory, name)
+                pending.append(_strip_entries(directory))
+            else:
+                pending.pop()
+                if pending:
+                    directory = _move(directory, "..")
+    finally:
+        os.close(directory)
+
+
+def _strip_entries(directory: int) -> list[str]:
+    """Returns the names of the directories in it."""
+    directories: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            _strip(entry.name, status, directory)
+            if stat.S_ISDIR(status.st_mode):
+                directories.append(entry.name)
+    return directories
+
+
+def _move(directory: int, name: str) -> int:
+    """Opens what lies in the directory, and closes that one if this succeeds."""
+    entered = _enter(name, directory)
+    os.close(directory)
+    return entered
+
+
+def _enter(name: str, parent: int | None = None) -> int:
+    """Builds may shut a directory to its owner, who is this process's user."""
+    if not os.access(name, os.R_OK | os.X_OK, dir_fd=parent, effective_ids=True):
+        os.chmod(name, stat.S_IRWXU, dir_fd=parent)
+    return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+
+
+def _strip(name: str, status: os.stat_result, parent: int | None = None) -> None:
+    if status.st_mode & _SET_ID and not stat.S_ISLNK(status.st_mode):
+        os.chmod(name, stat.S_IMODE(status.st_mode) & ~_SET_ID, dir_fd=parent)

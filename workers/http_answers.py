@@ -1,0 +1,109 @@
+"""What HTTP servers answered to git, read from git's own trace: status and headers alone, never a body."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from shared.written_text import is_written_text
+
+# The trace of a whole fetch; what comes later doesn't matter.
+_MAXIMUM_TRACE = 4 << 20
+_HEADER = re.compile(r"<= Recv header: ?(.*)$")
+_REQUEST = re.compile(r"=> Send header: ([A-Z]+) \S+ HTTP/[0-9.]+$")
+_STATUS = re.compile(r"HTTP/[0-9.]+ (\d{3})\b")
+_SMART = re.compile(r"application/x-git-[a-z-]+", re.IGNORECASE)
+_WORDS = re.compile(r"[\w.+-]+/[\w.+-]+")
+_SIGN_IN = re.compile(r"login|log-in|logon|sign[-_]?in|signin|/auth|oauth|saml|sso\b", re.IGNORECASE)
+_KINDS: Mapping[str, str] = {
+    "text/html": "a web page (text/html), as sign-in pages and firewalls do,",
+    "application/json": "JSON (application/json)",
+}
+
+
+@dataclass(slots=True)
+class HttpAnswer:
+    """`headers` by lower-case name; the last of a name."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def is_git(self) -> bool:
+        """Whether it speaks git's smart protocol (gitprotocol-http(5))."""
+        return _SMART.match(self.headers.get("content-type", "")) is not None
+
+    @property
+    def kind(self) -> str:
+        """What it holds, for people."""
+        found = _WORDS.match(self.headers.get("content-type", ""))
+        if found is None:
+            return "an answer without a content type"
+        return _KINDS.get(found[0].lower(), f"{found[0][:60].lower()}")
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the server says that another time it may be otherwise; 403 is how some limit rates."""
+        is_limited = self.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in self.headers
+        return self.status in (408, 425, 429, 500, 502, 503, 504) or (self.status == 403 and is_limited)
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """None where the server doesn't say, or not in a way that HTTP knows (RFC 9110, 10.2.3)."""
+        return retry_after_seconds(self.headers.get("retry-after", ""))
+
+    def sign_in_page(self, asked: str) -> str | None:
+        """Where it redirects to, without query, if that looks like a page to sign in; `asked`: its own address."""
+        if not 300 <= self.status < 400:
+            return None
+        try:
+            parts = urlsplit(urljoin(asked, self.headers.get("location", "")))
+            shown = f"{parts.scheme}://{parts.hostname}{parts.path}"[:200]
+        except ValueError:
+            return None
+        return shown if _SIGN_IN.search(f"{parts.hostname}{parts.path}") and is_written_text(shown) else None
+
+
+def retry_after_seconds(value: str) -> float | None:
+    """Seconds that a `Retry-After` header asks to wait; None for a malformed one."""
+    text = value.strip()
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+
+
+def read_trace(path: Path) -> list[HttpAnswer]:
+    """The answers in a file that git wrote as GIT_TRACE_CURL, in order; none where there is no file.
+
+    What a proxy answers to CONNECT is not the host's answer, so it is left out.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAXIMUM_TRACE).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    answers: list[HttpAnswer] = []
+    is_of_proxy = False
+    for line in text.splitlines():
+        request = _REQUEST.search(line)
+        if request is not None:
+            is_of_proxy = request[1] == "CONNECT"
+        found = _HEADER.search(line)
+        if found is None or is_of_proxy:
+            continue
+        status = _STATUS.match(found[1])
+        if status is not None:
+            answers.append(HttpAnswer(int(status[1])))
+        elif answers:
+            name, _, value = found[1].partition(":")
+            answers[-1].headers[name.strip().lower()] = value.strip()[:1000]
+    return answers

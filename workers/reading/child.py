@@ -1,0 +1,132 @@
+"""The child's side: bounds itself, answers one question about a tree, and ends.
+
+It imports little, so that it starts fast. The request is JSON on standard input:
+`{"function": …, "tree": …, "arguments": …, "progress": descriptor, "parent": pid, "limits": {…}}`. The answer is JSON
+on standard output: `{"reading": …}` or `{"failure": {"code": …, "message": …}}`. The exit status is 0 for either,
+OUT_OF_MEMORY when memory ran out, and 1 with a traceback in place of an answer for a mistake of the platform's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.errors import FailureCode, StageFailure
+from shared.storable_text import storable
+
+OUT_OF_MEMORY = 97
+# What the parent can be told about the file that is read.
+PROGRESS_BYTES = 1024
+_MAXIMUM_MESSAGE = 2000
+# A walk holds one for each directory on its way down.
+_OPEN_FILES = 1024
+
+_OnRead = Callable[[str], None]
+
+
+def main() -> None:
+    request: dict[str, Any] = json.loads(sys.stdin.buffer.read())
+    _bound(request["limits"])
+    # The parent may have died before its death signal was set up.
+    if os.getppid() != request["parent"]:
+        os._exit(1)
+    progress = mmap.mmap(request["progress"], PROGRESS_BYTES)
+
+    def on_read(path: str) -> None:
+        told = path.encode("utf-8", "replace")[: PROGRESS_BYTES - 1] + b"\0"
+        progress[: len(told)] = told
+
+    try:
+        function = _FUNCTIONS[request["function"]]
+        answer = _encode(_answer(function, Path(request["tree"]), request["arguments"], on_read))
+    except MemoryError:
+        # Without any clean-up, which might want memory as well.
+        os._exit(OUT_OF_MEMORY)
+    while answer:
+        answer = answer[os.write(1, answer) :]
+
+
+def _bound(limits: Mapping[str, int]) -> None:
+    """Limits of this process, which reads trees, writes no files and starts nothing."""
+    cpu = limits["cpu_seconds"]
+    for kind, soft, hard in (
+        # The signal of the soft limit ends the process, and says why.
+        (resource.RLIMIT_CPU, cpu, cpu + 5),
+        (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NPROC, 0, 0),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES),
+    ):
+        most = resource.getrlimit(kind)[1]
+        # A limit that the worker itself has may be lower.
+        values = (soft, hard) if most == resource.RLIM_INFINITY else (min(soft, most), min(hard, most))
+        resource.setrlimit(kind, values)
+
+
+def _answer(
+    function: Callable[[Path, Any, _OnRead], Any], tree: Path, arguments: Any, on_read: _OnRead
+) -> dict[str, Any]:
+    last = ""
+
+    def note(path: str) -> None:
+        nonlocal last
+        last = path
+        on_read(path)
+
+    try:
+        return {"reading": function(tree, arguments, note)}
+    except StageFailure as failure:
+        code, message = failure.code, failure.message
+    except RecursionError:
+        code = FailureCode.CONFIGURATION_INVALID
+        message = f"{last or 'A file'} nests values too deeply to be read. Flatten them and push again."
+    return {"failure": {"code": code, "message": storable(message)[:_MAXIMUM_MESSAGE]}}
+
+
+def _encode(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} can't be a part of an answer.")
+
+
+def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
+    from workers.frameworks.detection import Overrides
+    from workers.reading.project import ProjectQuestion, read_project
+
+    question = ProjectQuestion(
+        root_directory=arguments["root_directory"],
+        overrides=Overrides(**arguments["overrides"]),
+        node_version=arguments["node_version"],
+    )
+    return read_project(tree, question, on_read)
+
+
+def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
+    from workers.lfs_pointers import read_pointers
+
+    return read_pointers(tree, arguments, on_read)
+
+
+def _output(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
+    from workers.stages.output_tree import OutputLimits, scan_output
+
+    return scan_output(tree, OutputLimits(**arguments), on_read)
+
+
+_FUNCTIONS: Mapping[str, Callable[[Path, Any, _OnRead], Any]] = {
+    "project": _project,
+    "lfs_pointers": _lfs_pointers,
+    "output": _output,
+}

@@ -1,0 +1,66 @@
+"""Measures a commit from git's list of it, before anything of it is written: the list may be endless (trees that hold
+one tree several times, nested), so reading stops at the bounds."""
+
+from __future__ import annotations
+
+from shared.errors import FailureCode, StageFailure
+from workers.tar_format import MAXIMUM_DEPTH
+
+# Files and directories of everything that one deployment checks out. Linux has 90 000, Chromium 450 000.
+MAXIMUM_ENTRIES = 500_000
+# Of all paths together: git's index holds them in memory, and so do we.
+MAXIMUM_LIST_BYTES = 64 << 20
+# The operating system's own, PATH_MAX.
+_MAXIMUM_PATH = 4096
+
+
+class TreeSize:
+    """Takes the output of `git ls-tree -r -t [-l] -z` in pieces of any size. `file_bytes` counts with -l."""
+
+    def __init__(self, maximum_entries: int, former_entries: int = 0) -> None:
+        """`former_entries`: what was counted before of what the maximum holds for."""
+        self.entries = 0
+        self._former = former_entries
+        self.file_bytes = 0
+        self._maximum = maximum_entries
+        self._list_bytes = 0
+        self._rest = b""
+
+    def add(self, data: bytes) -> None:
+        """Raises StageFailure REPOSITORY_TOO_LARGE as soon as a bound is passed."""
+        *records, self._rest = (self._rest + data).split(b"\0")
+        self.entries += len(records)
+        self._list_bytes += len(data)
+        if self._former + self.entries > self._maximum:
+            raise too_many_entries(self._maximum)
+        if self._list_bytes > MAXIMUM_LIST_BYTES:
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"The paths of the repository's files take more than {MAXIMUM_LIST_BYTES >> 20} MiB. Deploy a "
+                "repository that holds the site alone.",
+            )
+        for record in records:
+            information, _, path = record.partition(b"\t")
+            size = information.rpartition(b" ")[2]
+            if size.isdigit() and b" blob " in information:
+                self.file_bytes += int(size)
+            self._check_path(path)
+        self._check_path(self._rest.partition(b"\t")[2])
+
+    @staticmethod
+    def _check_path(path: bytes) -> None:
+        if len(path) > _MAXIMUM_PATH or path.count(b"/") > MAXIMUM_DEPTH:
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"The repository nests directories more than {MAXIMUM_DEPTH} deep, or has paths of more than "
+                f"{_MAXIMUM_PATH} bytes. Make them shorter, then push again.",
+            )
+
+
+def too_many_entries(maximum: int) -> StageFailure:
+    """The failure of a repository with more than `maximum` files and directories."""
+    return StageFailure(
+        FailureCode.REPOSITORY_TOO_LARGE,
+        f"The repository has more than {maximum} files and directories, submodules included. Deploy a repository that "
+        "holds the site alone.",
+    )
