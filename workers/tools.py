@@ -20,19 +20,16 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repositories.tools import ToolRepository
 from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
 from workers.executors.sandbox_arguments import HOME
-from workers.frameworks.tool_versions import ToolRequest
+from workers.frameworks.tool_versions import ToolRequest, npm_of
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext
 from workers.stages.sandboxed_command import OutputTail, raise_failure, raise_interruption
-from workers.toolchain import Toolchain
+from workers.toolchain import NODE_TARGET, Toolchain
 
 # Not a tenant's id: those have a prefix.
 _OWNER = "tools"
 _MOUNT = "/opt/tools"
 _OUTPUT_BYTES = 1024 * 1024
-# The newest npm that each line of Node runs.
-_NPM_OF_NODE: Mapping[str, str] = {"16": "8.19.4", "18": "10.9.4", "20": "10.9.4", "22": "10.9.4"}
-_NEWEST_NPM = "11.21.2"
 _UNKNOWN_VERSION = re.compile(rb"ETARGET|No matching version|E404|no version of|not found in the package registry")
 
 
@@ -83,7 +80,7 @@ def _bun_build() -> str:
 
 def _node(version: str, _: Toolchain) -> str:
     """From npm's registry: the wheels of the older lines ended before versions that many packages ask for."""
-    package, npm = _node_package(), _NPM_OF_NODE.get(version.partition(".")[0], _NEWEST_NPM)
+    package, npm = _node_package(), npm_of(version)
     install = f"npm install --no-save --no-package-lock --no-audit --no-fund '{package}@{version}' 'npm@{npm}'"
     # Headers stay: what compiles itself needs them.
     return f"{install} && rm -rf node_modules/{package}/share"
@@ -95,6 +92,7 @@ def _node_package() -> str:
 
 
 _RECIPES: Mapping[str, _Recipe] = {
+    "npm": _Recipe("node_modules/.bin", _npm("npm")),
     "pnpm": _Recipe("node_modules/.bin", _npm("pnpm")),
     "yarn": _Recipe("node_modules/.bin", _npm("yarn")),
     "berry": _Recipe("node_modules/.bin", _npm("@yarnpkg/cli-dist")),
@@ -205,13 +203,19 @@ def header_variables(directory: str, *, is_read_by_npm: bool) -> dict[str, str]:
     return dict.fromkeys(names, directory)
 
 
+def _reads_older_name(npm: str) -> bool:
+    return int(npm.partition(".")[0]) < 11
+
+
 def environment(tools: Sequence[Tool]) -> dict[str, str]:
     """What keeps the tools from asking questions, and from fetching another version of themselves."""
     names = {tool.name: tool.version for tool in tools}
     variables: dict[str, str] = {}
     if "node" in names:
-        is_read_by_npm = names["node"].partition(".")[0] in _NPM_OF_NODE
+        is_read_by_npm = _reads_older_name(names.get("npm") or npm_of(names["node"]))
         variables |= header_variables(f"{_MOUNT}/node/node_modules/{_node_package()}", is_read_by_npm=is_read_by_npm)
+    elif "npm" in names:
+        variables |= header_variables(NODE_TARGET, is_read_by_npm=_reads_older_name(names["npm"]))
     if "pnpm" in names:
         variables |= dict.fromkeys(
             ("npm_config_manage_package_manager_versions", "pnpm_config_manage_package_manager_versions"), "false"

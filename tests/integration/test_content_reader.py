@@ -40,7 +40,7 @@ def read(
     reader: ContentReader | None = None,
     directory: str = ".",
 ) -> ProjectReading:
-    question = ProjectQuestion(directory, Overrides(), "24.1.0")
+    question = ProjectQuestion(directory, Overrides(), "24.1.0", "11.6.0")
     return (reader or ContentReader(limits)).read_project(tree, question, cancelled or threading.Event(), tree.name)
 
 
@@ -99,7 +99,7 @@ def test_an_answer_about_the_same_content_needs_no_child(tmp_path: Path) -> None
     reader = ContentReader()
     answer = read(tmp_path / "tree", reader=reader)
     (tmp_path / "tree").rename(tmp_path / "moved")
-    question = ProjectQuestion(".", Overrides(), "24.1.0")
+    question = ProjectQuestion(".", Overrides(), "24.1.0", "11.6.0")
     assert reader.read_project(tmp_path / "tree", question, threading.Event(), "tree") == answer
     with pytest.raises(StageFailure):
         reader.read_project(tmp_path / "tree", question, threading.Event(), "another")

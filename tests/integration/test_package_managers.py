@@ -70,6 +70,18 @@ def test_a_declared_version_is_the_one_that_is_used(pipeline: Pipeline) -> None:
     assert "<p>pnpm/9.15.9 on node" in page
 
 
+@pytest.mark.parametrize("version", ["10.9.0", "10.9.0+sha512.abc"])
+def test_a_declared_npm_is_the_one_that_is_used(pipeline: Pipeline, version: str) -> None:
+    site = {**files_of("pnpm"), "package.json": declaring(f"npm@{version}")}
+    page = pipeline.run(site)["index.html"]
+    assert "<p>npm/10.9.0 on node v24." in page
+
+
+def test_an_npm_that_there_is_not_is_said(pipeline: Pipeline) -> None:
+    pipeline.install({**files_of("pnpm"), "package.json": declaring("npm@^99.0.0")})
+    assert "The project asks for npm ^99.0.0; " in pipeline.log.text
+
+
 def test_a_version_that_does_not_exist_is_the_users_to_mend(pipeline: Pipeline) -> None:
     site = files_of("pnpm")
     package = str(site["package.json"], "utf-8").replace(

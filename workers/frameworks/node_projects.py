@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
+from shared.written_text import escaped
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 from workers.frameworks.workspaces import has_member, is_apart_from_pnpm_workspace
 
@@ -27,7 +28,8 @@ _INSTALL_SCRIPTS = frozenset(
         *("dependencies", "pnpm:devPreinstall"),
     ]
 )
-_PACKAGE_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)(?:@[\^~]?v?(\d[^+\s]*)?|$)")
+# Corepack appends a hash of the archive: pnpm@9.1.0+sha512.abc.
+_PACKAGE_MANAGER = re.compile(r"\s*([a-z][a-z0-9-]{0,40})\s*(?:@\s*v?([^+]{0,100})|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +126,43 @@ def has_turborepo(tree: SourceTree, workspace: str, directory: str) -> bool:
 
 
 def declared_manager(tree: SourceTree, directory: str) -> tuple[str | None, str, str]:
-    """Name and version of the nearest packageManager or devEngines field upward, and where it is.
+    """Name and version of the nearest packageManager or devEngines field upward that names a known one, and where.
 
     The version is what the field says, perhaps a range, or empty.
     """
     for above in ancestors(directory):
         path = join(above, "package.json")
-        package = tree.read_object(path) or {}
-        declared = package.get("packageManager")
-        match = _PACKAGE_MANAGER.match(declared) if isinstance(declared, str) else None
-        if match:
-            return match[1], (match[2] or "")[:100], f"packageManager in {path}"
-        name, version = _developed_with(package, "packageManager")
-        if name in LOCKFILES:
-            return name, version, f"devEngines in {path}"
+        for name, version, field in _declarations(tree.read_object(path) or {}):
+            if name in LOCKFILES:
+                return name, version, f"{field} in {path}"
     return None, "", ""
+
+
+def unknown_manager_notice(tree: SourceTree, directory: str, used: str) -> str | None:
+    """A line for the log when a nearer field than the one that counts names a package manager that is not known."""
+    for above in ancestors(directory):
+        path = join(above, "package.json")
+        for name, _, field in _declarations(tree.read_object(path) or {}):
+            if name in LOCKFILES:
+                return None
+            known = ", ".join(LOCKFILES)
+            return f"{field} in {path} asks for {name}, which is not one of {known}; {used} is used."
+    return None
+
+
+def _declarations(package: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, version or empty, and field: of packageManager, then of devEngines."""
+    found: list[tuple[str, str, str]] = []
+    declared = package.get("packageManager")
+    if isinstance(declared, str) and declared.strip():
+        match = _PACKAGE_MANAGER.match(declared)
+        name, version = (match[1], match[2] or "") if match else (declared[:50], "")
+        found.append((name, version, "packageManager"))
+    name, version = _developed_with(package, "packageManager")
+    if name:
+        found.append((name[:50], version, "devEngines"))
+    # They go into the log.
+    return [(escaped(name), escaped(version.strip()), field) for name, version, field in found]
 
 
 def _developed_with(package: dict[str, Any], what: str) -> tuple[str, str]:
@@ -187,8 +211,10 @@ def _workspace_of(tree: SourceTree, directory: str) -> str:
 
 
 def _is_berry(tree: SourceTree, directory: str, declared_version: str) -> bool:
-    if declared_version:
-        return not declared_version.startswith(("0.", "1."))
+    major = re.match(r"([\^~=>v\s]*)(\d{1,5})", declared_version)
+    # `>=1` allows both, so that the project's files decide.
+    if major and (int(major[2]) > 1 or ">" not in major[1]):
+        return int(major[2]) > 1
     if tree.is_file(join(directory, ".yarnrc.yml")):
         return True
     return "__metadata:" in (tree.read(join(directory, "yarn.lock")) or b"")[:4096].decode(errors="replace")

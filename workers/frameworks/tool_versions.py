@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workers.frameworks.detection import Detection
-from workers.frameworks.node_projects import declared_manager, wanted_manager_version
+from workers.frameworks.node_projects import declared_manager, unknown_manager_notice, wanted_manager_version
 from workers.frameworks.source_tree import SourceTree
 
 # Newest versions by 2026-11.
@@ -28,6 +28,12 @@ _PNPM_BY_LOCKFILE: Mapping[str, str] = {"5": "7.33.7", "6": "8.15.9", "9": _NEWE
 _PNPM_LINES = (_NEWEST["pnpm"], "9.15.9", "8.15.9", "7.33.7")
 _BERRY_BY_LOCKFILE: Mapping[int, str] = {4: "2.4.2", 5: "3.8.7", 6: "3.8.7", 7: "4.18.1", 8: "4.18.1"}
 _NEWEST_BERRY = "4.18.1"
+_YARN_LINES = (_NEWEST_BERRY, "3.8.7", "2.4.2", _NEWEST["yarn"])
+# Besides the one that Cloudify's Node comes with, newest first.
+_NPM_LINES = ("11.21.2", "10.9.4", "9.9.4", "8.19.4")
+# The newest npm that each older line of Node runs, which is fetched with it.
+NPM_OF_NODE: Mapping[str, str] = {"16": "8.19.4", "18": "10.9.4", "20": "10.9.4", "22": "10.9.4"}
+NEWEST_NPM = _NPM_LINES[0]
 # The Node lines besides the one that Cloudify comes with, newest first.
 _NODES = ("26.10.0", "22.23.3", "20.20.2", "18.20.8", "16.20.2")
 
@@ -38,7 +44,7 @@ _CODE_NAMES: Mapping[str, int] = {"gallium": 16, "hydrogen": 18, "iron": 20, "jo
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """`name`: pnpm, yarn, berry (yarn from 2 on), bun, poetry, pipenv or node. `version` is exact."""
+    """`name`: npm, pnpm, yarn, berry (yarn from 2 on), bun, poetry, pipenv or node. `version` is exact."""
 
     name: str
     version: str
@@ -48,14 +54,17 @@ def is_exact(version: str) -> bool:
     return _EXACT.fullmatch(version) is not None
 
 
-def required_tools(tree: SourceTree, detection: Detection, node: str) -> tuple[list[ToolRequest], str | None]:
-    """What a build fetches besides the toolchain, whose Node is `node`; and a line for the log, or None."""
+def required_tools(tree: SourceTree, detection: Detection, node: str, npm: str) -> tuple[list[ToolRequest], str | None]:
+    """What a build fetches besides the toolchain's Node `node` and npm `npm`; and a line for the log, or None."""
     requests: list[ToolRequest] = []
-    notice = None
+    notices: list[str | None] = []
     commands = f"{detection.install_command or ''} {detection.build_command or ''}"
     if detection.runtime == "node":
         request, notice = node_request(detection.node_version, node)
         requests += [request] if request else []
+        notices.append(notice)
+        if request is not None:
+            npm = npm_of(request.version)
     manager, version, _ = declared_manager(tree, detection.root_directory)
     names = dict.fromkeys(re.findall(r"(?<![\w@/.-])(pnpm|yarn|bunx?|poetry|pipenv)(?![\w@/.-])", commands))
     for name in dict.fromkeys("bun" if found == "bunx" else found for found in names):
@@ -64,7 +73,34 @@ def required_tools(tree: SourceTree, detection: Detection, node: str) -> tuple[l
         lockfile = detection.lockfile if detection.package_manager == name else None
         request = manager_request(tree, name, declared, lockfile, wanted)
         requests += [request] if request else []
-    return requests, notice
+        if request is not None and declared:
+            notices.append(_manager_notice(name, declared, request.version))
+    if manager == "npm" and version and re.search(r"(?<![\w@/.-])np[mx](?![\w@/.-])", commands):
+        chosen = _npm(version, npm)
+        # Before Node, which brings an npm of its own.
+        requests[:0] = [] if chosen == npm else [ToolRequest("npm", chosen)]
+        notices.append(_manager_notice("npm", version, chosen))
+    if detection.runtime == "node":
+        used = detection.package_manager or "npm"
+        notices.append(unknown_manager_notice(tree, detection.root_directory, used))
+    return requests, " ".join(notice for notice in notices if notice) or None
+
+
+def npm_of(node: str) -> str:
+    """The npm that is fetched with a Node of this version."""
+    return NPM_OF_NODE.get(node.partition(".")[0], NEWEST_NPM)
+
+
+def _npm(declared: str, available: str) -> str:
+    if is_exact(declared):
+        return declared
+    return next((version for version in (available, *_NPM_LINES) if _satisfies(version, declared)), available)
+
+
+def _manager_notice(manager: str, declared: str, used: str) -> str | None:
+    if used == declared or (not is_exact(declared) and _satisfies(used, declared)):
+        return None
+    return f"The project asks for {manager} {declared}; {used} is used. Name an exact version to have that one."
 
 
 def manager_request(
@@ -78,7 +114,7 @@ def manager_request(
         return None
     exact = next((version for version in (declared, wanted) if is_exact(version)), "")
     if manager == "yarn":
-        return _yarn(tree, exact, lockfile)
+        return _yarn(tree, exact, lockfile, declared)
     if manager == "pnpm" and not exact:
         exact = _pnpm(tree, lockfile, declared or wanted)
     return ToolRequest(manager, exact or _NEWEST[manager])
@@ -92,9 +128,18 @@ def _pnpm(tree: SourceTree, lockfile: str | None, wanted: str) -> str:
     return next((version for version in lines if wanted and _satisfies(version, wanted)), of_lockfile)
 
 
-def _yarn(tree: SourceTree, declared: str, lockfile: str | None) -> ToolRequest:
-    if declared:
-        return ToolRequest("yarn" if declared.startswith(("0.", "1.")) else "berry", declared)
+def _yarn(tree: SourceTree, exact: str, lockfile: str | None, wanted: str) -> ToolRequest:
+    of_lockfile = _yarn_of_lockfile(tree, lockfile)
+    lines = (of_lockfile.version, *_YARN_LINES)
+    version = exact or next((line for line in lines if wanted and _satisfies(line, wanted)), "")
+    major = re.match(r"[\^~=v\s]*(\d{1,5})", wanted)
+    if not version and major and int(major[1]) > 1 and of_lockfile.name == "yarn":
+        # The install command is that of the later versions.
+        version = _NEWEST_BERRY
+    return ToolRequest("yarn" if version.startswith(("0.", "1.")) else "berry", version) if version else of_lockfile
+
+
+def _yarn_of_lockfile(tree: SourceTree, lockfile: str | None) -> ToolRequest:
     match = re.search(r"(?m)^__metadata:\s*\n\s+version:\s*['\"]?(\d+)", _beginning(tree, lockfile))
     if match:
         return ToolRequest("berry", _BERRY_BY_LOCKFILE.get(int(match[1]), _NEWEST_BERRY))

@@ -109,6 +109,7 @@ def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
         root_directory=arguments["root_directory"],
         overrides=Overrides(**arguments["overrides"]),
         node_version=arguments["node_version"],
+        npm_version=arguments["npm_version"],
     )
     return read_project(tree, question, on_read)
 

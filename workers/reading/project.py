@@ -15,11 +15,12 @@ from workers.watched_paths import watched_paths
 
 @dataclass(frozen=True, slots=True)
 class ProjectQuestion:
-    """`node_version`: of the toolchain's Node."""
+    """`node_version`, `npm_version`: of the toolchain."""
 
     root_directory: str
     overrides: Overrides
     node_version: str
+    npm_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def read_project(root: Path, question: ProjectQuestion, on_read: Callable[[str],
     """`on_read` gets the path of each file before it is read. Raises StageFailure."""
     tree = SourceTree(root, on_read)
     detection = detect(root, Path(question.root_directory), question.overrides, tree)
-    tools, notice = required_tools(tree, detection, question.node_version)
+    tools, notice = required_tools(tree, detection, question.node_version, question.npm_version)
     return ProjectReading(
         detection=detection,
         tools=tuple(tools),

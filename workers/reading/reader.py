@@ -229,8 +229,7 @@ def _decode(data: bytes, kind: type[Answer]) -> Answer:
 
 def _last_read(progress: IO[bytes]) -> str:
     """The path that the child read last, as it may be shown; empty when it read none."""
-    told = os.pread(progress.fileno(), PROGRESS_BYTES, 0).partition(b"\0")[0].decode("utf-8", "replace")
-    return escaped(told)
+    return escaped(os.pread(progress.fileno(), PROGRESS_BYTES, 0).partition(b"\0")[0].decode("utf-8", "replace"))
 
 
 def _message(code: FailureCode, limit: str, path: str) -> str:

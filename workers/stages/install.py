@@ -127,7 +127,8 @@ class InstallStage:
 
     def _read(self, context: StageContext, tree: Path, source: str) -> ProjectReading:
         deployment = context.deployment
-        question = ProjectQuestion(deployment.root_directory or ".", _overrides(context), self._toolchain.node_version)
+        versions = (self._toolchain.node_version, self._toolchain.npm_version)
+        question = ProjectQuestion(deployment.root_directory or ".", _overrides(context), *versions)
         return self._reader.read_project(tree, question, context.cancelled, f"{deployment.tenant_id}/{source}")
 
     def _provide_tools(self, context: StageContext, reading: ProjectReading) -> list[Tool]:
