@@ -357,6 +357,9 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         "file:// is for platform administrators without a setting; for git servers in private networks, and for http://,"
         " list the networks in CLOUDIFY_EGRESS_ALLOWED_NETWORKS (like 10.0.0.0/8).",
     )
+    if settings.home.resolve() in (Path("/"), Path.home().resolve()):
+        # Its modes are corrected at each start, which would shut others out of everything there.
+        reader.problems.append(f"CLOUDIFY_HOME is {settings.home}; name a folder that Cloudify has for itself.")
     if settings.build.executor == "docker" and not settings.build.builder_image:
         reader.problems.append(
             "CLOUDIFY_EXECUTOR is docker and CLOUDIFY_BUILDER_IMAGE is not set; build Cloudify's Dockerfile"
