@@ -20,6 +20,8 @@ from shared.hosts import host_name
 T = TypeVar("T")
 
 _MEBIBYTE = 1024 * 1024
+# No folder for Cloudify alone, as people's own below /home aren't.
+_PLACES_OF_OTHERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/usr", "/etc")))
 _IMAGE_DIGEST = re.compile(r"(?:[a-z0-9][\w./:-]*@)?sha256:[0-9a-f]{64}")
 
 
@@ -357,7 +359,8 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         "file:// is for platform administrators without a setting; for git servers in private networks, and for http://,"
         " list the networks in CLOUDIFY_EGRESS_ALLOWED_NETWORKS (like 10.0.0.0/8).",
     )
-    if settings.home.resolve() in (Path("/"), Path.home().resolve()):
+    home = settings.home.resolve()
+    if home in _PLACES_OF_OTHERS or home.parent == Path("/home"):
         # Its modes are corrected at each start, which would shut others out of everything there.
         reader.problems.append(f"CLOUDIFY_HOME is {settings.home}; name a folder that Cloudify has for itself.")
     if settings.build.executor == "docker" and not settings.build.builder_image:
