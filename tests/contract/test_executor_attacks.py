@@ -392,7 +392,9 @@ for parent, names, _ in os.walk("/"):
     if parent != "/" and (parent in mounts or parent in ("/proc", "/sys", "/usr", "/opt")):
         names.clear()
         continue
-    found += [path for path in (os.path.join(parent, name) for name in names) if os.access(path, os.W_OK)]
+    paths = [os.path.join(parent, name) for name in names]
+    # /dev/fd leads to a directory of /proc, which says that it can be written to, but takes no file.
+    found += [path for path in paths if os.access(path, os.W_OK) and not os.path.islink(path)]
 for parent in "/ /dev /run /run/egress /var /var/tmp /etc /opt /usr /sys /proc/sys/kernel".split():
     try:
         open(parent + "/filler", "w").close()

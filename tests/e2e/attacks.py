@@ -94,6 +94,14 @@ def _postinstall(files: dict[str, str]) -> dict[str, str]:
     return files | {"package.json": json.dumps(package)}
 
 
+def _of_many_stars(_target: Target) -> dict[str, str]:
+    return {
+        "package.json": json.dumps({"workspaces": ["*a" * 25 + "b"], "private": True}),
+        f"{'a' * 100}/package.json": json.dumps({"scripts": {"build": "true"}}),
+        f"{'a' * 100}/page.html": PAGE,
+    }
+
+
 _ON_RESOURCES = (
     Attack(
         "memory-bomb",
@@ -155,6 +163,15 @@ _ON_RESOURCES = (
         stage="install",
         advice=("30 seconds",),
         settings=BUILD,
+    ),
+    Attack(
+        "npm-held-by-a-pattern",
+        # npm matches the pattern too, and takes exponential time: the build's own.
+        _of_many_stars,
+        "TIMEOUT",
+        stage="install",
+        advice=("30 seconds",),
+        settings={"rootDirectory": "a" * 100},
     ),
 )
 
@@ -365,15 +382,13 @@ _ON_CONTENT = (
     ),
     Attack(
         "pattern-of-many-stars",
-        lambda _target: {
-            "package.json": json.dumps({"workspaces": ["*a" * 25 + "b"], "private": True}),
-            f"{'a' * 100}/package.json": json.dumps(
-                {"scripts": {"build": "mkdir dist && cp page.html dist/index.html"}}
-            ),
-            f"{'a' * 100}/page.html": PAGE,
-        },
+        _of_many_stars,
         None,
-        settings={"rootDirectory": "a" * 100},
+        settings={
+            "rootDirectory": "a" * 100,
+            "installCommand": "true",
+            "buildCommand": "mkdir dist && cp page.html dist/index.html",
+        },
     ),
     Attack(
         "key-of-many-parts",
