@@ -128,44 +128,56 @@ def _forbidden(message: str) -> CloudifyError:
     return CloudifyError(message, code=ErrorCode.URL_FORBIDDEN)
 
 
-def parse_repository_url(url: str) -> RepositoryUrl:
+def parse_repository_url(url: str, *, name: str = FIELD, needs_path: bool = True) -> RepositoryUrl:
     """Accepts https://, http://, ssh://, user@host:path and file://; whether one is allowed, RepositoryPolicy says.
+
+    `name`: what a message calls it. `needs_path`: false for the address of a server, which may be a host alone.
 
     Raises ValidationFailed. Nothing is resolved.
     """
+    try:
+        parsed = _parse(url)
+        if needs_path and parsed.path in ("", "/"):
+            raise _Malformed(f"has no path to a repository; expected one like {EXAMPLE}")
+    except _Malformed as error:
+        raise ValidationFailed({name: str(error)}) from None
+    return parsed
+
+
+class _Malformed(Exception):
+    """What is wrong with an address, as the rest of a sentence."""
+
+
+def _parse(url: str) -> RepositoryUrl:
     if not url or len(url) > MAXIMUM_LENGTH:
-        raise _invalid(f"must have 1 to {MAXIMUM_LENGTH} characters")
+        raise _Malformed(f"must have 1 to {MAXIMUM_LENGTH} characters")
     if url.startswith("-") or not url.isascii() or any(not "!" <= character <= "~" for character in url):
-        raise _invalid(
+        raise _Malformed(
             "must not begin with a dash nor hold spaces, control or non-ASCII characters; encode them as %XX"
         )
     if "\\" in url or "::" in url.split("/", 1)[0]:
-        raise _invalid(f"is not a repository address; expected one like {EXAMPLE}")
+        raise _Malformed(f"is not a repository address; expected one like {EXAMPLE}")
     if "://" not in url:
         return _parse_scp_like(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise _invalid("has a malformed host or port") from None
+        raise _Malformed("has a malformed host or port") from None
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise _invalid(f"has the scheme {scheme!r}; use https:// or ssh://")
+        raise _Malformed(f"has the scheme {scheme!r}; use https:// or ssh://")
     if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise _invalid("must not have a query or fragment")
+        raise _Malformed("must not have a query or fragment")
     if scheme == "file":
         return _parse_file(parts.netloc, parts.path)
     return _parse_remote(scheme, parts.hostname or "", port, parts.path, parts.username, parts.password)
 
 
-def _invalid(problem: str) -> ValidationFailed:
-    return ValidationFailed({FIELD: problem})
-
-
 def _parse_scp_like(url: str) -> RepositoryUrl:
     match = _SCP_LIKE.fullmatch(url)
     if match is None:
-        raise _invalid(f"is not a repository address; expected one like {EXAMPLE} or git@host:team/site.git")
+        raise _Malformed(f"is not a repository address; expected one like {EXAMPLE} or git@host:team/site.git")
     path = match["path"]
     # A path that is not absolute is relative to the user's home, which ssh:// spells /~/.
     path = path if path.startswith("/") else f"/~/{path}" if path.startswith("~") else f"/{path}"
@@ -174,10 +186,10 @@ def _parse_scp_like(url: str) -> RepositoryUrl:
 
 def _parse_file(netloc: str, path: str) -> RepositoryUrl:
     if netloc not in ("", "localhost"):
-        raise _invalid("names a host in a file:// address; write file:///path/to/repository")
+        raise _Malformed("names a host in a file:// address; write file:///path/to/repository")
     # The path stays encoded, as git decodes it again.
     if path in ("", "/") or not is_written_text(unquote(path)):
-        raise _invalid("has no usable path; write file:///path/to/repository")
+        raise _Malformed("has no usable path; write file:///path/to/repository")
     return RepositoryUrl("file", "", 0, path)
 
 
@@ -188,21 +200,19 @@ def _parse_remote(
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise _invalid("has a malformed host") from None
+            raise _Malformed("has a malformed host") from None
     elif not _HOST.fullmatch(host):
-        raise _invalid("has a malformed host; write international names in punycode")
-    if path in ("", "/"):
-        raise _invalid(f"has no path to a repository; expected one like {EXAMPLE}")
+        raise _Malformed("has a malformed host; write international names in punycode")
     user, password = unquote(user or "") or None, unquote(password or "") or None
     if not is_written_text((user or "") + (password or "") + unquote(path)):
-        raise _invalid("has control characters in it")
+        raise _Malformed("has control characters in it")
     if scheme == "ssh":
         if password is not None:
-            raise _invalid("has a password; SSH repositories need a deploy key")
+            raise _Malformed("has a password; SSH repositories need a deploy key")
         if user is not None and not _USER.fullmatch(user):
-            raise _invalid("has a malformed user")
+            raise _Malformed("has a malformed user")
     if port == 0:
-        raise _invalid("has a malformed host or port")
+        raise _Malformed("has a malformed host or port")
     return RepositoryUrl(scheme, host.lower(), port or _DEFAULT_PORTS[scheme], path, user, password)
 
 

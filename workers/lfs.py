@@ -114,7 +114,7 @@ class LfsFetcher:
 
     def _authorise_configured(self, configured: str, repository: RepositoryUrl) -> RepositoryUrl:
         try:
-            url = parse_for_clone(configured, self._access.policy)
+            url = parse_for_clone(configured, self._access.policy, name="lfs.url", needs_path=False)
             if not url.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.scheme}:// is refused there; use https://.")
         except StageFailure as failure:

@@ -180,8 +180,8 @@ class LfsClient:
         """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and where the policy refuses it."""
         try:
             parts = urlsplit(urljoin(base, url) if base else url)
-            bare = parts._replace(query="", fragment="", path=parts.path if parts.path.strip("/") else "/lfs")
-            public = parse_for_clone(bare.geturl(), self._access.policy)
+            bare = parts._replace(query="", fragment="").geturl()
+            public = parse_for_clone(bare, self._access.policy, name="url", needs_path=False)
             if not public.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{public.scheme}:// is refused there.")
             if not all("!" <= character <= "~" for character in parts.query):

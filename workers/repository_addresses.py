@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
 from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
-from shared.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
+from shared.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
 from workers.executors.upstream_proxy import UpstreamAway
 from workers.git_failures import proxy_failure, unreachable
 
@@ -36,10 +36,10 @@ class Route:
     proxy: str | None = field(default=None, repr=False)
 
 
-def parse_for_clone(url: str, policy: RepositoryPolicy) -> RepositoryUrl:
-    """The address of a repository; what the API would refuse fails the deployment here, as the user's failure."""
+def parse_for_clone(url: str, policy: RepositoryPolicy, *, name: str = FIELD, needs_path: bool = True) -> RepositoryUrl:
+    """As `parse_repository_url`; what the API would refuse fails the deployment here, as the user's failure."""
     try:
-        parsed = parse_repository_url(url)
+        parsed = parse_repository_url(url, name=name, needs_path=needs_path)
         policy.check(parsed)
     except CloudifyError as error:
         raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error

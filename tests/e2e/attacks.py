@@ -166,10 +166,9 @@ _ON_RESOURCES = (
     ),
     Attack(
         "npm-held-by-a-pattern",
-        # npm matches the pattern too, and takes exponential time: the build's own.
+        # `npm run` matches the pattern too, and takes exponential time: the build's own.
         _of_many_stars,
         "TIMEOUT",
-        stage="install",
         advice=("30 seconds",),
         settings={"rootDirectory": "a" * 100},
     ),
@@ -462,7 +461,7 @@ _ON_CONTENT = (
         "OUTPUT_INVALID",
         advice=("dist", "can't be read", "chmod"),
     ),
-    Attack("file-as-output-directory", _script("echo x > dist"), "OUTPUT_INVALID", advice=("dist is a file",)),
+    Attack("file-as-output-directory", _script("echo x > dist"), "OUTPUT_INVALID", advice=("dist is a file, or",)),
     Attack("no-output-directory", _script("mkdir public"), "OUTPUT_DIRECTORY_MISSING", advice=("dist", "public")),
 )
 

@@ -46,7 +46,7 @@ class LfsStore:
         server.respond = self.respond
 
     def respond(self, method: str, path: str, headers: Message, body: bytes) -> Answer | None:
-        if path.endswith("/info/lfs/objects/batch"):
+        if path.endswith("/info/lfs/objects/batch") or path == "/objects/batch":
             self.asked.append((method, path, headers.get("Authorization")))
             return self.batch or self._batch(json.loads(body))
         if path.startswith("/storage/"):
@@ -122,12 +122,13 @@ def test_a_local_repository_has_its_own_storage(cloner: Cloner, tmp_path: Path) 
     assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
 
 
+@pytest.mark.parametrize("path", ["/x/info/lfs", "/", ""])
 def test_lfsconfig_names_another_server_which_gets_no_credentials(
-    cloner: Cloner, http: GitServer, tmp_path: Path
+    cloner: Cloner, http: GitServer, tmp_path: Path, path: str
 ) -> None:
     with serving(tmp_path) as other:
         store = LfsStore(other)
-        url = site(http, {".lfsconfig": f"[lfs]\n\turl = http://127.0.0.1:{other.server_port}/x/info/lfs\n"})
+        url = site(http, {".lfsconfig": f"[lfs]\n\turl = http://127.0.0.1:{other.server_port}{path}\n"})
         http.credentials = "user:s3cret-passw0rd"
         origin = f"http://127.0.0.1:{http.server_port}"
         credentials = RepositoryCredentials("token", origin, "user", "s3cret-passw0rd")

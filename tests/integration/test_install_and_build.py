@@ -222,6 +222,7 @@ def test_what_a_person_can_mend_ends_in_a_clear_failure(
         ("mkdir dist/shut; chmod 000 dist/shut", "dist/shut': Permission denied"),
         ("chmod 000 dist", "The output directory dist can't be read"),
         ("rm -r dist; echo x > dist", "The output directory dist is a file"),
+        ("rm -r dist; echo x > page; ln -s page dist", "The output directory dist is a file, or a link to one"),
         ("mkfifo dist/pipe", "pipe"),
     ],
 )

@@ -68,7 +68,7 @@ _COLLECT = f"""
 found= outside= file=
 for directory in "$@"; do
   [ -d "$directory" ] || {{
-    if [ -L "$directory" ]; then outside=$directory; elif [ -e "$directory" ]; then file=$directory; fi
+    if [ -e "$directory" ]; then file=$directory; elif [ -L "$directory" ]; then outside=$directory; fi
     continue
   }}
   resolved=$(cd -P -- "$directory" 2>/dev/null && pwd -P) || {{ echo "$directory"; exit {_SHUT}; }}
@@ -294,8 +294,8 @@ def _check_collected(context: StageContext, detection: Detection, result: Execut
     if result.exit_code == _FILE:
         raise StageFailure(
             FailureCode.OUTPUT_INVALID,
-            f"The output directory {printed.strip()} is a file. Set the output directory in the project's settings to"
-            " the directory that the build writes.",
+            f"The output directory {printed.strip()} is a file, or a link to one. Set the output directory in the"
+            " project's settings to the directory that the build writes.",
         )
     if result.exit_code == _SHUT:
         raise StageFailure(
