@@ -187,13 +187,14 @@ def test_what_a_dead_worker_left_is_ended() -> None:
         pytest.skip("this host gives no control groups")
     process = subprocess.Popen(["true"])
     process.wait()
-    group = _GROUPS.group(f"git-{process.pid}-1-1-depl_0")
+    name = f"git-{process.pid}-1-1-abandoned"
+    group = _GROUPS.group(name)
     group.create()
     left = subprocess.Popen(["sleep", "600"])
     group.add(left.pid)
     with Confinement.opened(_GROUPS, "depl_1", LIMITS[Plan.FREE]):
         assert left.wait(60) == -signal.SIGKILL
-        assert not any("depl_0" in name for name in _GROUPS.names())
+        assert name not in _GROUPS.names()
         own = [name for name in _GROUPS.names() if name.startswith(f"git-{os.getpid()}-") and "depl_1" in name]
         assert own
         # Another clone leaves the groups of live workers alone.
