@@ -51,9 +51,12 @@ def sees_processes() -> bool:
 
 def processes_of(program: Path, directory: Path) -> list[int]:
     """Live processes that run a program of this name in the directory. Empty where processes can't be looked at."""
-    wanted = (program.name, os.path.realpath(directory))
+    try:
+        place = directory.stat()
+    except OSError:
+        return []
     pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if (_program_of(pid), _link(pid, "cwd")) == wanted and not is_gone(pid)]
+    return [pid for pid in pids if _program_of(pid) == program.name and _is_in(pid, place) and not is_gone(pid)]
 
 
 def end_processes_of(program: Path, directory: Path, signals: Sequence[tuple[signal.Signals, float]]) -> list[int]:
@@ -83,6 +86,14 @@ def _program_of(pid: int) -> str | None:
     program = _link(pid, "exe")
     # So the kernel marks a program whose file was replaced meanwhile, as by an upgrade.
     return None if program is None else Path(program.removesuffix(" (deleted)")).name
+
+
+def _is_in(pid: int, place: os.stat_result) -> bool:
+    """Whether the process works in this very directory; a path may mean another one, as in a container."""
+    try:
+        return os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), place)
+    except OSError:
+        return False
 
 
 def _link(pid: int, name: str) -> str | None:

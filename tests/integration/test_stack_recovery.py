@@ -202,6 +202,19 @@ def test_only_the_program_in_its_own_directory_is_found(tmp_path: Path, stack: E
     program = Path(psutil.Process(processes[0].pid).exe())
     assert processes_of(program, here) == [processes[0].pid]
     assert processes_of(Path("/usr/bin/other"), here) == []
+    # Another directory with the path that the process shows, as in another mount namespace.
+    image = tmp_path / "image"
+    image.mkdir()
+    inside = f"mount --bind {image} {tmp_path} && mkdir {here} && cd {here} && echo started && exec sleep 600"
+    if os.geteuid() == 0:
+        command = ["unshare", "--mount", "sh", "-c", inside]
+        contained = subprocess.Popen(command, stdout=subprocess.PIPE)
+        stack.callback(contained.wait)
+        stack.callback(contained.kill)
+        assert contained.stdout is not None
+        assert contained.stdout.readline() == b"started\n"
+        assert Path(f"/proc/{contained.pid}/cwd").readlink() == here
+        assert processes_of(program, here) == [processes[0].pid]
     processes[0].kill()
     until(lambda: is_zombie(processes[0].pid))
     assert processes_of(program, here) == []
