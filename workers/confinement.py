@@ -18,6 +18,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.plans import PlanLimits
 from workers.executors.base import Limits
 from workers.executors.cgroups import ControlGroup, ControlGroups
+from workers.git_trace import GitTrace
 
 _NAME_PREFIX = "git-"
 _numbers = itertools.count(1)
@@ -27,7 +28,8 @@ _MEBIBYTE = 1024 * 1024
 _FILE_SIZE_MARGIN = 64 * _MEBIBYTE
 # A shell's `ulimit -f` counts these (POSIX).
 _BLOCK_BYTES = 512
-_NOT_CONFINED = "cloudify: the limits of this program are refused"
+# With a word that no server can know and no file can be named by.
+_NOT_CONFINED = f"cloudify: the limits of this program are refused ({os.urandom(8).hex()})"
 # Arguments: blocks of a file, KiB of data or "-", paths of cgroup.procs, "--", the command. An unlimited stack is for
 # git's recursion into directories: where it ends is decided by the bounds here, not by a crash.
 _SCRIPT = f"""\
@@ -41,11 +43,7 @@ while [ "$1" != -- ]; do echo $$ > "$1" || fail; shift; done
 shift
 exec "$@"
 """
-# What git says of a program that it started; what a server says is shown with "remote: " before it.
-_DIED_OF_SIGNAL = re.compile(r"^error: .* died of signal (\d{1,2})$", re.MULTILINE)
-_NO_MEMORY = re.compile(
-    r"^(?:fatal|error): (?:.*[Oo]ut of memory|.*Cannot allocate memory|.*unable to create.*thread)", re.MULTILINE
-)
+_NO_MEMORY = re.compile(r"[Oo]ut of memory|(?:.*: )?Cannot allocate memory\Z|unable to create thread", re.DOTALL)
 _TRIED_TO_ALLOCATE = re.compile(r"tried to allocate (\d+) bytes")
 
 
@@ -102,8 +100,8 @@ class Confinement:
             raise self._out_of_memory()
         self._measure_at = time.monotonic() + _MEASURE_SECONDS
 
-    def find_failure(self, program: str, return_code: int, stderr: str) -> Exception | None:
-        """Why a program that failed did not end by itself; None when it did.
+    def find_failure(self, program: str, return_code: int, stderr: str, trace: GitTrace) -> Exception | None:
+        """Why a program that failed did not end by itself; None when it did. `trace`: empty for another than git.
 
         PlatformError for a death by signal, StageFailure where a bound of the plan was the cause.
         """
@@ -112,16 +110,16 @@ class Confinement:
             if events.is_at_limit:
                 return self._out_of_memory()
             return PlatformError(f"The worker's host ran out of memory and ended {program}.")
-        died = _DIED_OF_SIGNAL.search(stderr)
-        number = -return_code if return_code < 0 else int(died[1]) if died is not None else 0
+        number = -return_code if return_code < 0 else trace.child_signal or 0
         if number == signal.SIGXFSZ:
             return too_large(self._limits.disk_bytes)
         if number:
             return PlatformError(f"{program}, or a program that it started, was ended by {_signal_name(number)}.")
         if return_code == 125 and _NOT_CONFINED in stderr:
             return PlatformError(f"{program} could not be started within its limits: {stderr.strip()[-300:]}")
-        if _NO_MEMORY.search(stderr):
-            tried = _TRIED_TO_ALLOCATE.search(stderr)
+        said = next((message for message in trace.messages if _NO_MEMORY.match(message)), None)
+        if said is not None:
+            tried = _TRIED_TO_ALLOCATE.search(said)
             is_beyond = tried is not None and int(tried[1]) > self._limits.memory_bytes
             if self._group is None or is_beyond:
                 return self._out_of_memory()

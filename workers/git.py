@@ -17,6 +17,7 @@ from typing import IO
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.private_files import PUBLIC_UMASK
 from workers.confinement import Confinement, too_large
+from workers.git_trace import GitTrace
 from workers.http_answers import HttpAnswer
 from workers.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
 
@@ -67,12 +68,14 @@ OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 class GitFailed(Exception):
-    """git exited non-zero; `stderr` is what it said, without progress, `answers` what HTTP servers answered to it."""
+    """git exited non-zero. `stderr`: what it said, without progress; servers' words and names of files are in it.
+    `messages`: git's own alone. `answers`: what HTTP servers answered to it."""
 
-    def __init__(self, stderr: str, answers: Sequence[HttpAnswer] = ()) -> None:
+    def __init__(self, stderr: str, messages: Sequence[str] = ()) -> None:
         super().__init__(stderr)
         self.stderr = stderr
-        self.answers = answers
+        self.messages = messages
+        self.answers: Sequence[HttpAnswer] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ class Git:
             "GIT_ALLOW_PROTOCOL": "",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_ADVICE": "0",
+            "GIT_TRACE2_EVENT": str(directory / "git-events"),
+            "GIT_TRACE2_EVENT_BRIEF": "1",
         }
         if certificates is not None:
             self._environment["GIT_SSL_CAINFO"] = str(certificates)
@@ -169,6 +174,8 @@ class Git:
         consume: Callable[[bytes], None] | None = None,
     ) -> bytes:
         """As `run`, for another program that contacts the repository."""
+        events = Path(self._environment["GIT_TRACE2_EVENT"])
+        events.unlink(missing_ok=True)
         process = subprocess.Popen(
             self._confinement.command([*self._prefix, *command]),
             cwd=directory,
@@ -201,8 +208,9 @@ class Git:
         if output.failure is not None:
             raise output.failure
         if process.returncode != 0:
-            killed = self._confinement.find_failure(command[0], process.returncode, messages.text())
-            raise killed or GitFailed(messages.text())
+            trace = GitTrace.read(events)
+            killed = self._confinement.find_failure(command[0], process.returncode, messages.text(), trace)
+            raise killed or GitFailed(messages.text(), trace.messages)
         return bytes(output.data)
 
     def _wait(self, process: subprocess.Popen[bytes], output: _Output) -> None:

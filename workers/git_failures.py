@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from workers.executors.upstream_proxy import UpstreamAway, UpstreamFailure
+from workers.git import GitFailed
 from workers.http_answers import HttpAnswer
 
 # Matched against git's messages in the C locale, in this order.
@@ -29,7 +30,8 @@ _UNREACHABLE = re.compile(
     r"SSL certificate|certificate verif|SSL_|TLS|Failed to connect",
     re.IGNORECASE,
 )
-_DISK = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+# As the end of a message of git's own.
+_DISK = re.compile(r": (?:No space left on device|Disk quota exceeded)\Z")
 _PASSING = re.compile(
     r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection (reset|closed by)|unexpected disconnect|"
     r"hung up unexpectedly|invalid index-pack output|transfer closed|bad pack header|index-pack failed|unexpected EOF",
@@ -40,6 +42,8 @@ _GARBLED = re.compile(
     r"(?:protocol error: )?bad line length(?: character: ([ -~]{1,4}))?|protocol error: |invalid server response",
     re.IGNORECASE,
 )
+# The files of a repository that name addresses.
+SUBMODULES, LFS_SETTINGS = ".gitmodules", ".lfsconfig"
 # Before the second, third and fourth try of a contact that broke off, where the server doesn't say how long to wait.
 PAUSES = (2.0, 8.0, 20.0)
 # A server that asks for more is told of instead.
@@ -47,6 +51,13 @@ MAXIMUM_WAIT_SECONDS = 60.0
 _COMMIT_ABSENT = re.compile(
     r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref|not a valid object", re.IGNORECASE
 )
+
+
+class AccessRefused(StageFailure):
+    """The repository can't be read with the credentials that there are, or without any."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(FailureCode.REPOSITORY_AUTHENTICATION, message)
 
 
 class ProxyUnusable(PlatformError):
@@ -62,30 +73,39 @@ def is_commit_absent(stderr: str) -> bool:
     return _COMMIT_ABSENT.search(stderr) is not None
 
 
-def find_wait_seconds(stderr: str, answers: Sequence[HttpAnswer], default: float) -> float | None:
+def find_wait_seconds(error: GitFailed, default: float) -> float | None:
     """How long to wait before the contact is tried again; None where that won't help, or is too long."""
+    stderr, answers = error.stderr, error.answers
     if answers and answers[-1].is_passing:
-        asked = answers[-1].retry_after_seconds
-        seconds = default if asked is None else asked
-        return seconds if seconds <= MAXIMUM_WAIT_SECONDS else None
+        return wait_after(answers[-1], default)
     is_other = (
-        is_commit_absent(stderr) or _DISK.search(stderr) or _NOT_FOUND.search(stderr) or _AUTHENTICATION.search(stderr)
+        is_commit_absent(stderr) or is_disk_full(error) or _NOT_FOUND.search(stderr) or _AUTHENTICATION.search(stderr)
     )
     return default if _PASSING.search(stderr) and not is_other else None
 
 
-def failure_of(
-    stderr: str, repository: RepositoryUrl, *, is_last_attempt: bool, answers: Sequence[HttpAnswer] = ()
-) -> Exception:
+def wait_after(answer: HttpAnswer, default: float) -> float | None:
+    """Seconds to wait after an answer that `is_passing`, None where the server asks for too many; `default`: at
+    least, also where it asks for less."""
+    seconds = max(default, answer.retry_after_seconds or 0.0)
+    return seconds if seconds <= MAXIMUM_WAIT_SECONDS else None
+
+
+def is_disk_full(error: GitFailed) -> bool:
+    """Whether git says that it could not write here; a server's word for its own disk isn't meant."""
+    return any(_DISK.search(message) for message in error.messages)
+
+
+def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
     """The exception that a failed contact with the repository stands for: StageFailure, or PlatformError for what
     may pass and for our own disk.
     """
-    shown = repository.public
-    if _DISK.search(stderr):
+    stderr, shown = error.stderr, repository.public
+    if is_disk_full(error):
         return PlatformError("The worker's disk is full; git could not write.")
     if _HOST_KEY.search(stderr):
         return host_key_changed(repository)
-    answered = find_answer_failure(repository, answers)
+    answered = find_answer_failure(repository, error.answers)
     if answered is not None:
         return answered
     if is_moved(stderr):
@@ -126,29 +146,45 @@ def find_answer_failure(repository: RepositoryUrl, answers: Sequence[HttpAnswer]
     if not answers:
         return None
     last, shown = answers[-1], repository.public
+    address = last.moved_to(shown)
+    if address is not None:
+        return StageFailure(
+            FailureCode.REPOSITORY_NOT_FOUND,
+            f"{shown} redirects to {address}. Where that is the repository, set the project's repositoryUrl to it.",
+        )
     page = last.sign_in_page(shown)
     if page is not None:
-        return StageFailure(
-            FailureCode.REPOSITORY_AUTHENTICATION,
+        return AccessRefused(
             f"{shown} redirects to {page}, a page to sign in: the repository is private, or the address isn't one that "
             "git reads. Check the project's repositoryUrl, and set an access token: `cloudify credentials set`.",
         )
     if last.is_passing:
         return host_in_trouble(repository.host, last)
-    if last.status != 200 or last.is_git:
+    return None if not 200 <= last.status < 300 or last.is_git else _not_git(repository, last)
+
+
+def find_other_server(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
+    """For a repository without branches: git takes any answer for a server of files, and an empty list for a
+    repository without commits. None when it was git's protocol after all."""
+    if not answers or any(answer.is_git for answer in answers):
         return None
+    return find_answer_failure(repository, answers[:1]) or _not_git(repository, answers[0])
+
+
+def _not_git(repository: RepositoryUrl, answer: HttpAnswer) -> StageFailure:
     return StageFailure(
         FailureCode.REPOSITORY_NOT_FOUND,
-        f"There is no git repository at {shown}: {repository.host} answers 200 with {last.kind} instead of git's "
-        "protocol. Check the project's repositoryUrl with `git ls-remote`; where it asks to sign in, set an access "
-        "token: `cloudify credentials set`. A server that only hands out a repository's files can't be cloned from.",
+        f"There is no git repository at {repository.public}: {repository.host} answers {answer.status} with "
+        f"{answer.kind} instead of git's protocol. Check the project's repositoryUrl with `git ls-remote`; where it "
+        "asks to sign in, set an access token: `cloudify credentials set`. A server that only hands out a repository's "
+        "files can't be cloned from.",
     )
 
 
 def host_in_trouble(host: str, answer: HttpAnswer) -> StageFailure:
     """For an answer that `is_passing`, when the waiting is over."""
     asked = answer.retry_after_seconds
-    wait = "later" if asked is None else f"in {asked:.0f} seconds, as it asks"
+    wait = "later" if asked is None or asked < 1 else f"in {asked:.0f} seconds, as it asks"
     cause = "too many requests" if answer.status in (403, 429) else "a fault there"
     return StageFailure(
         FailureCode.REPOSITORY_UNREACHABLE,
@@ -156,17 +192,20 @@ def host_in_trouble(host: str, answer: HttpAnswer) -> StageFailure:
     )
 
 
-def refused_elsewhere(repository: RepositoryUrl, origin: str) -> StageFailure:
-    """For a submodule on another host than the project's repository, whose credentials are the only ones."""
-    return StageFailure(
-        FailureCode.REPOSITORY_AUTHENTICATION,
-        f"{repository.public} can't be read without credentials, and a project's credentials are for the host of its "
-        f"own repository alone ({origin}). Name a copy on that host in .gitmodules, make the submodule public, or "
-        "commit its files in its place.",
-    )
+def refused_elsewhere(repository: RepositoryUrl, own: RepositoryUrl, place: str) -> AccessRefused:
+    """For an address that a file of the repository names, `place`, and that isn't of the host of `own`, the project's
+    repository, whose credentials are the only ones."""
+    begin = own.public.removesuffix(own.path)
+    problem = f"{repository.public} can't be read without credentials, and a project's credentials are for the host of "
+    problem += f"its own repository alone ({begin})."
+    if repository.host == own.host and repository.scheme != own.scheme:
+        relative = ", or relative to it (../name.git)" if place == SUBMODULES else ""
+        return AccessRefused(f"{problem} Write its address in {place} like the project's, as {begin}/…{relative}.")
+    advice = f"Name a copy on that host in {place}, make it public, or commit its files in its place."
+    return AccessRefused(f"{problem} {advice}")
 
 
-def refused(repository: RepositoryUrl) -> StageFailure:
+def refused(repository: RepositoryUrl) -> AccessRefused:
     if repository.scheme == "ssh":
         problem = "refuses the project's deploy key, or doesn't exist. Give the key's public half (`cloudify "
         problem += "credentials show --json`) to the repository, or set another: `cloudify credentials set --key FILE`."
@@ -174,7 +213,7 @@ def refused(repository: RepositoryUrl) -> StageFailure:
         given = "refuses the credentials it was given" if repository.secrets else "asks for credentials"
         problem = f"{given}, or doesn't exist. For a private repository set an access token that may read it: "
         problem += "`cloudify credentials set`."
-    return StageFailure(FailureCode.REPOSITORY_AUTHENTICATION, f"{repository.public} {problem}")
+    return AccessRefused(f"{repository.public} {problem}")
 
 
 def host_key_changed(repository: RepositoryUrl) -> StageFailure:

@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from shared.written_text import is_written_text
 
+_MAXIMUM_SHOWN = 300
 # The trace of a whole fetch; what comes later doesn't matter.
 _MAXIMUM_TRACE = 4 << 20
 _HEADER = re.compile(r"<= Recv header: ?(.*)$")
@@ -20,6 +21,9 @@ _STATUS = re.compile(r"HTTP/[0-9.]+ (\d{3})\b")
 _SMART = re.compile(r"application/x-git-[a-z-]+", re.IGNORECASE)
 _WORDS = re.compile(r"[\w.+-]+/[\w.+-]+")
 _SIGN_IN = re.compile(r"login|log-in|logon|sign[-_]?in|signin|/auth|oauth|saml|sso\b", re.IGNORECASE)
+# 520 to 527 are how Cloudflare says that the server behind it is in trouble.
+_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
+_REFERENCES = "/info/refs"
 _KINDS: Mapping[str, str] = {
     "text/html": "a web page (text/html), as sign-in pages and firewalls do,",
     "application/json": "JSON (application/json)",
@@ -50,23 +54,37 @@ class HttpAnswer:
     def is_passing(self) -> bool:
         """Whether the server says that another time it may be otherwise; 403 is how some limit rates."""
         is_limited = self.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in self.headers
-        return self.status in (408, 425, 429, 500, 502, 503, 504) or (self.status == 403 and is_limited)
+        return self.status in _PASSING_STATUSES or (self.status == 403 and is_limited)
 
     @property
     def retry_after_seconds(self) -> float | None:
         """None where the server doesn't say, or not in a way that HTTP knows (RFC 9110, 10.2.3)."""
         return retry_after_seconds(self.headers.get("retry-after", ""))
 
+    def moved_to(self, asked: str) -> str | None:
+        """The repository's address that it redirects to, None for another redirect; `asked`: the repository's own."""
+        target = self._target(asked)
+        if target is None or not target.endswith(_REFERENCES):
+            return None
+        return target.removesuffix(_REFERENCES)
+
     def sign_in_page(self, asked: str) -> str | None:
-        """Where it redirects to, without query, if that looks like a page to sign in; `asked`: its own address."""
+        """Where it redirects to, if that looks like a page to sign in; `asked`: the repository's own address."""
+        target = self._target(asked)
+        if target is None or target.endswith(_REFERENCES):
+            return None
+        return target if _SIGN_IN.search(target.partition("://")[2]) else None
+
+    def _target(self, asked: str) -> str | None:
+        """Where it redirects to, for people: without query and credentials."""
         if not 300 <= self.status < 400:
             return None
         try:
-            parts = urlsplit(urljoin(asked, self.headers.get("location", "")))
-            shown = f"{parts.scheme}://{parts.hostname}{parts.path}"[:200]
+            parts = urlsplit(urljoin(f"{asked}{_REFERENCES}", self.headers.get("location", "")))
         except ValueError:
             return None
-        return shown if _SIGN_IN.search(f"{parts.hostname}{parts.path}") and is_written_text(shown) else None
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return shown if len(shown) <= _MAXIMUM_SHOWN and is_written_text(shown) else None
 
 
 def retry_after_seconds(value: str) -> float | None:

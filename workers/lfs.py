@@ -20,6 +20,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from shared.wording import counted
 from workers.git import Git, GitFailed
+from workers.git_failures import LFS_SETTINGS
 from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
 from workers.lfs_pointers import VERSION, opened_parent
 from workers.reading.reader import ContentReader
@@ -121,7 +122,7 @@ class LfsFetcher:
             raise StageFailure(failure.code, f".lfsconfig: {failure.message}") from failure
         if url.origin == repository.origin and not url.secrets:
             return replace(url, user=repository.user, password=repository.password)
-        return self._access.authorise(url)
+        return self._access.authorise(url, LFS_SETTINGS)
 
     def _endpoint(self, source: RepositoryUrl, route: Route, configured: str | None) -> Endpoint:
         if source.scheme == "ssh":
@@ -149,7 +150,7 @@ class LfsFetcher:
         except GitFailed as error:
             # The shell's or the host's word for a command that it doesn't have names the command.
             if "git-lfs-authenticate" not in error.stderr:
-                raise self._access.failure_of(error.stderr, source, is_last_attempt=self._is_last_attempt) from error
+                raise self._access.failure_of(error, source, is_last_attempt=self._is_last_attempt) from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass
         raise StageFailure(

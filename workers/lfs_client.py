@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.git_failures import MAXIMUM_WAIT_SECONDS, PAUSES, host_in_trouble, proxy_failure, refused, unreachable
+from workers.git_failures import LFS_SETTINGS, PAUSES, host_in_trouble, proxy_failure, unreachable, wait_after
 from workers.http_answers import HttpAnswer
 from workers.repository_access import RepositoryAccess, authorization
 from workers.repository_addresses import find_route, parse_for_clone
@@ -118,9 +118,8 @@ class LfsClient:
             try:
                 return action()
             except _InTrouble as error:
-                asked = error.answer.retry_after_seconds
-                wait = pause if asked is None or pause is None else asked
-                if wait is None or wait > MAXIMUM_WAIT_SECONDS:
+                wait = None if pause is None else wait_after(error.answer, pause)
+                if wait is None:
                     raise host_in_trouble(f"The Git LFS server {error.host}", error.answer) from error
                 self._cancelled.wait(wait)
                 self._check_time()
@@ -173,7 +172,7 @@ class LfsClient:
     def _own_headers(self, endpoint: Endpoint, target: _Target) -> Mapping[str, str]:
         if target.public.origin == self._target(endpoint.url).public.origin:
             return endpoint.headers
-        own = authorization(self._access.authorise(target.public))
+        own = authorization(self._access.authorise(target.public, LFS_SETTINGS))
         return {} if own is None else {"Authorization": own}
 
     def _target(self, url: str, base: str = "") -> _Target:
@@ -268,7 +267,7 @@ class LfsClient:
             return _unusable(target, f"doesn't do what it is asked (status {status})")
         if status in (401, 403):
             if not is_authenticated:
-                return refused(target.public)
+                return self._access.refusal(target.public, LFS_SETTINGS)
             return StageFailure(
                 FailureCode.REPOSITORY_AUTHENTICATION,
                 f"{target.public.host} refuses the project's credentials for Git LFS. Set a token that may read it: "

@@ -8,20 +8,27 @@ import ipaddress
 import os
 import shlex
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.errors import FailureCode, StageFailure
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers import ssh_tunnel
 from workers.executors.upstream_proxy import UpstreamFailure
-from workers.git_failures import failure_of, host_key_changed, proxy_failure
-from workers.http_answers import HttpAnswer
+from workers.git import GitFailed
+from workers.git_failures import (
+    SUBMODULES,
+    AccessRefused,
+    failure_of,
+    host_key_changed,
+    proxy_failure,
+    refused,
+    refused_elsewhere,
+)
 from workers.repository_addresses import Route
 
 if TYPE_CHECKING:
@@ -46,11 +53,12 @@ class _SshFiles:
 class RepositoryAccess:
     """For one clone; not shared between threads. Made by `opened`. `proxy`: where one leads outside, that one.
 
-    `policy`: where the clone may lead.
+    `policy`: where the clone may lead. `repository`: the project's own, whose host its credentials are for.
     """
 
     def __init__(
         self,
+        repository: RepositoryUrl,
         project_id: str,
         credentials: RepositoryCredentials | None,
         host_keys: RepositoryCredentialRepository,
@@ -60,6 +68,7 @@ class RepositoryAccess:
     ) -> None:
         self.proxy = proxy
         self.policy = policy
+        self._repository = repository
         self._project_id = project_id
         self._credentials = credentials
         self._host_keys = host_keys
@@ -69,6 +78,7 @@ class RepositoryAccess:
     @contextmanager
     def opened(
         cls,
+        repository: RepositoryUrl,
         project_id: str,
         credentials: RepositoryCredentials | None,
         host_keys: RepositoryCredentialRepository,
@@ -78,18 +88,31 @@ class RepositoryAccess:
     ) -> Generator[RepositoryAccess]:
         """A deploy key is readable for ssh as long as the context lasts. `directory` is the stage's own."""
         if credentials is None or credentials.kind != "sshKey":
-            yield cls(project_id, credentials, host_keys, None, proxy, policy)
+            yield cls(repository, project_id, credentials, host_keys, None, proxy, policy)
             return
         with _key_file(credentials.private_key, directory) as identity:
             files = _SshFiles(identity, directory / "known_hosts")
-            yield cls(project_id, credentials, host_keys, files, proxy, policy)
+            yield cls(repository, project_id, credentials, host_keys, files, proxy, policy)
 
-    def authorise(self, url: RepositoryUrl) -> RepositoryUrl:
-        """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key."""
+    def authorise(self, url: RepositoryUrl, place: str = SUBMODULES) -> RepositoryUrl:
+        """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key.
+
+        `place`: the file of the repository that names the address, if it isn't the project's.
+        """
         own = self._credentials
         if url.scheme == "ssh" and (own is None or self._files is None or not own.is_for(url)):
-            raise StageFailure(FailureCode.REPOSITORY_AUTHENTICATION, self._missing_key(url))
+            raise self._explained(AccessRefused(self._missing_key(url)), url, place)
         return url if own is None else own.add_to(url)
+
+    def refusal(self, url: RepositoryUrl, place: str) -> Exception:
+        """The failure of an address that wants credentials, or others. `place`: as for `authorise`."""
+        return self._explained(refused(url), url, place)
+
+    def _explained(self, failure: Exception, url: RepositoryUrl, place: str) -> Exception:
+        """With advice that can be followed: for an address of another host no credentials can be set."""
+        if isinstance(failure, AccessRefused) and url.origin != self._repository.origin:
+            return refused_elsewhere(url, self._repository, place)
+        return failure
 
     def withheld_from(self, url: RepositoryUrl) -> str | None:
         """Whom the project's credentials are for, where that is not this address."""
@@ -98,20 +121,15 @@ class RepositoryAccess:
         return self._credentials.origin
 
     def failure_of(
-        self,
-        stderr: str,
-        url: RepositoryUrl,
-        *,
-        is_last_attempt: bool,
-        has_waited: bool = False,
-        answers: Sequence[HttpAnswer] = (),
+        self, error: GitFailed, url: RepositoryUrl, *, is_last_attempt: bool, has_waited: bool = False
     ) -> Exception:
         """As `git_failures.failure_of`, for a contact that may not even have got through the proxy. `has_waited`: it
         was tried again already, which leaves the proxy's own troubles to the stage's next attempt."""
-        failure = self.find_proxy_failure(url)
-        if failure is not None:
-            return proxy_failure(url, failure, is_last_attempt=is_last_attempt)
-        return failure_of(stderr, url, is_last_attempt=is_last_attempt or has_waited, answers=answers)
+        of_proxy = self.find_proxy_failure(url)
+        if of_proxy is not None:
+            return proxy_failure(url, of_proxy, is_last_attempt=is_last_attempt)
+        failure = failure_of(error, url, is_last_attempt=is_last_attempt or has_waited)
+        return self._explained(failure, url, SUBMODULES)
 
     def find_proxy_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
         """Why the latest contact with the host didn't get through the company's proxy; None if it did."""

@@ -14,14 +14,7 @@ from urllib.parse import quote, unquote
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.git import Git, GitFailed
-from workers.git_failures import (
-    PAUSES,
-    find_answer_failure,
-    find_wait_seconds,
-    is_commit_absent,
-    is_moved,
-    refused_elsewhere,
-)
+from workers.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
 from workers.http_answers import HttpAnswer, read_trace
 from workers.lfs import LfsFetcher
 from workers.repository_access import RepositoryAccess
@@ -97,8 +90,7 @@ class RemoteRepository:
             )
         branches = [name.removeprefix("refs/heads/") for name in there]
         if not branches:
-            # git takes any answer with 200 for a server of files, and an empty list for a repository without commits.
-            other = find_answer_failure(self.url, self._answers)
+            other = find_other_server(self.url, self._answers)
             if other is not None:
                 raise other
             raise StageFailure(
@@ -194,7 +186,7 @@ class RemoteRepository:
             except GitFailed as error:
                 is_ours = self._access.find_proxy_failure(self.url) is not None
                 can_wait = bool(pauses) and not is_ours
-                wait = find_wait_seconds(error.stderr, error.answers, pauses.pop(0)) if can_wait else None
+                wait = find_wait_seconds(error, pauses.pop(0)) if can_wait else None
                 if wait is None:
                     if is_raw:
                         raise
@@ -232,13 +224,7 @@ class RemoteRepository:
         return output
 
     def _failure_of(self, error: GitFailed) -> Exception:
-        return self._access.failure_of(
-            error.stderr,
-            self.url,
-            is_last_attempt=self._is_last_attempt,
-            has_waited=True,
-            answers=error.answers,
-        )
+        return self._access.failure_of(error, self.url, is_last_attempt=self._is_last_attempt, has_waited=True)
 
 
 class SubmoduleFetcher:
@@ -260,13 +246,11 @@ class SubmoduleFetcher:
         self._log = log
         self._cancelled = cancelled
         self._is_last_attempt = is_last_attempt
-        self._origin: str | None = None
         self._count = 0
         self._left_empty = 0
 
     def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
         """Raises StageFailure naming the submodule."""
-        self._origin = self._origin or parent.origin
         links = self._links(directory)
         if not links:
             return
@@ -304,12 +288,7 @@ class SubmoduleFetcher:
         )
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
-        try:
-            remote.fetch(sha, directory, None)
-        except StageFailure as failure:
-            if failure.code is FailureCode.REPOSITORY_AUTHENTICATION and repository.origin != self._origin:
-                raise refused_elsewhere(repository, self._origin or "") from failure
-            raise
+        remote.fetch(sha, directory, None)
         self._lfs.fetch(remote.url, remote.route, directory)
         self.fetch(remote.url, directory, depth + 1)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from email.message import Message
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from shared.errors import FailureCode, StageFailure
+from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.network.address_policy import AddressPolicy
 from shared.repository_credentials import RepositoryCredentials
-from shared.repository_url import parse_repository_url
+from shared.repository_url import RepositoryPolicy, parse_repository_url
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
 from tests.repositories import git, make_repository
-from workers.git_failures import failure_of
+from workers.git import GitFailed
+from workers.git_failures import failure_of, wait_after
 from workers.http_answers import HttpAnswer, read_trace, retry_after_seconds
+from workers.repository_access import RepositoryAccess
 from workers.stages.install import raise_mismatch
 
 __all__ = ["cloner", "http", "make_cloner"]
@@ -42,17 +46,22 @@ _UNREACHABLE = FailureCode.REPOSITORY_UNREACHABLE
         ((403, _HTML, b"<h1>No</h1>"), _REFUSED, "cloudify credentials set"),
         ((302, {"Location": "/users/sign_in?to=secret-query"}, b""), _REFUSED, "/users/sign_in, a page to sign in"),
         ((302, {"Location": "/elsewhere.git"}, b""), _NOT_FOUND, "redirects elsewhere"),
+        ((301, {"Location": "https://git.example.com:8443/acme/oauth-login.git/info/refs?service=x"}, b""),
+         _NOT_FOUND, "redirects to https://git.example.com:8443/acme/oauth-login.git. Where"),
+        ((204, {}, b""), _NOT_FOUND, "answers 204"),
         ((429, {"Retry-After": "3600"}, b""), _UNREACHABLE, "answers 429 (too many requests)"),
         ((403, {"X-RateLimit-Remaining": "0", "Retry-After": "0"}, b""), _UNREACHABLE, "answers 403 (too many"),
         ((500, {"Retry-After": "0"}, b""), _UNREACHABLE, "answers 500 (a fault there)"),
         ((503, {"Retry-After": "0"}, b""), _UNREACHABLE, "answers 503 (a fault there)"),
+        ((522, {"Retry-After": "0"}, b""), _UNREACHABLE, "The address is not at fault: deploy again later."),
     ],
     ids=["sign-in page", "json", "nothing", "files alone", "not the protocol", "404", "410", "401", "403",
-         "redirect to sign in", "moved", "429", "rate limit", "500", "503"],
+         "redirect to sign in", "elsewhere", "moved", "204", "429", "rate limit", "500", "503", "522"],
 )  # fmt: skip
 def test_an_answer_is_told_as_what_it_is(
-    cloner: Cloner, http: GitServer, answer: Answer, code: FailureCode, said: str
+    cloner: Cloner, http: GitServer, answer: Answer, code: FailureCode, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("workers.repository_fetch.PAUSES", (0.0, 0.0, 0.0))
     http.respond = lambda _method, _path, _headers, _body: answer
     failure = cloner.failure(http.url("r.git"))
     assert (failure.code, said in failure.message) == (code, True), failure.message
@@ -65,7 +74,35 @@ def test_an_answer_is_told_as_what_it_is(
         assert "trying again" not in cloner.log.text
 
 
-def test_a_host_that_recovers_is_waited_for(cloner: Cloner, http: GitServer) -> None:
+@pytest.mark.parametrize("rest", [(404, {}, b""), (200, {}, b"")], ids=["404", "200"])
+@pytest.mark.parametrize("first", [(200, {"Content-Type": "application/json"}, b"{}"), (200, {}, b"")])
+def test_a_server_of_something_else_is_no_empty_repository(
+    cloner: Cloner, http: GitServer, first: Answer, rest: Answer
+) -> None:
+    http.respond = lambda _method, path, _headers, _body: first if "/info/refs" in path else rest
+    failure = cloner.failure(http.url("r.git"))
+    assert (failure.code, "answers 200 with" in failure.message) == (_NOT_FOUND, True), failure.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [(None, 2.0), ("0", 2.0), ("Mon, 01 Jan 2024 00:00:00 GMT", 2.0), ("5", 5.0), ("60", 60.0), ("61", None)],
+)
+def test_how_long_a_host_is_given(asked: str | None, seconds: float | None) -> None:
+    answer = HttpAnswer(503, {} if asked is None else {"retry-after": asked})
+    assert wait_after(answer, 2.0) == seconds
+
+
+def test_the_hosts_own_disk_is_not_ours() -> None:
+    url = parse_repository_url("https://git.example.com/r.git")
+    said = "remote: error: unable to write: No space left on device\nfatal: remote error: No space left on device\n"
+    assert isinstance(failure_of(GitFailed(said), url, is_last_attempt=True), StageFailure)
+    ours = GitFailed(said, ["unable to write file .git/objects/pack/tmp: No space left on device"])
+    assert isinstance(failure_of(ours, url, is_last_attempt=True), PlatformError)
+
+
+def test_a_host_that_recovers_is_waited_for(cloner: Cloner, http: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.repository_fetch.PAUSES", (0.0, 0.0, 0.0))
     make_repository(http.root / "r.git", {"index.html": "one"})
     answers: list[Answer] = [(429, {"Retry-After": "1"}, b""), (503, {}, b"")]
     http.respond = lambda _method, _path, _headers, _body: answers.pop(0) if answers else None
@@ -119,9 +156,40 @@ def test_the_advice_for_a_private_submodule_elsewhere_works(cloner: Cloner, http
         assert files["theme/theme.css"] == b"one"
 
 
+@pytest.mark.parametrize(
+    ("own", "submodule", "said"),
+    [
+        ("https://github.com/acme/site", "git@github.com:acme/theme.git",
+         "as https://github.com/…, or relative to it (../name.git)"),
+        ("git@github.com:acme/site.git", "https://github.com/acme/theme", "as ssh://git@github.com/…"),
+        ("https://github.com/acme/site", "git@git.example.com:acme/theme.git", "Name a copy on that host"),
+        ("git@github.com:acme/site.git", "git@github.com:acme/theme.git", "cloudify credentials set --key"),
+        ("https://github.com/acme/site", "https://github.com/acme/theme", "set an access token"),
+    ],
+)  # fmt: skip
+def test_the_advice_for_a_private_submodule_can_be_followed(
+    tmp_path: Path, own: str, submodule: str, said: str
+) -> None:
+    repository, url, policy = (
+        parse_repository_url(own),
+        parse_repository_url(submodule),
+        RepositoryPolicy(AddressPolicy()),
+    )
+    with RepositoryAccess.opened(repository, "proj_1", None, cast("Any", None), tmp_path, policy) as access:
+        try:
+            access.authorise(url)
+            failure = access.failure_of(GitFailed("fatal: Authentication failed for x"), url, is_last_attempt=True)
+        except StageFailure as raised:
+            failure = raised
+    assert isinstance(failure, StageFailure)
+    assert (failure.code, said in failure.message) == (_REFUSED, True), failure.message
+    assert ("credentials set" in failure.message) == (repository.origin == url.origin)
+
+
 def test_an_ssh_account_that_may_not_log_in() -> None:
     url = parse_repository_url("ssh://someone@git.example.com/r.git")
-    failure = failure_of("fatal: protocol error: bad line length character: This\n", url, is_last_attempt=True)
+    error = GitFailed("fatal: protocol error: bad line length character: This\n")
+    failure = failure_of(error, url, is_last_attempt=True)
     assert isinstance(failure, StageFailure)
     assert "it begins with 'This'" in failure.message
     assert "user name" in failure.message

@@ -219,8 +219,16 @@ def test_the_file_that_is_missing_is_named(cloner: Cloner, http: GitServer, lfs:
     ],
 )
 def test_a_server_in_trouble_is_waited_for_and_then_told(
-    cloner: Cloner, http: GitServer, lfs: LfsStore, answer: Answer, code: FailureCode, said: str, times: int
+    cloner: Cloner,
+    http: GitServer,
+    lfs: LfsStore,
+    answer: Answer,
+    code: FailureCode,
+    said: str,
+    times: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("workers.lfs_client.PAUSES", (0.0, 0.0, 0.0))
     url = site(http)
     lfs.sent = answer
     failure = cloner.failure(url)
@@ -266,13 +274,15 @@ def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_clon
     import threading
 
     from shared.network.address_policy import AddressPolicy
-    from shared.repository_url import RepositoryPolicy
+    from shared.repository_url import RepositoryPolicy, parse_repository_url
     from workers.lfs_client import Endpoint, LfsClient, LfsObject
     from workers.repository_access import RepositoryAccess
 
     cloner = make_cloner(allow_local=False)
     policy = RepositoryPolicy(AddressPolicy())
-    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path, policy)
+    opened = RepositoryAccess.opened(
+        parse_repository_url("https://git.example.com/r.git"), "proj_1", None, cloner.stage._host_keys, tmp_path, policy
+    )
     refused = ["https://169.254.169.254/x", "https://127.0.0.1/x", "https://[::ffff:10.0.0.1]/x", "https://LOCALHOST/x"]
     with opened as access:
         for url in [*refused, "http://example.com/x"]:

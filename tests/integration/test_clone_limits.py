@@ -22,7 +22,8 @@ from tests.integration.test_clone_stage import Cloner, MakeCloner, add_submodule
 from tests.repositories import git, make_repository
 from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups, discover_control_groups
-from workers.git import Git, GitLimits
+from workers.git import Git, GitFailed, GitLimits
+from workers.git_failures import is_disk_full
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
@@ -142,13 +143,29 @@ def test_what_dies_of_a_signal_is_the_platforms(confinement: Confinement, tmp_pa
     for name in ("KILL", "TERM", "SEGV", "ABRT"):
         with pytest.raises(PlatformError, match=f"SIG{name}"):
             runner.run_program(["sh", "-c", f"kill -{name} $$"], tmp_path)
-    # What git says of a program that it started; a server's words have its name before them.
+    # What git's trace says of a program that it started.
     with pytest.raises(PlatformError, match="SIGKILL"):
-        runner.run_program(["sh", "-c", "echo 'error: index-pack died of signal 9' >&2; exit 128"], tmp_path)
-    from workers.git import GitFailed
+        runner.run(["-c", "alias.x=!kill -9 $$", "x"], tmp_path)
 
-    with pytest.raises(GitFailed):
-        runner.run_program(["sh", "-c", "echo 'remote: error: x died of signal 9' >&2; exit 128"], tmp_path)
+
+@pytest.mark.parametrize(
+    "said",
+    ["error: index-pack died of signal 9", "fatal: Out of memory, malloc failed", "x: No space left on device"],
+)
+@pytest.mark.parametrize("status", [125, 128, 137])
+def test_words_of_servers_and_files_are_not_gits_own(
+    confinement: Confinement, tmp_path: Path, said: str, status: int
+) -> None:
+    runner = make_git(tmp_path, confinement)
+    for words in (said, f"remote: {said}", f"fatal: remote error: a\n{said}", f"a\ncloudify: the limits\n{said}"):
+        (tmp_path / "words").write_text(words)
+        with pytest.raises(GitFailed) as caught:
+            runner.run_program(["sh", "-c", f"cat words >&2; exit {status}"], tmp_path)
+        assert caught.value.messages == ()
+    # git's own word for a name that a tenant chose.
+    with pytest.raises(GitFailed) as caught:
+        runner.run(["check-ref-format", "--branch", f"a\n{said}"], tmp_path)
+    assert not is_disk_full(caught.value)
 
 
 @pytest.mark.parametrize("victim", ["git", "git-remote-http"])

@@ -83,7 +83,7 @@ class CloneStage:
             confined = Confinement.opened(self._control_groups, deployment.id, context.limits)
             confinement = stack.enter_context(confined)
             opened = RepositoryAccess.opened(
-                deployment.project_id, credentials, self._host_keys, directory, policy, proxy
+                url, deployment.project_id, credentials, self._host_keys, directory, policy, proxy
             )
             try:
                 return self._run(context, self._git(context, confinement), stack.enter_context(opened), url)
