@@ -16,6 +16,19 @@ _TEXT = {
     "cjs": "text/javascript",
     "md": "text/markdown",
     "txt": "text/plain",
+    **dict.fromkeys(("asc", "bib", "cfg", "conf", "diff", "ini", "log", "patch", "pem", "rst", "tex"), "text/plain"),
+    **dict.fromkeys(("c", "cpp", "go", "h", "java", "jsx", "lua", "php", "pl", "py", "r", "rb", "rs"), "text/plain"),
+    **dict.fromkeys(("bash", "sh", "sql", "srt", "tsx"), "text/plain"),
+    "tsv": "text/tab-separated-values",
+    "vcf": "text/vcard",
+    "toml": "application/toml",
+    "json5": "application/json5",
+    "ipynb": "application/x-ipynb+json",
+    "topojson": "application/json",
+    "opml": "text/x-opml",
+    "gpx": "application/gpx+xml",
+    "kml": "application/vnd.google-earth.kml+xml",
+    "gltf": "model/gltf+json",
     "vtt": "text/vtt",
     "xml": "text/xml",
     "xsl": "text/xml",
@@ -33,6 +46,25 @@ _TEXT = {
 }
 _BINARY = {
     "7z": "application/x-7z-compressed",
+    "apk": "application/vnd.android.package-archive",
+    "doc": "application/msword",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "ppt": "application/vnd.ms-powerpoint",
+    "pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    "xls": "application/vnd.ms-excel",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "odp": "application/vnd.oasis.opendocument.presentation",
+    "ods": "application/vnd.oasis.opendocument.spreadsheet",
+    "odt": "application/vnd.oasis.opendocument.text",
+    "rtf": "application/rtf",
+    "heic": "image/heic",
+    "m3u8": "application/vnd.apple.mpegurl",
+    "m4s": "video/iso.segment",
+    "mpd": "application/dash+xml",
+    "mkv": "video/matroska",
+    "ttc": "font/collection",
+    "ts": "video/mp2t",
+    "usdz": "model/vnd.usdz+zip",
     "aac": "audio/aac",
     "apng": "image/apng",
     "avif": "image/avif",
@@ -76,13 +108,23 @@ _BINARY = {
 }
 
 
+_TEXT_NAMES = (
+    *("authors", "changelog", "cname", "code_of_conduct", "contributing", "copying", "copyright", "dockerfile"),
+    *("gpl", "install", "licence", "license", "maintainers", "makefile", "notice", "readme", "security", "version"),
+)
+
 UNKNOWN = "application/octet-stream"
 # Extension → type, text with its charset.
 CONTENT_TYPES = {extension: f"{name}; charset=utf-8" for extension, name in _TEXT.items()} | _BINARY
+# Whole name without an extension, in small letters → type. Apple and OpenID Connect fix names for JSON.
+NAMED_TYPES = dict.fromkeys(_TEXT_NAMES, "text/plain; charset=utf-8") | dict.fromkeys(
+    ("apple-app-site-association", "oauth-authorization-server", "openid-configuration"), "application/json"
+)
 
 
 def content_type(path: str) -> str:
-    """The type by the last extension, text with its charset; `application/octet-stream` for unknown ones."""
-    name = path.rpartition("/")[2]
-    extension = name.rpartition(".")[2].lower() if "." in name else ""
-    return CONTENT_TYPES.get(extension, UNKNOWN)
+    """The type by the last extension, else by the whole name; text with its charset, `application/octet-stream` for
+    unknown ones."""
+    name = path.rpartition("/")[2].lower()
+    _, dot, extension = name.rpartition(".")
+    return (CONTENT_TYPES.get(extension) if dot else NAMED_TYPES.get(name)) or UNKNOWN

@@ -209,7 +209,7 @@ def test_only_the_program_in_its_own_directory_is_found(tmp_path: Path, stack: E
     if os.geteuid() == 0:
         command = ["unshare", "--mount", "sh", "-c", inside]
         contained = subprocess.Popen(command, stdout=subprocess.PIPE)
-        stack.callback(contained.wait)
+        stack.enter_context(contained)
         stack.callback(contained.kill)
         assert contained.stdout is not None
         assert contained.stdout.readline() == b"started\n"

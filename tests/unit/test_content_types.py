@@ -1,25 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 
 import pytest
 
-from workers.content_types import CONTENT_TYPES, UNKNOWN, content_type
+from workers.content_types import CONTENT_TYPES, NAMED_TYPES, UNKNOWN, content_type
 
 _HEADING = """\
-# The content type of a file by its extension. Made from workers/content_types.py, which says what manifests hold;
+# The content type of a file by its name. Made from workers/content_types.py, which says what manifests hold;
 # tests/unit/test_content_types.py compares the two.
 """
 
 
 def router_rules() -> str:
     """What the router's file has to hold."""
-    extensions: dict[str, list[str]] = {}
-    for extension, name in CONTENT_TYPES.items():
-        extensions.setdefault(name, []).append(extension)
-    rows = [f'\t~(?i)^\\.({"|".join(sorted(names))})$ "{name}"' for name, names in sorted(extensions.items())]
-    rules = ["map {http.request.uri.path.file.ext} {content_type} {", *rows, f'\tdefault "{UNKNOWN}"', "}"]
+    rows = [*_rows(r"\.(%s)$", CONTENT_TYPES), *_rows(r"^(%s)$", NAMED_TYPES)]
+    rules = ["map {http.request.uri.path.file} {content_type} {", *rows, f'\tdefault "{UNKNOWN}"', "}"]
     return _HEADING + "\n".join(rules) + "\n"
+
+
+def _rows(pattern: str, types: Mapping[str, str]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, kind in types.items():
+        names.setdefault(kind, []).append(name)
+    return [f'\t~(?i){pattern % "|".join(sorted(found))} "{kind}"' for kind, found in sorted(names.items())]
 
 
 def test_the_router_serves_the_types_of_the_manifest() -> None:
@@ -35,7 +40,13 @@ def test_the_router_serves_the_types_of_the_manifest() -> None:
         ("app.js.map", "application/json; charset=utf-8"),
         ("font.woff2", "font/woff2"),
         ("notes.md", "text/markdown; charset=utf-8"),
-        ("a.b/LICENSE", UNKNOWN),
+        ("a.b/LICENSE", "text/plain; charset=utf-8"),
+        (".well-known/apple-app-site-association", "application/json"),
+        ("LICENSE.", UNKNOWN),
+        ("apple-app-site-association.x", UNKNOWN),
+        ("no-such-name", UNKNOWN),
+        ("live.m3u8", "application/vnd.apple.mpegurl"),
+        ("main.py", "text/plain; charset=utf-8"),
         ("ends.", UNKNOWN),
         ("x.unknown", UNKNOWN),
     ],
