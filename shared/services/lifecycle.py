@@ -115,7 +115,9 @@ class LifecycleService:
             if not self._deployments.advance(connection, deployment_id, entered, fence):
                 raise LeaseLost
             attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
-            return BegunStage(Beginning.RUN, row, outputs, attempt), [self._status(entered, stage=stage, attempt=attempt)]
+            return BegunStage(Beginning.RUN, row, outputs, attempt), [
+                self._status(entered, stage=stage, attempt=attempt)
+            ]
 
         return self._step(deployment_id, fence, step)
 

@@ -14,15 +14,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.logs import LogEnd, LogStatus
-from schemas.requests import SetVariableRequest
+from schemas.requests import CreateTokenRequest, SetVariableRequest
 from shared.clock import SystemClock
 from shared.db.database import Connection
 from shared.deployment_state import DeploymentStatus, Stage
-from shared.errors import FailureCode
+from shared.errors import Conflict, FailureCode
 from shared.logs.compactor import LogCompactor
+from shared.repositories.tokens import TokenRepository
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox
 from shared.services.lifecycle import Beginning
+from shared.services.tokens import MAXIMUM_TOKENS, TokenService
 from shared.services.variables import VariableService
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.row_locks import overtaken
@@ -156,6 +158,24 @@ def test_a_variable_that_is_set_at_the_same_time_is_deleted(world: Any):
     with overtaken(world.database, delete, set_it) as waiter:
         assert waiter.result() is True
     assert [row["key"] for row in variables.list_of(world.tenant_id, world.project_id)] == ["OTHER"]
+
+
+def test_the_last_token_that_an_account_may_have_is_made_once(world: Any):
+    tokens = TokenRepository(world.database)
+    service = TokenService(database=world.database, tokens=tokens, clock=SystemClock())
+    with world.database.transaction() as connection:
+        connection.execute("INSERT INTO users (id, email, password_hash) VALUES ('user_1', 'ada@example.com', 'x')")
+    for number in range(MAXIMUM_TOKENS - 1):
+        service.create("user_1", CreateTokenRequest(name=f"t{number}"))
+
+    def create_one(connection: Connection) -> None:
+        assert tokens.lock_user(connection, "user_1")
+        row = {"id": "tok_1", "user_id": "user_1", "name": "x", "prefix": "cfy_xxxx", "token_hash": bytes(32)}
+        tokens.insert(connection, row | {"scopes": [], "expires_at": None, "ancestor_ids": []})
+
+    create = partial(service.create, "user_1", CreateTokenRequest(name="y"))
+    with overtaken(world.database, create, create_one) as waiter, pytest.raises(Conflict, match="revoke one first"):
+        waiter.result()
 
 
 def test_a_log_is_not_archived_in_a_project_that_is_deleted(world: Any, object_store_settings: Any, tmp_path: Path):
