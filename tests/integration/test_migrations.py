@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
 NOW = datetime.now(UTC)
 HISTORY = "CREATE TABLE schema_migrations (name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz)"
 USER = "INSERT INTO users (id, email, password_hash, is_platform_administrator) VALUES (%s, %s, 'x', %s)"
+TENANT = "INSERT INTO tenants (id, name, plan, personal_user_id) VALUES (%s, 'x', %s, %s)"
 # As the version before 0010 writes it.
 SESSION = """
 INSERT INTO sessions (id, family_id, user_id, refresh_token_hash, expires_at)
@@ -98,3 +99,25 @@ def test_a_process_of_the_version_before_signs_in_and_out_beside_this_one(old: O
     old.add_session("c2", "c")
     for sees in (old.is_live, old.is_live_before):
         assert [sees(family) for family in "abc"] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("email", "is_administrator", "before", "after"),
+    [
+        ("owner@localhost", True, "FREE", "ENTERPRISE"),
+        ("owner@localhost", True, "TEAM", "TEAM"),
+        ("owner@localhost", False, "FREE", "FREE"),
+        ("root@example.com", True, "FREE", "FREE"),
+    ],
+)
+def test_the_first_runs_owner_of_before_gets_the_largest_plan_once(
+    old: Old, email: str, is_administrator: bool, before: str, after: str
+) -> None:
+    old.migrate_before("0012")
+    old.execute(USER, "user_1", email, is_administrator)
+    old.execute(TENANT, "tenant_1", before, "user_1")
+    migrate(old.url)
+    assert old.execute("SELECT plan FROM tenants").fetchone() == (after,)
+    old.execute("UPDATE tenants SET plan = 'FREE'")
+    migrate(old.url)
+    assert old.execute("SELECT plan FROM tenants").fetchone() == ("FREE",)
