@@ -196,7 +196,6 @@ def build_services(
         projects=ProjectService(
             database=database,
             projects=ProjectRepository(database),
-            users=UserRepository(database),
             credentials=credentials,
             queue=backends.queue,
             settings=settings,
