@@ -35,6 +35,7 @@ from api.routes.tokens import TokenController
 from api.routes.variables import VariableController
 from api.services import Services
 from shared.hosts import Hosts
+from shared.network.client_addresses import TrustedProxies
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -92,6 +93,7 @@ def create_app(
                 "lanes": lanes,
                 "callers": Callers(),
                 "hosts": Hosts(services.settings.api_hosts),
+                "trusted_proxies": TrustedProxies(services.settings.trusted_proxies),
                 "body_pace": body_pace or BodyPace(),
             }
         ),

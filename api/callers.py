@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections import OrderedDict
 from typing import Any
 
 from litestar.connection import ASGIConnection
+
+from shared.network.client_addresses import network_of
 
 _REMEMBERED = 10_000
 
@@ -34,19 +35,6 @@ class Callers:
             if len(self._users) > _REMEMBERED:
                 self._users.popitem(last=False)
         return user_id
-
-
-def network_of(host: str) -> str:
-    """The address, or the /64 of an IPv6 one: whoever has one of its addresses has them all."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return str(address)
 
 
 def _digest(connection: ASGIConnection[Any, Any, Any, Any]) -> bytes | None:

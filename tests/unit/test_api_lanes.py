@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from api.callers import network_of
 from api.lanes import Lane, Overloaded
 
 PATIENCE_SECONDS = 120.0
@@ -129,17 +128,3 @@ def test_what_waits_when_the_lane_closes_is_refused() -> None:
     assert refused(lane.submit("b", work.named("c")))
     work.released.set()
     assert running.result(PATIENCE_SECONDS) == "a"
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("testclient", "testclient"),
-    ],
-)
-def test_whoever_has_one_address_of_a_network_has_them_all(host: str, network: str) -> None:
-    assert network_of(host) == network

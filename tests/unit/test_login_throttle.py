@@ -7,7 +7,7 @@ import pytest
 from api.device_cookie import LIFETIME_SECONDS, DeviceCookies
 from shared.clock import ManualClock
 from shared.limits.windows import LocalWindows, Window
-from shared.services.login_throttle import LoginThrottle, LoginThrottled, network_of
+from shared.services.login_throttle import LoginThrottle, LoginThrottled
 
 SECRET = b"a secret of the tests, 32 bytes or more"
 
@@ -68,20 +68,6 @@ def test_the_local_windows_forget_the_keys_that_were_used_first() -> None:
         assert windows.take([Window(key, 1, 60)], "first") == 0
     assert windows.take([Window("c", 1, 60)], "second") > 0
     assert windows.take([Window("a", 1, 60)], "second") == 0
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("unknown", "unknown"),
-    ],
-)
-def test_what_counts_as_one_address(address: str, network: str) -> None:
-    assert network_of(address) == network
 
 
 def test_a_device_is_known_for_the_account_it_signed_in_to() -> None:
