@@ -91,7 +91,7 @@ def create_app(
                 "services": services,
                 "query_parameters": {},
                 "lanes": lanes,
-                "callers": Callers(),
+                "callers": Callers(services.device_cookies),
                 "hosts": Hosts(services.settings.api_hosts),
                 "trusted_proxies": TrustedProxies(services.settings.trusted_proxies),
                 "body_pace": body_pace or BodyPace(),
