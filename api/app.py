@@ -35,6 +35,7 @@ from api.routes.tokens import TokenController
 from api.routes.variables import VariableController
 from api.services import Services
 from shared.hosts import Hosts
+from shared.network.client_addresses import TrustedProxies
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -90,8 +91,9 @@ def create_app(
                 "services": services,
                 "query_parameters": {},
                 "lanes": lanes,
-                "callers": Callers(),
+                "callers": Callers(services.device_cookies),
                 "hosts": Hosts(services.settings.api_hosts),
+                "trusted_proxies": TrustedProxies(services.settings.trusted_proxies),
                 "body_pace": body_pace or BodyPace(),
             }
         ),

@@ -1,13 +1,17 @@
-"""Whose turn a request takes in a lane: its user's, or before sign-in its address's."""
+"""Whose turn a request takes in a lane: its user's, or before sign-in that of the account its device belongs to, or its
+address's."""
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections import OrderedDict
 from typing import Any
 
 from litestar.connection import ASGIConnection
+
+from api.device_cookie import DEVICE_COOKIE, DeviceCookies
+from api.turns import NOBODY, Caller
+from shared.network.client_addresses import network_of
 
 _REMEMBERED = 10_000
 
@@ -16,37 +20,37 @@ class Callers:
     """Remembers which credentials were good, for their turns alone: a credential that isn't known takes the turn of its
     address, so that invented ones make no callers. Belongs to one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_cookies: DeviceCookies) -> None:
+        self._device_cookies = device_cookies
         self._users: OrderedDict[bytes, str] = OrderedDict()
 
-    def before_authentication(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    def before_authentication(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
         credential = _digest(connection)
         user_id = None if credential is None else self._users.get(credential)
         if user_id is not None:
-            return user_id
-        return network_of(connection.client.host) if connection.client else ""
+            return _user(user_id)
+        cookie = connection.cookies.get(DEVICE_COOKIE)
+        device = self._device_cookies.latest(cookie) if cookie else None
+        if device is not None:
+            return Caller(f"account {device.account}", device.name, is_known=True)
+        return address_caller(connection.client.host) if connection.client else NOBODY
 
-    def authenticated(self, connection: ASGIConnection[Any, Any, Any, Any], user_id: str) -> str:
+    def authenticated(self, connection: ASGIConnection[Any, Any, Any, Any], user_id: str) -> Caller:
         credential = _digest(connection)
         if credential is not None:
             self._users[credential] = user_id
             self._users.move_to_end(credential)
             if len(self._users) > _REMEMBERED:
                 self._users.popitem(last=False)
-        return user_id
+        return _user(user_id)
 
 
-def network_of(host: str) -> str:
-    """The address, or the /64 of an IPv6 one: whoever has one of its addresses has them all."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return str(address)
+def address_caller(host: str) -> Caller:
+    return Caller(network_of(host, ipv6_bits=48), network_of(host), is_known=False)
+
+
+def _user(user_id: str) -> Caller:
+    return Caller(user_id, user_id, is_known=True)
 
 
 def _digest(connection: ASGIConnection[Any, Any, Any, Any]) -> bytes | None:

@@ -122,7 +122,7 @@ def build_account_services(settings: Settings, backends: Backends, clock: Clock)
         throttle=LoginThrottle(backends.windows),
         registration_enabled=settings.registration_enabled,
     )
-    return accounts, TokenService(tokens=TokenRepository(database), clock=clock)
+    return accounts, TokenService(database=database, tokens=TokenRepository(database), clock=clock)
 
 
 def build_deployment_service(settings: Settings, backends: Backends, clock: Clock) -> DeploymentService:
@@ -196,7 +196,6 @@ def build_services(
         projects=ProjectService(
             database=database,
             projects=ProjectRepository(database),
-            users=UserRepository(database),
             credentials=credentials,
             queue=backends.queue,
             settings=settings,

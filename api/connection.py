@@ -21,10 +21,10 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.callers import network_of
 from api.exchange import new_request_id
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import ErrorCode
+from shared.network.client_addresses import network_of
 
 MAXIMUM_HEAD_BYTES = 32 * 1024
 # A chunk of one byte is five more on the wire.

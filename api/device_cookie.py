@@ -1,7 +1,7 @@
 """The cookie that says to which accounts this browser or client has signed in before.
 
-It gives no rights. It only gives its holder an attempt count of its own, so that strangers who guess at an account
-can't lock its user out. Each entry is bound to one account by a signature.
+It gives no rights. It only gives its holder an attempt count and a place in line of its own, so that strangers who
+guess at an account can't lock its user out. Each entry is bound to one account by a signature.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from litestar.datastructures import Cookie
 
@@ -22,7 +23,26 @@ DEVICE_COOKIE = "__Host-cloudify_device"
 LIFETIME_SECONDS = 365 * 24 * 3600
 # Accounts that one browser signs in to, the latest first.
 _MAXIMUM_ENTRIES = 5
-_ENTRY = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9]{1,12})\.([A-Za-z0-9_-]{22})")
+_ENTRY = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{22})")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`account` stands for the account that the device has signed in to, alike for all devices that have."""
+
+    name: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    issued: str
+    account: str
+    signature: str
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.issued}.{self.account}.{self.signature}"
 
 
 class DeviceCookies:
@@ -34,22 +54,22 @@ class DeviceCookies:
 
     def device_of(self, cookie: str | None, email: str) -> str | None:
         """The device's name, when the cookie proves that it has signed in to the account of this address."""
-        now = int(self._clock.now().timestamp())
-        for device, issued, signature in _entries(cookie):
-            is_signed = hmac.compare_digest(signature, self._sign(device, issued, email))
-            if is_signed and now - LIFETIME_SECONDS < int(issued):
-                return device
-        return None
+        account = self._account(email)
+        return next((entry.name for entry in self._valid(cookie) if entry.account == account), None)
+
+    def latest(self, cookie: str | None) -> Device | None:
+        """The device, by the account that it signed in to last, whichever that is."""
+        return next((Device(entry.name, entry.account) for entry in self._valid(cookie)), None)
 
     def signed_in(self, cookie: str | None, email: str) -> Cookie:
         """The cookie to set after the device has signed in to the account; the accounts in `cookie` stay in it."""
         device = self.device_of(cookie, email) or secrets.token_urlsafe(16)
-        issued = str(int(self._clock.now().timestamp()))
-        others = [entry for entry in _entries(cookie) if entry[0] != device]
-        entries = [(device, issued, self._sign(device, issued, email)), *others][:_MAXIMUM_ENTRIES]
+        issued, account = str(int(self._clock.now().timestamp())), self._account(email)
+        others = [entry for entry in _entries(cookie) if entry.name != device]
+        entries = [_Entry(device, issued, account, self._sign(device, issued, account)), *others][:_MAXIMUM_ENTRIES]
         return Cookie(
             key=DEVICE_COOKIE,
-            value="~".join(".".join(entry) for entry in entries),
+            value="~".join(map(str, entries)),
             max_age=LIFETIME_SECONDS,
             path="/",
             secure=True,
@@ -57,13 +77,22 @@ class DeviceCookies:
             samesite="strict",
         )
 
-    def _sign(self, device: str, issued: str, email: str) -> str:
-        signed = f"{device}\n{issued}\n{email}".encode(errors="replace")
-        digest = hmac.new(self._key, signed, hashlib.sha256).digest()
+    def _valid(self, cookie: str | None) -> Iterator[_Entry]:
+        now = int(self._clock.now().timestamp())
+        for entry in _entries(cookie):
+            is_signed = hmac.compare_digest(entry.signature, self._sign(entry.name, entry.issued, entry.account))
+            if is_signed and now - LIFETIME_SECONDS < int(entry.issued):
+                yield entry
+
+    def _account(self, email: str) -> str:
+        return self._sign("account", email)
+
+    def _sign(self, *parts: str) -> str:
+        digest = hmac.new(self._key, "\n".join(parts).encode(errors="replace"), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
-def _entries(cookie: str | None) -> Iterator[tuple[str, str, str]]:
+def _entries(cookie: str | None) -> Iterator[_Entry]:
     for part in (cookie or "")[:1000].split("~")[:_MAXIMUM_ENTRIES]:
         if match := _ENTRY.fullmatch(part):
-            yield match[1], match[2], match[3]
+            yield _Entry(*match.groups())

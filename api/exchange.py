@@ -24,6 +24,7 @@ from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode
 from shared.hosts import Hosts
 from shared.metrics import observe_request
+from shared.network.client_addresses import TrustedProxies
 
 API_VERSION = "2026-02-12"
 
@@ -76,6 +77,7 @@ class BodyPace:
 
 
 _NO_NAMES = Hosts()
+_NO_PROXIES = TrustedProxies()
 _USUAL_PACE = BodyPace()
 
 
@@ -86,11 +88,14 @@ class ClientLeft(CloudifyError):
 
 
 class Application(Litestar):
-    """Litestar inside the exchange. `state` may have `hosts` (Hosts) and `body_pace` (BodyPace)."""
+    """Litestar inside the exchange. `state` may have `hosts` (Hosts), `body_pace` (BodyPace) and `trusted_proxies`
+    (TrustedProxies), which say who the client is; nothing inside asks for the connection's peer."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             hosts, pace = self.state.get("hosts", _NO_NAMES), self.state.get("body_pace", _USUAL_PACE)
+            proxies = self.state.get("trusted_proxies", _NO_PROXIES)
+            scope["client"] = proxies.client_of(scope.get("client"), scope["headers"])
             exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace)
             await exchange.run(super().__call__)
         else:

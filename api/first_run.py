@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from api.composition import build_account_services, connect_backends
-from schemas.requests import CreateTokenRequest
 from shared.api_tokens import token_hash
 from shared.clock import SystemClock
 from shared.db.migrate import MigrationError, migrate
@@ -23,6 +22,7 @@ from shared.stack.errors import StackError
 from shared.stack.home import read_private, write_private
 
 _OWNER = "owner@localhost"
+_TOKEN = "cloudify up"
 
 
 def prepare(settings: Settings) -> None:
@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
         if known is None or known["is_expired"]:
             accounts, tokens = build_account_services(settings, backends, SystemClock())
             owner = accounts.ensure_owner(_OWNER)
-            token = tokens.create(owner.user_id, CreateTokenRequest(name="cloudify up")).token
+            token = tokens.create_for_platform(owner.user_id, _TOKEN).token
         wanted = {"apiUrl": f"http://{host}:{settings.api_port}", "token": token}
         if stored != wanted:
             write_private(path, wanted)

@@ -1,8 +1,9 @@
 """Threads for requests: a lane of its own for each kind of work, so that one kind never holds the threads of another.
 
-A lane has few threads and a short queue. Callers (users, or addresses before sign-in) take turns in it, one caller runs
-on at most half of its threads, and when the queue is full the newest request of the caller with the most waiting ones
-is refused. A flood is therefore refused and delayed itself, and everybody else waits for a turn at most.
+A lane has few threads and a short queue each for users and for strangers (api.turns). Callers take turns in it, one
+caller runs on at most half of its threads, and when the queue is full the newest request of the caller with the most
+waiting ones is refused. A flood is therefore refused and delayed itself, and everybody else waits for a turn at most.
+However many strangers there are, a user's request finds a place, and every second turn is a user's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import os
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
+from api.turns import NOBODY, Caller, Turns
 from shared.errors import Unavailable
 from shared.metrics import count_refusal
 
@@ -34,38 +36,38 @@ class Overloaded(Unavailable):
 
 @dataclass(slots=True)
 class _Job:
-    caller: str
+    caller: Caller
     function: Callable[[], Any]
     begun: float
     future: Future[Any] = field(default_factory=Future[Any])
 
 
 class Lane:
-    """Runs functions on at most `threads` threads and lets `waiting` more wait, each for `patience_seconds` at most.
-    Safe from any thread."""
+    """Runs functions on at most `threads` threads and lets `waiting` more of users and `waiting` of strangers wait,
+    each for `patience_seconds` at most. Safe from any thread."""
 
     def __init__(self, name: str, *, threads: int, waiting: int, patience_seconds: float = 10.0) -> None:
         self.name = name
         self._threads = threads
         self.most_of_a_caller = max(1, threads // 2)
-        self._most_waiting = waiting
         self._patience_seconds = patience_seconds
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
-        # By caller, who comes next first.
-        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
-        self._waiting_count = 0
+        self._turns = Turns[_Job](waiting)
+        # By the callers' groups.
         self._running: Counter[str] = Counter()
         self._is_closed = False
 
-    def submit(self, caller: str, function: Callable[[], T]) -> Future[T]:
+    def submit(self, caller: Caller, function: Callable[[], T]) -> Future[T]:
         """The future raises Overloaded when the queue is full, or when the turn comes too late."""
         job = _Job(caller, function, time.monotonic())
         with self._lock:
-            self._waiting.setdefault(caller, deque()).append(job)
-            self._waiting_count += 1
-            started = self._take_startable()
-            refused = self._take(caller, deque.pop) if self._is_closed else self._take_excess(caller)
+            if self._is_closed:
+                started, refused = [], job
+            else:
+                self._turns.add(job)
+                started = self._take_startable()
+                refused = self._turns.take_excess(caller)
         self._start(started)
         if refused is not None:
             self._refuse(refused)
@@ -74,9 +76,7 @@ class Lane:
     def close(self) -> None:
         """Refuses what waits. What runs is not interrupted and not waited for."""
         with self._lock:
-            left = [job for jobs in self._waiting.values() for job in jobs]
-            self._waiting.clear()
-            self._waiting_count = 0
+            left = self._turns.take_all()
             self._is_closed = True
         for job in left:
             self._refuse(job)
@@ -84,29 +84,13 @@ class Lane:
 
     def _take_startable(self) -> list[_Job]:
         started: list[_Job] = []
-        while self._running.total() < self._threads and not self._is_closed:
-            caller = next((name for name in self._waiting if self._running[name] < self.most_of_a_caller), None)
-            if caller is None:
+        while self._running.total() < self._threads:
+            job = self._turns.take(lambda group: self._running[group] < self.most_of_a_caller)
+            if job is None:
                 break
-            self._waiting.move_to_end(caller)
-            started.append(self._take(caller, deque.popleft))
-            self._running[caller] += 1
+            started.append(job)
+            self._running[job.caller.group] += 1
         return started
-
-    def _take_excess(self, newcomer: str) -> _Job | None:
-        if self._waiting_count <= self._most_waiting:
-            return None
-        longest = max(self._waiting, key=lambda caller: len(self._waiting[caller]))
-        own = self._waiting.get(newcomer, ())
-        return self._take(newcomer if len(own) >= len(self._waiting[longest]) else longest, deque.pop)
-
-    def _take(self, caller: str, take: Callable[[deque[_Job]], _Job]) -> _Job:
-        jobs = self._waiting[caller]
-        job = take(jobs)
-        self._waiting_count -= 1
-        if not jobs:
-            del self._waiting[caller]
-        return job
 
     def _start(self, jobs: list[_Job]) -> None:
         for job in jobs:
@@ -132,9 +116,9 @@ class Lane:
 
     def _finished(self, job: _Job) -> None:
         with self._lock:
-            self._running[job.caller] -= 1
-            if not self._running[job.caller]:
-                del self._running[job.caller]
+            self._running[job.caller.group] -= 1
+            if not self._running[job.caller.group]:
+                del self._running[job.caller.group]
             started = self._take_startable()
         self._start(started)
 
@@ -179,10 +163,10 @@ class Lanes:
 
 
 # The lane and the caller of the request that this task answers.
-_place: ContextVar[tuple[Lane, str] | None] = ContextVar("place", default=None)
+_place: ContextVar[tuple[Lane, Caller] | None] = ContextVar("place", default=None)
 
 
-def enter(lane: Lane, caller: str) -> None:
+def enter(lane: Lane, caller: Caller) -> None:
     """What this task gives to a thread from now on runs in the lane, as the caller's."""
     _place.set((lane, caller))
 
@@ -190,7 +174,7 @@ def enter(lane: Lane, caller: str) -> None:
 async def run_in(lane: Lane, function: Callable[[], T]) -> T:
     """Runs the function in another lane than the request's, as the same caller's. Raises Overloaded."""
     place = _place.get()
-    return await asyncio.wrap_future(lane.submit("" if place is None else place[1], function))
+    return await asyncio.wrap_future(lane.submit(NOBODY if place is None else place[1], function))
 
 
 class _RequestThreads(ThreadPoolExecutor):

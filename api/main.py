@@ -13,13 +13,14 @@ import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
-from api.connection import Connection, ConnectionState
+from api.connection import LOOPBACK, Connection, ConnectionState
 from api.server import Server, collect_rarely
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
+from shared.network.client_addresses import TrustedProxies
 from shared.private_files import keep_files_private
 from shared.settings import Settings, SettingsError, load_settings
 
@@ -92,7 +93,10 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
             ),
             hubs,
             silence_seconds=timing.stall + timing.farewell,
-            state=ConnectionState(most_of_an_address=settings.api_connections_per_address),
+            state=ConnectionState(
+                most_of_an_address=settings.api_connections_per_address,
+                uncounted=[*LOOPBACK, *TrustedProxies(settings.trusted_proxies).networks],
+            ),
         )
         server.stop_on_signals()
         collect_rarely()

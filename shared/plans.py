@@ -49,3 +49,9 @@ LIMITS: dict[Plan, PlanLimits] = {
 
 def limits_of(plan: Plan) -> PlanLimits:
     return LIMITS[plan]
+
+
+def slots_within(limit: int, builds_at_once: int | None) -> int:
+    """How many builds a tenant runs at once: the plan's `limit`, and what this installation gives any tenant at most
+    (None: no such bound). Whoever counts builds, in the queue or in the database, counts up to this."""
+    return limit if builds_at_once is None else min(limit, builds_at_once)

@@ -96,8 +96,9 @@ class Settings:
     api_keep_alive_seconds: float = 75.0
     # Connections that an address (a /64 of IPv6) may have open at once, 0 for no bound; loopback isn't counted.
     api_connections_per_address: int = 256
-    # The internal listener of this process; 0 for none.
-    metrics_port: int = 9464
+    # Networks of the proxies in front of the API, which are believed about the client's address.
+    trusted_proxies: tuple[str, ...] = ()
+    metrics_port: int = 9464  # the internal listener of this process; 0 for none
     sites_port: int = 8080
     sites_domain: str = "localhost"
     sites_scheme: str = "http"
@@ -109,8 +110,7 @@ class Settings:
     # A worker that shows no sign of life for so long is ended and replaced by its supervisor.
     worker_silence_seconds: float = 30.0
     preview_days: int = 30
-    # Open at once, across all API processes.
-    streams_per_user: int = 100
+    streams_per_user: int = 100  # open at once, across all API processes
     log_level: str = "info"
     environment: str = "production"
 
@@ -297,10 +297,9 @@ class _Reader:
 def load_settings(environment: Mapping[str, str]) -> Settings:
     """Raises SettingsError with the list of all problems."""
     reader = _Reader(environment)
-    mebibytes = 1024 * 1024
 
     def in_bytes(value: int | None) -> int | None:
-        return None if value is None else value * mebibytes
+        return None if value is None else value * _MEBIBYTE
 
     settings = Settings(
         home=Path(reader.text("HOME", ".cloudify")).absolute(),
@@ -323,14 +322,14 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             disk_bytes=in_bytes(reader.optional_integer("BUILD_DISK_MB", 16)),
             disk_entries=reader.optional_integer("BUILD_DISK_FILES", 1000),
             stage_timeout_seconds=reader.optional_integer("STAGE_TIMEOUT_SECONDS", 1),
-            output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * mebibytes,
+            output_bytes=reader.integer("BUILD_OUTPUT_MB", 200, 1, 10_000) * _MEBIBYTE,
             egress_allowed_hosts=reader.names("EGRESS_ALLOWED_HOSTS"),
             egress_allowed_networks=reader.networks("EGRESS_ALLOWED_NETWORKS"),
             npm_registry=reader.url("NPM_REGISTRY", ("http", "https"), ""),
             python_index=reader.url("PYTHON_INDEX", ("http", "https"), ""),
             ca_bundle=reader.certificates("CA_BUNDLE"),
             egress_proxy=reader.proxy("EGRESS_PROXY"),
-            cache_bytes=reader.integer("CACHE_MB", 10_240, 100, 10_000_000) * mebibytes,
+            cache_bytes=reader.integer("CACHE_MB", 10_240, 100, 10_000_000) * _MEBIBYTE,
         ),
         secret_key=reader.secret("SECRET_KEY"),
         encryption_keys=reader.keyring("ENCRYPTION_KEYS"),
@@ -339,6 +338,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         api_hosts=reader.host_names("API_HOSTS"),
         api_keep_alive_seconds=reader.seconds("API_KEEP_ALIVE_SECONDS", 75.0),
         api_connections_per_address=reader.integer("API_CONNECTIONS_PER_ADDRESS", 256, 0, 1_000_000),
+        trusted_proxies=reader.networks("TRUSTED_PROXIES"),
         metrics_port=reader.integer("METRICS_PORT", 9464, 0, 65535),
         sites_port=reader.integer("SITES_PORT", 8080, 1, 65535),
         sites_domain=reader.text("SITES_DOMAIN", "localhost"),

@@ -21,6 +21,7 @@ from api.exchange import Application, BodyPace
 from api.lanes import Lanes
 from api.server import Server
 from shared.hosts import Hosts
+from shared.network.client_addresses import TrustedProxies
 from tests.ports import free_ports
 
 PATIENCE_SECONDS = 120.0
@@ -106,12 +107,17 @@ def running_server(
     most_of_an_address: int = 0,
     uncounted: Sequence[Network] = LOOPBACK,
     draining_seconds: float = 1.0,
+    trusted_proxies: Sequence[str] = (),
 ) -> Generator[RunningServer]:
     entered, released = threading.Event(), threading.Event()
 
     @get("/", sync_to_thread=False)
     def root() -> str:
         return "root"
+
+    @get("/client", sync_to_thread=False)
+    def client(request: Request[Any, Any, Any]) -> str:
+        return request.client.host if request.client else ""
 
     @get("/slow", sync_to_thread=True)
     def slow() -> str:
@@ -128,11 +134,18 @@ def running_server(
         return "unread"
 
     application = Application(
-        route_handlers=[root, slow, text, unread],
+        route_handlers=[root, client, slow, text, unread],
         exception_handlers={Exception: handle_error},
         request_class=JsonRequest,
         request_max_body_size=MAXIMUM_BODY_BYTES,
-        state=State({"hosts": Hosts(hosts), "body_pace": pace or BodyPace(), "lanes": Lanes()}),
+        state=State(
+            {
+                "hosts": Hosts(hosts),
+                "body_pace": pace or BodyPace(),
+                "lanes": Lanes(),
+                "trusted_proxies": TrustedProxies(trusted_proxies),
+            }
+        ),
         openapi_config=None,
         logging_config=None,
     )

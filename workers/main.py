@@ -124,6 +124,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
     if pool is Pool.ROLLBACK:
         return ReleaseRunner(
             releases=context.releases,
+            sites=context.sites,
             lifecycle=context.lifecycle,
             publisher=context.publisher,
             artifacts=context.artifacts,

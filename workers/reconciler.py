@@ -322,7 +322,7 @@ def main() -> int:
                 AccountEventStore(context.database).delete_expired,
                 lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
                 lambda: StageDirectories(settings.work_directory).sweep(context.deployments.is_live),
-                context.publisher.sweep,
+                lambda: context.publisher.sweep(context.sites.is_removed),
             ],
         ).run(stop)
         compacting.join(_COMPACTOR_STOP_SECONDS)

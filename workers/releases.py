@@ -10,6 +10,7 @@ from shared.deployment_state import DeploymentStatus
 from shared.errors import PlatformError, Unavailable
 from shared.queue.base import Lease
 from shared.repositories.releases import ReleaseRepository
+from shared.repositories.sites import SiteRepository
 from shared.services.lifecycle import LifecycleService
 from workers.artifacts import ArtifactReader
 from workers.deployment_view import retry_delay_seconds
@@ -24,11 +25,13 @@ class ReleaseRunner:
         self,
         *,
         releases: ReleaseRepository,
+        sites: SiteRepository,
         lifecycle: LifecycleService,
         publisher: Publisher,
         artifacts: ArtifactReader,
     ) -> None:
         self._releases = releases
+        self._sites = sites
         self._lifecycle = lifecycle
         self._publisher = publisher
         self._artifacts = artifacts
@@ -61,6 +64,8 @@ class ReleaseRunner:
         moved = self._lifecycle.release(
             release, activate=lambda: _ignore(self._publisher.activate(release["host"], release["deployment_id"]))
         )
+        if not moved:
+            self._remove_orphan(release)
         _log.info("release.done" if moved else "release.superseded", release_id=release_id)
         return "done" if moved else "superseded"
 
@@ -75,6 +80,13 @@ class ReleaseRunner:
                 digest=release["manifest_digest"],
                 is_preview=False,
             )
+
+    def _remove_orphan(self, release: Row) -> None:
+        """The removal may have come before these files, which this attempt or a former one has published; nothing would
+        come back for them."""
+        deployment_id = release["deployment_id"]
+        if self._sites.is_removed(deployment_id) and self._publisher.current(release["host"]) != deployment_id:
+            self._publisher.remove_deployment(deployment_id)
 
 
 def _ignore(_former: str | None) -> None:

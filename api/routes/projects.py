@@ -8,6 +8,7 @@ from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody
 
+from api.guards import is_administrator
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
 from api.responses import success
@@ -64,9 +65,9 @@ class ProjectController(Controller):
         services: NamedDependency[Services],
     ) -> Response[Success[ProjectResource]]:
         """Makes a project in the caller's own tenant."""
-        tenant_id, user_id = request.state.tenant_ids[0], request.user.user_id
+        tenant_id, set_by = request.state.tenant_ids[0], _administrator(request)
         return idempotent_call.run(
-            lambda record: services.projects.create(tenant_id, data, set_by=user_id, record=record),
+            lambda record: services.projects.create(tenant_id, data, set_by=set_by, record=record),
             status=201,
             location=lambda project: f"/api/projects/{project.id}",
         )
@@ -106,8 +107,8 @@ class ProjectController(Controller):
         services: NamedDependency[Services],
     ) -> Success[ProjectResource]:
         """Changes what the body names, for the deployments to come."""
-        user_id = request.user.user_id
-        return success(services.projects.update(request.state.tenant_id, project_id, data, set_by=user_id))
+        set_by = _administrator(request)
+        return success(services.projects.update(request.state.tenant_id, project_id, data, set_by=set_by))
 
     @delete(
         "/{project_id:str}",
@@ -121,3 +122,8 @@ class ProjectController(Controller):
         """Hides the project at once; a job removes its deployments and sites."""
         services.projects.delete(request.state.tenant_id, project_id)
         return success(None)
+
+
+def _administrator(request: Request[Any, Any, Any]) -> str | None:
+    """The caller, when the credential of this request has the rights of a platform administrator."""
+    return request.user.user_id if is_administrator(request.user, Permission.ADMIN_WRITE) else None

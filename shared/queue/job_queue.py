@@ -8,6 +8,7 @@ import msgspec
 from redis import Redis
 
 from schemas.messages import Job
+from shared.plans import slots_within
 from shared.queue.base import CancelOutcome, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
@@ -97,7 +98,7 @@ class RedisJobQueue:
         self._scripts.run("hold_slot", encode_name(tenant_id), slot, *encode_share(self._slots(limit), weight))
 
     def _slots(self, limit: int) -> int:
-        return limit if self._maximum_tenant_slots is None else min(limit, self._maximum_tenant_slots)
+        return slots_within(limit, self._maximum_tenant_slots)
 
     def bounded(self, job: Job) -> Job:
         """The job within what this installation gives a tenant: for all that is sent to the queue."""

@@ -75,7 +75,8 @@ class SessionRepository:
             return None
         connection.execute("SELECT id FROM logins WHERE id = %(family_id)s FOR UPDATE", found)
         return connection.execute(
-            "SELECT s.*, l.revoked_at FROM sessions s JOIN logins l ON l.id = s.family_id "
+            "SELECT s.id, s.family_id, s.user_id, s.replaced_at, s.expires_at, l.revoked_at "
+            "FROM sessions s JOIN logins l ON l.id = s.family_id "
             "WHERE s.refresh_token_hash = %(hash)s",
             parameters,
         ).fetchone()

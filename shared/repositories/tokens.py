@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.db.database import Database, Row
+from shared.db.database import Connection, Database, Row
 from shared.repositories.paging import Page, PageRequest, keyset_clause, page_of
 
 SORTABLE = {"created_at": "created_at"}
@@ -20,6 +20,16 @@ INSERT INTO api_tokens (id, user_id, name, prefix, token_hash, scopes, expires_a
 VALUES (%(id)s, %(user_id)s, %(name)s, %(prefix)s, %(token_hash)s, %(scopes)s, %(expires_at)s, %(ancestor_ids)s)
 RETURNING {_COLUMNS}
 """  # noqa: S608 - constants only
+
+_LOCK_USER = "SELECT id FROM users WHERE id = %(id)s FOR NO KEY UPDATE"
+
+_COUNT_OF = "SELECT count(*) AS total FROM live_api_tokens WHERE user_id = %(user_id)s"
+
+_REVOKE_OLDEST = """
+UPDATE api_tokens SET revoked_at = now() WHERE revoked_at IS NULL AND id = (
+  SELECT id FROM live_api_tokens WHERE user_id = %(user_id)s AND name = %(name)s ORDER BY created_at, id LIMIT 1
+)
+"""
 
 _FIND_PARENT = """
 SELECT id, ancestor_ids, expires_at, expires_at <= now() AS is_expired FROM live_api_tokens
@@ -39,8 +49,13 @@ class TokenRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def insert(self, token: dict[str, Any]) -> Row:
-        row = self._database.fetch_one(_INSERT, token)
+    def lock_user(self, connection: Connection, user_id: str) -> bool:
+        """False when there is no such user. Serialises creations, so that the bound on their number is exact."""
+        parameters = {"id": user_id}
+        return connection.execute(_LOCK_USER, parameters).fetchone() is not None
+
+    def insert(self, connection: Connection, token: dict[str, Any]) -> Row:
+        row = connection.execute(_INSERT, token).fetchone()
         assert row is not None
         return row
 
@@ -60,8 +75,9 @@ class TokenRepository:
         row = self._database.fetch_one(query, parameters)
         return row["total"] if row else 0
 
-    def count_of(self, user_id: str) -> int:
-        return self._count("user_id = %(user_id)s", {"user_id": user_id})
+    def count_of(self, connection: Connection, user_id: str) -> int:
+        row = connection.execute(_COUNT_OF, {"user_id": user_id}).fetchone()
+        return row["total"] if row else 0
 
     def find(self, user_id: str, token_id: str) -> Row | None:
         return self._database.fetch_one(
@@ -82,6 +98,10 @@ class TokenRepository:
             {"id": token_id, "user_id": user_id},
         )
         return row is not None
+
+    def revoke_oldest(self, connection: Connection, user_id: str, name: str) -> None:
+        """Ends the oldest of the user's tokens that have this name, where there is one."""
+        connection.execute(_REVOKE_OLDEST, {"user_id": user_id, "name": name})
 
     def find_active(self, token_hash: bytes) -> Row | None:
         """The token and its user; also notes the use."""

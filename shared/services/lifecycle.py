@@ -19,7 +19,7 @@ from shared.db.database import Connection, Database, Row
 from shared.deployment_state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
-from shared.plans import Plan, limits_of
+from shared.plans import Plan, limits_of, slots_within
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
@@ -35,7 +35,7 @@ _MAXIMUM_MESSAGE = 4000
 
 class Beginning(enum.Enum):
     RUN = "run"
-    WAIT = "wait"  # the tenant's plan allows no further deployment to start: `started` are those that count
+    WAIT = "wait"  # the tenant's plan, or this installation, lets no further one start: `started` are those that count
     SKIP = "skip"  # its output is recorded: go on with the next stage
     CANCEL = "cancel"  # the client asked for the end
     OVER = "over"  # finished or deleted: nothing to do
@@ -105,7 +105,8 @@ class LifecycleService:
                 return BegunStage(Beginning.SKIP, row, outputs, 0), []
             if plan is not None and row["status"] == DeploymentStatus.QUEUED:
                 started = self._deployments.started(connection, tenant_id)
-                if len(started) >= limits_of(Plan(plan)).concurrent_builds:
+                limit = limits_of(Plan(plan)).concurrent_builds
+                if len(started) >= slots_within(limit, self._settings.build.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
             entered = DeploymentStatus(row["status"])
@@ -114,8 +115,9 @@ class LifecycleService:
             if not self._deployments.advance(connection, deployment_id, entered, fence):
                 raise LeaseLost
             attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
-            status = self._status(entered, stage=stage, attempt=attempt)
-            return BegunStage(Beginning.RUN, row, outputs, attempt), [status]
+            return BegunStage(Beginning.RUN, row, outputs, attempt), [
+                self._status(entered, stage=stage, attempt=attempt)
+            ]
 
         return self._step(deployment_id, fence, step)
 

@@ -8,13 +8,13 @@ same answer as a wrong one.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import secrets
 from dataclasses import dataclass
 
 from shared.errors import ErrorCode, Unavailable
 from shared.limits.windows import Window, Windows
+from shared.network.client_addresses import network_of
 
 WINDOW_SECONDS = 60.0
 PER_ACCOUNT = 5
@@ -73,19 +73,6 @@ class LoginThrottle:
     def take_back(self, attempt: LoginAttempt) -> None:
         """The password was right, or was not looked at."""
         self._windows.give_back(attempt.windows, attempt.event)
-
-
-def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, an IPv6 network of 64 bits; anything else as it is."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
 
 
 def _digest(text: str) -> str:

@@ -17,7 +17,6 @@ from shared.plans import Plan, limits_of
 from shared.queue.base import JobQueue
 from shared.repositories.paging import Page, PageRequest
 from shared.repositories.projects import ProjectRepository
-from shared.repositories.users import UserRepository
 from shared.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.services.jobs import cleanup_job
 from shared.services.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
@@ -36,14 +35,12 @@ class ProjectService:
         *,
         database: Database,
         projects: ProjectRepository,
-        users: UserRepository,
         credentials: RepositoryCredentialService,
         queue: JobQueue,
         settings: Settings,
     ) -> None:
         self._database = database
         self._projects = projects
-        self._users = users
         self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
         self._credentials = credentials
         self._queue = queue
@@ -72,14 +69,15 @@ class ProjectService:
         return self._projects.page(tenant_ids, page, framework=framework).map(self._resource)
 
     def create(
-        self, tenant_id: str, request: CreateProjectRequest, *, set_by: str, record: Record | None = None
+        self, tenant_id: str, request: CreateProjectRequest, *, set_by: str | None, record: Record | None = None
     ) -> ProjectResource:
-        """`set_by`: the user who sets its address, by whom file:// is judged. `record` runs in the same transaction.
+        """`set_by`: the platform administrator who sets its address with the rights of one, None for anybody else: a
+        clone may read file:// for the former, while it is one. `record` runs in the same transaction.
 
         Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
         """
         values = msgspec.structs.asdict(request)
-        self._validate(values, set_by)
+        self._validate(values, allows_files=set_by is not None)
         values["name"] = request.name.strip()
         with self._database.transaction() as connection:
             self._admit(connection, tenant_id)
@@ -92,13 +90,15 @@ class ProjectService:
                 record(connection, resource)
         return resource
 
-    def update(self, tenant_id: str, project_id: str, request: UpdateProjectRequest, *, set_by: str) -> ProjectResource:
+    def update(
+        self, tenant_id: str, project_id: str, request: UpdateProjectRequest, *, set_by: str | None
+    ) -> ProjectResource:
         """Changes what the request names. `set_by`: as in `create`.
 
         Raises ValidationFailed (URL_FORBIDDEN), NotFound.
         """
         changes = {name: value for name, value in msgspec.structs.asdict(request).items() if value is not msgspec.UNSET}
-        self._validate(changes, set_by)
+        self._validate(changes, allows_files=set_by is not None)
         if "name" in changes:
             changes["name"] = changes["name"].strip()
         if "repository_url" in changes:
@@ -123,23 +123,20 @@ class ProjectService:
             # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
             return
 
-    def _validate(self, values: dict[str, Any], set_by: str) -> None:
+    def _validate(self, values: dict[str, Any], *, allows_files: bool) -> None:
         problems = field_problems(values)
         code: ErrorCode | None = None
         if isinstance(values.get("repository_url"), str):
             try:
                 # The clone judges again, by what the name resolves to then; no name is resolved in a request.
-                self._policy(set_by).check(parse_repository_url(values["repository_url"]))
+                policy = RepositoryPolicy(self._addresses, allows_files=allows_files)
+                policy.check(parse_repository_url(values["repository_url"]))
             except CloudifyError as error:
                 code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
                 fields = (error.details or {}).get("fields", [])
                 problems["repositoryUrl"] = fields[0]["message"] if fields else error.message
         if problems:
             raise ValidationFailed(problems, code=code)
-
-    def _policy(self, set_by: str) -> RepositoryPolicy:
-        user = self._users.find(set_by)
-        return RepositoryPolicy(self._addresses, allows_files=user is not None and user["is_platform_administrator"])
 
     def _keep_credentials(self, connection: Connection, project_id: str, address: str | None) -> None:
         """Those that the address carries are kept encrypted, as the project's."""

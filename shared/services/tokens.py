@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec import structs
 
@@ -11,7 +12,7 @@ from schemas.requests import CreateTokenRequest
 from schemas.resources import CreatedTokenResource, TokenResource
 from shared.api_tokens import new_token, token_hash
 from shared.clock import Clock
-from shared.db.database import Row
+from shared.db.database import Connection, Database, Row
 from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, ValidationFailed
 from shared.identifiers import TOKEN, new_identifier
 from shared.permissions import Permission
@@ -25,7 +26,8 @@ _EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=
 
 
 class TokenService:
-    def __init__(self, *, tokens: TokenRepository, clock: Clock) -> None:
+    def __init__(self, *, database: Database, tokens: TokenRepository, clock: Clock) -> None:
+        self._database = database
         self._tokens = tokens
         self._clock = clock
 
@@ -53,22 +55,21 @@ class TokenService:
                 details={"missing": missing},
             )
         expires_at, ancestor_ids = self._within_parent(user_id, parent_id, request.expires_at)
-        if self._tokens.count_of(user_id) >= MAXIMUM_TOKENS:
-            raise Conflict(f"The account has {MAXIMUM_TOKENS} tokens; revoke one first.")
-        token = new_token()
-        row = self._tokens.insert(
-            {
-                "id": new_identifier(TOKEN),
-                "user_id": user_id,
-                "name": request.name.strip(),
-                "prefix": token[:8],
-                "token_hash": token_hash(token),
-                "scopes": scopes,
-                "expires_at": expires_at,
-                "ancestor_ids": ancestor_ids,
-            }
-        )
-        return CreatedTokenResource(**structs.asdict(_resource(row)), token=token)
+        values = {"name": request.name.strip(), "scopes": scopes, "expires_at": expires_at}
+        with self._database.transaction() as connection:
+            if self._has_most(connection, user_id):
+                raise Conflict(f"The account has {MAXIMUM_TOKENS} tokens; revoke one first.")
+            return self._insert(connection, user_id, values | {"ancestor_ids": ancestor_ids})
+
+    def create_for_platform(self, user_id: str, name: str) -> CreatedTokenResource:
+        """A token with all rights, for the platform's own use: it starts whatever tokens the account has. In an account
+        with 100 of them it takes the place of the oldest one of this name. Raises NotFound."""
+        with self._database.transaction() as connection:
+            if self._has_most(connection, user_id):
+                self._tokens.revoke_oldest(connection, user_id, name)
+            return self._insert(
+                connection, user_id, {"name": name, "scopes": [], "expires_at": None, "ancestor_ids": []}
+            )
 
     def list(self, user_id: str, page: PageRequest) -> Page[TokenResource]:
         return self._tokens.page(user_id, page).map(_resource)
@@ -84,6 +85,18 @@ class TokenService:
         """Ends the token and the tokens that it made. Raises NotFound."""
         if not self._tokens.revoke(user_id, token_id):
             raise NotFound("There is no such token; it may have been revoked.")
+
+    def _has_most(self, connection: Connection, user_id: str) -> bool:
+        """Whether the account has all the tokens that it may have. No other is made until the transaction ends."""
+        if not self._tokens.lock_user(connection, user_id):
+            raise NotFound("There is no such account.")
+        return self._tokens.count_of(connection, user_id) >= MAXIMUM_TOKENS
+
+    def _insert(self, connection: Connection, user_id: str, values: dict[str, Any]) -> CreatedTokenResource:
+        token = new_token()
+        hashed = {"prefix": token[:8], "token_hash": token_hash(token)}
+        row = self._tokens.insert(connection, {"id": new_identifier(TOKEN), "user_id": user_id} | hashed | values)
+        return CreatedTokenResource(**structs.asdict(_resource(row)), token=token)
 
     def _within_parent(
         self, user_id: str, parent_id: str | None, expires_at: datetime | None

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -250,34 +251,61 @@ def test_a_request_that_a_busy_loop_has_not_read_yet_is_no_idle_connection() -> 
     asyncio.run(scenario())
 
 
+@contextmanager
+def caddy_before(server: RunningServer, directory: Path, options: str, global_options: str = "") -> Iterator[str]:
+    """A Caddy in front of the server, which answers already; gives its URL."""
+    [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    configuration = directory / "Caddyfile"
+    configuration.write_text(
+        f"{{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n{global_options}}}\n"
+        f"{url} {{\n\treverse_proxy 127.0.0.1:{server.port} {{\n{options}\t}}\n}}\n"
+    )
+    command = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(configuration)]
+    environment = {"XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory), "PATH": "/usr/bin:/bin"}
+    caddy = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
+            eventually(lambda: _answers(client), PATIENCE_SECONDS)
+        yield url
+    finally:
+        caddy.terminate()
+        caddy.wait(PATIENCE_SECONDS)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def test_no_request_through_caddy_meets_a_closing_connection(tmp_path: Path) -> None:
     """Caddy keeps connections to its upstream; requests, POSTs among them, keep coming while these end."""
-    [port] = free_ports(1)
-    with running_server(keep_alive_seconds=0.3) as server:
-        configuration = tmp_path / "Caddyfile"
-        configuration.write_text(
-            "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"
-            f"http://127.0.0.1:{port} {{\n\treverse_proxy 127.0.0.1:{server.port} {{\n"
-            "\t\ttransport http {\n\t\t\tkeepalive 200ms\n\t\t}\n\t}\n}\n"
-        )
-        command = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(configuration)]
-        environment = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-        caddy = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
-                eventually(lambda: _answers(client), PATIENCE_SECONDS)
-                pause = threading.Event()
-                statuses: list[int] = []
-                for number in range(60):
-                    # Around the ends of both keep-alives.
-                    pause.wait(0.19 + 0.002 * (number % 10) if number % 2 else 0.0)
-                    statuses.append(client.post("/text", json={"text": "x"}).status_code)
-            assert statuses == [200] * 60
-        finally:
-            caddy.terminate()
-            caddy.wait(PATIENCE_SECONDS)
-            shutil.rmtree(tmp_path, ignore_errors=True)
+    keep_alive = "\t\ttransport http {\n\t\t\tkeepalive 200ms\n\t\t}\n"
+    with (
+        running_server(keep_alive_seconds=0.3) as server,
+        caddy_before(server, tmp_path, keep_alive) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client,
+    ):
+        pause = threading.Event()
+        statuses: list[int] = []
+        for number in range(60):
+            # Around the ends of both keep-alives.
+            pause.wait(0.19 + 0.002 * (number % 10) if number % 2 else 0.0)
+            statuses.append(client.post("/text", json={"text": "x"}).status_code)
+        assert statuses == [200] * 60
+
+
+APPENDING = "\tservers {\n\t\ttrusted_proxies static private_ranges\n\t}\n"
+
+
+@pytest.mark.parametrize("global_options", ["", APPENDING], ids=["replacing", "appending"])
+def test_the_client_of_a_trusted_caddy_is_whom_caddy_saw(tmp_path: Path, global_options: str) -> None:
+    forged = {"X-Forwarded-For": "203.0.113.66"}
+    from_elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")
+    with (
+        running_server(trusted_proxies=["127.0.0.1/32"]) as server,
+        caddy_before(server, tmp_path, "", global_options) as url,
+        httpx.Client(transport=from_elsewhere, timeout=PATIENCE_SECONDS, headers=forged) as client,
+    ):
+        for address in (url, f"http://127.0.0.1:{server.port}"):
+            assert client.get(f"{address}/client").text == "127.0.0.2"
+        assert httpx.get(f"http://127.0.0.1:{server.port}/client", headers=forged).text == "203.0.113.66"
 
 
 def _answers(client: httpx.Client) -> bool:

@@ -67,7 +67,8 @@ class Ground:
             if not self.headers:
                 body = {"email": "ada@example.com", "password": secrets.token_hex(16)}
                 made = httpx.post(f"{apis[0].url}/auth/register", json=body, timeout=PATIENCE_SECONDS).json()
-                tokens = TokenService(tokens=TokenRepository(self.database), clock=SystemClock())
+                repository = TokenRepository(self.database)
+                tokens = TokenService(database=self.database, tokens=repository, clock=SystemClock())
                 token = tokens.create(made["data"]["user"]["id"], CreateTokenRequest(name="t")).token
                 self.headers = {"Authorization": f"Bearer {token}"}
             yield apis

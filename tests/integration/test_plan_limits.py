@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from shared.logs.redaction import Redactor
 from shared.logs.writer import LogWriter
 from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.encoding import encode_finish
+from shared.queue.job_queue import RedisJobQueue
 from shared.queue.lease import RunningLease
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.services.jobs import stage_job_id
+from shared.services.lifecycle import Beginning
 from tests.integration.test_deployment_lifecycle import create, settings, world
 from workers.directories import StageDirectories
 from workers.runner import StageRunner
@@ -309,6 +312,25 @@ def test_a_slot_whose_cancellation_was_cut_off_is_freed_by_the_reconciler(world:
     world.reconciler.run_once()
     assert statuses(world, [first]) == ["cancelled"]
     assert [job.job.slot for job in world.queue.acquire("clone", 5, worker="w", request_id="r2").jobs] == [second]
+
+
+@pytest.mark.parametrize(
+    ("plan", "builds_at_once", "allowed"), [(Plan.PRO, None, 3), (Plan.PRO, 2, 2), (Plan.PRO, 5, 3), (Plan.FREE, 2, 1)]
+)
+def test_an_installations_own_bound_outlives_the_queue(world: Any, plan: Plan, builds_at_once: int, allowed: int):
+    """What a queue that knows nothing any more would hand out is refused where PostgreSQL counts; a queue that knows
+    hands out as many."""
+    with world.database.transaction() as connection:
+        connection.execute("UPDATE tenants SET plan = %s WHERE id = %s", (plan.value, world.tenant_id))
+    queue = RedisJobQueue(world.redis, maximum_tenant_slots=builds_at_once)
+    service = world.service_with(queue=queue)
+    made = {"tenant_id": world.tenant_id, "project_id": world.project_id, "created_by": None}
+    ids = [service.create(**made).id for _ in range(4)]
+    assert len(queue.acquire("clone", 4, worker="w", request_id="r").jobs) == allowed
+    build = replace(world.settings.build, builds_at_once=builds_at_once)
+    lifecycle = world.lifecycle_with(settings=replace(world.settings, build=build))
+    begun = [lifecycle.begin_stage(world.tenant_id, each, Stage.CLONE, fence=9, worker="w").beginning for each in ids]
+    assert begun == [Beginning.RUN] * allowed + [Beginning.WAIT] * (4 - allowed)
 
 
 indices = st.integers(0, 5)

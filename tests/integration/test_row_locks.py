@@ -5,29 +5,32 @@ In every test the second connection waits for a lock of the first, which then co
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from schemas.logs import LogEnd, LogStatus
-from schemas.requests import SetVariableRequest
+from schemas.requests import CreateTokenRequest, SetVariableRequest
 from shared.clock import SystemClock
 from shared.db.database import Connection
 from shared.deployment_state import DeploymentStatus, Stage
-from shared.errors import FailureCode
+from shared.errors import Conflict, FailureCode
 from shared.logs.compactor import LogCompactor
+from shared.repositories.tokens import TokenRepository
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox
 from shared.services.lifecycle import Beginning
+from shared.services.tokens import MAXIMUM_TOKENS, TokenService
 from shared.services.variables import VariableService
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.row_locks import overtaken
 from tests.integration.test_deployment_lifecycle import create, run_to_end, settings, world
 from workers.reconciler import Reconciler
+from workers.releases import ReleaseRunner
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
@@ -105,6 +108,30 @@ def test_a_release_moves_nothing_in_a_project_that_is_deleted(world: Any):
     assert world.releases.find(release["id"])["status"] == "failed"
 
 
+def test_files_that_a_release_publishes_after_their_removal_are_removed(world: Any):
+    older, _ = two_releases(world)
+    world.release_service.rollback(world.tenant_id, older, requested_by=None)
+    release_id = world.releases.pending()[0]["id"]
+    router = Router({}, {}, is_published=False)
+    runner = ReleaseRunner(
+        releases=world.releases,
+        sites=world.sites,
+        lifecycle=world.lifecycle,
+        publisher=router,  # type: ignore[arg-type]
+        artifacts=SimpleNamespace(manifest=lambda *_: None, blobs=lambda *_: {}),  # type: ignore[arg-type]
+    )
+    lease: Any = SimpleNamespace(job=SimpleNamespace(payload={"release_id": release_id}), done=lambda: None)
+
+    def remove(connection: Connection) -> None:
+        world.deployments.find_locked(connection, world.tenant_id, older)
+        world.sites.set_removing(connection, older, is_deleting=True)
+
+    with overtaken(world.database, partial(runner.run, lease), remove) as waiter:
+        waiter.result()
+    assert router.acts == ["published", "removed"]
+    assert world.releases.find(release_id)["status"] == "failed"
+
+
 def test_a_locked_deployment_comes_with_what_is_joined_as_it_is_then(world: Any):
     deployment_id = create(world)
 
@@ -156,6 +183,24 @@ def test_a_variable_that_is_set_at_the_same_time_is_deleted(world: Any):
     with overtaken(world.database, delete, set_it) as waiter:
         assert waiter.result() is True
     assert [row["key"] for row in variables.list_of(world.tenant_id, world.project_id)] == ["OTHER"]
+
+
+def test_the_last_token_that_an_account_may_have_is_made_once(world: Any):
+    tokens = TokenRepository(world.database)
+    service = TokenService(database=world.database, tokens=tokens, clock=SystemClock())
+    with world.database.transaction() as connection:
+        connection.execute("INSERT INTO users (id, email, password_hash) VALUES ('user_1', 'ada@example.com', 'x')")
+    for number in range(MAXIMUM_TOKENS - 1):
+        service.create("user_1", CreateTokenRequest(name=f"t{number}"))
+
+    def create_one(connection: Connection) -> None:
+        assert tokens.lock_user(connection, "user_1")
+        row = {"id": "tok_1", "user_id": "user_1", "name": "x", "prefix": "cfy_xxxx", "token_hash": bytes(32)}
+        tokens.insert(connection, row | {"scopes": [], "expires_at": None, "ancestor_ids": []})
+
+    create = partial(service.create, "user_1", CreateTokenRequest(name="y"))
+    with overtaken(world.database, create, create_one) as waiter, pytest.raises(Conflict, match="revoke one first"):
+        waiter.result()
 
 
 def test_a_log_is_not_archived_in_a_project_that_is_deleted(world: Any, object_store_settings: Any, tmp_path: Path):
@@ -218,9 +263,9 @@ def test_a_plan_that_changes_while_a_deployment_starts_holds(world: Any, before:
 class Router:
     """A publisher that serves everything; `hosts` answers what `seen` holds, which may be out of date."""
 
-    def __init__(self, current: dict[str, str], seen: dict[str, str], is_published: bool = True) -> None:
-        self.current, self.seen, self.published = current, seen, is_published
-        self.on_activate: Callable[[], None] = lambda: None
+    def __init__(self, routes: dict[str, str], seen: dict[str, str], is_published: bool = True) -> None:
+        self.routes, self.seen, self.published = routes, seen, is_published
+        self.acts: list[str] = []
 
     def hosts(self) -> dict[str, str]:
         return self.seen
@@ -229,9 +274,24 @@ class Router:
         return self.published
 
     def activate(self, host: str, deployment_id: str) -> str | None:
-        former = self.current.get(host)
-        self.current[host] = deployment_id
+        former = self.routes.get(host)
+        self.routes[host] = deployment_id
         return former
+
+    def publish(self, *_arguments: Any, is_preview: bool) -> None:
+        self.acts.append("published")
+
+    def verify(self, host: str, deployment_id: str) -> None:
+        assert self.current(host) == deployment_id
+
+    def current(self, host: str) -> str | None:
+        return self.routes.get(host)
+
+    def remove_host(self, host: str) -> None:
+        self.routes.pop(host, None)
+
+    def remove_deployment(self, _deployment_id: str) -> None:
+        self.acts.append("removed")
 
 
 def reconciler_of(world: Any, router: Router) -> Reconciler:
@@ -256,11 +316,11 @@ def test_a_repaired_route_is_logged_only_when_it_was_wrong(world: Any):
         # A release came between the two looks: the router is right already.
         right = Router({"demo": newer}, {"demo": older})
         reconciler_of(world, right).reconcile_routes()
-    assert (right.current, logs) == ({"demo": newer}, [])
+    assert (right.routes, logs) == ({"demo": newer}, [])
     with capture_logs() as logs:
         wrong = Router({"demo": older}, {"demo": older})
         reconciler_of(world, wrong).reconcile_routes()
-    assert wrong.current == {"demo": newer}
+    assert wrong.routes == {"demo": newer}
     assert [entry["event"] for entry in logs] == ["reconciler.route_mended"]
 
 
@@ -272,5 +332,5 @@ def test_a_route_that_a_release_overtakes_is_neither_changed_nor_logged(world: A
         # It waits for the project's lock with `newer` in its hands.
         with overtaken(world.database, reconciler.reconcile_routes, partial(move_to, world, older)) as waiter:
             waiter.result()
-    assert (router.current, logs) == ({"demo": older}, [])
+    assert (router.routes, logs) == ({"demo": older}, [])
     assert newer != older

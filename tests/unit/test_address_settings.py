@@ -27,9 +27,16 @@ def test_the_former_setting_may_ask_for_what_is_the_case(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["10.0.0.1/8", "10.0.0.0/99", "git.corp", "10.0.0.0/8;fd00::/8"])
-def test_networks_are_checked_at_the_start(value: str) -> None:
-    with pytest.raises(SettingsError, match="CLOUDIFY_EGRESS_ALLOWED_NETWORKS holds"):
-        load_settings({**ENVIRONMENT, "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": f"192.168.0.0/16,{value}"})
+@pytest.mark.parametrize("name", ["CLOUDIFY_EGRESS_ALLOWED_NETWORKS", "CLOUDIFY_TRUSTED_PROXIES"])
+def test_networks_are_checked_at_the_start(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} holds"):
+        load_settings({**ENVIRONMENT, name: f"192.168.0.0/16,{value}"})
+
+
+def test_no_proxy_is_trusted_unless_it_is_named() -> None:
+    assert load_settings(ENVIRONMENT).trusted_proxies == ()
+    named = load_settings({**ENVIRONMENT, "CLOUDIFY_TRUSTED_PROXIES": "127.0.0.1, fd00::/8"})
+    assert named.trusted_proxies == ("127.0.0.1", "fd00::/8")
 
 
 @pytest.mark.parametrize("home", ["/", "/root", "/home/ada", "/usr/..", "/var"])

@@ -7,7 +7,7 @@ import pytest
 from api.device_cookie import LIFETIME_SECONDS, DeviceCookies
 from shared.clock import ManualClock
 from shared.limits.windows import LocalWindows, Window
-from shared.services.login_throttle import LoginThrottle, LoginThrottled, network_of
+from shared.services.login_throttle import LoginThrottle, LoginThrottled
 
 SECRET = b"a secret of the tests, 32 bytes or more"
 
@@ -70,20 +70,6 @@ def test_the_local_windows_forget_the_keys_that_were_used_first() -> None:
     assert windows.take([Window("a", 1, 60)], "second") == 0
 
 
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("unknown", "unknown"),
-    ],
-)
-def test_what_counts_as_one_address(address: str, network: str) -> None:
-    assert network_of(address) == network
-
-
 def test_a_device_is_known_for_the_account_it_signed_in_to() -> None:
     clock = ManualClock()
     cookies = DeviceCookies(SECRET, clock)
@@ -96,24 +82,35 @@ def test_a_device_is_known_for_the_account_it_signed_in_to() -> None:
     assert renewed is not None
     assert renewed.count("~") == 1, "a device has one entry for an account"
     assert DeviceCookies(b"another secret, as long as it has to be", clock).device_of(first, "ada@example.com") is None
+    assert cookies.latest(renewed) == cookies.latest(first)
+    # All devices of an account share what is the account's.
+    others = [cookies.latest(cookies.signed_in(None, "ada@example.com").value) for _ in range(2)]
+    assert len({device.account for device in others if device is not None}) == 1
+    assert len(set(others)) == 2
     clock.advance(LIFETIME_SECONDS + 1)
     assert cookies.device_of(first, "ada@example.com") is None
+    assert cookies.latest(first) is None
 
 
 def test_a_cookie_that_was_tampered_with_proves_nothing() -> None:
     cookies = DeviceCookies(SECRET, ManualClock())
     value = cookies.signed_in(None, "ada@example.com").value
     assert value is not None
-    device, issued, signature = value.split(".")
+    device, issued, account, signature = value.split(".")
+    others = cookies.signed_in(None, "eve@example.com").value
+    assert others is not None
     for forged in (
-        f"{'A' * 22}.{issued}.{signature}",
-        f"{device}.{int(issued) + 1}.{signature}",
-        f"{device}.{issued}.{'A' * 22}",
+        f"{'A' * 22}.{issued}.{account}.{signature}",
+        f"{device}.{int(issued) + 1}.{account}.{signature}",
+        f"{device}.{issued}.{others.split('.')[2]}.{signature}",
+        f"{device}.{issued}.{account}.{'A' * 22}",
+        f"{device}.{issued}.{signature}",
         "~" * 1000,
         "\u00e9",
         "",
     ):
         assert cookies.device_of(forged, "ada@example.com") is None
+        assert cookies.latest(forged) is None
 
 
 def test_a_cookie_holds_the_latest_accounts() -> None:

@@ -133,8 +133,20 @@ def test_half_published_sites_are_deleted(tmp_path: Path):
         (tmp_path / ".deployments" / name).mkdir()
     for name in ("depl_1.old.partial", "depl_3"):
         os.utime(tmp_path / ".deployments" / name, (1, 1))
-    publisher.sweep()
+    publisher.sweep(lambda _: False)
     assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == ["depl_2.new.partial", "depl_3"]
+
+
+def test_published_sites_that_were_removed_are_deleted_once_nothing_serves_them(tmp_path: Path):
+    publisher = SiteDirectoryPublisher(tmp_path, router_url="http://unused", domain="localhost")
+    publisher.sweep(lambda _: True)
+    for name in ("depl_kept", "depl_gone", "depl_served"):
+        (tmp_path / ".deployments" / name).mkdir(parents=True)
+    publisher.activate("demo", "depl_served")
+    for served in (["depl_kept", "depl_served"], ["depl_kept"]):
+        publisher.sweep(lambda name: name != "depl_kept")
+        assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == served
+        publisher.remove_host("demo")
 
 
 def test_a_folder_that_hands_its_group_on_hands_no_bit_to_builds(tmp_path: Path) -> None:

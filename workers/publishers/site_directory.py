@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import tenacity
@@ -107,12 +108,18 @@ class SiteDirectoryPublisher:
     def remove_deployment(self, deployment_id: str) -> None:
         remove_tree(self._deployment_directory(deployment_id))
 
-    def sweep(self) -> None:
-        """Deletes what workers that died while they published left half done."""
+    def sweep(self, is_removed: Callable[[str], bool]) -> None:
+        """Deletes what workers left that died while they published: half done, or of a site that was removed meanwhile
+        (`is_removed`, by the deployment), for which nobody else would come back."""
         horizon = time.time() - _SWEPT_AFTER_SECONDS
-        for building in (self._sites / ".deployments").glob(f"*{_PARTIAL}"):
-            if building.lstat().st_mtime < horizon:
-                remove_tree(building)
+        directory, served = self._sites / ".deployments", set(self.hosts().values())
+        for published in list(directory.iterdir()) if directory.is_dir() else ():
+            if published.name.endswith(_PARTIAL):
+                is_left = published.lstat().st_mtime < horizon
+            else:
+                is_left = published.name not in served and is_removed(published.name)
+            if is_left:
+                remove_tree(published)
 
     def is_published(self, deployment_id: str) -> bool:
         return self._deployment_directory(deployment_id).is_dir()

@@ -10,7 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.client.commands.processes import admin
+from api.first_run import prepare
+from schemas.requests import CreateTokenRequest
+from shared.api_tokens import token_hash
+from shared.repositories.tokens import TokenRepository
+from shared.services.tokens import MAXIMUM_TOKENS
 from shared.settings import Settings
+from shared.stack.home import read_private
 
 PASSWORD = "correct horse battery"
 
@@ -71,3 +77,21 @@ def test_an_account_of_somebody_else_is_not_made_the_owner(platform: Any) -> Non
     platform.register("owner@localhost")
     with pytest.raises(Forbidden, match="create-owner"):
         platform.services.accounts.ensure_owner("owner@localhost")
+
+
+def test_the_first_run_has_a_token_whatever_tokens_the_owner_has(platform: Any, settings: Settings) -> None:
+    prepare(settings)
+    first = read_private(settings.home / "credentials.json")
+    owner = platform.services.accounts.ensure_owner("owner@localhost")
+    tokens = platform.services.tokens
+    made = [tokens.create(owner.user_id, CreateTokenRequest(name="x")).token for _ in range(MAXIMUM_TOKENS - 1)]
+    (settings.home / "credentials.json").unlink()
+    prepare(settings)
+    second = read_private(settings.home / "credentials.json")
+    # The lost one has made room; no other one has ended.
+    find = TokenRepository(platform.backends.database).find_active
+    assert [find(token_hash(token)) is None for token in (first["token"], second["token"], *made)] == (
+        [True] + [False] * MAXIMUM_TOKENS
+    )
+    prepare(settings)
+    assert read_private(settings.home / "credentials.json") == second

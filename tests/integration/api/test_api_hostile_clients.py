@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from threading import Event, Semaphore
+from threading import Event, Semaphore, Thread
 from typing import Any
 
 import pytest
+
+from api.callers import address_caller
+from api.turns import Caller
 
 
 def test_options_names_every_method_of_the_address(platform, account) -> None:
@@ -60,8 +63,15 @@ def test_failed_logins_with_huge_addresses_are_not_remembered_in_full(platform) 
     assert again.status_code == 429
 
 
+STRANGERS = [address_caller("testclient"), address_caller("192.0.2.1")]
+
+
+def user(account: Any) -> Caller:
+    return Caller(account.user_id, account.user_id, is_known=True)
+
+
 @contextmanager
-def occupied(platform: Any, lane_name: str, callers: list[str], *, waiting: int = 0) -> Generator[None]:
+def occupied(platform: Any, lane_name: str, callers: Sequence[Caller], *, waiting: int = 0) -> Generator[None]:
     """Every thread of the lane that the callers can have is theirs, and so many more of each wait."""
     lane = getattr(platform.app.state.lanes, lane_name)
     released, begun = Event(), Semaphore(0)
@@ -95,7 +105,7 @@ def test_no_kind_of_request_holds_another(platform, account, lane: str) -> None:
         "health": ("GET", "/api/health/startup", None, 200),
         "bodies": ("PUT", f"/api/projects/{project_id}/env/KEY", value, 200),
     }
-    with occupied(platform, lane, ["someone", "another"]):
+    with occupied(platform, lane, STRANGERS):
         assert platform.client.get("/api/health/live").status_code == 200
         assert account.request("GET", "/api/projects").status_code == 200
         for name, (method, path, body, status) in asked.items():
@@ -107,7 +117,7 @@ def test_whoever_floods_is_refused_and_others_are_not(platform, account, registe
     other = register("grace@example.com")
     account.request("GET", "/api/projects")
     other.request("GET", "/api/projects")
-    with occupied(platform, "requests", [account.user_id], waiting=300):
+    with occupied(platform, "requests", [user(account)], waiting=300):
         refused = account.request("GET", "/api/projects")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
         assert int(refused.headers["retry-after"]) > 0
@@ -118,9 +128,39 @@ def test_whoever_floods_is_refused_and_others_are_not(platform, account, registe
 
 
 def test_registrations_beyond_the_short_queue_are_refused(platform) -> None:
-    with occupied(platform, "passwords", ["testclient", "another"], waiting=20):
+    with occupied(platform, "passwords", STRANGERS, waiting=20):
         body = {"email": "ada@example.com", "password": "correct horse battery"}
         for path in ("/api/auth/register", "/api/auth/login"):
             response = platform.client.post(path, json=body)
             assert (response.status_code, response.json()["error"]["code"]) == (503, "UNAVAILABLE")
             assert int(response.headers["retry-after"]) > 0
+
+
+def test_no_number_of_strangers_refuses_a_user_or_a_device_that_has_signed_in(platform, account) -> None:
+    """As many as there are places wait in each lane, all from addresses of their own."""
+    login = {"email": "ada@example.com", "password": "correct horse battery"}
+    assert platform.client.post("/api/auth/login", json=login).status_code == 200
+    assert account.request("GET", "/api/projects").status_code == 200
+    lanes = platform.app.state.lanes
+    released, answers = Event(), list[Any]()
+    held = [
+        lane.submit(address_caller(f"198.51.{number // 250}.{number % 250}"), lambda: released.wait(300))
+        for lane in (lanes.requests, lanes.passwords)
+        for number in range(300)
+    ]
+    asking = [
+        Thread(target=lambda: answers.append(platform.client.post("/api/auth/login", json=login))),
+        Thread(target=lambda: answers.append(account.request("GET", "/api/projects"))),
+    ]
+    try:
+        for thread in asking:
+            thread.start()
+        refused = platform.client.post("/api/auth/login", json=login, headers={"Cookie": ""})
+        assert refused.status_code == 503
+    finally:
+        released.set()
+        for thread in asking:
+            thread.join(120)
+        for future in held:
+            future.exception(120)
+    assert [answer.status_code for answer in answers] == [200, 200]

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from shared.services.login_throttle import PER_ADDRESS
 from shared.settings import ObjectStoreSettings
 from tests.ports import free_ports
 
@@ -82,6 +83,30 @@ def test_the_process_starts_answers_and_stops(environment: dict[str, str]) -> No
             process.send_signal(signal.SIGTERM)
             assert any("reconnect" in line for line in lines), "the stream says that it ends"
         assert process.wait(timeout=PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_people_behind_a_trusted_proxy_have_limits_and_sessions_of_their_own(environment: dict[str, str]) -> None:
+    base = f"http://127.0.0.1:{environment['CLOUDIFY_API_PORT']}/api"
+    trusting = {**environment, "CLOUDIFY_TRUSTED_PROXIES": "127.0.0.1/32"}
+    process = subprocess.Popen([sys.executable, "-m", "api.main"], env=trusting)
+
+    def post(path: str, account: str, address: str) -> httpx.Response:
+        body = {"email": f"{account}@example.com", "password": "correct horse battery"}
+        headers = {"X-Forwarded-For": f"203.0.113.66, {address}"}
+        return httpx.post(f"{base}/auth/{path}", json=body, headers=headers, timeout=PATIENCE)
+
+    try:
+        wait_for(f"{base}/health/live")
+        access_token = post("register", "ada", "192.0.2.2").json()["data"]["accessToken"]
+        guesses = [post("login", f"nobody{number}", "192.0.2.1").status_code for number in range(PER_ADDRESS + 1)]
+        assert guesses == [401] * PER_ADDRESS + [429]
+        assert post("login", "ada", "192.0.2.2").status_code == 200
+        headers = {"Authorization": f"Bearer {access_token}"}
+        sessions = httpx.get(f"{base}/auth/sessions", headers=headers, timeout=PATIENCE).json()["data"]
+        assert [session["address"] for session in sessions] == ["192.0.2.2"] * 2
     finally:
         process.kill()
         process.wait()

@@ -128,7 +128,27 @@ def test_files_are_for_platform_administrators_whoever_owns_the_project(account,
     assert account.request("PATCH", path, json={"name": "y"}).status_code == 200
     assert _setter(account, made.json()["data"]["id"]) == administrator.user_id
     assert account.request("PATCH", path, json={"repositoryUrl": "https://git.example.com/x"}).status_code == 200
-    assert _setter(account, made.json()["data"]["id"]) == account.user_id
+    assert _setter(account, made.json()["data"]["id"]) is None
+
+
+@pytest.mark.parametrize(
+    ("scopes", "status"),
+    [([], 200), (["admin:write"], 200), (["admin:read"], 422), (["deploy:create"], 422)],
+)
+def test_a_token_sets_files_only_with_the_administrators_rights(account, scopes: list[str], status: int) -> None:
+    with account.platform.backends.database.transaction() as connection:
+        connection.execute("UPDATE users SET is_platform_administrator = true WHERE id = %s", [account.user_id])
+    path = f"/api/projects/{account.project()['id']}"
+    body = {"name": "t", "scopes": [*scopes, "project:write", "project:settings"] if scopes else []}
+    token = account.request("POST", "/api/auth/tokens", json=body).json()["data"]["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    files = {"name": "x", "repositoryUrl": "file:///root/private"}
+    answers = [account.request("PATCH", path, json=files, headers=headers)]
+    answers.append(account.request("POST", "/api/projects", json=files, headers=headers))
+    assert [answer.status_code for answer in answers] == [status, 201 if status == 200 else 422]
+    public = {"repositoryUrl": "https://git.example.com/x"}
+    assert account.request("PATCH", path, json=public, headers=headers).status_code == 200
+    assert _setter(account, path.rpartition("/")[2]) == (account.user_id if status == 200 else None)
 
 
 def test_addresses_are_judged_by_form_and_names_are_not_resolved(account, monkeypatch) -> None:
