@@ -61,11 +61,13 @@ OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 class GitFailed(Exception):
-    """git exited non-zero; `stderr` is what it said, without progress, `answers` what HTTP servers answered to it."""
+    """git exited with `status`, which isn't 0; `stderr` is what it said, without progress, `answers` what HTTP servers
+    answered to it. Repositories choose some of its words, so where the status says enough, it is asked."""
 
-    def __init__(self, stderr: str, answers: Sequence[HttpAnswer] = ()) -> None:
+    def __init__(self, stderr: str, status: int, answers: Sequence[HttpAnswer] = ()) -> None:
         super().__init__(stderr)
         self.stderr = stderr
+        self.status = status
         self.answers = answers
 
 
@@ -196,7 +198,7 @@ class Git:
             raise output.failure
         if process.returncode != 0:
             killed = self._confinement.find_failure(command[0], process.returncode, messages.text())
-            raise killed or GitFailed(messages.text())
+            raise killed or GitFailed(messages.text(), process.returncode)
         return bytes(output.data)
 
     def _wait(self, process: subprocess.Popen[bytes], output: Output) -> None:

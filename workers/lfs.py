@@ -29,6 +29,8 @@ from workers.stage import StageLog
 
 # Of a host that says where its files in LFS are.
 _MAXIMUM_ANSWER = 65536
+# git grep's exit status, whatever it says of the repository's attributes.
+_NONE_FOUND = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,8 @@ class LfsFetcher:
             output = self._git.run(arguments, tree, is_silent=True)
             names = [os.fsdecode(name) for name in output.split(b"\0") if name]
         except GitFailed as error:
-            # git grep exits 1 without a complaint when it finds none; else pointers would pass for files.
-            if "fatal:" in error.stderr or "error:" in error.stderr:
+            # Else pointers would pass for files.
+            if error.status != _NONE_FOUND:
                 raise PlatformError(f"git can't look for files in LFS: {error.stderr.strip()[-300:]}") from error
         if not names:
             return []

@@ -103,6 +103,12 @@ def test_content_takes_the_place_of_pointers(cloner: Cloner, http: GitServer, lf
     assert cloner.clone(url, credentials=credentials).is_cache_hit
 
 
+@pytest.mark.parametrize("attribute", ["error:x", "fatal:x", "filter"])
+def test_attributes_that_git_complains_of_are_no_failure(cloner: Cloner, tmp_path: Path, attribute: str) -> None:
+    url = make_repository(tmp_path / "r", {".gitattributes": f"* {attribute}\n", "big.bin": pointer()})
+    assert cloner.files(cloner.clone(url))["big.bin"] == pointer().encode()
+
+
 def test_submodules_have_theirs(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
     site(http, name="theme.git")
     sha = git(http.root / "theme.git", "rev-parse", "HEAD")
