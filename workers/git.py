@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -56,6 +57,8 @@ _PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # A checkout, and what git keeps beside it.
 _MAXIMUM_WATCHED = 2 * MAXIMUM_ENTRIES
 _SIZE_INTERVAL = 0.5
+# Of a commit; people are shown far less.
+_MAXIMUM_MESSAGE = 64 << 10
 # Nothing is fetched on the way: that contact wouldn't be bound to the address that was checked.
 OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
@@ -69,6 +72,10 @@ class GitFailed(Exception):
         self.stderr = stderr
         self.status = status
         self.answers = answers
+
+
+class _Enough(Exception):
+    """As much of the output as was asked for has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,24 @@ class Git:
         when git was killed; nothing is left running.
         """
         return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume)
+
+    def read_message(self, sha: str, directory: Path, *, header: str = "") -> str:
+        """The commit's message, after a line of its `header` (placeholders of `git log`) where one is asked for.
+
+        No more than 64 KiB of both: the rest of a message that has no end is neither kept nor read. Raises as `run`.
+        """
+        message = bytearray()
+
+        def keep(data: bytes) -> None:
+            message.extend(data)
+            if len(message) > _MAXIMUM_MESSAGE:
+                raise _Enough
+
+        form = f"--format={header}%n%B" if header else "--format=%B"
+        with contextlib.suppress(_Enough):
+            arguments = ["log", "-1", "--no-show-signature", form, "--encoding=UTF-8", sha]
+            self.run(arguments, directory, OFFLINE, consume=keep)
+        return message[:_MAXIMUM_MESSAGE].decode("utf-8", "replace")
 
     def run_program(
         self,
