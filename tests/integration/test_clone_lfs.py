@@ -268,6 +268,18 @@ def test_what_the_pointers_name_must_fit_the_plan(cloner: Cloner, http: GitServe
     assert not lfs.asked
 
 
+@pytest.mark.parametrize("limits", [{"_MAXIMUM_FILES": 20}, {"_MAXIMUM_NAMES": 300}])
+def test_more_files_than_can_be_fetched_are_refused_at_once(
+    cloner: Cloner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    files = {f"file-{number:02}": pointer() for number in range(40)}
+    url = make_repository(tmp_path / "r", {".gitattributes": "* filter=lfs\n", **files})
+    for name, value in limits.items():
+        monkeypatch.setattr(f"workers.lfs.{name}", value)
+    failure = cloner.failure(url)
+    assert (failure.code, "files in Git LFS" in failure.message) == (FailureCode.REPOSITORY_TOO_LARGE, True)
+
+
 def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
     import threading
 

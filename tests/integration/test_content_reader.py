@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,6 +50,12 @@ def refused(tree: Path, limits: ReadingLimits = LIMITS, directory: str = ".") ->
     with pytest.raises(StageFailure) as caught:
         read(tree, limits, directory=directory)
     return caught.value
+
+
+def read_pointers(tree: Path, names: str, limits: ReadingLimits = LIMITS) -> list[tuple[str, str, int]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(os.fsencode(names))
+        return ContentReader(limits).read_lfs_pointers(tree, file, threading.Event())
 
 
 def endless(tree: Path) -> None:
@@ -205,12 +213,26 @@ def test_pointers_are_read_whatever_their_names(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(name)
     names = ["absent", name, "text", "large", "pipe", "link"]
-    assert ContentReader().read_lfs_pointers(tmp_path, names, threading.Event()) == [(name, oid, 5)]
+    assert read_pointers(tmp_path, "".join(f"{each}\0" for each in names)) == [(name, oid, 5)]
 
 
 def test_reading_pointers_is_limited(tmp_path: Path) -> None:
     with pytest.raises(StageFailure, match="1 seconds of processor time"):
-        ContentReader(ReadingLimits(cpu_seconds=1)).read_lfs_pointers(tmp_path, ["a/b"] * 500_000, threading.Event())
+        read_pointers(tmp_path, "a/b\0" * 500_000, ReadingLimits(cpu_seconds=1))
+    with pytest.raises(StageFailure, match="128 MiB of memory"):
+        read_pointers(tmp_path, "a" * (128 << 20), ReadingLimits(memory_bytes=128 << 20))
+
+
+def test_names_of_files_cost_the_worker_no_more_than_their_bytes(tmp_path: Path) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n"
+    write_site(tmp_path, {"pointer": pointer})
+    names = os.fsdecode(b"\xe9" * 159 + b"\0") * 50_000 + "pointer\0"
+    tracemalloc.start()
+    try:
+        assert read_pointers(tmp_path, names) == [("pointer", "a" * 64, 5)]
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_links_to_directories_are_not_each_compared_with_every_file(tmp_path: Path) -> None:

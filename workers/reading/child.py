@@ -1,9 +1,10 @@
 """The child's side: bounds itself, answers one question about a tree, and ends.
 
-It imports little, so that it starts fast. The request is JSON on standard input:
-`{"function": …, "tree": …, "arguments": …, "progress": descriptor, "parent": pid, "limits": {…}}`. The answer is JSON
-on standard output: `{"reading": …}` or `{"failure": {"code": …, "message": …}}`. The exit status is 0 for either,
-OUT_OF_MEMORY when memory ran out, and 1 with a traceback in place of an answer for a mistake of the platform's.
+It imports little, so that it starts fast. Standard input holds two lines of JSON: the limits, which hold before more is
+read, and the request `{"function": …, "tree": …, "arguments": …, "progress": descriptor, "parent": pid}`. What grows
+with the tree is no part of it but in a file. The answer is JSON on standard output: `{"reading": …}` or
+`{"failure": {"code": …, "message": …}}`. The exit status is 0 for either, OUT_OF_MEMORY when memory ran out, and 1 with
+a traceback in place of an answer for a mistake of the platform's.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _OnRead = Callable[[str], None]
 
 
 def main() -> None:
-    request: dict[str, Any] = json.loads(sys.stdin.buffer.read())
-    _bound(request["limits"])
+    _bound(json.loads(sys.stdin.buffer.readline()))
+    request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     # The parent may have died before its death signal was set up.
     if os.getppid() != request["parent"]:
         os._exit(1)
@@ -117,7 +118,8 @@ def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
 def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
     from workers.lfs_pointers import read_pointers
 
-    return read_pointers(tree, arguments, on_read)
+    with os.fdopen(arguments["names"], "rb") as names:
+        return read_pointers(tree, names, on_read)
 
 
 def _output(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
