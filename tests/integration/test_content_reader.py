@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,8 +18,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.storable_text import storable
 from tests.executors import wait_for
 from tests.repositories import write_site
 from workers.directories import remove_tree
@@ -214,6 +218,33 @@ def test_pointers_are_read_whatever_their_names(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(name)
     names = ["absent", name, "text", "large", "pipe", "link"]
     assert read_pointers(tmp_path, "".join(f"{each}\0" for each in names)) == [(name, oid, 5)]
+
+
+@settings(max_examples=12, deadline=None)
+@example(b"caf\xe9")
+@example(b"\xed\xb3\xa9")
+@example(b"a\nb")
+@given(st.binary(min_size=1, max_size=80).filter(lambda name: not {*b"/\0"} & {*name} and name.strip(b".")))
+def test_no_name_of_a_directory_makes_an_answer_unusable(given_name: bytes) -> None:
+    name = os.fsdecode(given_name)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n"
+    site = {
+        "package.json": '{"workspaces": ["*"]}',
+        "app/package.json": '{"dependencies": {"member": "*"}, "scripts": {"build": "true"}}',
+        f"{name}/package.json": '{"name": "member", "scripts": {"postinstall": "node x"}}',
+        f"{name}/pointer": pointer,
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        write_site(tree, site)
+        answer = read(tree, directory="app")
+        assert answer.dependencies is not None
+        assert answer.dependencies.reader == f"a script that {storable(name)}/package.json has for installs"
+        assert name in answer.watched or answer.watched == (".",)
+        assert read_pointers(tree, f"{name}/pointer\0") == [(f"{name}/pointer", "a" * 64, 5)]
+        # A site can't have every name, and says so.
+        with contextlib.suppress(StageFailure):
+            assert f"{name}/pointer" in ContentReader().scan_output(tree, SITE, threading.Event())
 
 
 def test_reading_pointers_is_limited(tmp_path: Path) -> None:

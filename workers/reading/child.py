@@ -89,17 +89,27 @@ def _answer(
     except RecursionError:
         code = FailureCode.CONFIGURATION_INVALID
         message = f"{last or 'A file'} nests values too deeply to be read. Flatten them and push again."
-    return {"failure": {"code": code, "message": storable(message)[:_MAXIMUM_MESSAGE]}}
+    return {"failure": {"code": code, "message": message[:_MAXIMUM_MESSAGE]}}
 
 
 def _encode(answer: Mapping[str, Any]) -> bytes:
-    return json.dumps(answer, default=_plain).encode()
+    return json.dumps(_storable(answer)).encode()
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"{type(value).__name__} can't be a part of an answer.")
+def _storable(value: Any) -> Any:
+    """The value in JSON's own kinds, with `storable` strings in it: a name in a tree may be any bytes.
+
+    Whoever needs a name's exact bytes refuses such ones before, or names them by their index.
+    """
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(name): _storable(member) for name, member in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _storable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
 
 
 def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
