@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -12,11 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.private_files import PUBLIC_UMASK
 from workers.confinement import Confinement, too_large
+from workers.git_output import Messages, Output
 from workers.git_trace import GitTrace
 from workers.http_answers import HttpAnswer
 from workers.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
@@ -57,25 +58,26 @@ _PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # A checkout, and what git keeps beside it.
 _MAXIMUM_WATCHED = 2 * MAXIMUM_ENTRIES
 _SIZE_INTERVAL = 0.5
-_PROGRESS_INTERVAL = 2.0
-# The list of some half a million files.
-_MAXIMUM_OUTPUT = 64 << 20
-# What git and the server say of one run; the rest isn't shown.
-_MAXIMUM_MESSAGES = 1 << 20
-_MAXIMUM_LINE = 2000
+# Of a commit; people are shown far less.
+_MAXIMUM_MESSAGE = 64 << 10
 # Nothing is fetched on the way: that contact wouldn't be bound to the address that was checked.
 OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 class GitFailed(Exception):
-    """git exited non-zero. `stderr`: what it said, without progress; servers' words and names of files are in it.
-    `messages`: git's own alone. `answers`: what HTTP servers answered to it."""
+    """git exited with `status`, which isn't 0. `stderr`: what it said, without progress; servers' words and names of
+    files are in it. `messages`: git's own alone. `answers`: what HTTP servers answered to it."""
 
-    def __init__(self, stderr: str, messages: Sequence[str] = ()) -> None:
+    def __init__(self, stderr: str, status: int, messages: Sequence[str] = ()) -> None:
         super().__init__(stderr)
         self.stderr = stderr
+        self.status = status
         self.messages = messages
         self.answers: Sequence[HttpAnswer] = ()
+
+
+class _Enough(Exception):
+    """As much of the output as was asked for has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,24 @@ class Git:
         """
         return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume)
 
+    def read_message(self, sha: str, directory: Path, *, header: str = "") -> str:
+        """The commit's message, after a line of its `header` (placeholders of `git log`) where one is asked for.
+
+        No more than 64 KiB of both: the rest of a message that has no end is neither kept nor read. Raises as `run`.
+        """
+        message = bytearray()
+
+        def keep(data: bytes) -> None:
+            message.extend(data)
+            if len(message) > _MAXIMUM_MESSAGE:
+                raise _Enough
+
+        form = f"--format={header}%n%B" if header else "--format=%B"
+        with contextlib.suppress(_Enough):
+            arguments = ["log", "-1", "--no-show-signature", form, "--encoding=UTF-8", sha]
+            self.run(arguments, directory, OFFLINE, consume=keep)
+        return message[:_MAXIMUM_MESSAGE].decode("utf-8", "replace")
+
     def run_program(
         self,
         command: list[str],
@@ -189,7 +209,7 @@ class Git:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        output, messages = _Output(consume), _Messages(None if is_silent else self._on_stderr)
+        output, messages = Output(consume), Messages(None if is_silent else self._on_stderr)
         readers = [
             threading.Thread(target=output.read, args=(process.stdout,), daemon=True),
             threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
@@ -210,10 +230,10 @@ class Git:
         if process.returncode != 0:
             trace = GitTrace.read(events)
             killed = self._confinement.find_failure(command[0], process.returncode, messages.text(), trace)
-            raise killed or GitFailed(messages.text(), trace.messages)
+            raise killed or GitFailed(messages.text(), process.returncode, trace.messages)
         return bytes(output.data)
 
-    def _wait(self, process: subprocess.Popen[bytes], output: _Output) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], output: Output) -> None:
         next_size_check = time.monotonic() + _SIZE_INTERVAL
         pause = 0.002
         while True:
@@ -296,68 +316,3 @@ def directory_bytes(directory: Path) -> int:
         if entries_left < 0:
             raise too_many_entries(_MAXIMUM_WATCHED)
     return total
-
-
-class _Output:
-    """A program's standard output: kept, or handed on. `failure` ends the program."""
-
-    def __init__(self, consume: Callable[[bytes], None] | None) -> None:
-        self.data = bytearray()
-        self.failure: Exception | None = None
-        self._consume = consume or self._keep
-
-    def read(self, pipe: IO[bytes]) -> None:
-        while self.failure is None and (data := os.read(pipe.fileno(), 65536)):
-            try:
-                self._consume(data)
-            except Exception as error:  # noqa: BLE001 - raised in the thread that waits
-                self.failure = error
-
-    def _keep(self, data: bytes) -> None:
-        self.data += data
-        if len(self.data) > _MAXIMUM_OUTPUT:
-            # A part of it would pass for the whole: submodules or files in LFS would be left out without a word.
-            raise StageFailure(
-                FailureCode.REPOSITORY_TOO_LARGE,
-                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB: it has too many files "
-                "or branches to be deployed. Deploy a repository that holds the site alone.",
-            )
-
-
-class _Messages:
-    """git's standard error: whole lines go on, progress (lines that overwrite each other) every two seconds."""
-
-    def __init__(self, on_line: Callable[[bytes], None] | None) -> None:
-        self._on_line = on_line
-        self._lines: list[bytes] = []
-        self._left = _MAXIMUM_MESSAGES
-        self._shown_at = time.monotonic()
-
-    def read(self, pipe: IO[bytes]) -> None:
-        rest = b""
-        while data := os.read(pipe.fileno(), 65536):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._line(line.rstrip(b"\r").rpartition(b"\r")[2])
-            *overwritten, rest = rest[-65536:].split(b"\r")
-            if overwritten and time.monotonic() - self._shown_at > _PROGRESS_INTERVAL:
-                self._show(overwritten[-1])
-        if rest:
-            self._line(rest)
-
-    def _line(self, line: bytes) -> None:
-        self._lines.append(line[:_MAXIMUM_LINE])
-        del self._lines[:-200]
-        self._show(line)
-
-    def _show(self, line: bytes) -> None:
-        self._shown_at = time.monotonic()
-        if self._on_line is None or not line.strip() or self._left <= 0:
-            return
-        self._left -= len(line) + 1
-        self._on_line(line.rstrip() + b"\n")
-        if self._left <= 0:
-            self._on_line(b"More of it is not shown.\n")
-
-    def text(self) -> str:
-        return b"\n".join(self._lines).decode("utf-8", "replace")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.repositories.deployments import DeploymentRepository
-from workers.git import Git, GitFailed
+from workers.git import OFFLINE, Git, GitFailed
 from workers.repository_fetch import RemoteRepository
 from workers.stage import DeploymentView
 from workers.watched_paths import SHARED_FILES
@@ -51,8 +51,7 @@ class IgnoredBuilds:
             if former is None or not remote.fetch_trees([sha], directory):
                 return None
             former = None
-        message = git.run(["log", "-1", "--no-show-signature", "--format=%B", sha], directory)
-        skip = _SKIP.search(message.decode("utf-8", "replace"))
+        skip = _SKIP.search(git.read_message(sha, directory))
         if skip:
             return f"The message of commit {sha[:12]} says {skip[0]}."
         if former is None or _has_changed(git, directory, former, sha):
@@ -72,11 +71,9 @@ class IgnoredBuilds:
 
 def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bool:
     paths = [] if "." in former.watched else [f":(top,literal){path}" for path in former.watched]
-    # Files that weren't fetched must not be fetched now: this contact isn't bound to the address that was checked.
-    offline = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
     arguments = ["diff-tree", "-r", "--quiet", "--no-renames", former.commit_sha, sha, "--", *paths]
     try:
-        git.run(arguments, directory, offline, is_silent=True)
+        git.run(arguments, directory, OFFLINE, is_silent=True)
     except GitFailed:
         # The exit code of a difference, as of anything that went wrong.
         return True

@@ -11,9 +11,11 @@ import os
 import shlex
 import shutil
 import stat
+import tempfile
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
 
 from shared.errors import FailureCode, PlatformError, StageFailure
@@ -30,12 +32,38 @@ from workers.stage import StageLog
 
 # Of a host that says where its files in LFS are.
 _MAXIMUM_ANSWER = 65536
+# A server is asked for each file by itself, and each name is held in memory.
+_MAXIMUM_FILES = 50_000
+_MAXIMUM_NAMES = 8 << 20
+# git grep's exit status, whatever it says of the repository's attributes.
+_NONE_FOUND = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Pointer:
     path: str
     object: LfsObject
+
+
+class _Names:
+    """Takes git's list of files, each name ended by NUL, in pieces, and puts it into `file` as it is."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._bytes = 0
+        self._count = 0
+
+    def add(self, data: bytes) -> None:
+        """Raises StageFailure as soon as there are more than can be fetched."""
+        self._bytes += len(data)
+        self._count += data.count(b"\0")
+        if self._count > _MAXIMUM_FILES or self._bytes > _MAXIMUM_NAMES:
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"The repository has more than {_MAXIMUM_FILES} files in Git LFS, or their paths take more than "
+                f"{_MAXIMUM_NAMES >> 20} MiB. Deploy a repository that holds the site alone.",
+            )
+        self._file.write(data)
 
 
 class LfsFetcher:
@@ -92,17 +120,16 @@ class LfsFetcher:
     def _pointers(self, tree: Path) -> list[_Pointer]:
         """Files that git would hand to LFS and whose content is a pointer."""
         arguments = ["grep", "--cached", "-l", "-z", "-F", "-e", VERSION, "--", ":(top,attr:filter=lfs)"]
-        names: list[str] = []
-        try:
-            output = self._git.run(arguments, tree, is_silent=True)
-            names = [os.fsdecode(name) for name in output.split(b"\0") if name]
-        except GitFailed as error:
-            # git grep exits 1 without a complaint when it finds none; else pointers would pass for files.
-            if "fatal:" in error.stderr or "error:" in error.stderr:
+        with tempfile.TemporaryFile() as file:
+            names = _Names(file)
+            try:
+                self._git.run(arguments, tree, is_silent=True, consume=names.add)
+            except GitFailed as error:
+                if error.status == _NONE_FOUND:
+                    return []
+                # Pointers would pass for files.
                 raise PlatformError(f"git can't look for files in LFS: {error.stderr.strip()[-300:]}") from error
-        if not names:
-            return []
-        found = self._reader.read_lfs_pointers(tree, names, self._cancelled)
+            found = self._reader.read_lfs_pointers(tree, file, self._cancelled)
         return [_Pointer(name, LfsObject(oid, size)) for name, oid, size in found]
 
     def _configured_url(self, tree: Path) -> str | None:

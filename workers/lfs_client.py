@@ -87,6 +87,7 @@ class LfsClient:
         is_last_attempt: bool,
         certificates: str | None = None,
     ) -> None:
+        """`check_time` raises when there is no time left, and ends what is under way. It is asked often."""
         self._check_time = check_time
         self._cancelled = cancelled
         self._access = access
@@ -225,15 +226,17 @@ class LfsClient:
         """The checked address of the host, and the client that connects to it alone; through the proxy, its name."""
         import httpx
 
+        from workers.bounded_http import BoundedTransport
+
         found = self._connections.get(url.origin)
         if found is None:
             route = find_route(url, self._cancelled, self._access.proxy, self._access.policy)
+            context = ssl.create_default_context(cafile=self._certificates)
             client = httpx.Client(
-                verify=ssl.create_default_context(cafile=self._certificates),
+                transport=BoundedTransport(self._check_time, context, route.proxy),
                 timeout=httpx.Timeout(20.0, connect=10.0),
                 follow_redirects=False,
                 trust_env=False,
-                proxy=route.proxy,
             )
             found = self._connections[url.origin] = (route.address or url.host, client)
         return found
@@ -242,7 +245,7 @@ class LfsClient:
         import httpx
 
         try:
-            yield from response.iter_raw(1 << 18)
+            yield from response.iter_raw()
         except httpx.TransportError as error:
             raise self._broken(target, type(error).__name__) from error
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from shared.errors import FailureCode, StageFailure
 
@@ -19,15 +20,24 @@ _EXTENSION = re.compile(r"^ext-", re.MULTILINE)
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def read_pointers(tree: Path, names: Sequence[str], on_read: Callable[[str], None]) -> list[tuple[int, str, int]]:
-    """Index of the name, SHA-256 and bytes, of each file that is a pointer. Raises StageFailure."""
+def read_pointers(tree: Path, names: IO[bytes], on_read: Callable[[str], None]) -> list[tuple[int, str, int]]:
+    """Index of the name, SHA-256 and bytes, of each file that is a pointer. Each of `names` ends with NUL.
+
+    Raises StageFailure.
+    """
     found: list[tuple[int, str, int]] = []
-    for index, name in enumerate(names):
+    for index, name in enumerate(map(os.fsdecode, split_names(names))):
         on_read(name)
         pointer = _read_pointer(tree, name)
         if pointer is not None:
             found.append((index, *pointer))
     return found
+
+
+def split_names(names: IO[bytes]) -> list[bytes]:
+    """The names that the whole file holds, without the NUL after each."""
+    names.seek(0)
+    return names.read().split(b"\0")[:-1]
 
 
 def _read_pointer(tree: Path, path: str) -> tuple[str, int] | None:

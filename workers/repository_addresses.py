@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_TRIES = 3
+# Whoever owns the name chooses how many it has, and each may be silent.
+_MAXIMUM_ADDRESSES = 4
 # After a proxy that took longer for its refusal, it isn't asked again.
 _PATIENCE_SECONDS = 10.0
 _PROXIED_PORTS = (22, 80, 443)
@@ -117,7 +119,9 @@ def reachable_address(url: RepositoryUrl, cancelled: threading.Event, policy: Re
         if attempt and cancelled.wait(0.5 * attempt):
             raise Cancelled
         reason = f"the name {url.host} does not resolve"
-        for address in _admitted(url, policy):
+        for address in _admitted(url, policy)[:_MAXIMUM_ADDRESSES]:
+            if cancelled.is_set():
+                raise Cancelled
             try:
                 socket.create_connection((str(address), url.port), timeout=_CONNECT_SECONDS).close()
             except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.errors import StageFailure
+from shared.storable_text import storable
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import LOCKFILES, dependencies_of
 from workers.frameworks.outside_references import outside_references
@@ -49,8 +50,8 @@ def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
 
 def _are_unfit(paths: list[str]) -> bool:
     """Whether git can't be asked about them: too many, or with names that are no UTF-8, which no database takes."""
-    size = sum(len(path.encode("utf-8", "surrogateescape")) + 20 for path in paths)
-    return size > _MAXIMUM_PATHS_BYTES or any("\udc80" <= character <= "\udcff" for path in paths for character in path)
+    size = sum(len(path.encode("utf-8", "replace")) + 20 for path in paths)
+    return size > _MAXIMUM_PATHS_BYTES or any(storable(path) != path for path in paths)
 
 
 def _installs_more(tree: SourceTree, detection: Detection) -> bool:

@@ -96,8 +96,8 @@ def test_how_long_a_host_is_given(asked: str | None, seconds: float | None) -> N
 def test_the_hosts_own_disk_is_not_ours() -> None:
     url = parse_repository_url("https://git.example.com/r.git")
     said = "remote: error: unable to write: No space left on device\nfatal: remote error: No space left on device\n"
-    assert isinstance(failure_of(GitFailed(said), url, is_last_attempt=True), StageFailure)
-    ours = GitFailed(said, ["unable to write file .git/objects/pack/tmp: No space left on device"])
+    assert isinstance(failure_of(GitFailed(said, 128), url, is_last_attempt=True), StageFailure)
+    ours = GitFailed(said, 128, ["unable to write file .git/objects/pack/tmp: No space left on device"])
     assert isinstance(failure_of(ours, url, is_last_attempt=True), PlatformError)
 
 
@@ -178,7 +178,7 @@ def test_the_advice_for_a_private_submodule_can_be_followed(
     with RepositoryAccess.opened(repository, "proj_1", None, cast("Any", None), tmp_path, policy) as access:
         try:
             access.authorise(url)
-            failure = access.failure_of(GitFailed("fatal: Authentication failed for x"), url, is_last_attempt=True)
+            failure = access.failure_of(GitFailed("fatal: Authentication failed for x", 128), url, is_last_attempt=True)
         except StageFailure as raised:
             failure = raised
     assert isinstance(failure, StageFailure)
@@ -188,7 +188,7 @@ def test_the_advice_for_a_private_submodule_can_be_followed(
 
 def test_an_ssh_account_that_may_not_log_in() -> None:
     url = parse_repository_url("ssh://someone@git.example.com/r.git")
-    error = GitFailed("fatal: protocol error: bad line length character: This\n")
+    error = GitFailed("fatal: protocol error: bad line length character: This\n", 128)
     failure = failure_of(error, url, is_last_attempt=True)
     assert isinstance(failure, StageFailure)
     assert "it begins with 'This'" in failure.message

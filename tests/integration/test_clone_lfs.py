@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -11,10 +18,14 @@ from typing import Any
 import pytest
 
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.network.address_policy import AddressPolicy
 from shared.repository_credentials import RepositoryCredentials
+from shared.repository_url import RepositoryPolicy, parse_repository_url
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner
 from tests.repositories import commit, git, make_repository
+from workers.lfs_client import Endpoint, LfsClient, LfsObject
+from workers.repository_access import RepositoryAccess
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
@@ -101,6 +112,12 @@ def test_content_takes_the_place_of_pointers(cloner: Cloner, http: GitServer, lf
     assert [path.partition("?")[0] for _, path, _ in lfs.asked].count(f"/storage/{OID}") == 1
     assert "s3cret" not in cloner.log.text
     assert cloner.clone(url, credentials=credentials).is_cache_hit
+
+
+@pytest.mark.parametrize("attribute", ["error:x", "fatal:x", "filter"])
+def test_attributes_that_git_complains_of_are_no_failure(cloner: Cloner, tmp_path: Path, attribute: str) -> None:
+    url = make_repository(tmp_path / "r", {".gitattributes": f"* {attribute}\n", "big.bin": pointer()})
+    assert cloner.files(cloner.clone(url))["big.bin"] == pointer().encode()
 
 
 def test_submodules_have_theirs(cloner: Cloner, http: GitServer, lfs: LfsStore) -> None:
@@ -251,6 +268,59 @@ def test_cancelling_ends_the_download(cloner: Cloner, http: GitServer, lfs: LfsS
         cloner.stage.run(context)
 
 
+@contextmanager
+def dripping(content: bytes) -> Iterator[int]:
+    """The port of a server that answers with a byte now and then, and never with the last one."""
+    ended = threading.Event()
+
+    def drip() -> None:
+        with listener.accept()[0] as connection, suppress(OSError):
+            for byte in itertools.chain(content, itertools.repeat(65)):
+                connection.sendall(bytes((byte,)))
+                if ended.wait(0.02):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(2) as threads:
+        # The address is tried by a connection of its own, before anything is asked.
+        threads.submit(drip)
+        threads.submit(drip)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "content"),
+    [("https", b"\x16\x03\x03\x40\x00"), ("http", HEAD + b"X: "), ("http", HEAD + b"\r\n")],
+    ids=["the handshake", "the head", "the content"],
+)
+@pytest.mark.parametrize("what", ["batch", "object"])
+def test_a_server_that_drips_holds_nothing(
+    cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path, scheme: str, content: bytes, what: str
+) -> None:
+    started = time.monotonic()
+
+    def check_time() -> None:
+        if time.monotonic() - started > 1:
+            raise Cancelled
+
+    policy = RepositoryPolicy(AddressPolicy(("127.0.0.0/8",)))
+    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path, policy)
+    with dripping(content) as port, opened as access:
+        lfs.href = f"{scheme}://127.0.0.1:{port}/x"
+        url = lfs.href if what == "batch" else http.url("site.git/info/lfs")
+        with (
+            LfsClient(check_time, threading.Event(), access, is_last_attempt=True) as client,
+            pytest.raises(Cancelled),
+        ):
+            client.fetch(Endpoint(url, {}), {LfsObject(OID, len(CONTENT)): "big.bin"}, tmp_path)
+    assert time.monotonic() - started < 3
+
+
 def test_a_redirect_is_followed_without_the_credentials(
     cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path
 ) -> None:
@@ -270,14 +340,19 @@ def test_what_the_pointers_name_must_fit_the_plan(cloner: Cloner, http: GitServe
     assert not lfs.asked
 
 
+@pytest.mark.parametrize("limits", [{"_MAXIMUM_FILES": 20}, {"_MAXIMUM_NAMES": 300}])
+def test_more_files_than_can_be_fetched_are_refused_at_once(
+    cloner: Cloner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    files = {f"file-{number:02}": pointer() for number in range(40)}
+    url = make_repository(tmp_path / "r", {".gitattributes": "* filter=lfs\n", **files})
+    for name, value in limits.items():
+        monkeypatch.setattr(f"workers.lfs.{name}", value)
+    failure = cloner.failure(url)
+    assert (failure.code, "files in Git LFS" in failure.message) == (FailureCode.REPOSITORY_TOO_LARGE, True)
+
+
 def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
-    import threading
-
-    from shared.network.address_policy import AddressPolicy
-    from shared.repository_url import RepositoryPolicy, parse_repository_url
-    from workers.lfs_client import Endpoint, LfsClient, LfsObject
-    from workers.repository_access import RepositoryAccess
-
     cloner = make_cloner(allow_local=False)
     policy = RepositoryPolicy(AddressPolicy())
     opened = RepositoryAccess.opened(

@@ -24,6 +24,7 @@ from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups, discover_control_groups
 from workers.git import Git, GitFailed, GitLimits
 from workers.git_failures import is_disk_full
+from workers.ignored_builds import Ignored
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
@@ -234,3 +235,27 @@ def test_a_repository_runs_in_the_group(make_cloner: MakeCloner, tmp_path: Path)
     url = make_repository(tmp_path / "r", {"index.html": "one"})
     assert cloner.clone(url).output["commitSha"] == git(tmp_path / "r", "rev-parse", "HEAD")
     assert _GROUPS is None or not [name for name in _GROUPS.names() if name.startswith(f"git-{os.getpid()}-")]
+
+
+@pytest.mark.parametrize(("before", "is_ignored"), [(60_000, True), (40 << 20, False)])
+def test_the_beginning_of_a_message_without_end_is_read(
+    cloner: Cloner, tmp_path: Path, before: int, is_ignored: bool
+) -> None:
+    url = make_repository(tmp_path / "r", {"index.html": "one"})
+    head = git(tmp_path / "r", "cat-file", "commit", "HEAD")
+    message = "A site\n" + "[" * before + "[skip ci]"
+    sha = write_object(tmp_path / "r", "commit", f"{head.partition(chr(10) * 2)[0]}\n\n{message}".encode())
+    git(tmp_path / "r", "update-ref", "refs/heads/main", sha)
+    if is_ignored:
+        with pytest.raises(Ignored, match=r"\[skip ci\]"):
+            cloner.clone(url, if_changed=True)
+    else:
+        facts = cloner.clone(url, if_changed=True).facts
+        assert facts == {"commit_sha": sha, "commit_message": message[:1000]}
+
+
+def test_no_more_of_a_message_is_kept(confinement: Confinement, tmp_path: Path) -> None:
+    make_repository(tmp_path / "r", {"index.html": "one"})
+    head = git(tmp_path / "r", "cat-file", "commit", "HEAD").partition("\n\n")[0]
+    sha = write_object(tmp_path / "r", "commit", f"{head}\n\n{'x' * (40 << 20)}".encode())
+    assert len(make_git(tmp_path, confinement).read_message(sha, tmp_path / "r")) == 65536

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 
 from shared.db.database import Database
 from shared.errors import Cancelled, FailureCode, StageFailure
+from shared.network.address_policy import AddressPolicy
 from shared.plans import LIMITS, Plan
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.snapshots import SnapshotIndex
+from shared.repository_url import RepositoryPolicy, parse_repository_url
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.git_server import GitServer, serving
@@ -28,6 +31,7 @@ from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups
 from workers.git import Git, GitLimits
 from workers.ignored_builds import IgnoredBuilds
+from workers.repository_addresses import reachable_address
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.stages.clone import CloneStage
@@ -243,6 +247,24 @@ def test_an_unreachable_host(cloner: Cloner, host: str) -> None:
 )  # fmt: skip
 def test_local_addresses_are_refused_where_they_are_not_allowed(make_cloner: MakeCloner, url: str) -> None:
     assert make_cloner(allow_local=False).failure(url).code is FailureCode.URL_FORBIDDEN
+
+
+def test_a_name_of_many_silent_addresses_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = tuple(ipaddress.ip_network("127.0.0.0/24").hosts())
+    monkeypatch.setattr("workers.repository_addresses._admitted", lambda *_: addresses)
+    cancelled, tried = threading.Event(), list[tuple[str, int]]()
+
+    def connect(address: tuple[str, int], **_: Any) -> NoReturn:
+        tried.append(address)
+        if len(tried) == 10:
+            cancelled.set()
+        raise TimeoutError
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    url = parse_repository_url("https://example.com/site.git")
+    with pytest.raises(Cancelled):
+        reachable_address(url, cancelled, RepositoryPolicy(AddressPolicy()))
+    assert [address for address, _ in tried] == [f"127.0.0.{number}" for number in (1, 2, 3, 4, 1, 2, 3, 4, 1, 2)]
 
 
 def add_submodule(directory: Path, url: str, sha: str, path: str = "theme") -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,8 +18,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.storable_text import storable
 from tests.executors import wait_for
 from tests.repositories import write_site
 from workers.directories import remove_tree
@@ -48,6 +54,12 @@ def refused(tree: Path, limits: ReadingLimits = LIMITS, directory: str = ".") ->
     with pytest.raises(StageFailure) as caught:
         read(tree, limits, directory=directory)
     return caught.value
+
+
+def read_pointers(tree: Path, names: str, limits: ReadingLimits = LIMITS) -> list[tuple[str, str, int]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(os.fsencode(names))
+        return ContentReader(limits).read_lfs_pointers(tree, file, threading.Event())
 
 
 def endless(tree: Path) -> None:
@@ -205,12 +217,53 @@ def test_pointers_are_read_whatever_their_names(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(name)
     names = ["absent", name, "text", "large", "pipe", "link"]
-    assert ContentReader().read_lfs_pointers(tmp_path, names, threading.Event()) == [(name, oid, 5)]
+    assert read_pointers(tmp_path, "".join(f"{each}\0" for each in names)) == [(name, oid, 5)]
+
+
+@settings(max_examples=12, deadline=None)
+@example(b"caf\xe9")
+@example(b"\xed\xb3\xa9")
+@example(b"a\nb")
+@given(st.binary(min_size=1, max_size=80).filter(lambda name: not {*b"/\0"} & {*name} and name.strip(b".")))
+def test_no_name_of_a_directory_makes_an_answer_unusable(given_name: bytes) -> None:
+    name = os.fsdecode(given_name)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n"
+    site = {
+        "package.json": '{"workspaces": ["*"]}',
+        "app/package.json": '{"dependencies": {"member": "*"}, "scripts": {"build": "true"}}',
+        f"{name}/package.json": '{"name": "member", "scripts": {"postinstall": "node x"}}',
+        f"{name}/pointer": pointer,
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        write_site(tree, site)
+        answer = read(tree, directory="app")
+        assert answer.dependencies is not None
+        assert answer.dependencies.reader == f"a script that {storable(name)}/package.json has for installs"
+        assert name in answer.watched or answer.watched == (".",)
+        assert read_pointers(tree, f"{name}/pointer\0") == [(f"{name}/pointer", "a" * 64, 5)]
+        # A site can't have every name, and says so.
+        with contextlib.suppress(StageFailure):
+            assert f"{name}/pointer" in ContentReader().scan_output(tree, SITE, threading.Event())
 
 
 def test_reading_pointers_is_limited(tmp_path: Path) -> None:
     with pytest.raises(StageFailure, match="1 seconds of processor time"):
-        ContentReader(ReadingLimits(cpu_seconds=1)).read_lfs_pointers(tmp_path, ["a/b"] * 500_000, threading.Event())
+        read_pointers(tmp_path, "a/b\0" * 500_000, ReadingLimits(cpu_seconds=1))
+    with pytest.raises(StageFailure, match="128 MiB of memory"):
+        read_pointers(tmp_path, "a" * (128 << 20), ReadingLimits(memory_bytes=128 << 20))
+
+
+def test_names_of_files_cost_the_worker_no_more_than_their_bytes(tmp_path: Path) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n"
+    write_site(tmp_path, {"pointer": pointer})
+    names = os.fsdecode(b"\xe9" * 159 + b"\0") * 50_000 + "pointer\0"
+    tracemalloc.start()
+    try:
+        assert read_pointers(tmp_path, names) == [("pointer", "a" * 64, 5)]
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_links_to_directories_are_not_each_compared_with_every_file(tmp_path: Path) -> None:

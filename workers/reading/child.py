@@ -1,9 +1,10 @@
 """The child's side: bounds itself, answers one question about a tree, and ends.
 
-It imports little, so that it starts fast. The request is JSON on standard input:
-`{"function": …, "tree": …, "arguments": …, "progress": descriptor, "parent": pid, "limits": {…}}`. The answer is JSON
-on standard output: `{"reading": …}` or `{"failure": {"code": …, "message": …}}`. The exit status is 0 for either,
-OUT_OF_MEMORY when memory ran out, and 1 with a traceback in place of an answer for a mistake of the platform's.
+It imports little, so that it starts fast. Standard input holds two lines of JSON: the limits, which hold before more is
+read, and the request `{"function": …, "tree": …, "arguments": …, "progress": descriptor, "parent": pid}`. What grows
+with the tree is no part of it but in a file. The answer is JSON on standard output: `{"reading": …}` or
+`{"failure": {"code": …, "message": …}}`. The exit status is 0 for either, OUT_OF_MEMORY when memory ran out, and 1 with
+a traceback in place of an answer for a mistake of the platform's.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _OnRead = Callable[[str], None]
 
 
 def main() -> None:
-    request: dict[str, Any] = json.loads(sys.stdin.buffer.read())
-    _bound(request["limits"])
+    _bound(json.loads(sys.stdin.buffer.readline()))
+    request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     # The parent may have died before its death signal was set up.
     if os.getppid() != request["parent"]:
         os._exit(1)
@@ -88,17 +89,27 @@ def _answer(
     except RecursionError:
         code = FailureCode.CONFIGURATION_INVALID
         message = f"{last or 'A file'} nests values too deeply to be read. Flatten them and push again."
-    return {"failure": {"code": code, "message": storable(message)[:_MAXIMUM_MESSAGE]}}
+    return {"failure": {"code": code, "message": message[:_MAXIMUM_MESSAGE]}}
 
 
 def _encode(answer: Mapping[str, Any]) -> bytes:
-    return json.dumps(answer, default=_plain).encode()
+    return json.dumps(_storable(answer)).encode()
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"{type(value).__name__} can't be a part of an answer.")
+def _storable(value: Any) -> Any:
+    """The value in JSON's own kinds, with `storable` strings in it: a name in a tree may be any bytes.
+
+    Whoever needs a name's exact bytes refuses such ones before, or names them by their index.
+    """
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(name): _storable(member) for name, member in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _storable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
 
 
 def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
@@ -117,7 +128,8 @@ def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
 def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
     from workers.lfs_pointers import read_pointers
 
-    return read_pointers(tree, arguments, on_read)
+    with os.fdopen(arguments["names"], "rb") as names:
+        return read_pointers(tree, names, on_read)
 
 
 def _output(tree: Path, arguments: Any, on_read: _OnRead) -> Any:

@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
@@ -28,6 +27,7 @@ import msgspec
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.written_text import escaped
+from workers.lfs_pointers import split_names
 from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.stages.output_tree import OutputLimits
@@ -102,15 +102,16 @@ class ContentReader:
                     self._kept.popitem(last=False)
         return reading
 
-    def read_lfs_pointers(
-        self, tree: Path, names: Sequence[str], cancelled: threading.Event
-    ) -> list[tuple[str, str, int]]:
-        """Name, SHA-256 and bytes, of each of the files that is a pointer of Git LFS. Raises as `read_project`."""
-        data = self._ask("lfs_pointers", tree, list(names), cancelled)
+    def read_lfs_pointers(self, tree: Path, names: IO[bytes], cancelled: threading.Event) -> list[tuple[str, str, int]]:
+        """Name, SHA-256 and bytes, of each of the files that is a pointer of Git LFS. `names`: a file of its own that
+        holds their names, each ended by NUL. Raises as `read_project`."""
+        names.flush()
+        data = self._ask("lfs_pointers", tree, {"names": names.fileno()}, cancelled, passed=(names.fileno(),))
         found = _decode(data, list[tuple[_Index, _Digest, _Size]])
-        if any(index >= len(names) for index, _, _ in found):
+        given = split_names(names) if found else []
+        if any(index >= len(given) for index, _, _ in found):
             raise PlatformError("What reads repositories gave no usable answer.")
-        return [(names[index], oid, size) for index, oid, size in found]
+        return [(os.fsdecode(given[index]), oid, size) for index, oid, size in found]
 
     def scan_output(self, tree: Path, limits: OutputLimits, cancelled: threading.Event) -> dict[str, tuple[str, int]]:
         """Path on the site → the file of the tree that holds its content (relative) and its size.
@@ -130,8 +131,13 @@ class ContentReader:
         arguments: Any,
         cancelled: threading.Event,
         code: FailureCode = FailureCode.CONFIGURATION_INVALID,
+        *,
+        passed: tuple[int, ...] = (),
     ) -> bytes:
-        """The answer of a child that ended by itself and well. `code`: of the failure when it passes a limit."""
+        """The answer of a child that ended by itself and well. `code`: of the failure when it passes a limit.
+
+        `passed`: descriptors that the arguments name.
+        """
         with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as progress:
             progress.truncate(PROGRESS_BYTES)
             limits = {"cpu_seconds": self._limits.cpu_seconds, "memory_bytes": self._limits.memory_bytes}
@@ -141,12 +147,10 @@ class ContentReader:
                 "arguments": arguments,
                 "progress": progress.fileno(),
                 "parent": os.getpid(),
-                "limits": limits,
             }
-            # Names of files may hold lone surrogates, which only this encoder takes.
-            request.write(json.dumps(question).encode())
+            request.write(f"{json.dumps(limits)}\n{json.dumps(question)}\n".encode())
             request.seek(0)
-            process = self._start(request, progress)
+            process = self._start(request, (progress.fileno(), *passed))
             try:
                 exceeded, answer = self._wait(process, cancelled)
             finally:
@@ -161,7 +165,7 @@ class ContentReader:
             raise PlatformError(f"What reads repositories ended with status {process.returncode}: {told}")
         return bytes(answer)
 
-    def _start(self, request: IO[bytes], progress: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start(self, request: IO[bytes], passed: tuple[int, ...]) -> subprocess.Popen[bytes]:
         # Without `site`, as fast as can be. Modules are looked for where this process finds them.
         paths = dict.fromkeys([str(_ROOT), *(path for path in sys.path if Path(path).is_absolute())])
         return subprocess.Popen(
@@ -171,7 +175,7 @@ class ContentReader:
             stderr=subprocess.STDOUT,
             cwd="/",
             env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            pass_fds=(progress.fileno(),),
+            pass_fds=passed,
             start_new_session=True,
         )
 

@@ -257,8 +257,7 @@ def _result(output: dict[str, Any], *, is_cache_hit: bool) -> StageResult:
 
 def _commit(git: Git, tree: Path, sha: str) -> tuple[str, str]:
     """The commit's own SHA, where `sha` is an annotated tag's, and its message."""
-    raw = git.run(["log", "-1", "--no-show-signature", "--format=%H%n%B", "--encoding=UTF-8", sha], tree)
-    commit, _, body = raw.decode("utf-8", "replace").partition("\n")
+    commit, _, body = git.read_message(sha, tree, header="%H").partition("\n")
     return commit, written_text(body.strip()[:_MAXIMUM_MESSAGE])
 
 

@@ -1,0 +1,82 @@
+"""What a program that git.py runs writes: its output and its messages, each bounded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import IO
+
+from shared.errors import FailureCode, StageFailure
+
+_PROGRESS_INTERVAL = 2.0
+# The list of some half a million files.
+_MAXIMUM_OUTPUT = 64 << 20
+# What git and the server say of one run; the rest isn't shown.
+_MAXIMUM_MESSAGES = 1 << 20
+_MAXIMUM_LINE = 2000
+
+
+class Output:
+    """A program's standard output: kept, or handed on. `failure` ends the program."""
+
+    def __init__(self, consume: Callable[[bytes], None] | None) -> None:
+        self.data = bytearray()
+        self.failure: Exception | None = None
+        self._consume = consume or self._keep
+
+    def read(self, pipe: IO[bytes]) -> None:
+        while self.failure is None and (data := os.read(pipe.fileno(), 65536)):
+            try:
+                self._consume(data)
+            except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+                self.failure = error
+
+    def _keep(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) > _MAXIMUM_OUTPUT:
+            # A part of it would pass for the whole: submodules or files in LFS would be left out without a word.
+            raise StageFailure(
+                FailureCode.REPOSITORY_TOO_LARGE,
+                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB: it has too many files "
+                "or branches to be deployed. Deploy a repository that holds the site alone.",
+            )
+
+
+class Messages:
+    """git's standard error: whole lines go on, progress (lines that overwrite each other) every two seconds."""
+
+    def __init__(self, on_line: Callable[[bytes], None] | None) -> None:
+        self._on_line = on_line
+        self._lines: list[bytes] = []
+        self._left = _MAXIMUM_MESSAGES
+        self._shown_at = time.monotonic()
+
+    def read(self, pipe: IO[bytes]) -> None:
+        rest = b""
+        while data := os.read(pipe.fileno(), 65536):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._line(line.rstrip(b"\r").rpartition(b"\r")[2])
+            *overwritten, rest = rest[-65536:].split(b"\r")
+            if overwritten and time.monotonic() - self._shown_at > _PROGRESS_INTERVAL:
+                self._show(overwritten[-1])
+        if rest:
+            self._line(rest)
+
+    def _line(self, line: bytes) -> None:
+        self._lines.append(line[:_MAXIMUM_LINE])
+        del self._lines[:-200]
+        self._show(line)
+
+    def _show(self, line: bytes) -> None:
+        self._shown_at = time.monotonic()
+        if self._on_line is None or not line.strip() or self._left <= 0:
+            return
+        self._left -= len(line) + 1
+        self._on_line(line.rstrip() + b"\n")
+        if self._left <= 0:
+            self._on_line(b"More of it is not shown.\n")
+
+    def text(self) -> str:
+        return b"\n".join(self._lines).decode("utf-8", "replace")
