@@ -8,7 +8,6 @@ API is never sent to another.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from api.client.errors import ClientError, ExitCode
+from api.client.private_file import write_private
 
 DEFAULT_API_URL = "http://127.0.0.1:8000"
 
@@ -117,7 +117,6 @@ class CredentialFiles:
         Without a name the profile is called after the API's host.
         """
         path = self.login_file
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Two logins at once keep both.
@@ -130,11 +129,7 @@ class CredentialFiles:
                 name = profile or next(iter(again), api_url.partition("://")[2])
                 others = [login for login in known.profiles if login.name != name]
                 logins = _StoredLogins(name, [*others, _Profile(name, api_url, token)])
-                temporary.unlink(missing_ok=True)
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(msgspec.json.format(msgspec.json.encode(logins)) + b"\n")
-                temporary.replace(path)
+                write_private(path, msgspec.json.format(msgspec.json.encode(logins)).decode() + "\n")
         except OSError as error:
             raise ClientError(
                 f"The credentials can't be written to {path}: {error.strerror}.",

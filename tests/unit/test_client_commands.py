@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import re
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.client.main import COMMANDS, cli
+from api.client.work_tree import WorkTree
 
 NOW = "2026-01-01T00:00:00Z"
 
@@ -643,6 +645,31 @@ def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api:
     assert path.read_text() == "MINE=1\n"
     assert run("env", "pull", str(path), "--project", "site", "--force").exit_code == 0
     assert "PLAIN" in path.read_text()
+
+
+def test_files_are_utf_8_in_any_locale_and_whole_or_absent(run: Run, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.projects = [project("proj_1", "site")]
+    pulled = {"variables": {"NAME": "naïve 語"}, "withheld": []}
+    api.overrides["GET", "/projects/proj_1/env/for-development"] = lambda: ok(pulled)
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        result = run("env", "pull", "a.env", "--project", "site")
+        git("init", "-q", "-b", "naïve")
+        assert WorkTree(Path.cwd(), Path.cwd()).branch() == "naïve"
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert result.exit_code == 0, result.output
+    assert "NAME='naïve 語'\n" in Path("a.env").read_text(encoding="utf-8")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    assert run("env", "pull", "b.env", "--project", "site").exit_code == 1
+    assert run("login", "--token", "cfy_mine").exit_code == 1
+    assert [path.name for path in Path().iterdir() if ".env" in path.name] == ["a.env"]
+    assert not [path for path in Path("../config/cloudify").iterdir() if "cfy_mine" in path.read_text()]
 
 
 def test_login_stores_the_token_it_was_given(run: Run, api: Api, tmp_path: Path) -> None:
