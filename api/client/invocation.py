@@ -54,16 +54,29 @@ class Invocation:
 
     def credentials(self) -> Credentials:
         return self.credential_files.find(
-            api_url=self._api_url, token=self._token, profile=self.profile_option, link=self._link()
+            api_url=self._api_url,
+            token=self._token,
+            profile=self.profile_option,
+            link=None if self._names_an_api else self._link(),
         )
 
     def login_target(self) -> str:
         """The address of the API to log in to."""
         return self.credential_files.login_target(api_url=self._api_url, profile=self.profile_option)
 
+    def linked_project(self, tree: WorkTree) -> str | None:
+        """The project that the work tree is linked to, unless it is at another API than this run's."""
+        link = tree.linked_api()
+        # Without a named API, the link itself chose this run's.
+        is_here = link is None or not self._names_an_api or link.api_url == self.credentials().api_url
+        return tree.linked_project() if is_here else None
+
+    @property
+    def _names_an_api(self) -> bool:
+        return bool(self._api_url or self.profile_option or self.credential_files.names_an_api)
+
     def _link(self) -> Link | None:
-        if self._api_url or self.profile_option or self.credential_files.names_an_api:
-            return None
+        """What the work tree remembers of its API."""
         try:
             tree = WorkTree.find(self.directory)
             return None if tree is None else tree.linked_api()

@@ -451,6 +451,35 @@ def test_a_link_to_a_project_that_is_gone_is_made_anew(run: Run, api: Api) -> No
     assert git("config", "cloudify.project") == "proj_1"
 
 
+@pytest.mark.parametrize("name", ["", "--api-url", "--profile"])
+def test_a_deployment_to_another_api_leaves_the_link_alone(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_repository()
+    monkeypatch.delenv("CLOUDIFY_API_URL")
+    for url in ("http://127.0.0.1:2", "http://127.0.0.1:1"):
+        assert run("login", "--token", "cfy_mine", "--api-url", url).exit_code == 0
+    assert run("deploy").exit_code == 0
+    link = git("config", "--get-regexp", "cloudify")
+    assert "http://127.0.0.1:1" in link
+    # An id that means something else there.
+    api.projects = [project("proj_2", "site", repositoryUrl=f"file://{Path.cwd()}"), project("proj_1", "theirs")]
+    other = [name, "127.0.0.1:2" if name == "--profile" else "http://127.0.0.1:2"] if name else []
+    if not name:
+        monkeypatch.setenv("CLOUDIFY_API_URL", "http://127.0.0.1:2")
+    deployed = run("deploy", *other)
+    assert deployed.exit_code == 0
+    assert "stays linked" in deployed.stderr
+    assert last_deployment(api)["projectId"] == "proj_2"
+    assert git("config", "--get-regexp", "cloudify") == link
+    refused = run("inspect", *other)
+    assert refused.exit_code == 2
+    assert "another API" in refused.stderr
+    if name:
+        assert run("deploy").exit_code == 0
+        assert last_deployment(api)["projectId"] == "proj_1"
+
+
 def test_changing_the_repository_of_a_project_needs_yes(run: Run, api: Api) -> None:
     api.projects = [project("proj_1", "shop")]
     api.overrides["PATCH", "/projects/proj_1"] = lambda: ok(project("proj_1", "shop"))

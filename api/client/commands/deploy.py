@@ -118,7 +118,7 @@ def _target(
     invocation: Invocation, choices: _Choices, source: Source | None, checkout: Checkout | None, branch: str | None
 ) -> ProjectResource:
     if source is None:
-        return get_project(invocation.client, choices.project)
+        return get_project(invocation, choices.project)
     _warn_about_what_stays(invocation, source, checkout)
     target = find_or_create_project(
         invocation, source, project=choices.project, name=choices.name, branch=branch, yes=choices.yes

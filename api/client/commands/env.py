@@ -31,7 +31,7 @@ def env() -> None:
 @api_command
 def list_variables(invocation: Invocation, project: str | None) -> None:
     """List names, targets, and which commands see the values."""
-    variables = invocation.client.variables(get_project(invocation.client, project).id)
+    variables = invocation.client.variables(get_project(invocation, project).id)
     if invocation.as_json:
         invocation.output.result({"variables": variables})
     elif not variables:
@@ -71,7 +71,7 @@ def set_variables(
     then, and could send it anywhere.
     """
     values = [_parse(invocation, assignment, alone=len(assignments) == 1) for assignment in assignments]
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     saved = [
         invocation.client.set_variable(
             target.id,
@@ -95,7 +95,7 @@ def remove_variables(invocation: Invocation, names: tuple[str, ...], project: st
     """Remove variables."""
     for name in names:
         _check_key(name)
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     for name in names:
         invocation.client.delete_variable(target.id, name)
     if invocation.as_json:
@@ -114,7 +114,7 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
 
     Of variables that builds get as well, only the names are written: their values never leave the platform.
     """
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     pulled = invocation.client.development_variables(target.id)
     if path.exists() and not force and not path.read_bytes().startswith(_PULLED.encode()):
         raise ClientError(
