@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import locale
 import re
+import shlex
 import stat
 import subprocess
 from collections.abc import Callable, Mapping
@@ -731,6 +732,28 @@ def test_a_refused_token_is_not_stored(run: Run, api: Api, tmp_path: Path) -> No
     assert run("login", "--token", "cfy_bad").exit_code == 3
     assert not (tmp_path / "config").exists()
     assert run("whoami").exit_code == 3
+
+
+@pytest.mark.parametrize("profile", ["127.0.0.1:1", "of staging"])
+def test_the_advice_about_a_refused_token_can_be_pasted(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    make_repository()
+    for name in ("CLOUDIFY_TOKEN", "CLOUDIFY_API_URL"):
+        monkeypatch.delenv(name)
+    run("login", "--token", "cfy_old", "--api-url", "http://127.0.0.1:1", "--profile", profile)
+    run("deploy")
+    run("login", "--token", "cfy_other", "--api-url", "http://127.0.0.1:2")
+    api.overrides["GET", "/projects/proj_1"] = lambda: failed(401, "SESSION_REVOKED", "The token was revoked.")
+    refused = run("inspect")
+    assert refused.exit_code == 3
+    [command] = re.findall(r"`cloudify (login .*?)`", refused.stderr)
+    for arguments in (shlex.split(command), ["login"], ["login", "--api-url", "http://127.0.0.1:1"]):
+        assert run(*arguments, "--token", "cfy_new").exit_code == 0
+        assert json.loads(run("whoami", "--json").stdout)["profile"] == profile
+    assert run("inspect", "--token", "x").stderr.count("--token") == 1
+    monkeypatch.setenv("CLOUDIFY_TOKEN", "cfy_env")
+    assert "Set CLOUDIFY_TOKEN to a valid token" in run("inspect").stderr
 
 
 def test_whoami_names_account_and_source(run: Run) -> None:
