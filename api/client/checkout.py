@@ -64,12 +64,23 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What is deployed, and where to. `reason` explains it where the work tree decided, None where it was asked for."""
+    """What is deployed, and where to. Where the work tree decided, `origin` says which commit it is, and `why` is the
+    reason for where it goes, unless that was asked for."""
 
     branch: str | None
     commit: str | None
     is_preview: bool
-    reason: str | None = None
+    origin: str = ""
+    why: str = ""
+
+    def reason(self, *, is_live: bool) -> str | None:
+        """A sentence for the user; None where all was asked for. `is_live`: production serves it now."""
+        if not self.origin:
+            return None
+        place = "is a preview" if self.is_preview else "went to production" if is_live else "is for production"
+        why = f", as {self.why}" if self.why else ""
+        advice = " Add --production to put it into production." if self.is_preview and self.why else ""
+        return f"{self.origin}; it {place}{why}.{advice}"
 
 
 def place_detached(checkout: Checkout, production_branch: str, *, preview: bool, production: bool) -> Placement:
@@ -78,13 +89,11 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
     known, unknown = checkout.branches_with_commit()
     label = production_branch if production_branch in known else known[0] if known else None
     commit = f"The commit {checkout.short_commit} is checked out without a branch"
-    if production:
-        return Placement(label, checkout.commit, is_preview=False, reason=f"{commit}; it went to production.")
-    if preview:
-        return Placement(label, checkout.commit, is_preview=True, reason=f"{commit}; it is a preview.")
+    if production or preview:
+        return Placement(label, checkout.commit, is_preview=preview, origin=commit)
     if known == [production_branch] and not unknown and checkout.is_current:
-        reason = f"{commit}; it went to production, as {production_branch} is the only branch that contains it."
-        return Placement(label, checkout.commit, is_preview=False, reason=reason)
+        why = f"{production_branch} is the only branch that contains it"
+        return Placement(label, checkout.commit, is_preview=False, origin=commit, why=why)
     if not checkout.is_current:
         why = "the remote origin, whose branches decide that, can't be asked now"
     elif not known and not unknown:
@@ -97,8 +106,7 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
         why = f"it is on {_listed(known)}, not on {production_branch}"
     else:
         why = f"this repository has too little history to tell whether only {production_branch} contains it"
-    reason = f"{commit}; it is a preview, as {why}. Add --production to put it into production."
-    return Placement(label, checkout.commit, is_preview=True, reason=reason)
+    return Placement(label, checkout.commit, is_preview=True, origin=commit, why=why)
 
 
 def check_pushed(checkout: Checkout, branch: str, url: str) -> None:

@@ -391,6 +391,29 @@ def test_the_exit_code_says_how_it_ended(run: Run, api: Api, status: str, code: 
     assert run("logs", "-f", "depl_new").exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("options", "fields", "is_live"),
+    [
+        ((), {"status": "ready"}, True),
+        (("--production",), {"status": "ready"}, True),
+        ((), {"status": "ready", "isActive": False}, False),
+        ((), {"status": "failed"}, False),
+        (("--production",), {"status": "cancelled"}, False),
+        (("--if-changed",), {"status": "cancelled", "ignored": "Nothing has changed."}, False),
+        (("--no-wait",), {"status": "ready"}, False),
+    ],
+)
+def test_only_what_production_serves_went_there(
+    run: Run, api: Api, tmp_path: Path, options: tuple[str, ...], fields: dict[str, Any], *, is_live: bool
+) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("checkout", "-q", "--detach")
+    api.outcome = deployment("depl_new", **fields)
+    said = run("deploy", *options).stderr
+    assert ("it went to production" in said, "it is for production" in said) == (is_live, not is_live)
+
+
 def test_deploy_json_prints_one_object(run: Run, api: Api) -> None:
     make_repository()
     assert json.loads(run("deploy", "--json").stdout)["status"] == "ready"

@@ -94,14 +94,12 @@ def deploy(invocation: Invocation, **options: Any) -> None:
             if_changed=choices.if_changed,
         )
     )
-    subject = deployment.branch if place.reason is None else f"the commit {(place.commit or '')[:12]}"
+    subject = f"the commit {(place.commit or '')[:12]}" if place.origin else deployment.branch
     invocation.output.note(f"Deployment {deployment.id} of {subject} to {target.slug} is queued.")
     if choices.no_wait:
-        if place.reason is not None:
-            invocation.output.note(place.reason)
-        _print_result(invocation, deployment)
+        _print_result(invocation, deployment, place)
     else:
-        _wait(invocation, deployment, place.reason)
+        _wait(invocation, deployment, place)
 
 
 def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
@@ -186,8 +184,7 @@ def _confirm_branch(invocation: Invocation, target: ProjectResource, branch: str
     )
 
 
-def _wait(invocation: Invocation, deployment: DeploymentResource, reason: str | None) -> None:
-    """`reason`: why it goes where it goes, where that was not asked for."""
+def _wait(invocation: Invocation, deployment: DeploymentResource, place: Placement) -> None:
     output = invocation.output
 
     def say_how_to_go_on() -> None:
@@ -199,9 +196,7 @@ def _wait(invocation: Invocation, deployment: DeploymentResource, reason: str | 
     end = follow(LogFollower(invocation.client, deployment.id), _view(invocation), on_detach=say_how_to_go_on)
     finished = invocation.client.deployment(deployment.id)
     report_end(output, finished)
-    if reason is not None:
-        output.note(reason)
-    _print_result(invocation, finished)
+    _print_result(invocation, finished, place)
     # Nothing to do is no failure.
     raise SystemExit(ExitCode.OK if finished.ignored else EXIT_CODES.get(end.status, ExitCode.FAILED))
 
@@ -214,7 +209,10 @@ def _view(invocation: Invocation) -> LogView:
     return PlainView(invocation.output, is_result=False)
 
 
-def _print_result(invocation: Invocation, deployment: DeploymentResource) -> None:
+def _print_result(invocation: Invocation, deployment: DeploymentResource, place: Placement) -> None:
+    is_live = deployment.status == "ready" and deployment.is_active
+    if (reason := place.reason(is_live=is_live)) is not None:
+        invocation.output.note(reason)
     if invocation.as_json:
         invocation.output.result(deployment)
     elif deployment.status not in ("failed", "cancelled") and deployment.url is not None:
