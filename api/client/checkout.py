@@ -13,13 +13,15 @@ from api.client.work_tree import Repository, WorkTree
 @dataclass(frozen=True, slots=True)
 class Checkout:
     """`branch` is None on a detached HEAD. `tips` are the branches of the repository that is deployed, with their
-    commits; `is_current` says whether they come from the repository itself just now, not from the last fetch."""
+    commits; `is_current` says whether they come from the repository itself just now, not from the last fetch, and
+    `is_tree` whether that repository is the work tree itself."""
 
     tree: WorkTree
     branch: str | None
     commit: str
     tips: Mapping[str, str]
     is_current: bool
+    is_tree: bool
 
     @property
     def short_commit(self) -> str:
@@ -41,7 +43,7 @@ class Checkout:
     def warnings(self, url: str) -> list[str]:
         """How what is checked out differs from what the branch of the deployed repository has."""
         if self.branch is None:
-            return []
+            return self._warnings_of_absence(url)
         tip = self.tips.get(self.branch)
         if tip is None:
             state = f"{self.branch} was never pushed or fetched here, and {url} can't be asked now"
@@ -60,6 +62,11 @@ class Checkout:
             commits = "1 commit" if behind == 1 else f"{behind} commits"
             found.append(f"{self.branch} of {url} has {commits} that aren't checked out here; they are deployed, too.")
         return found
+
+    def _warnings_of_absence(self, url: str) -> list[str]:
+        if self.is_tree or any(self.branches_with_commit()):
+            return []
+        return [f"no branch of {url} contains {self.short_commit}, so the remote may not have it; push it first."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +124,12 @@ def check_pushed(checkout: Checkout, branch: str, url: str) -> None:
     other = ""
     if upstream is not None and upstream in checkout.tips:
         other = f", deploy {upstream}, which it follows, with --branch {shlex.quote(upstream)}"
+    was_there = branch in checkout.tree.tracked_tips()
+    state = f"isn't there any more: {url} had it" if was_there else f"was never pushed: {url} doesn't have it"
     raise ClientError(
-        f"The branch {branch} was never pushed: {url} doesn't have it.",
-        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}, or deploy this directory with --local.",
+        f"The branch {branch} {state}.",
+        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}, "
+        f"{'check out the branch that it was merged into, ' if was_there else ''}or deploy this directory with --local.",
         exit_code=ExitCode.USAGE,
     )
 
@@ -135,4 +145,5 @@ def read_checkout(tree: WorkTree, repository: Repository) -> Checkout | None:
         return None
     tips = tree.remote_tips(is_local=repository.is_tree)
     is_current = tips is not None
-    return Checkout(tree, tree.branch(), commit, tree.tracked_tips() if tips is None else tips, is_current)
+    tips = tree.tracked_tips() if tips is None else tips
+    return Checkout(tree, tree.branch(), commit, tips, is_current, repository.is_tree)

@@ -327,6 +327,29 @@ def test_a_branch_that_was_never_pushed_is_refused_with_what_to_do(run: Run, api
     assert run("deploy", "--preview").exit_code == 0
 
 
+def test_a_branch_that_was_deleted_after_its_merge_is_not_called_unpushed(run: Run, tmp_path: Path) -> None:
+    make_clone(tmp_path, "feature")
+    run("deploy")
+    git("checkout", "-q", "feature")
+    git("-C", str(tmp_path / "origin.git"), "branch", "-qD", "feature")
+    refused = run("deploy", "--preview")
+    assert refused.exit_code == 2
+    assert "isn't there any more" in refused.stderr
+    assert "never pushed" not in refused.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--production",), ("--local",)])
+def test_a_detached_commit_that_the_remote_may_lack_is_warned_about(
+    run: Run, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("checkout", "-q", "--detach")
+    assert "may not have it" not in run("deploy", "--preview").stderr
+    git("commit", "-qm", "mine", "--allow-empty")
+    assert ("may not have it; push it first" in run("deploy", "--yes", *options).stderr) == (options != ("--local",))
+
+
 def test_unpushed_work_is_judged_by_the_branch_that_is_fetched(run: Run, tmp_path: Path) -> None:
     make_clone(tmp_path)
     run("deploy")
