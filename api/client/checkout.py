@@ -95,7 +95,7 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
     one branch of the remote, as it is now, that contains it, or if that was asked for."""
     known, unknown = checkout.branches_with_commit()
     label = production_branch if production_branch in known else known[0] if known else None
-    commit = f"The commit {checkout.short_commit} is checked out without a branch"
+    commit = f"The commit {checkout.short_commit} is not on a branch that is checked out"
     if production or preview:
         return Placement(label, checkout.commit, is_preview=preview, origin=commit)
     if known == [production_branch] and not unknown and checkout.is_current:
@@ -126,10 +126,10 @@ def check_pushed(checkout: Checkout, branch: str, url: str) -> None:
         other = f", deploy {upstream}, which it follows, with --branch {shlex.quote(upstream)}"
     was_there = branch in checkout.tree.tracked_tips()
     state = f"isn't there any more: {url} had it" if was_there else f"was never pushed: {url} doesn't have it"
+    merged = ", check out the branch that it was merged into" if was_there else ""
     raise ClientError(
         f"The branch {branch} {state}.",
-        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}, "
-        f"{'check out the branch that it was merged into, ' if was_there else ''}or deploy this directory with --local.",
+        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}{merged}, or deploy what is here with --local.",
         exit_code=ExitCode.USAGE,
     )
 
@@ -138,12 +138,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def read_checkout(tree: WorkTree, repository: Repository) -> Checkout | None:
-    """None where the work tree has no commit."""
-    commit = tree.commit("HEAD")
+def read_checkout(tree: WorkTree, repository: Repository, named: str | None = None) -> Checkout | None:
+    """None where the work tree has no commit. `named` stands for the commit that is checked out; one that isn't on the
+    branch that is checked out has no branch."""
+    commit = named or tree.commit("HEAD")
     if commit is None:
         return None
+    branch = tree.branch() if named is None or tree.contains("HEAD", named) else None
     tips = tree.remote_tips(is_local=repository.is_tree)
     is_current = tips is not None
     tips = tree.tracked_tips() if tips is None else tips
-    return Checkout(tree, tree.branch(), commit, tips, is_current, repository.is_tree)
+    return Checkout(tree, branch, commit, tips, is_current, repository.is_tree)

@@ -482,6 +482,29 @@ def test_commits_are_sent_in_full(run: Run, api: Api) -> None:
     assert run("deploy", "--commit", "--output=/tmp/x").exit_code == 2
 
 
+def test_a_named_commit_goes_to_production_only_on_purpose(run: Run, api: Api, tmp_path: Path) -> None:
+    commit = make_clone(tmp_path, "feature")
+    run("deploy")
+    git("checkout", "-q", "feature")
+    assert run("deploy", "--commit", "HEAD").exit_code == 2
+    assert run("deploy", "--commit", "HEAD", "--production").exit_code == 0
+    assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("feature", False)
+    # Neither on another branch nor without one.
+    for place in ("main", "--detach"):
+        git("checkout", "-q", place)
+        assert run("deploy", "--commit", "feature").exit_code == 0
+        assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("feature", True)
+    git("checkout", "-q", "main")
+    assert run("deploy", "--commit", commit).exit_code == 0
+    assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("main", False)
+
+
+def test_the_first_deployment_of_a_commit_takes_the_branch(run: Run, api: Api) -> None:
+    make_repository("master")
+    assert run("deploy", "--commit", "HEAD").exit_code == 0
+    assert api.sent("POST", "/projects")[0]["repositoryBranch"] == "master"
+
+
 def test_a_project_of_the_same_name_from_elsewhere_is_left_alone(run: Run, api: Api) -> None:
     api.projects = [project("proj_9", "site")]
     make_repository()

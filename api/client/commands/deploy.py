@@ -62,7 +62,8 @@ def deploy(invocation: Invocation, **options: Any) -> None:
     first time it makes a project and remembers it in the repository's git configuration (cloudify.project). Prints
     the site's address on stdout, all else on stderr. Ctrl-C stops watching, not the deployment.
 
-    On a detached HEAD, as most CI systems check out, that commit is deployed: to production with --production, or if
+    On a detached HEAD, as most CI systems check out, that commit is deployed, as is a --commit that isn't on the branch
+    checked out: to production with --production, or if
     the production branch is the only branch of the remote that contains it; otherwise to an address of its own.
     """
     choices = _Choices(**options)
@@ -72,12 +73,14 @@ def deploy(invocation: Invocation, **options: Any) -> None:
         raise ClientError("--preview and --production exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
     invocation.directory = choices.path
     source = _source(choices)
-    checkout = _checkout(choices, source)
-    branch = choices.branch or (None if checkout is None else checkout.branch)
+    tree = None if source is None else source.tree
     if choices.commit is not None:
-        choices = replace(choices, commit=_full_commit(None if source is None else source.tree, choices.commit))
+        choices = replace(choices, commit=_full_commit(tree, choices.commit))
+    checkout = _checkout(choices, source)
+    branch = choices.branch or (None if tree is None else tree.branch())
     target = _target(invocation, choices, source, checkout, branch)
     if checkout is None or checkout.branch is not None:
+        branch = choices.branch or (None if checkout is None else checkout.branch)
         place = Placement(branch, choices.commit, is_preview=choices.preview)
         _confirm_branch(invocation, target, branch, choices)
     else:
@@ -104,10 +107,15 @@ def deploy(invocation: Invocation, **options: Any) -> None:
 
 def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
     """What is checked out, where that decides what is deployed. Raises ClientError for a branch that is only here."""
-    if source is None or source.tree is None or choices.branch is not None or choices.commit is not None:
+    if source is None or source.tree is None or choices.branch is not None:
         return None
-    checkout = read_checkout(source.tree, source.repository)
-    if checkout is not None and checkout.branch is not None and checkout.branch not in checkout.tips:
+    checkout = read_checkout(source.tree, source.repository, choices.commit)
+    if (
+        choices.commit is None
+        and checkout is not None
+        and checkout.branch is not None
+        and checkout.branch not in checkout.tips
+    ):
         check_pushed(checkout, checkout.branch, source.repository.url)
     return checkout
 
@@ -117,7 +125,7 @@ def _target(
 ) -> ProjectResource:
     if source is None:
         return get_project(invocation, choices.project)
-    _warn_about_what_stays(invocation, source, checkout)
+    _warn_about_what_stays(invocation, choices, source, checkout)
     target = find_or_create_project(
         invocation, source, project=choices.project, name=choices.name, branch=branch, yes=choices.yes
     )
@@ -151,7 +159,9 @@ def _full_commit(tree: WorkTree | None, commit: str) -> str:
     return full
 
 
-def _warn_about_what_stays(invocation: Invocation, source: Source, checkout: Checkout | None) -> None:
+def _warn_about_what_stays(
+    invocation: Invocation, choices: _Choices, source: Source, checkout: Checkout | None
+) -> None:
     """Only committed (and, with a remote, pushed) work is deployed."""
     tree = source.tree
     if tree is None:
@@ -160,7 +170,8 @@ def _warn_about_what_stays(invocation: Invocation, source: Source, checkout: Che
     if changes := tree.count_changes():
         files = "1 file has changes that aren't" if changes == 1 else f"{changes} files have changes that aren't"
         output.warning(f"{files} committed; they are not deployed.")
-    if checkout is not None:
+    # A commit of the checked-out branch that was named is deployed whatever the branch's tip is.
+    if checkout is not None and (choices.commit is None or checkout.branch is None):
         for warning in checkout.warnings(source.repository.url):
             output.warning(warning)
     if source.repository.had_password:
