@@ -13,13 +13,15 @@ from api.client.work_tree import Repository, WorkTree
 @dataclass(frozen=True, slots=True)
 class Checkout:
     """`branch` is None on a detached HEAD. `tips` are the branches of the repository that is deployed, with their
-    commits; `is_current` says whether they come from the repository itself just now, not from the last fetch."""
+    commits; `is_current` says whether they come from the repository itself just now, not from the last fetch, and
+    `is_tree` whether that repository is the work tree itself."""
 
     tree: WorkTree
     branch: str | None
     commit: str
     tips: Mapping[str, str]
     is_current: bool
+    is_tree: bool
 
     @property
     def short_commit(self) -> str:
@@ -41,7 +43,7 @@ class Checkout:
     def warnings(self, url: str) -> list[str]:
         """How what is checked out differs from what the branch of the deployed repository has."""
         if self.branch is None:
-            return []
+            return self._warnings_of_absence(url)
         tip = self.tips.get(self.branch)
         if tip is None:
             state = f"{self.branch} was never pushed or fetched here, and {url} can't be asked now"
@@ -61,15 +63,31 @@ class Checkout:
             found.append(f"{self.branch} of {url} has {commits} that aren't checked out here; they are deployed, too.")
         return found
 
+    def _warnings_of_absence(self, url: str) -> list[str]:
+        if self.is_tree or any(self.branches_with_commit()):
+            return []
+        return [f"no branch of {url} contains {self.short_commit}, so the remote may not have it; push it first."]
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What is deployed, and where to. `reason` explains it where the work tree decided, None where it was asked for."""
+    """What is deployed, and where to. Where the work tree decided, `origin` says which commit it is, and `why` is the
+    reason for where it goes, unless that was asked for."""
 
     branch: str | None
     commit: str | None
     is_preview: bool
-    reason: str | None = None
+    origin: str = ""
+    why: str = ""
+
+    def reason(self, *, is_live: bool) -> str | None:
+        """A sentence for the user; None where all was asked for. `is_live`: production serves it now."""
+        if not self.origin:
+            return None
+        place = "is a preview" if self.is_preview else "went to production" if is_live else "is for production"
+        why = f", as {self.why}" if self.why else ""
+        advice = " Add --production to put it into production." if self.is_preview and self.why else ""
+        return f"{self.origin}; it {place}{why}.{advice}"
 
 
 def place_detached(checkout: Checkout, production_branch: str, *, preview: bool, production: bool) -> Placement:
@@ -77,14 +95,12 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
     one branch of the remote, as it is now, that contains it, or if that was asked for."""
     known, unknown = checkout.branches_with_commit()
     label = production_branch if production_branch in known else known[0] if known else None
-    commit = f"The commit {checkout.short_commit} is checked out without a branch"
-    if production:
-        return Placement(label, checkout.commit, is_preview=False, reason=f"{commit}; it went to production.")
-    if preview:
-        return Placement(label, checkout.commit, is_preview=True, reason=f"{commit}; it is a preview.")
+    commit = f"The commit {checkout.short_commit} is not on a branch that is checked out"
+    if production or preview:
+        return Placement(label, checkout.commit, is_preview=preview, origin=commit)
     if known == [production_branch] and not unknown and checkout.is_current:
-        reason = f"{commit}; it went to production, as {production_branch} is the only branch that contains it."
-        return Placement(label, checkout.commit, is_preview=False, reason=reason)
+        why = f"{production_branch} is the only branch that contains it"
+        return Placement(label, checkout.commit, is_preview=False, origin=commit, why=why)
     if not checkout.is_current:
         why = "the remote origin, whose branches decide that, can't be asked now"
     elif not known and not unknown:
@@ -97,8 +113,7 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
         why = f"it is on {_listed(known)}, not on {production_branch}"
     else:
         why = f"this repository has too little history to tell whether only {production_branch} contains it"
-    reason = f"{commit}; it is a preview, as {why}. Add --production to put it into production."
-    return Placement(label, checkout.commit, is_preview=True, reason=reason)
+    return Placement(label, checkout.commit, is_preview=True, origin=commit, why=why)
 
 
 def check_pushed(checkout: Checkout, branch: str, url: str) -> None:
@@ -109,9 +124,12 @@ def check_pushed(checkout: Checkout, branch: str, url: str) -> None:
     other = ""
     if upstream is not None and upstream in checkout.tips:
         other = f", deploy {upstream}, which it follows, with --branch {shlex.quote(upstream)}"
+    was_there = branch in checkout.tree.tracked_tips()
+    state = f"isn't there any more: {url} had it" if was_there else f"was never pushed: {url} doesn't have it"
+    merged = ", check out the branch that it was merged into" if was_there else ""
     raise ClientError(
-        f"The branch {branch} was never pushed: {url} doesn't have it.",
-        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}, or deploy this directory with --local.",
+        f"The branch {branch} {state}.",
+        f"Push it with `git push -u origin {shlex.quote(branch)}`{other}{merged}, or deploy what is here with --local.",
         exit_code=ExitCode.USAGE,
     )
 
@@ -120,11 +138,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def read_checkout(tree: WorkTree, repository: Repository) -> Checkout | None:
-    """None where the work tree has no commit."""
-    commit = tree.commit("HEAD")
+def read_checkout(tree: WorkTree, repository: Repository, named: str | None = None) -> Checkout | None:
+    """None where the work tree has no commit. `named` stands for the commit that is checked out; one that isn't on the
+    branch that is checked out has no branch."""
+    commit = named or tree.commit("HEAD")
     if commit is None:
         return None
+    branch = tree.branch() if named is None or tree.contains("HEAD", named) else None
     tips = tree.remote_tips(is_local=repository.is_tree)
     is_current = tips is not None
-    return Checkout(tree, tree.branch(), commit, tree.tracked_tips() if tips is None else tips, is_current)
+    tips = tree.tracked_tips() if tips is None else tips
+    return Checkout(tree, branch, commit, tips, is_current, repository.is_tree)

@@ -8,7 +8,6 @@ API is never sent to another.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from api.client.errors import ClientError, ExitCode
+from api.client.private_file import write_private
 
 DEFAULT_API_URL = "http://127.0.0.1:8000"
 
@@ -37,6 +37,18 @@ class Credentials:
     source: str
     profile: str | None = None
 
+    @property
+    def renewal(self) -> str:
+        """What to do where the API refuses the token: what this run would use again."""
+        login = f"`cloudify login --api-url {self.api_url}`"
+        if self.source == "--token":
+            return f"Give --token a valid token, or leave it out and run {login}."
+        if self.source == "CLOUDIFY_TOKEN":
+            return f"Set CLOUDIFY_TOKEN to a valid token, or unset it and run {login}."
+        if self.profile is not None:
+            login = f"{login[:-1]} --profile {shlex.quote(self.profile)}`"
+        return f"Run {login}, or set CLOUDIFY_TOKEN to a valid token."
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -53,7 +65,7 @@ class _Profile(msgspec.Struct, rename="camel"):
 
 
 class _StoredLogins(msgspec.Struct, rename="camel"):
-    """`current` is the profile of the last login."""
+    """`current` is the profile of the last login; the latest of `profiles` is the last."""
 
     current: str
     profiles: list[_Profile]
@@ -99,48 +111,50 @@ class CredentialFiles:
             return Credentials(address, _clean(token), source)
         return stored or Credentials(wanted or DEFAULT_API_URL, None, source)
 
-    def login_target(self, *, api_url: str | None, profile: str | None) -> str:
-        """The address of the API to log in to."""
+    def login_target(self, *, api_url: str | None, profile: str | None, link: Link | None = None) -> str:
+        """The address of the API to log in to; the link's where neither flags nor environment name one."""
         wanted = api_url or self._environment.get("CLOUDIFY_API_URL") or None
         if wanted is not None:
             return normalise_api_url(wanted)
-        known = [login for login in self._logins().profiles if login.name == profile]
-        return known[0].api_url if known else self.find().api_url
+        known = self.profiles()
+        if profile in known:
+            return known[profile]
+        return self.find(link=None if self.names_an_api else link).api_url
 
     def profiles(self) -> dict[str, str]:
         """Name → API of all stored logins."""
         return {login.name: login.api_url for login in self._logins().profiles}
 
-    def store(self, api_url: str, token: str, profile: str | None = None) -> str:
+    def store(self, api_url: str, token: str, profile: str | None = None, link: Link | None = None) -> str:
         """Keeps the login beside those to other APIs, readable by its owner only, in one step; returns its profile.
 
-        Without a name the profile is called after the API's host.
+        Without a name it takes the place of the login to this API that commands use now; where there is none, the
+        profile is called after the API's host.
         """
         path = self.login_file
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Two logins at once keep both.
             with path.with_name(f"{path.name}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 known = self._logins()
-                again = [
-                    login.name for login in known.profiles if (login.name, login.api_url) == (known.current, api_url)
-                ]
-                name = profile or next(iter(again), api_url.partition("://")[2])
+                name = profile or self._replaced(known, api_url, link) or api_url.partition("://")[2]
                 others = [login for login in known.profiles if login.name != name]
                 logins = _StoredLogins(name, [*others, _Profile(name, api_url, token)])
-                temporary.unlink(missing_ok=True)
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(msgspec.json.format(msgspec.json.encode(logins)) + b"\n")
-                temporary.replace(path)
+                write_private(path, msgspec.json.format(msgspec.json.encode(logins)).decode() + "\n")
         except OSError as error:
             raise ClientError(
                 f"The credentials can't be written to {path}: {error.strerror}.",
                 "Make the directory writable, or set CLOUDIFY_TOKEN instead of logging in.",
             ) from error
         return name
+
+    def _replaced(self, known: _StoredLogins, api_url: str, link: Link | None) -> str | None:
+        """The profile that a new login to the API renews: a second one would leave the commands with the old token."""
+        names = [login.name for login in known.profiles if login.api_url == api_url]
+        used = (self._environment.get("CLOUDIFY_PROFILE"), None if link is None else link.profile, known.current)
+        only = names[0] if len(names) == 1 else None
+        return next((name for name in used if name in names), only)
 
     def _wanted(self, api_url: str | None, profile: str | None, link: Link | None) -> tuple[str | None, str | None]:
         """The address and the profile that flags, environment or link ask for."""
@@ -170,8 +184,9 @@ class CredentialFiles:
 
     def _stored(self, wanted: str | None, profile: str | None, link: Link | None) -> Credentials | None:
         logins = self._logins()
-        # The asked-for one first, then the last login's.
-        ordered = sorted(logins.profiles, key=lambda login: (login.name != profile, login.name != logins.current))
+        # The asked-for one first, then the last login's, then the newer ones: older tokens may be gone.
+        newest_first = reversed(logins.profiles)
+        ordered = sorted(newest_first, key=lambda login: (login.name != profile, login.name != logins.current))
         for login in ordered:
             if login.api_url == wanted or (wanted is None and login.name == logins.current):
                 return Credentials(login.api_url, login.token, str(self.login_file), login.name)

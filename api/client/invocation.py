@@ -13,7 +13,7 @@ import click
 import httpx
 
 from api.client.credentials import CredentialFiles, Credentials, Link, is_loopback
-from api.client.errors import ClientError, ExitCode
+from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.http import ApiClient
 from api.client.output import Output
 from api.client.standard_streams import give_up, read_input
@@ -54,16 +54,33 @@ class Invocation:
 
     def credentials(self) -> Credentials:
         return self.credential_files.find(
-            api_url=self._api_url, token=self._token, profile=self.profile_option, link=self._link()
+            api_url=self._api_url,
+            token=self._token,
+            profile=self.profile_option,
+            link=None if self._names_an_api else self._link(),
         )
 
     def login_target(self) -> str:
         """The address of the API to log in to."""
-        return self.credential_files.login_target(api_url=self._api_url, profile=self.profile_option)
+        return self.credential_files.login_target(api_url=self._api_url, profile=self.profile_option, link=self._link())
+
+    def store_login(self, api_url: str, token: str) -> str:
+        """Returns the profile."""
+        return self.credential_files.store(api_url, token, self.profile_option, self._link())
+
+    def linked_project(self, tree: WorkTree) -> str | None:
+        """The project that the work tree is linked to, unless it is at another API than this run's."""
+        link = tree.linked_api()
+        # Without a named API, the link itself chose this run's.
+        is_here = link is None or not self._names_an_api or link.api_url == self.credentials().api_url
+        return tree.linked_project() if is_here else None
+
+    @property
+    def _names_an_api(self) -> bool:
+        return bool(self._api_url or self.profile_option or self.credential_files.names_an_api)
 
     def _link(self) -> Link | None:
-        if self._api_url or self.profile_option or self.credential_files.names_an_api:
-            return None
+        """What the work tree remembers of its API."""
         try:
             tree = WorkTree.find(self.directory)
             return None if tree is None else tree.linked_api()
@@ -87,6 +104,11 @@ class Invocation:
                 self.output.warning(f"the token travels to {credentials.api_url} without encryption; use https.")
             self._client = self.connect(credentials.api_url, credentials.token)
         return self._client
+
+    @property
+    def renewal(self) -> str | None:
+        """What to do where the API refuses the token of `client`; None if that was never made, as in a login."""
+        return None if self._client is None else self.credentials().renewal
 
     def connect(self, api_url: str, token: str | None) -> ApiClient:
         """A client of its own, for the caller to close."""
@@ -124,6 +146,8 @@ def api_command(function: Callable[Concatenate[Invocation, P], None]) -> Callabl
             )
             function(invocation, *args, **options)
         except ClientError as error:
+            if invocation is not None and isinstance(error, ApiError) and error.status == 401:
+                error.advice = invocation.renewal or error.advice
             output.error(error)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:

@@ -55,11 +55,11 @@ def find_source(path: Path, repository: str | None, *, local: bool) -> Source:
 def find_or_create_project(
     invocation: Invocation, source: Source, *, project: str | None, name: str | None, branch: str | None, yes: bool
 ) -> ProjectResource:
-    """In this order: --project, the link of the work tree, a project of that name, a new one. Links what it used."""
-    client = invocation.client
+    """In this order: --project, the link of the work tree, a project of that name, a new one. Links what it used,
+    unless the work tree has a link, be it to another API."""
     tree = source.tree
     if project is not None:
-        found = get_project(client, project)
+        found = get_project(invocation, project)
     else:
         found = _linked(invocation, tree) if name is None else None
         if found is None:
@@ -89,8 +89,10 @@ def use_repository(invocation: Invocation, project: ProjectResource, source: Sou
 
 
 def _linked(invocation: Invocation, tree: WorkTree | None) -> ProjectResource | None:
-    project_id = None if tree is None else tree.linked_project()
+    project_id = None if tree is None else invocation.linked_project(tree)
     if tree is None or project_id is None:
+        if tree is not None and tree.linked_project() is not None:
+            invocation.output.note("This directory stays linked to its project at another API.")
         return None
     try:
         return invocation.client.project(project_id)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.http import ApiClient
+from api.client.invocation import Invocation
 from api.client.work_tree import WorkTree
 from schemas.resources import DeploymentResource, ProjectResource
 
@@ -33,13 +34,13 @@ def find_project(client: ApiClient, reference: str) -> ProjectResource | None:
     return named[0] if named else None
 
 
-def get_project(client: ApiClient, reference: str | None) -> ProjectResource:
+def get_project(invocation: Invocation, reference: str | None) -> ProjectResource:
     """Without a reference: the one that the current directory is linked to. Raises ClientError."""
     if reference is None:
-        return _linked_project(client)
+        return _linked_project(invocation)
     if not reference.strip():
         raise ClientError("The project's name is empty.", "`cloudify ls` lists them.", exit_code=ExitCode.USAGE)
-    project = find_project(client, reference)
+    project = find_project(invocation.client, reference)
     if project is None:
         raise ClientError(
             f"There is no project {reference!r} here that you may see.",
@@ -49,11 +50,12 @@ def get_project(client: ApiClient, reference: str | None) -> ProjectResource:
     return project
 
 
-def get_deployment(client: ApiClient, reference: str | None) -> DeploymentResource:
+def get_deployment(invocation: Invocation, reference: str | None) -> DeploymentResource:
     """By id; of a project, or without a reference of the linked one, the latest. Raises ClientError."""
+    client = invocation.client
     if reference is not None and reference.startswith(_DEPLOYMENT_PREFIX):
         return client.deployment(reference)
-    project = get_project(client, reference)
+    project = get_project(invocation, reference)
     latest = next(client.deployments(project_id=project.id, limit=1), None)
     if latest is None:
         raise ClientError(
@@ -64,16 +66,22 @@ def get_deployment(client: ApiClient, reference: str | None) -> DeploymentResour
     return latest
 
 
-def _linked_project(client: ApiClient) -> ProjectResource:
+def _linked_project(invocation: Invocation) -> ProjectResource:
     tree = WorkTree.find(Path.cwd())
-    project_id = None if tree is None else tree.linked_project()
+    project_id = None if tree is None else invocation.linked_project(tree)
+    if tree is not None and project_id is None and tree.linked_project() is not None:
+        raise ClientError(
+            f"This directory is linked to a project of another API than {invocation.credentials().api_url}.",
+            "Name a project or a deployment (`cloudify ls` lists them), or leave out what names this API.",
+            exit_code=ExitCode.USAGE,
+        )
     if project_id is None:
         raise ClientError(
             "This directory isn't linked to a project.",
             "Name a project or a deployment (`cloudify ls` lists them), or deploy this directory first.",
             exit_code=ExitCode.USAGE,
         )
-    project = _or_none(lambda: client.project(project_id))
+    project = _or_none(lambda: invocation.client.project(project_id))
     if project is None:
         raise ClientError(
             "The project that this directory is linked to doesn't exist at this API.",

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     home = Path(arguments[0])
     repository = home / "sample"
     try:
-        credentials = json.loads((home / "credentials.json").read_text())
+        credentials = json.loads((home / "credentials.json").read_bytes())
         commit = make_repository(repository)
         with ApiClient(credentials["apiUrl"], credentials["token"]) as client:
             address = live_address(client, commit)
@@ -86,7 +86,7 @@ def _git(directory: Path, *arguments: str) -> str:
         env={**os.environ, **identity},
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     ).stdout
 
 

@@ -6,8 +6,11 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote, urlsplit
 
 from api.client.credentials import Link
@@ -56,23 +59,19 @@ class WorkTree:
 
     def branch(self) -> str | None:
         """None on a detached HEAD."""
-        return _git(self.root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False) or None
+        return self._git("symbolic-ref", "--quiet", "--short", "HEAD", check=False) or None
 
     def commit(self, revision: str) -> str | None:
         """The full id of the commit that `revision` names here, or None."""
         # --end-of-options: a revision that starts with a dash is no option.
         return (
-            _git(
-                self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False
-            )
+            self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False)
             or None
         )
 
     def count_changes(self) -> int:
         """Files that differ from the last commit, untracked ones included."""
-        return len(
-            (_git(self.root, "status", "--porcelain", "--untracked-files=normal", check=False) or "").splitlines()
-        )
+        return len((self._git("status", "--porcelain", "--untracked-files=normal", check=False) or "").splitlines())
 
     def remote_tips(self, *, is_local: bool) -> dict[str, str] | None:
         """Branch → commit of the remote `origin` as it is now, or of this repository if `is_local`. None when the
@@ -80,7 +79,7 @@ class WorkTree:
         if is_local:
             return self._references("refs/heads/")
         # Whoever it belongs to may want a password, which nobody is asked for here.
-        output = _git(self.root, "ls-remote", "--heads", "--", _REMOTE, check=False, seconds=_REMOTE_SECONDS)
+        output = self._git("ls-remote", "--heads", "--", _REMOTE, check=False, seconds=_REMOTE_SECONDS)
         if output is None:
             return None
         rows = (line.partition("\t") for line in output.splitlines())
@@ -98,50 +97,61 @@ class WorkTree:
             return True
         if self.commit(tip) is None:
             return None
-        bases = _git(self.root, "merge-base", "--is-ancestor", commit, tip, check=False)
+        bases = self._git("merge-base", "--is-ancestor", commit, tip, check=False)
         if bases is not None:
             return True
-        is_shallow = _git(self.root, "rev-parse", "--is-shallow-repository", check=False)
+        is_shallow = self._git("rev-parse", "--is-shallow-repository", check=False)
         return None if is_shallow != "false" else False
 
     def count_between(self, start: str, end: str) -> int | None:
         """How many commits `end` has that `start` hasn't. None where this repository lacks one of them."""
-        output = _git(self.root, "rev-list", "--count", "--end-of-options", f"{start}..{end}", check=False) or ""
+        output = self._git("rev-list", "--count", "--end-of-options", f"{start}..{end}", check=False) or ""
         return int(output) if output.isdigit() else None
 
     def upstream(self, branch: str) -> str | None:
         """The branch of `origin` that a local branch follows."""
-        remote = _git(self.root, "config", "--get", f"branch.{branch}.remote", check=False)
-        merge = _git(self.root, "config", "--get", f"branch.{branch}.merge", check=False) or ""
+        remote = self._git("config", "--get", f"branch.{branch}.remote", check=False)
+        merge = self._git("config", "--get", f"branch.{branch}.merge", check=False) or ""
         return merge.removeprefix("refs/heads/") if remote == _REMOTE and merge.startswith("refs/heads/") else None
 
     def _references(self, prefix: str) -> dict[str, str]:
-        output = _git(self.root, "for-each-ref", "--format=%(objectname) %(refname)", prefix, check=False) or ""
+        output = self._git("for-each-ref", "--format=%(objectname) %(refname)", prefix, check=False) or ""
         rows = (line.partition(" ") for line in output.splitlines())
         return {name.removeprefix(prefix): sha for sha, _, name in rows}
 
     def repository(self, *, local: bool) -> Repository:
         """The remote `origin`, or the work tree itself without one or with `local`."""
-        remote = None if local else _git(self.root, "remote", "get-url", _REMOTE, check=False)
+        remote = None if local else self._git("remote", "get-url", _REMOTE, check=False)
         if not remote:
             return Repository(_file_url(self.root), is_local=True, is_tree=True)
         return repository_of(remote, self.root)
 
     def linked_project(self) -> str | None:
-        return _git(self.root, "config", "--local", "--get", LINK_KEY, check=False) or None
+        return self._git("config", "--local", "--get", LINK_KEY, check=False) or None
 
     def linked_api(self) -> Link | None:
         """The API that the linked project is at; None for links that don't say."""
-        found = [_git(self.root, "config", "--local", "--get", key, check=False) for key in (API_KEY, PROFILE_KEY)]
+        found = [self._git("config", "--local", "--get", key, check=False) for key in (API_KEY, PROFILE_KEY)]
         return Link(found[0], found[1] or None) if found[0] else None
 
     def link_project(self, project_id: str, api: Link) -> None:
         for key, value in ((API_KEY, api.api_url), (PROFILE_KEY, api.profile or ""), (LINK_KEY, project_id)):
-            _git(self.root, "config", "--local", key, value)
+            self._git("config", "--local", key, value)
 
     def unlink_project(self) -> None:
         for key in (LINK_KEY, API_KEY, PROFILE_KEY):
-            _git(self.root, "config", "--local", "--unset-all", key, check=False)
+            self._git("config", "--local", "--unset-all", key, check=False)
+
+    def _git(self, *arguments: str, check: bool = True, seconds: float = 60) -> str | None:
+        return _git(self.root, *arguments, check=check, seconds=seconds, environment=self._ssh)
+
+    @cached_property
+    def _ssh(self) -> Mapping[str, str]:
+        """ssh asks nothing here, unless the user chose a command for it: git's environment would come before that."""
+        chosen = "GIT_SSH_COMMAND" in os.environ or "GIT_SSH" in os.environ
+        if chosen or _git(self.root, "config", "--get", "core.sshCommand", check=False):
+            return {}
+        return {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
 
 
 def repository_of(remote: str, directory: Path) -> Repository:
@@ -183,22 +193,22 @@ def _file_url(path: Path) -> str:
     return "file://" + quote(str(path))
 
 
-def _git(directory: Path, *arguments: str, check: bool = True, seconds: float = 60) -> str | None:
-    """What git prints, stripped; None when it fails, or takes longer than `seconds`, and `check` is false."""
-    environment = {
-        **os.environ,
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
-        "LC_ALL": "C",
-    }
+def _git(
+    directory: Path,
+    *arguments: str,
+    check: bool = True,
+    seconds: float = 60,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> str | None:
+    """What git prints, stripped; None when it fails, or takes longer than `seconds`, and `check` is false.
+    `environment` comes on top of this process's own."""
     try:
         finished = subprocess.run(
             ["git", "-C", str(directory), *arguments],
-            env=environment,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=seconds,
             check=False,

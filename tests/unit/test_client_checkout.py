@@ -25,7 +25,7 @@ def test_a_remote_that_does_not_answer_puts_nothing_into_production(tmp_path: Pa
         checkout = read_checkout(tree, tree.repository(local=False))
         assert checkout is not None
         placement = place_detached(checkout, "main", preview=False, production=production)
-        return placement.is_preview, placement.reason or ""
+        return placement.is_preview, placement.reason(is_live=False) or ""
 
     assert place()[0] is False
     # What the last fetch knew may have changed since.

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import locale
 import re
+import shlex
 import stat
 import subprocess
 from collections.abc import Callable, Mapping
@@ -13,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.client.main import COMMANDS, cli
+from api.client.work_tree import WorkTree
 
 NOW = "2026-01-01T00:00:00Z"
 
@@ -324,6 +327,29 @@ def test_a_branch_that_was_never_pushed_is_refused_with_what_to_do(run: Run, api
     assert run("deploy", "--preview").exit_code == 0
 
 
+def test_a_branch_that_was_deleted_after_its_merge_is_not_called_unpushed(run: Run, tmp_path: Path) -> None:
+    make_clone(tmp_path, "feature")
+    run("deploy")
+    git("checkout", "-q", "feature")
+    git("-C", str(tmp_path / "origin.git"), "branch", "-qD", "feature")
+    refused = run("deploy", "--preview")
+    assert refused.exit_code == 2
+    assert "isn't there any more" in refused.stderr
+    assert "never pushed" not in refused.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--production",), ("--local",)])
+def test_a_detached_commit_that_the_remote_may_lack_is_warned_about(
+    run: Run, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("checkout", "-q", "--detach")
+    assert "may not have it" not in run("deploy", "--preview").stderr
+    git("commit", "-qm", "mine", "--allow-empty")
+    assert ("may not have it; push it first" in run("deploy", "--yes", *options).stderr) == (options != ("--local",))
+
+
 def test_unpushed_work_is_judged_by_the_branch_that_is_fetched(run: Run, tmp_path: Path) -> None:
     make_clone(tmp_path)
     run("deploy")
@@ -388,6 +414,29 @@ def test_the_exit_code_says_how_it_ended(run: Run, api: Api, status: str, code: 
     assert run("logs", "-f", "depl_new").exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("options", "fields", "is_live"),
+    [
+        ((), {"status": "ready"}, True),
+        (("--production",), {"status": "ready"}, True),
+        ((), {"status": "ready", "isActive": False}, False),
+        ((), {"status": "failed"}, False),
+        (("--production",), {"status": "cancelled"}, False),
+        (("--if-changed",), {"status": "cancelled", "ignored": "Nothing has changed."}, False),
+        (("--no-wait",), {"status": "ready"}, False),
+    ],
+)
+def test_only_what_production_serves_went_there(
+    run: Run, api: Api, tmp_path: Path, options: tuple[str, ...], fields: dict[str, Any], *, is_live: bool
+) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    git("checkout", "-q", "--detach")
+    api.outcome = deployment("depl_new", **fields)
+    said = run("deploy", *options).stderr
+    assert ("it went to production" in said, "it is for production" in said) == (is_live, not is_live)
+
+
 def test_deploy_json_prints_one_object(run: Run, api: Api) -> None:
     make_repository()
     assert json.loads(run("deploy", "--json").stdout)["status"] == "ready"
@@ -433,6 +482,29 @@ def test_commits_are_sent_in_full(run: Run, api: Api) -> None:
     assert run("deploy", "--commit", "--output=/tmp/x").exit_code == 2
 
 
+def test_a_named_commit_goes_to_production_only_on_purpose(run: Run, api: Api, tmp_path: Path) -> None:
+    commit = make_clone(tmp_path, "feature")
+    run("deploy")
+    git("checkout", "-q", "feature")
+    assert run("deploy", "--commit", "HEAD").exit_code == 2
+    assert run("deploy", "--commit", "HEAD", "--production").exit_code == 0
+    assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("feature", False)
+    # Neither on another branch nor without one.
+    for place in ("main", "--detach"):
+        git("checkout", "-q", place)
+        assert run("deploy", "--commit", "feature").exit_code == 0
+        assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("feature", True)
+    git("checkout", "-q", "main")
+    assert run("deploy", "--commit", commit).exit_code == 0
+    assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("main", False)
+
+
+def test_the_first_deployment_of_a_commit_takes_the_branch(run: Run, api: Api) -> None:
+    make_repository("master")
+    assert run("deploy", "--commit", "HEAD").exit_code == 0
+    assert api.sent("POST", "/projects")[0]["repositoryBranch"] == "master"
+
+
 def test_a_project_of_the_same_name_from_elsewhere_is_left_alone(run: Run, api: Api) -> None:
     api.projects = [project("proj_9", "site")]
     make_repository()
@@ -447,6 +519,35 @@ def test_a_link_to_a_project_that_is_gone_is_made_anew(run: Run, api: Api) -> No
     git("config", "cloudify.project", "proj_gone")
     assert run("deploy").exit_code == 0
     assert git("config", "cloudify.project") == "proj_1"
+
+
+@pytest.mark.parametrize("name", ["", "--api-url", "--profile"])
+def test_a_deployment_to_another_api_leaves_the_link_alone(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_repository()
+    monkeypatch.delenv("CLOUDIFY_API_URL")
+    for url in ("http://127.0.0.1:2", "http://127.0.0.1:1"):
+        assert run("login", "--token", "cfy_mine", "--api-url", url).exit_code == 0
+    assert run("deploy").exit_code == 0
+    link = git("config", "--get-regexp", "cloudify")
+    assert "http://127.0.0.1:1" in link
+    # An id that means something else there.
+    api.projects = [project("proj_2", "site", repositoryUrl=f"file://{Path.cwd()}"), project("proj_1", "theirs")]
+    other = [name, "127.0.0.1:2" if name == "--profile" else "http://127.0.0.1:2"] if name else []
+    if not name:
+        monkeypatch.setenv("CLOUDIFY_API_URL", "http://127.0.0.1:2")
+    deployed = run("deploy", *other)
+    assert deployed.exit_code == 0
+    assert "stays linked" in deployed.stderr
+    assert last_deployment(api)["projectId"] == "proj_2"
+    assert git("config", "--get-regexp", "cloudify") == link
+    refused = run("inspect", *other)
+    assert refused.exit_code == 2
+    assert "another API" in refused.stderr
+    if name:
+        assert run("deploy").exit_code == 0
+        assert last_deployment(api)["projectId"] == "proj_1"
 
 
 def test_changing_the_repository_of_a_project_needs_yes(run: Run, api: Api) -> None:
@@ -645,6 +746,31 @@ def test_variables_for_development_are_pulled_into_a_private_file(run: Run, api:
     assert "PLAIN" in path.read_text()
 
 
+def test_files_are_utf_8_in_any_locale_and_whole_or_absent(run: Run, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.projects = [project("proj_1", "site")]
+    pulled = {"variables": {"NAME": "naïve 語"}, "withheld": []}
+    api.overrides["GET", "/projects/proj_1/env/for-development"] = lambda: ok(pulled)
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        result = run("env", "pull", "a.env", "--project", "site")
+        git("init", "-q", "-b", "naïve")
+        assert WorkTree(Path.cwd(), Path.cwd()).branch() == "naïve"
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert result.exit_code == 0, result.output
+    assert "NAME='naïve 語'\n" in Path("a.env").read_text(encoding="utf-8")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    assert run("env", "pull", "b.env", "--project", "site").exit_code == 1
+    assert run("login", "--token", "cfy_mine").exit_code == 1
+    assert [path.name for path in Path().iterdir() if ".env" in path.name] == ["a.env"]
+    assert not [path for path in Path("../config/cloudify").iterdir() if "cfy_mine" in path.read_text()]
+
+
 def test_login_stores_the_token_it_was_given(run: Run, api: Api, tmp_path: Path) -> None:
     result = run("login", "--token", "-", stdin="cfy_mine\n")
     assert result.exit_code == 0, result.output
@@ -675,6 +801,28 @@ def test_a_refused_token_is_not_stored(run: Run, api: Api, tmp_path: Path) -> No
     assert run("login", "--token", "cfy_bad").exit_code == 3
     assert not (tmp_path / "config").exists()
     assert run("whoami").exit_code == 3
+
+
+@pytest.mark.parametrize("profile", ["127.0.0.1:1", "of staging"])
+def test_the_advice_about_a_refused_token_can_be_pasted(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    make_repository()
+    for name in ("CLOUDIFY_TOKEN", "CLOUDIFY_API_URL"):
+        monkeypatch.delenv(name)
+    run("login", "--token", "cfy_old", "--api-url", "http://127.0.0.1:1", "--profile", profile)
+    run("deploy")
+    run("login", "--token", "cfy_other", "--api-url", "http://127.0.0.1:2")
+    api.overrides["GET", "/projects/proj_1"] = lambda: failed(401, "SESSION_REVOKED", "The token was revoked.")
+    refused = run("inspect")
+    assert refused.exit_code == 3
+    [command] = re.findall(r"`cloudify (login .*?)`", refused.stderr)
+    for arguments in (shlex.split(command), ["login"], ["login", "--api-url", "http://127.0.0.1:1"]):
+        assert run(*arguments, "--token", "cfy_new").exit_code == 0
+        assert json.loads(run("whoami", "--json").stdout)["profile"] == profile
+    assert run("inspect", "--token", "x").stderr.count("--token") == 1
+    monkeypatch.setenv("CLOUDIFY_TOKEN", "cfy_env")
+    assert "Set CLOUDIFY_TOKEN to a valid token" in run("inspect").stderr
 
 
 def test_whoami_names_account_and_source(run: Run) -> None:

@@ -66,6 +66,50 @@ def test_logins_to_several_apis_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(found.login_file.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    ("link", "environment", "renewed"),
+    [
+        (Link("http://a", "staging"), {}, "staging"),
+        (Link("http://a", "staging"), {"CLOUDIFY_PROFILE": "second"}, "second"),
+        (Link("http://b", "b"), {}, "a"),
+        (Link("http://a"), {}, "a"),
+        (None, {}, "a"),
+    ],
+)
+def test_a_login_renews_the_one_that_is_used(
+    tmp_path: Path, link: Link | None, environment: dict[str, str], renewed: str
+) -> None:
+    found = files(tmp_path, **environment)
+    for name in ("staging", "second"):
+        found.store("http://a", "old", name)
+    found.store("http://b", "token-b")
+    assert found.store("http://a", "new", link=link) == renewed
+    assert found.find(profile=renewed).token == "new"
+    found.store("http://b", "token-b")
+    assert found.find(api_url="http://a").token == "new"
+
+
+def test_the_only_login_of_an_api_is_renewed(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    found.store("http://a", "old", "staging")
+    found.store("http://b", "token-b")
+    assert found.store("http://a", "new") == "staging"
+    assert found.profiles() == {"b": "http://b", "staging": "http://a"}
+
+
+def test_a_login_goes_to_the_api_of_the_link_unless_one_is_named(tmp_path: Path) -> None:
+    found, link = files(tmp_path), Link("http://a", "staging")
+    found.store("http://a", "old", "staging")
+    found.store("http://b", "token-b")
+    assert found.login_target(api_url=None, profile=None, link=link) == "http://a"
+    assert found.login_target(api_url=None, profile="new", link=link) == "http://a"
+    assert found.login_target(api_url=None, profile=None) == "http://b"
+    assert found.login_target(api_url="http://c", profile=None, link=link) == "http://c"
+    assert found.login_target(api_url=None, profile="b", link=link) == "http://b"
+    in_environment = files(tmp_path, CLOUDIFY_PROFILE="b")
+    assert in_environment.login_target(api_url=None, profile=None, link=link) == "http://b"
+
+
 def test_a_file_from_before_profiles_is_one(tmp_path: Path) -> None:
     found = files(tmp_path)
     write(found.login_file, "http://login:8000", "old")
@@ -79,7 +123,7 @@ def test_a_link_chooses_the_api_and_its_token_alone(tmp_path: Path) -> None:
     found.store("http://a", "token-a")
     found.store("http://a", "token-s", "second")
     found.store("http://b", "token-b")
-    assert found.find(link=Link("http://a")).token == "token-a"
+    assert found.find(link=Link("http://a")).token == "token-s"
     assert found.find(link=Link("http://a", "second")).token == "token-s"
     assert found.find(link=Link("http://a", "gone")).api_url == "http://a"
     assert found.find(link=Link("http://unknown")).token is None

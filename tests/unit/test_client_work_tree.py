@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from api.client.work_tree import Repository, is_same_repository, name_of, repository_of
+from api.client.work_tree import Repository, WorkTree, is_same_repository, name_of, repository_of
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,26 @@ def test_spelling_and_credentials_make_no_other_repository(one: str | None, othe
 def test_a_repository_is_called_after_its_last_part() -> None:
     assert name_of("https://example.com/team/site.git/") == "site"
     assert name_of("file:///") == "site"
+
+
+@pytest.mark.parametrize("chosen", ["nothing", "GIT_SSH_COMMAND", "GIT_SSH", "core.sshCommand"])
+def test_the_ssh_that_the_user_chose_asks_the_remote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    programs = {name: tmp_path / name / "ssh" for name in ("nothing", "chosen")}
+    for name, program in programs.items():
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\nexit 1\n')
+        program.chmod(0o755)
+    subprocess.run(["git", "init", "-q", tmp_path / "site"], check=True)
+    subprocess.run(["git", "-C", tmp_path / "site", "remote", "add", "origin", "git@example.com:a/b.git"], check=True)
+    for variable in ("GIT_SSH_COMMAND", "GIT_SSH"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}/nothing:{os.environ['PATH']}")
+    if chosen == "core.sshCommand":
+        subprocess.run(["git", "-C", tmp_path / "site", "config", chosen, programs["chosen"]], check=True)
+    elif chosen != "nothing":
+        monkeypatch.setenv(chosen, str(programs["chosen"]))
+    assert WorkTree(tmp_path / "site", tmp_path / "site").remote_tips(is_local=False) is None
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("nothing -o BatchMode=yes " if chosen == "nothing" else "chosen ")

@@ -14,7 +14,7 @@ def cancel(invocation: Invocation, deployment: str | None) -> None:
 
     DEPLOYMENT is an id, or a project's slug for its latest one; without it, the linked project's latest.
     """
-    resource = invocation.client.cancel(get_deployment(invocation.client, deployment).id)
+    resource = invocation.client.cancel(get_deployment(invocation, deployment).id)
     if invocation.as_json:
         invocation.output.result(resource)
     elif resource.status == "cancelled":

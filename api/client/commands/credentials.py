@@ -29,7 +29,7 @@ def set_credentials(invocation: Invocation, key: IO[bytes] | None, username: str
     A token is asked for, or read from stdin, so that it stays out of the shell's history. They are sent to the host of
     the project's repository alone.
     """
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     if key is not None:
         request = SetRepositoryCredentialsRequest(
             kind="sshKey", username=username, private_key=decode("The key", key.read())
@@ -50,7 +50,7 @@ def set_credentials(invocation: Invocation, key: IO[bytes] | None, username: str
 @api_command
 def show_credentials(invocation: Invocation, project: str | None) -> None:
     """Show which there are and what host they are for, without the secret."""
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     found = invocation.client.repository_credentials(target.id)
     if invocation.as_json:
         invocation.output.result(found)
@@ -64,7 +64,7 @@ def show_credentials(invocation: Invocation, project: str | None) -> None:
 @api_command
 def remove_credentials(invocation: Invocation, project: str | None) -> None:
     """Remove them, and forget the SSH host key that was seen."""
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     invocation.client.delete_repository_credentials(target.id)
     if invocation.as_json:
         invocation.output.result({"removed": True})

@@ -62,7 +62,8 @@ def deploy(invocation: Invocation, **options: Any) -> None:
     first time it makes a project and remembers it in the repository's git configuration (cloudify.project). Prints
     the site's address on stdout, all else on stderr. Ctrl-C stops watching, not the deployment.
 
-    On a detached HEAD, as most CI systems check out, that commit is deployed: to production with --production, or if
+    On a detached HEAD, as most CI systems check out, that commit is deployed, as is a --commit that isn't on the branch
+    checked out: to production with --production, or if
     the production branch is the only branch of the remote that contains it; otherwise to an address of its own.
     """
     choices = _Choices(**options)
@@ -72,12 +73,14 @@ def deploy(invocation: Invocation, **options: Any) -> None:
         raise ClientError("--preview and --production exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
     invocation.directory = choices.path
     source = _source(choices)
-    checkout = _checkout(choices, source)
-    branch = choices.branch or (None if checkout is None else checkout.branch)
+    tree = None if source is None else source.tree
     if choices.commit is not None:
-        choices = replace(choices, commit=_full_commit(None if source is None else source.tree, choices.commit))
+        choices = replace(choices, commit=_full_commit(tree, choices.commit))
+    checkout = _checkout(choices, source)
+    branch = choices.branch or (None if tree is None else tree.branch())
     target = _target(invocation, choices, source, checkout, branch)
     if checkout is None or checkout.branch is not None:
+        branch = choices.branch or (None if checkout is None else checkout.branch)
         place = Placement(branch, choices.commit, is_preview=choices.preview)
         _confirm_branch(invocation, target, branch, choices)
     else:
@@ -94,22 +97,25 @@ def deploy(invocation: Invocation, **options: Any) -> None:
             if_changed=choices.if_changed,
         )
     )
-    subject = deployment.branch if place.reason is None else f"the commit {(place.commit or '')[:12]}"
+    subject = f"the commit {(place.commit or '')[:12]}" if place.origin else deployment.branch
     invocation.output.note(f"Deployment {deployment.id} of {subject} to {target.slug} is queued.")
     if choices.no_wait:
-        if place.reason is not None:
-            invocation.output.note(place.reason)
-        _print_result(invocation, deployment)
+        _print_result(invocation, deployment, place)
     else:
-        _wait(invocation, deployment, place.reason)
+        _wait(invocation, deployment, place)
 
 
 def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
     """What is checked out, where that decides what is deployed. Raises ClientError for a branch that is only here."""
-    if source is None or source.tree is None or choices.branch is not None or choices.commit is not None:
+    if source is None or source.tree is None or choices.branch is not None:
         return None
-    checkout = read_checkout(source.tree, source.repository)
-    if checkout is not None and checkout.branch is not None and checkout.branch not in checkout.tips:
+    checkout = read_checkout(source.tree, source.repository, choices.commit)
+    if (
+        choices.commit is None
+        and checkout is not None
+        and checkout.branch is not None
+        and checkout.branch not in checkout.tips
+    ):
         check_pushed(checkout, checkout.branch, source.repository.url)
     return checkout
 
@@ -118,8 +124,8 @@ def _target(
     invocation: Invocation, choices: _Choices, source: Source | None, checkout: Checkout | None, branch: str | None
 ) -> ProjectResource:
     if source is None:
-        return get_project(invocation.client, choices.project)
-    _warn_about_what_stays(invocation, source, checkout)
+        return get_project(invocation, choices.project)
+    _warn_about_what_stays(invocation, choices, source, checkout)
     target = find_or_create_project(
         invocation, source, project=choices.project, name=choices.name, branch=branch, yes=choices.yes
     )
@@ -153,7 +159,9 @@ def _full_commit(tree: WorkTree | None, commit: str) -> str:
     return full
 
 
-def _warn_about_what_stays(invocation: Invocation, source: Source, checkout: Checkout | None) -> None:
+def _warn_about_what_stays(
+    invocation: Invocation, choices: _Choices, source: Source, checkout: Checkout | None
+) -> None:
     """Only committed (and, with a remote, pushed) work is deployed."""
     tree = source.tree
     if tree is None:
@@ -162,7 +170,8 @@ def _warn_about_what_stays(invocation: Invocation, source: Source, checkout: Che
     if changes := tree.count_changes():
         files = "1 file has changes that aren't" if changes == 1 else f"{changes} files have changes that aren't"
         output.warning(f"{files} committed; they are not deployed.")
-    if checkout is not None:
+    # A commit of the checked-out branch that was named is deployed whatever the branch's tip is.
+    if checkout is not None and (choices.commit is None or checkout.branch is None):
         for warning in checkout.warnings(source.repository.url):
             output.warning(warning)
     if source.repository.had_password:
@@ -186,8 +195,7 @@ def _confirm_branch(invocation: Invocation, target: ProjectResource, branch: str
     )
 
 
-def _wait(invocation: Invocation, deployment: DeploymentResource, reason: str | None) -> None:
-    """`reason`: why it goes where it goes, where that was not asked for."""
+def _wait(invocation: Invocation, deployment: DeploymentResource, place: Placement) -> None:
     output = invocation.output
 
     def say_how_to_go_on() -> None:
@@ -199,9 +207,7 @@ def _wait(invocation: Invocation, deployment: DeploymentResource, reason: str | 
     end = follow(LogFollower(invocation.client, deployment.id), _view(invocation), on_detach=say_how_to_go_on)
     finished = invocation.client.deployment(deployment.id)
     report_end(output, finished)
-    if reason is not None:
-        output.note(reason)
-    _print_result(invocation, finished)
+    _print_result(invocation, finished, place)
     # Nothing to do is no failure.
     raise SystemExit(ExitCode.OK if finished.ignored else EXIT_CODES.get(end.status, ExitCode.FAILED))
 
@@ -214,7 +220,10 @@ def _view(invocation: Invocation) -> LogView:
     return PlainView(invocation.output, is_result=False)
 
 
-def _print_result(invocation: Invocation, deployment: DeploymentResource) -> None:
+def _print_result(invocation: Invocation, deployment: DeploymentResource, place: Placement) -> None:
+    is_live = deployment.status == "ready" and deployment.is_active
+    if (reason := place.reason(is_live=is_live)) is not None:
+        invocation.output.note(reason)
     if invocation.as_json:
         invocation.output.result(deployment)
     elif deployment.status not in ("failed", "cancelled") and deployment.url is not None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from api.client.env_file import nearest_spelling, spelling
 from api.client.errors import ClientError, ExitCode
 from api.client.invocation import Invocation, api_command
+from api.client.private_file import write_private
 from api.client.references import get_project
 from api.client.standard_streams import read_input
 from schemas.requests import SetVariableRequest
@@ -31,7 +31,7 @@ def env() -> None:
 @api_command
 def list_variables(invocation: Invocation, project: str | None) -> None:
     """List names, targets, and which commands see the values."""
-    variables = invocation.client.variables(get_project(invocation.client, project).id)
+    variables = invocation.client.variables(get_project(invocation, project).id)
     if invocation.as_json:
         invocation.output.result({"variables": variables})
     elif not variables:
@@ -71,7 +71,7 @@ def set_variables(
     then, and could send it anywhere.
     """
     values = [_parse(invocation, assignment, alone=len(assignments) == 1) for assignment in assignments]
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     saved = [
         invocation.client.set_variable(
             target.id,
@@ -95,7 +95,7 @@ def remove_variables(invocation: Invocation, names: tuple[str, ...], project: st
     """Remove variables."""
     for name in names:
         _check_key(name)
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     for name in names:
         invocation.client.delete_variable(target.id, name)
     if invocation.as_json:
@@ -114,9 +114,9 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
 
     Of variables that builds get as well, only the names are written: their values never leave the platform.
     """
-    target = get_project(invocation.client, project)
+    target = get_project(invocation, project)
     pulled = invocation.client.development_variables(target.id)
-    if path.exists() and not force and not path.read_text(errors="replace").startswith(_PULLED):
+    if path.exists() and not force and not path.read_bytes().startswith(_PULLED.encode()):
         raise ClientError(
             f"{path} is there already, and `cloudify env pull` didn't write it.",
             "Give another path, or --force to replace it.",
@@ -132,7 +132,10 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
             lines.append(f"# Tools read {name} differently: no spelling of its value means the same to all.\n")
         lines.append(f"{name}={spelled}\n")
     lines += [f"# {name} is not only for development; its value stays on the platform.\n" for name in pulled.withheld]
-    _write_private(path, "".join(lines))
+    try:
+        write_private(path, "".join(lines))
+    except OSError as error:
+        raise ClientError(f"{path} can't be written: {error.strerror}.", "Give a path that can be.") from error
     if invocation.as_json:
         written = {
             "path": str(path),
@@ -151,19 +154,6 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
         )
     if pulled.withheld:
         invocation.output.note(f"Left out, as builds get them too: {', '.join(pulled.withheld)}.")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Readable by its owner alone, and whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ClientError(f"{path} can't be written: {error.strerror}.", "Give a path that can be.") from error
 
 
 def _parse(invocation: Invocation, assignment: str, *, alone: bool) -> tuple[str, str]:

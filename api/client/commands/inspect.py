@@ -16,7 +16,7 @@ def inspect(invocation: Invocation, deployment: str | None) -> None:
 
     DEPLOYMENT is an id, or a project's slug for its latest one; without it, the linked project's latest.
     """
-    resource = get_deployment(invocation.client, deployment)
+    resource = get_deployment(invocation, deployment)
     if invocation.as_json:
         invocation.output.result(resource)
         return

@@ -19,7 +19,8 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
 
     Asks for e-mail address and password and makes an API token; with --token that one is checked and stored.
     The file is readable by you only: ~/.config/cloudify/credentials.json. Logins to other platforms stay in it;
-    --profile names this one, and chooses one for any command. A deployed directory remembers its own.
+    --profile names this one, and chooses one for any command. A deployed directory remembers its own: inside of it,
+    without --api-url and --profile, that one is renewed.
     """
     api_url = invocation.login_target()
     if api_url.startswith("http://") and not is_loopback(api_url):
@@ -32,7 +33,7 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
     token = token.strip()
     with invocation.connect(api_url, token) as client:
         user = client.user()
-    profile = invocation.credential_files.store(api_url, token, invocation.profile_option)
+    profile = invocation.store_login(api_url, token)
     path = invocation.credential_files.login_file
     if invocation.as_json:
         invocation.output.result({"apiUrl": api_url, "user": user, "profile": profile, "file": str(path)})

@@ -22,7 +22,7 @@ def logs(invocation: Invocation, deployment: str | None, is_following: bool, tai
     DEPLOYMENT is an id, or a project's slug for its latest one; without it, the linked project's latest. With -f the
     exit code is the deployment's: 0 ready, 1 failed, 5 cancelled; Ctrl-C stops watching (130), not the deployment.
     """
-    resource = get_deployment(invocation.client, deployment)
+    resource = get_deployment(invocation, deployment)
     view = JsonView(invocation.output) if invocation.as_json else PlainView(invocation.output, is_result=True)
     if not is_following:
         _print_stored(invocation.client, resource.id, view, tail=tail, after=after)

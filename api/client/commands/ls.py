@@ -19,7 +19,7 @@ def ls(invocation: Invocation, project: str | None, limit: int, statuses: tuple[
     if project is None and not statuses:
         _list_projects(invocation, limit)
         return
-    project_id = None if project is None else get_project(invocation.client, project).id
+    project_id = None if project is None else get_project(invocation, project).id
     deployments = list(invocation.client.deployments(project_id=project_id, statuses=statuses, limit=limit))
     if invocation.as_json:
         invocation.output.result({"deployments": deployments})

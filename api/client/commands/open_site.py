@@ -37,7 +37,7 @@ def _url(invocation: Invocation, site: str | None) -> str:
         deployment = client.deployment(site)
         url, advice = deployment.url, f"It is {deployment.status}; `cloudify logs -f {deployment.id}` shows its log."
     else:
-        project = get_project(client, site)
+        project = get_project(invocation, site)
         url = project.url if project.active_deployment_id is not None else None
         advice = f"Nothing of it is in production yet; `cloudify deploy --project {project.slug}` deploys it."
     if url is None:

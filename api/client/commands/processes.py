@@ -156,7 +156,7 @@ def _settings() -> Settings:
     written = home / "run" / "environment.json"
     if not environment.get("CLOUDIFY_DATABASE_URL") and "CLOUDIFY_DATABASE_URL_FILE" not in environment:
         try:
-            stored = json.loads(written.read_text())
+            stored = json.loads(written.read_bytes())
             # A version that had this setting may have written the file.
             stored.pop("CLOUDIFY_ALLOW_LOCAL_REPOSITORIES", None)
             environment = stored | environment

@@ -17,7 +17,7 @@ def promote(invocation: Invocation, deployment: str | None, no_wait: bool) -> No
     DEPLOYMENT is an id, or a project's slug for its latest one; without it, the linked project's latest.
     """
     client = invocation.client
-    target = get_deployment(client, deployment).id
+    target = get_deployment(invocation, deployment).id
     resource = client.promote(target)
     if not no_wait:
         resource = wait_until_active(client, target)

@@ -22,7 +22,7 @@ def rollback(invocation: Invocation, project: str | None, deployment: str | None
     production stays where it is until `cloudify promote`.
     """
     client = invocation.client
-    target = deployment or _previous(client, get_project(client, project))
+    target = deployment or _previous(client, get_project(invocation, project))
     resource = client.rollback(target)
     if not no_wait:
         resource = wait_until_active(client, target)
