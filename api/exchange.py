@@ -29,7 +29,8 @@ API_VERSION = "2026-02-12"
 
 _REQUEST_ID = re.compile(rb"[\w-]{1,64}", re.ASCII)
 
-_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+# Of every answer, those of the server itself too.
+EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
     (
         b"content-security-policy",
@@ -181,7 +182,7 @@ class _Exchange:
             self._status = message["status"]
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
-            headers += [(name, value) for name, value in _HEADERS if name not in present]
+            headers += [(name, value) for name, value in EDGE_HEADERS if name not in present]
             headers.append((b"x-request-id", self._request_id.encode()))
             is_slow = self._status == _REQUEST_TIMEOUT
             if not self._has_whole_body and (is_slow or not self._is_rest_small()):

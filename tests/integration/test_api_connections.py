@@ -8,7 +8,8 @@ import select
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,51 @@ import pytest
 import structlog
 import uvicorn
 
-from api.connection import MAXIMUM_HEAD_BYTES, Connection, ConnectionState
+from api.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
 from api.exchange import BodyPace
 from shared.stack.server import program
 from tests.api_server import PATIENCE_SECONDS, RunningServer, running_server
 from tests.integration.log_rows import eventually
 from tests.ports import free_ports
 
+GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 POST = b"POST /text HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
 def error_code(body: bytes) -> str:
     return json.loads(body)["error"]["code"]
+
+
+def assert_edge(headers: dict[str, str], body: bytes) -> None:
+    """What every answer has, whoever gives it."""
+    assert headers["x-request-id"] == json.loads(body)["error"]["requestId"]
+    assert headers["api-version"] == "2026-02-12"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+
+
+@asynccontextmanager
+async def accepted(application: Any) -> AsyncGenerator[tuple[Connection, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """One connection of the server's kind, in this loop, and its client's ends."""
+    connections: asyncio.Queue[Connection] = asyncio.Queue()
+    config = uvicorn.Config(application, log_config=None, timeout_keep_alive=int(PATIENCE_SECONDS))
+    config.load()
+    state = ConnectionState()
+
+    def accept() -> Connection:
+        connection = Connection(config, state, {})
+        connections.put_nowait(connection)
+        return connection
+
+    listening = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield await connections.get(), reader, writer
+    finally:
+        writer.close()
+        listening.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +118,93 @@ def test_a_head_is_bounded(server: RunningServer) -> None:
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * MAXIMUM_HEAD_BYTES,
         b"GET /" + b"x" * (MAXIMUM_HEAD_BYTES + 1),
         b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * MAXIMUM_HEAD_BYTES,
+        # Whole heads, that one read brings.
+        b"GET /?" + b"a&" * (MAXIMUM_HEAD_BYTES // 2) + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * MAXIMUM_HEAD_BYTES + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MAXIMUM_HEADERS + 1) + b"\r\n",
     ):
         client = server.connect()
         status, headers, body = client.send(head).answer()
         assert (status, headers["connection"], error_code(body)) == (413, "close", "PAYLOAD_TOO_LARGE")
+        assert_edge(headers, body)
         assert client.has_ended()
+
+
+def test_heads_that_clients_and_proxies_send_are_taken(server: RunningServer) -> None:
+    many = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 50) for number in range(MAXIMUM_HEADERS - 1))
+    for headers in (b"Authorization: Bearer " + b"x" * 8192 + b"\r\nCookie: " + b"x" * 4096 + b"\r\n", many):
+        assert server.connect().send(GET[:-2] + headers + b"\r\n").answer()[0] == 200
+
+
+@pytest.mark.parametrize("waiting", [MAXIMUM_WAITING, MAXIMUM_WAITING + 1, 1000])
+def test_few_requests_wait_on_a_connection(waiting: int) -> None:
+    with running_server() as server:
+        client = server.connect().send(SLOW + GET * waiting)
+        if waiting <= MAXIMUM_WAITING:
+            server.released.set()
+            assert [client.answer()[0] for _ in range(1 + waiting)] == [200] * (1 + waiting)
+        else:
+            assert client.has_ended()
+            eventually(lambda: not server.server.server_state.connections, PATIENCE_SECONDS)
+
+
+def test_nothing_is_read_while_a_request_waits() -> None:
+    async def scenario() -> None:
+        permits = asyncio.Semaphore(0)
+
+        async def application(_scope: Any, _receive: Any, send: Any) -> None:
+            await permits.acquire()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        async with accepted(application) as (connection, reader, writer):
+            writer.write(GET * 3)
+            for waiting in (1, 0):
+                permits.release()
+                await reader.readuntil(b"\r\n\r\n")
+                assert (len(connection.pipeline), connection.flow.read_paused) == (waiting, True)
+            permits.release()
+            await reader.readuntil(b"\r\n\r\n")
+            assert not connection.flow.read_paused
+
+    asyncio.run(scenario())
+
+
+def test_a_request_with_others_behind_it_sees_its_client_leave() -> None:
+    async def scenario() -> None:
+        begun, left = asyncio.Event(), asyncio.Event()
+
+        async def application(_scope: Any, receive: Any, _send: Any) -> None:
+            while (await receive())["type"] != "http.disconnect":
+                begun.set()
+            left.set()
+
+        async with accepted(application) as (connection, _, writer):
+            writer.write(GET * 2)
+            await begun.wait()
+            connection.transport.abort()
+            await left.wait()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (b"no HTTP\r\n\r\n", [400]),
+        (GET + b"no HTTP\r\n\r\n", []),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n", [400]),
+    ],
+)
+def test_what_is_no_http_is_answered_where_no_other_answer_is_awaited(
+    server: RunningServer, sent: bytes, answers: list[int]
+) -> None:
+    client = server.connect().send(sent)
+    for status in answers:
+        answered, headers, body = client.answer()
+        assert (answered, error_code(body)) == (status, "MALFORMED_JSON")
+        assert_edge(headers, body)
+    assert client.has_ended()
 
 
 def test_a_head_behind_a_large_body_is_not_taken_for_a_large_head(server: RunningServer) -> None:
@@ -121,6 +237,7 @@ def test_an_address_has_so_many_connections() -> None:
         refused = server.connect()
         status, headers, body = refused.answer()
         assert (status, error_code(body), headers["connection"]) == (503, "UNAVAILABLE", "close")
+        assert_edge(headers, body)
         assert refused.has_ended()
         clients.pop().close()
         eventually(lambda: len(server.server.server_state.connections) == 2, PATIENCE_SECONDS)
@@ -184,7 +301,7 @@ def test_a_stopping_server_answers_what_was_begun_and_what_comes_on_idle_connect
     with running_server(draining_seconds=PATIENCE_SECONDS) as server:
         busy, idle, silent = server.connect(), server.connect(), server.connect()
         assert [idle.get()[0], silent.get()[0]] == [200, 200]
-        busy.send(b"GET /slow HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        busy.send(SLOW)
         assert server.entered.wait(PATIENCE_SECONDS)
         server.stop()
         eventually(lambda: server.server.server_state.is_draining, PATIENCE_SECONDS)
@@ -213,39 +330,26 @@ def test_a_request_that_a_busy_loop_has_not_read_yet_is_no_idle_connection() -> 
         await send({"type": "http.response.body", "body": b""})
 
     async def scenario() -> None:
-        connections: list[Connection] = []
-        config = uvicorn.Config(application, log_config=None, timeout_keep_alive=int(PATIENCE_SECONDS))
-        config.load()
-        state = ConnectionState()
-
-        def accept() -> Connection:
-            connections.append(Connection(config, state, {}))
-            return connections[-1]
-
-        listening = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
-        request, answer = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n"
-        for is_stopping in (False, True):
-            writer.write(request)
-            assert await reader.readuntil(b"\r\n\r\n") == answer + b"\r\n"
-            [connection] = connections
-            connection.transport.pause_reading()
-            writer.write(request)
-            poll = select.poll()
-            poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
-            assert await asyncio.to_thread(poll.poll, PATIENCE_SECONDS * 1000)
-            if is_stopping:
-                state.is_draining = True
-                connection.shutdown()
-            else:
-                connection.timeout_keep_alive_handler()
-            assert not connection.transport.is_closing()
-            connection.transport.resume_reading()
-            ending = b"connection: close\r\n\r\n" if is_stopping else b"\r\n"
-            assert await reader.readuntil(b"\r\n\r\n") == answer + ending
-        assert await reader.read() == b""
-        writer.close()
-        listening.close()
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n"
+        async with accepted(application) as (connection, reader, writer):
+            for is_stopping in (False, True):
+                writer.write(GET)
+                assert await reader.readuntil(b"\r\n\r\n") == answer + b"\r\n"
+                connection.transport.pause_reading()
+                writer.write(GET)
+                poll = select.poll()
+                poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+                assert await asyncio.to_thread(poll.poll, PATIENCE_SECONDS * 1000)
+                if is_stopping:
+                    connection._state.is_draining = True
+                    connection.shutdown()
+                else:
+                    connection.timeout_keep_alive_handler()
+                assert not connection.transport.is_closing()
+                connection.transport.resume_reading()
+                ending = b"connection: close\r\n\r\n" if is_stopping else b"\r\n"
+                assert await reader.readuntil(b"\r\n\r\n") == answer + ending
+            assert await reader.read() == b""
 
     asyncio.run(scenario())
 
