@@ -44,6 +44,10 @@ EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"api-version", API_VERSION.encode()),
 )
 
+# Path and query. The longest that we give are cursors, of a few hundred bytes.
+MAXIMUM_TARGET_BYTES = 4 * 1024
+MAXIMUM_PARAMETERS = 64
+
 # A body of at most so many bytes that nobody wanted is read, so that its connection can be used again.
 _SMALL_REST_BYTES = 64 * 1024
 # Of a larger one so much is read and so long: a client that is still sending sees the answer before the end.
@@ -125,7 +129,7 @@ class _Exchange:
         _started.set(self._began)
         with structlog.contextvars.bound_contextvars(request_id=self._request_id):
             try:
-                if not await self._refuse_host():
+                if not await self._refuse_target() and not await self._refuse_host():
                     await application(self._scope, self._receive_message, self._send_message)
             except Exception:
                 _log.exception("unhandled_error")
@@ -162,6 +166,16 @@ class _Exchange:
             self._has_client_left = True
             raise ClientLeft("The client left before its request was complete.")
         return message
+
+    async def _refuse_target(self) -> bool:
+        """Whether the request was answered because of its address: what follows takes it apart, and remembers it."""
+        query: bytes = self._scope["query_string"]
+        length = len(self._scope["path"]) + len(query)
+        if length <= MAXIMUM_TARGET_BYTES and query.count(b"&") < MAXIMUM_PARAMETERS:
+            return False
+        most = f"{MAXIMUM_TARGET_BYTES // 1024} KiB or has more than {MAXIMUM_PARAMETERS} query parameters"
+        await self._send_error(413, ErrorCode.PAYLOAD_TOO_LARGE, f"The address is longer than {most}; send less.")
+        return True
 
     async def _refuse_host(self) -> bool:
         """Whether the request was answered because of its `Host`."""

@@ -19,7 +19,7 @@ import structlog
 import uvicorn
 
 from api.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
-from api.exchange import BodyPace
+from api.exchange import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
 from shared.stack.server import program
 from tests.api_server import PATIENCE_SECONDS, RunningServer, running_server
 from tests.integration.log_rows import eventually
@@ -134,6 +134,24 @@ def test_heads_that_clients_and_proxies_send_are_taken(server: RunningServer) ->
     many = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 50) for number in range(MAXIMUM_HEADERS - 1))
     for headers in (b"Authorization: Bearer " + b"x" * 8192 + b"\r\nCookie: " + b"x" * 4096 + b"\r\n", many):
         assert server.connect().send(GET[:-2] + headers + b"\r\n").answer()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"/?" + b"&".join([b"a"] * MAXIMUM_PARAMETERS), 200),
+        (b"/?" + b"&".join([b"a"] * (MAXIMUM_PARAMETERS + 1)), 413),
+        (b"/?" + b"a" * (MAXIMUM_TARGET_BYTES - 1), 200),
+        (b"/?" + b"a" * MAXIMUM_TARGET_BYTES, 413),
+        (b"/" * (MAXIMUM_TARGET_BYTES + 1), 413),
+    ],
+)
+def test_an_address_is_bounded(server: RunningServer, target: bytes, status: int) -> None:
+    answered, headers, body = server.connect().send(b"GET " + target + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").answer()
+    assert answered == status
+    if status == 413:
+        assert error_code(body) == "PAYLOAD_TOO_LARGE"
+        assert_edge(headers, body)
 
 
 @pytest.mark.parametrize("waiting", [MAXIMUM_WAITING, MAXIMUM_WAITING + 1, 1000])
