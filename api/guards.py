@@ -26,7 +26,7 @@ from api.authentication import Principal
 from api.errors import RequestRefused
 from api.lanes import Lanes, enter
 from api.services import Services
-from api.session_cookie import REFRESH_COOKIE, refuse_foreign_site
+from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
 from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
 from shared.permissions import Permission, Role, permissions_of
@@ -148,7 +148,7 @@ def _authenticate(services: Services, connection: Connection, opt: dict[str, Any
         if ticket is not None:
             deployment_id = connection.path_params.get(_PARAMETERS["deployment"])
             return services.authenticator.by_ticket(ticket, deployment_id=deployment_id)
-        cookie = connection.cookies.get(REFRESH_COOKIE)
+        cookie = read_cookie(connection, REFRESH_COOKIE)
         if cookie:
             refuse_foreign_site(connection)
             return services.authenticator.by_session_cookie(cookie)

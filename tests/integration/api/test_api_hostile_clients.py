@@ -8,6 +8,7 @@ from threading import Event, Semaphore
 from typing import Any
 
 import pytest
+from litestar._parsers import parse_cookie_string
 
 
 def test_options_names_every_method_of_the_address(platform, account) -> None:
@@ -58,6 +59,15 @@ def test_failed_logins_with_huge_addresses_are_not_remembered_in_full(platform) 
     # The same account to the throttle: what follows the first 255 characters is not kept.
     again = platform.client.post("/api/auth/login", json=body | {"email": address + "b"})
     assert again.status_code == 429
+
+
+def test_cookies_that_nobody_asked_for_are_not_remembered(platform) -> None:
+    remembered = parse_cookie_string.cache_info().currsize
+    for method, path in (("POST", "/api/auth/refresh"), ("POST", "/api/auth/login"), ("GET", "/api/events/stream")):
+        body = {"email": "ada@example.com", "password": "correct horse battery"}
+        answer = platform.client.request(method, path, headers={"Cookie": f"{path}=1"}, json=body)
+        assert answer.status_code == 401
+    assert parse_cookie_string.cache_info().currsize == remembered
 
 
 @contextmanager
