@@ -1,6 +1,7 @@
 """A connection of the server: uvicorn's, with bounds and a graceful end.
 
-- An address (a /64 of IPv6) has a bounded number of them. Loopback is not counted: proxies of this machine are there.
+- An address has a bounded number of them, and so have all together (api.places). Loopback is only counted among all:
+  proxies of this machine are there.
 - A request's head is bounded, and so is what surrounds the bytes of a body (chunk sizes, trailers).
 - Few requests wait behind the one that is being answered, and nothing is read while one waits.
 - The host of an absolute request target replaces the `Host` header (RFC 9112, 3.2.2).
@@ -10,10 +11,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import select
-from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from typing import Any
 
 import httptools
@@ -25,6 +24,7 @@ from uvicorn.server import ServerState
 
 from api.callers import network_of
 from api.exchange import EDGE_HEADERS, new_request_id
+from api.places import Places
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import ErrorCode
 
@@ -40,44 +40,16 @@ _BETWEEN_HEADERS = 4
 _OVERHEAD_OF_A_BYTE = 8
 _LOOK_AGAIN_SECONDS = 0.1
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
-
 _log = structlog.get_logger("api")
 
 
 class ConnectionState(ServerState):
-    """What the connections of a server share. `most_of_an_address` is 0 for no bound."""
+    """What the connections of a server share."""
 
-    def __init__(self, *, most_of_an_address: int = 0, uncounted: Sequence[Network] = LOOPBACK) -> None:
+    def __init__(self, places: Places | None = None) -> None:
         super().__init__()
         self.is_draining = False
-        self._most_of_an_address = most_of_an_address
-        self._uncounted = uncounted
-        self._counts: Counter[str] = Counter()
-
-    def take_place(self, host: str) -> str | None:
-        """The key to give back, empty for an address that isn't counted; None when the address has all its places."""
-        if not self._most_of_an_address or self._is_uncounted(host):
-            return ""
-        key = network_of(host)
-        if self._counts[key] >= self._most_of_an_address:
-            return None
-        self._counts[key] += 1
-        return key
-
-    def give_back(self, key: str) -> None:
-        self._counts[key] -= 1
-        if self._counts[key] <= 0:
-            del self._counts[key]
-
-    def _is_uncounted(self, host: str) -> bool:
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return True
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._uncounted)
+        self.places = places or Places()
 
 
 class _Refused(Exception):
@@ -100,7 +72,6 @@ class Connection(HttpToolsProtocol):
     # The request that came last; uvicorn has it as one that is always there.
     cycle: RequestResponseCycle | None  # pyright: ignore[reportIncompatibleVariableOverride]
     _answering: RequestResponseCycle | None = None
-    _place = ""
     _is_in_head = True
     _has_ended_message = False
     # Of the head, what was read while it was incomplete, and what the parser has given so far.
@@ -120,17 +91,13 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
         host = self.client[0] if self.client else ""
-        place = self._state.take_place(host)
-        if place is None:
-            _log.warning("connection_refused", address=network_of(host), reason="CLOUDIFY_API_CONNECTIONS_PER_ADDRESS")
-            self._answer(503, ErrorCode.UNAVAILABLE, "Too many connections from this address; close some, then retry.")
-        else:
-            self._place = place
+        if not self._state.places.take(self, host):
+            _log.warning("connection_refused", address=network_of(host), setting="CLOUDIFY_API_CONNECTIONS_PER_ADDRESS")
+            message = "Too many connections, from this address or in all; close some, then retry."
+            self._answer(503, ErrorCode.UNAVAILABLE, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._place:
-            self._state.give_back(self._place)
-            self._place = ""
+        self._state.places.give_back(self)
         super().connection_lost(exc)
         # uvicorn tells the request that came last, which need not be the one that is being answered.
         self.pipeline.clear()
@@ -204,6 +171,9 @@ class Connection(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Nothing is being answered."""
         return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+
+    def give_way(self) -> None:
+        self.transport.abort()
 
     def begin_draining(self) -> None:
         """What is being answered says that the connection closes. An idle connection answers one more request."""

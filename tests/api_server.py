@@ -15,10 +15,11 @@ from litestar.datastructures import State
 from litestar.params import JSONBody
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
-from api.connection import LOOPBACK, Connection, ConnectionState, Network
+from api.connection import Connection, ConnectionState
 from api.errors import handle_error
 from api.exchange import Application, BodyPace
 from api.lanes import Lanes
+from api.places import Places
 from api.server import Server
 from shared.hosts import Hosts
 from tests.ports import free_ports
@@ -103,8 +104,7 @@ def running_server(
     hosts: Sequence[str] = (),
     pace: BodyPace | None = None,
     keep_alive_seconds: float = PATIENCE_SECONDS,
-    most_of_an_address: int = 0,
-    uncounted: Sequence[Network] = LOOPBACK,
+    places: Places | None = None,
     draining_seconds: float = 1.0,
 ) -> Generator[RunningServer]:
     entered, released = threading.Event(), threading.Event()
@@ -148,8 +148,7 @@ def running_server(
         timeout_keep_alive=keep_alive_seconds,  # pyright: ignore[reportArgumentType]
         timeout_graceful_shutdown=60,
     )
-    state = ConnectionState(most_of_an_address=most_of_an_address, uncounted=uncounted)
-    server = Server(config, [], draining_seconds=draining_seconds, state=state)
+    server = Server(config, [], draining_seconds=draining_seconds, state=ConnectionState(places))
     thread = threading.Thread(target=server.run)
     thread.start()
     running = RunningServer(port, server, entered, released)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ import uvicorn
 
 from api.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
 from api.exchange import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
+from api.places import Places
 from shared.stack.server import program
 from tests.api_server import PATIENCE_SECONDS, RunningServer, running_server
 from tests.integration.log_rows import eventually
@@ -249,7 +251,7 @@ def test_what_surrounds_the_bytes_of_a_body_is_bounded(server: RunningServer) ->
 
 
 def test_an_address_has_so_many_connections() -> None:
-    with running_server(most_of_an_address=3, uncounted=()) as server:
+    with running_server(places=Places(most_of_an_address=3, uncounted=())) as server:
         clients = [server.connect() for _ in range(3)]
         assert [client.get()[0] for client in clients] == [200] * 3
         refused = server.connect()
@@ -260,8 +262,40 @@ def test_an_address_has_so_many_connections() -> None:
         clients.pop().close()
         eventually(lambda: len(server.server.server_state.connections) == 2, PATIENCE_SECONDS)
         assert server.connect().get()[0] == 200
-    with running_server(most_of_an_address=3) as server:
+    with running_server(places=Places(most_of_an_address=3)) as server:
         assert [client.get()[0] for client in [server.connect() for _ in range(10)]] == [200] * 10
+
+
+def test_all_connections_together_are_bounded() -> None:
+    """Those of this machine, too, which nobody else's are ended for."""
+    with running_server(places=Places(most=2)) as server:
+        clients = [server.connect() for _ in range(2)]
+        assert [client.get()[0] for client in clients] == [200] * 2
+        refused = server.connect()
+        assert refused.answer()[0] == 503
+        assert refused.has_ended()
+        clients.pop().close()
+        eventually(lambda: len(server.server.server_state.connections) == 1, PATIENCE_SECONDS)
+        assert server.connect().get()[0] == 200
+
+
+def test_a_process_that_has_no_room_ends_an_idle_connection_of_whoever_holds_most() -> None:
+    with running_server(places=Places(most=3, uncounted=())) as server:
+        places = server.server.server_state.places
+        busy = server.connect().send(SLOW)
+        assert server.entered.wait(PATIENCE_SECONDS)
+        idle = [server.connect() for _ in range(2)]
+        assert [client.get()[0] for client in idle] == [200] * 2
+        [connection] = [one for one in server.server.server_state.connections if not one.is_idle]
+        asyncio.run_coroutine_threadsafe(_take(places), connection.loop).result(PATIENCE_SECONDS)
+        assert idle[0].has_ended()
+        assert idle[1].get()[0] == 200
+        server.released.set()
+        assert busy.answer()[0] == 200
+
+
+async def _take(places: Places) -> None:
+    assert places.take(Mock(), "192.0.2.1")
 
 
 # Hosts
