@@ -20,6 +20,8 @@ import structlog
 from litestar import Litestar
 from litestar.types import Message, Receive, Scope, Send
 
+from api.body_budget import BodyBudget, HeldBody
+from api.callers import network_of
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode
 from shared.hosts import Hosts
@@ -82,6 +84,7 @@ class BodyPace:
 
 _NO_NAMES = Hosts()
 _USUAL_PACE = BodyPace()
+_USUAL_BUDGET = BodyBudget()
 
 
 class ClientLeft(CloudifyError):
@@ -91,19 +94,22 @@ class ClientLeft(CloudifyError):
 
 
 class Application(Litestar):
-    """Litestar inside the exchange. `state` may have `hosts` (Hosts) and `body_pace` (BodyPace)."""
+    """Litestar inside the exchange. `state` may have `hosts` (Hosts), `body_pace` and `body_budget`."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             hosts, pace = self.state.get("hosts", _NO_NAMES), self.state.get("body_pace", _USUAL_PACE)
-            exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace)
+            body = HeldBody(self.state.get("body_budget", _USUAL_BUDGET))
+            exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace, body=body)
             await exchange.run(super().__call__)
         else:
             await super().__call__(scope, receive, send)
 
 
 class _Exchange:
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, hosts: Hosts, pace: BodyPace) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, hosts: Hosts, pace: BodyPace, body: HeldBody
+    ) -> None:
         self._method = scope["method"]  # pyright: ignore[reportTypedDictNotRequiredAccess, reportGeneralTypeIssues]
         self._is_head = self._method == "HEAD"
         state = dict(scope.get("state") or {})
@@ -117,9 +123,14 @@ class _Exchange:
         self._status = 0
         self._hosts = hosts
         self._pace = pace
+        self._body = body
         # None for a body whose length isn't known beforehand.
         self._declared_bytes = _declared_bytes(scope)
         self._has_whole_body = self._declared_bytes == 0
+        # The client sends no body before it is asked to: by "100 Continue", when the application receives.
+        self._is_body_withheld = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"]
+        )
         self._received_bytes = 0
         self._waited_seconds = 0.0
         self._is_lingering = False
@@ -137,6 +148,7 @@ class _Exchange:
                     raise
                 await self._send_error(500, ErrorCode.INTERNAL, _LAST_RESORT)
             finally:
+                self._body.release()
                 self._report()
 
     async def _receive_message(self) -> Any:
@@ -146,6 +158,7 @@ class _Exchange:
         return await self._receive() if self._has_whole_body else await self._receive_body()
 
     async def _receive_body(self) -> Any:
+        self._is_body_withheld = False
         allowed = self._pace.grace_seconds + self._received_bytes / self._pace.bytes_per_second
         left = min(allowed, self._pace.deadline_seconds) - self._waited_seconds
         began = time.monotonic()
@@ -160,12 +173,22 @@ class _Exchange:
             ) from None
         self._waited_seconds += time.monotonic() - began
         if message["type"] == "http.request":
-            self._received_bytes += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._received_bytes += size
             self._has_whole_body = not message.get("more_body", False)
+            if not self._status:
+                self._body.grow(self._caller(), size)
         elif not self._status:
             self._has_client_left = True
             raise ClientLeft("The client left before its request was complete.")
         return message
+
+    def _caller(self) -> str:
+        """The user that the guard has found, else the address."""
+        user, client = self._scope.get("user"), self._scope.get("client")
+        if user is not None:
+            return user.user_id
+        return network_of(client[0]) if client else ""
 
     async def _refuse_target(self) -> bool:
         """Whether the request was answered because of its address: what follows takes it apart, and remembers it."""
@@ -199,6 +222,8 @@ class _Exchange:
             headers += [(name, value) for name, value in EDGE_HEADERS if name not in present]
             headers.append((b"x-request-id", self._request_id.encode()))
             is_slow = self._status == _REQUEST_TIMEOUT
+            if not self._has_whole_body and self._declared_bytes is None and not self._is_body_withheld:
+                await self._look_for_end()
             if not self._has_whole_body and (is_slow or not self._is_rest_small()):
                 headers.append((b"connection", b"close"))
                 self._is_lingering = not self._is_head and not is_slow
@@ -213,7 +238,17 @@ class _Exchange:
             await self._send(message)
 
     def _is_rest_small(self) -> bool:
-        return self._declared_bytes is not None and self._declared_bytes - self._received_bytes <= _SMALL_REST_BYTES
+        """Whether a small rest comes. One that was withheld never comes, and the next request would be taken for it."""
+        if self._declared_bytes is None or self._is_body_withheld:
+            return False
+        return self._declared_bytes - self._received_bytes <= _SMALL_REST_BYTES
+
+    async def _look_for_end(self) -> None:
+        """A chunked body that nobody wanted may be there to its end, as an empty one mostly is. Waits for nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                message: Any = await self._receive()
+                self._has_whole_body = not message.get("more_body", False)
 
     async def _discard_rest(self) -> None:
         """Without this the client's end of the connection would be reset, and the answer lost with it."""

@@ -15,6 +15,7 @@ from litestar.datastructures import State
 from litestar.params import JSONBody
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
+from api.body_budget import BodyBudget
 from api.connection import Connection, ConnectionState
 from api.errors import handle_error
 from api.exchange import Application, BodyPace
@@ -103,6 +104,7 @@ def running_server(
     *,
     hosts: Sequence[str] = (),
     pace: BodyPace | None = None,
+    budget: BodyBudget | None = None,
     keep_alive_seconds: float = PATIENCE_SECONDS,
     places: Places | None = None,
     draining_seconds: float = 1.0,
@@ -132,7 +134,14 @@ def running_server(
         exception_handlers={Exception: handle_error},
         request_class=JsonRequest,
         request_max_body_size=MAXIMUM_BODY_BYTES,
-        state=State({"hosts": Hosts(hosts), "body_pace": pace or BodyPace(), "lanes": Lanes()}),
+        state=State(
+            {
+                "hosts": Hosts(hosts),
+                "body_pace": pace or BodyPace(),
+                "body_budget": budget or BodyBudget(),
+                "lanes": Lanes(),
+            }
+        ),
         openapi_config=None,
         logging_config=None,
     )

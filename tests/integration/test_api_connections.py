@@ -19,6 +19,7 @@ import pytest
 import structlog
 import uvicorn
 
+from api.body_budget import UNCOUNTED_BYTES, BodyBudget
 from api.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
 from api.exchange import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
 from api.places import Places
@@ -110,6 +111,50 @@ def test_a_large_body_that_nobody_wants_is_not_read_to_its_end(server: RunningSe
     small.send(b"POST /unread HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n" + b"x" * 10)
     assert "connection" not in small.answer()[1]
     assert small.get()[0] == 200
+
+
+@pytest.mark.parametrize("body", [b"0\r\n\r\n", b"1\r\n{\r\n0\r\n\r\n"])
+def test_a_chunked_body_that_has_ended_keeps_its_connection(server: RunningServer, body: bytes) -> None:
+    client = server.connect()
+    client.send(b"POST /unread HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    assert "connection" not in client.answer()[1]
+    assert client.get()[0] == 200
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_a_body_that_waits_to_be_asked_for_and_never_is_ends_its_connection(
+    server: RunningServer, framing: bytes
+) -> None:
+    """The client doesn't send it, and its next request would be taken for it."""
+    expecting = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\nExpect: 100-Continue\r\n" + framing + b"\r\n"
+    client = server.connect().send(b"POST /unread HTTP/1.1\r\n" + expecting)
+    status, headers, _ = client.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert client.has_ended()
+    client = server.connect().send(b"POST /text HTTP/1.1\r\n" + expecting)
+    assert client.answer()[0] == 100
+    client.send(b"{}" if framing.startswith(b"Content") else b"2\r\n{}\r\n0\r\n\r\n")
+    assert "connection" not in client.answer()[1]
+    assert client.get()[0] == 200
+
+
+def test_a_caller_has_so_many_bytes_of_bodies_on_their_way() -> None:
+    size = 4 * UNCOUNTED_BYTES
+    body = b'{"text":"' + b"x" * (size - 11) + b'"}'
+    head = POST + b"Content-Length: %d\r\n\r\n" % size
+    budget = BodyBudget(of_a_caller=size)
+    with running_server(budget=budget) as server:
+        held = server.connect().send(head + body[:-1])
+        eventually(lambda: budget._total == size - 1 - UNCOUNTED_BYTES, PATIENCE_SECONDS)
+        status, headers, answer = server.connect().send(head + body).answer()
+        assert (status, error_code(answer), headers["retry-after"]) == (503, "UNAVAILABLE", "2")
+        assert server.connect().send(POST + b"Content-Length: 2\r\n\r\n{}").answer()[0] == 200
+        assert held.send(body[-1:]).answer()[0] == 200
+        eventually(lambda: budget._total == 0, PATIENCE_SECONDS)
+        assert server.connect().send(head + body).answer()[0] == 200
+        server.connect().send(head + body[:-1]).close()
+        assert held.get()[0] == 200
+        eventually(lambda: (budget._total, len(budget._held)) == (0, 0), PATIENCE_SECONDS)
 
 
 # Bounds

@@ -70,6 +70,23 @@ def test_cookies_that_nobody_asked_for_are_not_remembered(platform) -> None:
     assert parse_cookie_string.cache_info().currsize == remembered
 
 
+def test_bodies_are_as_large_as_their_fields_can_be(account) -> None:
+    project_id = account.project()["id"]
+    value = '{"value": "' + "\\u0041" * 65_536 + '"'
+    for method, path, most, beginning in (
+        ("PUT", f"/api/projects/{project_id}/env/KEY", 512, value),
+        ("POST", "/api/projects", 64, '{"name": "x"'),
+        ("PATCH", f"/api/projects/{project_id}", 64, '{"name": "x"'),
+        ("PUT", f"/api/projects/{project_id}/repository-credentials", 64, '{"kind": "token", "token": "x"'),
+    ):
+        body = beginning + "}"
+        padded = body + " " * (most * 1024 + 1 - len(body))
+        headers = {"Content-Type": "application/json"}
+        assert account.request(method, path, content=body, headers=headers).status_code in (200, 201), path
+        refused = account.request(method, path, content=padded, headers=headers)
+        assert (refused.status_code, f"larger than {most} KiB" in refused.text) == (413, True), path
+
+
 @contextmanager
 def occupied(platform: Any, lane_name: str, callers: list[str], *, waiting: int = 0) -> Generator[None]:
     """Every thread of the lane that the callers can have is theirs, and so many more of each wait."""
