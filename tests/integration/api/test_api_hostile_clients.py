@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from litestar._parsers import parse_cookie_string
 
+from tests.integration.log_rows import eventually
+
 
 def test_options_names_every_method_of_the_address(platform, account) -> None:
     project = account.project()
@@ -128,6 +130,15 @@ def test_no_kind_of_request_holds_another(platform, account, lane: str) -> None:
         for name, (method, path, body, status) in asked.items():
             if name != lane:
                 assert account.request(method, path, json=body).status_code == status, name
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/api/health/ready"])
+def test_health_with_a_credential_waits_behind_no_requests(platform, account, path: str) -> None:
+    account.request("GET", "/api/projects")
+    with occupied(platform, "requests", [account.user_id, "another"], waiting=300):
+        assert account.request("GET", "/api/projects").status_code == 503
+        # What a dependency on a busy machine takes a second to answer counts as no answer.
+        eventually(lambda: account.request("GET", path).status_code == 200)
 
 
 def test_whoever_floods_is_refused_and_others_are_not(platform, account, register) -> None:
