@@ -13,6 +13,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
+from api.body_budget import BodyBudget
 from api.callers import Callers
 from api.errors import handle_error
 from api.exchange import Application, BodyPace
@@ -95,6 +96,7 @@ def create_app(
                 "hosts": Hosts(services.settings.api_hosts),
                 "trusted_proxies": TrustedProxies(services.settings.trusted_proxies),
                 "body_pace": body_pace or BodyPace(),
+                "body_budget": BodyBudget(),
             }
         ),
         lifespan=[lanes.running, *lifespan, services.stream_admission.running],

@@ -23,6 +23,10 @@ T = TypeVar("T", bound=msgspec.Struct)
 MAXIMUM_BODY_BYTES = 1024 * 1024
 # Of routes whose bodies hold nothing long, such as those to sign in.
 SMALL_BODY_BYTES = 16 * 1024
+# Of routes whose bodies hold a few fields: commands, addresses, a key.
+MEDIUM_BODY_BYTES = 64 * 1024
+# Of routes whose bodies hold one value of 64 KiB, of which JSON's escapes may make six times as much.
+VALUE_BODY_BYTES = 512 * 1024
 # Larger ones are decoded in a thread.
 _LARGE_BYTES = 64 * 1024
 _MEDIA_TYPE = re.compile(r"application/(json|[\w.+-]+\+json)")

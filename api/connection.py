@@ -1,7 +1,9 @@
 """A connection of the server: uvicorn's, with bounds and a graceful end.
 
-- An address (a /64 of IPv6) has a bounded number of them. Loopback is not counted: proxies of this machine are there.
+- An address has a bounded number of them, and so have all together (api.places). Loopback is only counted among all:
+  proxies of this machine are there.
 - A request's head is bounded, and so is what surrounds the bytes of a body (chunk sizes, trailers).
+- Few requests wait behind the one that is being answered, and nothing is read while one waits.
 - The host of an absolute request target replaces the `Host` header (RFC 9112, 3.2.2).
 - An idle connection is only closed when nothing has arrived on it, so that no request is dropped that the process could
   still answer; while the server drains, every answer says `Connection: close`.
@@ -9,75 +11,73 @@
 
 from __future__ import annotations
 
-import ipaddress
 import select
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sized
 from typing import Any
 
 import httptools
 import msgspec
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.exchange import new_request_id
+from api.exchange import EDGE_HEADERS, new_request_id
+from api.places import Places
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import ErrorCode
 from shared.network.client_addresses import network_of
 
-MAXIMUM_HEAD_BYTES = 32 * 1024
+# As Node.js has it; what a proxy and a browser with its cookies add fits well.
+MAXIMUM_HEAD_BYTES = 16 * 1024
+# Each costs the application time before it knows who asks. Trailers count, too.
+MAXIMUM_HEADERS = 100
+# Requests that wait behind the one that is being answered. Clients that send many wait for answers.
+MAXIMUM_WAITING = 4
+# A colon, a space and the end of the line.
+_BETWEEN_HEADERS = 4
 # A chunk of one byte is five more on the wire.
 _OVERHEAD_OF_A_BYTE = 8
 _LOOK_AGAIN_SECONDS = 0.1
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 
 _log = structlog.get_logger("api")
 
 
 class ConnectionState(ServerState):
-    """What the connections of a server share. `most_of_an_address` is 0 for no bound."""
+    """What the connections of a server share."""
 
-    def __init__(self, *, most_of_an_address: int = 0, uncounted: Sequence[Network] = LOOPBACK) -> None:
+    def __init__(self, places: Places | None = None) -> None:
         super().__init__()
         self.is_draining = False
-        self._most_of_an_address = most_of_an_address
-        self._uncounted = uncounted
-        self._counts: Counter[str] = Counter()
+        self.places = places or Places()
 
-    def take_place(self, host: str) -> str | None:
-        """The key to give back, empty for an address that isn't counted; None when the address has all its places."""
-        if not self._most_of_an_address or self._is_uncounted(host):
-            return ""
-        key = network_of(host)
-        if self._counts[key] >= self._most_of_an_address:
-            return None
-        self._counts[key] += 1
-        return key
 
-    def give_back(self, key: str) -> None:
-        self._counts[key] -= 1
-        if self._counts[key] <= 0:
-            del self._counts[key]
+class _Refused(Exception):
+    """Stops the parser, which would otherwise go on to the end of what was read. The connection has ended."""
 
-    def _is_uncounted(self, host: str) -> bool:
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return True
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._uncounted)
+
+class _Flow(FlowControl):
+    """uvicorn's, but nothing is read while requests wait: uvicorn reads on after each answer, however many wait."""
+
+    def __init__(self, transport: Any, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
-    # The request that is being answered or was answered last; uvicorn has it as one that is always there.
+    # The request that came last; uvicorn has it as one that is always there.
     cycle: RequestResponseCycle | None  # pyright: ignore[reportIncompatibleVariableOverride]
-    _place = ""
+    _answering: RequestResponseCycle | None = None
     _is_in_head = True
     _has_ended_message = False
+    # Of the head, what was read while it was incomplete, and what the parser has given so far.
+    _read_head_bytes = 0
     _head_bytes = 0
+    _header_count = 0
     _body_bytes = 0
     _overhead = 0
 
@@ -89,19 +89,21 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         host = self.client[0] if self.client else ""
-        place = self._state.take_place(host)
-        if place is None:
-            _log.warning("connection_refused", address=network_of(host), reason="CLOUDIFY_API_CONNECTIONS_PER_ADDRESS")
-            self._answer(503, ErrorCode.UNAVAILABLE, "Too many connections from this address; close some, then retry.")
-        else:
-            self._place = place
+        if not self._state.places.take(self, host):
+            _log.warning("connection_refused", address=network_of(host), setting="CLOUDIFY_API_CONNECTIONS_PER_ADDRESS")
+            message = "Too many connections, from this address or in all; close some, then retry."
+            self._answer(503, ErrorCode.UNAVAILABLE, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._place:
-            self._state.give_back(self._place)
-            self._place = ""
+        self._state.places.give_back(self)
         super().connection_lost(exc)
+        # uvicorn tells the request that came last, which need not be the one that is being answered.
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         body_before = self._body_bytes
@@ -111,8 +113,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._is_in_head:
             # What came before the head in the same read isn't the head's; of that read nothing is counted.
-            self._head_bytes += 0 if self._has_ended_message else len(data)
-            if self._head_bytes > MAXIMUM_HEAD_BYTES:
+            self._read_head_bytes += 0 if self._has_ended_message else len(data)
+            if self._read_head_bytes > MAXIMUM_HEAD_BYTES:
                 self._cut_off()
         elif self.cycle is not None and self.cycle.more_body:
             self._overhead += len(data) - (self._body_bytes - body_before)
@@ -122,9 +124,21 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True
-        self._head_bytes = 0
+        self._read_head_bytes = self._head_bytes = self._header_count = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1
+        self._count_head(len(name) + len(value) + _BETWEEN_HEADERS)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAXIMUM_WAITING:
+            self.transport.abort()
+            raise _Refused
         self._is_in_head = False
         self._body_bytes = self._overhead = 0
         if not self.url.startswith((b"/", b"*")):
@@ -135,7 +149,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._has_ended_message = True
+        # What comes now belongs to the next request.
+        self._has_ended_message = self._is_in_head = True
+        self._read_head_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -149,12 +165,15 @@ class Connection(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
-        self._answer(400, ErrorCode.MALFORMED_JSON, "The request is not valid HTTP/1.1.")
+        self._refuse(400, ErrorCode.MALFORMED_JSON, "The request is not valid HTTP/1.1; send one that is.")
 
     @property
     def is_idle(self) -> bool:
         """Nothing is being answered."""
         return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+
+    def give_way(self) -> None:
+        self.transport.abort()
 
     def begin_draining(self) -> None:
         """What is being answered says that the connection closes. An idle connection answers one more request."""
@@ -180,21 +199,45 @@ class Connection(HttpToolsProtocol):
             authority += b":" + str(target.port).encode()
         self.headers[:] = [(b"host", authority), *(header for header in self.headers if header[0] != b"host")]
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > MAXIMUM_HEAD_BYTES or self._header_count > MAXIMUM_HEADERS:
+            self._cut_off()
+            raise _Refused
+
     def _cut_off(self) -> None:
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if self._is_in_head and not is_answering:
-            message = f"The request's head is larger than {MAXIMUM_HEAD_BYTES // 1024} KiB; send less."
-            self._answer(413, ErrorCode.PAYLOAD_TOO_LARGE, message)
+        if self._is_in_head:
+            most = f"{MAXIMUM_HEAD_BYTES // 1024} KiB or has more than {MAXIMUM_HEADERS} headers"
+            self._refuse(413, ErrorCode.PAYLOAD_TOO_LARGE, f"The request's head is larger than {most}; send less.")
         else:
             self.transport.abort()
 
+    def _refuse(self, status: int, code: ErrorCode, message: str) -> None:
+        """Ends the connection, with an answer only where nobody can take it for another request's."""
+        if self.transport.is_closing():
+            return
+        if self._is_next_to_answer():
+            self._answer(status, code, message)
+        else:
+            self.transport.abort()
+
+    def _is_next_to_answer(self) -> bool:
+        """Whether what is being read is the one request without any answer."""
+        if self._is_in_head:
+            return self.cycle is None or self.cycle.response_complete
+        return self.cycle is not None and not self.cycle.response_started and not self.pipeline
+
     def _answer(self, status: int, code: ErrorCode, message: str) -> None:
         """For what no application sees: the envelope, and the end of the connection."""
-        body = msgspec.json.encode(
-            Failure(error=ErrorBody(code=code.value, message=message, request_id=new_request_id()))
-        )
-        headers = [*self.server_state.default_headers, (b"content-type", b"application/json")]
+        request_id = new_request_id()
+        body = msgspec.json.encode(Failure(error=ErrorBody(code=code.value, message=message, request_id=request_id)))
+        headers = [*self.server_state.default_headers, *EDGE_HEADERS, (b"content-type", b"application/json")]
         headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+        headers.append((b"x-request-id", request_id.encode()))
         if status == 503:
             headers.append((b"retry-after", b"5"))
         lines = [name + b": " + value + b"\r\n" for name, value in headers]

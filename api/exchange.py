@@ -20,17 +20,19 @@ import structlog
 from litestar import Litestar
 from litestar.types import Message, Receive, Scope, Send
 
+from api.body_budget import BodyBudget, HeldBody
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode
 from shared.hosts import Hosts
 from shared.metrics import observe_request
-from shared.network.client_addresses import TrustedProxies
+from shared.network.client_addresses import TrustedProxies, network_of
 
 API_VERSION = "2026-02-12"
 
 _REQUEST_ID = re.compile(rb"[\w-]{1,64}", re.ASCII)
 
-_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+# Of every answer, those of the server itself too.
+EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
     (
         b"content-security-policy",
@@ -43,6 +45,10 @@ _HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
     (b"api-version", API_VERSION.encode()),
 )
+
+# Path and query. The longest that we give are cursors, of a few hundred bytes.
+MAXIMUM_TARGET_BYTES = 4 * 1024
+MAXIMUM_PARAMETERS = 64
 
 # A body of at most so many bytes that nobody wanted is read, so that its connection can be used again.
 _SMALL_REST_BYTES = 64 * 1024
@@ -79,6 +85,7 @@ class BodyPace:
 _NO_NAMES = Hosts()
 _NO_PROXIES = TrustedProxies()
 _USUAL_PACE = BodyPace()
+_USUAL_BUDGET = BodyBudget()
 
 
 class ClientLeft(CloudifyError):
@@ -88,7 +95,7 @@ class ClientLeft(CloudifyError):
 
 
 class Application(Litestar):
-    """Litestar inside the exchange. `state` may have `hosts` (Hosts), `body_pace` (BodyPace) and `trusted_proxies`
+    """Litestar inside the exchange. `state` may have `hosts` (Hosts), `body_pace`, `body_budget`, and `trusted_proxies`
     (TrustedProxies), which say who the client is; nothing inside asks for the connection's peer."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -96,14 +103,17 @@ class Application(Litestar):
             hosts, pace = self.state.get("hosts", _NO_NAMES), self.state.get("body_pace", _USUAL_PACE)
             proxies = self.state.get("trusted_proxies", _NO_PROXIES)
             scope["client"] = proxies.client_of(scope.get("client"), scope["headers"])
-            exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace)
+            body = HeldBody(self.state.get("body_budget", _USUAL_BUDGET))
+            exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace, body=body)
             await exchange.run(super().__call__)
         else:
             await super().__call__(scope, receive, send)
 
 
 class _Exchange:
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, hosts: Hosts, pace: BodyPace) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, hosts: Hosts, pace: BodyPace, body: HeldBody
+    ) -> None:
         self._method = scope["method"]  # pyright: ignore[reportTypedDictNotRequiredAccess, reportGeneralTypeIssues]
         self._is_head = self._method == "HEAD"
         state = dict(scope.get("state") or {})
@@ -117,9 +127,14 @@ class _Exchange:
         self._status = 0
         self._hosts = hosts
         self._pace = pace
+        self._body = body
         # None for a body whose length isn't known beforehand.
         self._declared_bytes = _declared_bytes(scope)
         self._has_whole_body = self._declared_bytes == 0
+        # The client sends no body before it is asked to: by "100 Continue", when the application receives.
+        self._is_body_withheld = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"]
+        )
         self._received_bytes = 0
         self._waited_seconds = 0.0
         self._is_lingering = False
@@ -129,7 +144,7 @@ class _Exchange:
         _started.set(self._began)
         with structlog.contextvars.bound_contextvars(request_id=self._request_id):
             try:
-                if not await self._refuse_host():
+                if not await self._refuse_target() and not await self._refuse_host():
                     await application(self._scope, self._receive_message, self._send_message)
             except Exception:
                 _log.exception("unhandled_error")
@@ -137,6 +152,7 @@ class _Exchange:
                     raise
                 await self._send_error(500, ErrorCode.INTERNAL, _LAST_RESORT)
             finally:
+                self._body.release()
                 self._report()
 
     async def _receive_message(self) -> Any:
@@ -146,6 +162,7 @@ class _Exchange:
         return await self._receive() if self._has_whole_body else await self._receive_body()
 
     async def _receive_body(self) -> Any:
+        self._is_body_withheld = False
         allowed = self._pace.grace_seconds + self._received_bytes / self._pace.bytes_per_second
         left = min(allowed, self._pace.deadline_seconds) - self._waited_seconds
         began = time.monotonic()
@@ -160,12 +177,32 @@ class _Exchange:
             ) from None
         self._waited_seconds += time.monotonic() - began
         if message["type"] == "http.request":
-            self._received_bytes += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._received_bytes += size
             self._has_whole_body = not message.get("more_body", False)
+            if not self._status:
+                self._body.grow(self._caller(), size)
         elif not self._status:
             self._has_client_left = True
             raise ClientLeft("The client left before its request was complete.")
         return message
+
+    def _caller(self) -> str:
+        """The user that the guard has found, else the address."""
+        user, client = self._scope.get("user"), self._scope.get("client")
+        if user is not None:
+            return user.user_id
+        return network_of(client[0]) if client else ""
+
+    async def _refuse_target(self) -> bool:
+        """Whether the request was answered because of its address: what follows takes it apart, and remembers it."""
+        query: bytes = self._scope["query_string"]
+        length = len(self._scope["path"]) + len(query)
+        if length <= MAXIMUM_TARGET_BYTES and query.count(b"&") < MAXIMUM_PARAMETERS:
+            return False
+        most = f"{MAXIMUM_TARGET_BYTES // 1024} KiB or has more than {MAXIMUM_PARAMETERS} query parameters"
+        await self._send_error(413, ErrorCode.PAYLOAD_TOO_LARGE, f"The address is longer than {most}; send less.")
+        return True
 
     async def _refuse_host(self) -> bool:
         """Whether the request was answered because of its `Host`."""
@@ -186,9 +223,11 @@ class _Exchange:
             self._status = message["status"]
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
-            headers += [(name, value) for name, value in _HEADERS if name not in present]
+            headers += [(name, value) for name, value in EDGE_HEADERS if name not in present]
             headers.append((b"x-request-id", self._request_id.encode()))
             is_slow = self._status == _REQUEST_TIMEOUT
+            if not self._has_whole_body and self._declared_bytes is None and not self._is_body_withheld:
+                await self._look_for_end()
             if not self._has_whole_body and (is_slow or not self._is_rest_small()):
                 headers.append((b"connection", b"close"))
                 self._is_lingering = not self._is_head and not is_slow
@@ -203,7 +242,17 @@ class _Exchange:
             await self._send(message)
 
     def _is_rest_small(self) -> bool:
-        return self._declared_bytes is not None and self._declared_bytes - self._received_bytes <= _SMALL_REST_BYTES
+        """Whether a small rest comes. One that was withheld never comes, and the next request would be taken for it."""
+        if self._declared_bytes is None or self._is_body_withheld:
+            return False
+        return self._declared_bytes - self._received_bytes <= _SMALL_REST_BYTES
+
+    async def _look_for_end(self) -> None:
+        """A chunked body that nobody wanted may be there to its end, as an empty one mostly is. Waits for nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                message: Any = await self._receive()
+                self._has_whole_body = not message.get("more_body", False)
 
     async def _discard_rest(self) -> None:
         """Without this the client's end of the connection would be reset, and the answer lost with it."""

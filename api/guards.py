@@ -26,7 +26,7 @@ from api.authentication import Principal
 from api.errors import RequestRefused
 from api.lanes import Lanes, enter
 from api.services import Services
-from api.session_cookie import REFRESH_COOKIE, refuse_foreign_site
+from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
 from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
 from shared.permissions import Permission, Role, permissions_of
@@ -55,15 +55,18 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     _check_text(connection)
     lanes: Lanes = connection.app.state.lanes
     caller = connection.app.state.callers.before_authentication(connection)
-    if handler.opt.get("public") is True and not (handler.opt.get("details") and _has_credential(connection)):
+    lane = lanes.named(handler.opt.get("threads", "requests"))
+    is_public = handler.opt.get("public") is True
+    if is_public and not (handler.opt.get("details") and _has_credential(connection)):
         # Without a thread: /health/live answers while every thread waits for the database.
         connection.scope["user"] = None
     else:
-        enter(lanes.requests, caller)
+        # Health says something about requests, and doesn't wait behind them.
+        enter(lane if is_public else lanes.requests, caller)
         await sync_to_thread(_admit, connection, handler.opt)
         if connection.user is not None:
             caller = connection.app.state.callers.authenticated(connection, connection.user.user_id)
-    enter(lanes.named(handler.opt.get("threads", "requests")), caller)
+    enter(lane, caller)
     _check_query(connection)
 
 
@@ -148,7 +151,7 @@ def _authenticate(services: Services, connection: Connection, opt: dict[str, Any
         if ticket is not None:
             deployment_id = connection.path_params.get(_PARAMETERS["deployment"])
             return services.authenticator.by_ticket(ticket, deployment_id=deployment_id)
-        cookie = connection.cookies.get(REFRESH_COOKIE)
+        cookie = read_cookie(connection, REFRESH_COOKIE)
         if cookie:
             refuse_foreign_site(connection)
             return services.authenticator.by_session_cookie(cookie)

@@ -13,7 +13,8 @@ import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
-from api.connection import LOOPBACK, Connection, ConnectionState
+from api.connection import Connection, ConnectionState
+from api.places import LOOPBACK, Places, connections_for
 from api.server import Server, collect_rarely
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
@@ -21,6 +22,7 @@ from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
 from shared.network.client_addresses import TrustedProxies
+from shared.open_files import raise_file_limit
 from shared.private_files import keep_files_private
 from shared.settings import Settings, SettingsError, load_settings
 
@@ -74,6 +76,11 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
         sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
     timing = StreamTiming()
+    places = Places(
+        most=connections_for(raise_file_limit()),
+        most_of_an_address=settings.api_connections_per_address,
+        uncounted=[*LOOPBACK, *TrustedProxies(settings.trusted_proxies).networks],
+    )
     try:
         server = Server(
             uvicorn.Config(
@@ -93,10 +100,7 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
             ),
             hubs,
             silence_seconds=timing.stall + timing.farewell,
-            state=ConnectionState(
-                most_of_an_address=settings.api_connections_per_address,
-                uncounted=[*LOOPBACK, *TrustedProxies(settings.trusted_proxies).networks],
-            ),
+            state=ConnectionState(places),
         )
         server.stop_on_signals()
         collect_rarely()

@@ -14,6 +14,18 @@ from shared.errors import ErrorCode
 REFRESH_COOKIE = "__Host-cloudify_refresh"
 
 
+def read_cookie(connection: ASGIConnection[Any, Any, Any, Any], name: str) -> str | None:
+    """The cookie's value; of two, the last.
+
+    Litestar would take every cookie apart and remember a thousand such headers, whatever clients put into them.
+    """
+    for part in reversed(connection.headers.get("cookie", "").split(";")):
+        given, _, value = part.strip().partition("=")
+        if given == name:
+            return value.strip('"')
+    return None
+
+
 def refresh_cookie(value: str, seconds: int) -> Cookie:
     return Cookie(
         key=REFRESH_COOKIE, value=value, max_age=seconds, path="/", secure=True, httponly=True, samesite="strict"

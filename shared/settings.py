@@ -94,7 +94,8 @@ class Settings:
     api_hosts: tuple[str, ...] = ()
     # How long a connection may wait for its next request.
     api_keep_alive_seconds: float = 75.0
-    # Connections that an address (a /64 of IPv6) may have open at once, 0 for no bound; loopback isn't counted.
+    # Connections that an address (a /64 of IPv6) may have open at once, and a /48 four times as many; 0 for no bound.
+    # Loopback isn't counted.
     api_connections_per_address: int = 256
     # Networks of the proxies in front of the API, which are believed about the client's address.
     trusted_proxies: tuple[str, ...] = ()

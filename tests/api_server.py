@@ -15,10 +15,12 @@ from litestar.datastructures import State
 from litestar.params import JSONBody
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
-from api.connection import LOOPBACK, Connection, ConnectionState, Network
+from api.body_budget import BodyBudget
+from api.connection import Connection, ConnectionState
 from api.errors import handle_error
 from api.exchange import Application, BodyPace
 from api.lanes import Lanes
+from api.places import Places
 from api.server import Server
 from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
@@ -103,9 +105,9 @@ def running_server(
     *,
     hosts: Sequence[str] = (),
     pace: BodyPace | None = None,
+    budget: BodyBudget | None = None,
     keep_alive_seconds: float = PATIENCE_SECONDS,
-    most_of_an_address: int = 0,
-    uncounted: Sequence[Network] = LOOPBACK,
+    places: Places | None = None,
     draining_seconds: float = 1.0,
     trusted_proxies: Sequence[str] = (),
 ) -> Generator[RunningServer]:
@@ -142,6 +144,7 @@ def running_server(
             {
                 "hosts": Hosts(hosts),
                 "body_pace": pace or BodyPace(),
+                "body_budget": budget or BodyBudget(),
                 "lanes": Lanes(),
                 "trusted_proxies": TrustedProxies(trusted_proxies),
             }
@@ -161,8 +164,7 @@ def running_server(
         timeout_keep_alive=keep_alive_seconds,  # pyright: ignore[reportArgumentType]
         timeout_graceful_shutdown=60,
     )
-    state = ConnectionState(most_of_an_address=most_of_an_address, uncounted=uncounted)
-    server = Server(config, [], draining_seconds=draining_seconds, state=state)
+    server = Server(config, [], draining_seconds=draining_seconds, state=ConnectionState(places))
     thread = threading.Thread(target=server.run)
     thread.start()
     running = RunningServer(port, server, entered, released)

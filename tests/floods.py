@@ -28,8 +28,12 @@ def sign_in(client: httpx.Client, _headers: dict[str, str], _deployment: str, nu
     return client.post("/api/auth/login", json={"email": f"nobody-{number}@example.com", "password": "x" * 20})
 
 
-def post_large(client: httpx.Client, headers: dict[str, str], _deployment: str, _number: int) -> httpx.Response:
-    return client.post("/api/projects", headers={**headers, "Content-Type": "application/json"}, content=_LARGE)
+def put_large(client: httpx.Client, headers: dict[str, str], deployment: str, _number: int) -> httpx.Response:
+    shown = client.get(f"/api/deployments/{deployment}", headers=headers)
+    if shown.status_code != 200:
+        return shown
+    path = f"/api/projects/{shown.json()['data']['projectId']}/env/KEY"
+    return client.put(path, headers={**headers, "Content-Type": "application/json"}, content=_LARGE)
 
 
 def post_large_anonymously(client: httpx.Client, _headers: dict[str, str], _d: str, _number: int) -> httpx.Response:
@@ -53,11 +57,11 @@ def check_health(client: httpx.Client, _headers: dict[str, str], _deployment: st
     return client.get("/api/health/ready", headers={"Authorization": "Bearer nothing"})
 
 
-_LARGE = b'{"name":[' + b"[]," * 340_000 + b"[]]}"
+_LARGE = b'{"value":[' + b"[]," * 170_000 + b"[]]}"
 FLOODS: Mapping[str, Shot] = {
     "register": register,
     "sign-in": sign_in,
-    "large-bodies": post_large,
+    "large-bodies": put_large,
     "large-bodies-anonymous": post_large_anonymously,
     "logs": read_log,
     "unresolvable-projects": create_unresolvable,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from shared.db.database import Row
 from shared.deployment_state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
+from shared.open_files import raise_file_limit
 from shared.plans import PlanLimits
 from shared.private_files import keep_files_private
 from shared.queue.base import Lease
@@ -42,9 +42,6 @@ from workers.runner import StageRunner
 from workers.stage import StageResult
 
 _log = structlog.get_logger(__name__)
-
-# More slows down programs that close every descriptor there might be.
-_OPEN_FILES = 65_536
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,16 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
-
-
-def raise_file_limit() -> None:
-    """A build may hold 512 open files by its way out to the network, and the limit that programs begin with is mostly
-    1024, so that two such builds would stop all that run beside them. Goes as far as the system lets this process.
-    """
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event) -> None:

@@ -16,7 +16,7 @@ from api.device_cookie import DEVICE_COOKIE
 from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
 from api.services import Services
-from api.session_cookie import REFRESH_COOKIE, refresh_cookie, refuse_foreign_site
+from api.session_cookie import REFRESH_COOKIE, read_cookie, refresh_cookie, refuse_foreign_site
 from schemas.authentication import SessionResource, SignedIn, StreamTicketResource
 from schemas.envelope import Success
 from schemas.requests import CreateStreamTicketRequest, LoginRequest, RegisterRequest
@@ -62,7 +62,7 @@ class AuthenticationController(Controller):
     ) -> Response[Success[SignedIn]]:
         """Signs in. Wrong passwords are limited to 5 a minute for an account and 20 for an address; a client that
         signed in to the account before, and sends the cookie that it was given then, has 5 of its own."""
-        address, cookie = _address(request), request.cookies.get(DEVICE_COOKIE)
+        address, cookie = _address(request), read_cookie(request, DEVICE_COOKIE)
         device = services.device_cookies.device_of(cookie, login_name(data.email))
         user = services.accounts.authenticate(data.email, data.password, address=address, device=device)
         session = services.sessions.start(user.id, user_agent=_user_agent(request), address=address)
@@ -74,7 +74,7 @@ class AuthenticationController(Controller):
     ) -> Response[Success[SignedIn]]:
         """Gives a new access token for the refresh cookie, and replaces the cookie."""
         refuse_foreign_site(request)
-        cookie = request.cookies.get(REFRESH_COOKIE)
+        cookie = read_cookie(request, REFRESH_COOKIE)
         session = services.sessions.refresh(cookie, user_agent=_user_agent(request), address=_address(request))
         return _signed_in(services.accounts.get(session.user_id), session, status=200)
 
@@ -82,7 +82,7 @@ class AuthenticationController(Controller):
     def logout(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[None]:
         """Ends the session of the refresh cookie."""
         refuse_foreign_site(request)
-        services.sessions.end(request.cookies.get(REFRESH_COOKIE))
+        services.sessions.end(read_cookie(request, REFRESH_COOKIE))
         return Response(None, status_code=204, cookies=[refresh_cookie("", 0)])
 
     @get("/me", opt={"self": True, "scoped": True}, sync_to_thread=True)
@@ -142,7 +142,7 @@ def _signed_in(
 
 
 def _device(request: Request[Any, Any, Any], services: Services, email: str) -> Cookie:
-    return services.device_cookies.signed_in(request.cookies.get(DEVICE_COOKIE), login_name(email))
+    return services.device_cookies.signed_in(read_cookie(request, DEVICE_COOKIE), login_name(email))
 
 
 def _user_agent(request: Request[Any, Any, Any]) -> str | None:

@@ -8,6 +8,7 @@ from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody
 
+from api.bodies import MEDIUM_BODY_BYTES
 from api.guards import is_administrator
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
@@ -33,6 +34,7 @@ _CREATE_ERRORS = (
 class ProjectController(Controller):
     path = "/projects"
     tags = ["Projects"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = MEDIUM_BODY_BYTES
 
     @get(
         "/",

@@ -8,6 +8,7 @@ from litestar import Controller, Request, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from api.bodies import MEDIUM_BODY_BYTES
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
@@ -21,6 +22,7 @@ _SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
 class RepositoryCredentialsController(Controller):
     path = "/projects/{project_id:str}/repository-credentials"
     tags = ["Projects"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = MEDIUM_BODY_BYTES
 
     @get("/", opt=_SETTINGS, sync_to_thread=True)
     def get_credentials(

@@ -8,6 +8,7 @@ from litestar import Controller, Request, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from api.bodies import VALUE_BODY_BYTES
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
@@ -22,6 +23,7 @@ _SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
 class VariableController(Controller):
     path = "/projects/{project_id:str}/env"
     tags = ["Environment variables"]  # noqa: RUF012 - Litestar reads it as it is
+    request_max_body_size = VALUE_BODY_BYTES
 
     @get("/", opt=_SETTINGS, sync_to_thread=True)
     def list_variables(

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.bodies import decode_body
+from api.body_budget import UNCOUNTED_BYTES, BodyBudget, HeldBody
 from api.errors import RequestRefused
-from shared.errors import CloudifyError, ErrorCode, ValidationFailed
+from shared.errors import CloudifyError, ErrorCode, Unavailable, ValidationFailed
 
 
 class Body(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -107,3 +108,36 @@ def test_whatever_comes_is_answered(body: bytes) -> None:
             continue
         assert "\x00" not in decoded.name
         decoded.name.encode()
+
+
+@pytest.mark.parametrize(
+    ("held", "caller", "size", "is_taken"),
+    [
+        ({}, "a", 80, True),
+        ({}, "a", 81, False),
+        ({"a": 80}, "b", 80, True),
+        ({"a": 80}, "a", 1, False),
+        # All are held: of 160, a third caller has its third.
+        ({"a": 80, "b": 80}, "c", 53, True),
+        ({"a": 80, "b": 80}, "c", 54, False),
+        ({"a": 80, "b": 80, "c": 53}, "c", 1, False),
+        ({"a": 80, "b": 40, "c": 40}, "b", 10, True),
+    ],
+)
+def test_a_caller_has_its_share_of_the_bodies_in_memory(
+    held: dict[str, int], caller: str, size: int, is_taken: bool
+) -> None:
+    budget = BodyBudget(of_a_caller=80, in_all=160)
+    for other, bytes_held in held.items():
+        budget.take(other, bytes_held)
+    body = HeldBody(budget)
+    # The beginning counts for nobody, in however many pieces it comes.
+    body.grow(caller, UNCOUNTED_BYTES - 1)
+    if is_taken:
+        body.grow(caller, size + 1)
+    else:
+        with pytest.raises(Unavailable):
+            body.grow(caller, size + 1)
+    body.release()
+    assert budget._held == held
+    assert budget._total == sum(held.values())

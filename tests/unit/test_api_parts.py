@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from litestar.connection import ASGIConnection
 
 from api.errors import STATUS_OF, RequestRefused
 from api.health import HealthChecks
 from api.pagination import CursorSigner
+from api.session_cookie import read_cookie
 from shared.access_tokens import AccessClaims, AccessTokens
 from shared.api_tokens import is_token, new_token
 from shared.clock import ManualClock
@@ -70,6 +73,23 @@ def test_access_tokens_expire_and_keys_rotate() -> None:
     with pytest.raises(Unauthenticated) as error:
         old.verify(token)
     assert error.value.code == ErrorCode.TOKEN_EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("name=a", "a"),
+        ('other=b; name="a=~."', "a=~."),
+        ("name=a;name=b", "b"),
+        ("name=", ""),
+        ("other=name=a; ;;", None),
+        (None, None),
+    ],
+)
+def test_one_cookie_is_read_of_many(header: str | None, value: str | None) -> None:
+    headers = [] if header is None else [(b"cookie", header.encode())]
+    connection: Any = ASGIConnection({"type": "http", "headers": headers})  # type: ignore[typeddict-item]
+    assert read_cookie(connection, "name") == value
 
 
 def test_sealed_values_open_in_their_place_alone() -> None:

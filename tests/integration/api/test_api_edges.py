@@ -186,7 +186,7 @@ HOSTILE = [
     (b'{"name":"\\udc00\\ud800"}', 400, "MALFORMED_JSON"),
     (b'{"name":"a\\u0000b"}', 422, "VALIDATION_ERROR"),
     (b'{"name":"x","a\\u0000":1}', 422, "VALIDATION_ERROR"),
-    (b'{"name":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "MALFORMED_JSON"),
+    (b'{"name":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, "MALFORMED_JSON"),
     (b'{"name":' + b"[" * 40 + b"]" * 40 + b"}", 422, "VALIDATION_ERROR"),
     (b'{"name":1e999999}', 422, "VALIDATION_ERROR"),
     (b'{"name":' + b"9" * 5000 + b"}", 422, "VALIDATION_ERROR"),

@@ -8,9 +8,11 @@ from threading import Event, Semaphore, Thread
 from typing import Any
 
 import pytest
+from litestar._parsers import parse_cookie_string
 
 from api.callers import address_caller
 from api.turns import Caller
+from tests.integration.log_rows import eventually
 
 
 def test_options_names_every_method_of_the_address(platform, account) -> None:
@@ -70,6 +72,32 @@ def user(account: Any) -> Caller:
     return Caller(account.user_id, account.user_id, is_known=True)
 
 
+def test_cookies_that_nobody_asked_for_are_not_remembered(platform) -> None:
+    remembered = parse_cookie_string.cache_info().currsize
+    for method, path in (("POST", "/api/auth/refresh"), ("POST", "/api/auth/login"), ("GET", "/api/events/stream")):
+        body = {"email": "ada@example.com", "password": "correct horse battery"}
+        answer = platform.client.request(method, path, headers={"Cookie": f"{path}=1"}, json=body)
+        assert answer.status_code == 401
+    assert parse_cookie_string.cache_info().currsize == remembered
+
+
+def test_bodies_are_as_large_as_their_fields_can_be(account) -> None:
+    project_id = account.project()["id"]
+    value = '{"value": "' + "\\u0041" * 65_536 + '"'
+    for method, path, most, beginning in (
+        ("PUT", f"/api/projects/{project_id}/env/KEY", 512, value),
+        ("POST", "/api/projects", 64, '{"name": "x"'),
+        ("PATCH", f"/api/projects/{project_id}", 64, '{"name": "x"'),
+        ("PUT", f"/api/projects/{project_id}/repository-credentials", 64, '{"kind": "token", "token": "x"'),
+    ):
+        body = beginning + "}"
+        padded = body + " " * (most * 1024 + 1 - len(body))
+        headers = {"Content-Type": "application/json"}
+        assert account.request(method, path, content=body, headers=headers).status_code in (200, 201), path
+        refused = account.request(method, path, content=padded, headers=headers)
+        assert (refused.status_code, f"larger than {most} KiB" in refused.text) == (413, True), path
+
+
 @contextmanager
 def occupied(platform: Any, lane_name: str, callers: Sequence[Caller], *, waiting: int = 0) -> Generator[None]:
     """Every thread of the lane that the callers can have is theirs, and so many more of each wait."""
@@ -111,6 +139,15 @@ def test_no_kind_of_request_holds_another(platform, account, lane: str) -> None:
         for name, (method, path, body, status) in asked.items():
             if name != lane:
                 assert account.request(method, path, json=body).status_code == status, name
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/api/health/ready"])
+def test_health_with_a_credential_waits_behind_no_requests(platform, account, path: str) -> None:
+    account.request("GET", "/api/projects")
+    with occupied(platform, "requests", [account.user_id, "another"], waiting=300):
+        assert account.request("GET", "/api/projects").status_code == 503
+        # What a dependency on a busy machine takes a second to answer counts as no answer.
+        eventually(lambda: account.request("GET", path).status_code == 200)
 
 
 def test_whoever_floods_is_refused_and_others_are_not(platform, account, register) -> None:
