@@ -105,6 +105,25 @@ def test_filter_refuses_modes_that_change_who_runs_a_file(
     assert evaluate(program, architecture, 437, 0, 0, 0, 0) == ERRNO | errno.ENOSYS
 
 
+@pytest.mark.parametrize(
+    ("machine", "architecture", "process_at", "denied"),
+    [
+        ("x86_64", X86, {302: 0, 142: 0, 144: 0, 314: 0, 203: 0, 141: 1, 251: 1}, (101, 311, 312, 440, 448, 256, 279)),
+        ("aarch64", ARM, {261: 0, 118: 0, 119: 0, 274: 0, 122: 0, 140: 1, 30: 1}, (117, 271, 272, 440, 448, 238, 239)),
+    ],
+)
+def test_filter_lets_no_build_change_its_init(
+    machine: str, architecture: int, process_at: dict[int, int], denied: tuple[int, ...]
+) -> None:
+    program = build_filter(machine)
+    for number, place in process_at.items():
+        for pid in (1, 1 | 1 << 32):
+            assert evaluate(program, architecture, number, *[0] * place, pid) == ERRNO | errno.EPERM
+        for pid in (0, 2, 0xFFFFFFFF):
+            assert evaluate(program, architecture, number, *[1] * place, pid) == ALLOW
+    assert [evaluate(program, architecture, number) for number in denied] == [ERRNO | errno.EPERM] * len(denied)
+
+
 def test_filter_closes_the_x32_numbers() -> None:
     assert evaluate(build_filter("x86_64"), X86, 0x40000000 | 165) == ERRNO | errno.EPERM
 
