@@ -13,6 +13,7 @@ import pytest
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
+from workers.executors import disk_watchdog
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog, measure
@@ -131,6 +132,24 @@ def test_filter_closes_the_x32_numbers() -> None:
 def test_no_filter_means_no_sandbox() -> None:
     with pytest.raises(PlatformError, match="riscv64"):
         build_filter("riscv64")
+
+
+def test_a_link_that_comes_to_a_directorys_place_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, outside = tmp_path / "watched", tmp_path / "outside"
+    (watched / "a/b").mkdir(parents=True)
+    (outside / "b/c/d").mkdir(parents=True)
+    open_directory = disk_watchdog.open_directory
+
+    def swapping(name: str) -> int:
+        if name == str(watched / "a/b"):
+            (watched / "a").rename(watched / "former")
+            (watched / "a").symlink_to(outside)
+        return open_directory(name)
+
+    monkeypatch.setattr(disk_watchdog, "open_directory", swapping)
+    assert measure([watched]).entries == 2
 
 
 def test_version_two_group_writes_the_limits_and_reads_the_events(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.wording import counted
-from workers.archive import open_directory, walk
+from workers.archive import walk
+from workers.shut_directories import open_directory
 from workers.tar_format import ArchiveRejected, shown
 
 _MEBIBYTE = 1 << 20
