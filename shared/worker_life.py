@@ -5,7 +5,8 @@ and which the kernel gives back with the process, however it ends), and writes i
 
 - Who gets the lock knows that the process is gone; no clock, process id or host name is asked.
 - A file that doesn't change belongs to a process that is stopped, or whose interpreter is held. Redis plays no part.
-- Who ends a process for that writes the verdict first, so that it outlives both.
+- Who ends a process for that writes the verdict first, so that it outlives both. It is about one beat: should the
+  process live on, its next one makes the verdict void.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ BEAT_SECONDS = 1.0
 # Above it the memory killer's counter may have risen for another process's sake.
 _FRESH_SECONDS = 10.0
 _BYTES = 1024
+# No start, and no end that a verdict was for, takes so long.
+_SWEPT_AFTER_SECONDS = 3600.0
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
 
 
 class Verdict(enum.StrEnum):
@@ -42,14 +47,24 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryKills:
+    """What a control group's `counter`, a file, said. `device` and `inode` are that file's: by its path another
+    container finds its own."""
+
+    counter: str
+    device: int
+    inode: int
+    kills: int
+
+
+@dataclass(frozen=True, slots=True)
 class Life:
-    """`memory_kills`: how many processes of its control group the kernel had ended at the last beat; None: unknown."""
+    """`memory`: how many processes of its control group the kernel had ended at the last beat; None: unknown."""
 
     worker: str
     pool: str
     pid: int
-    memory_group: str | None
-    memory_kills: int | None
+    memory: MemoryKills | None
     beats: int
 
 
@@ -60,32 +75,38 @@ def lives_directory(home: Path) -> Path:
 def read_life(path: Path) -> Life | None:
     """None when the file is gone or damaged."""
     try:
-        return Life(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _parse(path.read_bytes())
+    except OSError:
         return None
 
 
-def pronounce(path: Path, verdict: Verdict) -> None:
-    """Call it before the process is ended. Raises OSError."""
+def pronounce(path: Path, verdict: Verdict, beat: int) -> None:
+    """Call it before the process is ended. `beat`: the last one seen, the file's st_mtime_ns. Raises OSError."""
     partial = path.with_suffix(".verdict.partial")
-    partial.write_text(verdict)
+    partial.write_text(json.dumps([verdict, beat]))
     partial.replace(path.with_suffix(".verdict"))
 
 
 def verdict_on(path: Path) -> Verdict | None:
+    """None when there is none, or when the process had another beat since."""
     try:
-        return Verdict(path.with_suffix(".verdict").read_text())
-    except (OSError, ValueError):
+        verdict, beat = json.loads(path.with_suffix(".verdict").read_text())
+        return Verdict(verdict) if beat == path.stat().st_mtime_ns else None
+    except (OSError, ValueError, TypeError):
         return None
 
 
 class WorkerLife:
     """The file of this process, from `start` to `stop`. A process that has several knows only the last as its own."""
 
-    def __init__(self, directory: Path, worker: str, pool: str) -> None:
+    def __init__(
+        self, directory: Path, worker: str, pool: str, *, membership: Path = _MEMBERSHIP, mount: Path = _MOUNT
+    ) -> None:
+        """`membership` says which control groups the process is in, `mount` shows them."""
         self.path = directory / f"{worker}.life"
-        group = _memory_group()
-        self._life = Life(worker, pool, os.getpid(), group, _memory_kills(group), 0)
+        self._membership = membership
+        self._mount = mount
+        self._life = Life(worker, pool, os.getpid(), None, 0)
         self._descriptor = -1
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-life", daemon=True)
@@ -104,17 +125,12 @@ class WorkerLife:
         """Only after the leases are handed back: the file is what others find them by."""
         self._stopped.set()
         self._thread.join()
+        self.path.with_suffix(".verdict").unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
     def _run(self) -> None:
-        beats = 0
         while not self._stopped.wait(BEAT_SECONDS):
-            beats += 1
-            self._life = Life(
-                self._life.worker, self._life.pool, self._life.pid, self._life.memory_group,
-                _memory_kills(self._life.memory_group), beats,
-            )  # fmt: skip
             try:
                 self._write()
             except OSError as error:
@@ -124,6 +140,9 @@ class WorkerLife:
                     os.utime(self._descriptor)
 
     def _write(self) -> None:
+        # Looked up each time: the executor moves this process into a group of its own after its start.
+        memory = _own_memory_kills(self._membership, self._mount)
+        self._life = replace(self._life, memory=memory, beats=self._life.beats + 1)
         # Of one length and in one call: a reader never sees half of it, and a full disk has its place already.
         os.pwrite(self._descriptor, json.dumps(asdict(self._life)).encode().ljust(_BYTES), 0)
 
@@ -155,6 +174,7 @@ class DeadWorkers:
             # Our own must not even be opened: to close it would give up the lock.
             if path != self._own:
                 self._look_at(path)
+        self._sweep()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -165,6 +185,15 @@ class DeadWorkers:
             except Exception:  # noqa: BLE001 - the next look must not end with this one
                 _log.exception("worker.hand_back_failed")
             self._stopped.wait(BEAT_SECONDS)
+
+    def _sweep(self) -> None:
+        """Deletes what starts that died, and verdicts on processes that went by themselves, left behind."""
+        horizon = time.time() - _SWEPT_AFTER_SECONDS
+        for pattern in ("*.partial", "*.verdict"):
+            for path in self._directory.glob(pattern):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < horizon and not path.with_suffix(".life").exists():
+                        path.unlink()
 
     def _look_at(self, path: Path) -> None:
         try:
@@ -178,7 +207,7 @@ class DeadWorkers:
         else:
             life = read_life_of(descriptor)
             if life is not None:
-                verdict = _judge(path, life, os.fstat(descriptor).st_mtime)
+                verdict = _judge(path, life, os.fstat(descriptor))
                 self._hand_back(life.pool, life.worker, verdict is not None)
                 _log.warning("worker.gone", worker=life.worker, pool=life.pool, verdict=verdict)
             path.with_suffix(".verdict").unlink(missing_ok=True)
@@ -190,52 +219,61 @@ class DeadWorkers:
 def read_life_of(descriptor: int) -> Life | None:
     """As `read_life`, without a second descriptor, whose end would end the lock."""
     try:
-        return Life(**json.loads(os.pread(descriptor, _BYTES * 4, 0)))
-    except (OSError, ValueError, TypeError):
+        return _parse(os.pread(descriptor, _BYTES * 8, 0))
+    except OSError:
         return None
 
 
-def _judge(path: Path, life: Life, beaten_at: float) -> Verdict | None:
+def _parse(text: bytes) -> Life | None:
+    try:
+        fields = json.loads(text)
+        memory = fields.pop("memory")
+        return Life(**fields, memory=None if memory is None else MemoryKills(**memory))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _judge(path: Path, life: Life, status: os.stat_result) -> Verdict | None:
     """What was pronounced; else whether the kernel's memory killer ended a process of its group since the last beat.
 
     In doubt None. What is found is written down: the counter tells it only now.
     """
-    verdict = verdict_on(path)
-    if verdict is not None or life.memory_kills is None or not 0 <= time.time() - beaten_at < _FRESH_SECONDS:
+    verdict, before = verdict_on(path), life.memory
+    if verdict is not None or before is None or not 0 <= time.time() - status.st_mtime < _FRESH_SECONDS:
         return verdict
-    kills = _memory_kills(life.memory_group)
-    if kills is None or kills <= life.memory_kills:
+    now = _read_memory_kills(before.counter)
+    if now is None or now.kills <= before.kills or now != replace(before, kills=now.kills):
         return None
-    pronounce(path, Verdict.MEMORY)
+    pronounce(path, Verdict.MEMORY, status.st_mtime_ns)
     return Verdict.MEMORY
 
 
-def _memory_group() -> str | None:
-    """The file that counts the memory killer's victims of this process's own control group, subgroups not included."""
+def _own_memory_kills(membership: Path, mount: Path) -> MemoryKills | None:
+    """Of the group that the process is in, subgroups not included."""
     try:
-        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
     except OSError:
         return None
     for _number, controllers, group in lines:
         if controllers == "":
-            candidate = Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events.local"
-        elif controllers == "memory":
-            candidate = Path("/sys/fs/cgroup/memory") / group.lstrip("/") / "memory.oom_control"
+            root, name = mount, "memory.events.local"
+        elif "memory" in controllers.split(","):
+            root, name = mount / "memory", "memory.oom_control"
         else:
             continue
-        if _memory_kills(str(candidate)) is not None:
-            return str(candidate)
+        # In a container the membership may name the host's path while the mount shows only the container's own part.
+        for directory in (root / group.lstrip("/"), root):
+            found = _read_memory_kills(str(directory / name))
+            if found is not None:
+                return found
     return None
 
 
-def _memory_kills(group: str | None) -> int | None:
-    if group is None:
-        return None
+def _read_memory_kills(counter: str) -> MemoryKills | None:
     try:
-        for line in Path(group).read_text().splitlines():
-            name, _, number = line.partition(" ")
-            if name == "oom_kill":
-                return int(number)
-    except (OSError, ValueError):
-        pass
-    return None
+        with open(counter) as file:  # noqa: PTH123 - the same file is asked what it is
+            status = os.fstat(file.fileno())
+            table = dict(line.split() for line in file)
+        return MemoryKills(counter, status.st_dev, status.st_ino, int(table["oom_kill"]))
+    except (OSError, ValueError, KeyError):
+        return None

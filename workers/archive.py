@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from workers.shut_directories import open_directory
 from workers.tar_format import (
     BLOCK,
     MAXIMUM_DEPTH,
@@ -45,7 +46,6 @@ from workers.tar_format import (
 )
 
 _CHUNK = 1 << 20
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Level 3 compresses dependencies three to four times at some 200 MB/s a thread; higher ones cost more than they save.
@@ -96,16 +96,6 @@ class _Writer:
         self.content(b"\0" * (2 * BLOCK))
         self._compressor.write(self._buffer)
         self._compressor.close()
-
-
-def open_directory(name: str | bytes | Path, parent: int | None = None) -> int:
-    """A descriptor of a directory that is no link. One that its owner shut (`chmod 000`) is opened up first."""
-    try:
-        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-    except PermissionError:
-        # Only for an ordinary user's own trees; the caller saw by lstat that this is a directory, no link.
-        os.chmod(name, 0o700, dir_fd=parent)
-        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
 
 
 def _open_file(name: bytes, parent: int) -> int:

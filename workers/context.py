@@ -72,7 +72,7 @@ class WorkerContext:
             settings=settings,
         )
 
-    def open_log(self, deployment_id: str, stage: Stage, fence: int, secrets: list[str]) -> LogWriter:
+    def open_log(self, deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
         return LogWriter(
             store=self.log_store,
             database=self.database,
@@ -80,7 +80,7 @@ class WorkerContext:
             deployment_id=deployment_id,
             stage=stage.value,
             fence=fence,
-            redactor=Redactor(secrets),
+            redactor=redactor,
             clock=self.clock,
         )
 

@@ -59,8 +59,8 @@ class StageLogHandle(StageLog, Protocol):
         ...
 
 
-# (deployment id, stage, fence, secrets) → log
-OpenLog = Callable[[str, Stage, int, list[str]], StageLogHandle]
+# (deployment id, stage, fence, what masks the secrets) → log
+OpenLog = Callable[[str, Stage, int, Redactor], StageLogHandle]
 # (project id, target) → variables
 ReadVariables = Callable[[str, str], Sequence[ProjectVariable]]
 # project id → what its repository is cloned with
@@ -173,12 +173,9 @@ class StageRunner:
         variables = self._read_variables(row["project_id"], target)
         # Read once: what the clone uses is what the log masks.
         credentials = self._read_credentials(row["project_id"])
-        secrets = [
-            *(variable.value for variable in variables),
-            *self._secrets_of(row),
-            *(credentials.secrets if credentials else ()),
-        ]
-        log = self._open_log(row["id"], self._stage, lease.token, secrets)
+        values = [variable.value for variable in variables]
+        redactor = Redactor([*values, *self._secrets_of(row), *(credentials.secrets if credentials else ())])
+        log = self._open_log(row["id"], self._stage, lease.token, redactor)
         try:
             with (
                 interruption(lease, log.lost) as interrupted,
@@ -196,17 +193,17 @@ class StageRunner:
                     variables=variables_for(self._stage, variables),
                     fence=lease.token,
                 )
-                return self._call(lease, context, log, row, secrets)
+                return self._call(lease, context, log, row, redactor)
         finally:
             log.close()
 
-    def _call(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row, secrets: Sequence[str]) -> str:
+    def _call(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row, redactor: Redactor) -> str:
         deployment_id = row["id"]
         try:
             result = self._function.run(context)
         except StageFailure as failure:
             # It may quote what a server or a command said; it is shown where the log's masks don't reach.
-            message = Redactor(secrets).mask(failure.message)
+            message = redactor.mask(failure.message)
             log.system(message)
             log.close()
             self._lifecycle.fail(deployment_id, self._stage, fence=lease.token, code=failure.code, message=message)

@@ -1,8 +1,8 @@
 """Finds many fixed texts in a buffer, quickly and in linear time. Pure.
 
 Searching for each of hundreds of texts takes hundreds of passes. So a sieve comes first: it looks at every twelfth (for
-shorter texts every fourth) position of the buffer and tells from the four bytes there which texts may occur at all;
-mostly none, and only those are searched for.
+shorter texts every fourth, for the shortest each) position of the buffer and tells from the four bytes there which
+texts may occur at all; mostly none, and only those are searched for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Interval = tuple[int, int]
 
 _GROUP_BYTES = 4
 # Strides of the sieves. A text takes part when it is so long that wherever it lies, a looked-at group lies within it.
-_STRIDES = (12, 4)
+_STRIDES = (12, 4, 1)
 # A pass for each of so few texts costs less than a sieve's.
 _MINIMUM_SIEVED = 8
 # So many places of a text's head near the end of a buffer are tried one by one; then the whole end is gone through.
@@ -143,19 +143,31 @@ class _Sieve:
     """Tells which of many texts may occur, from every `stride`-th byte and the three after it."""
 
     def __init__(self, literals: Sequence[Literal], stride: int) -> None:
-        self._step = stride // _GROUP_BYTES
+        self._stride = stride
         self._groups: dict[int, list[Literal]] = {}
         for literal in literals:
             data = _encode(literal.text)
-            groups = {data[start : start + _GROUP_BYTES] for start in range(stride)}
-            for group in groups:
-                self._groups.setdefault(int.from_bytes(group, sys.byteorder), []).append(literal)
-        self._keys = frozenset(self._groups)
+            alone = [literal]
+            for group in {data[start : start + _GROUP_BYTES] for start in range(stride)}:
+                self._add(int.from_bytes(group, sys.byteorder), alone)
+
+    def _add(self, key: int, alone: list[Literal]) -> None:
+        """Most groups are of one text; all of a text's share one list."""
+        others = self._groups.get(key)
+        if others is None:
+            self._groups[key] = alone
+        elif len(others) == 1:
+            self._groups[key] = others + alone
+        else:
+            others += alone
 
     def candidates(self, data: bytes) -> set[Literal]:
-        whole = len(data) - len(data) % _GROUP_BYTES
-        seen = memoryview(data)[:whole].cast("I")[:: self._step].tolist()
-        return {literal for key in self._keys.intersection(seen) for literal in self._groups[key]}
+        step = max(1, self._stride // _GROUP_BYTES)
+        seen: set[int] = set()
+        for offset in range(0, _GROUP_BYTES, self._stride):
+            whole = offset + (len(data) - offset) // _GROUP_BYTES * _GROUP_BYTES
+            seen.update(memoryview(data)[offset:whole].cast("I")[::step])
+        return {literal for key in self._groups.keys() & seen for literal in self._groups[key]}
 
 
 def _encode(text: str) -> bytes:

@@ -1,10 +1,11 @@
 """Masks secrets in text that arrives in pieces. Pure; time is linear in the text, whatever the text and the secrets.
 
-What is masked: every occurrence of every form of every secret (see `secret_forms`), overlapping ones included, and the
-user part of every URL (`https://user:password@host`), known as a secret or not. Secrets of two or three characters are
-masked as whole words only; single characters and words like "true" not at all. A secret is also found with a carriage
-return or a colour in the middle of it, which then follows its mask. The result doesn't depend on how the text is cut
-into pieces: text that may be the beginning of something to mask is kept back until more of it is known.
+What is masked: every occurrence of every form of every secret (see `secret_forms`; very long ones have fewer),
+overlapping ones included, and the user part of every URL (`https://user:password@host`), known as a secret or not.
+Secrets of two or three characters are masked as whole words only; single characters and words like "true" not at all. A
+secret is also found with a carriage return or a colour in the middle of it, which then follows its mask. The result
+doesn't depend on how the text is cut into pieces: text that may be the beginning of something to mask is kept back
+until more of it is known.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from shared.logs.control_sequences import Controls, separate, unfinished_start, visible
 from shared.logs.literal_search import Interval, LiteralSet
-from shared.logs.secret_forms import MINIMUM_LENGTH, MINIMUM_WORD_LENGTH, forms_of, is_harmless, words_of
+from shared.logs.secret_forms import MINIMUM_LENGTH, MINIMUM_WORD_LENGTH, forms_of_all, is_harmless, words_of
 
 MASK = "***"
 
@@ -34,7 +35,7 @@ class Redactor:
     """Immutable and safe from any thread; each stream of text gets its own `stream()`."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms: set[str] = set()
+        secrets_to_find: set[str] = set()
         words: set[str] = set()
         for value in secrets:
             secret = value.replace("\0", "\ufffd")
@@ -43,15 +44,14 @@ class Redactor:
             if is_harmless(secret):
                 continue
             if length >= MINIMUM_LENGTH:
-                forms |= {
-                    form for form in map(visible, forms_of(secret) | forms_of(shown)) if len(form) >= MINIMUM_LENGTH
-                }
+                secrets_to_find |= {secret, shown}
             elif length >= MINIMUM_WORD_LENGTH:
                 words |= {
                     word
                     for word in map(visible, words_of(secret) | words_of(shown))
                     if len(word) >= MINIMUM_WORD_LENGTH
                 }
+        forms = {form for form in map(visible, forms_of_all(secrets_to_find)) if len(form) >= MINIMUM_LENGTH}
         self._literals = LiteralSet(forms)
         self._words = [_Word(word) for word in sorted(words)]
 

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
 # Shorter values are masked as whole words only: as parts of words they are everywhere ("dev" in "device"). Elsewhere
@@ -13,6 +14,12 @@ from urllib.parse import quote, quote_plus
 MINIMUM_LENGTH = 4
 # A single character is no secret, and masking it would eat the log.
 MINIMUM_WORD_LENGTH = 2
+# Forms cost a worker memory and time in each stage, and each may have to be searched for in all that a build prints.
+# So much of a project's values gets all forms, the shortest values first: any number of tokens, and some keys.
+MOST_CHARACTERS = 32 * 1024
+MOST_FORMS = 6000
+# Of the values beyond that, so many lines are masked one by one; what has more of them, as a whole.
+MOST_LINES = 2000
 # Values that variables often have and that are no secrets; masking them would make the log unreadable.
 _HARMLESS = re.compile(
     "true|false|yes|no|on|off|null|none|undefined|enabled|disabled"
@@ -29,11 +36,30 @@ _HEX_WIDTH = 60
 _BASE64_WIDTHS = (64, 76)
 _HTML_IN_JSON = re.compile("[<>&]")
 # Not the x of an escape.
-_HEX_DIGITS = re.compile("[a-f]")
+_UPPER_HEX = str.maketrans("abcdef", "ABCDEF")
 _JSON_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 _IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
 _SHELL_SPECIAL = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 _URL_SAFE_SETS = ("", "/", "!'()*~", ";,/?:@&=+$-_.!~*'()#")
+
+
+def forms_of_all(secrets: Iterable[str]) -> set[str]:
+    """Every text to mask for secrets of at least MINIMUM_LENGTH characters. Their number, and the time that it takes to
+    find them, are bounded whatever the secrets: above the bounds long ones are masked as they are, and no more."""
+    forms: set[str] = set()
+    long: list[str] = []
+    characters = 0
+    for secret in sorted(set(secrets), key=lambda text: (len(text), text)):
+        characters += len(secret)
+        if not long and characters <= MOST_CHARACTERS and len(more := forms | forms_of(secret)) <= MOST_FORMS:
+            forms = more
+        else:
+            long.append(secret)
+    most = len(forms) + MOST_LINES
+    for secret in long:
+        more = forms | _plain_forms(secret)
+        forms = more if len(more) <= most else forms | {secret, secret.strip()}
+    return forms
 
 
 def forms_of(secret: str) -> set[str]:
@@ -101,7 +127,7 @@ def _hex_forms(secret: str) -> set[str]:
     if len(digits) > _HEX_WIDTH:
         pieces = (digits[start : start + _HEX_WIDTH] for start in range(0, len(digits), _HEX_WIDTH))
         forms |= {piece for piece in pieces if len(piece) >= 2 * MINIMUM_LENGTH}
-    return forms | {_HEX_DIGITS.sub(lambda match: match[0].upper(), form) for form in forms}
+    return forms | {form.translate(_UPPER_HEX) for form in forms}
 
 
 def _url_forms(secret: str) -> set[str]:

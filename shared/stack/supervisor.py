@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from shared.settings import Settings
+from shared.stack.disk_pulse import DiskPulse
 from shared.stack.errors import BusyPort, StackError
 from shared.stack.home import Home
 from shared.stack.object_store import ObjectStoreServer
@@ -56,6 +57,7 @@ class Supervisor:
         self._look_at_disk_at = 0.0
         self._is_disk_full = False
         self._watch: WorkerWatch | None = None
+        self._pulse: DiskPulse | None = None
 
     def start(self) -> Platform:
         """Returns when the API answers. Raises StackError, SettingsError, StopRequested; then call `stop`."""
@@ -71,9 +73,7 @@ class Supervisor:
         self._home.check_space()
         self._home.empty_metrics()
         self._platform = platform = assemble(self._home, self._environment)
-        self._watch = WorkerWatch(
-            lives_directory(self._home.directory), platform.settings.worker_silence_seconds, self._say
-        )
+        self._watch_workers(platform.settings.worker_silence_seconds)
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
@@ -114,6 +114,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Workers first, then what they talk to. Safe to call again, and after a start that failed halfway."""
+        if self._pulse is not None:
+            self._pulse.stop()
         roles = list(self._supervised)
         stores = [role for role in roles if role in {server.name for server in self._servers()} and role != "caddy"]
         workers = [role for role in roles if role.startswith("worker-")]
@@ -130,6 +132,12 @@ class Supervisor:
                 self._records.clear()
         while self._claims:
             self._claims.pop().close()
+
+    def _watch_workers(self, silence_seconds: float) -> None:
+        lives = lives_directory(self._home.directory)
+        self._pulse = pulse = DiskPulse(lives / "supervisor.pulse")
+        self._watch = WorkerWatch(lives, silence_seconds, self._say, disk_answered_at=lambda: pulse.answered_at)
+        pulse.start()
 
     def _claim_ports(self, settings: Settings, seconds: float) -> None:
         """Raises BusyPort. Processes that were killed may hold their ports for so many seconds more."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from shared.stack.supervised import Supervised
 from shared.worker_life import Verdict, pronounce, read_life
 
-# Who looks each 0.1 s and finds so much time gone was stopped itself, and what it remembers tells nothing.
+# Who looks each 0.1 s and finds so much time gone was stopped itself, and what it remembers tells nothing. Nor does it
+# while the disk takes no write: the workers' beats wait for it, however alive they are.
 _PAUSE_SECONDS = 5.0
 _LOOK_EVERY_SECONDS = 0.5
 
@@ -24,7 +25,8 @@ class _Seen:
 class WorkerWatch:
     """`look` is called often, by the one who started the processes. An age is what this process saw itself: from the
     last change of the file that it noticed, without a pause of its own in between; no file's time is compared with a
-    clock. `seconds`: from which age on a worker is ended.
+    clock. `seconds`: from which age on a worker is ended. `disk_answered_at`: when the disk took a write last, on the
+    clock of `monotonic`.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class WorkerWatch:
         seconds: float,
         say: Callable[[str], None],
         *,
+        disk_answered_at: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._seconds = seconds
         self._say = say
+        self._disk_answered_at = disk_answered_at
         self._monotonic = monotonic
         self._seen: dict[Path, _Seen] = {}
         self._called_at = monotonic()
@@ -45,7 +49,7 @@ class WorkerWatch:
 
     def look(self, supervised: Iterable[Supervised]) -> None:
         now = self._monotonic()
-        if now - self._called_at > _PAUSE_SECONDS:
+        if now - min(self._called_at, self._disk_answered_at()) > _PAUSE_SECONDS:
             self._seen.clear()
         self._called_at = now
         if now < self._look_at:
@@ -71,7 +75,7 @@ class WorkerWatch:
                 continue  # another's, or a dead one's that nobody has handed back yet
             try:
                 # First, so that it counts whatever becomes of this process.
-                pronounce(path, Verdict.HEARTBEAT)
+                pronounce(path, Verdict.HEARTBEAT, self._seen[path].changed)
             except OSError as error:
                 self._say(f"The end of {life.worker} can't be recorded ({error}); its job may be tried once more.")
             processes[life.pid].kill()

@@ -273,6 +273,46 @@ def test_the_walls_of_a_run_are_out_of_its_reach(exact_executor: Executor, exact
     assert max(processes) < 20, printed
 
 
+INIT = """
+import ctypes, os, resource, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Docker's init hands it on
+def open_for(name, flags):
+    os.close(os.open(f"/proc/1/{name}", flags))
+def ptrace():
+    if libc.ptrace(16, 1, None, None) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+attempts = {
+    "limit": lambda: resource.prlimit(1, resource.RLIMIT_CPU, (1, 1)),
+    "policy": lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)),
+    "affinity": lambda: os.sched_setaffinity(1, {0}),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, 1, 19),
+    "trace": ptrace,
+}
+for name in "oom_score_adj oom_adj mem clear_refs autogroup coredump_filter comm sched limits".split():
+    attempts[name] = lambda name=name: open_for(name, os.O_WRONLY)
+if sys.argv[1:] == ["docker"]:
+    attempts["input"] = lambda: open_for("fd/0", os.O_WRONLY)
+    attempts["memory"] = lambda: open_for("mem", os.O_RDONLY)
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        print(name, "REACHED")
+    except OSError:
+        pass
+resource.prlimit(os.getpid(), resource.RLIMIT_CPU, (100, 100))
+os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))
+for number in sorted(signal.valid_signals() - {signal.SIGCHLD}):
+    os.kill(1, number)
+sys.exit(3)
+"""
+
+
+def test_no_build_reaches_its_init(exact_executor: Executor, exact_kind: ExecutorKind) -> None:
+    result, printed = run(exact_executor, "", command=("python3", "-c", INIT, exact_kind.name))
+    assert (result.outcome, result.exit_code, printed) == (Outcome.USER_ERROR, 3, b"")
+
+
 SET_ID = """
 import ctypes, errno, os, platform, stat, subprocess
 libc = ctypes.CDLL(None, use_errno=True)

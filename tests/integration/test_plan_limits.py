@@ -85,9 +85,9 @@ class Fleet:
     def runner(self, stage: Stage, run: Run) -> StageRunner:
         world = self.world
 
-        def open_log(deployment_id: str, stage: Stage, fence: int, secrets: list[str]) -> LogWriter:
+        def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
-                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, Redactor(secrets)
+                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, redactor
             )
 
         def hold_slot(tenant_id: str, slot: str, limits: PlanLimits) -> None:

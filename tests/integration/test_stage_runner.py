@@ -77,9 +77,9 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
         reap: Callable[[str], None] = lambda _name: None,
         **finish: Any,
     ):
-        def open_log(deployment_id: str, stage: Stage, fence: int, secrets: list[str]) -> LogWriter:
+        def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
-                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, Redactor(secrets)
+                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, redactor
             )
 
         runner = StageRunner(

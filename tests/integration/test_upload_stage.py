@@ -248,3 +248,24 @@ def test_more_links_than_files_may_be_are_refused(uploader: Uploader) -> None:
             (tree / f"link{number}").symlink_to("index.html")
 
     assert uploader.failure(fill, maximum_output_files=10).code is FailureCode.OUTPUT_TOO_LARGE
+
+
+def _nested(tree: Path) -> None:
+    for number in range(3):
+        (tree / f"{number}/a/b").mkdir(parents=True)
+        (tree / f"{number}/a/b/index.html").write_text("x")
+
+
+def _nested_by_links(tree: Path) -> None:
+    (tree / "one/a/b").mkdir(parents=True)
+    (tree / "one/a/b/index.html").write_text("x")
+    for number in range(2):
+        (tree / f"link{number}").symlink_to("one")
+
+
+@pytest.mark.parametrize("fill", [_nested, _nested_by_links])
+def test_more_directories_than_files_may_be_are_refused(uploader: Uploader, fill: Callable[[Path], object]) -> None:
+    failure = uploader.failure(fill, maximum_output_files=8)
+    assert failure.code is FailureCode.OUTPUT_TOO_LARGE
+    assert "more than 8 directories" in failure.message
+    assert uploader.upload(fill, maximum_output_files=9)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
 import re
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.logs.control_sequences import visible
+from shared.logs.literal_search import Literal, LiteralSet
 from shared.logs.redaction import MASK, Redactor
-from shared.logs.secret_forms import is_harmless
+from shared.logs.secret_forms import MOST_FORMS, MOST_LINES, forms_of_all, is_harmless
 from shared.logs.splitter import LineSplitter
 
 SECRET = "p@ss/w+rd 'ü\"42"
@@ -326,3 +328,56 @@ def test_a_run_of_control_characters_without_an_end_is_not_kept_without_an_end()
     whole, pieces = Redactor(["secret-value"]).mask(run), Redactor(["secret-value"]).stream()
     assert "".join(map(pieces.feed, run)) + pieces.flush() == whole
     assert whole.endswith(("\rb", "mb"))
+
+
+def digest(seed: object, length: int) -> str:
+    return hashlib.shake_128(str(seed).encode()).hexdigest(length)[:length]
+
+
+def lines(seed: object, count: int, length: int) -> str:
+    return "\n".join(digest((seed, number), length) for number in range(count))
+
+
+# As many and as large as the platform lets a project's variables be: 64 KiB each, 1 MiB together, 200 of them.
+HUGE = {
+    "one line": [digest(number, 60 * 1024) for number in range(16)],
+    "long lines": [lines(number, 960, 64) for number in range(16)],
+    "short lines": [lines(number, 10_000, 5) for number in range(16)],
+    "many": [lines(number, 80, 64) for number in range(199)],
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_secrets_cost_little_and_take_nothing_from_ordinary_ones(name: str) -> None:
+    huge = HUGE[name]
+    forms = forms_of_all([*huge, SECRET])
+    assert len(forms) <= MOST_FORMS + MOST_LINES + 2 * len(huge)
+    assert sum(map(len, forms)) < 8 << 20
+    redactor = Redactor([*huge, SECRET])
+    for secret in huge:
+        assert redactor.mask(f"<{secret}>").removeprefix("<").removesuffix(">").split("\n") in (
+            [MASK],
+            [MASK] * len(secret.split("\n")),
+        )
+    for shown in (SECRET, base64.b64encode(SECRET.encode()).decode(), SECRET.encode().hex(), quote(SECRET, safe="")):
+        assert redactor.mask(f"<{shown}>") == f"<{MASK}>"
+
+
+def test_all_lines_of_a_huge_key_are_masked_one_by_one() -> None:
+    key = lines("key", 960, 64)
+    redactor = Redactor([key, "secret-one"])
+    shown = "".join(f"    {line}\r\n" for line in key.split("\n"))
+    assert set(redactor.mask(shown).split()) == {MASK}
+
+
+@pytest.mark.parametrize("length", [4, 5, 6, 7, 14, 15, 64])
+def test_a_text_that_is_not_there_is_not_searched_for(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    searched: list[str] = []
+    find = Literal.find
+    monkeypatch.setattr(Literal, "find", lambda self, buffer: searched.append(self.text) or find(self, buffer))
+    texts = lines("a", 2000, length).split("\n")
+    literals = LiteralSet(texts)
+    assert list(literals.find("Only words, no digits. " * 1000)) == []
+    assert searched == []
+    for before in range(4):
+        assert list(literals.find("-" * before + texts[7])) == [(before, before + length)]

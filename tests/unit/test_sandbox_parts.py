@@ -13,6 +13,7 @@ import pytest
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
+from workers.executors import disk_watchdog
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog, measure
@@ -105,6 +106,25 @@ def test_filter_refuses_modes_that_change_who_runs_a_file(
     assert evaluate(program, architecture, 437, 0, 0, 0, 0) == ERRNO | errno.ENOSYS
 
 
+@pytest.mark.parametrize(
+    ("machine", "architecture", "process_at", "denied"),
+    [
+        ("x86_64", X86, {302: 0, 142: 0, 144: 0, 314: 0, 203: 0, 141: 1, 251: 1}, (101, 311, 312, 440, 448, 256, 279)),
+        ("aarch64", ARM, {261: 0, 118: 0, 119: 0, 274: 0, 122: 0, 140: 1, 30: 1}, (117, 271, 272, 440, 448, 238, 239)),
+    ],
+)
+def test_filter_lets_no_build_change_its_init(
+    machine: str, architecture: int, process_at: dict[int, int], denied: tuple[int, ...]
+) -> None:
+    program = build_filter(machine)
+    for number, place in process_at.items():
+        for pid in (1, 1 | 1 << 32):
+            assert evaluate(program, architecture, number, *[0] * place, pid) == ERRNO | errno.EPERM
+        for pid in (0, 2, 0xFFFFFFFF):
+            assert evaluate(program, architecture, number, *[1] * place, pid) == ALLOW
+    assert [evaluate(program, architecture, number) for number in denied] == [ERRNO | errno.EPERM] * len(denied)
+
+
 def test_filter_closes_the_x32_numbers() -> None:
     assert evaluate(build_filter("x86_64"), X86, 0x40000000 | 165) == ERRNO | errno.EPERM
 
@@ -112,6 +132,24 @@ def test_filter_closes_the_x32_numbers() -> None:
 def test_no_filter_means_no_sandbox() -> None:
     with pytest.raises(PlatformError, match="riscv64"):
         build_filter("riscv64")
+
+
+def test_a_link_that_comes_to_a_directorys_place_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, outside = tmp_path / "watched", tmp_path / "outside"
+    (watched / "a/b").mkdir(parents=True)
+    (outside / "b/c/d").mkdir(parents=True)
+    open_directory = disk_watchdog.open_directory
+
+    def swapping(name: str) -> int:
+        if name == str(watched / "a/b"):
+            (watched / "a").rename(watched / "former")
+            (watched / "a").symlink_to(outside)
+        return open_directory(name)
+
+    monkeypatch.setattr(disk_watchdog, "open_directory", swapping)
+    assert measure([watched]).entries == 2
 
 
 def test_version_two_group_writes_the_limits_and_reads_the_events(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from workers.shut_directories import open_directory
 
 _INTERVAL_SECONDS = 0.5
 # A big tree takes long to measure; the watchdog then spends a fifth of one core at most, and half of one while the disk
@@ -37,10 +40,11 @@ def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: 
     """
     size = count = 0
     seen: set[tuple[int, int]] = set()
-    pending = [os.fspath(path) for path in paths]
+    pending: list[tuple[str, tuple[int, int] | None]] = [(os.fspath(path), None) for path in paths]
     while pending:
+        parent, expected = pending.pop()
         try:
-            with _listed(pending.pop()) as entries:
+            with _listed(parent, expected) as entries:
                 for entry in entries:
                     count += 1
                     if size > most_bytes or count > most_entries:
@@ -49,10 +53,10 @@ def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: 
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue  # it went away
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
+                    identity = (status.st_dev, status.st_ino)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append((f"{parent}/{entry.name}", identity))
                     elif status.st_nlink > 1:
-                        identity = (status.st_dev, status.st_ino)
                         if identity in seen:
                             continue
                         seen.add(identity)
@@ -63,16 +67,20 @@ def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: 
     return DiskUsage(size, count)
 
 
-def _listed(path: str) -> os.scandir[str]:  # type: ignore[type-arg]
-    """A directory that a build shut to its owner, this process's user, is opened first."""
-    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
-        # By descriptor: the build may put a link in its place at any time.
-        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IRWXU)  # noqa: PTH101
-        finally:
-            os.close(descriptor)
-    return os.scandir(path)
+@contextmanager
+def _listed(path: str, identity: tuple[int, int] | None) -> Generator[Iterable[os.DirEntry[str]]]:
+    """Nothing where a link or another directory has come to the place of any part of the path: a build may move its
+    directories at any time, and measured is only what was seen inside."""
+    directory = open_directory(path)
+    try:
+        status = os.fstat(directory)
+        if identity in (None, (status.st_dev, status.st_ino)):
+            with os.scandir(directory) as entries:
+                yield entries
+        else:
+            yield ()
+    finally:
+        os.close(directory)
 
 
 class DiskWatchdog:

@@ -3,14 +3,15 @@
 It reads one line of JSON from its standard input, {"command", "directory", "environment"}: what travels by the
 container's configuration instead would be kept on the daemon's disk and shown by `docker inspect`. The command gets a
 system-call filter on top of Docker's. SIGTERM goes to everything inside; when the worker is gone, the other end of the
-standard input is, and everything inside is killed. Nothing inside can kill it (pid_namespaces(7)),
-and it never ends with 137 by itself: a container that does was killed from outside. Standard library only: the image's
-Python runs this single file.
+standard input is, and everything inside is killed. Nothing inside can kill it: an init gets no signal that it has no
+handler for (pid_namespaces(7)), the filter keeps its limits, and its files in /proc are root's. It never ends with 137
+by itself: a container that does was killed from outside. Standard library only: the image's Python runs this file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -22,7 +23,7 @@ from pathlib import Path
 # More than the daemon and the worker need to notice that the kernel ended something for want of memory.
 _MEMORY_SECONDS = 5.0
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
-_SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2  # prctl(2)
+_SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 4, 38, 22, 2  # prctl(2)
 _CANNOT_RUN = 126
 _KILLED = 137
 # In place of 137 for a command that was killed. No other ending is likely to have it: it stands for a real-time signal.
@@ -30,6 +31,7 @@ COMMAND_KILLED = 165
 
 
 def main() -> None:
+    _shut()
     program = Path(sys.argv[1]).read_bytes()
     request = json.loads(_read_line())
     wake_read, wake_write = os.pipe()
@@ -50,6 +52,19 @@ def main() -> None:
         time.sleep(0.1)  # the worker ends the container meanwhile
     code = 128 - code if code < 0 else code
     os._exit(COMMAND_KILLED if code == _KILLED else code)
+
+
+def _shut() -> None:
+    """The build has this process's user: it could write to its memory and hold its standard input open by /proc, and
+    choose it for the memory killer. Holds up to the command's exec(2). Python's handler for SIGINT would end it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _control_process(_SET_DUMPABLE, 0)
+
+
+def _control_process(*arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(*arguments, *[0] * (5 - len(arguments))):
+        raise OSError(ctypes.get_errno(), f"prctl({arguments[0]}) is refused")
 
 
 def _read_line() -> bytes:
@@ -108,17 +123,13 @@ def _become(request: dict[str, object], program: bytes) -> None:
 
 def _install(program: bytes) -> None:
     """The filter stays for everything that the command starts (seccomp(2))."""
-    import ctypes
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
-    libc = ctypes.CDLL(None, use_errno=True)
     passed = Program(len(program) // 8, program)
-    if libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(
-        _SET_SECCOMP, _FILTER_MODE, ctypes.byref(passed), 0, 0
-    ):
-        raise OSError(ctypes.get_errno(), "the system-call filter is refused")
+    _control_process(_SET_NO_NEW_PRIVILEGES, 1)
+    _control_process(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(passed))
 
 
 def _is_out_of_memory() -> bool:

@@ -1,9 +1,10 @@
 """The system-call filter of the sandbox, as a classic BPF program for `bwrap --add-seccomp-fd`.
 
 A deny list, after Docker's default profile: what reaches the kernel's namespaces, keyrings, tracing, asynchronous
-and module machinery answers EPERM, and so does every call that would make a setuid or setgid file. clone3 and openat2
-answer ENOSYS, so that programs fall back to clone and openat, whose arguments a filter can read. Layout of
-`struct seccomp_data`: linux/seccomp.h; numbers: asm/unistd_64.h, asm-generic/unistd.h.
+and module machinery answers EPERM, and so does every call that would make a setuid or setgid file, or change the limits
+or the scheduling of the sandbox's init, which has the build's own user. clone3 and openat2 answer ENOSYS, so that
+programs fall back to clone and openat, whose arguments a filter can read. Layout of `struct seccomp_data`:
+linux/seccomp.h; numbers: asm/unistd_64.h, asm-generic/unistd.h.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "process_vm_writev": (311, 271),
     "pidfd_getfd": (438, 438),
     "kcmp": (312, 272),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -116,6 +121,18 @@ _OPENERS: tuple[tuple[tuple[int | None, int | None], int], ...] = (
 )
 _CREATING_FLAGS = 0o100 | 0o20000000  # O_CREAT | __O_TMPFILE
 
+# ((x86_64, aarch64), the place of the process id). 0 is the caller, and no thread of the build is 1.
+_PROCESS_SETTERS: tuple[tuple[tuple[int, int], int], ...] = (
+    ((302, 261), 0),  # prlimit64: at its limit of CPU time the kernel kills even an init
+    ((142, 118), 0),  # sched_setparam
+    ((144, 119), 0),  # sched_setscheduler
+    ((314, 274), 0),  # sched_setattr
+    ((203, 122), 0),  # sched_setaffinity
+    ((141, 140), 1),  # setpriority
+    ((251, 30), 1),  # ioprio_set
+)
+_INIT = 1
+
 
 def build_filter(machine: str | None = None) -> bytes:
     """`struct sock_filter[]` for `machine` (default: this one's). Raises PlatformError for one without a table."""
@@ -139,6 +156,9 @@ def build_filter(machine: str | None = None) -> bytes:
     for number in (_CLONE3, _OPENAT2):
         program += [_instruction(_JUMP_EQUAL, 0, 1, number), _answer(_ERRNO | errno.ENOSYS)]
     program += _without_set_id(column)
+    for numbers, process in _PROCESS_SETTERS:
+        refuse = [_instruction(_JUMP_EQUAL, 0, 1, _INIT), _answer(_ERRNO | errno.EPERM)]
+        program += _when(numbers[column], process, refuse)
     program += _when(_CLONE[machine], 0, [_instruction(_JUMP_ANY_BIT, 0, 1, _CLONE_NEW_ANY), _answer(_ERRNO | 1)])
     injections = [_instruction(_JUMP_EQUAL, 0, 1, request) for request in _TERMINAL_INJECTION]
     program += _when(_IOCTL[machine], 1, [part for jump in injections for part in (jump, _answer(_ERRNO | 1))])

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from workers.executors.base import ExecutionSpec
+from workers.shut_directories import open_directory
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def writable_paths(spec: ExecutionSpec) -> tuple[Path, ...]:
@@ -34,7 +34,7 @@ def strip_set_id_bits(paths: Iterable[Path]) -> None:
 
 def _strip_below(top: Path) -> None:
     """One directory is open at a time, and is entered from its parent: neither depth nor breadth is bounded."""
-    directory = _enter(os.fspath(top))
+    directory = open_directory(os.fspath(top))
     try:
         # The directories still to be entered, of each directory on the way from the top to the open one.
         pending = [_strip_entries(directory)]
@@ -65,16 +65,9 @@ def _strip_entries(directory: int) -> list[str]:
 
 def _move(directory: int, name: str) -> int:
     """Opens what lies in the directory, and closes that one if this succeeds."""
-    entered = _enter(name, directory)
+    entered = open_directory(name, directory)
     os.close(directory)
     return entered
-
-
-def _enter(name: str, parent: int | None = None) -> int:
-    """Builds may shut a directory to its owner, who is this process's user."""
-    if not os.access(name, os.R_OK | os.X_OK, dir_fd=parent, effective_ids=True):
-        os.chmod(name, stat.S_IRWXU, dir_fd=parent)
-    return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
 
 
 def _strip(name: str, status: os.stat_result, parent: int | None = None) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.wording import counted
-from workers.archive import open_directory, walk
+from workers.archive import walk
+from workers.shut_directories import open_directory
 from workers.tar_format import ArchiveRejected, shown
 
 _MEBIBYTE = 1 << 20
@@ -23,7 +24,7 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 @dataclass(frozen=True, slots=True)
 class OutputLimits:
-    """Of a site. As many links may be in an output as files."""
+    """Of a site. As many links may be in an output as files, and as many directories on the site."""
 
     maximum_output_files: int
     maximum_output_bytes: int
@@ -55,6 +56,7 @@ def scan_output(tree: Path, limits: OutputLimits, on_read: Callable[[str], None]
     finally:
         os.close(root)
     _expand_links(found, links, limits)
+    _check_directories(found, limits)
     if not found:
         raise StageFailure(
             FailureCode.OUTPUT_DIRECTORY_EMPTY,
@@ -80,6 +82,22 @@ def _check_limits(path: bytes, size: int, count: int, limits: OutputLimits) -> N
             FailureCode.OUTPUT_TOO_LARGE,
             f"{shown(path)} takes {shown_size(size)}; a file may take {shown_size(limits.maximum_file_bytes)}.",
         )
+
+
+def _check_directories(found: Iterable[bytes], limits: OutputLimits) -> None:
+    """Counts the directories that the site is made of, those below links too: each one is new on the host's disk."""
+    directories: set[bytes] = set()
+    for path in found:
+        parent = path.rpartition(b"/")[0]
+        while parent and parent not in directories:
+            directories.add(parent)
+            if len(directories) > limits.maximum_output_files:
+                most = counted(limits.maximum_output_files, "directory", "directories")
+                raise StageFailure(
+                    FailureCode.OUTPUT_TOO_LARGE,
+                    f"The output has more than {most}; {shown(parent)} is one too many. Put more files into each.",
+                )
+            parent = parent.rpartition(b"/")[0]
 
 
 def _expand_links(found: dict[bytes, tuple[bytes, int]], links: Mapping[bytes, bytes], limits: OutputLimits) -> None:
