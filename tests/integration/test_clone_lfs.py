@@ -309,7 +309,9 @@ def test_a_server_that_drips_holds_nothing(
             raise Cancelled
 
     policy = RepositoryPolicy(AddressPolicy(("127.0.0.0/8",)))
-    opened = RepositoryAccess.opened("proj_1", None, cloner.stage._host_keys, tmp_path, policy)
+    opened = RepositoryAccess.opened(
+        parse_repository_url("https://git.example.com/r.git"), "proj_1", None, cloner.stage._host_keys, tmp_path, policy
+    )
     with dripping(content) as port, opened as access:
         lfs.href = f"{scheme}://127.0.0.1:{port}/x"
         url = lfs.href if what == "batch" else http.url("site.git/info/lfs")
