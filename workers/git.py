@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
@@ -74,10 +73,6 @@ class GitFailed(Exception):
         self.status = status
         self.messages = messages
         self.answers: Sequence[HttpAnswer] = ()
-
-
-class _Enough(Exception):
-    """As much of the output as was asked for has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,32 +152,25 @@ class Git:
         *,
         is_silent: bool = False,
         consume: Callable[[bytes], None] | None = None,
+        most: int | None = None,
     ) -> bytes:
         """Standard output. `remote`: environment made by `RepositoryAccess.environment`. `consume` gets the output in
-        pieces, from another thread, instead of it being returned; what it raises ends git and is raised here.
+        pieces, from another thread, instead of it being returned; what it raises ends git and is raised here. After
+        `most` bytes of it git is ended, and they are returned.
 
         Raises GitFailed, Cancelled, StageFailure when the time, the size or the memory is passed, and PlatformError
         when git was killed; nothing is left running.
         """
-        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume)
+        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume, most=most)
 
     def read_message(self, sha: str, directory: Path, *, header: str = "") -> str:
         """The commit's message, after a line of its `header` (placeholders of `git log`) where one is asked for.
 
         No more than 64 KiB of both: the rest of a message that has no end is neither kept nor read. Raises as `run`.
         """
-        message = bytearray()
-
-        def keep(data: bytes) -> None:
-            message.extend(data)
-            if len(message) > _MAXIMUM_MESSAGE:
-                raise _Enough
-
         form = f"--format={header}%n%B" if header else "--format=%B"
-        with contextlib.suppress(_Enough):
-            arguments = ["log", "-1", "--no-show-signature", form, "--encoding=UTF-8", sha]
-            self.run(arguments, directory, OFFLINE, consume=keep)
-        return message[:_MAXIMUM_MESSAGE].decode("utf-8", "replace")
+        arguments = ["log", "-1", "--no-show-signature", form, "--encoding=UTF-8", sha]
+        return self.run(arguments, directory, OFFLINE, most=_MAXIMUM_MESSAGE).decode("utf-8", "replace")
 
     def run_program(
         self,
@@ -192,6 +180,7 @@ class Git:
         *,
         is_silent: bool = False,
         consume: Callable[[bytes], None] | None = None,
+        most: int | None = None,
     ) -> bytes:
         """As `run`, for another program that contacts the repository."""
         events = Path(self._environment["GIT_TRACE2_EVENT"])
@@ -209,7 +198,7 @@ class Git:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        output, messages = Output(consume), Messages(None if is_silent else self._on_stderr)
+        output, messages = Output(consume, most), Messages(None if is_silent else self._on_stderr)
         readers = [
             threading.Thread(target=output.read, args=(process.stdout,), daemon=True),
             threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
@@ -227,7 +216,7 @@ class Git:
             process.stderr.close()
         if output.failure is not None:
             raise output.failure
-        if process.returncode != 0:
+        if process.returncode != 0 and not output.is_enough:
             trace = GitTrace.read(events)
             killed = self._confinement.find_failure(command[0], process.returncode, messages.text(), trace)
             raise killed or GitFailed(messages.text(), process.returncode, trace.messages)
@@ -242,7 +231,7 @@ class Git:
                 return
             except subprocess.TimeoutExpired:
                 pause = min(pause * 2, 0.05)
-            if output.failure is not None:
+            if output.failure is not None or output.is_enough:
                 return
             self.check_time()
             self._confinement.check_memory(process.pid)

@@ -10,23 +10,28 @@ from typing import IO
 from shared.errors import FailureCode, StageFailure
 
 _PROGRESS_INTERVAL = 2.0
-# The list of some half a million files.
-_MAXIMUM_OUTPUT = 64 << 20
+# What may be kept. Lists of files are longer and taken in pieces.
+_MAXIMUM_OUTPUT = 4 << 20
 # What git and the server say of one run; the rest isn't shown.
 _MAXIMUM_MESSAGES = 1 << 20
 _MAXIMUM_LINE = 2000
 
 
 class Output:
-    """A program's standard output: kept, or handed on. `failure` ends the program."""
+    """A program's standard output: kept, or handed on. `failure` and `is_enough` end the program.
 
-    def __init__(self, consume: Callable[[bytes], None] | None) -> None:
+    `most`: that many bytes are enough. None: all of it is wanted.
+    """
+
+    def __init__(self, consume: Callable[[bytes], None] | None, most: int | None) -> None:
         self.data = bytearray()
         self.failure: Exception | None = None
+        self.is_enough = False
         self._consume = consume or self._keep
+        self._most = most
 
     def read(self, pipe: IO[bytes]) -> None:
-        while self.failure is None and (data := os.read(pipe.fileno(), 65536)):
+        while self.failure is None and not self.is_enough and (data := os.read(pipe.fileno(), 65536)):
             try:
                 self._consume(data)
             except Exception as error:  # noqa: BLE001 - raised in the thread that waits
@@ -34,12 +39,15 @@ class Output:
 
     def _keep(self, data: bytes) -> None:
         self.data += data
-        if len(self.data) > _MAXIMUM_OUTPUT:
-            # A part of it would pass for the whole: submodules or files in LFS would be left out without a word.
+        if self._most is not None and len(self.data) >= self._most:
+            del self.data[self._most :]
+            self.is_enough = True
+        elif len(self.data) > _MAXIMUM_OUTPUT:
+            # A part of it would pass for the whole.
             raise StageFailure(
                 FailureCode.REPOSITORY_TOO_LARGE,
-                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB: it has too many files "
-                "or branches to be deployed. Deploy a repository that holds the site alone.",
+                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB. Deploy a repository "
+                "that holds the site alone.",
             )
 
 

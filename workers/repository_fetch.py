@@ -1,31 +1,24 @@
-"""Fetches exactly one commit of a repository into a directory, with its submodules."""
+"""Fetches exactly one commit of a repository into a directory."""
 
 from __future__ import annotations
 
-import os
-import posixpath
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import RepositoryPolicy, RepositoryUrl
+from shared.repository_url import RepositoryUrl
 from workers.git import Git, GitFailed
 from workers.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
 from workers.http_answers import HttpAnswer, read_trace
-from workers.lfs import LfsFetcher
 from workers.repository_access import RepositoryAccess
-from workers.repository_addresses import Route, find_route, parse_for_clone
+from workers.repository_addresses import Route, find_route
 from workers.stage import StageLog
 
-_MAXIMUM_SUBMODULE_DEPTH = 5
-_MAXIMUM_SUBMODULES = 100
-# Bytes of all paths and addresses in .gitmodules.
-_MAXIMUM_MODULES = 1 << 20
-_MAXIMUM_LINES = 20
+# Bytes of a list of branches: a message names some of them.
+_MAXIMUM_REFERENCES = 16 << 10
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -76,19 +69,17 @@ class RemoteRepository:
         """The SHA of the branch's newest commit. Raises StageFailure."""
         if branch.startswith("-") or any(character in branch for character in "\0\n *?[\\^~:"):
             raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{branch!r} can't be the name of a branch.")
-        reference = f"refs/heads/{branch}"
-        sha = self._references([reference, "HEAD"], directory).get(reference)
-        if sha is not None:
-            return sha
-        tag = f"refs/tags/{branch}"
-        there = self._references(["refs/heads/*", tag, f"{tag}^{{}}"], directory)
-        tagged = there.pop(f"{tag}^{{}}", there.get(tag))
-        if there.pop(tag, None) is not None:
+        reference, tag = f"refs/heads/{branch}", f"refs/tags/{branch}"
+        there = self._references([reference, tag, f"{tag}^{{}}", "HEAD"], directory)
+        if reference in there:
+            return there[reference]
+        if tag in there:
+            tagged = there.get(f"{tag}^{{}}", there[tag])
             raise StageFailure(
                 FailureCode.BRANCH_NOT_FOUND,
                 f"{self.url.public} has no branch {branch!r}, but a tag of this name. Deploy its commit: {tagged}.",
             )
-        branches = [name.removeprefix("refs/heads/") for name in there]
+        branches = [name.removeprefix("refs/heads/") for name in self._references(["refs/heads/*"], directory)]
         if not branches:
             other = find_other_server(self.url, self._answers)
             if other is not None:
@@ -100,7 +91,9 @@ class RemoteRepository:
         raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{self.url.public} has no branch {branch!r}. It has: {some}.")
 
     def _references(self, patterns: list[str], directory: Path) -> dict[str, str]:
-        output = self._contact(["ls-remote", "--quiet", "--", "URL", *patterns], directory)
+        """SHA by name, of as many as fit some KiB."""
+        arguments = ["ls-remote", "--quiet", "--", "URL", *patterns]
+        output = self._contact(arguments, directory, most=_MAXIMUM_REFERENCES)
         references: dict[str, str] = {}
         for line in output.decode("utf-8", "replace").splitlines():
             sha, _, name = line.partition("\t")
@@ -173,16 +166,23 @@ class RemoteRepository:
         return True
 
     def _contact(
-        self, arguments: list[str], directory: Path, *, is_raw: bool = False, is_patient: bool = True
+        self,
+        arguments: list[str],
+        directory: Path,
+        *,
+        is_raw: bool = False,
+        is_patient: bool = True,
+        most: int | None = None,
     ) -> bytes:
         """Runs git with this repository's address in place of "URL"; again, if `is_patient`, after what may pass.
+        `most`: as for `Git.run`.
 
         Raises GitFailed if `is_raw`, else its meaning.
         """
         pauses = list(PAUSES) if is_patient else []
         while True:
             try:
-                return self._contact_once(arguments, directory)
+                return self._contact_once(arguments, directory, most)
             except GitFailed as error:
                 is_ours = self._access.find_proxy_failure(self.url) is not None
                 can_wait = bool(pauses) and not is_ours
@@ -195,17 +195,17 @@ class RemoteRepository:
                 self._log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
                 self._git.pause(wait)
 
-    def _contact_once(self, arguments: list[str], directory: Path) -> bytes:
+    def _contact_once(self, arguments: list[str], directory: Path, most: int | None) -> bytes:
         try:
-            return self._run(arguments, directory)
+            return self._run(arguments, directory, most)
         except GitFailed as error:
             # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
             if not is_moved(error.stderr) or self.url.path.endswith(".git"):
                 raise
             self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
-            return self._run(arguments, directory)
+            return self._run(arguments, directory, most)
 
-    def _run(self, arguments: list[str], directory: Path) -> bytes:
+    def _run(self, arguments: list[str], directory: Path, most: int | None) -> bytes:
         trace = self._git.trace
         trace.unlink(missing_ok=True)
         remote = self._access.environment(self.url, self.route)
@@ -213,7 +213,7 @@ class RemoteRepository:
         remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
         filled = [self.url.public if argument == "URL" else argument for argument in arguments]
         try:
-            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote")
+            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote", most=most)
             self._answers = read_trace(trace)
         except GitFailed as error:
             error.answers = read_trace(trace)
@@ -225,140 +225,3 @@ class RemoteRepository:
 
     def _failure_of(self, error: GitFailed) -> Exception:
         return self._access.failure_of(error, self.url, is_last_attempt=self._is_last_attempt, has_waited=True)
-
-
-class SubmoduleFetcher:
-    """Fetches the submodules of a checked-out commit, each at the commit that the parent names, and theirs."""
-
-    def __init__(
-        self,
-        git: Git,
-        access: RepositoryAccess,
-        lfs: LfsFetcher,
-        log: StageLog,
-        cancelled: threading.Event,
-        *,
-        is_last_attempt: bool,
-    ) -> None:
-        self._git = git
-        self._access = access
-        self._lfs = lfs
-        self._log = log
-        self._cancelled = cancelled
-        self._is_last_attempt = is_last_attempt
-        self._count = 0
-        self._left_empty = 0
-
-    def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
-        """Raises StageFailure naming the submodule."""
-        links = self._links(directory)
-        if not links:
-            return
-        urls = self._urls(directory)
-        for path, sha in links.items():
-            url = urls.get(path)
-            if url is None:
-                # A leftover of git itself: an embedded repository that was committed by mistake. git ignores it too.
-                self._left_empty += 1
-                if self._left_empty <= _MAXIMUM_LINES:
-                    self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
-                continue
-            self._count += 1
-            if depth >= _MAXIMUM_SUBMODULE_DEPTH or self._count > _MAXIMUM_SUBMODULES:
-                raise StageFailure(
-                    FailureCode.REPOSITORY_TOO_LARGE,
-                    f"The repository has more than {_MAXIMUM_SUBMODULES} submodules, or nests them deeper than "
-                    f"{_MAXIMUM_SUBMODULE_DEPTH}.",
-                )
-            try:
-                self._fetch_one(parent, url, sha, directory / path, depth)
-            except StageFailure as failure:
-                raise StageFailure(failure.code, f"Submodule {path}: {failure.message}") from failure
-
-    def _fetch_one(self, parent: RepositoryUrl, url: str, sha: str, directory: Path, depth: int) -> None:
-        repository = resolve_submodule(parent, url, self._access.policy)
-        self._log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
-        remote = RemoteRepository.connect(
-            self._git,
-            self._access,
-            repository,
-            self._log,
-            self._cancelled,
-            is_last_attempt=self._is_last_attempt,
-        )
-        # git made an empty directory there at checkout and refuses paths through links.
-        directory.mkdir(parents=True, exist_ok=True)
-        remote.fetch(sha, directory, None)
-        self._lfs.fetch(remote.url, remote.route, directory)
-        self.fetch(remote.url, directory, depth + 1)
-
-    def _links(self, directory: Path) -> dict[str, str]:
-        """Path → commit of every submodule in the index."""
-        output = self._git.run(["ls-files", "--stage", "-z"], directory)
-        links: dict[str, str] = {}
-        for entry in output.split(b"\0"):
-            if entry.startswith(b"160000 "):
-                information, _, path = entry.partition(b"\t")
-                links[path.decode("utf-8", "surrogateescape")] = information.split(b" ")[1].decode()
-        return links
-
-    def _urls(self, directory: Path) -> dict[str, str]:
-        """Path → address, of .gitmodules as committed (never through a link in the working tree)."""
-        arguments = ["config", "--blob", "HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"]
-        try:
-            output = self._git.run(arguments, directory, is_silent=True)
-        except GitFailed as error:
-            if "bad config" in error.stderr:
-                # Without it the submodules would be left empty, as those that it doesn't name.
-                raise StageFailure(
-                    FailureCode.CONFIGURATION_INVALID,
-                    f".gitmodules can't be read: {error.stderr.strip()[:200]}. Correct the file and push again.",
-                ) from error
-            return {}
-        if len(output) > _MAXIMUM_MODULES:
-            raise StageFailure(
-                FailureCode.REPOSITORY_TOO_LARGE,
-                f".gitmodules names more than can be fetched: at most {_MAXIMUM_SUBMODULES} submodules are. Remove"
-                " those that the site doesn't need and push again.",
-            )
-        values: dict[str, dict[str, str]] = {}
-        for entry in output.decode("utf-8", "surrogateescape").split("\0"):
-            name, _, value = entry.partition("\n")
-            section, _, key = name.rpartition(".")
-            values.setdefault(section, {})[key] = value
-        return {both["path"]: both["url"] for both in values.values() if "path" in both and "url" in both}
-
-
-def resolve_submodule(parent: RepositoryUrl, url: str, policy: RepositoryPolicy) -> RepositoryUrl:
-    """The submodule's address: relative ones against the parent's, whose credentials then hold for it as well.
-
-    A repository from the network may not name a directory of this host, even where local ones are allowed.
-    """
-    if url.startswith(("./", "../")):
-        path = posixpath.normpath(posixpath.join(parent.path, url))
-        if path in ("/", ".", "//"):
-            raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} leads nowhere.")
-        # git takes it as it stands in .gitmodules; what an address can't hold is spelt as it should be.
-        path = quote(os.fsencode(path), safe="/%~:@!$&'()*+,;=")
-        parse_for_clone(replace(parent, path=path).public, policy)
-        repository = replace(parent, path=path)
-    else:
-        repository = parse_for_clone(url, policy)
-    if repository.scheme == "file":
-        _check_local_submodule(parent, repository)
-    return repository
-
-
-def _check_local_submodule(parent: RepositoryUrl, repository: RepositoryUrl) -> None:
-    """An administrator chose the parent's address, but whoever can push to it writes .gitmodules: it leads to
-    repositories beside the parent and to none elsewhere on this host."""
-    if parent.scheme != "file":
-        raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
-    directory = posixpath.dirname(posixpath.normpath(unquote(parent.path))).rstrip("/")
-    path = posixpath.normpath(unquote(repository.path))
-    if not directory or not path.startswith(f"{directory}/"):
-        raise StageFailure(
-            FailureCode.URL_FORBIDDEN,
-            f"{repository.public} is not in the directory of {parent.public}. A submodule of a repository on this host "
-            "has to lie beside it.",
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from email.message import Message
 from pathlib import Path
 from typing import Any, cast
@@ -246,3 +247,25 @@ def test_lockfiles_that_do_not_fit(printed: bytes, lockfile: str) -> None:
     with pytest.raises(StageFailure, match=lockfile) as caught:
         raise_mismatch(printed)
     assert caught.value.code is FailureCode.LOCKFILE_MISMATCH
+
+
+def test_a_server_of_endless_branches_costs_little(cloner: Cloner, http: GitServer) -> None:
+    def lines(*texts: bytes) -> bytes:
+        return b"".join(b"%04x%s\n" % (len(text) + 5, text) for text in texts) + b"0000"
+
+    advertised = lines(*(b"%040x refs/heads/b%07d" % (number, number) for number in range(1, 200_000)))
+    first = lines(b"# service=git-upload-pack") + lines(b"version 2", b"ls-refs=unborn", b"fetch=shallow")
+
+    def respond(method: str, _path: str, _headers: Message, _body: bytes) -> Answer:
+        kind = "result" if method == "POST" else "advertisement"
+        return 200, {"Content-Type": f"application/x-git-upload-pack-{kind}"}, advertised if method == "POST" else first
+
+    http.respond = respond
+    tracemalloc.start()
+    try:
+        failure = cloner.failure(http.url("r.git"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (failure.code, "It has: b0000001, " in failure.message) == (FailureCode.BRANCH_NOT_FOUND, True)
+    assert peak < 20 << 20

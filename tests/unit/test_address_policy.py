@@ -21,7 +21,7 @@ from shared.repository_url import RepositoryPolicy, RepositoryUrl, parse_reposit
 from tests.address_cases import ADMITTED, MISLEADING, OWN_IPV4, OWN_IPV6, REFUSED
 from workers.executors.egress_policy import EgressPolicy
 from workers.repository_addresses import find_route, parse_for_clone
-from workers.repository_fetch import resolve_submodule
+from workers.submodules import resolve_submodule
 
 OWN = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1", OWN_IPV4, OWN_IPV6)))
 

@@ -29,9 +29,10 @@ from workers.lfs import LfsFetcher
 from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
-from workers.repository_fetch import RemoteRepository, SubmoduleFetcher
+from workers.repository_fetch import RemoteRepository
 from workers.snapshots import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext, StageResult
+from workers.submodules import SubmoduleFetcher
 from workers.tar_format import MAXIMUM_DEPTH
 
 if TYPE_CHECKING:
