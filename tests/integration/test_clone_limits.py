@@ -101,14 +101,6 @@ def test_submodules_count_together(confinement: Confinement, tmp_path: Path) -> 
         runner.check_tree("HEAD", tmp_path / "three")
 
 
-def test_references_without_end_are_a_repository_that_is_too_large(confinement: Confinement, tmp_path: Path) -> None:
-    runner = make_git(tmp_path, confinement)
-    lines = "0123456789abcdef0123456789abcdef01234567\\trefs/heads/x"
-    with pytest.raises(StageFailure, match="too many files or branches") as caught:
-        runner.run_program(["yes", lines], tmp_path)
-    assert caught.value.code is FailureCode.REPOSITORY_TOO_LARGE
-
-
 _HOG = "import time; kept = bytearray(1 << 30); time.sleep(600)"
 _HOGS = (
     f"import os, subprocess, sys; [subprocess.Popen([sys.executable, '-c', {_HOG!r}]) for _ in range(3)]; "

@@ -409,8 +409,9 @@ def test_a_list_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path) -> No
     limits = GitLimits(deadline=time.monotonic() + 300, maximum_bytes=1 << 30, watched=tmp_path)
     with Confinement.opened(None, "depl_1", LIMITS[Plan.FREE]) as confinement:
         git = Git(tmp_path, limits, threading.Event(), lambda _: None, confinement=confinement)
-        assert len(git.run_program(["head", "-c", "60000000", "/dev/zero"], tmp_path)) == 60_000_000
-        with pytest.raises(StageFailure, match="too many files or branches") as caught:
+        assert len(git.run_program(["head", "-c", "4000000", "/dev/zero"], tmp_path)) == 4_000_000
+        assert len(git.run_program(["cat", "/dev/zero"], tmp_path, most=1000)) == 1000
+        with pytest.raises(StageFailure, match="more than 4 MiB") as caught:
             # Without end: the program is ended where its output is cut off.
             git.run_program(["cat", "/dev/zero"], tmp_path)
     assert caught.value.code is FailureCode.REPOSITORY_TOO_LARGE
