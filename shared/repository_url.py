@@ -43,17 +43,29 @@ class RepositoryUrl:
         """The address without credentials, in one spelling; fit for logs, argv and cache keys."""
         if self.scheme == "file":
             return f"file://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         # An SSH user is part of the address; credentials are keys.
         user = f"{self.user}@" if self.scheme == "ssh" and self.user else ""
-        return f"{self.scheme}://{user}{host}{port}{self.path}"
+        return f"{self.scheme}://{user}{self._server}{self.path}"
+
+    @property
+    def place(self) -> str:
+        """The host and the path, in one spelling: the same whichever way a repository is reached. Nothing to clone."""
+        return self._server + unquote(self.path).rstrip("/").removesuffix(".git").rstrip("/")
 
     @property
     def origin(self) -> str:
         """scheme://host:port, in one spelling: whom credentials are for."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{self._written_host}:{self.port}"
+
+    @property
+    def _server(self) -> str:
+        """The host, with the port where the scheme has another."""
+        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self._written_host}{port}"
+
+    @property
+    def _written_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -222,6 +234,14 @@ def public_form(url: str) -> str:
         return parse_repository_url(url).public
     except CloudifyError:
         return url.rpartition("@")[2] if "@" in url else url
+
+
+def place_of(url: str) -> str:
+    """What all addresses of one repository share, as RepositoryUrl.place; the public form of what doesn't parse."""
+    try:
+        return parse_repository_url(url).place
+    except CloudifyError:
+        return public_form(url)
 
 
 def secrets_of(url: str) -> tuple[str, ...]:

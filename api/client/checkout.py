@@ -43,7 +43,7 @@ class Checkout:
     def warnings(self, url: str) -> list[str]:
         """How what is checked out differs from what the branch of the deployed repository has."""
         if self.branch is None:
-            return self._warnings_of_absence(url)
+            return self.warnings_of_absence(url)
         tip = self.tips.get(self.branch)
         if tip is None:
             state = f"{self.branch} was never pushed or fetched here, and {url} can't be asked now"
@@ -63,7 +63,8 @@ class Checkout:
             found.append(f"{self.branch} of {url} has {commits} that aren't checked out here; they are deployed, too.")
         return found
 
-    def _warnings_of_absence(self, url: str) -> list[str]:
+    def warnings_of_absence(self, url: str) -> list[str]:
+        """Whether the deployed repository may lack the commit, whatever branch it is deployed for."""
         if self.is_tree or any(self.branches_with_commit()):
             return []
         return [f"no branch of {url} contains {self.short_commit}, so the remote may not have it; push it first."]

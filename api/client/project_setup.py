@@ -11,9 +11,10 @@ from api.client.credentials import Link
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.invocation import Invocation
 from api.client.references import find_project, get_project
-from api.client.work_tree import Repository, WorkTree, is_same_repository, name_of, repository_of
+from api.client.work_tree import Repository, WorkTree, is_same_address, is_same_repository, name_of, repository_of
 from schemas.requests import CreateProjectRequest, UpdateProjectRequest
 from schemas.resources import ProjectResource
+from shared.repository_url import public_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +53,64 @@ def find_source(path: Path, repository: str | None, *, local: bool) -> Source:
     return Source(tree.repository(local=local), tree)
 
 
-def find_or_create_project(
-    invocation: Invocation, source: Source, *, project: str | None, name: str | None, branch: str | None, yes: bool
+def find_target(
+    invocation: Invocation, source: Source | None, *, project: str | None, name: str | None
+) -> ProjectResource | None:
+    """In this order: --project, the link of the work tree, a project of that name. None where one has to be made."""
+    if project is not None or source is None:
+        return get_project(invocation, project)
+    found = _linked(invocation, source.tree) if name is None else None
+    return found or _named(invocation, source, name or source.default_name)
+
+
+def source_of(invocation: Invocation, project: ProjectResource, source: Source) -> Source | None:
+    """Where the work tree has what the project deploys: its remote, or itself. None where the project deploys another
+    repository, about which the checkout says nothing."""
+    url, tree = project.repository_url, source.tree
+    if url is None or tree is None:
+        return source
+    if tree.is_at(url):
+        if not source.repository.is_tree:
+            invocation.output.note(f"{project.slug} deploys {url}, not the remote origin.")
+        return Source(tree.repository(local=True), tree)
+    if is_same_repository(url, source.repository.url):
+        return source
+    here = public_form(source.repository.url)
+    invocation.output.note(
+        f"{project.slug} deploys {url}; the checkout here is of another repository, {here}, and doesn't count."
+    )
+    return None
+
+
+def create_project(
+    invocation: Invocation, source: Source, *, name: str | None, branch: str | None, yes: bool
 ) -> ProjectResource:
-    """In this order: --project, the link of the work tree, a project of that name, a new one. Links what it used,
-    unless the work tree has a link, be it to another API."""
+    name = name or source.default_name
+    if not yes and invocation.is_interactive():
+        click.confirm(f"Make the project {name!r} from {source.repository.url}?", default=True, abort=True, err=True)
+    request = CreateProjectRequest(
+        name=name[:100],
+        repository_url=source.repository.url,
+        repository_branch=branch or "main",
+        root_directory="." if source.tree is None else source.tree.root_directory,
+    )
+    created = invocation.client.create_project(request)
+    invocation.output.note(f"Made the project {created.slug} from {source.repository.url}.")
+    return created
+
+
+def link_directory(invocation: Invocation, source: Source, project: ProjectResource) -> None:
+    """A link that the work tree has stays, be it to another API."""
     tree = source.tree
-    if project is not None:
-        found = get_project(invocation, project)
-    else:
-        found = _linked(invocation, tree) if name is None else None
-        if found is None:
-            wanted = name or source.default_name
-            found = _named(invocation, source, wanted) or _create(invocation, source, wanted, branch, yes=yes)
     if tree is not None and tree.linked_project() is None:
         credentials = invocation.credentials()
-        tree.link_project(found.id, Link(credentials.api_url, credentials.profile))
-    return found
+        tree.link_project(project.id, Link(credentials.api_url, credentials.profile))
 
 
 def use_repository(invocation: Invocation, project: ProjectResource, source: Source, *, yes: bool) -> ProjectResource:
     """Changes the project's repository to one that was named with --repository or --local, after asking."""
     url = source.repository.url
-    if is_same_repository(project.repository_url, url):
+    if is_same_address(project.repository_url, url):
         return project
     if not yes:
         question = f"{project.slug} deploys {project.repository_url}. Make it deploy {url} from now on?"
@@ -113,17 +149,3 @@ def _named(invocation: Invocation, source: Source, name: str) -> ProjectResource
             exit_code=ExitCode.USAGE,
         )
     return found
-
-
-def _create(invocation: Invocation, source: Source, name: str, branch: str | None, *, yes: bool) -> ProjectResource:
-    if not yes and invocation.is_interactive():
-        click.confirm(f"Make the project {name!r} from {source.repository.url}?", default=True, abort=True, err=True)
-    request = CreateProjectRequest(
-        name=name[:100],
-        repository_url=source.repository.url,
-        repository_branch=branch or "main",
-        root_directory="." if source.tree is None else source.tree.root_directory,
-    )
-    created = invocation.client.create_project(request)
-    invocation.output.note(f"Made the project {created.slug} from {source.repository.url}.")
-    return created

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from api.client.credentials import Link
 from api.client.errors import ClientError, ExitCode
 from shared.errors import CloudifyError
-from shared.repository_url import parse_repository_url, public_form
+from shared.repository_url import parse_repository_url, place_of, public_form
 
 LINK_KEY = "cloudify.project"
 API_KEY = "cloudify.api"
@@ -126,6 +126,14 @@ class WorkTree:
             return Repository(_file_url(self.root), is_local=True, is_tree=True)
         return repository_of(remote, self.root)
 
+    def is_at(self, url: str) -> bool:
+        """Whether a file:// address leads here, or to another work tree of this repository: they share all branches."""
+        path = _path_of(url)
+        if path is None:
+            return False
+        listed = (self._git("worktree", "list", "--porcelain", check=False) or "").splitlines()
+        return str(path) in (str(self.root), *(line.removeprefix("worktree ") for line in listed))
+
     def linked_project(self) -> str | None:
         return self._git("config", "--local", "--get", LINK_KEY, check=False) or None
 
@@ -168,9 +176,24 @@ def repository_of(remote: str, directory: Path) -> Repository:
     return Repository(parsed.public, is_local=False, had_password=bool(parsed.secrets))
 
 
-def is_same_repository(one: str | None, other: str) -> bool:
+def is_same_address(one: str | None, other: str) -> bool:
     """Whether two addresses differ in spelling or credentials at most; the API shows them without the latter."""
     return one is not None and public_form(one) == public_form(other)
+
+
+def is_same_repository(one: str | None, other: str) -> bool:
+    """Whether two addresses lead to one repository: one may be for https and one for ssh."""
+    return one is not None and _place(one) == _place(other)
+
+
+def _place(url: str) -> str:
+    path = _path_of(url)
+    return place_of(url if path is None else _file_url(path))
+
+
+def _path_of(url: str) -> Path | None:
+    """Where a file:// address leads on this machine; None for other addresses."""
+    return Path(unquote(url.removeprefix("file://"))).resolve() if url.startswith("file://") else None
 
 
 def name_of(url: str) -> str:

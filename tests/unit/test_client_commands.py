@@ -350,6 +350,20 @@ def test_a_detached_commit_that_the_remote_may_lack_is_warned_about(
     assert ("may not have it; push it first" in run("deploy", "--yes", *options).stderr) == (options != ("--local",))
 
 
+@pytest.mark.parametrize("branch", ["main", "next", None])
+def test_a_named_commit_that_the_remote_may_lack_is_warned_about(
+    run: Run, api: Api, tmp_path: Path, branch: str | None
+) -> None:
+    make_clone(tmp_path)
+    run("deploy")
+    options = ("--commit", "HEAD", "--yes", *(("--branch", branch) if branch else ()))
+    assert "may not have it" not in run("deploy", *options).stderr
+    git("commit", "-qm", "mine", "--allow-empty")
+    assert "may not have it; push it first" in run("deploy", *options).stderr
+    sent = last_deployment(api)
+    assert (sent["branch"], sent["commitSha"]) == (branch or "main", git("rev-parse", "HEAD"))
+
+
 def test_unpushed_work_is_judged_by_the_branch_that_is_fetched(run: Run, tmp_path: Path) -> None:
     make_clone(tmp_path)
     run("deploy")
@@ -505,6 +519,80 @@ def test_the_first_deployment_of_a_commit_takes_the_branch(run: Run, api: Api) -
     assert api.sent("POST", "/projects")[0]["repositoryBranch"] == "master"
 
 
+OTHER = "https://example.com/other.git"
+
+
+@pytest.mark.parametrize("state", ["main", "--detach", "-bwork"])
+@pytest.mark.parametrize("options", [("--project", "docs"), ()])
+def test_a_checkout_of_another_repository_decides_nothing(
+    run: Run, api: Api, tmp_path: Path, options: tuple[str, ...], state: str
+) -> None:
+    make_clone(tmp_path)
+    api.projects = [project("proj_9", "docs", repositoryUrl=OTHER, repositoryBranch="trunk")]
+    if not options:
+        git("config", "cloudify.project", "proj_9")
+    git("checkout", "-q", state)
+    Path("new.html").write_text("x")
+    for preview in ((), ("--preview",)):
+        result = run("deploy", *options, *preview)
+        assert result.exit_code == 0, result.stderr
+        sent = last_deployment(api)
+        assert (sent["branch"], sent["commitSha"], sent["isPreview"]) == (None, None, bool(preview))
+        assert f"docs deploys {OTHER}; the checkout here is of another repository" in result.stderr
+        assert "Warning" not in result.stderr
+    assert WorkTree(Path.cwd(), Path.cwd()).linked_project() == (None if options else "proj_9")
+
+
+def test_what_is_named_of_another_repository_is_deployed(run: Run, api: Api, tmp_path: Path) -> None:
+    commit = make_clone(tmp_path)
+    api.projects = [project("proj_9", "docs", repositoryUrl=OTHER)]
+    named = ("--branch", "next", "--commit", commit, "--preview")
+    result = run("deploy", "--project", "docs", *named)
+    assert (last_deployment(api)["branch"], last_deployment(api)["commitSha"]) == ("next", commit)
+    assert "may not have it" not in result.stderr
+    # Short forms are of the checkout.
+    assert run("deploy", "--project", "docs", "--commit", "HEAD").exit_code == 2
+
+
+@pytest.mark.parametrize("remote", ["https://me@EXAMPLE.com:443/a.git/", "http://example.com/a", "/srv/b/../a.git"])
+def test_another_address_of_the_repository_lets_the_checkout_decide(run: Run, api: Api, remote: str) -> None:
+    commit = make_repository()
+    git("remote", "add", "origin", remote)
+    git("checkout", "-q", "--detach")
+    address = "file:///srv/a" if remote.startswith("/") else "ssh://git@example.com/a"
+    api.projects = [project("proj_9", "docs", repositoryUrl=address)]
+    assert "another repository" not in run("deploy", "--project", "docs").stderr
+    assert last_deployment(api)["commitSha"] == commit
+    assert git("config", "cloudify.project") == "proj_9"
+
+
+def test_a_project_of_the_directory_itself_deploys_what_was_never_pushed(run: Run, api: Api, tmp_path: Path) -> None:
+    make_clone(tmp_path)
+    assert run("deploy", "--local").exit_code == 0
+    git("checkout", "-qb", "work")
+    result = run("deploy", "--preview")
+    assert last_deployment(api)["branch"] == "work"
+    assert f"site deploys file://{Path.cwd()}" in result.stderr
+
+
+def test_a_second_work_tree_is_of_the_same_repository(
+    run: Run, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_repository()
+    run("deploy")
+    git("worktree", "add", "-q", "-b", "work", str(tmp_path / "second"))
+    monkeypatch.chdir(tmp_path / "second")
+    assert run("deploy", "--preview").exit_code == 0
+    assert last_deployment(api)["branch"] == "work"
+
+
+def test_a_directory_is_linked_only_to_what_deploys_it(run: Run, api: Api) -> None:
+    make_repository()
+    api.projects = [project("proj_9", "docs", repositoryUrl=OTHER)]
+    assert run("deploy", "--project", "docs", "--local").exit_code == 2
+    assert WorkTree(Path.cwd(), Path.cwd()).linked_project() is None
+
+
 def test_a_project_of_the_same_name_from_elsewhere_is_left_alone(run: Run, api: Api) -> None:
     api.projects = [project("proj_9", "site")]
     make_repository()
@@ -550,8 +638,9 @@ def test_a_deployment_to_another_api_leaves_the_link_alone(
         assert last_deployment(api)["projectId"] == "proj_1"
 
 
-def test_changing_the_repository_of_a_project_needs_yes(run: Run, api: Api) -> None:
-    api.projects = [project("proj_1", "shop")]
+@pytest.mark.parametrize("before", ["https://example.com/a.git", "https://example.com/me/shop.git"])
+def test_changing_the_repository_of_a_project_needs_yes(run: Run, api: Api, before: str) -> None:
+    api.projects = [project("proj_1", "shop", repositoryUrl=before)]
     api.overrides["PATCH", "/projects/proj_1"] = lambda: ok(project("proj_1", "shop"))
     arguments = ["deploy", "--project", "shop", "--repository", "git@example.com:me/shop.git", "--branch", "main"]
     assert run(*arguments).exit_code == 2

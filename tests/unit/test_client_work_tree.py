@@ -33,11 +33,20 @@ def test_remotes_become_addresses_without_credentials(remote: str, expected: Rep
         ("file:///srv/a%20b", "file:///srv/a%20b", True),
         ("https://Example.com:443/a", "https://me:pw@example.com/a", True),
         ("https://example.com/a", "https://example.com/b", False),
+        ("https://github.com/x/a", "git@github.com:x/a.git", True),
+        ("https://example.com/a", "file:///a", False),
+        ("file:///srv/a", "file:///srv/b/../a.git/", True),
+        ("ftp://example.com/a", "ftp://example.com/a", True),
         (None, "https://example.com/b", False),
     ],
 )
-def test_spelling_and_credentials_make_no_other_repository(one: str | None, other: str, *, same: bool) -> None:
+def test_the_way_to_a_repository_makes_no_other_one(one: str | None, other: str, *, same: bool) -> None:
     assert is_same_repository(one, other) is same
+
+
+def test_a_symbolic_link_leads_to_the_same_repository(tmp_path: Path) -> None:
+    (tmp_path / "link.git").symlink_to(tmp_path / "a.git")
+    assert is_same_repository(f"file://{tmp_path}/link.git", f"file://{tmp_path}/a.git")
 
 
 def test_a_repository_is_called_after_its_last_part() -> None:

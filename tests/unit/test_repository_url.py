@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import CloudifyError, ErrorCode
-from shared.repository_url import parse_repository_url, public_form, secrets_of
+from shared.repository_url import parse_repository_url, place_of, public_form, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,24 @@ from shared.repository_url import parse_repository_url, public_form, secrets_of
 def test_accepted(url: str, public: str) -> None:
     assert parse_repository_url(url).public == public
     assert public_form(url) == public
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://user:pw@GIT.example.com:443/team/Site.git", "git.example.com/team/Site"),
+        ("http://git.example.com:80/team/Site/", "git.example.com/team/Site"),
+        ("ssh://git@git.example.com:22/team/Site.git/", "git.example.com/team/Site"),
+        ("git@git.example.com:team/Site.git", "git.example.com/team/Site"),
+        ("https://git.example.com:8443/s%20b", "git.example.com:8443/s b"),
+        ("https://git.example.com:22/s", "git.example.com:22/s"),
+        ("ssh://[2001:db8::1]/s", "[2001:db8::1]/s"),
+        ("file:///srv/s%20b.git/", "/srv/s b"),
+        ("ftp://me:pw@example.com/s.git", "example.com/s.git"),
+    ],
+)
+def test_a_place_is_the_same_however_the_repository_is_reached(url: str, place: str) -> None:
+    assert place_of(url) == place
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,16 @@ from api.client.errors import ClientError, ExitCode
 from api.client.invocation import Invocation, api_command
 from api.client.log_stream import LogFollower
 from api.client.log_views import EXIT_CODES, LogView, PlainView, follow, report_end
-from api.client.project_setup import Source, find_or_create_project, find_source, use_repository
-from api.client.references import get_project
-from api.client.work_tree import WorkTree, is_same_repository
+from api.client.project_setup import (
+    Source,
+    create_project,
+    find_source,
+    find_target,
+    link_directory,
+    source_of,
+    use_repository,
+)
+from api.client.work_tree import WorkTree
 from schemas.requests import CreateDeploymentRequest
 from schemas.resources import DeploymentResource, ProjectResource
 
@@ -43,7 +50,7 @@ class _Choices:
 @click.command()
 @click.argument("path", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--project", metavar="PROJECT", help="Deploy this project (id, slug or name) instead of the linked one.")
-@click.option("--branch", help="The branch to deploy; default: the one checked out.")
+@click.option("--branch", help="The branch to deploy; default: the one checked out, if it counts.")
 @click.option("--commit", help="The commit to deploy; default: the branch's latest, or the one that is checked out.")
 @click.option("--preview", is_flag=True, help="Deploy to an address of its own, not to production.")
 @click.option("--production", is_flag=True, help="Deploy to production, whatever is checked out.")
@@ -65,28 +72,27 @@ def deploy(invocation: Invocation, **options: Any) -> None:
     On a detached HEAD, as most CI systems check out, that commit is deployed, as is a --commit that isn't on the branch
     checked out: to production with --production, or if
     the production branch is the only branch of the remote that contains it; otherwise to an address of its own.
+
+    If the project deploys another repository than `origin`, the checkout doesn't count: the production branch is
+    deployed unless --branch or --commit (in full) names something else.
     """
     choices = _Choices(**options)
-    if choices.repository is not None and choices.local:
-        raise ClientError("--repository and --local exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
-    if choices.preview and choices.production:
-        raise ClientError("--preview and --production exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
+    _refuse_contradictions(choices)
     invocation.directory = choices.path
     source = _source(choices)
+    target = find_target(invocation, source, project=choices.project, name=choices.name)
+    # --local makes the project deploy what is here, whatever it deployed before.
+    if target is not None and source is not None and not choices.local:
+        source = source_of(invocation, target, source)
     tree = None if source is None else source.tree
     if choices.commit is not None:
         choices = replace(choices, commit=_full_commit(tree, choices.commit))
     checkout = _checkout(choices, source)
-    branch = choices.branch or (None if tree is None else tree.branch())
-    target = _target(invocation, choices, source, checkout, branch)
-    if checkout is None or checkout.branch is not None:
-        branch = choices.branch or (None if checkout is None else checkout.branch)
-        place = Placement(branch, choices.commit, is_preview=choices.preview)
-        _confirm_branch(invocation, target, branch, choices)
-    else:
-        place = place_detached(
-            checkout, target.repository_branch, preview=choices.preview, production=choices.production
-        )
+    if source is not None:
+        _warn_about_what_stays(invocation, choices, source, checkout)
+        target = _set_up(invocation, choices, source, target)
+    assert target is not None, "what isn't found without a source is an error"
+    place = _place(invocation, choices, checkout, target)
     deployment = invocation.client.create_deployment(
         CreateDeploymentRequest(
             project_id=target.id,
@@ -105,9 +111,17 @@ def deploy(invocation: Invocation, **options: Any) -> None:
         _wait(invocation, deployment, place)
 
 
+def _refuse_contradictions(choices: _Choices) -> None:
+    if choices.repository is not None and choices.local:
+        raise ClientError("--repository and --local exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
+    if choices.preview and choices.production:
+        raise ClientError("--preview and --production exclude each other.", "Use one.", exit_code=ExitCode.USAGE)
+
+
 def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
-    """What is checked out, where that decides what is deployed. Raises ClientError for a branch that is only here."""
-    if source is None or source.tree is None or choices.branch is not None:
+    """What is checked out, or the commit that was named, where a work tree knows about it. Raises ClientError for a
+    branch that is only here."""
+    if source is None or source.tree is None or (choices.branch is not None and choices.commit is None):
         return None
     checkout = read_checkout(source.tree, source.repository, choices.commit)
     if (
@@ -120,20 +134,28 @@ def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
     return checkout
 
 
-def _target(
-    invocation: Invocation, choices: _Choices, source: Source | None, checkout: Checkout | None, branch: str | None
+def _set_up(
+    invocation: Invocation, choices: _Choices, source: Source, found: ProjectResource | None
 ) -> ProjectResource:
-    if source is None:
-        return get_project(invocation, choices.project)
-    _warn_about_what_stays(invocation, choices, source, checkout)
-    target = find_or_create_project(
-        invocation, source, project=choices.project, name=choices.name, branch=branch, yes=choices.yes
-    )
+    """The project, which is made if there is none, deploys the source from now on, and the work tree is its own."""
+    target = found
+    if target is None:
+        branch = choices.branch or (None if source.tree is None else source.tree.branch())
+        target = create_project(invocation, source, name=choices.name, branch=branch, yes=choices.yes)
     if choices.repository is not None or choices.local:
-        return use_repository(invocation, target, source, yes=choices.yes)
-    if not is_same_repository(target.repository_url, source.repository.url):
-        invocation.output.note(f"The project {target.slug} deploys {target.repository_url}.")
+        target = use_repository(invocation, target, source, yes=choices.yes)
+    link_directory(invocation, source, target)
     return target
+
+
+def _place(invocation: Invocation, choices: _Choices, checkout: Checkout | None, target: ProjectResource) -> Placement:
+    if choices.branch is None and checkout is not None and checkout.branch is None:
+        return place_detached(
+            checkout, target.repository_branch, preview=choices.preview, production=choices.production
+        )
+    branch = choices.branch or (None if checkout is None else checkout.branch)
+    _confirm_branch(invocation, target, branch, choices)
+    return Placement(branch, choices.commit, is_preview=choices.preview)
 
 
 def _source(choices: _Choices) -> Source | None:
@@ -170,9 +192,10 @@ def _warn_about_what_stays(
     if changes := tree.count_changes():
         files = "1 file has changes that aren't" if changes == 1 else f"{changes} files have changes that aren't"
         output.warning(f"{files} committed; they are not deployed.")
-    # A commit of the checked-out branch that was named is deployed whatever the branch's tip is.
-    if checkout is not None and (choices.commit is None or checkout.branch is None):
-        for warning in checkout.warnings(source.repository.url):
+    if checkout is not None:
+        # A commit that was named is deployed whatever the branch's tip is.
+        find = checkout.warnings if choices.commit is None else checkout.warnings_of_absence
+        for warning in find(source.repository.url):
             output.warning(warning)
     if source.repository.had_password:
         output.warning("the password in the remote's address was left out; give it with --repository if it is needed.")
