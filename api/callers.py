@@ -10,6 +10,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 
 from api.device_cookie import DEVICE_COOKIE, DeviceCookies
+from api.session_cookie import read_cookie
 from api.turns import NOBODY, Caller
 from shared.network.client_addresses import network_of
 
@@ -29,7 +30,7 @@ class Callers:
         user_id = None if credential is None else self._users.get(credential)
         if user_id is not None:
             return _user(user_id)
-        cookie = connection.cookies.get(DEVICE_COOKIE)
+        cookie = read_cookie(connection, DEVICE_COOKIE)
         device = self._device_cookies.latest(cookie) if cookie else None
         if device is not None:
             return Caller(f"account {device.account}", device.name, is_known=True)

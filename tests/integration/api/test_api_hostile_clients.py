@@ -144,7 +144,7 @@ def test_no_kind_of_request_holds_another(platform, account, lane: str) -> None:
 @pytest.mark.parametrize("path", ["/api/health", "/api/health/ready"])
 def test_health_with_a_credential_waits_behind_no_requests(platform, account, path: str) -> None:
     account.request("GET", "/api/projects")
-    with occupied(platform, "requests", [account.user_id, "another"], waiting=300):
+    with occupied(platform, "requests", [user(account), Caller("another", "another", is_known=True)], waiting=300):
         assert account.request("GET", "/api/projects").status_code == 503
         # What a dependency on a busy machine takes a second to answer counts as no answer.
         eventually(lambda: account.request("GET", path).status_code == 200)
