@@ -29,7 +29,7 @@ class Callers:
         credential = _digest(connection)
         user_id = None if credential is None else self._users.get(credential)
         if user_id is not None:
-            return _user(user_id)
+            return user_caller(user_id)
         cookie = read_cookie(connection, DEVICE_COOKIE)
         device = self._device_cookies.latest(cookie) if cookie else None
         if device is not None:
@@ -43,14 +43,14 @@ class Callers:
             self._users.move_to_end(credential)
             if len(self._users) > _REMEMBERED:
                 self._users.popitem(last=False)
-        return _user(user_id)
+        return user_caller(user_id)
 
 
 def address_caller(host: str) -> Caller:
     return Caller(network_of(host, ipv6_bits=48), network_of(host), is_known=False)
 
 
-def _user(user_id: str) -> Caller:
+def user_caller(user_id: str) -> Caller:
     return Caller(user_id, user_id, is_known=True)
 
 

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from litestar.response import Response
 
+from api.callers import user_caller
 from api.streams.account_cursor import decode_cursor, invalid_cursor
 from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountSource, AccountStreamRight
@@ -49,5 +50,5 @@ class EventController(Controller):
         if any(positions[tenant_id] > heads[tenant_id] for tenant_id in tenant_ids):
             raise invalid_cursor()
         right = AccountStreamRight(request.user, frozenset(tenant_ids))
-        source = AccountSource(account_hub, positions, heads)
+        source = AccountSource(account_hub, positions, heads, user_caller(request.user.user_id))
         return EventStream(source, account_hub.timing, stream_admission.admit(right))

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Response
 
+from api.callers import user_caller
 from api.responses import EnvelopeResponse
 from api.streams.admission import StreamAdmission, StreamRight
 from api.streams.hub import StreamHub
@@ -88,7 +89,7 @@ class LogController(Controller):
         if head.is_closed and position >= head.last_seq:
             return Response(content=None, status_code=204)
         right = StreamRight(request.user, frozenset([request.state.tenant_id]), deployment_id)
-        source = LogSource(stream_hub, deployment_id, position)
+        source = LogSource(stream_hub, deployment_id, position, user_caller(request.user.user_id))
         return EventStream(source, stream_hub.timing, stream_admission.admit(right))
 
 

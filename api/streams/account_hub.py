@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 import anyio
+from litestar.concurrency import sync_to_thread
 
 from api.streams.account_channel import (
     BATCH_EVENTS,
@@ -24,8 +25,10 @@ from api.streams.account_channel import (
     encode_page,
 )
 from api.streams.background import BackgroundTasks, run_in_thread
+from api.streams.page_reads import PageReads
 from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
+from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
 from shared.logs.listener import AccountRingHandler
@@ -39,9 +42,6 @@ _WRITERS_RETURN_SECONDS = 5.0
 _PRELOADED_EVENTS = 20
 # Tenants whose changes one query reads: it doesn't hold the event loop up for long when everybody comes back at once.
 _TENANTS_AT_ONCE = 50
-# Threads that read for streams that begin or are behind; each takes a connection of the process's pool. What is new is
-# read in one of its own.
-_READERS = 4
 
 
 class AccountReader(Protocol):
@@ -73,17 +73,15 @@ class AccountHub:
         self._listener = listener
         self._channels: dict[str, TenantChannel] = {}
         self._watches: dict[str, set[AccountWatch]] = {}
-        # Pages being read from the store, by positions: streams at one place share one read.
-        self._pages: dict[frozenset[tuple[str, int]], asyncio.Task[dict[str, AccountPage]]] = {}
         self._tasks = BackgroundTasks("Status changes of accounts could not be read.")
+        self._pages = PageReads[dict[str, AccountPage]]("account_pages", self._tasks)
         self._due = asyncio.Event()
         self._disconnected_at = 0.0
-        self._readers: anyio.CapacityLimiter | None = None
+        # What is new is read in a thread of its own, and doesn't wait for pages.
         self._own_reader: anyio.CapacityLimiter | None = None
 
     async def start(self) -> None:
         self._tasks.start()
-        self._readers = anyio.CapacityLimiter(_READERS)
         self._own_reader = anyio.CapacityLimiter(1)
         self._disconnected_at = asyncio.get_running_loop().time()
         self._tasks.spawn(self._keep_up())
@@ -97,15 +95,16 @@ class AccountHub:
         await self._tasks.close()
 
     async def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
-        """The newest number of each tenant. Raises Unavailable."""
-        return await run_in_thread(partial(self._store.heads, tenant_ids), self._readers)
+        """The newest number of each tenant. Reads in the lane of the request that asks. Raises Unavailable."""
+        return await sync_to_thread(self._store.heads, tenant_ids)
 
     @asynccontextmanager
-    async def watch(self, heads: Mapping[str, int]) -> AsyncGenerator[AccountWatch]:
-        """`heads`: the tenants, and a number of each that has been given. All that is numbered above is noticed."""
+    async def watch(self, heads: Mapping[str, int], caller: Caller) -> AsyncGenerator[AccountWatch]:
+        """`heads`: the tenants, and a number of each that has been given. All that is numbered above is noticed.
+        `caller`: whose turns pages of the store take."""
         if not self._channels:
             self._listener.watch_accounts(self)
-        watch = AccountWatch(self, [self._channel(tenant_id, head) for tenant_id, head in heads.items()])
+        watch = AccountWatch(self, [self._channel(tenant_id, head) for tenant_id, head in heads.items()], caller)
         for tenant_id in heads:
             self._watches.setdefault(tenant_id, set()).add(watch)
         self._due.set()
@@ -136,15 +135,10 @@ class AccountHub:
 
     # What an AccountWatch calls.
 
-    async def pages(self, positions: Mapping[str, int]) -> dict[str, AccountPage]:
-        """What the store has after the positions. Raises Unavailable."""
-        key = frozenset(positions.items())
-        task = self._pages.get(key)
-        if task is None:
-            read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
-            task = self._pages[key] = self._tasks.spawn(run_in_thread(read, self._readers))
-            task.add_done_callback(lambda _: self._pages.pop(key, None))
-        return await asyncio.shield(task)
+    async def pages(self, positions: Mapping[str, int], caller: Caller, seconds: float) -> dict[str, AccountPage]:
+        """What the store has after the positions; nothing when the time is over. Raises Unavailable."""
+        read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
+        return await self._pages.read(caller, frozenset(positions.items()), read, seconds) or {}
 
     # Within
 
@@ -209,6 +203,8 @@ class AccountHub:
 
     def _tell_shutdown(self) -> None:
         self.is_closing = True
+        # Streams that wait for their turns can say goodbye.
+        self._pages.close()
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()
@@ -217,9 +213,10 @@ class AccountHub:
 class AccountWatch:
     """One stream's view of its tenants."""
 
-    def __init__(self, hub: AccountHub, channels: Sequence[TenantChannel]) -> None:
+    def __init__(self, hub: AccountHub, channels: Sequence[TenantChannel], caller: Caller) -> None:
         self._hub = hub
         self._channels = channels
+        self._caller = caller
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -236,20 +233,20 @@ class AccountWatch:
             if self._hub.is_closing:
                 raise HubClosing
             self._changed.clear()
-            pause = deadline - clock()
+            pause = timeout_seconds
             try:
-                news = await self._news(positions)
+                news = await self._news(positions, deadline - clock())
             except Unavailable:
-                news, pause = {}, min(pause, self._hub.timing.poll)
+                news, pause = {}, self._hub.timing.poll
             if news:
                 return compose(positions, news)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(pause, 0)):
+                async with asyncio.timeout(max(min(pause, deadline - clock()), 0)):
                     await self._changed.wait()
             if clock() >= deadline:
                 return None
 
-    async def _news(self, positions: Mapping[str, int]) -> dict[str, list[EncodedChange]]:
+    async def _news(self, positions: Mapping[str, int], seconds: float) -> dict[str, list[EncodedChange]]:
         news: dict[str, list[EncodedChange]] = {}
         unknown: dict[str, int] = {}
         for channel in self._channels:
@@ -261,6 +258,6 @@ class AccountWatch:
                 else:
                     news[channel.tenant_id] = changes
         if unknown:
-            pages = await self._hub.pages(unknown)
+            pages = await self._hub.pages(unknown, self._caller, seconds)
             news |= {tenant_id: encode_page(unknown[tenant_id], page) for tenant_id, page in pages.items()}
         return news

@@ -10,6 +10,7 @@ from api.streams.account_channel import ready_event
 from api.streams.account_hub import AccountHub, AccountWatch
 from api.streams.admission import StreamRight
 from api.streams.sse import Follower, Piece
+from api.turns import Caller
 from shared.permissions import ROLES_WITH, Permission
 from shared.repositories.stream_rights import StreamRights
 
@@ -29,16 +30,17 @@ class AccountStreamRight(StreamRight):
 
 
 class AccountSource:
-    """The changes above the positions, then what comes. `heads` are as AccountHub.watch takes them."""
+    """The changes above the positions, then what comes. `heads` and `caller` are as AccountHub.watch takes them."""
 
-    def __init__(self, hub: AccountHub, positions: Mapping[str, int], heads: Mapping[str, int]) -> None:
+    def __init__(self, hub: AccountHub, positions: Mapping[str, int], heads: Mapping[str, int], caller: Caller) -> None:
         self._hub = hub
         self._positions = positions
         self._heads = heads
+        self._caller = caller
 
     @asynccontextmanager
     async def follow(self) -> AsyncGenerator[Follower]:
-        async with self._hub.watch(self._heads) as watch:
+        async with self._hub.watch(self._heads, self._caller) as watch:
             yield AccountFollower(watch, dict(self._positions))
 
 

@@ -51,8 +51,6 @@ class Channel:
         self.position = b""
         self.refresh: asyncio.Task[None] | None = None
         self.is_refresh_due = False
-        # Pages being read from the store, by cursor: streams at one place share one read.
-        self.pages: dict[int, asyncio.Task[Batch | None]] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._ring: deque[EncodedEntry] = deque()
         self._ring_bytes = 0

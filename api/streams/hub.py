@@ -20,9 +20,11 @@ import anyio
 
 from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
+from api.streams.page_reads import PageReads
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
+from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.doorbell import Ring
@@ -34,8 +36,8 @@ _logger = logging.getLogger(__name__)
 _PRELOADED_ENTRIES = 200
 # Longer than a RedisDoorbell rests after a failure.
 _WRITERS_RETURN_SECONDS = 5.0
-# Threads that read the store, each with a connection of the process's pool: so many for streams that are behind, and as
-# many that keep channels up to date. What is live doesn't wait for pages of finished logs when their store is slow.
+# Threads that keep channels up to date, each with a connection of the process's pool. Streams that are behind have
+# others (PageReads): what is live doesn't wait for pages of finished logs when their store is slow.
 _READERS = 4
 
 
@@ -82,13 +84,12 @@ class StreamHub:
         self._listener = listener
         self._channels: dict[str, Channel] = {}
         self._tasks = BackgroundTasks("The log of a watched deployment could not be read.")
-        self._page_readers: anyio.CapacityLimiter | None = None
+        self._pages = PageReads[Batch | None]("log_pages", self._tasks)
         self._readers: anyio.CapacityLimiter | None = None
         self._is_closing = False
 
     async def start(self) -> None:
         self._tasks.start()
-        self._page_readers = anyio.CapacityLimiter(_READERS)
         self._readers = anyio.CapacityLimiter(_READERS)
         self._tasks.spawn(self._listener.run(self))
         self._tasks.spawn(self._compare_heads())
@@ -104,8 +105,11 @@ class StreamHub:
         await self._tasks.close()
 
     @asynccontextmanager
-    async def watch(self, deployment_id: str) -> AsyncGenerator[Watch]:
-        """The channel is set up when this returns: nothing that is written from now on is missed."""
+    async def watch(self, deployment_id: str, caller: Caller) -> AsyncGenerator[Watch]:
+        """The channel is set up when this returns: nothing that is written from now on is missed.
+
+        The caller's are the turns that pages of the store take.
+        """
         channel = self._channels.get(deployment_id)
         if channel is None:
             channel = self._channels[deployment_id] = Channel(deployment_id)
@@ -118,7 +122,7 @@ class StreamHub:
                         await channel.acknowledged.wait()
             if channel.is_behind:
                 self._refresh(channel)
-            yield Watch(self, channel)
+            yield Watch(self, channel, caller)
         finally:
             channel.watchers -= 1
             if channel.watchers == 0:
@@ -160,24 +164,15 @@ class StreamHub:
 
     # What a Watch calls.
 
-    async def page(self, channel: Channel, cursor: int) -> Batch | None:
-        """A page of the store as events. Raises Unavailable."""
-        task = channel.pages.get(cursor)
-        if task is None:
-            task = channel.pages[cursor] = self._tasks.spawn(self._read_page(channel, cursor))
-            task.add_done_callback(lambda _: channel.pages.pop(cursor, None))
-        return await asyncio.shield(task)
+    async def page(self, channel: Channel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
+        """A page of the store as events; None when there are none, or the time is over. Raises Unavailable."""
+        # As it is before the read: what is missing up to it then has been removed.
+        read = partial(self._read_page, channel.deployment_id, cursor, channel.last or 0)
+        return await self._pages.read(caller, (channel.deployment_id, cursor), read, seconds)
 
-    async def _read_page(self, channel: Channel, cursor: int) -> Batch | None:
-        last = channel.last or 0
-        read = partial(
-            self._store.read,
-            channel.deployment_id,
-            after=cursor,
-            limit=BATCH_ENTRIES,
-            maximum_bytes=BATCH_BYTES,
-        )
-        return page_batch(cursor, await run_in_thread(read, self._page_readers), last)
+    def _read_page(self, deployment_id: str, cursor: int, last: int) -> Batch | None:
+        entries = self._store.read(deployment_id, after=cursor, limit=BATCH_ENTRIES, maximum_bytes=BATCH_BYTES)
+        return page_batch(cursor, entries, last)
 
     def _refresh(self, channel: Channel) -> None:
         """Brings the ring up to date, once more if that is under way."""
@@ -191,6 +186,8 @@ class StreamHub:
             try:
                 if channel.last is None:
                     await self._load(channel)
+                if channel.is_closed and not channel.is_behind:
+                    return
                 read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=RING_ENTRIES)
                 entries = await run_in_thread(read, self._readers)
             except Unavailable:
@@ -202,6 +199,10 @@ class StreamHub:
 
     async def _load(self, channel: Channel) -> None:
         head = await run_in_thread(partial(self._store.head, channel.deployment_id), self._readers)
+        if head.is_closed:
+            # Its entries may be in the object store, and nothing that takes no turns waits for that.
+            channel.load(head, [])
+            return
         after = max(0, head.last_seq - _PRELOADED_ENTRIES)
         read = partial(self._store.read, channel.deployment_id, after=after, limit=_PRELOADED_ENTRIES)
         channel.load(head, await run_in_thread(read, self._readers))
@@ -248,5 +249,7 @@ class StreamHub:
 
     def _tell_shutdown(self) -> None:
         self._is_closing = True
+        # Streams that wait for their turns can say goodbye.
+        self._pages.close()
         for channel in self._channels.values():
             channel.wake()

@@ -8,19 +8,21 @@ from contextlib import asynccontextmanager
 from api.streams.hub import StreamHub
 from api.streams.sse import Follower, Piece
 from api.streams.watch import Watch
+from api.turns import Caller
 
 
 class LogSource:
-    """The entries above `after`, then what comes, up to the end of the log."""
+    """The entries above `after`, then what comes, up to the end of the log. Its pages take the caller's turns."""
 
-    def __init__(self, hub: StreamHub, deployment_id: str, after: int) -> None:
+    def __init__(self, hub: StreamHub, deployment_id: str, after: int, caller: Caller) -> None:
         self._hub = hub
         self._deployment_id = deployment_id
         self._after = after
+        self._caller = caller
 
     @asynccontextmanager
     async def follow(self) -> AsyncGenerator[Follower]:
-        async with self._hub.watch(self._deployment_id) as watch:
+        async with self._hub.watch(self._deployment_id, self._caller) as watch:
             yield LogFollower(watch, self._after)
 
 

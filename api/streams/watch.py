@@ -7,6 +7,7 @@ from typing import Protocol
 
 from api.streams.channel import Batch, Channel
 from api.streams.timing import StreamTiming
+from api.turns import Caller
 from shared.errors import Unavailable
 
 
@@ -26,17 +27,18 @@ class Pages(Protocol):
     @property
     def is_closing(self) -> bool: ...
 
-    async def page(self, channel: Channel, cursor: int) -> Batch | None:
-        """A page of the store as events. Raises Unavailable."""
+    async def page(self, channel: Channel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
+        """A page of the store as events; None when there are none, or the time is over. Raises Unavailable."""
         ...
 
 
 class Watch:
     """Used by one task."""
 
-    def __init__(self, hub: Pages, channel: Channel) -> None:
+    def __init__(self, hub: Pages, channel: Channel, caller: Caller) -> None:
         self._hub = hub
         self._channel = channel
+        self._caller = caller
         self._position = b""
 
     async def next(self, cursor: int, timeout_seconds: float) -> Batch | None:
@@ -54,7 +56,7 @@ class Watch:
             changes = self._channel.changes
             pause = timeout_seconds
             try:
-                batch = await self._batch(cursor)
+                batch = await self._batch(cursor, deadline - clock())
             except Unavailable:
                 batch, pause = None, self._hub.timing.poll
             if batch is not None:
@@ -64,12 +66,12 @@ class Watch:
                 return None
             await self._channel.wait(changes, min(pause, left))
 
-    async def _batch(self, cursor: int) -> Batch | None:
+    async def _batch(self, cursor: int, seconds: float) -> Batch | None:
         channel = self._channel
         if channel.last is None:
             return None
         if cursor < channel.last:
-            return channel.batch(cursor) or await self._hub.page(channel, cursor)
+            return channel.batch(cursor) or await self._hub.page(channel, cursor, self._caller, seconds)
         if channel.is_read_to_the_end(cursor):
             return Batch(b"", cursor, is_end=True)
         if channel.position != self._position:

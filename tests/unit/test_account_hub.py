@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,15 @@ from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountFollower, AccountSource
 from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
+from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountEvent, AccountPage, StatusChange
 from shared.logs.listener import AccountRingHandler
 
 # Longer than any test: what comes, comes for another reason.
 NEVER = 3600.0
+ADA = Caller("ada", "ada", is_known=True)
+BOB = Caller("bob", "bob", is_known=True)
 
 
 class Store:
@@ -28,6 +32,9 @@ class Store:
         self.is_away = False
         self.asked: list[tuple[str, ...]] = []
         self.read_positions: list[dict[str, int]] = []
+        # Pages after these positions of tenant "a" come once it is set.
+        self.held: range = range(0)
+        self.released = threading.Event()
 
     def add(self, tenant_id: str, *statuses: str) -> None:
         events = self.events.setdefault(tenant_id, [])
@@ -44,6 +51,8 @@ class Store:
     def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]:
         if self.is_away:
             raise Unavailable("away")
+        if positions.get("a") in self.held:
+            assert self.released.wait(60)
         pages = {
             tenant_id: AccountPage(len(events), events[position : position + limit])
             for tenant_id, position in positions.items()
@@ -77,9 +86,9 @@ class World:
         self.listener = Listener()
         self.hub = AccountHub(self.store, self.listener, StreamTiming(**({"poll": 0.02, "compare": NEVER} | timing)))
 
-    async def source(self, *tenant_ids: str, **positions: int) -> AccountSource:
+    async def source(self, *tenant_ids: str, caller: Caller = ADA, **positions: int) -> AccountSource:
         heads = await self.hub.heads(tenant_ids)
-        return AccountSource(self.hub, heads | positions, heads)
+        return AccountSource(self.hub, heads | positions, heads, caller)
 
 
 def run(scenario: Callable[[World], Awaitable[None]], **timing: float) -> None:
@@ -90,6 +99,7 @@ def run(scenario: Callable[[World], Awaitable[None]], **timing: float) -> None:
             async with asyncio.timeout(60):
                 await scenario(world)
         finally:
+            world.store.released.set()
             await world.hub.close()
 
     asyncio.run(whole())
@@ -166,6 +176,27 @@ def test_a_position_long_ago_is_read_from_the_store_once_for_all_that_are_there(
                 await begun(follower)
             assert await asyncio.gather(statuses(one, 497), statuses(two, 497)) == [names[3:], names[3:]]
             assert world.store.read_positions.count({"a": 3}) == 1
+
+    run(scenario)
+
+
+def test_pages_that_one_user_waits_for_do_not_delay_those_of_another() -> None:
+    async def scenario(world: World) -> None:
+        names = [f"s{number}" for number in range(500)]
+        world.store.add("a", *names)
+        heads = await world.hub.heads(["a"])
+        world.store.held = range(1, 41)
+        async with world.hub.watch(heads, ADA) as flood, (await world.source("a", caller=BOB, a=41)).follow() as other:
+            reading = [asyncio.create_task(flood.next({"a": position}, NEVER)) for position in range(1, 42)]
+            await begun(other)
+            assert await statuses(other, 459) == names[41:]
+            assert await flood.next({"a": 1}, 0.0) is None
+            assert not any(task.done() for task in reading)
+            world.store.released.set()
+            pages = await asyncio.gather(*reading)
+        for position, page in enumerate(pages, start=1):
+            assert page is not None
+            assert f'"status":"s{position}"'.encode() in page
 
     run(scenario)
 

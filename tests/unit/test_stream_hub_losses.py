@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from api.streams.channel import BATCH_BYTES, Channel
+from api.streams.channel import Channel
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from api.streams.watch import DeploymentGone, Watch
+from api.turns import NOBODY
 from schemas.logs import LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.doorbell import Ring
@@ -37,21 +37,18 @@ class Listener:
 
 
 class Reader:
-    """A log in memory; `on_heads` is called, in a thread, before each comparison of heads, `on_page` before pages for
-    streams that are behind."""
+    """A log in memory; `on_heads` is called, in a thread, before each comparison of heads."""
 
-    def __init__(self, on_heads: Callable[[], None], on_page: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_heads: Callable[[], None]) -> None:
         self.entries: list[LogEntry] = []
         self.is_deleted = False
         self.reads = 0
         self._on_heads = on_heads
-        self._on_page = on_page
 
     def read(self, deployment_id: str, *, after: int, limit: int, maximum_bytes: int = 1 << 20) -> list[NumberedEntry]:
         assert deployment_id
+        assert maximum_bytes
         self.reads += 1
-        if maximum_bytes == BATCH_BYTES:
-            self._on_page()
         return [NumberedEntry(seq, entry) for seq, entry in enumerate(self.entries, start=1)][after : after + limit]
 
     def head(self, deployment_id: str) -> LogHead:
@@ -77,7 +74,7 @@ def test_an_unexpected_error_does_not_end_the_comparison_of_heads() -> None:
         reader = Reader(fail_once_loaded)
         hub = StreamHub(reader, Listener(), _TIMING)
         await hub.start()
-        async with hub.watch("depl_a") as watch:
+        async with hub.watch("depl_a", NOBODY) as watch:
             batch = None
             async with asyncio.timeout(120):
                 await failed.wait()
@@ -107,7 +104,7 @@ def test_a_log_that_begins_during_a_comparison_is_not_taken_for_a_deleted_one() 
         reader = Reader(begin_log)
         hub = StreamHub(reader, Listener(), _TIMING)
         await hub.start()
-        async with hub.watch("depl_a") as watch, asyncio.timeout(120):
+        async with hub.watch("depl_a", NOBODY) as watch, asyncio.timeout(120):
             # The second look begins when the first one has been dealt with.
             await looked_again.wait()
             while await watch.next(0, 1.0) is None:
@@ -118,44 +115,6 @@ def test_a_log_that_begins_during_a_comparison_is_not_taken_for_a_deleted_one() 
         await hub.close()
 
     asyncio.run(run())
-
-
-def test_what_is_live_does_not_wait_for_pages_whose_store_says_nothing() -> None:
-    answered = threading.Event()
-
-    async def run() -> None:
-        asked = asyncio.Semaphore(0)
-        loop = asyncio.get_running_loop()
-
-        def hang() -> None:
-            loop.call_soon_threadsafe(asked.release)
-            assert answered.wait(120)
-
-        reader = Reader(lambda: None, hang)
-        reader.entries = [_LINE] * 1000
-        hub = StreamHub(reader, Listener(), _TIMING)
-        await hub.start()
-        async with hub.watch("depl_a") as watch, asyncio.timeout(120):
-            while await watch.next(999, 1.0) is None:
-                pass
-            behind = [asyncio.create_task(watch.next(cursor, 100.0)) for cursor in range(50)]
-            # Pages wait in threads, as many as there are for them.
-            for _ in range(4):
-                await asked.acquire()
-            reader.entries.append(_LINE)
-            batch = None
-            while batch is None:
-                batch = await watch.next(1000, 1.0)
-            assert batch.cursor == 1001
-            assert not any(task.done() for task in behind)
-            answered.set()
-            assert all(await asyncio.gather(*behind))
-        await hub.close()
-
-    try:
-        asyncio.run(run())
-    finally:
-        answered.set()
 
 
 async def _read_on(watch: Watch) -> None:

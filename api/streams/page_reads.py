@@ -1,0 +1,52 @@
+"""Pages of the store for streams that are behind: callers take turns, as they do with requests (api.lanes)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from api.lanes import Lane
+from api.streams.background import BackgroundTasks
+from api.turns import Caller
+
+T = TypeVar("T")
+
+# Each takes a connection of the process's pool, and one caller runs on at most half of them.
+_THREADS = 4
+# More are refused, as by a store that is away: their streams ask again. An open stream has one page at most here, so
+# that this bounds what streams leave behind that end while they wait.
+_WAITING = 1024
+
+
+class PageReads(Generic[T]):
+    """Belongs to one event loop. Streams of one caller at one place share a read; those of two callers don't, because
+    one would wait for the other's turn."""
+
+    def __init__(self, name: str, tasks: BackgroundTasks) -> None:
+        """`name`: the lane's, for its metrics."""
+        # A stream wants its page however long that takes.
+        self._lane = Lane(name, threads=_THREADS, waiting=_WAITING, patience_seconds=math.inf)
+        self._tasks = tasks
+        self._reads: dict[tuple[Caller, Hashable], asyncio.Task[T]] = {}
+
+    async def read(self, caller: Caller, place: Hashable, function: Callable[[], T], seconds: float) -> T | None:
+        """What the function returns; None when the time is over. The read goes on then, for whoever asks again.
+
+        Raises Unavailable, also when too many wait, and what the function raises.
+        """
+        key = (caller, place)
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = self._tasks.spawn(self._take_turn(caller, function))
+            task.add_done_callback(lambda _: self._reads.pop(key, None))
+        done, _ = await asyncio.wait([task], timeout=seconds)
+        return task.result() if done else None
+
+    def close(self) -> None:
+        """Refuses what waits, now and from now on. May be called again."""
+        self._lane.close()
+
+    async def _take_turn(self, caller: Caller, function: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._lane.submit(caller, function))
