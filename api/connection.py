@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import math
 import select
+import time
 from collections.abc import Sized
 from typing import Any
 
@@ -50,6 +52,17 @@ class ConnectionState(ServerState):
         super().__init__()
         self.is_draining = False
         self.places = places or Places()
+        self._refusal_told_at = -math.inf
+
+    def tell_refusal(self, host: str) -> None:
+        """Logs at most one refused connection a second: whoever is refused may try as often as he likes."""
+        now = time.monotonic()
+        if now - self._refusal_told_at < 1:
+            return
+        self._refusal_told_at = now
+        of_address = self.places.is_address_full(host)
+        bound = "CLOUDIFY_API_CONNECTIONS_PER_ADDRESS" if of_address else "RLIMIT_NOFILE"
+        _log.warning("connection_refused", address=network_of(host), setting=bound)
 
 
 class _Refused(Exception):
@@ -73,7 +86,10 @@ class Connection(HttpToolsProtocol):
     cycle: RequestResponseCycle | None  # pyright: ignore[reportIncompatibleVariableOverride]
     _answering: RequestResponseCycle | None = None
     _is_in_head = True
+    # In the latest read.
     _has_ended_message = False
+    _has_ended_head = False
+    _read_body_bytes = 0
     # Of the head, what was read while it was incomplete, and what the parser has given so far.
     _read_head_bytes = 0
     _head_bytes = 0
@@ -92,7 +108,7 @@ class Connection(HttpToolsProtocol):
         self.flow = _Flow(transport, self.pipeline)
         host = self.client[0] if self.client else ""
         if not self._state.places.take(self, host):
-            _log.warning("connection_refused", address=network_of(host), setting="CLOUDIFY_API_CONNECTIONS_PER_ADDRESS")
+            self._state.tell_refusal(host)
             message = "Too many connections, from this address or in all; close some, then retry."
             self._answer(503, ErrorCode.UNAVAILABLE, message)
 
@@ -106,8 +122,8 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        body_before = self._body_bytes
-        self._has_ended_message = False
+        self._has_ended_message = self._has_ended_head = False
+        self._read_body_bytes = 0
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -117,7 +133,8 @@ class Connection(HttpToolsProtocol):
             if self._read_head_bytes > MAXIMUM_HEAD_BYTES:
                 self._cut_off()
         elif self.cycle is not None and self.cycle.more_body:
-            self._overhead += len(data) - (self._body_bytes - body_before)
+            head_bytes = self._head_bytes if self._has_ended_head else 0
+            self._overhead += max(0, len(data) - self._read_body_bytes - head_bytes)
             if self._overhead > MAXIMUM_HEAD_BYTES + _OVERHEAD_OF_A_BYTE * self._body_bytes:
                 self._cut_off()
 
@@ -140,6 +157,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             raise _Refused
         self._is_in_head = False
+        self._has_ended_head = True
         self._body_bytes = self._overhead = 0
         if not self.url.startswith((b"/", b"*")):
             self._take_host_of_target()
@@ -155,6 +173,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._read_body_bytes += len(body)
         super().on_body(body)
 
     def timeout_keep_alive_handler(self) -> None:

@@ -92,6 +92,10 @@ class Places:
             del self._sites[origin.site]
         self._count(origin.site, len(holders) + 1, len(holders))
 
+    def is_address_full(self, host: str) -> bool:
+        """Whether the address, its /64 or its /48 has all the places that it may have."""
+        return self._has_all(self._origin(host))
+
     def _has_all(self, origin: _Origin) -> bool:
         bound = self._most_of_an_address
         if not bound or not origin.site:

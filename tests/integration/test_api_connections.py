@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_a_body_that_comes_too_slowly_is_given_up(pace: BodyPace, framing: bytes
             assert client.has_ended()
         eventually(lambda: not server.server.server_state.connections, PATIENCE_SECONDS)
         assert server.connect().send(POST + b"Content-Length: 2\r\n\r\n{}").answer()[0] == 200
+
+
+@pytest.mark.parametrize("first", [1_000, 17_000, 60_000])
+@pytest.mark.parametrize("framing", [b"Content-Length: 14\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\ne\r\n"])
+def test_a_body_says_nothing_of_the_next_one(server: RunningServer, first: int, framing: bytes) -> None:
+    client = server.connect()
+    for _ in range(3):
+        text = b'{"text": "%s"}' % (b"x" * first)
+        assert client.send(POST + b"Content-Length: %d\r\n\r\n" % len(text)).send(text).answer()[0] == 200
+        # The head is read alone.
+        client.send(POST + framing)
+        time.sleep(0.05)
+        client.send(b'{"text": "abc"' if b"Length" not in framing else b'{"text": "ab"}')
+        if b"Length" not in framing:
+            client.send(b"\r\n1\r\n}\r\n0\r\n\r\n")
+        assert client.answer()[0] == 200
 
 
 def test_a_client_that_leaves_in_mid_body_is_no_error(server: RunningServer) -> None:
