@@ -188,11 +188,11 @@ class _Exchange:
         return message
 
     def _caller(self) -> str:
-        """The user that the guard has found, else the address."""
+        """The user that the guard has found, else the address; of IPv6 the /48, which an organisation gets."""
         user, client = self._scope.get("user"), self._scope.get("client")
         if user is not None:
             return user.user_id
-        return network_of(client[0]) if client else ""
+        return network_of(client[0], ipv6_bits=48) if client else ""
 
     async def _refuse_target(self) -> bool:
         """Whether the request was answered because of its address: what follows takes it apart, and remembers it."""
@@ -221,6 +221,8 @@ class _Exchange:
     async def _send_message(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            # From here on nothing is kept of what comes.
+            self._body.release()
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
             headers += [(name, value) for name, value in EDGE_HEADERS if name not in present]
