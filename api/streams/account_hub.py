@@ -257,7 +257,8 @@ class AccountWatch:
                     unknown[channel.tenant_id] = position
                 else:
                     news[channel.tenant_id] = changes
-        if unknown:
+        if unknown and not news:
+            # These may have to wait for their turn, which what is here already doesn't.
             pages = await self._hub.pages(unknown, self._caller, seconds)
             news |= {tenant_id: encode_page(unknown[tenant_id], page) for tenant_id, page in pages.items()}
         return news
