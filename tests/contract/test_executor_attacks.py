@@ -287,6 +287,7 @@ attempts = {
     "policy": lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)),
     "affinity": lambda: os.sched_setaffinity(1, {0}),
     "priority": lambda: os.setpriority(os.PRIO_PROCESS, 1, 19),
+    "priority of the user": lambda: os.setpriority(os.PRIO_USER, 0, 19),
     "trace": ptrace,
 }
 for name in "oom_score_adj oom_adj mem clear_refs autogroup coredump_filter comm sched limits".split():

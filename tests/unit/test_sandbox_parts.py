@@ -120,8 +120,13 @@ def test_filter_lets_no_build_change_its_init(
     for number, place in process_at.items():
         for pid in (1, 1 | 1 << 32):
             assert evaluate(program, architecture, number, *[0] * place, pid) == ERRNO | errno.EPERM
+        # 0 is a process for setpriority, 1 for ioprio_set; the others are a group's and a user's.
+        kind = 0 if number in (141, 140) else 1
         for pid in (0, 2, 0xFFFFFFFF):
-            assert evaluate(program, architecture, number, *[1] * place, pid) == ALLOW
+            assert evaluate(program, architecture, number, *[kind] * place, pid) == ALLOW
+            if place:
+                for other in {0, 1, 2, 3, 1 << 31} - {kind}:
+                    assert evaluate(program, architecture, number, other, pid) == ERRNO | errno.EPERM
     assert [evaluate(program, architecture, number) for number in denied] == [ERRNO | errno.EPERM] * len(denied)
 
 

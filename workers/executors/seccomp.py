@@ -131,6 +131,11 @@ _PROCESS_SETTERS: tuple[tuple[tuple[int, int], int], ...] = (
     ((141, 140), 1),  # setpriority
     ((251, 30), 1),  # ioprio_set
 )
+# ((x86_64, aarch64), the kind that means one process, as argument 0): of a group or a user the init is one, too.
+_CROWD_SETTERS: tuple[tuple[tuple[int, int], int], ...] = (
+    ((141, 140), 0),  # setpriority: PRIO_PROCESS
+    ((251, 30), 1),  # ioprio_set: IOPRIO_WHO_PROCESS
+)
 _INIT = 1
 
 
@@ -159,6 +164,9 @@ def build_filter(machine: str | None = None) -> bytes:
     for numbers, process in _PROCESS_SETTERS:
         refuse = [_instruction(_JUMP_EQUAL, 0, 1, _INIT), _answer(_ERRNO | errno.EPERM)]
         program += _when(numbers[column], process, refuse)
+    for numbers, kind in _CROWD_SETTERS:
+        refuse = [_instruction(_JUMP_EQUAL, 1, 0, kind), _answer(_ERRNO | errno.EPERM)]
+        program += _when(numbers[column], 0, refuse)
     program += _when(_CLONE[machine], 0, [_instruction(_JUMP_ANY_BIT, 0, 1, _CLONE_NEW_ANY), _answer(_ERRNO | 1)])
     injections = [_instruction(_JUMP_EQUAL, 0, 1, request) for request in _TERMINAL_INJECTION]
     program += _when(_IOCTL[machine], 1, [part for jump in injections for part in (jump, _answer(_ERRNO | 1))])
