@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,9 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from workers.git_failures import LFS_SETTINGS, PAUSES, host_in_trouble, proxy_failure, unreachable, wait_after
 from workers.http_answers import HttpAnswer
+from workers.lfs_connections import LfsConnections
 from workers.repository_access import RepositoryAccess, authorization
-from workers.repository_addresses import find_route, parse_for_clone
+from workers.repository_addresses import parse_for_clone
 
 if TYPE_CHECKING:
     import httpx
@@ -92,16 +92,13 @@ class LfsClient:
         self._cancelled = cancelled
         self._access = access
         self._is_last_attempt = is_last_attempt
-        self._certificates = certificates
-        # By origin: a connection is only used for the name that its certificate was checked for.
-        self._connections: dict[str, tuple[str, httpx.Client]] = {}
+        self._connections = LfsConnections(check_time, cancelled, access, certificates)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection in self._connections.values():
-            connection[1].close()
+        self._connections.close()
 
     def fetch(self, endpoint: Endpoint, wanted: Mapping[LfsObject, str], directory: Path) -> None:
         """Puts each object into `directory` under its oid. `wanted` gives a path to name it by. Raises StageFailure,
@@ -200,7 +197,7 @@ class LfsClient:
 
         self._check_time()
         url = target.public
-        address, client = self._connection(url)
+        address, client = self._connections.find(url)
         host = f"[{url.host}]" if ":" in url.host else url.host
         shown = f"[{address}]" if ":" in address else address
         given = {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
@@ -221,25 +218,6 @@ class LfsClient:
             yield response
         finally:
             response.close()
-
-    def _connection(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
-        """The checked address of the host, and the client that connects to it alone; through the proxy, its name."""
-        import httpx
-
-        from workers.bounded_http import BoundedTransport
-
-        found = self._connections.get(url.origin)
-        if found is None:
-            route = find_route(url, self._cancelled, self._access.proxy, self._access.policy)
-            context = ssl.create_default_context(cafile=self._certificates)
-            client = httpx.Client(
-                transport=BoundedTransport(self._check_time, context, route.proxy),
-                timeout=httpx.Timeout(20.0, connect=10.0),
-                follow_redirects=False,
-                trust_env=False,
-            )
-            found = self._connections[url.origin] = (route.address or url.host, client)
-        return found
 
     def _chunks(self, response: httpx.Response, target: _Target) -> Iterator[bytes]:
         import httpx

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -25,7 +26,9 @@ from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner
 from tests.repositories import commit, git, make_repository
 from workers.lfs_client import Endpoint, LfsClient, LfsObject
+from workers.lfs_connections import LfsConnections
 from workers.repository_access import RepositoryAccess
+from workers.repository_addresses import Route
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
@@ -384,3 +387,20 @@ def test_attributes_and_configuration_run_nothing(
     url = site(http, {".gitattributes": attributes, ".lfsconfig": evil, ".gitconfig": evil, "a.txt": "a"})
     assert cloner.files(cloner.clone(url))["big.bin"] == CONTENT
     assert not marker.exists()
+
+
+def test_a_server_of_many_hosts_holds_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr("workers.lfs_connections.find_route", lambda url, *_: Route(address=f"192.0.2.{url.port}"))
+    monkeypatch.setattr("httpx.Client.close", lambda _client: closed.append("one"))
+    connections = LfsConnections(lambda: None, threading.Event(), cast("Any", Mock()), None)
+    urls = [parse_repository_url(f"https://git.example.com:{port}/x") for port in range(1, 102)]
+    first = connections.find(urls[0])
+    for url in urls[:100]:
+        assert connections.find(url)[0] == f"192.0.2.{url.port}"
+        assert connections.find(urls[0]) is first
+    assert len(closed) == 96
+    with pytest.raises(StageFailure, match="more than 100 hosts"):
+        connections.find(urls[100])
+    connections.close()
+    assert len(closed) == 100

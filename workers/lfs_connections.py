@@ -1,0 +1,84 @@
+"""Connections to the hosts that a Git LFS server names."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from shared.errors import FailureCode, StageFailure
+from shared.repository_url import RepositoryUrl
+from workers.repository_access import RepositoryAccess
+from workers.repository_addresses import find_route
+
+if TYPE_CHECKING:
+    import httpx
+
+# The server chooses the hosts, and each takes memory and time for TLS.
+_KEPT = 4
+_MAXIMUM_ORIGINS = 100
+
+
+class LfsConnections:
+    """By origin: a connection is only used for the name that its certificate was checked for. Not shared between
+    threads. `certificates`: a PEM file in place of the host's."""
+
+    def __init__(
+        self,
+        check_time: Callable[[], None],
+        cancelled: threading.Event,
+        access: RepositoryAccess,
+        certificates: str | None,
+    ) -> None:
+        self._check_time = check_time
+        self._cancelled = cancelled
+        self._access = access
+        self._certificates = certificates
+        # The one that was used last at the end.
+        self._kept: OrderedDict[str, tuple[str, httpx.Client]] = OrderedDict()
+        self._origins: set[str] = set()
+
+    def find(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
+        """The checked address of the host, and the client that connects to it alone; through the proxy, its name.
+
+        Raises StageFailure, also when the server has named too many hosts, PlatformError, Cancelled.
+        """
+        found = self._kept.get(url.origin) or self._connect(url)
+        self._kept[url.origin] = found
+        self._kept.move_to_end(url.origin)
+        return found
+
+    def close(self) -> None:
+        for _, client in self._kept.values():
+            client.close()
+        self._kept.clear()
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._certificates)
+
+    def _connect(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
+        import httpx
+
+        from workers.bounded_http import BoundedTransport
+
+        self._origins.add(url.origin)
+        if len(self._origins) > _MAXIMUM_ORIGINS:
+            raise StageFailure(
+                FailureCode.REPOSITORY_LFS_MISSING,
+                f"The Git LFS server hands out addresses on more than {_MAXIMUM_ORIGINS} hosts. Use one that keeps its "
+                "files on fewer.",
+            )
+        if len(self._kept) >= _KEPT:
+            self._kept.popitem(last=False)[1][1].close()
+        route = find_route(url, self._cancelled, self._access.proxy, self._access.policy)
+        client = httpx.Client(
+            transport=BoundedTransport(self._check_time, self._tls, route.proxy),
+            timeout=httpx.Timeout(20.0, connect=10.0),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        return route.address or url.host, client
