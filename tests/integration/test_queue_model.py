@@ -61,7 +61,6 @@ class QueueMachine(RuleBasedStateMachine):
     redis: Redis
     queue: RedisJobQueue
     dump: Callable[[], list[Any]]
-    requests = itertools.count()
     steps: Counter[str]
 
     def __init__(self) -> None:
@@ -70,6 +69,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = Model()
         self.redis.set(CLOCK, self.model.now)
         self.names = itertools.count()
+        # Of the example: they say which worker asks, and an example that is run again has to do the same.
+        self.requests = itertools.count()
         self.stale: list[tuple[str, int]] = []
         self.answered = ""
 
