@@ -50,7 +50,7 @@ class Supervised:
         self._started_at = time.monotonic()
 
     def ended(self) -> str | None:
-        """How the process ended, once; the next start is due after a wait that doubles with each failure."""
+        """How the process ended, once; the next start is due at once, then after a wait that doubles each time."""
         if self._process is None or self._process.poll() is None:
             return None
         code = self._process.returncode
@@ -58,7 +58,8 @@ class Supervised:
         if time.monotonic() - self._started_at > _SETTLED_SECONDS:
             self.failures = 0
         self.failures += 1
-        self._next_start = time.monotonic() + min(_LONGEST_WAIT_SECONDS, 0.25 * 2 ** (self.failures - 1))
+        wait = 0.0 if self.failures == 1 else min(_LONGEST_WAIT_SECONDS, 0.25 * 2 ** (self.failures - 2))
+        self._next_start = time.monotonic() + wait
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     @property
