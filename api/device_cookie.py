@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from litestar.datastructures import Cookie
 
+from schemas.authentication import DEVICE_COOKIE
 from shared.access_tokens import derive_key
 from shared.clock import Clock
 
-DEVICE_COOKIE = "__Host-cloudify_device"
 LIFETIME_SECONDS = 365 * 24 * 3600
 # Accounts that one browser signs in to, the latest first.
 _MAXIMUM_ENTRIES = 5

@@ -6,6 +6,9 @@ from datetime import datetime
 
 from schemas.resources import Resource, UserResource
 
+# Says to which accounts a browser or client has signed in before: others' wrong passwords don't count against it.
+DEVICE_COOKIE = "__Host-cloudify_device"
+
 
 class SignedIn(Resource):
     """`access_token` goes into `Authorization: Bearer …`; it is valid for `expires_in` seconds."""

@@ -64,11 +64,13 @@ class _Profile(msgspec.Struct, rename="camel"):
     token: str
 
 
-class _StoredLogins(msgspec.Struct, rename="camel"):
-    """`current` is the profile of the last login; the latest of `profiles` is the last."""
+class _StoredLogins(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`current` is the profile of the last login; the latest of `profiles` is the last. `devices`: by API, what this
+    client is known by when it logs in again."""
 
     current: str
     profiles: list[_Profile]
+    devices: dict[str, str] = {}
 
 
 class _StoredCredentials(msgspec.Struct, rename="camel"):
@@ -125,7 +127,19 @@ class CredentialFiles:
         """Name → API of all stored logins."""
         return {login.name: login.api_url for login in self._logins().profiles}
 
-    def store(self, api_url: str, token: str, profile: str | None = None, link: Link | None = None) -> str:
+    def device(self, api_url: str) -> str | None:
+        """What this client is known by at the API since an earlier login."""
+        found = self._logins().devices.get(api_url)
+        return found if found and _TOKEN.fullmatch(found) else None
+
+    def store(
+        self,
+        api_url: str,
+        token: str,
+        profile: str | None = None,
+        link: Link | None = None,
+        device: str | None = None,
+    ) -> str:
         """Keeps the login beside those to other APIs, readable by its owner only, in one step; returns its profile.
 
         Without a name it takes the place of the login to this API that commands use now; where there is none, the
@@ -140,7 +154,8 @@ class CredentialFiles:
                 known = self._logins()
                 name = profile or self._replaced(known, api_url, link) or api_url.partition("://")[2]
                 others = [login for login in known.profiles if login.name != name]
-                logins = _StoredLogins(name, [*others, _Profile(name, api_url, token)])
+                devices = known.devices if device is None else {**known.devices, api_url: device}
+                logins = _StoredLogins(name, [*others, _Profile(name, api_url, token)], devices)
                 write_private(path, msgspec.json.format(msgspec.json.encode(logins)).decode() + "\n")
         except OSError as error:
             raise ClientError(

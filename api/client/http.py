@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from api.client.transport import QueryValue, Transport
+from schemas.authentication import DEVICE_COOKIE
 from schemas.queues import DeadJobResource, JobPlace, QueueResource
 from schemas.requests import (
     CreateDeploymentRequest,
@@ -70,9 +71,15 @@ class ApiClient:
     def close(self) -> None:
         self.transport.close()
 
-    def create_token(self, email: str, password: str, name: str) -> CreatedTokenResource:
-        """Logs in and makes an API token; the login's own access token is forgotten."""
-        session = self._call("POST", "/auth/login", AccessToken, body=LoginRequest(email=email, password=password))
+    def create_token(self, email: str, password: str, name: str, device: str | None = None) -> CreatedTokenResource:
+        """Logs in and makes an API token; the login's own access token is forgotten. `device`: of an earlier login."""
+        session = self.transport.request(
+            "POST",
+            "/auth/login",
+            AccessToken,
+            body=LoginRequest(email=email, password=password),
+            cookie=None if device is None else f"{DEVICE_COOKIE}={device}",
+        ).data
         return self.transport.request(
             "POST",
             "/auth/tokens",
@@ -80,6 +87,11 @@ class ApiClient:
             body=CreateTokenRequest(name=name),
             authorization=f"Bearer {session.access_token}",
         ).data
+
+    @property
+    def device(self) -> str | None:
+        """What the API has told this client to be known by at its next login."""
+        return self.transport.http.cookies.get(DEVICE_COOKIE)
 
     def user(self) -> UserResource:
         return self._call("GET", "/auth/me", UserResource)

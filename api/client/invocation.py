@@ -64,9 +64,9 @@ class Invocation:
         """The address of the API to log in to."""
         return self.credential_files.login_target(api_url=self._api_url, profile=self.profile_option, link=self._link())
 
-    def store_login(self, api_url: str, token: str) -> str:
+    def store_login(self, api_url: str, token: str, device: str | None) -> str:
         """Returns the profile."""
-        return self.credential_files.store(api_url, token, self.profile_option, self._link())
+        return self.credential_files.store(api_url, token, self.profile_option, self._link(), device)
 
     def linked_project(self, tree: WorkTree) -> str | None:
         """The project that the work tree is linked to, unless it is at another API than this run's."""

@@ -65,14 +65,15 @@ class Transport:
         body: msgspec.Struct | None = None,
         idempotency_key: str | None = None,
         authorization: str | None = None,
+        cookie: str | None = None,
     ) -> Success[T]:
-        """`path` starts after /api; `authorization` replaces the client's own header.
+        """`path` starts after /api; `authorization` replaces the client's own header; `cookie` is name=value.
 
         Repeats GET, PUT, DELETE, and anything with an idempotency key, when the connection fails or the API is busy
         or away, at most ATTEMPTS times. Raises ApiError and Unreachable.
         """
         response = self._exchange(
-            self._build(method, path, query, body, idempotency_key, authorization),
+            self._build(method, path, query, body, idempotency_key, authorization, cookie),
             is_repeatable=method in _REPEATABLE or idempotency_key is not None,
         )
         try:
@@ -90,6 +91,7 @@ class Transport:
         body: msgspec.Struct | None,
         idempotency_key: str | None,
         authorization: str | None,
+        cookie: str | None,
     ) -> httpx.Request:
         headers: dict[str, str] = {}
         if body is not None:
@@ -98,6 +100,8 @@ class Transport:
             headers["Idempotency-Key"] = idempotency_key
         if authorization is not None:
             headers["Authorization"] = authorization
+        if cookie is not None:
+            headers["Cookie"] = cookie
         return self.http.build_request(
             method,
             path,

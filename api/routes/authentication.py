@@ -12,12 +12,11 @@ from msgspec import UNSET
 
 from api.authentication import Principal
 from api.bodies import SMALL_BODY_BYTES
-from api.device_cookie import DEVICE_COOKIE
 from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refresh_cookie, refuse_foreign_site
-from schemas.authentication import SessionResource, SignedIn, StreamTicketResource
+from schemas.authentication import DEVICE_COOKIE, SessionResource, SignedIn, StreamTicketResource
 from schemas.envelope import Success
 from schemas.requests import CreateStreamTicketRequest, LoginRequest, RegisterRequest
 from schemas.resources import UserResource

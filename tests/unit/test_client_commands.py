@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from api.client.main import COMMANDS, cli
 from api.client.work_tree import WorkTree
+from schemas.authentication import DEVICE_COOKIE
 
 NOW = "2026-01-01T00:00:00Z"
 
@@ -48,12 +49,14 @@ class Api(httpx.BaseTransport):
         self.outcome: dict[str, Any] = deployment("depl_new", "ready")
         self.lines = ["hello"]
         self.bodies: list[tuple[str, str, Any]] = []
+        self.cookies: list[str | None] = []
         self.overrides: dict[tuple[str, str], httpx.Response | Callable[[], httpx.Response]] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/api")
         body = json.loads(request.content) if request.content else None
         self.bodies.append((request.method, path, body))
+        self.cookies.append(request.headers.get("Cookie"))
         override = self.overrides.get((request.method, path))
         if override is not None:
             return override if isinstance(override, httpx.Response) else override()
@@ -883,6 +886,28 @@ def test_login_makes_a_token_with_a_password(run: Run, api: Api, tmp_path: Path)
     assert "cfy_made" in (tmp_path / "config/cloudify/credentials.json").read_text()
     assert "cfy_made" not in result.output
     assert run("login").exit_code == 2
+
+
+def test_a_login_is_known_again_at_the_next_one(run: Run, api: Api) -> None:
+    token = {
+        "id": "tok_1", "name": "x", "prefix": "cfy_a", "scopes": [], "expiresAt": None, "lastUsedAt": None,
+        "createdAt": NOW, "token": "cfy_made",
+    }  # fmt: skip
+    cookies: list[str | None] = []
+
+    def signed_in() -> httpx.Response:
+        cookies.append(api.cookies[-1])
+        answer = ok({"accessToken": "jwt"})
+        answer.headers["Set-Cookie"] = f"{DEVICE_COOKIE}=device-{len(cookies)}; Path=/; Secure; HttpOnly"
+        return answer
+
+    api.overrides["POST", "/auth/login"] = signed_in
+    api.overrides["POST", "/auth/tokens"] = lambda: ok(token)
+    for api_url in ("http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:1"):
+        arguments = ("--email", "a@example.com", "--password-stdin", "--api-url", api_url)
+        result = run("login", *arguments, stdin="correct horse\n")
+        assert result.exit_code == 0, result.output
+    assert cookies == [None, f"{DEVICE_COOKIE}=device-1", None, f"{DEVICE_COOKIE}=device-2"]
 
 
 def test_a_refused_token_is_not_stored(run: Run, api: Api, tmp_path: Path) -> None:

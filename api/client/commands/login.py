@@ -25,15 +25,17 @@ def login(invocation: Invocation, email: str | None, password_stdin: bool) -> No
     api_url = invocation.login_target()
     if api_url.startswith("http://") and not is_loopback(api_url):
         invocation.output.warning(f"{api_url} has no encryption; others can read what you type. Use https.")
-    token = invocation.token_option
+    token, device = invocation.token_option, None
     if token is None:
         email, password = _ask(invocation, email, password_stdin=password_stdin)
         with invocation.connect(api_url, None) as client:
-            token = client.create_token(email, password, f"cloudify on {socket.gethostname()}"[:100]).token
+            name = f"cloudify on {socket.gethostname()}"[:100]
+            token = client.create_token(email, password, name, invocation.credential_files.device(api_url)).token
+            device = client.device
     token = token.strip()
     with invocation.connect(api_url, token) as client:
         user = client.user()
-    profile = invocation.store_login(api_url, token)
+    profile = invocation.store_login(api_url, token, device)
     path = invocation.credential_files.login_file
     if invocation.as_json:
         invocation.output.result({"apiUrl": api_url, "user": user, "profile": profile, "file": str(path)})
