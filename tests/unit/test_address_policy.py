@@ -252,7 +252,7 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/executors/egress_proxy.py": "connects to what it admitted",
         "workers/executors/upstream_proxy.py": "the operator's own proxy",
         "workers/ssh_tunnel.py": "the clone's own proxy",
-        "workers/lfs_client.py": "connects to what find_route returned",
+        "workers/lfs_connections.py": "connects to what find_route returned",
         "workers/publishers/site_directory.py": "the platform's own router",
         "api/client/transport.py": "the user's command, on the user's machine",
     }
