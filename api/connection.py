@@ -55,7 +55,7 @@ class ConnectionState(ServerState):
         self._refusal_told_at = -math.inf
 
     def tell_refusal(self, host: str) -> None:
-        """Logs at most one refused connection a second: whoever is refused may try as often as he likes."""
+        """Logs at most one refused connection a second, however many are refused."""
         now = time.monotonic()
         if now - self._refusal_told_at < 1:
             return

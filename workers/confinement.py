@@ -28,7 +28,7 @@ _MEBIBYTE = 1024 * 1024
 _FILE_SIZE_MARGIN = 64 * _MEBIBYTE
 # A shell's `ulimit -f` counts these (POSIX).
 _BLOCK_BYTES = 512
-# With a word that no server can know and no file can be named by.
+# Ends with a random word, so that no server and no name of a file can imitate it.
 _NOT_CONFINED = f"cloudify: the limits of this program are refused ({os.urandom(8).hex()})"
 # Arguments: blocks of a file, KiB of data or "-", paths of cgroup.procs, "--", the command. An unlimited stack is for
 # git's recursion into directories: where it ends is decided by the bounds here, not by a crash.

@@ -8,7 +8,6 @@ import select
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from api.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING,
 from api.exchange import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
 from api.places import Places
 from shared.stack.server import program
-from tests.api_server import PATIENCE_SECONDS, RunningServer, running_server
+from tests.api_server import PATIENCE_SECONDS, RawClient, RunningServer, running_server
 from tests.integration.log_rows import eventually
 from tests.ports import free_ports
 
@@ -92,6 +91,13 @@ def test_a_body_that_comes_too_slowly_is_given_up(pace: BodyPace, framing: bytes
         assert server.connect().send(POST + b"Content-Length: 2\r\n\r\n{}").answer()[0] == 200
 
 
+def is_in_body(server: RunningServer, client: RawClient) -> bool:
+    """Whether the server has read the head of the client's request, and waits for the rest of the body."""
+    port = client.socket.getsockname()[1]
+    found = [each for each in server.server.server_state.connections if each.client[1] == port]
+    return [each._is_in_head for each in found] == [False]
+
+
 @pytest.mark.parametrize("first", [1_000, 17_000, 60_000])
 @pytest.mark.parametrize("framing", [b"Content-Length: 14\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\ne\r\n"])
 def test_a_body_says_nothing_of_the_next_one(server: RunningServer, first: int, framing: bytes) -> None:
@@ -99,9 +105,8 @@ def test_a_body_says_nothing_of_the_next_one(server: RunningServer, first: int, 
     for _ in range(3):
         text = b'{"text": "%s"}' % (b"x" * first)
         assert client.send(POST + b"Content-Length: %d\r\n\r\n" % len(text)).send(text).answer()[0] == 200
-        # The head is read alone.
         client.send(POST + framing)
-        time.sleep(0.05)
+        eventually(lambda: is_in_body(server, client), PATIENCE_SECONDS)
         client.send(b'{"text": "abc"' if b"Length" not in framing else b'{"text": "ab"}')
         if b"Length" not in framing:
             client.send(b"\r\n1\r\n}\r\n0\r\n\r\n")

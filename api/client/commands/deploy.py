@@ -137,7 +137,7 @@ def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
 def _set_up(
     invocation: Invocation, choices: _Choices, source: Source, found: ProjectResource | None
 ) -> ProjectResource:
-    """The project, which is made if there is none, deploys the source from now on, and the work tree is its own."""
+    """Creates the project if there is none, has it deploy the source, and links the work tree to it."""
     target = found
     if target is None:
         branch = choices.branch or (None if source.tree is None else source.tree.branch())
