@@ -55,7 +55,7 @@ types: .venv/dev.stamp ## Check types
 	$(BIN)/pyright
 
 format: .venv/dev.stamp ## Format the code
-	$(BIN)/ruff check --fix --select I,RUF100 $(SOURCES)
+	$(BIN)/ruff check --fix --select I $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 clean: ## Remove the virtual environment and caches; the platform's data stays
