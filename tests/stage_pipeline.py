@@ -20,9 +20,9 @@ from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 from tests.repositories import write_site
-from workers.directories import remove_tree
 from workers.executors.base import Executor
 from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.filesystem.trees import remove_tree
 from workers.reading.reader import ContentReader
 from workers.snapshots import SnapshotStore, snapshot_key
 from workers.stage import DeploymentView, StageContext, StageResult

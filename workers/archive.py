@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from workers.shut_directories import open_directory
+from workers.filesystem.shut_directories import open_directory
 from workers.tar_format import (
     BLOCK,
     MAXIMUM_DEPTH,

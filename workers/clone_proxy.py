@@ -11,9 +11,9 @@ from shared.network.address_policy import Refused
 from shared.network.embedded_addresses import Address
 from shared.repository_url import RepositoryUrl
 from shared.settings import BuildSettings
-from workers.executors.egress_policy import EgressPolicy
-from workers.executors.egress_proxy import EgressProxy
-from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
+from workers.egress.policy import EgressPolicy
+from workers.egress.proxy import EgressProxy
+from workers.egress.upstream import UpstreamFailure, UpstreamProxy
 
 _USER = "clone"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.executors.upstream_proxy import UpstreamAway, UpstreamFailure
+from workers.egress.upstream import UpstreamAway, UpstreamFailure
 from workers.git import GitFailed
 from workers.http_answers import HttpAnswer
 

@@ -35,7 +35,7 @@ from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.actors import declare_actor
 from workers.cleanup import CleanupRunner
 from workers.context import WorkerContext
-from workers.directories import StageDirectories
+from workers.filesystem.trees import StageDirectories
 from workers.registry import build_stage
 from workers.releases import ReleaseRunner
 from workers.runner import StageRunner

@@ -9,7 +9,7 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repositories.snapshots import SnapshotIndex
 from workers.context import WorkerContext
 from workers.executors.base import Executor
-from workers.ownership import owner_of_trees
+from workers.filesystem.ownership import owner_of_trees
 from workers.snapshots import SnapshotStore
 from workers.stage import StageFunction
 from workers.toolchain import Toolchain

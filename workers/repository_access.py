@@ -18,7 +18,7 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers import ssh_tunnel
-from workers.executors.upstream_proxy import UpstreamFailure
+from workers.egress.upstream import UpstreamFailure
 from workers.git import GitFailed
 from workers.git_failures import (
     SUBMODULES,

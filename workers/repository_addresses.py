@@ -12,7 +12,7 @@ from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
 from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
 from shared.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
-from workers.executors.upstream_proxy import UpstreamAway
+from workers.egress.upstream import UpstreamAway
 from workers.git_failures import proxy_failure, unreachable
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from workers.deployment_view import (
     target_of,
     variables_for,
 )
-from workers.directories import StageDirectories
+from workers.filesystem.trees import StageDirectories
 from workers.ignored_builds import Ignored
 from workers.interruption import interruption
 from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult, origin_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.archive import pack, unpack
-from workers.ownership import Owner
+from workers.filesystem.ownership import Owner
 from workers.stage import InputMissing
 from workers.tar_format import ArchiveRejected
 from workers.tree_cache import TreeCache, check_names

@@ -16,9 +16,9 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from workers.directories import remove_tree
-from workers.file_lock import locked
-from workers.ownership import Owner
+from workers.filesystem.file_lock import locked
+from workers.filesystem.ownership import Owner
+from workers.filesystem.trees import remove_tree
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -14,9 +14,9 @@ from shared.settings import load_settings
 from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import timed
 from tests.e2e.platform import Platform
-from workers.directories import remove_tree
 from workers.executors.base import ExecutionSpec, Limits, Outcome, Overlay
 from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.filesystem.trees import remove_tree
 from workers.snapshots import SnapshotStore
 from workers.toolchain import Toolchain
 

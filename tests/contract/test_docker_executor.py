@@ -273,7 +273,7 @@ with ExecutorKind(*sys.argv[3:]).open(home / "run", environment={}) as executor:
     result = executor.run(spec, output, threading.Event())
 print(output.text().decode().split(), result.outcome)
 print((home / "upper" / "new").stat().st_uid, sorted(path.name for path in (home / "upper").iterdir()))
-from workers.directories import remove_tree
+from workers.filesystem.trees import remove_tree
 for name in ("lower", "upper", "scratch", "run"):
     remove_tree(home / name)
 print(os.listdir(home))

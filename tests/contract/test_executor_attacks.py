@@ -25,7 +25,7 @@ from tests.executors import (
     wait_for,
 )
 from workers.executors.base import ExecutionResult, Executor, Outcome, Overlay
-from workers.ownership import container_owner
+from workers.filesystem.ownership import container_owner
 
 
 class Bystander:

@@ -25,7 +25,7 @@ from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.storable_text import storable
 from tests.executors import wait_for
 from tests.repositories import write_site
-from workers.directories import remove_tree
+from workers.filesystem.trees import remove_tree
 from workers.frameworks.detection import Overrides
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader, ReadingLimits

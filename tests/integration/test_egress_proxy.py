@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import PlatformError
-from workers.executors.egress_policy import EgressPolicy
-from workers.executors.egress_proxy import EgressProxy
+from workers.egress.policy import EgressPolicy
+from workers.egress.proxy import EgressProxy
 
 pytestmark = pytest.mark.integration
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.integration
 _PROGRAM = """
 import resource, socket, sys, threading
 from pathlib import Path
-from workers.executors.egress_policy import EgressPolicy
-from workers.executors.egress_proxy import EgressProxy
+from workers.egress.policy import EgressPolicy
+from workers.egress.proxy import EgressProxy
 
 path = Path(sys.argv[1])
 proxy = EgressProxy(path, EgressPolicy([], []))

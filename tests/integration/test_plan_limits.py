@@ -26,7 +26,7 @@ from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.services.jobs import stage_job_id
 from shared.services.lifecycle import Beginning
 from tests.integration.test_deployment_lifecycle import create, settings, world
-from workers.directories import StageDirectories
+from workers.filesystem.trees import StageDirectories
 from workers.runner import StageRunner
 from workers.stage import StageContext, StageResult
 

@@ -21,7 +21,7 @@ from shared.services.jobs import stage_job_id
 from shared.services.variables import ProjectVariable
 from tests.integration.test_deployment_lifecycle import create, entries, settings, world
 from tests.ssh_server import make_key
-from workers.directories import StageDirectories
+from workers.filesystem.trees import StageDirectories
 from workers.runner import StageRunner
 from workers.snapshots import SnapshotMissing
 from workers.stage import StageContext, StageResult

@@ -19,7 +19,7 @@ from shared.network.address_policy import AddressPolicy, Refused, Unresolvable, 
 from shared.network.embedded_addresses import embedded_addresses
 from shared.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
 from tests.address_cases import ADMITTED, MISLEADING, OWN_IPV4, OWN_IPV6, REFUSED
-from workers.executors.egress_policy import EgressPolicy
+from workers.egress.policy import EgressPolicy
 from workers.repository_addresses import find_route, parse_for_clone
 from workers.submodules import resolve_submodule
 
@@ -249,8 +249,8 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
     allowed = {
         "shared/network/address_policy.py": "the policy",
         "workers/repository_addresses.py": "connects to what it admitted",
-        "workers/executors/egress_proxy.py": "connects to what it admitted",
-        "workers/executors/upstream_proxy.py": "the operator's own proxy",
+        "workers/egress/proxy.py": "connects to what it admitted",
+        "workers/egress/upstream.py": "the operator's own proxy",
         "workers/ssh_tunnel.py": "the clone's own proxy",
         "workers/lfs_connections.py": "connects to what find_route returned",
         "workers/publishers/site_directory.py": "the platform's own router",

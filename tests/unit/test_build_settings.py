@@ -11,7 +11,7 @@ import pytest
 from shared.settings import BuildSettings, SettingsError, load_settings
 from workers.builder_image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
 from workers.executors.base import Bind
-from workers.ownership import Owner, container_owner, owner_of_trees
+from workers.filesystem.ownership import Owner, container_owner, owner_of_trees
 from workers.toolchain import Toolchain
 
 ENVIRONMENT = {

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from shared.network.address_policy import Refused
-from workers.executors.egress_policy import EgressPolicy
+from workers.egress.policy import EgressPolicy
 
 
 def test_only_web_ports_are_open() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.ordinary_user import as_ordinary_user
 from tests.repositories import write_site
-from workers.directories import remove_tree
+from workers.filesystem.trees import remove_tree
 from workers.stages.install import changes_source
 
 

@@ -12,8 +12,8 @@ import pytest
 from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
 from tests.executors import wait_for
-from workers.directories import StageDirectories, remove_tree
 from workers.executors.disk_watchdog import measure
+from workers.filesystem.trees import StageDirectories, remove_tree
 from workers.publishers.site_directory import SiteDirectoryPublisher
 from workers.stages.clone import remove_repositories
 

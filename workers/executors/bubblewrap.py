@@ -17,13 +17,14 @@ from pathlib import Path
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
-from workers.executors import egress_listener
+from workers.egress import listener as egress_listener
+from workers.egress.policy import EgressPolicy
+from workers.egress.proxy import EgressProxy
+from workers.egress.upstream import UpstreamProxy
 from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
 from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
 from workers.executors.device_nodes import make_device_nodes
 from workers.executors.disk_watchdog import DiskWatchdog
-from workers.executors.egress_policy import EgressPolicy
-from workers.executors.egress_proxy import EgressProxy
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
 from workers.executors.run_record import RunRecord
 from workers.executors.sandbox_arguments import (
@@ -44,7 +45,6 @@ from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.spawner import Spawner
 from workers.executors.supervision import Supervisor
-from workers.executors.upstream_proxy import UpstreamProxy
 from workers.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)

@@ -19,6 +19,9 @@ from pathlib import Path
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
 from workers.builder_image import TOOLCHAIN_FILE, toolchain_of
+from workers.egress.policy import EgressPolicy
+from workers.egress.proxy import EgressProxy
+from workers.egress.upstream import UpstreamProxy
 from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.docker_connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
@@ -31,8 +34,6 @@ from workers.executors.docker_options import (
     write_run_files,
 )
 from workers.executors.docker_probe import check_daemon, check_sandbox
-from workers.executors.egress_policy import EgressPolicy
-from workers.executors.egress_proxy import EgressProxy
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord
 from workers.executors.sandbox_environment import (
@@ -44,8 +45,7 @@ from workers.executors.sandbox_environment import (
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.supervision import Supervisor
-from workers.executors.upstream_proxy import UpstreamProxy
-from workers.ownership import container_owner
+from workers.filesystem.ownership import container_owner
 from workers.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)

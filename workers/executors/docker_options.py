@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.executors import docker_entry, egress_listener
+from workers.egress import listener as egress_listener
+from workers.executors import docker_entry
 from workers.executors.base import ExecutionSpec, Overlay
 from workers.executors.sandbox_arguments import CA_BUNDLE, EGRESS_DIRECTORY, HOME
-from workers.ownership import Owner
+from workers.filesystem.ownership import Owner
 
 LABEL = "io.cloudify."
 _RUN_DIRECTORY = "/run/cloudify"

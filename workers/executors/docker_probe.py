@@ -12,7 +12,7 @@ from typing import Any
 from shared.errors import PlatformError
 from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome, Overlay
 from workers.executors.docker_connection import MINIMUM_API_VERSION, DockerConnection
-from workers.ownership import Owner
+from workers.filesystem.ownership import Owner
 
 _log = logging.getLogger(__name__)
 _MEBIBYTE = 1024 * 1024

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from workers.executors.base import ExecutionSpec
-from workers.shut_directories import open_directory
+from workers.filesystem.shut_directories import open_directory
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 

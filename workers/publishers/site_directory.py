@@ -21,7 +21,7 @@ import tenacity
 
 from schemas.artifacts import Manifest
 from shared.errors import PlatformError
-from workers.directories import remove_tree
+from workers.filesystem.trees import remove_tree
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DEPLOYMENT = re.compile(r"[a-z]+_[0-9a-z]+")

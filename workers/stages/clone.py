@@ -20,8 +20,8 @@ from shared.settings import Settings
 from shared.written_text import written_text
 from workers.cache_key import cache_key
 from workers.confinement import Confinement
-from workers.directories import remove_tree
 from workers.executors.cgroups import ControlGroups
+from workers.filesystem.trees import remove_tree
 from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds

@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.wording import counted
 from workers.archive import walk
-from workers.shut_directories import open_directory
+from workers.filesystem.shut_directories import open_directory
 from workers.tar_format import ArchiveRejected, shown
 
 _MEBIBYTE = 1 << 20

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from shared.errors import PlatformError
 from shared.network.address_policy import Refused, Unresolvable
-from workers.executors.egress_policy import EgressPolicy
-from workers.executors.egress_tunnel import Tunnel
-from workers.executors.upstream_proxy import UpstreamFailure, UpstreamProxy
+from workers.egress.policy import EgressPolicy
+from workers.egress.tunnel import Tunnel
+from workers.egress.upstream import UpstreamFailure, UpstreamProxy
 
 _HEADER_BYTES = 32 * 1024
 _HEADER_SECONDS = 15.0
