@@ -16,11 +16,11 @@ import psutil
 from shared.settings import BuildSettings
 from tests.docker_engine import DockerEngine
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits
-from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
-from workers.executors.docker import DockerExecutor
-from workers.executors.docker_connection import DockerConnection
-from workers.toolchain import Toolchain
+from workers.executors.docker.connection import DockerConnection
+from workers.executors.docker.executor import DockerExecutor
+from workers.executors.toolchain import Toolchain
 
 MEBIBYTE = 1024 * 1024
 # What takes longer on any machine is taken for never.

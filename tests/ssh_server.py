@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.ports import free_ports
-from workers.executors.sandbox_arguments import find_bubblewrap
+from workers.executors.bubblewrap.arguments import find_bubblewrap
 
 # Where .ci/run unpacks the package openssh-server.
 _UNPACKED = Path(__file__).parents[1] / ".venv" / "openssh"

@@ -21,14 +21,14 @@ from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 from tests.repositories import write_site
 from workers.executors.base import Executor
-from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
 from workers.reading.reader import ContentReader
 from workers.snapshots import SnapshotStore, snapshot_key
 from workers.stage import DeploymentView, StageContext, StageResult
 from workers.stages.build import BuildStage
 from workers.stages.install import InstallStage
-from workers.toolchain import Toolchain
 from workers.tools import ToolProvider
 
 TENANT = "tenant_test"

@@ -9,10 +9,10 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repositories.snapshots import SnapshotIndex
 from workers.context import WorkerContext
 from workers.executors.base import Executor
+from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import owner_of_trees
 from workers.snapshots import SnapshotStore
 from workers.stage import StageFunction
-from workers.toolchain import Toolchain
 
 Built = tuple[StageFunction, Executor | None]
 
@@ -89,12 +89,12 @@ def _sandboxes(context: WorkerContext) -> tuple[Executor, Toolchain]:
     """The executor of the settings, tried out, and the toolchain that its sandboxes hold."""
     settings = context.settings
     if settings.build.executor == "docker":
-        from workers.executors.docker import DockerExecutor
+        from workers.executors.docker.executor import DockerExecutor
 
         docker = DockerExecutor.for_host(settings.build, settings.home / "run" / "containers")
         docker.probe()
         return docker, docker.toolchain
-    from workers.executors.bubblewrap import BubblewrapExecutor
+    from workers.executors.bubblewrap.executor import BubblewrapExecutor
 
     toolchain = Toolchain.discover()
     bubblewrap = BubblewrapExecutor.for_host(settings.build, settings.home / "run" / "executions", toolchain)

@@ -19,12 +19,12 @@ from shared.deployment_state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repositories.tools import ToolRepository
 from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
-from workers.executors.sandbox_arguments import HOME
+from workers.executors.bubblewrap.arguments import HOME
+from workers.executors.toolchain import NODE_TARGET, Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
 from workers.snapshots import SnapshotStore
 from workers.stage import StageContext
 from workers.stages.sandboxed_command import OutputTail, raise_failure, raise_interruption
-from workers.toolchain import NODE_TARGET, Toolchain
 
 # Not a tenant's id: those have a prefix.
 _OWNER = "tools"

@@ -38,9 +38,9 @@ from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import new_deployment
 from workers.executors.base import ExecutionSpec, Limits, OnOutput, Outcome
-from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
-from workers.toolchain import Toolchain
+from workers.executors.toolchain import Toolchain
 
 MEBIBYTE = 1024 * 1024
 WAYS = ("captured", "discarded", "by hand")

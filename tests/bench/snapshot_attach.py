@@ -15,10 +15,10 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import timed
 from tests.e2e.platform import Platform
 from workers.executors.base import ExecutionSpec, Limits, Outcome, Overlay
-from workers.executors.bubblewrap import BubblewrapExecutor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
 from workers.snapshots import SnapshotStore
-from workers.toolchain import Toolchain
 
 _BYTES = 300 * 10**6
 _TENANT = "tenant_bench"

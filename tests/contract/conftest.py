@@ -9,8 +9,8 @@ import pytest
 
 from tests.docker_engine import SECONDS, DockerEngine
 from tests.executors import ExecutorKind, LoopbackServer, listening_on_loopback
-from workers.executors.bubblewrap import BubblewrapExecutor
-from workers.executors.docker import DockerExecutor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.docker.executor import DockerExecutor
 
 _DOCKER = pytest.param("docker", marks=pytest.mark.timeout(SECONDS))
 

@@ -32,9 +32,9 @@ from tests.executors import (
     wait_for,
 )
 from workers.executors.base import ExecutionResult, ExecutionSpec, Outcome, Overlay
-from workers.executors.docker import DockerExecutor
-from workers.executors.docker_connection import DockerConnection
-from workers.executors.docker_probe import check_daemon
+from workers.executors.docker.connection import DockerConnection
+from workers.executors.docker.executor import DockerExecutor
+from workers.executors.docker.probe import check_daemon
 
 pytestmark = pytest.mark.timeout(SECONDS)
 

@@ -35,8 +35,8 @@ from tests.executors import (
     wait_for,
 )
 from workers.executors.base import Bind, ExecutionResult, Executor, Outcome, Overlay
-from workers.executors.bubblewrap import BubblewrapExecutor
-from workers.executors.docker import DockerExecutor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.docker.executor import DockerExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 
@@ -545,8 +545,8 @@ import dataclasses, os, sys, threading
 from pathlib import Path
 from shared.settings import BuildSettings
 from workers.executors.base import ExecutionSpec, Limits
-from workers.executors.bubblewrap import BubblewrapExecutor
-from workers.toolchain import Toolchain
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.toolchain import Toolchain
 toolchain = Toolchain.discover()
 os.mkdir(sys.argv[1])
 os.chown(sys.argv[1], 65534, 65534)

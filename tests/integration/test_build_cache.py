@@ -14,9 +14,9 @@ from shared.errors import StageFailure
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
+from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
 from workers.snapshots import snapshot_key
-from workers.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
 

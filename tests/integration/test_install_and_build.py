@@ -22,7 +22,7 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.repositories import write_site
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
-from workers.toolchain import Toolchain
+from workers.executors.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
 

@@ -13,8 +13,8 @@ from shared.settings import ObjectStoreSettings
 from tests.lockfiles import index_url
 from tests.repositories import SITES
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
+from workers.executors.toolchain import Toolchain
 from workers.stage import origin_of
-from workers.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ from tests.executors import ExecutorKind, run
 from tests.package_registry import GREETING, HOST, NAME, PACKAGE, PackageRegistry, serving_packages
 from tests.upstream_proxy import running_proxy
 from workers.executors.base import Bind, ExecutionResult, Outcome
-from workers.executors.sandbox_arguments import HOME
-from workers.toolchain import Toolchain
+from workers.executors.bubblewrap.arguments import HOME
+from workers.executors.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ from shared.errors import FailureCode, StageFailure
 from shared.settings import BuildSettings, ObjectStoreSettings
 from tests.package_registry import GREETING, HOST, PACKAGE, PackageRegistry, serving_packages
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
-from workers.toolchain import Toolchain
+from workers.executors.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
 

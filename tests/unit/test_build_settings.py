@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from shared.settings import BuildSettings, SettingsError, load_settings
-from workers.builder_image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
 from workers.executors.base import Bind
+from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
+from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import Owner, container_owner, owner_of_trees
-from workers.toolchain import Toolchain
 
 ENVIRONMENT = {
     "CLOUDIFY_DATABASE_URL": "postgresql://nobody@127.0.0.1/none",

@@ -17,12 +17,12 @@ from workers.executors import disk_watchdog
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog, measure
+from workers.executors.environment import build_environment, gather_certificates, registry_environment
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord
-from workers.executors.sandbox_environment import build_environment, gather_certificates, registry_environment
 from workers.executors.seccomp import build_filter
-from workers.toolchain import Toolchain
+from workers.executors.toolchain import Toolchain
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003

@@ -15,6 +15,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
+from workers.executors.toolchain import Toolchain
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
 from workers.snapshots import SnapshotStore
@@ -35,7 +36,6 @@ from workers.stages.sandboxed_command import (
     workspace_path,
 )
 from workers.stages.stage_cache import StageCache, variable_components
-from workers.toolchain import Toolchain
 from workers.tools import Tool, attach, programs
 from workers.tools import environment as environment_of
 

@@ -69,7 +69,7 @@ class CloneStage:
         self._build_settings = settings.build
         self._certificates: Path | None = None
         if settings.build.ca_bundle is not None:
-            from workers.executors.sandbox_environment import gather_certificates
+            from workers.executors.environment import gather_certificates
 
             self._certificates = gather_certificates(settings.build, os.environ, settings.home / "run" / "clones")
 

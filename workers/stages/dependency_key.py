@@ -27,7 +27,7 @@ from workers.stages.local_dependencies import (
 
 if TYPE_CHECKING:
     # They aren't needed where trees are read, in a process that has to start fast.
-    from workers.toolchain import Toolchain
+    from workers.executors.toolchain import Toolchain
     from workers.tools import Tool
 
 # The parts of package.json that an install reads; a change of another script or of the description is none.

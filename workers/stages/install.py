@@ -18,7 +18,8 @@ from shared.errors import FailureCode, StageFailure
 from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from workers.executors.base import Bind, Executor
-from workers.executors.sandbox_arguments import HOME
+from workers.executors.bubblewrap.arguments import HOME
+from workers.executors.toolchain import NODE_TARGET, Toolchain
 from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
 from workers.reading.project import ProjectQuestion, ProjectReading
@@ -39,7 +40,6 @@ from workers.stages.sandboxed_command import (
 )
 from workers.stages.stage_cache import StageCache, variable_components
 from workers.tar_format import MAXIMUM_DEPTH, is_of_the_tree
-from workers.toolchain import NODE_TARGET, Toolchain
 from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})

@@ -12,9 +12,9 @@ from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.wording import counted
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.stage import StageContext
-from workers.toolchain import Toolchain
 
 WORKSPACE = "/workspace"
 VIRTUAL_ENVIRONMENT = f"{WORKSPACE}/.venv"

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.errors import PlatformError
 from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome, Overlay
-from workers.executors.docker_connection import MINIMUM_API_VERSION, DockerConnection
+from workers.executors.docker.connection import MINIMUM_API_VERSION, DockerConnection
 from workers.filesystem.ownership import Owner
 
 _log = logging.getLogger(__name__)

@@ -18,35 +18,35 @@ from pathlib import Path
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
-from workers.builder_image import TOOLCHAIN_FILE, toolchain_of
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome
 from workers.executors.disk_watchdog import DiskWatchdog
-from workers.executors.docker_connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
-from workers.executors.docker_container import DockerContainer
-from workers.executors.docker_options import (
+from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
+from workers.executors.docker.container import DockerContainer
+from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of
+from workers.executors.docker.options import (
     LABEL,
     cleaning_configuration,
     container_configuration,
     listening_command,
     write_run_files,
 )
-from workers.executors.docker_probe import check_daemon, check_sandbox
-from workers.executors.process_tree import ProcessIdentity
-from workers.executors.run_record import RunRecord
-from workers.executors.sandbox_environment import (
+from workers.executors.docker.probe import check_daemon, check_sandbox
+from workers.executors.environment import (
     PROXY_PORT,
     build_environment,
     gather_certificates,
     registry_environment,
 )
+from workers.executors.process_tree import ProcessIdentity
+from workers.executors.run_record import RunRecord
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.supervision import Supervisor
+from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import container_owner
-from workers.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")

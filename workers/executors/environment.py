@@ -10,8 +10,8 @@ from pathlib import Path
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
 from workers.executors.base import ExecutionSpec
-from workers.executors.sandbox_arguments import CA_BUNDLE, HOME
-from workers.toolchain import Toolchain
+from workers.executors.bubblewrap.arguments import CA_BUNDLE, HOME
+from workers.executors.toolchain import Toolchain
 
 PROXY_PORT = 3128
 

@@ -22,30 +22,30 @@ from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
-from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
-from workers.executors.device_nodes import make_device_nodes
-from workers.executors.disk_watchdog import DiskWatchdog
-from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
-from workers.executors.run_record import RunRecord
-from workers.executors.sandbox_arguments import (
+from workers.executors.bubblewrap.arguments import (
     EGRESS_DIRECTORY,
     EgressFiles,
     build_arguments,
     find_bubblewrap,
     write_system_files,
 )
-from workers.executors.sandbox_environment import (
+from workers.executors.bubblewrap.device_nodes import make_device_nodes
+from workers.executors.bubblewrap.process import SandboxProcess, waiting_command
+from workers.executors.bubblewrap.spawner import Spawner
+from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
+from workers.executors.disk_watchdog import DiskWatchdog
+from workers.executors.environment import (
     PROXY_PORT,
     build_environment,
     gather_certificates,
     registry_environment,
 )
-from workers.executors.sandbox_process import SandboxProcess, waiting_command
+from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
+from workers.executors.run_record import RunRecord
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
-from workers.executors.spawner import Spawner
 from workers.executors.supervision import Supervisor
-from workers.toolchain import Toolchain
+from workers.executors.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.errors import PlatformError
 from workers.executors.base import ExecutionSpec
-from workers.toolchain import SHIM_TARGET, Toolchain
+from workers.executors.toolchain import SHIM_TARGET, Toolchain
 
 HOME = "/home/build"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"

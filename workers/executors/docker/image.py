@@ -1,4 +1,4 @@
-"""`python -m workers.builder_image <root>`: lays the toolchain out below <root> as a sandbox shows it.
+"""`python -m workers.executors.docker.image <root>`: lays the toolchain out below <root> as a sandbox shows it.
 
 Run while the builder image is made. The image then holds at the same places what the bubblewrap sandbox binds there,
 so a command can't tell the executors apart. TOOLCHAIN_FILE says what is in it; `toolchain_of` reads it.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.toolchain import SHIM_TARGET, Toolchain
+from workers.executors.toolchain import SHIM_TARGET, Toolchain
 
 TOOLCHAIN_FILE = "/opt/toolchain.json"
 

@@ -14,8 +14,8 @@ import psutil
 from shared.errors import PlatformError
 from workers.executors.base import OnOutput
 from workers.executors.cgroups import ControlGroup, MemoryEvents, find_group_of
-from workers.executors.docker_connection import AttachedStream, ContainerGone, DaemonLost, DockerConnection
-from workers.executors.docker_entry import COMMAND_KILLED
+from workers.executors.docker.connection import AttachedStream, ContainerGone, DaemonLost, DockerConnection
+from workers.executors.docker.entry import COMMAND_KILLED
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity, end_process
 

@@ -16,11 +16,11 @@ import psutil
 
 from shared.errors import PlatformError
 from workers.executors.base import Limits, OnOutput
+from workers.executors.bubblewrap.ending_witness import EndingWitness
+from workers.executors.bubblewrap.spawner import Spawner
 from workers.executors.cgroups import ControlGroup
-from workers.executors.ending_witness import EndingWitness
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity, descendants, has_child
-from workers.executors.spawner import Spawner
 
 _START_SECONDS = 30.0
 _BIND_POLL_SECONDS = 0.001

@@ -9,9 +9,9 @@ from typing import Any
 
 from shared.errors import PlatformError
 from workers.egress import listener as egress_listener
-from workers.executors import docker_entry
 from workers.executors.base import ExecutionSpec, Overlay
-from workers.executors.sandbox_arguments import CA_BUNDLE, EGRESS_DIRECTORY, HOME
+from workers.executors.bubblewrap.arguments import CA_BUNDLE, EGRESS_DIRECTORY, HOME
+from workers.executors.docker import entry as docker_entry
 from workers.filesystem.ownership import Owner
 
 LABEL = "io.cloudify."
