@@ -14,7 +14,6 @@ from typing import Any, Literal
 from shared.db.database import Database
 from shared.deployment_state import Stage
 from shared.plans import Plan, limits_of
-from shared.repositories.snapshots import SnapshotIndex
 from shared.repositories.tools import ToolRepository
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore
@@ -25,7 +24,8 @@ from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
 from workers.reading.reader import ContentReader
-from workers.snapshots import SnapshotStore, snapshot_key
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore, snapshot_key
 from workers.stage import DeploymentView, StageContext, StageResult
 from workers.stages.build import BuildStage
 from workers.stages.install import InstallStage

@@ -20,7 +20,7 @@ from shared.services.deployments import DeploymentService
 from shared.services.lifecycle import LifecycleService
 from shared.settings import Settings
 from shared.storage.object_store import S3ArtifactStore
-from workers.artifacts import ArtifactReader
+from workers.artifacts.reader import ArtifactReader
 from workers.publishers.site_directory import SiteDirectoryPublisher
 
 

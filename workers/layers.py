@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from workers.tar_format import OPAQUE, is_of_the_tree
+from workers.snapshots.tar_format import OPAQUE, is_of_the_tree
 
 _PUBLIC_DIRECTORY = 0o755
 

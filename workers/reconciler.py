@@ -45,7 +45,7 @@ from shared.services.jobs import (
     stage_job_id,
 )
 from shared.settings import SettingsError, load_settings
-from workers.artifacts import ArtifactReader
+from workers.artifacts.reader import ArtifactReader
 from workers.context import WorkerContext
 from workers.filesystem.trees import StageDirectories
 from workers.publishers.base import Publisher

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from shared.deployment_state import Stage
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repositories.snapshots import SnapshotIndex
 from workers.context import WorkerContext
 from workers.executors.base import Executor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import owner_of_trees
-from workers.snapshots import SnapshotStore
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore
 from workers.stage import StageFunction
 
 Built = tuple[StageFunction, Executor | None]

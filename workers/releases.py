@@ -12,7 +12,7 @@ from shared.queue.base import Lease
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
 from shared.services.lifecycle import LifecycleService
-from workers.artifacts import ArtifactReader
+from workers.artifacts.reader import ArtifactReader
 from workers.deployment_view import retry_delay_seconds
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact

@@ -4,7 +4,7 @@ one tree several times, nested), so reading stops at the bounds."""
 from __future__ import annotations
 
 from shared.errors import FailureCode, StageFailure
-from workers.tar_format import MAXIMUM_DEPTH
+from workers.snapshots.tar_format import MAXIMUM_DEPTH
 
 # Files and directories of everything that one deployment checks out. Linux has 90 000, Chromium 450 000.
 MAXIMUM_ENTRIES = 500_000

@@ -18,7 +18,7 @@ from workers.executors.base import ExecutionSpec, Limits, Outcome, Overlay
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
-from workers.snapshots import SnapshotStore
+from workers.snapshots.store import SnapshotStore
 
 _BYTES = 300 * 10**6
 _TENANT = "tenant_bench"

@@ -16,7 +16,7 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.e2e.platform import Platform, wait_for
 from tests.e2e.sites import BUILD, node_project, node_site, sleep_js
 from tests.repositories import git, make_repository
-from workers.snapshots import snapshot_key
+from workers.snapshots.store import snapshot_key
 
 pytestmark = pytest.mark.e2e
 

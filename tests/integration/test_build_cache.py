@@ -16,7 +16,7 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
-from workers.snapshots import snapshot_key
+from workers.snapshots.store import snapshot_key
 
 pytestmark = pytest.mark.integration
 

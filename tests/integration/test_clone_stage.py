@@ -20,7 +20,6 @@ from shared.network.address_policy import AddressPolicy
 from shared.plans import LIMITS, Plan
 from shared.repositories.deployments import DeploymentRepository
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repositories.snapshots import SnapshotIndex
 from shared.repository_url import RepositoryPolicy, parse_repository_url
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
@@ -32,7 +31,8 @@ from workers.executors.cgroups import ControlGroups
 from workers.git import Git, GitLimits
 from workers.ignored_builds import IgnoredBuilds
 from workers.repository_addresses import reachable_address
-from workers.snapshots import SnapshotStore
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.stages.clone import CloneStage
 

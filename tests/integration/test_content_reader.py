@@ -25,11 +25,11 @@ from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.storable_text import storable
 from tests.executors import wait_for
 from tests.repositories import write_site
+from workers.artifacts.output_tree import OutputLimits
 from workers.filesystem.trees import remove_tree
 from workers.frameworks.detection import Overrides
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader, ReadingLimits
-from workers.stages.output_tree import OutputLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = '{"scripts": {"build": "true"}}'

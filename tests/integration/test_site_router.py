@@ -14,7 +14,7 @@ import pytest
 from schemas.artifacts import Manifest, ManifestFile
 from shared.stack.caddy import CaddyServer
 from tests.ports import free_ports
-from workers.content_types import CONTENT_TYPES, content_type
+from workers.artifacts.content_types import CONTENT_TYPES, content_type
 from workers.publishers.site_directory import SiteDirectoryPublisher
 
 IMMUTABLE = "public, max-age=31536000, immutable"

@@ -16,12 +16,12 @@ import pytest
 
 from shared.db.database import Database
 from shared.errors import FailureCode, StageFailure
-from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.stage_context import TENANT, add_tenant
-from workers.snapshots import SnapshotMissing, SnapshotStore, snapshot_key
-from workers.tree_cache import TreeCache
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotMissing, SnapshotStore, snapshot_key
+from workers.snapshots.tree_cache import TreeCache
 
 pytestmark = pytest.mark.integration
 
@@ -140,7 +140,7 @@ def test_many_threads_and_stores_want_one_tree(make_store: MakeStore, tmp_path: 
 _DIES = """
 import os, signal, sys
 from pathlib import Path
-from workers.tree_cache import TreeCache
+from workers.snapshots.tree_cache import TreeCache
 cache = TreeCache(Path(sys.argv[1]), maximum_bytes=1)
 with cache.temporary() as directory:
     (directory / "leftover").write_text("x")

@@ -23,7 +23,7 @@ from tests.integration.test_deployment_lifecycle import create, entries, setting
 from tests.ssh_server import make_key
 from workers.filesystem.trees import StageDirectories
 from workers.runner import StageRunner
-from workers.snapshots import SnapshotMissing
+from workers.snapshots.store import SnapshotMissing
 from workers.stage import StageContext, StageResult
 
 __all__ = ["settings", "world"]

@@ -13,13 +13,13 @@ import pytest
 from shared.db.database import Database
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, FailureCode, StageFailure
-from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
-from workers.artifacts import ArtifactMissing, ArtifactReader
-from workers.blob_cache import blob_key, manifest_key
-from workers.snapshots import SnapshotStore
+from workers.artifacts.blob_cache import blob_key, manifest_key
+from workers.artifacts.reader import ArtifactMissing, ArtifactReader
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore
 from workers.stage import StageContext
 from workers.stages.upload import UploadStage
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.ordinary_user import as_ordinary_user
-from workers.archive import pack, unpack, walk
 from workers.filesystem.trees import remove_tree
-from workers.tar_format import OPAQUE, ArchiveRejected, Entry, check_link, check_path, headers_of, unreadable
+from workers.snapshots.archive import pack, unpack, walk
+from workers.snapshots.tar_format import OPAQUE, ArchiveRejected, Entry, check_link, check_path, headers_of, unreadable
 
 LIMIT = 1 << 30
 

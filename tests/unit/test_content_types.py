@@ -5,10 +5,10 @@ from importlib import resources
 
 import pytest
 
-from workers.content_types import CONTENT_TYPES, NAMED_TYPES, UNKNOWN, content_type
+from workers.artifacts.content_types import CONTENT_TYPES, NAMED_TYPES, UNKNOWN, content_type
 
 _HEADING = """\
-# The content type of a file by its name. Made from workers/content_types.py, which says what manifests hold;
+# The content type of a file by its name. Made from workers/artifacts/content_types.py, which says what manifests hold;
 # tests/unit/test_content_types.py compares the two.
 """
 

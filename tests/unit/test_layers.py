@@ -11,7 +11,7 @@ import pytest
 
 from tests.ordinary_user import as_ordinary_user
 from workers.layers import complete, has_directory, take_directories
-from workers.tar_format import OPAQUE
+from workers.snapshots.tar_format import OPAQUE
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

@@ -14,7 +14,7 @@ from shared.repository_url import parse_repository_url
 from shared.services.project_input import directory_problem, name_problem
 from shared.written_text import escaped, find_name_problem, is_written_text, written_text
 from workers.cache_key import explain_miss
-from workers.tar_format import shown
+from workers.snapshots.tar_format import shown
 
 ROOT = Path(__file__).resolve().parents[2]
 # Persian, Hindi and Sinhala joiners, joined emoji, a flag of tags, no-break and ideographic spaces, a soft hyphen, the

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from shared.errors import FailureCode, StageFailure
 from shared.storable_text import storable
-from workers.tar_format import MAXIMUM_DEPTH
+from workers.snapshots.tar_format import MAXIMUM_DEPTH
 
 MAXIMUM_FILE_BYTES = 32 * 1024 * 1024
 MAXIMUM_CONFIGURATION_BYTES = 1024 * 1024

@@ -133,7 +133,7 @@ def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
 
 
 def _output(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
-    from workers.stages.output_tree import OutputLimits, scan_output
+    from workers.artifacts.output_tree import OutputLimits, scan_output
 
     return scan_output(tree, OutputLimits(**arguments), on_read)
 

@@ -12,13 +12,13 @@ import msgspec
 
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
-from workers.snapshots import SnapshotStore
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore
 from workers.stage import StageContext, StageResult
 from workers.stages.build_cache import BuildCache, packages_digest
 from workers.stages.failure_advice import advice_for

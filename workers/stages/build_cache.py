@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from shared.errors import PlatformError, StageFailure
-from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
 from workers.frameworks.source_tree import SourceTree
 from workers.layers import complete, has_directory, take_directories
-from workers.snapshots import SnapshotMissing, SnapshotStore
+from workers.snapshots.index import SnapshotIndex, SnapshotRecord
+from workers.snapshots.store import SnapshotMissing, SnapshotStore
 from workers.stage import StageContext
 from workers.stages.stage_cache import StageCache
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from shared.written_text import written_text
@@ -30,10 +29,11 @@ from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
 from workers.repository_fetch import RemoteRepository
-from workers.snapshots import SnapshotMissing, SnapshotStore
+from workers.snapshots.index import SnapshotIndex, SnapshotRecord
+from workers.snapshots.store import SnapshotMissing, SnapshotStore
+from workers.snapshots.tar_format import MAXIMUM_DEPTH
 from workers.stage import StageContext, StageResult
 from workers.submodules import SubmoduleFetcher
-from workers.tar_format import MAXIMUM_DEPTH
 
 if TYPE_CHECKING:
     from workers.clone_proxy import CloneProxy

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, PlatformError
-from workers.artifacts import ArtifactMissing, ArtifactReader
+from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.publishers.base import Publisher
 from workers.stage import InputMissing, StageContext, StageResult
 

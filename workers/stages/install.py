@@ -15,7 +15,6 @@ import msgspec
 
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, StageFailure
-from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from workers.executors.base import Bind, Executor
 from workers.executors.bubblewrap.arguments import HOME
@@ -24,7 +23,9 @@ from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader
-from workers.snapshots import Snapshot, SnapshotStore
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import Snapshot, SnapshotStore
+from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stage import StageContext, StageResult
 from workers.stages.dependency_key import DependencyFiles, dependency_components
 from workers.stages.failure_advice import advice_for
@@ -39,7 +40,6 @@ from workers.stages.sandboxed_command import (
     search_path,
 )
 from workers.stages.stage_cache import StageCache, variable_components
-from workers.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})

@@ -7,9 +7,9 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.repositories.snapshots import SnapshotIndex, SnapshotRecord
 from workers.cache_key import cache_key, explain_miss
-from workers.snapshots import Snapshot, SnapshotStore
+from workers.snapshots.index import SnapshotIndex, SnapshotRecord
+from workers.snapshots.store import Snapshot, SnapshotStore
 from workers.stage import StageContext
 
 

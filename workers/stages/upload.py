@@ -13,16 +13,16 @@ import msgspec
 from schemas.artifacts import Manifest, ManifestFile
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, PlatformError
-from shared.repositories.snapshots import SnapshotIndex
 from shared.settings import Settings
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.wording import counted
-from workers.blob_cache import BlobCache, blob_key, manifest_key
-from workers.content_types import content_type
+from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
+from workers.artifacts.content_types import content_type
+from workers.artifacts.output_tree import OutputLimits, shown_size
 from workers.reading.reader import ContentReader
-from workers.snapshots import SnapshotStore
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore
 from workers.stage import StageContext, StageResult
-from workers.stages.output_tree import OutputLimits, shown_size
 
 _CONNECTIONS = 8
 _KIND = "artifact"

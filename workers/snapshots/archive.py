@@ -27,7 +27,7 @@ from typing import BinaryIO
 import zstandard
 
 from workers.filesystem.shut_directories import open_directory
-from workers.tar_format import (
+from workers.snapshots.tar_format import (
     BLOCK,
     MAXIMUM_DEPTH,
     MAXIMUM_USTAR,

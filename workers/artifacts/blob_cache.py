@@ -15,7 +15,7 @@ import stat
 import time
 from pathlib import Path
 
-from workers.tree_cache import check_names
+from workers.snapshots.tree_cache import check_names
 
 # Nothing younger is deleted: a job that was given the path may not have linked it yet.
 _MINIMUM_AGE_SECONDS = 3600.0

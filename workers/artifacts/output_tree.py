@@ -12,9 +12,9 @@ from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.wording import counted
-from workers.archive import walk
 from workers.filesystem.shut_directories import open_directory
-from workers.tar_format import ArchiveRejected, shown
+from workers.snapshots.archive import walk
+from workers.snapshots.tar_format import ArchiveRejected, shown
 
 _MEBIBYTE = 1 << 20
 _MAXIMUM_PATH = 1024

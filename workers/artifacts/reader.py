@@ -12,8 +12,8 @@ import msgspec
 from schemas.artifacts import Manifest
 from shared.errors import PlatformError
 from shared.storage.base import ArtifactStore, ObjectNotFound
-from workers.blob_cache import BlobCache, blob_key, manifest_key
-from workers.tar_format import ArchiveRejected, check_path
+from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
+from workers.snapshots.tar_format import ArchiveRejected, check_path
 
 _GIBIBYTE = 1 << 30
 _CONNECTIONS = 8
