@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.repositories.deployments import DeploymentRepository
+from workers.frameworks.watched_paths import SHARED_FILES
 from workers.git import OFFLINE, Git, GitFailed
 from workers.repository_fetch import RemoteRepository
 from workers.stage import DeploymentView
-from workers.watched_paths import SHARED_FILES
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 

@@ -24,7 +24,7 @@ from shared.wording import counted
 from workers.git import Git, GitFailed
 from workers.git_failures import LFS_SETTINGS
 from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
-from workers.lfs_pointers import VERSION, opened_parent
+from workers.reading.lfs_pointers import VERSION, opened_parent
 from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess, authorization
 from workers.repository_addresses import Route, parse_for_clone

@@ -10,7 +10,7 @@ import pytest
 from tests.repositories import write_site
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.source_tree import SourceTree
-from workers.watched_paths import watched_paths
+from workers.frameworks.watched_paths import watched_paths
 
 WEB = {"apps/web/package.json": json.dumps({"name": "web", "scripts": {"build": "vite build"}})}
 

@@ -126,7 +126,7 @@ def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
 
 
 def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
-    from workers.lfs_pointers import read_pointers
+    from workers.reading.lfs_pointers import read_pointers
 
     with os.fdopen(arguments["names"], "rb") as names:
         return read_pointers(tree, names, on_read)

@@ -9,8 +9,8 @@ from pathlib import Path
 from workers.frameworks.detection import Detection, Overrides, detect
 from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import ToolRequest, required_tools
+from workers.frameworks.watched_paths import watched_paths
 from workers.stages.dependency_key import DependencyFiles, read_dependency_files
-from workers.watched_paths import watched_paths
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ import msgspec
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.written_text import escaped
 from workers.artifacts.output_tree import OutputLimits
-from workers.lfs_pointers import split_names
 from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
+from workers.reading.lfs_pointers import split_names
 from workers.reading.project import ProjectQuestion, ProjectReading
 
 Answer = TypeVar("Answer")

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import StageFailure
 from workers.frameworks.detection import Detection
-from workers.frameworks.node_projects import LOCKFILES, install_scripts_of
-from workers.frameworks.source_tree import SourceTree, ancestors, join
-from workers.frameworks.workspaces import installed_with, is_workspace_root
-from workers.stages.local_dependencies import (
+from workers.frameworks.local_dependencies import (
     is_plain_install,
     node_configuration_reads_files,
     package_reads_files,
@@ -24,6 +21,9 @@ from workers.stages.local_dependencies import (
     requirements_read_files,
     uv_settings_read_files,
 )
+from workers.frameworks.node_projects import LOCKFILES, install_scripts_of
+from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.frameworks.workspaces import installed_with, is_workspace_root
 
 if TYPE_CHECKING:
     # They aren't needed where trees are read, in a process that has to start fast.
