@@ -13,7 +13,7 @@ from shared.deployment_state import Stage
 from shared.plans import LIMITS, Plan
 from shared.repository_credentials import RepositoryCredentials
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
-from workers.stage import DeploymentView, StageContext
+from workers.pipeline.stage import DeploymentView, StageContext
 
 TENANT = "ten_1"
 PROJECT = "proj_1"

@@ -23,10 +23,10 @@ from workers.executors.base import Executor
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
+from workers.pipeline.stage import DeploymentView, StageContext, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore, snapshot_key
-from workers.stage import DeploymentView, StageContext, StageResult
 from workers.stages.build import BuildStage
 from workers.stages.install import InstallStage
 from workers.tools import ToolProvider

@@ -13,7 +13,7 @@ from shared.logs.archive import LogArchiveRemover
 from shared.queue.base import Lease
 from shared.repositories.sites import SiteRepository
 from shared.services.deployments import DeploymentService
-from workers.deployment_view import retry_delay_seconds
+from workers.pipeline.deployment_view import retry_delay_seconds
 from workers.publishers.base import Publisher
 
 _log = structlog.get_logger(__name__)

@@ -17,10 +17,10 @@ from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
 from shared.repositories.stage_runs import StageRunRepository
 from shared.services.deployments import DeploymentService
-from shared.services.lifecycle import LifecycleService
 from shared.settings import Settings
 from shared.storage.object_store import S3ArtifactStore
 from workers.artifacts.reader import ArtifactReader
+from workers.pipeline.lifecycle import LifecycleService
 from workers.publishers.site_directory import SiteDirectoryPublisher
 
 

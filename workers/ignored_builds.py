@@ -16,8 +16,8 @@ from typing import Any
 from shared.repositories.deployments import DeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
 from workers.git import OFFLINE, Git, GitFailed
+from workers.pipeline.stage import DeploymentView
 from workers.repository_fetch import RemoteRepository
-from workers.stage import DeploymentView
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 

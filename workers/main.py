@@ -36,10 +36,10 @@ from workers.actors import declare_actor
 from workers.cleanup import CleanupRunner
 from workers.context import WorkerContext
 from workers.filesystem.trees import StageDirectories
+from workers.pipeline.stage import StageResult
 from workers.registry import build_stage
 from workers.releases import ReleaseRunner
 from workers.runner import StageRunner
-from workers.stage import StageResult
 
 _log = structlog.get_logger(__name__)
 

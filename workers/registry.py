@@ -10,9 +10,9 @@ from workers.context import WorkerContext
 from workers.executors.base import Executor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import owner_of_trees
+from workers.pipeline.stage import StageFunction
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stage import StageFunction
 
 Built = tuple[StageFunction, Executor | None]
 

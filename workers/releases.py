@@ -11,9 +11,9 @@ from shared.errors import PlatformError, Unavailable
 from shared.queue.base import Lease
 from shared.repositories.releases import ReleaseRepository
 from shared.repositories.sites import SiteRepository
-from shared.services.lifecycle import LifecycleService
 from workers.artifacts.reader import ArtifactReader
-from workers.deployment_view import retry_delay_seconds
+from workers.pipeline.deployment_view import retry_delay_seconds
+from workers.pipeline.lifecycle import LifecycleService
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact
 

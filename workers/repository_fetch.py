@@ -13,9 +13,9 @@ from shared.repository_url import RepositoryUrl
 from workers.git import Git, GitFailed
 from workers.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
 from workers.http_answers import HttpAnswer, read_trace
+from workers.pipeline.stage import StageLog
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import Route, find_route
-from workers.stage import StageLog
 
 # Bytes of a list of branches: a message names some of them.
 _MAXIMUM_REFERENCES = 16 << 10

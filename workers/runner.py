@@ -24,10 +24,11 @@ from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.base import Lease
 from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job
-from shared.services.lifecycle import Beginning, BegunStage, LifecycleService
 from shared.services.variables import ProjectVariable
 from shared.settings import BuildSettings
-from workers.deployment_view import (
+from workers.filesystem.trees import StageDirectories
+from workers.ignored_builds import Ignored
+from workers.pipeline.deployment_view import (
     RETRY_MAXIMUM_SECONDS,
     deployment_view,
     effective_limits,
@@ -35,10 +36,9 @@ from workers.deployment_view import (
     target_of,
     variables_for,
 )
-from workers.filesystem.trees import StageDirectories
-from workers.ignored_builds import Ignored
-from workers.interruption import interruption
-from workers.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult, origin_of
+from workers.pipeline.lifecycle import Beginning, BegunStage, LifecycleService
+from workers.pipeline.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult, origin_of
+from workers.pipeline.stop_signal import interruption
 
 _log = structlog.get_logger(__name__)
 

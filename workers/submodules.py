@@ -13,10 +13,10 @@ from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.git import Git, GitFailed
 from workers.lfs import LfsFetcher
+from workers.pipeline.stage import StageLog
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
 from workers.repository_fetch import RemoteRepository
-from workers.stage import StageLog
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100

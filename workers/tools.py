@@ -22,8 +22,8 @@ from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcom
 from workers.executors.bubblewrap.arguments import HOME
 from workers.executors.toolchain import NODE_TARGET, Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
+from workers.pipeline.stage import StageContext
 from workers.snapshots.store import SnapshotStore
-from workers.stage import StageContext
 from workers.stages.sandboxed_command import OutputTail, raise_failure, raise_interruption
 
 # Not a tenant's id: those have a prefix.

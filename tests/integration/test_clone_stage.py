@@ -30,10 +30,10 @@ from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups
 from workers.git import Git, GitLimits
 from workers.ignored_builds import IgnoredBuilds
+from workers.pipeline.stage import StageContext, StageResult
 from workers.repository_addresses import reachable_address
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stage import StageContext, StageResult
 from workers.stages.clone import CloneStage
 
 pytestmark = pytest.mark.integration

@@ -35,11 +35,11 @@ from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox
 from shared.services.deployments import DeploymentService
 from shared.services.jobs import stage_job_id
-from shared.services.lifecycle import Beginning, LifecycleService
 from shared.services.releases import ReleaseService
 from shared.services.variables import VariableService
 from shared.settings import Settings, load_settings
-from workers.deployment_view import deployment_view
+from workers.pipeline.deployment_view import deployment_view
+from workers.pipeline.lifecycle import Beginning, LifecycleService
 from workers.reconciler import Reconciler
 
 pytestmark = pytest.mark.integration

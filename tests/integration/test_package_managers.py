@@ -14,7 +14,7 @@ from tests.lockfiles import index_url
 from tests.repositories import SITES
 from tests.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.executors.toolchain import Toolchain
-from workers.stage import origin_of
+from workers.pipeline.stage import origin_of
 
 pytestmark = pytest.mark.integration
 

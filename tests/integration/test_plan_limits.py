@@ -24,11 +24,11 @@ from shared.queue.job_queue import RedisJobQueue
 from shared.queue.lease import RunningLease
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.services.jobs import stage_job_id
-from shared.services.lifecycle import Beginning
 from tests.integration.test_deployment_lifecycle import create, settings, world
 from workers.filesystem.trees import StageDirectories
+from workers.pipeline.lifecycle import Beginning
+from workers.pipeline.stage import StageContext, StageResult
 from workers.runner import StageRunner
-from workers.stage import StageContext, StageResult
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration

@@ -23,12 +23,12 @@ from shared.logs.compactor import LogCompactor
 from shared.repositories.tokens import TokenRepository
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox
-from shared.services.lifecycle import Beginning
 from shared.services.tokens import MAXIMUM_TOKENS, TokenService
 from shared.services.variables import VariableService
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.row_locks import overtaken
 from tests.integration.test_deployment_lifecycle import create, run_to_end, settings, world
+from workers.pipeline.lifecycle import Beginning
 from workers.reconciler import Reconciler
 from workers.releases import ReleaseRunner
 

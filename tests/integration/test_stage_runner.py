@@ -22,9 +22,9 @@ from shared.services.variables import ProjectVariable
 from tests.integration.test_deployment_lifecycle import create, entries, settings, world
 from tests.ssh_server import make_key
 from workers.filesystem.trees import StageDirectories
+from workers.pipeline.stage import StageContext, StageResult
 from workers.runner import StageRunner
 from workers.snapshots.store import SnapshotMissing
-from workers.stage import StageContext, StageResult
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration

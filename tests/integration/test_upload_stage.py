@@ -18,9 +18,9 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
 from workers.artifacts.blob_cache import blob_key, manifest_key
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
+from workers.pipeline.stage import StageContext
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stage import StageContext
 from workers.stages.upload import UploadStage
 
 pytestmark = pytest.mark.integration

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.cache_key import cache_key, explain_miss
+from workers.pipeline.cache_key import cache_key, explain_miss
 
 COMPONENTS = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=4)
 

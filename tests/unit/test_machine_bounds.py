@@ -11,7 +11,7 @@ from shared.settings import BuildSettings, load_settings
 from shared.stack.home import Home
 from shared.stack.platform import assemble, largest_build_mebibytes
 from tests.unit.test_build_settings import ENVIRONMENT
-from workers.deployment_view import effective_limits
+from workers.pipeline.deployment_view import effective_limits
 
 GIBIBYTE = 1024**3
 

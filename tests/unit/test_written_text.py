@@ -13,7 +13,7 @@ from shared.errors import ValidationFailed
 from shared.repository_url import parse_repository_url
 from shared.services.project_input import directory_problem, name_problem
 from shared.written_text import escaped, find_name_problem, is_written_text, written_text
-from workers.cache_key import explain_miss
+from workers.pipeline.cache_key import explain_miss
 from workers.snapshots.tar_format import shown
 
 ROOT = Path(__file__).resolve().parents[2]

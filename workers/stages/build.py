@@ -17,9 +17,10 @@ from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
+from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.stage_cache import StageCache, variable_components
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stage import StageContext, StageResult
 from workers.stages.build_cache import BuildCache, packages_digest
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
@@ -35,7 +36,6 @@ from workers.stages.sandboxed_command import (
     search_path,
     workspace_path,
 )
-from workers.stages.stage_cache import StageCache, variable_components
 from workers.tools import Tool, attach, programs
 from workers.tools import environment as environment_of
 

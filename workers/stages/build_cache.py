@@ -23,10 +23,10 @@ from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
 from workers.frameworks.source_tree import SourceTree
 from workers.layers import complete, has_directory, take_directories
+from workers.pipeline.stage import StageContext
+from workers.pipeline.stage_cache import StageCache
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
-from workers.stage import StageContext
-from workers.stages.stage_cache import StageCache
 
 _log = structlog.get_logger(__name__)
 

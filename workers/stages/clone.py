@@ -17,7 +17,6 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from shared.written_text import written_text
-from workers.cache_key import cache_key
 from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups
 from workers.filesystem.trees import remove_tree
@@ -25,6 +24,8 @@ from workers.git import Git, GitLimits
 from workers.git_failures import ProxyUnusable
 from workers.ignored_builds import Ignored, IgnoredBuilds
 from workers.lfs import LfsFetcher
+from workers.pipeline.cache_key import cache_key
+from workers.pipeline.stage import StageContext, StageResult
 from workers.reading.reader import ContentReader
 from workers.repository_access import RepositoryAccess
 from workers.repository_addresses import parse_for_clone
@@ -32,7 +33,6 @@ from workers.repository_fetch import RemoteRepository
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH
-from workers.stage import StageContext, StageResult
 from workers.submodules import SubmoduleFetcher
 
 if TYPE_CHECKING:

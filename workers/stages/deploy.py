@@ -7,8 +7,8 @@ from typing import Any
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, PlatformError
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
+from workers.pipeline.stage import InputMissing, StageContext, StageResult
 from workers.publishers.base import Publisher
-from workers.stage import InputMissing, StageContext, StageResult
 
 
 def verification_host(deployment_id: str) -> str:

@@ -21,12 +21,13 @@ from workers.executors.bubblewrap.arguments import HOME
 from workers.executors.toolchain import NODE_TARGET, Toolchain
 from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
+from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.stage_cache import StageCache, variable_components
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import Snapshot, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
-from workers.stage import StageContext, StageResult
 from workers.stages.dependency_key import DependencyFiles, dependency_components
 from workers.stages.failure_advice import advice_for
 from workers.stages.sandboxed_command import (
@@ -39,7 +40,6 @@ from workers.stages.sandboxed_command import (
     run_logged,
     search_path,
 )
-from workers.stages.stage_cache import StageCache, variable_components
 from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})

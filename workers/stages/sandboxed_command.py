@@ -14,7 +14,7 @@ from shared.wording import counted
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
-from workers.stage import StageContext
+from workers.pipeline.stage import StageContext
 
 WORKSPACE = "/workspace"
 VIRTUAL_ENVIRONMENT = f"{WORKSPACE}/.venv"

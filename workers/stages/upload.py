@@ -19,10 +19,10 @@ from shared.wording import counted
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
 from workers.artifacts.content_types import content_type
 from workers.artifacts.output_tree import OutputLimits, shown_size
+from workers.pipeline.stage import StageContext, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stage import StageContext, StageResult
 
 _CONNECTIONS = 8
 _KIND = "artifact"

@@ -7,10 +7,10 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.cache_key import cache_key, explain_miss
+from workers.pipeline.cache_key import cache_key, explain_miss
+from workers.pipeline.stage import StageContext
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import Snapshot, SnapshotStore
-from workers.stage import StageContext
 
 
 class StageCache:

@@ -11,7 +11,7 @@ from shared.plans import PlanLimits
 from shared.services.variables import ProjectVariable
 from shared.settings import BuildSettings
 from workers.frameworks.node_projects import FORCING_VARIABLE
-from workers.stage import DeploymentView
+from workers.pipeline.stage import DeploymentView
 
 _RETRY_BASE_SECONDS = 2.0
 RETRY_MAXIMUM_SECONDS = 120.0
