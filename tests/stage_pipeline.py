@@ -14,11 +14,12 @@ from typing import Any, Literal
 from shared.db.database import Database
 from shared.deployment_state import Stage
 from shared.plans import Plan, limits_of
-from shared.repositories.tools import ToolRepository
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 from tests.repositories import write_site
+from workers.commands.tool_repository import ToolRepository
+from workers.commands.tools import ToolProvider
 from workers.executors.base import Executor
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
@@ -29,7 +30,6 @@ from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore, snapshot_key
 from workers.stages.build import BuildStage
 from workers.stages.install import InstallStage
-from workers.tools import ToolProvider
 
 TENANT = "tenant_test"
 

@@ -35,10 +35,10 @@ def _clone(context: WorkerContext) -> Built:
 
 
 def _install(context: WorkerContext) -> Built:
-    from shared.repositories.tools import ToolRepository
+    from workers.commands.tool_repository import ToolRepository
+    from workers.commands.tools import ToolProvider
     from workers.reading.reader import ContentReader
     from workers.stages.install import InstallStage
-    from workers.tools import ToolProvider
 
     executor, toolchain = _sandboxes(context)
     index = SnapshotIndex(context.database)

@@ -7,9 +7,9 @@ import pytest
 
 from shared.errors import StageFailure
 from tests.stage_context import make_context
+from workers.commands.failure_advice import advice_for
+from workers.commands.sandboxed import raise_failure
 from workers.executors.base import ExecutionResult, Outcome
-from workers.stages.failure_advice import advice_for
-from workers.stages.sandboxed_command import raise_failure
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,8 @@ import msgspec
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.settings import Settings
-from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
-from workers.executors.toolchain import Toolchain
-from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
-from workers.frameworks.detection import Detection
-from workers.pipeline.stage import StageContext, StageResult
-from workers.pipeline.stage_cache import StageCache, variable_components
-from workers.snapshots.index import SnapshotIndex
-from workers.snapshots.store import SnapshotStore
-from workers.stages.build_cache import BuildCache, packages_digest
-from workers.stages.failure_advice import advice_for
-from workers.stages.sandboxed_command import (
+from workers.commands.failure_advice import advice_for
+from workers.commands.sandboxed import (
     VIRTUAL_ENVIRONMENT,
     WORKSPACE,
     OutputTail,
@@ -36,8 +27,17 @@ from workers.stages.sandboxed_command import (
     search_path,
     workspace_path,
 )
-from workers.tools import Tool, attach, programs
-from workers.tools import environment as environment_of
+from workers.commands.tools import Tool, attach, programs
+from workers.commands.tools import environment as environment_of
+from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
+from workers.executors.toolchain import Toolchain
+from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
+from workers.frameworks.detection import Detection
+from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.stage_cache import StageCache, variable_components
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore
+from workers.stages.build_cache import BuildCache, packages_digest
 
 _COLLECTED = "/output"
 _MISSING, _EMPTY, _NO_PAGE, _NO_INDEX, _OUTSIDE, _UNCOPIED, _FILE, _SHUT = 41, 42, 43, 44, 45, 46, 47, 48

@@ -27,8 +27,8 @@ from workers.frameworks.workspaces import installed_with, is_workspace_root
 
 if TYPE_CHECKING:
     # They aren't needed where trees are read, in a process that has to start fast.
+    from workers.commands.tools import Tool
     from workers.executors.toolchain import Toolchain
-    from workers.tools import Tool
 
 # The parts of package.json that an install reads; a change of another script or of the description is none.
 _PACKAGE_PARTS = (

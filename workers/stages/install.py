@@ -16,6 +16,18 @@ import msgspec
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, StageFailure
 from shared.settings import Settings
+from workers.commands.failure_advice import advice_for
+from workers.commands.sandboxed import (
+    VIRTUAL_ENVIRONMENT,
+    OutputTail,
+    check_command,
+    make_overlay,
+    make_spec,
+    raise_failure,
+    run_logged,
+    search_path,
+)
+from workers.commands.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 from workers.executors.base import Bind, Executor
 from workers.executors.bubblewrap.arguments import HOME
 from workers.executors.toolchain import NODE_TARGET, Toolchain
@@ -29,18 +41,6 @@ from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import Snapshot, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.dependency_key import DependencyFiles, dependency_components
-from workers.stages.failure_advice import advice_for
-from workers.stages.sandboxed_command import (
-    VIRTUAL_ENVIRONMENT,
-    OutputTail,
-    check_command,
-    make_overlay,
-    make_spec,
-    raise_failure,
-    run_logged,
-    search_path,
-)
-from workers.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
 # Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.

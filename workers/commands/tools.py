@@ -17,14 +17,14 @@ from typing import Literal
 
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.repositories.tools import ToolRepository
+from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption
+from workers.commands.tool_repository import ToolRepository
 from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
 from workers.executors.bubblewrap.arguments import HOME
 from workers.executors.toolchain import NODE_TARGET, Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
 from workers.pipeline.stage import StageContext
 from workers.snapshots.store import SnapshotStore
-from workers.stages.sandboxed_command import OutputTail, raise_failure, raise_interruption
 
 # Not a tenant's id: those have a prefix.
 _OWNER = "tools"
