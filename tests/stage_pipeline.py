@@ -28,8 +28,8 @@ from workers.pipeline.stage import DeploymentView, StageContext, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore, snapshot_key
-from workers.stages.build import BuildStage
-from workers.stages.install import InstallStage
+from workers.stages.build.stage import BuildStage
+from workers.stages.install.stage import InstallStage
 
 TENANT = "tenant_test"
 

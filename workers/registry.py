@@ -24,8 +24,8 @@ def build_stage(context: WorkerContext, stage: Stage) -> Built:
 
 def _clone(context: WorkerContext) -> Built:
     from workers.executors.cgroups import discover_control_groups
-    from workers.ignored_builds import IgnoredBuilds
-    from workers.stages.clone import CloneStage
+    from workers.stages.clone.ignored import IgnoredBuilds
+    from workers.stages.clone.stage import CloneStage
 
     ignored = IgnoredBuilds(context.deployments)
     host_keys = RepositoryCredentialRepository(context.database)
@@ -38,7 +38,7 @@ def _install(context: WorkerContext) -> Built:
     from workers.commands.tool_repository import ToolRepository
     from workers.commands.tools import ToolProvider
     from workers.reading.reader import ContentReader
-    from workers.stages.install import InstallStage
+    from workers.stages.install.stage import InstallStage
 
     executor, toolchain = _sandboxes(context)
     index = SnapshotIndex(context.database)
@@ -49,7 +49,7 @@ def _install(context: WorkerContext) -> Built:
 
 
 def _build(context: WorkerContext) -> Built:
-    from workers.stages.build import BuildStage
+    from workers.stages.build.stage import BuildStage
 
     executor, toolchain = _sandboxes(context)
     index = SnapshotIndex(context.database)

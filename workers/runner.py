@@ -27,7 +27,6 @@ from shared.services.jobs import stage_job
 from shared.services.variables import ProjectVariable
 from shared.settings import BuildSettings
 from workers.filesystem.trees import StageDirectories
-from workers.ignored_builds import Ignored
 from workers.pipeline.deployment_view import (
     RETRY_MAXIMUM_SECONDS,
     deployment_view,
@@ -39,6 +38,7 @@ from workers.pipeline.deployment_view import (
 from workers.pipeline.lifecycle import Beginning, BegunStage, LifecycleService
 from workers.pipeline.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult, origin_of
 from workers.pipeline.stop_signal import interruption
+from workers.stages.clone.ignored import Ignored
 
 _log = structlog.get_logger(__name__)
 

@@ -16,11 +16,11 @@ from shared.repository_url import RepositoryPolicy, parse_repository_url
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
 from tests.repositories import git, make_repository
-from workers.git import GitFailed
-from workers.git_failures import failure_of, wait_after
-from workers.http_answers import HttpAnswer, read_trace, retry_after_seconds
-from workers.repository_access import RepositoryAccess
-from workers.stages.install import raise_mismatch
+from workers.stages.clone.access import RepositoryAccess
+from workers.stages.clone.git import GitFailed
+from workers.stages.clone.git_failures import failure_of, wait_after
+from workers.stages.clone.http_answers import HttpAnswer, read_trace, retry_after_seconds
+from workers.stages.install.stage import raise_mismatch
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
@@ -62,7 +62,7 @@ _UNREACHABLE = FailureCode.REPOSITORY_UNREACHABLE
 def test_an_answer_is_told_as_what_it_is(
     cloner: Cloner, http: GitServer, answer: Answer, code: FailureCode, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.repository_fetch.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.fetch.PAUSES", (0.0, 0.0, 0.0))
     http.respond = lambda _method, _path, _headers, _body: answer
     failure = cloner.failure(http.url("r.git"))
     assert (failure.code, said in failure.message) == (code, True), failure.message
@@ -103,7 +103,7 @@ def test_the_hosts_own_disk_is_not_ours() -> None:
 
 
 def test_a_host_that_recovers_is_waited_for(cloner: Cloner, http: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.repository_fetch.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.fetch.PAUSES", (0.0, 0.0, 0.0))
     make_repository(http.root / "r.git", {"index.html": "one"})
     answers: list[Answer] = [(429, {"Retry-After": "1"}, b""), (503, {}, b"")]
     http.respond = lambda _method, _path, _headers, _body: answers.pop(0) if answers else None

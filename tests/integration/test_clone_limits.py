@@ -20,11 +20,11 @@ from tests.git_server import GitServer
 from tests.hostile_repositories import commit_tree, nested_trees, tree, write_object
 from tests.integration.test_clone_stage import Cloner, MakeCloner, add_submodule, cloner, http, make_cloner
 from tests.repositories import git, make_repository
-from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups, discover_control_groups
-from workers.git import Git, GitFailed, GitLimits
-from workers.git_failures import is_disk_full
-from workers.ignored_builds import Ignored
+from workers.stages.clone.confinement import Confinement
+from workers.stages.clone.git import Git, GitFailed, GitLimits
+from workers.stages.clone.git_failures import is_disk_full
+from workers.stages.clone.ignored import Ignored
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration

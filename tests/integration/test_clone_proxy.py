@@ -27,7 +27,7 @@ from tests.integration.test_clone_tls import write_certificate
 from tests.repositories import git, make_repository
 from tests.ssh_server import running
 from tests.upstream_proxy import RunningProxy, running_proxy
-from workers.clone_proxy import CloneProxy
+from workers.stages.clone.proxy import CloneProxy
 
 __all__ = ["make_cloner"]
 pytestmark = pytest.mark.integration

@@ -26,15 +26,15 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.git_server import GitServer, serving
 from tests.repositories import commit, git, make_repository
 from tests.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
-from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups
-from workers.git import Git, GitLimits
-from workers.ignored_builds import IgnoredBuilds
 from workers.pipeline.stage import StageContext, StageResult
-from workers.repository_addresses import reachable_address
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stages.clone import CloneStage
+from workers.stages.clone.addresses import reachable_address
+from workers.stages.clone.confinement import Confinement
+from workers.stages.clone.git import Git, GitLimits
+from workers.stages.clone.ignored import IgnoredBuilds
+from workers.stages.clone.stage import CloneStage
 
 pytestmark = pytest.mark.integration
 
@@ -251,7 +251,7 @@ def test_local_addresses_are_refused_where_they_are_not_allowed(make_cloner: Mak
 
 def test_a_name_of_many_silent_addresses_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = tuple(ipaddress.ip_network("127.0.0.0/24").hosts())
-    monkeypatch.setattr("workers.repository_addresses._admitted", lambda *_: addresses)
+    monkeypatch.setattr("workers.stages.clone.addresses._admitted", lambda *_: addresses)
     cancelled, tried = threading.Event(), list[tuple[str, int]]()
 
     def connect(address: tuple[str, int], **_: Any) -> NoReturn:

@@ -20,8 +20,8 @@ from shared.network.embedded_addresses import embedded_addresses
 from shared.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
 from tests.address_cases import ADMITTED, MISLEADING, OWN_IPV4, OWN_IPV6, REFUSED
 from workers.egress.policy import EgressPolicy
-from workers.repository_addresses import find_route, parse_for_clone
-from workers.submodules import resolve_submodule
+from workers.stages.clone.addresses import find_route, parse_for_clone
+from workers.stages.clone.submodules import resolve_submodule
 
 OWN = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1", OWN_IPV4, OWN_IPV6)))
 
@@ -248,11 +248,11 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
     root = pathlib.Path(__file__).resolve().parents[2]
     allowed = {
         "shared/network/address_policy.py": "the policy",
-        "workers/repository_addresses.py": "connects to what it admitted",
+        "workers/stages/clone/addresses.py": "connects to what it admitted",
         "workers/egress/proxy.py": "connects to what it admitted",
         "workers/egress/upstream.py": "the operator's own proxy",
-        "workers/ssh_tunnel.py": "the clone's own proxy",
-        "workers/lfs_connections.py": "connects to what find_route returned",
+        "workers/stages/clone/ssh_tunnel.py": "the clone's own proxy",
+        "workers/stages/clone/lfs_connections.py": "connects to what find_route returned",
         "workers/publishers/site_directory.py": "the platform's own router",
         "api/client/transport.py": "the user's command, on the user's machine",
     }

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.ordinary_user import as_ordinary_user
-from workers.layers import complete, has_directory, take_directories
 from workers.snapshots.tar_format import OPAQUE
+from workers.stages.build.layers import complete, has_directory, take_directories
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

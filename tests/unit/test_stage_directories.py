@@ -15,7 +15,7 @@ from tests.executors import wait_for
 from workers.executors.disk_watchdog import measure
 from workers.filesystem.trees import StageDirectories, remove_tree
 from workers.publishers.site_directory import SiteDirectoryPublisher
-from workers.stages.clone import remove_repositories
+from workers.stages.clone.stage import remove_repositories
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The one way out of a sandbox that installs: an HTTP proxy on a port of its own loopback, one for each run.
 
-Clones have one as well where an upstream proxy is set (workers/clone_proxy.py)."""
+Clones have one as well where an upstream proxy is set (workers/stages/clone/proxy.py)."""
 
 from __future__ import annotations
 

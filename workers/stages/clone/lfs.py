@@ -21,14 +21,14 @@ from urllib.parse import unquote
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
 from shared.wording import counted
-from workers.git import Git, GitFailed
-from workers.git_failures import LFS_SETTINGS
-from workers.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
 from workers.pipeline.stage import StageLog
 from workers.reading.lfs_pointers import VERSION, opened_parent
 from workers.reading.reader import ContentReader
-from workers.repository_access import RepositoryAccess, authorization
-from workers.repository_addresses import Route, parse_for_clone
+from workers.stages.clone.access import RepositoryAccess, authorization
+from workers.stages.clone.addresses import Route, parse_for_clone
+from workers.stages.clone.git import Git, GitFailed
+from workers.stages.clone.git_failures import LFS_SETTINGS
+from workers.stages.clone.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
 
 # Of a host that says where its files in LFS are.
 _MAXIMUM_ANSWER = 65536

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.repository_access import RepositoryAccess
-from workers.repository_addresses import find_route
+from workers.stages.clone.access import RepositoryAccess
+from workers.stages.clone.addresses import find_route
 
 if TYPE_CHECKING:
     import httpx
@@ -63,7 +63,7 @@ class LfsConnections:
     def _connect(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
         import httpx
 
-        from workers.bounded_http import BoundedTransport
+        from workers.stages.clone.bounded_http import BoundedTransport
 
         self._origins.add(url.origin)
         if len(self._origins) > _MAXIMUM_ORIGINS:

@@ -11,12 +11,12 @@ from urllib.parse import quote, unquote
 
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
-from workers.git import Git, GitFailed
-from workers.lfs import LfsFetcher
 from workers.pipeline.stage import StageLog
-from workers.repository_access import RepositoryAccess
-from workers.repository_addresses import parse_for_clone
-from workers.repository_fetch import RemoteRepository
+from workers.stages.clone.access import RepositoryAccess
+from workers.stages.clone.addresses import parse_for_clone
+from workers.stages.clone.fetch import RemoteRepository
+from workers.stages.clone.git import Git, GitFailed
+from workers.stages.clone.lfs import LfsFetcher
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100

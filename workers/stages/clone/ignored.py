@@ -15,9 +15,9 @@ from typing import Any
 
 from shared.repositories.deployments import DeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
-from workers.git import OFFLINE, Git, GitFailed
 from workers.pipeline.stage import DeploymentView
-from workers.repository_fetch import RemoteRepository
+from workers.stages.clone.fetch import RemoteRepository
+from workers.stages.clone.git import OFFLINE, Git, GitFailed
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 

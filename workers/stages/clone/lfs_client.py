@@ -20,11 +20,18 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.git_failures import LFS_SETTINGS, PAUSES, host_in_trouble, proxy_failure, unreachable, wait_after
-from workers.http_answers import HttpAnswer
-from workers.lfs_connections import LfsConnections
-from workers.repository_access import RepositoryAccess, authorization
-from workers.repository_addresses import parse_for_clone
+from workers.stages.clone.access import RepositoryAccess, authorization
+from workers.stages.clone.addresses import parse_for_clone
+from workers.stages.clone.git_failures import (
+    LFS_SETTINGS,
+    PAUSES,
+    host_in_trouble,
+    proxy_failure,
+    unreachable,
+    wait_after,
+)
+from workers.stages.clone.http_answers import HttpAnswer
+from workers.stages.clone.lfs_connections import LfsConnections
 
 if TYPE_CHECKING:
     import httpx

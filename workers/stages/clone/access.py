@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repository_credentials import RepositoryCredentials
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
-from workers import ssh_tunnel
 from workers.egress.upstream import UpstreamFailure
-from workers.git import GitFailed
-from workers.git_failures import (
+from workers.stages.clone import ssh_tunnel
+from workers.stages.clone.addresses import Route
+from workers.stages.clone.git import GitFailed
+from workers.stages.clone.git_failures import (
     SUBMODULES,
     AccessRefused,
     failure_of,
@@ -29,10 +30,9 @@ from workers.git_failures import (
     refused,
     refused_elsewhere,
 )
-from workers.repository_addresses import Route
 
 if TYPE_CHECKING:
-    from workers.clone_proxy import CloneProxy
+    from workers.stages.clone.proxy import CloneProxy
 
 # Nothing of the worker's own account: no configuration, keys, agent, or hosts that it knows.
 _SSH_OPTIONS = (

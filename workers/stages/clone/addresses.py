@@ -13,10 +13,10 @@ from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
 from shared.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
 from workers.egress.upstream import UpstreamAway
-from workers.git_failures import proxy_failure, unreachable
+from workers.stages.clone.git_failures import proxy_failure, unreachable
 
 if TYPE_CHECKING:
-    from workers.clone_proxy import CloneProxy
+    from workers.stages.clone.proxy import CloneProxy
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_TRIES = 3

@@ -40,7 +40,7 @@ from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import Snapshot, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
-from workers.stages.dependency_key import DependencyFiles, dependency_components
+from workers.stages.install.dependency_key import DependencyFiles, dependency_components
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
 # Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.

@@ -22,11 +22,11 @@ from shared.errors import PlatformError, StageFailure
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
 from workers.frameworks.source_tree import SourceTree
-from workers.layers import complete, has_directory, take_directories
 from workers.pipeline.stage import StageContext
 from workers.pipeline.stage_cache import StageCache
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
+from workers.stages.build.layers import complete, has_directory, take_directories
 
 _log = structlog.get_logger(__name__)
 

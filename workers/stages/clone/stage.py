@@ -17,26 +17,26 @@ from shared.repositories.repository_credentials import RepositoryCredentialRepos
 from shared.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from shared.written_text import written_text
-from workers.confinement import Confinement
 from workers.executors.cgroups import ControlGroups
 from workers.filesystem.trees import remove_tree
-from workers.git import Git, GitLimits
-from workers.git_failures import ProxyUnusable
-from workers.ignored_builds import Ignored, IgnoredBuilds
-from workers.lfs import LfsFetcher
 from workers.pipeline.cache_key import cache_key
 from workers.pipeline.stage import StageContext, StageResult
 from workers.reading.reader import ContentReader
-from workers.repository_access import RepositoryAccess
-from workers.repository_addresses import parse_for_clone
-from workers.repository_fetch import RemoteRepository
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH
-from workers.submodules import SubmoduleFetcher
+from workers.stages.clone.access import RepositoryAccess
+from workers.stages.clone.addresses import parse_for_clone
+from workers.stages.clone.confinement import Confinement
+from workers.stages.clone.fetch import RemoteRepository
+from workers.stages.clone.git import Git, GitLimits
+from workers.stages.clone.git_failures import ProxyUnusable
+from workers.stages.clone.ignored import Ignored, IgnoredBuilds
+from workers.stages.clone.lfs import LfsFetcher
+from workers.stages.clone.submodules import SubmoduleFetcher
 
 if TYPE_CHECKING:
-    from workers.clone_proxy import CloneProxy
+    from workers.stages.clone.proxy import CloneProxy
 
 KIND = "source"
 # From this attempt on a broken contact is told to the user instead of being tried once more.
@@ -95,7 +95,7 @@ class CloneStage:
     def _opened_proxy(self) -> AbstractContextManager[CloneProxy | None]:
         if not self._build_settings.egress_proxy:
             return nullcontext()
-        from workers.clone_proxy import CloneProxy
+        from workers.stages.clone.proxy import CloneProxy
 
         return CloneProxy.opened(self._build_settings)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.repository_url import RepositoryUrl
-from workers.git import Git, GitFailed
-from workers.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
-from workers.http_answers import HttpAnswer, read_trace
 from workers.pipeline.stage import StageLog
-from workers.repository_access import RepositoryAccess
-from workers.repository_addresses import Route, find_route
+from workers.stages.clone.access import RepositoryAccess
+from workers.stages.clone.addresses import Route, find_route
+from workers.stages.clone.git import Git, GitFailed
+from workers.stages.clone.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
+from workers.stages.clone.http_answers import HttpAnswer, read_trace
 
 # Bytes of a list of branches: a message names some of them.
 _MAXIMUM_REFERENCES = 16 << 10

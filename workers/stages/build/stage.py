@@ -37,7 +37,7 @@ from workers.pipeline.stage import StageContext, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stages.build_cache import BuildCache, packages_digest
+from workers.stages.build.cache import BuildCache, packages_digest
 
 _COLLECTED = "/output"
 _MISSING, _EMPTY, _NO_PAGE, _NO_INDEX, _OUTSIDE, _UNCOPIED, _FILE, _SHUT = 41, 42, 43, 44, 45, 46, 47, 48
