@@ -32,14 +32,14 @@ from shared.services.repository_credentials import RepositoryCredentialService
 from shared.services.variables import VariableService
 from shared.settings import Settings, SettingsError, load_settings
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
-from workers.actors import declare_actor
-from workers.cleanup import CleanupRunner
-from workers.context import WorkerContext
+from workers.composition import build_stage
+from workers.connections import WorkerContext
 from workers.filesystem.trees import StageDirectories
+from workers.jobs.actors import declare_actor
+from workers.jobs.cleanup_runner import CleanupRunner
+from workers.jobs.release_runner import ReleaseRunner
+from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.stage import StageResult
-from workers.registry import build_stage
-from workers.releases import ReleaseRunner
-from workers.runner import StageRunner
 
 _log = structlog.get_logger(__name__)
 

@@ -46,7 +46,7 @@ from shared.services.jobs import (
 )
 from shared.settings import SettingsError, load_settings
 from workers.artifacts.reader import ArtifactReader
-from workers.context import WorkerContext
+from workers.connections import WorkerContext
 from workers.filesystem.trees import StageDirectories
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact

@@ -1,4 +1,4 @@
-"""Rollback and promotion as clients ask for them; workers do the swap (workers/releases.py)."""
+"""Rollback and promotion as clients ask for them; workers do the swap (workers/jobs/release_runner.py)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tests.artifact_stores import MemoryArtifactStore, ObservedArtifactStore
 from tests.integration.log_rows import end, eventually, line, new_deployment, texts
 from tests.integration.test_deployment_lifecycle import create, settings, world
 from tests.integration.test_stage_runner import HeldLease
-from workers.cleanup import CleanupRunner
+from workers.jobs.cleanup_runner import CleanupRunner
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration

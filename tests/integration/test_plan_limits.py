@@ -26,9 +26,9 @@ from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.services.jobs import stage_job_id
 from tests.integration.test_deployment_lifecycle import create, settings, world
 from workers.filesystem.trees import StageDirectories
+from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.lifecycle import Beginning
 from workers.pipeline.stage import StageContext, StageResult
-from workers.runner import StageRunner
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration

@@ -28,9 +28,9 @@ from shared.services.variables import VariableService
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.row_locks import overtaken
 from tests.integration.test_deployment_lifecycle import create, run_to_end, settings, world
+from workers.jobs.release_runner import ReleaseRunner
 from workers.pipeline.lifecycle import Beginning
 from workers.reconciler import Reconciler
-from workers.releases import ReleaseRunner
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration

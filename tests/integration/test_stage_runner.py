@@ -22,8 +22,8 @@ from shared.services.variables import ProjectVariable
 from tests.integration.test_deployment_lifecycle import create, entries, settings, world
 from tests.ssh_server import make_key
 from workers.filesystem.trees import StageDirectories
+from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.stage import StageContext, StageResult
-from workers.runner import StageRunner
 from workers.snapshots.store import SnapshotMissing
 
 __all__ = ["settings", "world"]

@@ -14,7 +14,7 @@ from schemas.messages import Job
 from shared.deployment_state import Pool
 from shared.queue.lease import RunningLease
 from shared.queue.records import AcquiredJob
-from workers.actors import declare_actor
+from workers.jobs.actors import declare_actor
 
 
 def test_lines_name_deployment_stage_attempt_fence_and_worker() -> None:

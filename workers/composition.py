@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from shared.deployment_state import Stage
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from workers.context import WorkerContext
+from workers.connections import WorkerContext
 from workers.executors.base import Executor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import owner_of_trees
