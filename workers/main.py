@@ -23,7 +23,7 @@ from shared.open_files import raise_file_limit
 from shared.plans import PlanLimits
 from shared.private_files import keep_files_private
 from shared.queue.base import Lease
-from shared.queue.broker import PriorityBroker, current_lease
+from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.repositories.repository_credentials import RepositoryCredentialRepository
 from shared.repositories.variables import VariableRepository
 from shared.repository_url import secrets_of

@@ -21,8 +21,8 @@ from dramatiq.rate_limits import ConcurrentRateLimiter
 from dramatiq.rate_limits.backends import RedisBackend
 from redis import Redis
 
-from shared.queue.broker import PriorityBroker
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.broker import PriorityBroker
 from shared.queue.job_queue import RedisJobQueue
 
 QUEUE = "bench"

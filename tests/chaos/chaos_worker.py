@@ -25,8 +25,8 @@ from dramatiq import Worker
 
 from schemas.messages import Job
 from shared.queue.base import Lease
-from shared.queue.broker import PriorityBroker, current_lease
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Batch
 from shared.worker_life import DeadWorkers, WorkerLife

@@ -11,8 +11,8 @@ import threading
 import dramatiq
 from dramatiq.middleware import CurrentMessage, Shutdown
 
-from shared.queue.broker import PriorityBroker
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.broker import PriorityBroker
 from shared.queue.job_queue import RedisJobQueue
 
 redis = connect_redis(os.environ["REDIS_URL"])

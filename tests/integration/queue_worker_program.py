@@ -13,8 +13,8 @@ import threading
 import dramatiq
 from dramatiq import Worker
 
-from shared.queue.broker import PriorityBroker, current_lease
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.queue.job_queue import RedisJobQueue
 
 

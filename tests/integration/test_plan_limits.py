@@ -19,9 +19,9 @@ from shared.errors import Cancelled, Conflict, FailureCode, StageFailure
 from shared.logs.redaction import Redactor
 from shared.logs.writer import LogWriter
 from shared.plans import Plan, PlanLimits, limits_of
+from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.lease import RunningLease
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.services.jobs import stage_job_id
 from tests.integration.test_deployment_lifecycle import create, settings, world

@@ -21,10 +21,10 @@ from redis import Redis
 
 from schemas.messages import Job
 from shared.queue.base import CancelOutcome, Lease
-from shared.queue.broker import PriorityBroker, current_lease
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.broker import PriorityBroker, current_lease
+from shared.queue.dramatiq.outcome import Backoff
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.settling import Backoff
 from shared.stack.valkey import ValkeyServer
 
 pytestmark = pytest.mark.integration

@@ -20,10 +20,10 @@ from dramatiq import Worker
 from dramatiq.middleware import CurrentMessage, Middleware, Shutdown, ShutdownNotifications
 from redis import Redis
 
-from shared.queue.broker import PriorityBroker, current_lease
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.broker import PriorityBroker, current_lease
+from shared.queue.dramatiq.outcome import Backoff
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.settling import Backoff
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from redis.exceptions import ResponseError
 
 from schemas.messages import Job
 from shared.queue.connection import connect_redis
+from shared.queue.dramatiq.exchange import Exchange
+from shared.queue.dramatiq.idle_threads import IdleThreads
+from shared.queue.dramatiq.lease import LeaseTable, RunningLease
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
-from shared.queue.exchange import Exchange
-from shared.queue.idle_threads import IdleThreads
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.lease import LeaseTable, RunningLease
 from shared.queue.records import AcquiredJob, Batch, Outcome
 
 pytestmark = pytest.mark.integration

@@ -11,11 +11,11 @@ from dramatiq.errors import Retry
 from dramatiq.middleware import Shutdown
 
 from schemas.messages import Job
-from shared.queue.idle_threads import IdleThreads
-from shared.queue.lease import RunningLease, Settlement
+from shared.queue.dramatiq.idle_threads import IdleThreads
+from shared.queue.dramatiq.lease import RunningLease, Settlement
+from shared.queue.dramatiq.outcome import Backoff, settle
+from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.records import AcquiredJob, Outcome
-from shared.queue.settling import Backoff, settle
-from shared.queue.work_queue import WorkQueue
 
 
 def lease(*, is_cancelled: bool = False, attempt: int = 1) -> RunningLease:

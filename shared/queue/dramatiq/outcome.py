@@ -9,7 +9,7 @@ from typing import Any
 from dramatiq.errors import Retry
 from dramatiq.middleware import Shutdown
 
-from shared.queue.lease import RunningLease, Settlement
+from shared.queue.dramatiq.lease import RunningLease, Settlement
 from shared.queue.records import Outcome
 
 

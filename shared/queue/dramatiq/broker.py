@@ -25,15 +25,11 @@ from dramatiq.broker import MessageProxy
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import Callbacks, CurrentMessage, Middleware, Pipelines, ShutdownNotifications
 
-from shared.queue.consumer import LeasedMessage, PriorityConsumer
-from shared.queue.doorbell import Doorbell
-from shared.queue.encoding import encode_finish
-from shared.queue.errors import QueueUnavailable
-from shared.queue.exchange import Exchange
-from shared.queue.heartbeat import Heartbeat
-from shared.queue.idle_threads import IdleThreads
-from shared.queue.job_queue import RedisJobQueue
-from shared.queue.lease import (
+from shared.queue.dramatiq.consumer import LeasedMessage, PriorityConsumer
+from shared.queue.dramatiq.exchange import Exchange
+from shared.queue.dramatiq.heartbeat import Heartbeat
+from shared.queue.dramatiq.idle_threads import IdleThreads
+from shared.queue.dramatiq.lease import (
     LeaseTable,
     RunningLease,
     Settlement,
@@ -41,9 +37,13 @@ from shared.queue.lease import (
     current_running_lease,
     set_current_lease,
 )
-from shared.queue.messages import job_of
-from shared.queue.settling import Backoff, settle
-from shared.queue.work_queue import WorkQueue
+from shared.queue.dramatiq.messages import job_of
+from shared.queue.dramatiq.notifier import Doorbell
+from shared.queue.dramatiq.outcome import Backoff, settle
+from shared.queue.dramatiq.work_queue import WorkQueue
+from shared.queue.encoding import encode_finish
+from shared.queue.errors import QueueUnavailable
+from shared.queue.job_queue import RedisJobQueue
 
 __all__ = ["LeaseContext", "PriorityBroker", "current_lease"]
 

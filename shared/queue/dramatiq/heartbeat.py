@@ -9,10 +9,10 @@ from typing import Any
 
 import structlog
 
+from shared.queue.dramatiq.idle_threads import IdleThreads
+from shared.queue.dramatiq.lease import LeaseTable
 from shared.queue.errors import QueueUnavailable
-from shared.queue.idle_threads import IdleThreads
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.lease import LeaseTable
 from shared.queue.records import BeatAnswer, WorkerRecord
 
 _SWEEP_SECONDS = 1.0

@@ -11,14 +11,14 @@ from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 
+from shared.queue.dramatiq.exchange import Exchange
+from shared.queue.dramatiq.lease import RunningLease, Settlement
+from shared.queue.dramatiq.messages import message_of
 from shared.queue.errors import QueueUnavailable
-from shared.queue.exchange import Exchange
-from shared.queue.lease import RunningLease, Settlement
-from shared.queue.messages import message_of
 from shared.queue.records import AcquiredJob, Outcome
 
 if TYPE_CHECKING:
-    from shared.queue.broker import PriorityBroker
+    from shared.queue.dramatiq.broker import PriorityBroker
 
 _log: Any = structlog.get_logger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import structlog
 
+from shared.queue.dramatiq.idle_threads import IdleThreads
+from shared.queue.dramatiq.lease import LeaseTable, RunningLease
 from shared.queue.encoding import Arguments
 from shared.queue.errors import QueueUnavailable
-from shared.queue.idle_threads import IdleThreads
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.lease import LeaseTable, RunningLease
 from shared.queue.records import AcquiredJob, Outcome
 
 _OVERDUE_SECONDS = 1.0
