@@ -22,10 +22,10 @@ from shared.db.database import Database
 from shared.db.migrate import is_migrated
 from shared.limits.windows import RedisWindows
 from shared.logs.account_events import AccountEventStore
-from shared.logs.archive import ArchiveReader
+from shared.logs.archive.store import ArchiveReader
 from shared.logs.base import Doorbell
-from shared.logs.doorbell import RedisDoorbell
 from shared.logs.listener import RedisDoorbellListener
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.passwords import Passwords

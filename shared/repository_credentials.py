@@ -41,7 +41,7 @@ class RepositoryCredentials:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that a log must mask; of a key each line is (see shared.logs.secret_forms)."""
+        """Everything that a log must mask; of a key each line is (see shared.logs.masking.secret_forms)."""
         if self.kind == "sshKey":
             return (self.private_key,)
         return RepositoryUrl("https", "host", 443, "/", self.user or None, self.password or None).secrets

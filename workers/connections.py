@@ -5,11 +5,11 @@ from __future__ import annotations
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.deployment_state import Stage
-from shared.logs.archive import ArchiveReader, LogArchiveRemover
-from shared.logs.doorbell import RedisDoorbell
-from shared.logs.redaction import Redactor
+from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.repositories.deployments import DeploymentRepository

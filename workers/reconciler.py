@@ -23,7 +23,7 @@ from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.logging import configure_logging
 from shared.logs.account_events import AccountEventStore
-from shared.logs.compactor import LogCompactor
+from shared.logs.archive.compactor import LogCompactor
 from shared.plans import Plan, limits_of
 from shared.private_files import keep_files_private
 from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue

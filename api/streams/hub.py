@@ -27,8 +27,8 @@ from api.streams.watch import Watch
 from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.doorbell import Ring
 from shared.logs.listener import RingHandler
+from shared.logs.notifier import Ring
 
 _logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from shared.logs.doorbell import ACCOUNTS_CHANNEL, Ring, channel_of, decode_ring
+from shared.logs.notifier import ACCOUNTS_CHANNEL, Ring, channel_of, decode_ring
 
 _logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from schemas.logs import LogEnd, LogEntry, LogLine, LogTruncated
 from shared.db.database import Connection, Database, Row
 from shared.errors import LeaseLost, NotFound
 from shared.logs.account_events import record_changes
-from shared.logs.archive import ArchiveReader, LogArchive
+from shared.logs.archive.store import ArchiveReader, LogArchive
 from shared.logs.base import LogHead, NumberedEntry, numbered_above, numbered_below
 from shared.logs.chunks import ChunkCodec
 

@@ -25,8 +25,8 @@ import psutil
 from schemas.logs import LogEntry, LogLine
 from shared.db.database import Database
 from shared.db.migrate import migrate
-from shared.logs.archive import ArchiveReader
-from shared.logs.compactor import LogCompactor
+from shared.logs.archive.compactor import LogCompactor
+from shared.logs.archive.store import ArchiveReader
 from shared.logs.store import PostgresLogStore
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.stack.ports import free_ports

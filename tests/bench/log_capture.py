@@ -28,10 +28,10 @@ import psutil
 
 from shared.db.database import Database
 from shared.db.migrate import migrate
-from shared.logs.doorbell import RedisDoorbell
-from shared.logs.redaction import Redactor
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
 from shared.settings import BuildSettings
 from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer

@@ -14,10 +14,10 @@ import time
 from typing import Any
 
 from shared.db.database import Database
-from shared.logs.doorbell import RedisDoorbell
-from shared.logs.redaction import Redactor
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
 
 # About what a line of a build log has.
 _FILLING = " transforming src/components/Page.tsx into dist/assets/page.js (12.4 kB)"

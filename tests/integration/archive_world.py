@@ -10,9 +10,9 @@ from typing import Any
 from schemas.logs import LogEntry
 from shared.clock import ManualClock
 from shared.db.database import Connection, Database
-from shared.logs.archive import ArchiveReader
+from shared.logs.archive.compactor import LogCompactor
+from shared.logs.archive.store import ArchiveReader
 from shared.logs.base import NumberedEntry
-from shared.logs.compactor import LogCompactor
 from shared.logs.store import LogPage, PostgresLogStore
 from shared.storage.base import ArtifactStore
 from tests.artifact_stores import MemoryArtifactStore, ObservedArtifactStore

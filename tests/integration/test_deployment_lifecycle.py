@@ -19,7 +19,7 @@ from shared.db.database import Database
 from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, LeaseLost, NotFound, ValidationFailed
 from shared.identifiers import PROJECT, TENANT, new_identifier
-from shared.logs.doorbell import RedisDoorbell
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.plans import Plan, limits_of
 from shared.queue.connection import connect_redis

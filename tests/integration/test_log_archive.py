@@ -15,9 +15,9 @@ import pytest
 from api.streams.channel import page_batch
 from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.errors import PlatformError, Unavailable
-from shared.logs.archive import ArchiveReader
+from shared.logs.archive.compactor import LogDamaged
+from shared.logs.archive.store import ArchiveReader
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.compactor import LogDamaged
 from shared.logs.store import PostgresLogStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore

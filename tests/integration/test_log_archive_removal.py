@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from shared.db.database import Database
-from shared.logs.archive import ArchiveReader, LogArchiveRemover
+from shared.logs.archive.compactor import LogCompactor
+from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.base import LogHead
-from shared.logs.compactor import LogCompactor
 from shared.logs.store import PostgresLogStore
 from shared.plans import LIMITS, Plan
 from shared.services.jobs import cleanup_job

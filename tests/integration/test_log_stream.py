@@ -35,8 +35,8 @@ from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.logs.base import Doorbell
-from shared.logs.doorbell import RedisDoorbell
 from shared.logs.listener import RedisDoorbellListener
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.repositories.stream_rights import StreamRightsRepository

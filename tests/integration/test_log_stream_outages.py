@@ -27,10 +27,10 @@ from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.db.migrate import migrate
 from shared.logs.base import NumberedEntry
-from shared.logs.doorbell import RedisDoorbell
-from shared.logs.redaction import Redactor
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
 from shared.permissions import Role
 from shared.repositories.tenants import TenantRepository
 from shared.repositories.tokens import TokenRepository

@@ -9,10 +9,10 @@ import pytest
 
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, PlatformError, Unavailable
-from shared.logs.doorbell import RedisDoorbell
-from shared.logs.redaction import Redactor
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import Appended, PostgresLogStore
-from shared.logs.writer import LogWriter
 from tests.integration.log_rows import RecordingDoorbell, eventually, line, new_deployment, texts
 
 pytestmark = pytest.mark.integration

@@ -12,9 +12,9 @@ import pytest
 from schemas.logs import LogLine, LogTruncated
 from shared.db.database import Database
 from shared.db.migrate import migrate
-from shared.logs.redaction import Redactor
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
 from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
 from shared.stack.postgres import PostgresServer
 from tests.integration.log_rows import RecordingDoorbell, end, eventually, line, new_deployment, status, texts
 from tests.ports import free_ports

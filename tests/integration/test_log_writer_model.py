@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from schemas.logs import LogLine
 from shared.db.database import Connection, Database, Row
 from shared.errors import LeaseLost, PlatformError, Unavailable
-from shared.logs.redaction import Redactor
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
 from shared.logs.store import PostgresLogStore
-from shared.logs.writer import LogWriter
 from tests.integration.log_rows import RecordingDoorbell, eventually, new_deployment, status
 
 Fault = Literal["refused", "rolled back", "answer lost"]

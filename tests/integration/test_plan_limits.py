@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from shared.clock import SystemClock
 from shared.deployment_state import Stage
 from shared.errors import Cancelled, Conflict, FailureCode, StageFailure
-from shared.logs.redaction import Redactor
-from shared.logs.writer import LogWriter
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
 from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.encoding import encode_finish

@@ -19,7 +19,7 @@ from shared.clock import SystemClock
 from shared.db.database import Connection
 from shared.deployment_state import DeploymentStatus, Stage
 from shared.errors import Conflict, FailureCode
-from shared.logs.compactor import LogCompactor
+from shared.logs.archive.compactor import LogCompactor
 from shared.repositories.tokens import TokenRepository
 from shared.repositories.variables import VariableRepository
 from shared.secrets_box import SecretsBox

@@ -14,8 +14,8 @@ from schemas.messages import Job
 from shared.clock import SystemClock
 from shared.deployment_state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.logs.redaction import Redactor
-from shared.logs.writer import LogWriter
+from shared.logs.capture.writer import LogWriter
+from shared.logs.masking.redaction import Redactor
 from shared.repository_credentials import RepositoryCredentials
 from shared.services.jobs import stage_job_id
 from shared.services.variables import ProjectVariable

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.logs import LogEnd, LogEntry, LogLine, LogStatus, LogTruncated
-from shared.logs.archive_format import (
+from shared.logs.archive.format import (
     ArchiveDamaged,
     ArchiveSummary,
     ArchiveWriter,

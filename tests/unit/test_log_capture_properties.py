@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.logs.literal_search import Interval, LiteralSet
-from shared.logs.redaction import MASK, Redactor
-from shared.logs.secret_forms import forms_of, is_harmless, words_of
-from shared.logs.splitter import LineSplitter, SplitLine
+from shared.logs.capture.splitter import LineSplitter, SplitLine
+from shared.logs.masking.literal_search import Interval, LiteralSet
+from shared.logs.masking.redaction import MASK, Redactor
+from shared.logs.masking.secret_forms import forms_of, is_harmless, words_of
 
 MEBIBYTE = 1024 * 1024
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.logs.control_sequences import visible
-from shared.logs.literal_search import Literal, LiteralSet
-from shared.logs.redaction import MASK, Redactor
-from shared.logs.secret_forms import MOST_FORMS, MOST_LINES, forms_of_all, is_harmless
-from shared.logs.splitter import LineSplitter
+from shared.logs.capture.splitter import LineSplitter
+from shared.logs.masking.control_sequences import visible
+from shared.logs.masking.literal_search import Literal, LiteralSet
+from shared.logs.masking.redaction import MASK, Redactor
+from shared.logs.masking.secret_forms import MOST_FORMS, MOST_LINES, forms_of_all, is_harmless
 
 SECRET = "p@ss/w+rd 'ü\"42"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.logs.splitter import LineSplitter, SplitLine
+from shared.logs.capture.splitter import LineSplitter, SplitLine
 
 
 def lines_of(*pieces: bytes, maximum: int = 64 * 1024) -> list[SplitLine]:

@@ -15,7 +15,7 @@ from api.streams.watch import DeploymentGone, Watch
 from api.turns import NOBODY
 from schemas.logs import LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.doorbell import Ring
+from shared.logs.notifier import Ring
 
 _TIMING = StreamTiming(poll=0.01, compare=0.01)
 _LINE = LogLine(timestamp=1, stage="build", stream="stdout", text="one")

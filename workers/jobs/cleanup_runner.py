@@ -9,7 +9,7 @@ import structlog
 from shared.deployment_state import FINISHED
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable
 from shared.identifiers import PROJECT, is_identifier
-from shared.logs.archive import LogArchiveRemover
+from shared.logs.archive.store import LogArchiveRemover
 from shared.queue.base import Lease
 from shared.repositories.sites import SiteRepository
 from shared.services.deployments import DeploymentService

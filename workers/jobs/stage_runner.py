@@ -19,7 +19,7 @@ from shared.clock import Clock
 from shared.db.database import Row
 from shared.deployment_state import Stage, next_stage
 from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
-from shared.logs.redaction import Redactor
+from shared.logs.masking.redaction import Redactor
 from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.base import Lease
 from shared.repository_credentials import RepositoryCredentials

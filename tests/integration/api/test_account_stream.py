@@ -25,7 +25,7 @@ from schemas.logs import LogEnd, LogStatus
 from shared.db.database import Database
 from shared.identifiers import new_identifier
 from shared.logs.account_events import AccountEventStore
-from shared.logs.doorbell import RedisDoorbell
+from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.permissions import Role
 from shared.repositories.tenants import TenantRepository

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.logs import LogEntry, LogLine
 from shared.errors import PlatformError
-from shared.logs.compactor import LogCompactor
+from shared.logs.archive.compactor import LogCompactor
 from shared.settings import ObjectStoreSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.storage.object_store import S3ArtifactStore

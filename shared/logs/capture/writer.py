@@ -12,9 +12,9 @@ from shared.clock import Clock, SystemClock
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
 from shared.logs.base import Doorbell
-from shared.logs.line_buffer import LineBuffer, Parcel, parcels_of
-from shared.logs.redaction import Redactor
-from shared.logs.splitter import LineSplitter, SplitLine
+from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
+from shared.logs.capture.splitter import LineSplitter, SplitLine
+from shared.logs.masking.redaction import Redactor
 from shared.logs.store import Appended
 
 _logger = logging.getLogger(__name__)

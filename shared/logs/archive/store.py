@@ -14,7 +14,7 @@ import structlog
 from schemas.logs import LogEntry, LogLine
 from shared.clock import Clock, SystemClock
 from shared.errors import PlatformError, Unavailable
-from shared.logs.archive_format import ArchiveDamaged, ArchiveIndex, Frame, decode_frame, decode_index
+from shared.logs.archive.format import ArchiveDamaged, ArchiveIndex, Frame, decode_frame, decode_index
 from shared.logs.base import NumberedEntry, numbered_above, numbered_below
 from shared.storage.base import ArtifactStore, ObjectNotFound
 

@@ -7,7 +7,7 @@ from collections import deque
 import msgspec
 
 from schemas.logs import LogLine, Stream
-from shared.logs.splitter import SplitLine
+from shared.logs.capture.splitter import SplitLine
 
 # A batch goes out after so long without new output, or so long after its first line, or at this size.
 _QUIET_SECONDS = 0.05

@@ -20,8 +20,8 @@ from shared import metrics
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database, Row
 from shared.errors import PlatformError, Unavailable
-from shared.logs.archive import ARCHIVES, archive_key, deployment_of
-from shared.logs.archive_format import ArchiveDamaged, ArchiveSummary, ArchiveWriter, check_archive
+from shared.logs.archive.format import ArchiveDamaged, ArchiveSummary, ArchiveWriter, check_archive
+from shared.logs.archive.store import ARCHIVES, archive_key, deployment_of
 from shared.storage.base import ArtifactStore, ObjectNotFound
 
 _log = structlog.get_logger(__name__)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from shared.logs.control_sequences import Controls, separate, unfinished_start, visible
-from shared.logs.literal_search import Interval, LiteralSet
-from shared.logs.secret_forms import MINIMUM_LENGTH, MINIMUM_WORD_LENGTH, forms_of_all, is_harmless, words_of
+from shared.logs.masking.control_sequences import Controls, separate, unfinished_start, visible
+from shared.logs.masking.literal_search import Interval, LiteralSet
+from shared.logs.masking.secret_forms import MINIMUM_LENGTH, MINIMUM_WORD_LENGTH, forms_of_all, is_harmless, words_of
 
 MASK = "***"
 
