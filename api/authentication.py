@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.access_tokens import AccessTokens
-from shared.api_tokens import PREFIX, is_token, token_hash
+from shared.accounts.access_tokens import AccessTokens
+from shared.accounts.api_tokens import PREFIX, is_token, token_hash
+from shared.accounts.permissions import Permission
+from shared.accounts.session_repository import SessionRepository
+from shared.accounts.session_service import SessionService
+from shared.accounts.ticket_service import StreamTicketService
+from shared.accounts.token_repository import TokenRepository
 from shared.clock import Clock
 from shared.errors import ErrorCode, Unauthenticated
-from shared.permissions import Permission
-from shared.repositories.sessions import SessionRepository
-from shared.repositories.tokens import TokenRepository
-from shared.services.sessions import SessionService
-from shared.services.stream_tickets import StreamTicketService
 
 
 @dataclass(frozen=True, slots=True)

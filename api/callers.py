@@ -12,7 +12,7 @@ from litestar.connection import ASGIConnection
 from api.device_cookie import DeviceCookies
 from api.session_cookie import read_cookie
 from api.turns import NOBODY, Caller
-from schemas.authentication import DEVICE_COOKIE
+from schemas.accounts import DEVICE_COOKIE
 from shared.network.client_addresses import network_of
 
 _REMEMBERED = 10_000

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from litestar.datastructures import Cookie
 
-from schemas.authentication import DEVICE_COOKIE
-from shared.access_tokens import derive_key
+from schemas.accounts import DEVICE_COOKIE
+from shared.accounts.access_tokens import derive_key
 from shared.clock import Clock
 
 LIFETIME_SECONDS = 365 * 24 * 3600

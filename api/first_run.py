@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from api.composition import build_account_services, connect_backends
-from shared.api_tokens import token_hash
+from shared.accounts.api_tokens import token_hash
+from shared.accounts.token_repository import TokenRepository
 from shared.clock import SystemClock
 from shared.db.migrate import MigrationError, migrate
 from shared.errors import CloudifyError
-from shared.repositories.tokens import TokenRepository
 from shared.settings import Settings, SettingsError, load_settings
 from shared.stack.errors import StackError
 from shared.stack.home import read_private, write_private

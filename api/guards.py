@@ -27,9 +27,9 @@ from api.errors import RequestRefused
 from api.lanes import Lanes, enter
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
+from shared.accounts.permissions import Permission, Role, permissions_of
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
 from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
-from shared.permissions import Permission, Role, permissions_of
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 

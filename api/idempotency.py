@@ -16,7 +16,7 @@ from api.responses import answer
 from schemas.envelope import Success
 from shared.db.database import Connection
 from shared.errors import Conflict, ErrorCode
-from shared.repositories.idempotency import IdempotencyRepository, IdempotencyScope, KeptAnswer
+from shared.idempotency.repository import IdempotencyRepository, IdempotencyScope, KeptAnswer
 
 T = TypeVar("T")
 

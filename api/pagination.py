@@ -18,9 +18,9 @@ from litestar.params import QueryParameter
 from api.errors import RequestRefused
 from api.responses import paginated
 from schemas.envelope import Success
-from shared.access_tokens import derive_key
+from shared.accounts.access_tokens import derive_key
+from shared.db.paging import Page, PageRequest
 from shared.errors import ErrorCode
-from shared.repositories.paging import Page, PageRequest
 
 T = TypeVar("T")
 

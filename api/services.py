@@ -10,18 +10,18 @@ from api.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.streams.admission import StreamAdmission
-from shared.repositories.idempotency import IdempotencyRepository
-from shared.repositories.tenants import TenantRepository
-from shared.services.accounts import AccountService
-from shared.services.deployments import DeploymentService
-from shared.services.projects import ProjectService
-from shared.services.queue_administration import QueueAdministrationService
-from shared.services.releases import ReleaseService
-from shared.services.repository_credentials import RepositoryCredentialService
-from shared.services.sessions import SessionService
-from shared.services.stream_tickets import StreamTicketService
-from shared.services.tokens import TokenService
-from shared.services.variables import VariableService
+from shared.accounts.service import AccountService
+from shared.accounts.session_service import SessionService
+from shared.accounts.tenant_repository import TenantRepository
+from shared.accounts.ticket_service import StreamTicketService
+from shared.accounts.token_service import TokenService
+from shared.administration.service import QueueAdministrationService
+from shared.deployments.service import DeploymentService
+from shared.idempotency.repository import IdempotencyRepository
+from shared.projects.credential_service import RepositoryCredentialService
+from shared.projects.service import ProjectService
+from shared.projects.variable_service import VariableService
+from shared.releases.service import ReleaseService
 from shared.settings import Settings
 
 

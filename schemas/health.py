@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.resources import Resource
+from schemas.deployments import Resource
 
 
 class DependencyHealth(Resource):

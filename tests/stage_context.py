@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.db.database import Database
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.plans import LIMITS, Plan
-from shared.repository_credentials import RepositoryCredentials
+from shared.projects.repository_credentials import RepositoryCredentials
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 from workers.pipeline.stage import DeploymentView, StageContext
 

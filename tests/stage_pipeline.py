@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.db.database import Database
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.plans import Plan, limits_of
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore

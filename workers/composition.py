@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shared.deployment_state import Stage
-from shared.repositories.repository_credentials import RepositoryCredentialRepository
+from shared.deployments.state import Stage
+from shared.projects.credential_repository import RepositoryCredentialRepository
 from workers.connections import WorkerContext
 from workers.executors.base import Executor
 from workers.executors.toolchain import Toolchain

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from shared.clock import SystemClock
 from shared.db.database import Database
-from shared.deployment_state import Stage
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.service import DeploymentService
+from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.state import Stage
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
@@ -12,11 +15,8 @@ from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
-from shared.repositories.deployments import DeploymentRepository
-from shared.repositories.releases import ReleaseRepository
-from shared.repositories.sites import SiteRepository
-from shared.repositories.stage_runs import StageRunRepository
-from shared.services.deployments import DeploymentService
+from shared.releases.repository import ReleaseRepository
+from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings
 from shared.storage.object_store import S3ArtifactStore
 from workers.artifacts.reader import ArtifactReader

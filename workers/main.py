@@ -16,20 +16,20 @@ import structlog
 
 from shared import metrics
 from shared.db.database import Row
-from shared.deployment_state import DEFAULT_THREADS, Pool, Stage
+from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
 from shared.open_files import raise_file_limit
 from shared.plans import PlanLimits
 from shared.private_files import keep_files_private
+from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.credential_service import RepositoryCredentialService
+from shared.projects.repository_url import secrets_of
+from shared.projects.variable_repository import VariableRepository
+from shared.projects.variable_service import VariableService
 from shared.queue.base import Lease
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
-from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repositories.variables import VariableRepository
-from shared.repository_url import secrets_of
 from shared.secrets_box import SecretsBox
-from shared.services.repository_credentials import RepositoryCredentialService
-from shared.services.variables import VariableService
 from shared.settings import Settings, SettingsError, load_settings
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.composition import build_stage

@@ -17,26 +17,11 @@ from functools import partial
 import structlog
 
 from shared import metrics
+from shared.accounts.session_repository import SessionRepository
+from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.clock import Clock
 from shared.db.database import Database, Row
-from shared.deployment_state import DeploymentStatus, Stage
-from shared.errors import FailureCode, PlatformError, Unavailable
-from shared.logging import configure_logging
-from shared.logs.account_events import AccountEventStore
-from shared.logs.archive.compactor import LogCompactor
-from shared.plans import Plan, limits_of
-from shared.private_files import keep_files_private
-from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue
-from shared.queue.errors import QueueFull
-from shared.repositories.deployments import DeploymentRepository
-from shared.repositories.idempotency import IdempotencyRepository
-from shared.repositories.releases import ReleaseRepository
-from shared.repositories.sessions import SessionRepository
-from shared.repositories.sites import SiteRepository
-from shared.repositories.stage_runs import StageRunRepository
-from shared.repositories.stream_tickets import StreamTicketRepository
-from shared.services.deployments import DeploymentService
-from shared.services.jobs import (
+from shared.deployments.jobs import (
     cleanup_job,
     cleanup_job_id,
     release_job,
@@ -44,6 +29,21 @@ from shared.services.jobs import (
     stage_job,
     stage_job_id,
 )
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.service import DeploymentService
+from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.state import DeploymentStatus, Stage
+from shared.errors import FailureCode, PlatformError, Unavailable
+from shared.idempotency.repository import IdempotencyRepository
+from shared.logging import configure_logging
+from shared.logs.account_events import AccountEventStore
+from shared.logs.archive.compactor import LogCompactor
+from shared.plans import Plan, limits_of
+from shared.private_files import keep_files_private
+from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue
+from shared.queue.errors import QueueFull
+from shared.releases.repository import ReleaseRepository
+from shared.releases.site_repository import SiteRepository
 from shared.settings import SettingsError, load_settings
 from workers.artifacts.reader import ArtifactReader
 from workers.connections import WorkerContext

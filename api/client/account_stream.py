@@ -10,7 +10,7 @@ import msgspec
 
 from api.client.event_stream import Interruption, StreamFollower, StreamRequest
 from api.client.http import ApiClient
-from schemas.resources import DeploymentError
+from schemas.deployments import DeploymentError
 
 _PATH = "/events/stream"
 

@@ -13,18 +13,9 @@ import httpx
 import msgspec
 
 from api.client.transport import QueryValue, Transport
-from schemas.authentication import DEVICE_COOKIE
-from schemas.queues import DeadJobResource, JobPlace, QueueResource
-from schemas.requests import (
-    CreateDeploymentRequest,
-    CreateProjectRequest,
-    CreateTokenRequest,
-    LoginRequest,
-    SetRepositoryCredentialsRequest,
-    SetVariableRequest,
-    UpdateProjectRequest,
-)
-from schemas.resources import (
+from schemas.accounts import DEVICE_COOKIE
+from schemas.administration import DeadJobResource, JobPlace, QueueResource
+from schemas.deployments import (
     CreatedTokenResource,
     DeploymentResource,
     DevelopmentEnvironmentResource,
@@ -33,6 +24,15 @@ from schemas.resources import (
     ProjectResource,
     RepositoryCredentialsResource,
     UserResource,
+)
+from schemas.projects import (
+    CreateDeploymentRequest,
+    CreateProjectRequest,
+    CreateTokenRequest,
+    LoginRequest,
+    SetRepositoryCredentialsRequest,
+    SetVariableRequest,
+    UpdateProjectRequest,
 )
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import msgspec
 
 from api.client.event_stream import Interruption, PoliteEnd, StreamFollower, StreamRequest
 from api.client.http import ApiClient
-from schemas.resources import DeploymentError, LogLineResource
+from schemas.deployments import DeploymentError, LogLineResource
 
 FINISHED = frozenset({"ready", "failed", "cancelled"})
 

@@ -11,7 +11,7 @@ from api.client.errors import ExitCode
 from api.client.event_stream import Interruption
 from api.client.log_stream import EndEvent, GapEvent, LinesEvent, LogEvent, LogFollower, StatusEvent
 from api.client.output import Output
-from schemas.resources import DeploymentResource
+from schemas.deployments import DeploymentResource
 
 EXIT_CODES = {"ready": ExitCode.OK, "failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
 

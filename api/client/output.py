@@ -14,7 +14,7 @@ import msgspec
 from api.client.errors import ApiError, ClientError
 from api.client.standard_streams import give_up
 from api.client.terminal_text import neutralise
-from schemas.resources import LogLineResource
+from schemas.deployments import LogLineResource
 
 _WIDEST_CELL = 40
 _STATUS_COLOURS = {"ready": "green", "failed": "red", "cancelled": "yellow", "queued": "bright_black"}

@@ -14,7 +14,7 @@ from api.client.event_stream import Interruption
 from api.client.log_stream import GapEvent, LinesEvent, LogEvent, StatusEvent
 from api.client.log_views import describe_gap, describe_interruption
 from api.client.output import Output, format_log_lines
-from shared.deployment_state import STAGE_STATUS, Stage
+from shared.deployments.state import STAGE_STATUS, Stage
 
 _STAGE_OF_STATUS = {status.value: stage for stage, status in STAGE_STATUS.items()}
 

@@ -12,9 +12,9 @@ from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.invocation import Invocation
 from api.client.references import find_project, get_project
 from api.client.work_tree import Repository, WorkTree, is_same_address, is_same_repository, name_of, repository_of
-from schemas.requests import CreateProjectRequest, UpdateProjectRequest
-from schemas.resources import ProjectResource
-from shared.repository_url import public_form
+from schemas.deployments import ProjectResource
+from schemas.projects import CreateProjectRequest, UpdateProjectRequest
+from shared.projects.repository_url import public_form
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.http import ApiClient
 from api.client.invocation import Invocation
 from api.client.work_tree import WorkTree
-from schemas.resources import DeploymentResource, ProjectResource
+from schemas.deployments import DeploymentResource, ProjectResource
 
 _PROJECT_PREFIX = "proj_"
 _DEPLOYMENT_PREFIX = "depl_"

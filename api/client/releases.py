@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from api.client.errors import ClientError
 from api.client.http import ApiClient
-from schemas.resources import DeploymentResource
+from schemas.deployments import DeploymentResource
 
 _POLL_SECONDS = 0.2
 _LONGEST_SECONDS = 60.0

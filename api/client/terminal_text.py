@@ -18,7 +18,7 @@ _SEQUENCES = re.compile(
     r"|\x1b[\]PX^_][^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC
     r"|\x1b[ -/]{1,3}[0-~]"  # character sets
 )
-# More than names and commit messages refuse (shared/written_text.py): a terminal lays out a whole line of columns
+# More than names and commit messages refuse (shared/text/written.py): a terminal lays out a whole line of columns
 # that others wrote, and the marks for right-to-left text (U+061C, U+200E, U+200F) change the order across them.
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"

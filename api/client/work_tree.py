@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from api.client.credentials import Link
 from api.client.errors import ClientError, ExitCode
 from shared.errors import CloudifyError
-from shared.repository_url import parse_repository_url, place_of, public_form
+from shared.projects.repository_url import parse_repository_url, place_of, public_form
 
 LINK_KEY = "cloudify.project"
 API_KEY = "cloudify.api"

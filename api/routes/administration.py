@@ -10,10 +10,10 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from api.responses import success
 from api.services import Services
+from schemas.administration import DeadJobResource, JobPlace, QueueResource
 from schemas.envelope import Success
-from schemas.queues import DeadJobResource, JobPlace, QueueResource
+from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
-from shared.permissions import Permission
 
 _QUEUE = (ErrorCode.QUEUE_UNAVAILABLE,)
 _READ = {"permission": Permission.ADMIN_READ, "resource": "platform", "errors": (*_QUEUE, ErrorCode.NOT_FOUND)}

@@ -16,14 +16,14 @@ from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refresh_cookie, refuse_foreign_site
-from schemas.authentication import DEVICE_COOKIE, SessionResource, SignedIn, StreamTicketResource
+from schemas.accounts import DEVICE_COOKIE, SessionResource, SignedIn, StreamTicketResource
+from schemas.deployments import UserResource
 from schemas.envelope import Success
-from schemas.requests import CreateStreamTicketRequest, LoginRequest, RegisterRequest
-from schemas.resources import UserResource
+from schemas.projects import CreateStreamTicketRequest, LoginRequest, RegisterRequest
+from shared.accounts.permissions import Permission
+from shared.accounts.service import login_name
+from shared.accounts.session_service import IssuedSession
 from shared.errors import ErrorCode
-from shared.permissions import Permission
-from shared.services.accounts import login_name
-from shared.services.sessions import IssuedSession
 
 _REFRESH_ERRORS = (ErrorCode.UNAUTHENTICATED, ErrorCode.SESSION_REVOKED, ErrorCode.CSRF_REJECTED)
 

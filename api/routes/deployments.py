@@ -15,12 +15,12 @@ from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
 from api.responses import success
 from api.services import Services
+from schemas.deployments import DeploymentResource, QueuePosition
 from schemas.envelope import Success
-from schemas.requests import CreateDeploymentRequest
-from schemas.resources import DeploymentResource, QueuePosition
-from shared.deployment_state import DeploymentStatus
+from schemas.projects import CreateDeploymentRequest
+from shared.accounts.permissions import Permission
+from shared.deployments.state import DeploymentStatus
 from shared.errors import ErrorCode
-from shared.permissions import Permission
 
 _IDEMPOTENCY = (ErrorCode.IDEMPOTENCY_IN_PROGRESS, ErrorCode.IDEMPOTENCY_MISMATCH)
 _RELEASE_ERRORS = (

@@ -15,8 +15,8 @@ from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountSource, AccountStreamRight
 from api.streams.admission import StreamAdmission
 from api.streams.sse import EventStream
+from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
-from shared.permissions import Permission
 
 _STREAM = {
     "permission": Permission.DEPLOY_READ,

@@ -13,8 +13,8 @@ from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
 from schemas.health import DependencyHealth, HealthResource
+from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode, Unavailable
-from shared.permissions import Permission
 
 _ERRORS = (ErrorCode.UNAVAILABLE,)
 # On threads that no other request has.

@@ -16,14 +16,14 @@ from api.streams.admission import StreamAdmission, StreamRight
 from api.streams.hub import StreamHub
 from api.streams.log_source import LogSource
 from api.streams.sse import EventStream
+from schemas.deployments import LogLineResource
 from schemas.envelope import Meta, Pagination, Success
 from schemas.logs import LogLine, LogTruncated
-from schemas.resources import LogLineResource
-from shared.deployment_state import Stage
+from shared.accounts.permissions import Permission
+from shared.deployments.state import Stage
 from shared.errors import CloudifyError, ErrorCode
 from shared.logs.base import NumberedEntry
 from shared.logs.store import LogPage, PostgresLogStore
-from shared.permissions import Permission
 
 MAXIMUM_LIMIT = 1000
 # bigint, as PostgreSQL keeps it.

@@ -14,11 +14,11 @@ from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
 from api.responses import success
 from api.services import Services
+from schemas.deployments import ProjectResource
 from schemas.envelope import Success
-from schemas.requests import CreateProjectRequest, UpdateProjectRequest
-from schemas.resources import ProjectResource
+from schemas.projects import CreateProjectRequest, UpdateProjectRequest
+from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
-from shared.permissions import Permission
 
 _SORTABLE = {"createdAt": "created_at", "name": "name"}
 _LIST_ERRORS = (ErrorCode.INVALID_CURSOR, ErrorCode.INVALID_SORT)

@@ -11,10 +11,10 @@ from litestar.params import FromPath, JSONBody
 from api.bodies import MEDIUM_BODY_BYTES
 from api.responses import success
 from api.services import Services
+from schemas.deployments import RepositoryCredentialsResource
 from schemas.envelope import Success
-from schemas.requests import SetRepositoryCredentialsRequest
-from schemas.resources import RepositoryCredentialsResource
-from shared.permissions import Permission
+from schemas.projects import SetRepositoryCredentialsRequest
+from shared.accounts.permissions import Permission
 
 _SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
 

@@ -13,9 +13,9 @@ from api.bodies import SMALL_BODY_BYTES
 from api.pagination import ListParameters
 from api.responses import answer, success
 from api.services import Services
+from schemas.deployments import CreatedTokenResource, TokenResource
 from schemas.envelope import Success
-from schemas.requests import CreateTokenRequest
-from schemas.resources import CreatedTokenResource, TokenResource
+from schemas.projects import CreateTokenRequest
 from shared.errors import ErrorCode
 
 

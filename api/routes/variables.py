@@ -11,11 +11,11 @@ from litestar.params import FromPath, JSONBody
 from api.bodies import VALUE_BODY_BYTES
 from api.responses import success
 from api.services import Services
+from schemas.deployments import DevelopmentEnvironmentResource, EnvironmentVariableResource
 from schemas.envelope import Success
-from schemas.requests import SetVariableRequest
-from schemas.resources import DevelopmentEnvironmentResource, EnvironmentVariableResource
+from schemas.projects import SetVariableRequest
+from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
-from shared.permissions import Permission
 
 _SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
 

@@ -11,8 +11,8 @@ from api.streams.account_hub import AccountHub, AccountWatch
 from api.streams.admission import StreamRight
 from api.streams.sse import Follower, Piece
 from api.turns import Caller
-from shared.permissions import ROLES_WITH, Permission
-from shared.repositories.stream_rights import StreamRights
+from shared.accounts.permissions import ROLES_WITH, Permission
+from shared.accounts.stream_rights import StreamRights
 
 
 @dataclass(frozen=True, slots=True)

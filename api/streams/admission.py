@@ -15,11 +15,11 @@ import anyio.to_thread
 import structlog
 
 from api.authentication import Principal
+from shared.accounts.permissions import ROLES_WITH, Permission
+from shared.accounts.stream_rights import StreamRights, StreamRightsRepository
 from shared.clock import Clock
 from shared.errors import Unavailable
 from shared.logs.stream_slots import RedisStreamSlots
-from shared.permissions import ROLES_WITH, Permission
-from shared.repositories.stream_rights import StreamRights, StreamRightsRepository
 
 _log = structlog.get_logger("streams")
 

@@ -10,7 +10,7 @@ from itertools import islice, takewhile
 
 from api.streams.frames import EncodedEntry, encode_entry, frames, gap_frame, queue_position_frame
 from schemas.logs import LogEnd, LogStatus
-from shared.deployment_state import DeploymentStatus
+from shared.deployments.state import DeploymentStatus
 from shared.logs.base import LogHead, NumberedEntry
 
 RING_ENTRIES = 2000

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from shared.errors import ErrorCode, Unavailable
-from shared.wording import counted
+from shared.text.wording import counted
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.deployment_state import DEFAULT_THREADS, Pool
+from shared.deployments.state import DEFAULT_THREADS, Pool
 from shared.settings import Settings, load_settings
 from shared.stack.caddy import CaddyServer
 from shared.stack.errors import BusyPort
@@ -178,7 +178,7 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
 
 
 def command(program: Program) -> list[str]:
-    return [sys.executable, "-m", "shared.stack.lean", *program.arguments]
+    return [sys.executable, "-m", "shared.stack.minimal_imports", *program.arguments]
 
 
 def _is_set(environment: Mapping[str, str], name: str) -> bool:

@@ -24,7 +24,7 @@ from shared.stack.processes import end, last_lines, spawn
 from shared.stack.server import Server
 from shared.stack.supervised import Supervised, rotate
 from shared.stack.worker_watch import WorkerWatch
-from shared.wording import counted
+from shared.text.wording import counted
 from shared.worker_life import lives_directory
 
 _TICK_SECONDS = 0.1

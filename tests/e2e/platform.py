@@ -19,10 +19,10 @@ import psutil
 import redis
 
 from shared.db.database import Database
-from shared.deployment_state import Pool, Stage
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.state import Pool, Stage
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
-from shared.services.jobs import stage_job_id
 from tests.e2e.sites import HELD_COMMAND
 from tests.ports import free_ports
 

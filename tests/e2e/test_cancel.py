@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.deployment_state import STAGE_STATUS, Stage
+from shared.deployments.state import STAGE_STATUS, Stage
 from tests.e2e.platform import Platform, wait_for
 from tests.e2e.sites import BUILD, HOLD, node_site, sleep_js
 from tests.repositories import make_repository

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.deployment_state import Stage
-from shared.services.jobs import stage_job_id
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.state import Stage
 from tests.e2e.platform import Platform, wait_for
 from tests.e2e.sites import BUILD, HOLD, node_site
 from tests.repositories import make_repository

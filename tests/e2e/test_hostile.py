@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.deployment_state import Stage
-from shared.services.jobs import stage_job_id
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.state import Stage
 from shared.settings import load_settings
 from shared.storage.object_store import S3ArtifactStore
 from tests.e2e.platform import Platform, wait_for

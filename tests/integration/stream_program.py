@@ -28,12 +28,12 @@ from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
+from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.logs.listener import RedisDoorbellListener
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
-from shared.repositories.stream_rights import StreamRightsRepository
 
 
 def let_everybody_in(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
 from shared.db.database import Database
-from shared.deployment_state import DeploymentStatus
+from shared.deployments.state import DeploymentStatus
 from shared.identifiers import new_identifier
 from shared.logs.account_events import AccountEvent, AccountEventStore
 from shared.logs.store import PostgresLogStore

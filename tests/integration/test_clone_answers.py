@@ -11,8 +11,8 @@ import pytest
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.network.address_policy import AddressPolicy
-from shared.repository_credentials import RepositoryCredentials
-from shared.repository_url import RepositoryPolicy, parse_repository_url
+from shared.projects.repository_credentials import RepositoryCredentials
+from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
 from tests.repositories import git, make_repository

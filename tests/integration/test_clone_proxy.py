@@ -16,8 +16,8 @@ import pytest
 
 from shared.db.database import Database
 from shared.errors import Cancelled, FailureCode, PlatformError
-from shared.repository_credentials import RepositoryCredentials
-from shared.repository_url import parse_repository_url
+from shared.projects.repository_credentials import RepositoryCredentials
+from shared.projects.repository_url import parse_repository_url
 from shared.settings import BuildSettings
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_lfs import CONTENT, TRACKED, Answer, LfsStore, pointer

@@ -11,7 +11,7 @@ import pytest
 
 from shared.db.database import Database
 from shared.errors import FailureCode
-from shared.repository_credentials import RepositoryCredentials
+from shared.projects.repository_credentials import RepositoryCredentials
 from tests.git_server import GitServer
 from tests.integration.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
 from tests.integration.test_clone_stage import Cloner, cloner, http, make_cloner

@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from shared.db.database import Database
+from shared.deployments.repository import DeploymentRepository
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy
 from shared.plans import LIMITS, Plan
-from shared.repositories.deployments import DeploymentRepository
-from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repository_url import RepositoryPolicy, parse_repository_url
+from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.git_server import GitServer, serving

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shared.errors import FailureCode
-from shared.repository_credentials import RepositoryCredentials
+from shared.projects.repository_credentials import RepositoryCredentials
 from tests.git_server import GitServer, serving
 from tests.integration.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
 from tests.integration.test_clone_stage import Cloner, MakeCloner, make_cloner

@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
-from shared.storable_text import storable
+from shared.text.storable import storable
 from tests.executors import wait_for
 from tests.repositories import write_site
 from workers.artifacts.output_tree import OutputLimits

@@ -13,30 +13,30 @@ import pytest
 
 from schemas.logs import LogEnd
 from schemas.messages import Job
-from schemas.requests import SetVariableRequest
+from schemas.projects import SetVariableRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
-from shared.deployment_state import DeploymentStatus, Stage
+from shared.db.paging import PageRequest
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.service import DeploymentService
+from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.state import DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, LeaseLost, NotFound, ValidationFailed
 from shared.identifiers import PROJECT, TENANT, new_identifier
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.plans import Plan, limits_of
+from shared.projects.variable_repository import VariableRepository
+from shared.projects.variable_service import VariableService
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Outcome
-from shared.repositories.deployments import DeploymentRepository
-from shared.repositories.paging import PageRequest
-from shared.repositories.releases import ReleaseRepository
-from shared.repositories.sites import SiteRepository
-from shared.repositories.stage_runs import StageRunRepository
-from shared.repositories.variables import VariableRepository
+from shared.releases.repository import ReleaseRepository
+from shared.releases.service import ReleaseService
+from shared.releases.site_repository import SiteRepository
 from shared.secrets_box import SecretsBox
-from shared.services.deployments import DeploymentService
-from shared.services.jobs import stage_job_id
-from shared.services.releases import ReleaseService
-from shared.services.variables import VariableService
 from shared.settings import Settings, load_settings
 from workers.pipeline.deployment_view import deployment_view
 from workers.pipeline.lifecycle import Beginning, LifecycleService

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from shared.db.database import Database
+from shared.deployments.jobs import cleanup_job
 from shared.logs.archive.compactor import LogCompactor
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.base import LogHead
 from shared.logs.store import PostgresLogStore
 from shared.plans import LIMITS, Plan
-from shared.services.jobs import cleanup_job
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.artifact_stores import MemoryArtifactStore, ObservedArtifactStore

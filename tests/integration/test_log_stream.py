@@ -32,6 +32,7 @@ from api.streams.hub import StreamHub
 from api.streams.queue_positions import AskPositions
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry, LogLine, LogTruncated
+from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.logs.base import Doorbell
@@ -39,7 +40,6 @@ from shared.logs.listener import RedisDoorbellListener
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
-from shared.repositories.stream_rights import StreamRightsRepository
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import end, eventually, line, new_deployment, status
 from tests.ports import free_ports

@@ -22,7 +22,11 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
 from schemas.logs import LogLine, LogStatus
-from schemas.requests import CreateTokenRequest
+from schemas.projects import CreateTokenRequest
+from shared.accounts.permissions import Role
+from shared.accounts.tenant_repository import TenantRepository
+from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_service import TokenService
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.db.migrate import migrate
@@ -31,10 +35,6 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.permissions import Role
-from shared.repositories.tenants import TenantRepository
-from shared.repositories.tokens import TokenRepository
-from shared.services.tokens import TokenService
 from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import end, eventually, new_deployment, status

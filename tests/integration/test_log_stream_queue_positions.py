@@ -9,12 +9,12 @@ import pytest
 
 from schemas.messages import Job
 from shared.db.database import Database
-from shared.deployment_state import Stage
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.queue_positions import QueuePositions
+from shared.deployments.state import Stage
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Outcome
-from shared.services.jobs import stage_job_id
-from shared.services.queue_positions import QueuePositions
 from tests.integration.log_rows import end, eventually, new_deployment, status
 from tests.integration.test_log_stream import Follower, running_api
 

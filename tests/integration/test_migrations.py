@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from shared.accounts.session_repository import SessionRepository
 from shared.db.database import Database
 from shared.db.migrate import is_migrated, migrate, migrations
-from shared.repositories.sessions import SessionRepository
 from shared.stack.postgres import PostgresServer
 from tests.conftest import fresh_database
 

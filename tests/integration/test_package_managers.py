@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared.db.database import Database
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import FailureCode, StageFailure
 from shared.settings import ObjectStoreSettings
 from tests.lockfiles import index_url

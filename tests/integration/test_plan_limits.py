@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shared.clock import SystemClock
-from shared.deployment_state import Stage
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.state import Stage
 from shared.errors import Cancelled, Conflict, FailureCode, StageFailure
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
@@ -23,7 +24,6 @@ from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
-from shared.services.jobs import stage_job_id
 from tests.integration.test_deployment_lifecycle import create, settings, world
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.stage_runner import StageRunner

@@ -14,17 +14,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.logs import LogEnd, LogStatus
-from schemas.requests import CreateTokenRequest, SetVariableRequest
+from schemas.projects import CreateTokenRequest, SetVariableRequest
+from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_service import MAXIMUM_TOKENS, TokenService
 from shared.clock import SystemClock
 from shared.db.database import Connection
-from shared.deployment_state import DeploymentStatus, Stage
+from shared.deployments.state import DeploymentStatus, Stage
 from shared.errors import Conflict, FailureCode
 from shared.logs.archive.compactor import LogCompactor
-from shared.repositories.tokens import TokenRepository
-from shared.repositories.variables import VariableRepository
+from shared.projects.variable_repository import VariableRepository
+from shared.projects.variable_service import VariableService
 from shared.secrets_box import SecretsBox
-from shared.services.tokens import MAXIMUM_TOKENS, TokenService
-from shared.services.variables import VariableService
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.row_locks import overtaken
 from tests.integration.test_deployment_lifecycle import create, run_to_end, settings, world

@@ -9,13 +9,13 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from shared.access_tokens import AccessTokens
+from shared.accounts.access_tokens import AccessTokens
+from shared.accounts.session_repository import SessionRepository
+from shared.accounts.session_service import GRACE, IssuedSession, SessionService
+from shared.accounts.user_repository import UserRepository
 from shared.clock import ManualClock
 from shared.db.database import Database
 from shared.errors import ErrorCode, NotFound, Unauthenticated
-from shared.repositories.sessions import SessionRepository
-from shared.repositories.users import UserRepository
-from shared.services.sessions import GRACE, IssuedSession, SessionService
 from tests.database_locks import Blocked, blocked
 
 USER = "user_1"

@@ -12,13 +12,13 @@ import pytest
 from schemas.logs import LogEnd
 from schemas.messages import Job
 from shared.clock import SystemClock
-from shared.deployment_state import Stage
+from shared.deployments.jobs import stage_job_id
+from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.repository_credentials import RepositoryCredentials
-from shared.services.jobs import stage_job_id
-from shared.services.variables import ProjectVariable
+from shared.projects.repository_credentials import RepositoryCredentials
+from shared.projects.variable_service import ProjectVariable
 from tests.integration.test_deployment_lifecycle import create, entries, settings, world
 from tests.ssh_server import make_key
 from workers.filesystem.trees import StageDirectories

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared.db.database import Database
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore

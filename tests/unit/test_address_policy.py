@@ -17,7 +17,7 @@ import pytest
 from shared.errors import CloudifyError, ErrorCode, FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy, Refused, Unresolvable, own_addresses, resolve
 from shared.network.embedded_addresses import embedded_addresses
-from shared.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
+from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
 from tests.address_cases import ADMITTED, MISLEADING, OWN_IPV4, OWN_IPV6, REFUSED
 from workers.egress.policy import EgressPolicy
 from workers.stages.clone.addresses import find_route, parse_for_clone

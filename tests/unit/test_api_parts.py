@@ -13,13 +13,13 @@ from api.errors import STATUS_OF, RequestRefused
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.session_cookie import read_cookie
-from shared.access_tokens import AccessClaims, AccessTokens
-from shared.api_tokens import is_token, new_token
+from shared.accounts.access_tokens import AccessClaims, AccessTokens
+from shared.accounts.api_tokens import is_token, new_token
+from shared.accounts.passwords import Passwords
 from shared.clock import ManualClock
 from shared.errors import ErrorCode, Unauthenticated
-from shared.passwords import Passwords
+from shared.projects.project_input import field_problems, numbered_slug, slug_from, slug_problem
 from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
-from shared.services.project_input import field_problems, numbered_slug, slug_from, slug_problem
 
 STATUSES = {
     400: "MALFORMED_JSON INVALID_CURSOR INVALID_SORT INVALID_FILTER TOKEN_INVALID",

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from api.client.main import COMMANDS, cli
 from api.client.work_tree import WorkTree
-from schemas.authentication import DEVICE_COOKIE
+from schemas.accounts import DEVICE_COOKIE
 
 NOW = "2026-01-01T00:00:00Z"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from api.client.output import Output, format_log_lines
-from schemas.resources import LogLineResource
+from schemas.deployments import LogLineResource
 
 
 def piece(text: str, *, stage: str = "build", stream: str = "stdout", continued: bool = False) -> LogLineResource:

@@ -9,7 +9,7 @@ import pytest
 from api.client.errors import ApiError, ExitCode, Unreachable
 from api.client.http import ApiClient
 from api.client.transport import ATTEMPTS, retry_after_seconds
-from schemas.requests import CreateDeploymentRequest, CreateProjectRequest, SetVariableRequest
+from schemas.projects import CreateDeploymentRequest, CreateProjectRequest, SetVariableRequest
 
 USER = {"id": "user_1", "email": "a@example.com", "name": "A", "plan": "FREE", "image": None}
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -211,6 +211,6 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 def test_unset_fields_of_an_update_are_not_sent() -> None:
-    from schemas.requests import UpdateProjectRequest
+    from schemas.projects import UpdateProjectRequest
 
     assert msgspec.json.encode(UpdateProjectRequest(repository_url="https://x/y")) == b'{"repositoryUrl":"https://x/y"}'

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.commands import MAXIMUM_COMMAND_LENGTH, find_command_problem, validate_command
 from shared.errors import ValidationFailed
+from shared.projects.commands import MAXIMUM_COMMAND_LENGTH, find_command_problem, validate_command
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.deployments.deployment_input import is_branch_name, preview_host
 from shared.identifiers import DEPLOYMENT, is_identifier, new_identifier, random_part
-from shared.services.deployment_input import is_branch_name, preview_host
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 

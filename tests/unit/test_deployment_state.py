@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.deployment_state import (
+from shared.deployments.state import (
     FINISHED,
     LIVE,
     DeploymentStatus,

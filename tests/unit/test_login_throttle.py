@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from api.device_cookie import LIFETIME_SECONDS, DeviceCookies
+from shared.accounts.login_throttle import LoginThrottle, LoginThrottled
 from shared.clock import ManualClock
 from shared.limits.windows import LocalWindows, Window
-from shared.services.login_throttle import LoginThrottle, LoginThrottled
 
 SECRET = b"a secret of the tests, 32 bytes or more"
 

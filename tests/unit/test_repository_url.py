@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import CloudifyError, ErrorCode
-from shared.repository_url import parse_repository_url, place_of, public_form, secrets_of
+from shared.projects.repository_url import parse_repository_url, place_of, public_form, secrets_of
 
 
 @pytest.mark.parametrize(

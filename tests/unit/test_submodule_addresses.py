@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy
-from shared.repository_url import RepositoryPolicy, parse_repository_url
+from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
 from workers.stages.clone.submodules import resolve_submodule
 
 # An administrator's file:// projects may name others; no repository from the network may.

@@ -11,7 +11,7 @@ import structlog
 from dramatiq.brokers.stub import StubBroker
 
 from schemas.messages import Job
-from shared.deployment_state import Pool
+from shared.deployments.state import Pool
 from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.records import AcquiredJob
 from workers.jobs.actors import declare_actor

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import pytest
 
-from shared.commands import find_command_problem
 from shared.errors import ValidationFailed
-from shared.repository_url import parse_repository_url
-from shared.services.project_input import directory_problem, name_problem
-from shared.written_text import escaped, find_name_problem, is_written_text, written_text
+from shared.projects.commands import find_command_problem
+from shared.projects.project_input import directory_problem, name_problem
+from shared.projects.repository_url import parse_repository_url
+from shared.text.written import escaped, find_name_problem, is_written_text, written_text
 from workers.pipeline.cache_key import explain_miss
 from workers.snapshots.tar_format import shown
 

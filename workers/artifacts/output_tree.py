@@ -11,7 +11,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
-from shared.wording import counted
+from shared.text.wording import counted
 from workers.filesystem.shut_directories import open_directory
 from workers.snapshots.archive import walk
 from workers.snapshots.tar_format import ArchiveRejected, shown

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared.commands import find_command_problem
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
-from shared.wording import counted
+from shared.projects.commands import find_command_problem
+from shared.text.wording import counted
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection

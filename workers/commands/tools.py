@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption
 from workers.commands.tool_repository import ToolRepository

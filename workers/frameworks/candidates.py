@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from shared.errors import StageFailure
-from shared.storable_text import storable
+from shared.text.storable import storable
 from workers.frameworks import catalogue
 from workers.frameworks.node_projects import installed_dependencies_of, scripts_of
 from workers.frameworks.source_tree import SourceTree

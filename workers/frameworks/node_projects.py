@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from shared.written_text import escaped
+from shared.text.written import escaped
 from workers.frameworks.source_tree import SourceTree, ancestors, join
 from workers.frameworks.workspaces import has_member, is_apart_from_pnpm_workspace
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from shared.storable_text import storable
+from shared.text.storable import storable
 from workers.frameworks.source_tree import SourceTree
 
 _CODE = ("js", "jsx", "ts", "tsx", "mjs", "cjs", "mts", "cts")

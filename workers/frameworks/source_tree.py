@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from shared.errors import FailureCode, StageFailure
-from shared.storable_text import storable
+from shared.text.storable import storable
 from workers.snapshots.tar_format import MAXIMUM_DEPTH
 
 MAXIMUM_FILE_BYTES = 32 * 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.errors import StageFailure
-from shared.storable_text import storable
+from shared.text.storable import storable
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import LOCKFILES, dependencies_of
 from workers.frameworks.outside_references import outside_references

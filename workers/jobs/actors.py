@@ -8,7 +8,7 @@ import dramatiq
 from structlog.contextvars import bound_contextvars
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
-from shared.deployment_state import Pool
+from shared.deployments.state import Pool
 from shared.queue.base import Lease
 
 ACTOR_OF_POOL: dict[Pool, str] = {

@@ -6,13 +6,13 @@ import contextlib
 
 import structlog
 
-from shared.deployment_state import FINISHED
+from shared.deployments.service import DeploymentService
+from shared.deployments.state import FINISHED
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable
 from shared.identifiers import PROJECT, is_identifier
 from shared.logs.archive.store import LogArchiveRemover
 from shared.queue.base import Lease
-from shared.repositories.sites import SiteRepository
-from shared.services.deployments import DeploymentService
+from shared.releases.site_repository import SiteRepository
 from workers.pipeline.deployment_view import retry_delay_seconds
 from workers.publishers.base import Publisher
 

@@ -6,11 +6,11 @@ import structlog
 
 from shared import metrics
 from shared.db.database import Row
-from shared.deployment_state import DeploymentStatus
+from shared.deployments.state import DeploymentStatus
 from shared.errors import PlatformError, Unavailable
 from shared.queue.base import Lease
-from shared.repositories.releases import ReleaseRepository
-from shared.repositories.sites import SiteRepository
+from shared.releases.repository import ReleaseRepository
+from shared.releases.site_repository import SiteRepository
 from workers.artifacts.reader import ArtifactReader
 from workers.pipeline.deployment_view import retry_delay_seconds
 from workers.pipeline.lifecycle import LifecycleService

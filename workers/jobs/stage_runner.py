@@ -17,14 +17,14 @@ from schemas.messages import Job
 from shared import metrics
 from shared.clock import Clock
 from shared.db.database import Row
-from shared.deployment_state import Stage, next_stage
+from shared.deployments.jobs import stage_job
+from shared.deployments.state import Stage, next_stage
 from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
 from shared.logs.masking.redaction import Redactor
 from shared.plans import Plan, PlanLimits, limits_of
+from shared.projects.repository_credentials import RepositoryCredentials
+from shared.projects.variable_service import ProjectVariable
 from shared.queue.base import Lease
-from shared.repository_credentials import RepositoryCredentials
-from shared.services.jobs import stage_job
-from shared.services.variables import ProjectVariable
 from shared.settings import BuildSettings
 from workers.filesystem.trees import StageDirectories
 from workers.pipeline.deployment_view import (

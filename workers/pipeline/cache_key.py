@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from shared.written_text import is_written_text
+from shared.text.written import is_written_text
 
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _LONGEST_SHOWN = 40

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.db.database import Row
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.plans import PlanLimits
-from shared.services.variables import ProjectVariable
+from shared.projects.variable_service import ProjectVariable
 from shared.settings import BuildSettings
 from workers.frameworks.node_projects import FORCING_VARIABLE
 from workers.pipeline.stage import DeploymentView

@@ -16,16 +16,16 @@ import tenacity
 from schemas.logs import LogEnd, LogEntry, LogStatus
 from shared.clock import Clock
 from shared.db.database import Connection, Database, Row
-from shared.deployment_state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
 from shared.plans import Plan, limits_of, slots_within
-from shared.repositories.deployments import DeploymentRepository
-from shared.repositories.releases import ReleaseRepository
-from shared.repositories.sites import SiteRepository
-from shared.repositories.stage_runs import StageRunRepository
+from shared.releases.repository import ReleaseRepository
+from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings
-from shared.storable_text import storable
+from shared.text.storable import storable
 
 T = TypeVar("T")
 

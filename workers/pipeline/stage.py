@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import PlatformError
 from shared.plans import PlanLimits
-from shared.repository_credentials import RepositoryCredentials
+from shared.projects.repository_credentials import RepositoryCredentials
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import FailureCode, StageFailure
-from shared.storable_text import storable
+from shared.text.storable import storable
 
 OUT_OF_MEMORY = 97
 # What the parent can be told about the file that is read.

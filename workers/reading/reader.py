@@ -26,7 +26,7 @@ from typing import IO, Annotated, Any, TypeVar
 import msgspec
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
-from shared.written_text import escaped
+from shared.text.written import escaped
 from workers.artifacts.output_tree import OutputLimits
 from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
 from workers.reading.lfs_pointers import split_names

@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-from shared.written_text import escaped
+from shared.text.written import escaped
 
 BLOCK = 512
 MAXIMUM_DEPTH = 200

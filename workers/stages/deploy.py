@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import Cancelled, PlatformError
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.pipeline.stage import InputMissing, StageContext, StageResult

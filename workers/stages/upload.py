@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from schemas.artifacts import Manifest, ManifestFile
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import Cancelled, PlatformError
 from shared.settings import Settings
 from shared.storage.base import ArtifactStore, ObjectNotFound
-from shared.wording import counted
+from shared.text.wording import counted
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
 from workers.artifacts.content_types import content_type
 from workers.artifacts.output_tree import OutputLimits, shown_size

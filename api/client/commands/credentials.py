@@ -7,8 +7,8 @@ import click
 from api.client.invocation import Invocation, api_command
 from api.client.references import get_project
 from api.client.standard_streams import decode, read_input
-from schemas.requests import SetRepositoryCredentialsRequest
-from schemas.resources import RepositoryCredentialsResource
+from schemas.deployments import RepositoryCredentialsResource
+from schemas.projects import SetRepositoryCredentialsRequest
 
 _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or name; default: the linked project.")
 

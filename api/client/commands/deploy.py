@@ -22,8 +22,8 @@ from api.client.project_setup import (
     use_repository,
 )
 from api.client.work_tree import WorkTree
-from schemas.requests import CreateDeploymentRequest
-from schemas.resources import DeploymentResource, ProjectResource
+from schemas.deployments import DeploymentResource, ProjectResource
+from schemas.projects import CreateDeploymentRequest
 
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 

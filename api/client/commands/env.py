@@ -11,7 +11,7 @@ from api.client.invocation import Invocation, api_command
 from api.client.private_file import write_private
 from api.client.references import get_project
 from api.client.standard_streams import read_input
-from schemas.requests import SetVariableRequest
+from schemas.projects import SetVariableRequest
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PULLED = "# Written by `cloudify env pull`"

@@ -5,7 +5,7 @@ import click
 from api.client.invocation import Invocation, api_command
 from api.client.log_views import describe_stages
 from api.client.references import get_deployment
-from schemas.resources import DeploymentResource
+from schemas.deployments import DeploymentResource
 
 
 @click.command()

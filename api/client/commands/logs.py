@@ -7,7 +7,7 @@ from api.client.invocation import Invocation, api_command
 from api.client.log_stream import LinesEvent, LogFollower
 from api.client.log_views import EXIT_CODES, JsonView, LogView, PlainView, follow, report_end
 from api.client.references import get_deployment
-from schemas.resources import DeploymentResource
+from schemas.deployments import DeploymentResource
 
 
 @click.command()

@@ -6,7 +6,7 @@ import click
 
 from api.client.invocation import Invocation, api_command
 from api.client.references import get_project
-from schemas.resources import DeploymentResource
+from schemas.deployments import DeploymentResource
 
 
 @click.command()

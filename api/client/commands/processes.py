@@ -11,7 +11,7 @@ import click
 
 from shared.plans import Plan
 from shared.settings import Settings, SettingsError, load_settings
-from shared.wording import counted
+from shared.text.wording import counted
 
 
 @click.command()
@@ -64,7 +64,7 @@ def create_owner(email: str) -> None:
     account, once: `cloudify login` takes it.
     """
     from api.composition import build_account_services, connect_backends
-    from schemas.requests import CreateTokenRequest
+    from schemas.projects import CreateTokenRequest
     from shared.clock import SystemClock
     from shared.errors import CloudifyError, Conflict
 

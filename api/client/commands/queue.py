@@ -8,7 +8,7 @@ import click
 
 from api.client.commands.ls import age
 from api.client.invocation import Invocation, api_command
-from schemas.queues import QueueResource
+from schemas.administration import QueueResource
 
 
 @click.group(invoke_without_command=True)

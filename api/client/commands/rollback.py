@@ -7,7 +7,7 @@ from api.client.http import ApiClient
 from api.client.invocation import Invocation, api_command
 from api.client.references import get_project
 from api.client.releases import wait_until_active
-from schemas.resources import ProjectResource
+from schemas.deployments import ProjectResource
 
 
 @click.command()

@@ -16,8 +16,8 @@ from litestar.testing import TestClient
 from api.app import create_app
 from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
 from api.services import Services
-from shared.permissions import Role
-from shared.repositories.tenants import TenantRepository
+from shared.accounts.permissions import Role
+from shared.accounts.tenant_repository import TenantRepository
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
 
 PASSWORD = "correct horse battery"

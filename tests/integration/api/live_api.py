@@ -23,15 +23,15 @@ from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry
-from schemas.requests import CreateTokenRequest, RegisterRequest
+from schemas.projects import CreateTokenRequest, RegisterRequest
+from shared.accounts.permissions import Role
+from shared.accounts.session_service import IssuedSession
+from shared.accounts.stream_rights import StreamRightsRepository
+from shared.accounts.tenant_repository import TenantRepository
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database
 from shared.logs.listener import RedisDoorbellListener
 from shared.logs.stream_slots import RedisStreamSlots
-from shared.permissions import Role
-from shared.repositories.stream_rights import StreamRightsRepository
-from shared.repositories.tenants import TenantRepository
-from shared.services.sessions import IssuedSession
 from shared.settings import Settings
 from tests.integration.log_rows import eventually, line, new_deployment
 from tests.ports import free_ports

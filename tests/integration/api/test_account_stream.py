@@ -22,13 +22,13 @@ from api.server import Server
 from api.services import Services
 from api.streams.account_cursor import decode_cursor, encode_cursor
 from schemas.logs import LogEnd, LogStatus
+from shared.accounts.permissions import Role
+from shared.accounts.tenant_repository import TenantRepository
 from shared.db.database import Database
 from shared.identifiers import new_identifier
 from shared.logs.account_events import AccountEventStore
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.permissions import Role
-from shared.repositories.tenants import TenantRepository
 from shared.settings import Settings
 from shared.stack.valkey import ValkeyServer
 from tests.integration.log_rows import eventually

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from api.client.commands.processes import admin
 from api.first_run import prepare
-from schemas.requests import CreateTokenRequest
-from shared.api_tokens import token_hash
-from shared.repositories.tokens import TokenRepository
-from shared.services.tokens import MAXIMUM_TOKENS
+from schemas.projects import CreateTokenRequest
+from shared.accounts.api_tokens import token_hash
+from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_service import MAXIMUM_TOKENS
 from shared.settings import Settings
 from shared.stack.home import read_private
 

@@ -6,8 +6,8 @@ from typing import Any
 import jwt
 
 from api.routes.authentication import REFRESH_COOKIE
-from schemas.authentication import DEVICE_COOKIE
-from shared.repositories.stream_rights import StreamRightsRepository
+from schemas.accounts import DEVICE_COOKIE
+from shared.accounts.stream_rights import StreamRightsRepository
 
 LOGIN = {"email": "ada@example.com", "password": "correct horse battery"}
 

@@ -15,8 +15,8 @@ from litestar.routes import HTTPRoute
 
 from api.app import create_app
 from api.guards import UndeclaredRoutes
+from shared.accounts.permissions import Permission, Role, permissions_of
 from shared.identifiers import DEPLOYMENT, PROJECT, new_identifier
-from shared.permissions import Permission, Role, permissions_of
 from tests.integration.log_rows import eventually
 
 HEADERS = {

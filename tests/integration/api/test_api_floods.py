@@ -7,7 +7,7 @@ from collections.abc import Generator
 import httpx
 import pytest
 
-from shared.permissions import Role
+from shared.accounts.permissions import Role
 from shared.settings import Settings
 from tests.floods import FLOODS, Flood
 from tests.integration.api.live_api import PATIENCE_SECONDS, LiveApi, live_api

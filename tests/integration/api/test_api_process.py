@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from shared.services.login_throttle import PER_ADDRESS
+from shared.accounts.login_throttle import PER_ADDRESS
 from shared.settings import ObjectStoreSettings
 from tests.ports import free_ports
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from shared.deployment_state import Stage
+from shared.accounts.permissions import Role
+from shared.deployments.state import Stage
 from shared.errors import PlatformError
-from shared.permissions import Role
 from shared.plans import Plan, limits_of
-from shared.repositories.variables import VariableRepository
+from shared.projects.variable_repository import VariableRepository
+from shared.projects.variable_service import ProjectVariable, Rotation, VariableService
 from shared.secrets_box import SecretsBox
-from shared.services.variables import ProjectVariable, Rotation, VariableService
 
 
 def fields_of(response: Any) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.messages import Job
-from schemas.requests import CreateTokenRequest
+from schemas.projects import CreateTokenRequest
 from shared.queue.records import Outcome, WorkerRecord
 
 pytestmark = pytest.mark.integration

@@ -7,14 +7,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
+from shared.accounts.permissions import Role
 from shared.db.database import Database
 from shared.errors import PlatformError
-from shared.permissions import Role
-from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repository_credentials import RepositoryCredentials
+from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.credential_service import RepositoryCredentialService
+from shared.projects.repository_credentials import RepositoryCredentials
+from shared.projects.variable_service import Rotation
 from shared.secrets_box import SecretsBox
-from shared.services.repository_credentials import RepositoryCredentialService
-from shared.services.variables import Rotation
 from tests.ssh_server import make_key
 
 TOKEN = "ghp_s3cret-t0ken"

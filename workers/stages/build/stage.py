@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.settings import Settings
 from workers.commands.failure_advice import advice_for

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repository_credentials import RepositoryCredentials
-from shared.repository_url import RepositoryPolicy, RepositoryUrl
+from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.repository_credentials import RepositoryCredentials
+from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.egress.upstream import UpstreamFailure
 from workers.stages.clone import ssh_tunnel
 from workers.stages.clone.addresses import Route

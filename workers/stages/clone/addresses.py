@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
 from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
-from shared.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
+from shared.projects.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
 from workers.egress.upstream import UpstreamAway
 from workers.stages.clone.git_failures import proxy_failure, unreachable
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl
+from shared.projects.repository_url import RepositoryUrl
 from workers.pipeline.stage import StageLog
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import Route, find_route

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.repository_url import RepositoryUrl
+from shared.projects.repository_url import RepositoryUrl
 from workers.egress.upstream import UpstreamAway, UpstreamFailure
 from workers.stages.clone.git import GitFailed
 from workers.stages.clone.http_answers import HttpAnswer

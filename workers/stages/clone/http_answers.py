@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from shared.written_text import is_written_text
+from shared.text.written import is_written_text
 
 _MAXIMUM_SHOWN = 300
 # The trace of a whole fetch; what comes later doesn't matter.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.repositories.deployments import DeploymentRepository
+from shared.deployments.repository import DeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
 from workers.pipeline.stage import DeploymentView
 from workers.stages.clone.fetch import RemoteRepository

@@ -19,8 +19,8 @@ from typing import IO
 from urllib.parse import unquote
 
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.repository_url import RepositoryUrl
-from shared.wording import counted
+from shared.projects.repository_url import RepositoryUrl
+from shared.text.wording import counted
 from workers.pipeline.stage import StageLog
 from workers.reading.lfs_pointers import VERSION, opened_parent
 from workers.reading.reader import ContentReader

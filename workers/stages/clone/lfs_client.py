@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.repository_url import RepositoryUrl
+from shared.projects.repository_url import RepositoryUrl
 from workers.stages.clone.access import RepositoryAccess, authorization
 from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.git_failures import (

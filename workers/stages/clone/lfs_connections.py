@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import RepositoryUrl
+from shared.projects.repository_url import RepositoryUrl
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import find_route
 

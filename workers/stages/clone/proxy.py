@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from shared.network.address_policy import Refused
 from shared.network.embedded_addresses import Address
-from shared.repository_url import RepositoryUrl
+from shared.projects.repository_url import RepositoryUrl
 from shared.settings import BuildSettings
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy
-from shared.repositories.repository_credentials import RepositoryCredentialRepository
-from shared.repository_url import RepositoryPolicy, RepositoryUrl
+from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
-from shared.written_text import written_text
+from shared.text.written import written_text
 from workers.executors.cgroups import ControlGroups
 from workers.filesystem.trees import remove_tree
 from workers.pipeline.cache_key import cache_key

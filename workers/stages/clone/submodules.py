@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from shared.errors import FailureCode, StageFailure
-from shared.repository_url import RepositoryPolicy, RepositoryUrl
+from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.pipeline.stage import StageLog
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import parse_for_clone

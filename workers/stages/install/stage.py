@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from shared.deployment_state import Stage
+from shared.deployments.state import Stage
 from shared.errors import FailureCode, StageFailure
 from shared.settings import Settings
 from workers.commands.failure_advice import advice_for

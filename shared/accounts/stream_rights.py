@@ -1,0 +1,63 @@
+"""What open streams may go on for, asked of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.accounts.permissions import Role
+from shared.db.database import Database
+
+# As TokenRepository, SessionRepository and DeploymentRepository see them when a request comes.
+_LIVE_TOKENS = """
+SELECT id FROM live_api_tokens WHERE id = ANY(%(ids)s) AND (expires_at IS NULL OR expires_at > now())
+"""
+_LIVE_SESSIONS = """
+SELECT id FROM logins WHERE id = ANY(%(ids)s) AND revoked_at IS NULL AND expires_at > %(now)s
+"""
+_ROLES = "SELECT user_id, tenant_id, role FROM memberships WHERE user_id = ANY(%(ids)s)"
+_DEPLOYMENTS = """
+SELECT d.id, d.tenant_id FROM deployments d JOIN projects p ON p.id = d.project_id
+WHERE d.id = ANY(%(ids)s) AND d.deleting_at IS NULL AND p.deleting_at IS NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRights:
+    """`roles` by user, then by tenant; `deployments`: those that are there, with their tenants."""
+
+    tokens: frozenset[str]
+    sessions: frozenset[str]
+    roles: dict[str, dict[str, Role]]
+    deployments: dict[str, str]
+
+
+class StreamRightsRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(
+        self,
+        *,
+        token_ids: Collection[str],
+        session_ids: Collection[str],
+        user_ids: Collection[str],
+        deployment_ids: Collection[str],
+        now: datetime,
+    ) -> StreamRights:
+        """Four queries, however many streams there are. `session_ids` are logins. Raises Unavailable."""
+        with self._database.transaction() as connection:
+            tokens = connection.execute(_LIVE_TOKENS, {"ids": list(token_ids)}).fetchall()
+            sessions = connection.execute(_LIVE_SESSIONS, {"ids": list(session_ids), "now": now}).fetchall()
+            roles = connection.execute(_ROLES, {"ids": list(user_ids)}).fetchall()
+            deployments = connection.execute(_DEPLOYMENTS, {"ids": list(deployment_ids)}).fetchall()
+        by_user: dict[str, dict[str, Role]] = {}
+        for row in roles:
+            by_user.setdefault(row["user_id"], {})[row["tenant_id"]] = Role(row["role"])
+        return StreamRights(
+            tokens=frozenset(row["id"] for row in tokens),
+            sessions=frozenset(row["id"] for row in sessions),
+            roles=by_user,
+            deployments={row["id"]: row["tenant_id"] for row in deployments},
+        )

@@ -1,0 +1,255 @@
+"""Deployments as rows. Every state change is a compare-and-set on the status and the fencing token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from shared.db.database import Connection, Database, Row
+from shared.db.paging import Page, PageRequest, keyset_clause, page_of
+from shared.deployments.state import FINISHED, DeploymentStatus, predecessors
+
+SORTABLE = {"created_at": "d.created_at"}
+
+_SELECT = """
+SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan,
+       EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)
+       AS is_set_by_administrator
+FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
+"""
+
+_INSERT = """
+INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
+                         commit_sha, settings, is_preview, clean, if_changed, priority, release_sequence, host,
+                         traceparent, preview_expires_at)
+VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s,
+        %(repository_set_by)s, %(branch)s, %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s,
+        %(priority)s, %(release_sequence)s, %(host)s, %(traceparent)s,
+        CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
+"""
+
+_LOCK = "SELECT id FROM deployments WHERE id = %(id)s AND tenant_id = %(tenant_id)s FOR NO KEY UPDATE"
+
+# Serialises admissions of a tenant, so that the bound on its queue is exact.
+_LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPDATE"
+
+_COUNT_LIVE = """
+SELECT count(*) AS live FROM deployments
+WHERE tenant_id = %(tenant_id)s AND status NOT IN ('ready', 'failed', 'cancelled')
+"""
+
+_STARTED = """
+SELECT id FROM deployments
+WHERE tenant_id = %(tenant_id)s AND status IN ('cloning', 'installing', 'building', 'uploading', 'deploying')
+"""
+
+_ADVANCE = """
+UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COALESCE(started_at, now())
+WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
+"""
+
+# A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
+# And one that still runs may take the former's place, so that what equals the former is not what will be served.
+_FORMER = """
+SELECT former.commit_sha, run.output -> 'watched' AS watched,
+       former.settings <> d.settings OR former.repository_url <> d.repository_url
+       OR COALESCE(p.variable_deleted_at > former.created_at, false)
+       OR EXISTS (
+         SELECT 1 FROM environment_variables v WHERE v.project_id = d.project_id AND v.updated_at > former.created_at
+       )
+       OR EXISTS (
+         SELECT 1 FROM deployments o
+         WHERE o.project_id = d.project_id AND o.is_preview = d.is_preview AND (NOT d.is_preview OR o.branch = d.branch)
+           AND o.release_sequence > former.release_sequence AND o.release_sequence < d.release_sequence
+           AND o.status NOT IN ('ready', 'failed', 'cancelled')
+       ) AS is_otherwise_changed
+FROM deployments d JOIN projects p ON p.id = d.project_id
+JOIN LATERAL (
+  SELECT f.* FROM deployments f
+  WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
+    AND (NOT d.is_preview OR f.branch = d.branch) AND f.deleting_at IS NULL
+    AND f.site_state = 'published' AND (d.is_preview OR f.is_active)
+  ORDER BY f.release_sequence DESC LIMIT 1
+) former ON true
+LEFT JOIN stage_runs run ON run.deployment_id = former.id AND run.stage = 'install' AND run.status = 'succeeded'
+WHERE d.id = %(id)s
+"""
+
+# The API and the reconciler act only when no worker owns the deployment: they give the fence that they read, and change
+# nothing when a worker has taken the deployment up since.
+_FINISH = """
+UPDATE deployments
+SET status = %(status)s, fence = GREATEST(fence, %(fence)s), finished_at = now(),
+    error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s,
+    ignored_reason = %(ignored_reason)s
+WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
+"""
+
+_FACTS = """
+UPDATE deployments
+SET commit_sha = COALESCE(%(commit_sha)s, commit_sha), commit_message = COALESCE(%(commit_message)s, commit_message),
+    framework = COALESCE(%(framework)s, framework), manifest_digest = COALESCE(%(manifest_digest)s, manifest_digest)
+WHERE id = %(id)s AND fence <= %(fence)s
+"""
+
+_REQUEST_CANCEL = """
+UPDATE deployments SET cancel_requested_at = COALESCE(cancel_requested_at, now())
+WHERE id = %(id)s AND tenant_id = %(tenant_id)s
+"""
+
+
+class DeploymentRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Reading
+
+    def find(self, tenant_id: str, deployment_id: str) -> Row | None:
+        return self._database.fetch_one(
+            _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s AND d.deleting_at IS NULL",
+            {"id": deployment_id, "tenant_id": tenant_id},
+        )
+
+    def find_tenant(self, deployment_id: str) -> str | None:
+        row = self._database.fetch_one(
+            "SELECT d.tenant_id FROM deployments d JOIN projects p ON p.id = d.project_id "
+            "WHERE d.id = %(id)s AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
+            {"id": deployment_id},
+        )
+        return None if row is None else row["tenant_id"]
+
+    def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> Row | None:
+        """Also locks the row until the transaction ends; log chunks that refer to it may still be inserted."""
+        parameters = {"id": deployment_id, "tenant_id": tenant_id}
+        if connection.execute(_LOCK, parameters).fetchone() is None:
+            return None
+        # In a statement of its own: one that waits for a lock still sees the rows that it joins as they were before.
+        return connection.execute(_SELECT + "WHERE d.id = %(id)s", parameters).fetchone()
+
+    def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: dict[str, Any]) -> Page[Row]:
+        """`filters`: project_id, branch, is_preview, is_active (exact, None for any) and statuses (empty for any)."""
+        conditions = ["d.tenant_id = ANY(%(tenant_ids)s)", "d.deleting_at IS NULL"]
+        parameters: dict[str, Any] = {"tenant_ids": list(tenant_ids)}
+        for name in ("project_id", "branch", "is_preview", "is_active"):
+            if filters.get(name) is not None:
+                conditions.append(f"d.{name} = %({name})s")
+                parameters[name] = filters[name]
+        if filters.get("statuses"):
+            conditions.append("d.status = ANY(%(statuses)s::deployment_status[])")
+            parameters["statuses"] = [str(status) for status in filters["statuses"]]
+        where = " AND ".join(conditions)
+        keyset, order, keyset_parameters = keyset_clause(request, column=SORTABLE[request.sort], id_column="d.id")
+        total = None
+        page_query = f"{_SELECT} WHERE {where} AND {keyset} {order}"
+        count_query = f"SELECT count(*) AS total FROM deployments d WHERE {where}"  # noqa: S608 - constants only
+        with self._database.transaction() as connection:
+            rows = connection.execute(page_query.encode(), parameters | keyset_parameters).fetchall()
+            if request.with_total:
+                counted = connection.execute(count_query.encode(), parameters).fetchone()
+                total = counted["total"] if counted else 0
+        return page_of(rows, request, total)
+
+    def live(self) -> list[Row]:
+        """All that are not finished, oldest first: what the queue is rebuilt from."""
+        return self._database.fetch_all(
+            _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id"
+        )
+
+    def is_live(self, deployment_id: str) -> bool:
+        row = self._database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
+        return row is not None and row["status"] not in ("ready", "failed", "cancelled")
+
+    def is_queued(self, connection: Connection, deployment_id: str) -> bool:
+        """False once it has started or ended, or was deleted, and never True again then."""
+        row = connection.execute(
+            "SELECT 1 FROM deployments WHERE id = %(id)s AND status = 'queued'", {"id": deployment_id}
+        ).fetchone()
+        return row is not None
+
+    def started(self, connection: Connection, tenant_id: str) -> list[str]:
+        """The tenant's deployments that hold a place of its plan. With the tenant locked no other can start."""
+        return [row["id"] for row in connection.execute(_STARTED, {"tenant_id": tenant_id}).fetchall()]
+
+    def find_former(self, deployment_id: str) -> Row | None:
+        """The ready deployment that the given one would follow: what production serves, or the branch's last preview.
+
+        `watched` is what its install stage recorded, `is_otherwise_changed` whether the settings, a variable or the
+        repository's address are other ones now, or a deployment between the two still runs.
+        """
+        return self._database.fetch_one(_FORMER, {"id": deployment_id})
+
+    # Creating
+
+    def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
+        """The tenant's plan; other admissions and starts of the tenant wait until the transaction ends."""
+        row = connection.execute(_LOCK_TENANT, {"tenant_id": tenant_id}).fetchone()
+        return None if row is None else row["plan"]
+
+    def count_live(self, connection: Connection, tenant_id: str) -> int:
+        row = connection.execute(_COUNT_LIVE, {"tenant_id": tenant_id}).fetchone()
+        return row["live"] if row else 0
+
+    def insert(self, connection: Connection, values: dict[str, Any]) -> None:
+        connection.execute(_INSERT, values | {"settings": Jsonb(values["settings"])})
+
+    def get_in(self, connection: Connection, deployment_id: str) -> Row:
+        row = connection.execute(_SELECT + "WHERE d.id = %(id)s", {"id": deployment_id}).fetchone()
+        assert row is not None
+        return row
+
+    # Moving
+
+    def advance(self, connection: Connection, deployment_id: str, status: DeploymentStatus, fence: int) -> bool:
+        """False when the deployment is finished, further on, or another's."""
+        cursor = connection.execute(
+            _ADVANCE,
+            {"id": deployment_id, "status": status.value, "fence": fence, "allowed": _names(predecessors(status))},
+        )
+        return cursor.rowcount == 1
+
+    def is_held(self, connection: Connection, deployment_id: str, fence: int) -> bool:
+        """Whether the deployment is live and no later worker has touched it. Locks its row."""
+        row = connection.execute(
+            "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE", {"id": deployment_id}
+        ).fetchone()
+        return row is not None and row["status"] not in FINISHED and row["fence"] <= fence
+
+    def finish(
+        self,
+        connection: Connection,
+        deployment_id: str,
+        status: DeploymentStatus,
+        *,
+        fence: int,
+        error: tuple[str, str | None, str] | None = None,
+        ignored_reason: str | None = None,
+    ) -> bool:
+        """`error` is (code, stage, message). False when the deployment is finished already or another's."""
+        code, stage, message = error or (None, None, None)
+        cursor = connection.execute(
+            _FINISH,
+            {
+                "id": deployment_id,
+                "status": status.value,
+                "fence": fence,
+                "allowed": _names(predecessors(status)),
+                "error_code": code,
+                "error_stage": stage,
+                "error_message": message,
+                "ignored_reason": ignored_reason,
+            },
+        )
+        return cursor.rowcount == 1
+
+    def set_facts(self, connection: Connection, deployment_id: str, fence: int, facts: dict[str, str]) -> None:
+        names = ("commit_sha", "commit_message", "framework", "manifest_digest")
+        connection.execute(_FACTS, {name: facts.get(name) for name in names} | {"id": deployment_id, "fence": fence})
+
+    def request_cancel(self, connection: Connection, tenant_id: str, deployment_id: str) -> None:
+        connection.execute(_REQUEST_CANCEL, {"id": deployment_id, "tenant_id": tenant_id})
+
+
+def _names(statuses: Sequence[DeploymentStatus]) -> list[str]:
+    return [status.value for status in statuses]

@@ -1,0 +1,194 @@
+"""Projects: made, read, changed; deletion is asked for here and done by a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from schemas.deployments import ProjectResource
+from schemas.projects import CreateProjectRequest, UpdateProjectRequest
+from shared.db.database import Connection, Database, Row
+from shared.db.paging import Page, PageRequest
+from shared.deployments.jobs import cleanup_job
+from shared.errors import CloudifyError, Conflict, ErrorCode, NotFound, PlanLimit, Unavailable, ValidationFailed
+from shared.identifiers import PROJECT, new_identifier
+from shared.network.address_policy import AddressPolicy
+from shared.plans import Plan, limits_of
+from shared.projects.credential_service import RepositoryCredentialService
+from shared.projects.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
+from shared.projects.repository import ProjectRepository
+from shared.projects.repository_url import RepositoryPolicy, parse_repository_url, public_form
+from shared.queue.base import JobQueue
+from shared.settings import Settings
+
+Record = Callable[[Connection, ProjectResource], None]
+
+# How many numbered slugs are tried before the client is asked for one.
+_SLUG_ATTEMPTS = 100
+
+
+class ProjectService:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        projects: ProjectRepository,
+        credentials: RepositoryCredentialService,
+        queue: JobQueue,
+        settings: Settings,
+    ) -> None:
+        self._database = database
+        self._projects = projects
+        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._credentials = credentials
+        self._queue = queue
+        self._settings = settings
+
+    def tenant_of(self, project_id: str) -> str | None:
+        return self._projects.find_tenant(project_id)
+
+    def get(self, tenant_id: str, project_id: str) -> ProjectResource:
+        """Raises NotFound."""
+        row = self._projects.find(tenant_id, project_id)
+        if row is None:
+            raise _not_found()
+        return self._resource(row)
+
+    def get_by_slug(self, tenant_ids: Sequence[str], slug: str) -> ProjectResource:
+        """Raises NotFound."""
+        row = self._projects.find_by_slug(tenant_ids, slug)
+        if row is None:
+            raise _not_found()
+        return self._resource(row)
+
+    def list(
+        self, tenant_ids: Sequence[str], *, page: PageRequest, framework: Sequence[str] = ()
+    ) -> Page[ProjectResource]:
+        return self._projects.page(tenant_ids, page, framework=framework).map(self._resource)
+
+    def create(
+        self, tenant_id: str, request: CreateProjectRequest, *, set_by: str | None, record: Record | None = None
+    ) -> ProjectResource:
+        """`set_by`: the platform administrator who sets its address with the rights of one, None for anybody else: a
+        clone may read file:// for the former, while it is one. `record` runs in the same transaction.
+
+        Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
+        """
+        values = msgspec.structs.asdict(request)
+        self._validate(values, allows_files=set_by is not None)
+        values["name"] = request.name.strip()
+        with self._database.transaction() as connection:
+            self._admit(connection, tenant_id)
+            values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id, "repository_set_by": set_by}
+            address = values["repository_url"]
+            row = self._insert(connection, values | {"repository_url": _without_credentials(address)}, request.slug)
+            self._keep_credentials(connection, row["id"], address)
+            resource = self._resource(row)
+            if record is not None:
+                record(connection, resource)
+        return resource
+
+    def update(
+        self, tenant_id: str, project_id: str, request: UpdateProjectRequest, *, set_by: str | None
+    ) -> ProjectResource:
+        """Changes what the request names. `set_by`: as in `create`.
+
+        Raises ValidationFailed (URL_FORBIDDEN), NotFound.
+        """
+        changes = {name: value for name, value in msgspec.structs.asdict(request).items() if value is not msgspec.UNSET}
+        self._validate(changes, allows_files=set_by is not None)
+        if "name" in changes:
+            changes["name"] = changes["name"].strip()
+        if "repository_url" in changes:
+            changes["repository_set_by"] = set_by
+        if changes:
+            with self._database.transaction() as connection:
+                address = changes.get("repository_url")
+                stored = changes | ({"repository_url": _without_credentials(address)} if address else {})
+                if not self._projects.update(connection, tenant_id, project_id, stored):
+                    raise _not_found()
+                self._keep_credentials(connection, project_id, address)
+        return self.get(tenant_id, project_id)
+
+    def delete(self, tenant_id: str, project_id: str) -> None:
+        """Hides the project at once; its deployments, sites and files are removed by a job. Raises NotFound."""
+        plan = self._projects.set_deleting(tenant_id, project_id)
+        if plan is None:
+            raise _not_found()
+        try:
+            self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(Plan(plan))))
+        except Unavailable:
+            # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
+            return
+
+    def _validate(self, values: dict[str, Any], *, allows_files: bool) -> None:
+        problems = field_problems(values)
+        code: ErrorCode | None = None
+        if isinstance(values.get("repository_url"), str):
+            try:
+                # The clone judges again, by what the name resolves to then; no name is resolved in a request.
+                policy = RepositoryPolicy(self._addresses, allows_files=allows_files)
+                policy.check(parse_repository_url(values["repository_url"]))
+            except CloudifyError as error:
+                code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
+                fields = (error.details or {}).get("fields", [])
+                problems["repositoryUrl"] = fields[0]["message"] if fields else error.message
+        if problems:
+            raise ValidationFailed(problems, code=code)
+
+    def _keep_credentials(self, connection: Connection, project_id: str, address: str | None) -> None:
+        """Those that the address carries are kept encrypted, as the project's."""
+        if address:
+            self._credentials.take_from(connection, project_id, parse_repository_url(address))
+
+    def _admit(self, connection: Connection, tenant_id: str) -> None:
+        plan = self._projects.lock_tenant(connection, tenant_id)
+        if plan is None:
+            raise NotFound("There is no such account.")
+        maximum = limits_of(Plan(plan)).maximum_projects
+        if self._projects.count_of(connection, tenant_id) >= maximum:
+            raise PlanLimit(
+                f"The {plan} plan allows {maximum} projects; delete one or change the plan.",
+                details={"plan": plan, "maximumProjects": maximum},
+            )
+
+    def _insert(self, connection: Connection, values: dict[str, Any], wanted: str | None) -> Row:
+        if wanted is not None:
+            row = self._projects.insert(connection, values)
+            if row is None:
+                raise Conflict(f"The slug {wanted} is taken; choose another.", code=ErrorCode.SLUG_TAKEN)
+            return row
+        base = slug_from(values["name"])
+        for number in range(1, _SLUG_ATTEMPTS + 1):
+            slug = base if number == 1 else numbered_slug(base, number)
+            if slug in RESERVED_SLUGS or slug_problem(slug) is not None:
+                continue
+            row = self._projects.insert(connection, values | {"slug": slug})
+            if row is not None:
+                return row
+        raise Conflict(
+            f"{base} and its first {_SLUG_ATTEMPTS} numbers are taken; send a slug of your choice.",
+            code=ErrorCode.SLUG_TAKEN,
+        )
+
+    def _resource(self, row: Row) -> ProjectResource:
+        names = ProjectResource.__struct_fields__
+        values = {name: row[name] for name in names if name != "url"}
+        if values["repository_url"] is not None:
+            # Credentials in the address are for the clone alone.
+            values["repository_url"] = public_form(values["repository_url"])
+        return ProjectResource(**values, url=self._settings.site_url(row["slug"]))
+
+
+def _without_credentials(address: str | None) -> str | None:
+    """As it was written, unless it carries credentials."""
+    if not address:
+        return address
+    url = parse_repository_url(address)
+    return url.public if url.secrets else address
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no such project.")

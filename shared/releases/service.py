@@ -1,0 +1,106 @@
+"""Rollback and promotion as clients ask for them; workers do the swap (workers/jobs/release_runner.py)."""
+
+from __future__ import annotations
+
+import structlog
+
+from schemas.deployments import DeploymentResource
+from shared.db.database import Database, Row
+from shared.deployments.deployment_resource import deployment_resource
+from shared.deployments.jobs import release_job
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.service import Record
+from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.state import DeploymentStatus
+from shared.errors import Conflict, ErrorCode, NotFound, Unavailable
+from shared.identifiers import RELEASE, new_identifier
+from shared.plans import Plan, limits_of
+from shared.queue.base import JobQueue
+from shared.releases.repository import ReleaseRepository
+from shared.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+class ReleaseService:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        deployments: DeploymentRepository,
+        stage_runs: StageRunRepository,
+        releases: ReleaseRepository,
+        queue: JobQueue,
+        settings: Settings,
+    ) -> None:
+        self._database = database
+        self._deployments = deployments
+        self._stage_runs = stage_runs
+        self._releases = releases
+        self._queue = queue
+        self._settings = settings
+
+    def rollback(
+        self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
+    ) -> DeploymentResource:
+        """Points production at this earlier deployment and pins it there."""
+        return self._release(tenant_id, deployment_id, "rollback", requested_by, record)
+
+    def promote(
+        self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
+    ) -> DeploymentResource:
+        """Points production at this deployment and lets later ones replace it again."""
+        return self._release(tenant_id, deployment_id, "promote", requested_by, record)
+
+    def _release(
+        self, tenant_id: str, deployment_id: str, kind: str, requested_by: str | None, record: Record | None
+    ) -> DeploymentResource:
+        found = self._deployments.find(tenant_id, deployment_id)
+        if found is None:
+            raise NotFound("There is no such deployment.")
+        with self._database.transaction() as connection:
+            # The project's row first, as everywhere: a deployment that becomes ready locks both as well.
+            project = self._releases.next_sequence(connection, tenant_id, found["project_id"])
+            if project is None:
+                raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
+            row = self._deployments.find_locked(connection, tenant_id, deployment_id)
+            if row is None or row["deleting_at"] is not None:
+                raise NotFound("There is no such deployment.")
+            _check_releasable(row, kind)
+            release_id = new_identifier(RELEASE)
+            self._releases.insert(
+                connection,
+                {
+                    "id": release_id,
+                    "tenant_id": tenant_id,
+                    "project_id": row["project_id"],
+                    "deployment_id": deployment_id,
+                    "kind": kind,
+                    "release_sequence": project["release_sequence"],
+                    "requested_by": requested_by,
+                },
+            )
+            runs = self._stage_runs.of_deployments(connection, [deployment_id])[deployment_id]
+            resource = deployment_resource(row, runs, self._settings)
+            if record is not None:
+                record(connection, resource)
+        limits = limits_of(Plan(row["tenant_plan"]))
+        try:
+            self._queue.enqueue(release_job(release_id=release_id, tenant_id=tenant_id, limits=limits))
+        except Unavailable as error:
+            # Committed is accepted: the reconciler enqueues what the queue doesn't hold.
+            _log.warning("release.not_enqueued", release_id=release_id, error=error.message)
+        return resource
+
+
+def _check_releasable(row: Row, kind: str) -> None:
+    if row["status"] != DeploymentStatus.READY:
+        raise Conflict(
+            f"The deployment is {row['status']}; only one that is ready can be released.", code=ErrorCode.NOT_READY
+        )
+    if row["is_preview"]:
+        raise Conflict(f"A preview can't be the target of a {kind}; deploy its branch to production instead.")
+    if row["site_state"] in ("removing", "removed"):
+        raise Conflict(
+            "The deployment's files are no longer kept; deploy its commit again.", code=ErrorCode.ARTIFACT_EXPIRED
+        )
