@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from api.client.env_file import spelling
+from api.cli.env_file import spelling
 from tests.npm_programs import install_program
 
 pytestmark = pytest.mark.integration

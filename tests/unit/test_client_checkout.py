@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from api.client.checkout import place_detached, read_checkout
-from api.client.work_tree import WorkTree
+from api.cli.checkout import place_detached, read_checkout
+from api.cli.work_tree import WorkTree
 
 
 def test_a_remote_that_does_not_answer_puts_nothing_into_production(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from api.client.main import COMMANDS, cli
-from api.client.work_tree import WorkTree
+from api.cli.main import COMMANDS, cli
+from api.cli.work_tree import WorkTree
 from schemas.accounts import DEVICE_COOKIE
 
 NOW = "2026-01-01T00:00:00Z"
@@ -197,7 +197,7 @@ def test_an_unknown_command_is_wrong_usage(run: Run) -> None:
 def test_help_imports_no_command_and_no_http_client() -> None:
     import sys
 
-    code = "import sys, api.client.main; print([m for m in ('httpx', 'rich', 'msgspec') if m in sys.modules])"
+    code = "import sys, api.cli.main; print([m for m in ('httpx', 'rich', 'msgspec') if m in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert finished.stdout.strip() == "[]"
 

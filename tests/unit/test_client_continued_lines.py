@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.client.output import Output, format_log_lines
+from api.cli.output import Output, format_log_lines
 from schemas.deployments import LogLineResource
 
 

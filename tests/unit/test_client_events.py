@@ -9,7 +9,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from api.client.main import cli
+from api.cli.main import cli
 
 Answer = Callable[[httpx.Request], httpx.Response]
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from api.client.main import cli
+from api.cli.main import cli
 
 JOB = "depl_1:clone"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from api.client.env_file import spelling
+from api.cli.env_file import spelling
+from api.cli.standard_streams import decode
 from api.client.errors import ClientError
-from api.client.standard_streams import decode
 
 COMMAND = Path(sys.executable).with_name("cloudify")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.client.terminal_text import RESET, neutralise
+from api.cli.terminal_text import RESET, neutralise
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.client.work_tree import Repository, WorkTree, is_same_repository, name_of, repository_of
+from api.cli.work_tree import Repository, WorkTree, is_same_repository, name_of, repository_of
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from api.client.commands.processes import admin
+from api.cli.commands.processes import admin
 from api.first_run import prepare
 from schemas.projects import CreateTokenRequest
 from shared.accounts.api_tokens import token_hash

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import click
 
-from api.client.invocation import Invocation, api_command
-from api.client.log_views import describe_stages
-from api.client.references import get_deployment
+from api.cli.invocation import Invocation, api_command
+from api.cli.log_views import describe_stages
+from api.cli.references import get_deployment
 from schemas.deployments import DeploymentResource
 
 

@@ -10,10 +10,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from api.cli.log_views import describe_gap, describe_interruption
+from api.cli.output import Output, format_log_lines
 from api.client.event_stream import Interruption
 from api.client.log_stream import GapEvent, LinesEvent, LogEvent, StatusEvent
-from api.client.log_views import describe_gap, describe_interruption
-from api.client.output import Output, format_log_lines
 from shared.deployments.state import STAGE_STATUS, Stage
 
 _STAGE_OF_STATUS = {status.value: stage for stage, status in STAGE_STATUS.items()}

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_project
 from api.client.errors import ClientError, ExitCode
-from api.client.invocation import Invocation, api_command
-from api.client.references import get_project
 
 
 @click.command(name="open")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from api.client.env_file import nearest_spelling, spelling
+from api.cli.env_file import nearest_spelling, spelling
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_project
+from api.cli.standard_streams import read_input
 from api.client.errors import ClientError, ExitCode
-from api.client.invocation import Invocation, api_command
 from api.client.private_file import write_private
-from api.client.references import get_project
-from api.client.standard_streams import read_input
 from schemas.projects import SetVariableRequest
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")

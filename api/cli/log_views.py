@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from api.cli.output import Output
 from api.client.errors import ExitCode
 from api.client.event_stream import Interruption
 from api.client.log_stream import EndEvent, GapEvent, LinesEvent, LogEvent, LogFollower, StatusEvent
-from api.client.output import Output
 from schemas.deployments import DeploymentResource
 
 EXIT_CODES = {"ready": ExitCode.OK, "failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}

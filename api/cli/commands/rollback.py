@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import click
 
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_project
+from api.cli.releases import wait_until_active
 from api.client.errors import ClientError, ExitCode
 from api.client.http import ApiClient
-from api.client.invocation import Invocation, api_command
-from api.client.references import get_project
-from api.client.releases import wait_until_active
 from schemas.deployments import ProjectResource
 
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from api.cli.work_tree import Repository, WorkTree
 from api.client.errors import ClientError, ExitCode
-from api.client.work_tree import Repository, WorkTree
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def up(*, no_sample: bool) -> None:
         _say(f"Sites are at {settings.site_url('<name>')}. A token is in {home.credentials_path}.")
         if no_sample:
             _say("Everything runs; Ctrl-C stops it.")
-        supervisor.run(None if no_sample else [sys.executable, "-m", "api.client.sample", str(home.directory)])
+        supervisor.run(None if no_sample else [sys.executable, "-m", "api.cli.sample", str(home.directory)])
     except StopRequested:
         pass
     except (BusyPort, SettingsError) as error:

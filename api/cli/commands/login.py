@@ -4,10 +4,10 @@ import socket
 
 import click
 
+from api.cli.invocation import Invocation, api_command
+from api.cli.standard_streams import read_input
 from api.client.credentials import is_loopback
 from api.client.errors import ClientError, ExitCode
-from api.client.invocation import Invocation, api_command
-from api.client.standard_streams import read_input
 
 
 @click.command()

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import click
 
-from api.client.invocation import Invocation, api_command
-from api.client.references import get_deployment
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_deployment
 
 
 @click.command()

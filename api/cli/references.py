@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from api.cli.invocation import Invocation
+from api.cli.work_tree import WorkTree
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.http import ApiClient
-from api.client.invocation import Invocation
-from api.client.work_tree import WorkTree
 from schemas.deployments import DeploymentResource, ProjectResource
 
 _PROJECT_PREFIX = "proj_"

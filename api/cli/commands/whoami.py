@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import click
 
-from api.client.invocation import Invocation, api_command
+from api.cli.invocation import Invocation, api_command
 
 
 @click.command()

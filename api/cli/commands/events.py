@@ -6,6 +6,9 @@ from typing import Protocol
 import click
 import msgspec
 
+from api.cli.invocation import Invocation, api_command
+from api.cli.log_views import describe_interruption
+from api.cli.output import Output
 from api.client.account_stream import (
     AccountFollower,
     AccountStreamEvent,
@@ -16,9 +19,6 @@ from api.client.account_stream import (
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.event_stream import Interruption
 from api.client.http import ApiClient
-from api.client.invocation import Invocation, api_command
-from api.client.log_views import describe_interruption
-from api.client.output import Output
 
 
 @click.command()

@@ -7,12 +7,10 @@ from typing import Any
 
 import click
 
-from api.client.checkout import Checkout, Placement, check_pushed, place_detached, read_checkout
-from api.client.errors import ClientError, ExitCode
-from api.client.invocation import Invocation, api_command
-from api.client.log_stream import LogFollower
-from api.client.log_views import EXIT_CODES, LogView, PlainView, follow, report_end
-from api.client.project_setup import (
+from api.cli.checkout import Checkout, Placement, check_pushed, place_detached, read_checkout
+from api.cli.invocation import Invocation, api_command
+from api.cli.log_views import EXIT_CODES, LogView, PlainView, follow, report_end
+from api.cli.project_setup import (
     Source,
     create_project,
     find_source,
@@ -21,7 +19,9 @@ from api.client.project_setup import (
     source_of,
     use_repository,
 )
-from api.client.work_tree import WorkTree
+from api.cli.work_tree import WorkTree
+from api.client.errors import ClientError, ExitCode
+from api.client.log_stream import LogFollower
 from schemas.deployments import DeploymentResource, ProjectResource
 from schemas.projects import CreateDeploymentRequest
 
@@ -237,7 +237,7 @@ def _wait(invocation: Invocation, deployment: DeploymentResource, place: Placeme
 
 def _view(invocation: Invocation) -> LogView:
     if invocation.output.stderr_is_terminal and not invocation.as_json:
-        from api.client.progress import ProgressView
+        from api.cli.progress import ProgressView
 
         return ProgressView(invocation.output)
     return PlainView(invocation.output, is_result=False)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import click
 
-from api.client.commands.ls import age
-from api.client.invocation import Invocation, api_command
+from api.cli.commands.ls import age
+from api.cli.invocation import Invocation, api_command
 from schemas.administration import QueueResource
 
 

@@ -9,31 +9,31 @@ from typing import NoReturn
 
 import click
 
+from api.cli.standard_streams import check_arguments, give_up, reserve
 from api.client.errors import ClientError, ExitCode
-from api.client.standard_streams import check_arguments, give_up, reserve
 
 # Name → where it is and the line that `cloudify --help` shows for it.
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "login": ("api.client.commands.login:login", "Log in and store a token for this API."),
-    "whoami": ("api.client.commands.whoami:whoami", "Show the account and the API that commands use."),
-    "deploy": ("api.client.commands.deploy:deploy", "Deploy a git repository and follow its log."),
-    "logs": ("api.client.commands.logs:logs", "Print a deployment's log; -f follows it."),
-    "events": ("api.client.commands.events:events", "Follow the status of all deployments as it changes."),
-    "ls": ("api.client.commands.ls:ls", "List projects, or a project's deployments."),
-    "inspect": ("api.client.commands.inspect:inspect", "Show all that is known of a deployment."),
-    "cancel": ("api.client.commands.cancel:cancel", "Cancel a deployment that isn't finished."),
-    "rollback": ("api.client.commands.rollback:rollback", "Make production serve an earlier deployment again."),
-    "promote": ("api.client.commands.promote:promote", "Make production serve a deployment that is ready."),
-    "open": ("api.client.commands.open_site:open_site", "Print a site's address and open it in the browser."),
-    "env": ("api.client.commands.env:env", "Environment variables of a project's builds."),
-    "credentials": ("api.client.commands.credentials:credentials", "Credentials of a project's repository."),
-    "queue": ("api.client.commands.queue:queue", "Show the queue; pause pools, retry or drop dead letters."),
-    "up": ("api.client.commands.up:up", "Run the whole platform on this machine."),
-    "api": ("api.client.commands.processes:api", "Run the HTTP API."),
-    "worker": ("api.client.commands.processes:worker", "Run one worker pool."),
-    "reconciler": ("api.client.commands.processes:reconciler", "Run the reconciler."),
-    "migrate": ("api.client.commands.processes:migrate", "Bring the database to this version."),
-    "admin": ("api.client.commands.processes:admin", "Commands for the platform's administrator."),
+    "login": ("api.cli.commands.login:login", "Log in and store a token for this API."),
+    "whoami": ("api.cli.commands.whoami:whoami", "Show the account and the API that commands use."),
+    "deploy": ("api.cli.commands.deploy:deploy", "Deploy a git repository and follow its log."),
+    "logs": ("api.cli.commands.logs:logs", "Print a deployment's log; -f follows it."),
+    "events": ("api.cli.commands.events:events", "Follow the status of all deployments as it changes."),
+    "ls": ("api.cli.commands.ls:ls", "List projects, or a project's deployments."),
+    "inspect": ("api.cli.commands.inspect:inspect", "Show all that is known of a deployment."),
+    "cancel": ("api.cli.commands.cancel:cancel", "Cancel a deployment that isn't finished."),
+    "rollback": ("api.cli.commands.rollback:rollback", "Make production serve an earlier deployment again."),
+    "promote": ("api.cli.commands.promote:promote", "Make production serve a deployment that is ready."),
+    "open": ("api.cli.commands.open_site:open_site", "Print a site's address and open it in the browser."),
+    "env": ("api.cli.commands.env:env", "Environment variables of a project's builds."),
+    "credentials": ("api.cli.commands.credentials:credentials", "Credentials of a project's repository."),
+    "queue": ("api.cli.commands.queue:queue", "Show the queue; pause pools, retry or drop dead letters."),
+    "up": ("api.cli.commands.up:up", "Run the whole platform on this machine."),
+    "api": ("api.cli.commands.processes:api", "Run the HTTP API."),
+    "worker": ("api.cli.commands.processes:worker", "Run one worker pool."),
+    "reconciler": ("api.cli.commands.processes:reconciler", "Run the reconciler."),
+    "migrate": ("api.cli.commands.processes:migrate", "Bring the database to this version."),
+    "admin": ("api.cli.commands.processes:admin", "Commands for the platform's administrator."),
 }
 
 

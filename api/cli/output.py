@@ -11,9 +11,9 @@ from typing import Any, TextIO
 import click
 import msgspec
 
+from api.cli.standard_streams import give_up
+from api.cli.terminal_text import neutralise
 from api.client.errors import ApiError, ClientError
-from api.client.standard_streams import give_up
-from api.client.terminal_text import neutralise
 from schemas.deployments import LogLineResource
 
 _WIDEST_CELL = 40

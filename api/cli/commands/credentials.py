@@ -4,9 +4,9 @@ from typing import IO
 
 import click
 
-from api.client.invocation import Invocation, api_command
-from api.client.references import get_project
-from api.client.standard_streams import decode, read_input
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_project
+from api.cli.standard_streams import decode, read_input
 from schemas.deployments import RepositoryCredentialsResource
 from schemas.projects import SetRepositoryCredentialsRequest
 

@@ -1,4 +1,4 @@
-"""`python -m api.client.sample HOME`: deploys the sample site to the platform of that folder, unless it is live.
+"""`python -m api.cli.sample HOME`: deploys the sample site to the platform of that folder, unless it is live.
 
 Prints what `cloudify deploy` prints, and the site's address.
 """
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         print(f"The sample site is live at {address}")
         return 0
     os.environ |= {"CLOUDIFY_API_URL": credentials["apiUrl"], "CLOUDIFY_TOKEN": credentials["token"]}
-    from api.client.main import cli
+    from api.cli.main import cli
 
     cli.main(["deploy", str(repository), "--local", "--yes", "--name", _SLUG], prog_name="cloudify")
     return 0

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import click
 
+from api.cli.invocation import Invocation, api_command
+from api.cli.log_views import EXIT_CODES, JsonView, LogView, PlainView, follow, report_end
+from api.cli.references import get_deployment
 from api.client.http import ApiClient
-from api.client.invocation import Invocation, api_command
 from api.client.log_stream import LinesEvent, LogFollower
-from api.client.log_views import EXIT_CODES, JsonView, LogView, PlainView, follow, report_end
-from api.client.references import get_deployment
 from schemas.deployments import DeploymentResource
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import click
 
-from api.client.invocation import Invocation, api_command
-from api.client.references import get_deployment
-from api.client.releases import wait_until_active
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_deployment
+from api.cli.releases import wait_until_active
 
 
 @click.command()

@@ -12,12 +12,12 @@ from typing import Any, Concatenate, ParamSpec
 import click
 import httpx
 
+from api.cli.output import Output
+from api.cli.standard_streams import give_up, read_input
+from api.cli.work_tree import WorkTree
 from api.client.credentials import CredentialFiles, Credentials, Link, is_loopback
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.http import ApiClient
-from api.client.output import Output
-from api.client.standard_streams import give_up, read_input
-from api.client.work_tree import WorkTree
 
 P = ParamSpec("P")
 

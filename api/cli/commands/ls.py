@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import click
 
-from api.client.invocation import Invocation, api_command
-from api.client.references import get_project
+from api.cli.invocation import Invocation, api_command
+from api.cli.references import get_project
 from schemas.deployments import DeploymentResource
 
 
