@@ -13,13 +13,13 @@ from litestar.routes import HTTPRoute
 from litestar.types import Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
-from api.body_budget import BodyBudget
-from api.callers import Callers
+from api.edge.body_budget import BodyBudget
+from api.edge.callers import Callers
+from api.edge.lanes import Lanes
 from api.errors import handle_error
-from api.exchange import Application, BodyPace
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
-from api.lanes import Lanes
+from api.middleware import Application, BodyPace
 from api.openapi import describe, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse

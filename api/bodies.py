@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 from litestar import Request
 
+from api.edge.lanes import Lanes, run_in
 from api.errors import RequestRefused
-from api.lanes import Lanes, run_in
 from shared.errors import ErrorCode, ValidationFailed
 
 T = TypeVar("T", bound=msgspec.Struct)

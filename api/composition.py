@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from api.authentication import Authenticator
-from api.device_cookie import DeviceCookies
+from api.edge.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.services import Services
 from api.streams.account_hub import AccountHub
-from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
+from api.streams.stream_lease import StreamAdmission
 from shared.accounts.access_tokens import AccessTokens
 from shared.accounts.login_throttle import LoginThrottle
 from shared.accounts.passwords import Passwords
@@ -62,7 +62,7 @@ from shared.settings import Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 
-# As many as the threads of all lanes (api.lanes) want at once, and some for the streams.
+# As many as the threads of all lanes (api.edge.lanes) want at once, and some for the streams.
 _DATABASE_CONNECTIONS = 24
 
 

@@ -17,7 +17,7 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from api.exchange import request_id_of
+from api.middleware import request_id_of
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode, Unavailable
 

@@ -7,7 +7,7 @@ Every route handler declares exactly one of these in `opt`:
   set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform` (platform administrators).
 
 A handler that also declares `stream: True` takes a ticket or the session's cookie where there is no header. `threads`
-names the lane (api.lanes) that its function runs in; without it that is `requests`.
+names the lane (api.edge.lanes) that its function runs in; without it that is `requests`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
 from api.authentication import Principal
+from api.edge.lanes import Lanes, enter
 from api.errors import RequestRefused
-from api.lanes import Lanes, enter
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
 from shared.accounts.permissions import Permission, Role, permissions_of

@@ -13,9 +13,9 @@ import uvicorn
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
-from api.connection import Connection, ConnectionState
-from api.places import LOOPBACK, Places, connections_for
-from api.server import Server, collect_rarely
+from api.edge.connection import Connection, ConnectionState
+from api.edge.places import LOOPBACK, Places, connections_for
+from api.edge.server import Server, collect_rarely
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming

@@ -19,8 +19,8 @@ from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.routes import HTTPRoute
 
 from api.errors import STATUS_OF
-from api.exchange import API_VERSION
 from api.guards import TICKET_PARAMETER
+from api.middleware import API_VERSION
 from api.session_cookie import REFRESH_COOKIE
 from shared.errors import ErrorCode
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from litestar import Response
 from litestar.datastructures import Cookie
 
-from api.exchange import elapsed_ms
+from api.middleware import elapsed_ms
 from schemas.envelope import Meta, Pagination, Success, Timing
 
 T = TypeVar("T")

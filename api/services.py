@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.authentication import Authenticator
-from api.device_cookie import DeviceCookies
+from api.edge.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
-from api.streams.admission import StreamAdmission
+from api.streams.stream_lease import StreamAdmission
 from shared.accounts.service import AccountService
 from shared.accounts.session_service import SessionService
 from shared.accounts.tenant_repository import TenantRepository

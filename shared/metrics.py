@@ -93,7 +93,7 @@ def count_log_compaction(outcome: str) -> None:
 
 
 def count_refusal(lane: str) -> None:
-    """`lane`: the name of one in api.lanes."""
+    """`lane`: the name of one in api.edge.lanes."""
     _refusals.labels(lane).inc()
 
 

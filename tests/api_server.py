@@ -15,13 +15,13 @@ from litestar.datastructures import State
 from litestar.params import JSONBody
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
-from api.body_budget import BodyBudget
-from api.connection import Connection, ConnectionState
+from api.edge.body_budget import BodyBudget
+from api.edge.connection import Connection, ConnectionState
+from api.edge.lanes import Lanes
+from api.edge.places import Places
+from api.edge.server import Server
 from api.errors import handle_error
-from api.exchange import Application, BodyPace
-from api.lanes import Lanes
-from api.places import Places
-from api.server import Server
+from api.middleware import Application, BodyPace
 from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
 from tests.ports import free_ports

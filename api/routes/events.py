@@ -9,12 +9,12 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from litestar.response import Response
 
-from api.callers import user_caller
+from api.edge.callers import user_caller
 from api.streams.account_cursor import decode_cursor, invalid_cursor
 from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountSource, AccountStreamRight
-from api.streams.admission import StreamAdmission
 from api.streams.sse import EventStream
+from api.streams.stream_lease import StreamAdmission
 from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
 

@@ -10,12 +10,12 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Response
 
-from api.callers import user_caller
+from api.edge.callers import user_caller
 from api.responses import EnvelopeResponse
-from api.streams.admission import StreamAdmission, StreamRight
 from api.streams.hub import StreamHub
 from api.streams.log_source import LogSource
 from api.streams.sse import EventStream
+from api.streams.stream_lease import StreamAdmission, StreamRight
 from schemas.deployments import LogLineResource
 from schemas.envelope import Meta, Pagination, Success
 from schemas.logs import LogLine, LogTruncated

@@ -17,6 +17,7 @@ from typing import Protocol
 import anyio
 from litestar.concurrency import sync_to_thread
 
+from api.edge.turns import Caller
 from api.streams.account_channel import (
     BATCH_EVENTS,
     EncodedChange,
@@ -28,7 +29,6 @@ from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.page_reads import PageReads
 from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
-from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
 from shared.logs.listener import AccountRingHandler

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from api.edge.turns import Caller
 from api.streams.account_channel import ready_event
 from api.streams.account_hub import AccountHub, AccountWatch
-from api.streams.admission import StreamRight
 from api.streams.sse import Follower, Piece
-from api.turns import Caller
+from api.streams.stream_lease import StreamRight
 from shared.accounts.permissions import ROLES_WITH, Permission
 from shared.accounts.stream_rights import StreamRights
 

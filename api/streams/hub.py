@@ -18,13 +18,13 @@ from typing import Protocol
 
 import anyio
 
+from api.edge.turns import Caller
 from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
 from api.streams.page_reads import PageReads
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
-from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.listener import RingHandler

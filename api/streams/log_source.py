@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from api.edge.turns import Caller
 from api.streams.hub import StreamHub
 from api.streams.sse import Follower, Piece
 from api.streams.watch import Watch
-from api.turns import Caller
 
 
 class LogSource:

@@ -1,4 +1,4 @@
-"""Pages of the store for streams that are behind: callers take turns, as they do with requests (api.lanes)."""
+"""Pages of the store for streams that are behind: callers take turns, as they do with requests (api.edge.lanes)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from api.lanes import Lane
+from api.edge.lanes import Lane
+from api.edge.turns import Caller
 from api.streams.background import BackgroundTasks
-from api.turns import Caller
 
 T = TypeVar("T")
 

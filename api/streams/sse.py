@@ -23,7 +23,7 @@ from litestar.types import Receive, Scope, Send
 
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
 from api.streams.metrics import count_stream_begin, count_stream_end
-from api.streams.patience import PatientSender
+from api.streams.stall_timeout import PatientSender
 from api.streams.timing import StreamTiming
 from api.streams.watch import DeploymentGone, HubClosing
 

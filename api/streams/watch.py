@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from api.edge.turns import Caller
 from api.streams.channel import Batch, Channel
 from api.streams.timing import StreamTiming
-from api.turns import Caller
 from shared.errors import Unavailable
 
 

@@ -20,12 +20,12 @@ from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 
 from api.authentication import Principal
+from api.edge.server import Server
 from api.errors import handle_error
-from api.exchange import Application
+from api.middleware import Application
 from api.routes.logs import LogController
-from api.server import Server
-from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
+from api.streams.stream_lease import StreamAdmission
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
 from shared.accounts.stream_rights import StreamRightsRepository

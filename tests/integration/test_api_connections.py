@@ -19,10 +19,10 @@ import pytest
 import structlog
 import uvicorn
 
-from api.body_budget import UNCOUNTED_BYTES, BodyBudget
-from api.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
-from api.exchange import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
-from api.places import Places
+from api.edge.body_budget import UNCOUNTED_BYTES, BodyBudget
+from api.edge.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
+from api.edge.places import Places
+from api.middleware import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
 from shared.stack.server import program
 from tests.api_server import PATIENCE_SECONDS, RawClient, RunningServer, running_server
 from tests.integration.log_rows import eventually

@@ -25,11 +25,11 @@ from litestar.handlers import BaseRouteHandler
 
 from api.authentication import Principal
 from api.errors import handle_error
-from api.exchange import Application
+from api.middleware import Application
 from api.routes.logs import LogController
-from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
 from api.streams.queue_positions import AskPositions
+from api.streams.stream_lease import StreamAdmission
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.accounts.stream_rights import StreamRightsRepository
@@ -419,7 +419,7 @@ def test_a_stopping_server_sends_its_clients_away(database: Database, redis_url:
         api.append(line("1"))
         followers = [api.follow() for _ in range(5)]
         eventually(lambda: all(follower.seqs == [1] for follower in followers))
-        api.server.should_exit = True
+        api.edge.server.should_exit = True
         for follower in followers:
             assert follower.join().kinds == ["log", "reconnect"]
             assert json.loads(follower.events[-1].data) == {"reason": "shutdown"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from api.edge.turns import Caller
 from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountFollower, AccountSource
 from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
-from api.turns import Caller
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountEvent, AccountPage, StatusChange
 from shared.logs.listener import AccountRingHandler

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.bodies import decode_body
-from api.body_budget import UNCOUNTED_BYTES, BodyBudget, HeldBody
+from api.edge.body_budget import UNCOUNTED_BYTES, BodyBudget, HeldBody
 from api.errors import RequestRefused
 from shared.errors import CloudifyError, ErrorCode, Unavailable, ValidationFailed
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from api.callers import address_caller
-from api.lanes import Lane, Overloaded
-from api.turns import Caller
+from api.edge.callers import address_caller
+from api.edge.lanes import Lane, Overloaded
+from api.edge.turns import Caller
 
 PATIENCE_SECONDS = 120.0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from api.places import Places, connections_for
+from api.edge.places import Places, connections_for
 
 LOOPBACK = "127.0.0.1"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from api.server import Server
+from api.edge.server import Server
 
 
 class Request:

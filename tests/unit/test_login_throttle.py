@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.device_cookie import LIFETIME_SECONDS, DeviceCookies
+from api.edge.device_cookie import LIFETIME_SECONDS, DeviceCookies
 from shared.accounts.login_throttle import LoginThrottle, LoginThrottled
 from shared.clock import ManualClock
 from shared.limits.windows import LocalWindows, Window

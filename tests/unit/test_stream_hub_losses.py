@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from api.edge.turns import NOBODY
 from api.streams.channel import Channel
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from api.streams.watch import DeploymentGone, Watch
-from api.turns import NOBODY
 from schemas.logs import LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.notifier import Ring

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from api.edge.turns import Caller
 from api.streams.channel import BATCH_BYTES, Batch
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
-from api.turns import Caller
 from schemas.logs import LogEnd, LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
 from tests.unit.test_stream_hub_losses import Listener

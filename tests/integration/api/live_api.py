@@ -19,8 +19,8 @@ from redis import Redis
 from api.app import create_app
 from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
 from api.services import Services
-from api.streams.admission import StreamAdmission
 from api.streams.hub import StreamHub
+from api.streams.stream_lease import StreamAdmission
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry
 from schemas.projects import CreateTokenRequest, RegisterRequest

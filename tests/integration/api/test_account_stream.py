@@ -18,7 +18,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 
 from api.app import create_app
 from api.composition import build_services, build_stream_hub, connect_backends, running_hub
-from api.server import Server
+from api.edge.server import Server
 from api.services import Services
 from api.streams.account_cursor import decode_cursor, encode_cursor
 from schemas.logs import LogEnd, LogStatus

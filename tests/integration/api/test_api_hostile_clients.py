@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from litestar._parsers import parse_cookie_string
 
-from api.callers import address_caller
-from api.turns import Caller
+from api.edge.callers import address_caller
+from api.edge.turns import Caller
 from tests.integration.log_rows import eventually
 
 

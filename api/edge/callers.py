@@ -9,9 +9,9 @@ from typing import Any
 
 from litestar.connection import ASGIConnection
 
-from api.device_cookie import DeviceCookies
+from api.edge.device_cookie import DeviceCookies
+from api.edge.turns import NOBODY, Caller
 from api.session_cookie import read_cookie
-from api.turns import NOBODY, Caller
 from schemas.accounts import DEVICE_COOKIE
 from shared.network.client_addresses import network_of
 

@@ -1,6 +1,6 @@
 """A connection of the server: uvicorn's, with bounds and a graceful end.
 
-- An address has a bounded number of them, and so have all together (api.places). Loopback is only counted among all:
+- An address has a bounded number of them, and so have all together (api.edge.places). Loopback is only counted among all:
   proxies of this machine are there.
 - A request's head is bounded, and so is what surrounds the bytes of a body (chunk sizes, trailers).
 - Few requests wait behind the one that is being answered, and nothing is read while one waits.
@@ -24,8 +24,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.exchange import EDGE_HEADERS, new_request_id
-from api.places import Places
+from api.edge.places import Places
+from api.middleware import EDGE_HEADERS, new_request_id
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import ErrorCode
 from shared.network.client_addresses import network_of

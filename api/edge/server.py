@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import uvicorn
 
-from api.connection import Connection, ConnectionState
+from api.edge.connection import Connection, ConnectionState
 
 # What a client that is let go must take of the rest while the server looks again, or it is cut off.
 _LEAST_BYTES = 16 * 1024

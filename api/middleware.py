@@ -20,7 +20,7 @@ import structlog
 from litestar import Litestar
 from litestar.types import Message, Receive, Scope, Send
 
-from api.body_budget import BodyBudget, HeldBody
+from api.edge.body_budget import BodyBudget, HeldBody
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode
 from shared.hosts import Hosts
