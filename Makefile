@@ -31,7 +31,7 @@ chaos: .venv/dev.stamp ## Kill, stop and starve the queue's processes
 	$(BIN)/python -m pytest tests/chaos
 
 queue-model: .venv/dev.stamp ## Compare the queue with its model for long (CLOUDIFY_QUEUE_EXAMPLES, 2000 unless set)
-	CLOUDIFY_QUEUE_EXAMPLES=$${CLOUDIFY_QUEUE_EXAMPLES:-2000} $(BIN)/python -m pytest -s tests/integration/test_queue_model.py
+	CLOUDIFY_QUEUE_EXAMPLES=$${CLOUDIFY_QUEUE_EXAMPLES:-2000} $(BIN)/python -m pytest -s tests/integration/shared/queue/test_queue_model.py
 
 e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e

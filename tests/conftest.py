@@ -24,8 +24,8 @@ from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
-from tests.docker_engine import docker_engine  # noqa: F401 - a fixture
-from tests.ports import free_ports
+from tests.support.docker_engine import docker_engine  # noqa: F401 - a fixture
+from tests.support.ports import free_ports
 
 S = TypeVar("S", bound=Server)
 _numbers = itertools.count(1)

@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 
 from tests.bench.platform import line
-from tests.e2e.platform import Platform
-from tests.floods import FLOODS
-from tests.repositories import make_repository
+from tests.support.floods import FLOODS
+from tests.support.platform import Platform
+from tests.support.repositories import make_repository
 
 SAMPLES = 100
 THREADS = 20
@@ -28,7 +28,7 @@ THREADS = 20
 
 @contextlib.contextmanager
 def flood(platform: Platform, kind: str, token: str, deployment: str) -> Generator[dict[str, int]]:
-    command = [sys.executable, "-m", "tests.floods", platform.api_url, kind, str(THREADS), token, deployment]
+    command = [sys.executable, "-m", "tests.support.floods", platform.api_url, kind, str(THREADS), token, deployment]
     statuses: dict[str, int] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

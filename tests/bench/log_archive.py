@@ -32,7 +32,7 @@ from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.storage.object_store import S3ArtifactStore
-from tests.integration.log_rows import end, new_deployment
+from tests.support.log_rows import end, new_deployment
 
 _BATCH = 400
 _STREAM_PAGE, _LARGE_PAGE = 64 * 1024, 1024 * 1024

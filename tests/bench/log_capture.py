@@ -36,7 +36,7 @@ from shared.settings import BuildSettings
 from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
-from tests.integration.log_rows import new_deployment
+from tests.support.log_rows import new_deployment
 from workers.executors.base import ExecutionSpec, Limits, OnOutput, Outcome
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups

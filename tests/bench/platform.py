@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from tests.e2e.platform import Platform, wait_for
-from tests.repositories import commit, make_repository
+from tests.support.platform import Platform, wait_for
+from tests.support.repositories import commit, make_repository
 
 ROUNDS = 3
 

@@ -17,9 +17,9 @@ import httpx
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import line
-from tests.e2e.platform import Platform
-from tests.e2e.sites import BUILD, HOLD, node_project
-from tests.repositories import make_repository
+from tests.support.platform import Platform
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, HOLD, node_project
 
 ROUNDS = 3
 TARGETS = {"api": 3.0, "postgres": 3.0, "object-store": 3.0, "worker-build": 1.0}

@@ -16,7 +16,7 @@ from shared.stack.valkey import ValkeyServer
 from tests.chaos.arena import LONG_LEASE_SECONDS, PATIENCE, Account, Arena, arena_on, until
 from tests.chaos.chaos_worker import STEPS
 from tests.chaos.cutting_proxy import CuttingProxy
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.chaos
 NOTHING = Account(lost=0, duplicated=0, leaked=0)

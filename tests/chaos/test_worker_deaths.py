@@ -23,7 +23,7 @@ from shared.stack.valkey import ValkeyServer
 from shared.stack.worker_watch import WorkerWatch
 from shared.worker_life import DeadWorkers, Verdict, WorkerLife, pronounce, read_life, verdict_on
 from tests.chaos.arena import PATIENCE, PROGRAM, Account, Arena, arena_on, until
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.chaos
 NOTHING = Account(lost=0, duplicated=0, leaked=0)

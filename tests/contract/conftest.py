@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker_engine import SECONDS, DockerEngine
-from tests.executors import ExecutorKind, LoopbackServer, listening_on_loopback
+from tests.support.docker_engine import SECONDS, DockerEngine
+from tests.support.executors import ExecutorKind, LoopbackServer, listening_on_loopback
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.docker.executor import DockerExecutor
 

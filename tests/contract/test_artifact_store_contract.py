@@ -8,7 +8,7 @@ import pytest
 
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.storage.object_store import S3ArtifactStore
-from tests.artifact_stores import MemoryArtifactStore
+from tests.support.artifact_stores import MemoryArtifactStore
 
 pytestmark = pytest.mark.integration
 

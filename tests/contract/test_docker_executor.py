@@ -18,8 +18,8 @@ import docker
 import pytest
 
 from shared.errors import PlatformError
-from tests.docker_engine import SECONDS, DockerEngine
-from tests.executors import (
+from tests.support.docker_engine import SECONDS, DockerEngine
+from tests.support.executors import (
     MEBIBYTE,
     PATIENCE,
     ExecutorKind,
@@ -257,7 +257,7 @@ def test_a_daemon_that_goes_away_is_the_platforms_loss(
 ORDINARY = """
 import os, sys, threading
 from pathlib import Path
-from tests.executors import ExecutorKind, Output, make_spec
+from tests.support.executors import ExecutorKind, Output, make_spec
 from workers.executors.base import Overlay
 home, uid = Path(sys.argv[1]), int(sys.argv[2])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)

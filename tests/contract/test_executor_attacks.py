@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.executors import (
+from tests.support.executors import (
     MEBIBYTE,
     PATIENCE,
     ExecutorKind,

@@ -20,7 +20,7 @@ import pytest
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
-from tests.executors import (
+from tests.support.executors import (
     MEBIBYTE,
     PATIENCE,
     ExecutorKind,
@@ -479,7 +479,7 @@ def test_names_that_are_paths_are_refused(executor: Executor, name: str) -> None
 WORKER = """
 import os, sys, threading
 from pathlib import Path
-from tests.executors import ExecutorKind
+from tests.support.executors import ExecutorKind
 from workers.executors.base import ExecutionSpec, Limits
 runtime, name, script = sys.argv[1:4]
 limits = Limits(memory_bytes=512 << 20, cpu_count=1, process_count=64, disk_bytes=1 << 30, output_bytes=1 << 20,

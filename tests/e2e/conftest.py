@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker_engine import DockerEngine
-from tests.e2e.attacks import LIMITS
-from tests.e2e.platform import INTRANET_HOST, Platform
+from tests.support.attacks import LIMITS
+from tests.support.docker_engine import DockerEngine
+from tests.support.platform import INTRANET_HOST, Platform
 
 # Name of a project → seconds of each of its stages.
 _BUILD_TIMES = pytest.StashKey[dict[str, dict[str, float]]]()

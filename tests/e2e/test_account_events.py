@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from shared.logs.account_events import AccountEventStore
-from tests.e2e.platform import Platform, is_running, wait_for
-from tests.e2e.sites import BUILD, HOLD, node_site
-from tests.repositories import make_repository
+from tests.support.platform import Platform, is_running, wait_for
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, HOLD, node_site
 
 pytestmark = pytest.mark.e2e
 

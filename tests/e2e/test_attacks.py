@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.docker_engine import SECONDS
-from tests.e2e.attacks import ATTACKS, PAGE, Target
-from tests.e2e.campaign import HARMLESS, Campaign
-from tests.e2e.platform import INTRANET_HOST, Platform, wait_for
-from tests.executors import LoopbackServer, control_groups, listening_on_loopback, processes_with, unique_marker
-from tests.git_server import serving
+from tests.support.attacks import ATTACKS, PAGE, Target
+from tests.support.campaign import HARMLESS, Campaign
+from tests.support.docker_engine import SECONDS
+from tests.support.executors import LoopbackServer, control_groups, listening_on_loopback, processes_with, unique_marker
+from tests.support.git_server import serving
+from tests.support.platform import INTRANET_HOST, Platform, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(SECONDS)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shared.deployments.state import STAGE_STATUS, Stage
-from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, HOLD, node_site, sleep_js
-from tests.repositories import make_repository
+from tests.support.platform import Platform, wait_for
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, HOLD, node_site, sleep_js
 
 pytestmark = pytest.mark.e2e
 

@@ -10,10 +10,10 @@ from typing import Any
 import docker
 import pytest
 
-from tests.docker_engine import SECONDS, DockerEngine
-from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_site, sleep_js
-from tests.repositories import make_repository
+from tests.support.docker_engine import SECONDS, DockerEngine
+from tests.support.platform import Platform, wait_for
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, node_site, sleep_js
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(SECONDS)]
 

@@ -15,9 +15,9 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.e2e.platform import Platform
-from tests.lockfiles import lock
-from tests.repositories import SITES, make_repository, write_site
+from tests.support.lockfiles import lock
+from tests.support.platform import Platform
+from tests.support.repositories import SITES, make_repository, write_site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 IS_FULL = os.environ.get("CLOUDIFY_E2E_FULL", "") == "1"

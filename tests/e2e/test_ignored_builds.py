@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.platform import Platform
-from tests.e2e.sites import BUILD, node_site
-from tests.repositories import commit, git, make_repository
+from tests.support.platform import Platform
+from tests.support.repositories import commit, git, make_repository
+from tests.support.sites import BUILD, node_site
 
 pytestmark = pytest.mark.e2e
 

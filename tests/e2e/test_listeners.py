@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from shared.stack.object_store_tls import write_security
-from tests.e2e.platform import PATIENCE, Platform
+from tests.support.platform import PATIENCE, Platform
 
 pytestmark = pytest.mark.e2e
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import INTRANET_HOST, Platform
-from tests.e2e.sites import BUILD, node_site
-from tests.git_server import serving
-from tests.repositories import make_repository
+from tests.support.git_server import serving
+from tests.support.platform import INTRANET_HOST, Platform
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, node_site
 
 pytestmark = pytest.mark.e2e
 

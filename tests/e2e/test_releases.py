@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import FINISHED, Platform, wait_for
-from tests.e2e.sites import BUILD, HOLD, node_site, sleep_js
-from tests.repositories import commit, make_repository
+from tests.support.platform import FINISHED, Platform, wait_for
+from tests.support.repositories import commit, make_repository
+from tests.support.sites import BUILD, HOLD, node_site, sleep_js
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import Platform, wait_for
-from tests.e2e.sites import BUILD, node_site
-from tests.repositories import make_repository
+from tests.support.platform import Platform, wait_for
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, node_site
 
 pytestmark = pytest.mark.e2e
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.platform import PATIENCE, Platform, is_running, wait_for
-from tests.e2e.sites import BUILD, HOLD, node_site
-from tests.repositories import make_repository
+from tests.support.platform import PATIENCE, Platform, is_running, wait_for
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD, HOLD, node_site
 
 pytestmark = pytest.mark.e2e
 

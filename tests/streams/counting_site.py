@@ -7,7 +7,7 @@ import signal
 
 import psutil
 
-from tests.e2e.sites import node_project
+from tests.support.sites import node_project
 
 # Lines per second; from this share of the lines on it trickles, until a SIGCONT lets it end. Nobody but this test sends
 # that signal, and to a process that doesn't listen for it yet it does nothing.

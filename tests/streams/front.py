@@ -17,8 +17,8 @@ import httpx
 from shared.stack.errors import StackError
 from shared.stack.processes import end, spawn
 from shared.stack.server import program
-from tests.e2e.platform import wait_for
-from tests.ports import free_ports
+from tests.support.platform import wait_for
+from tests.support.ports import free_ports
 
 _PAGE = Path(__file__).parent / "browser"
 _CADDYFILE = """

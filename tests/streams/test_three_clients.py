@@ -17,14 +17,14 @@ import httpx
 import pytest
 
 from shared.db.database import Database
-from tests.chromium import ChromiumMissing, browsing, chromium
-from tests.e2e.platform import FINISHED, Platform, wait_for
-from tests.e2e.sites import BUILD
-from tests.repositories import make_repository
 from tests.streams.clients import LINE_FIELDS, Client, View, runs_of
 from tests.streams.counting_site import counting_site, release
 from tests.streams.front import front, reporting
 from tests.streams.kills import API, REDIS, WORKER, Killer, plan_kills
+from tests.support.chromium import ChromiumMissing, browsing, chromium
+from tests.support.platform import FINISHED, Platform, wait_for
+from tests.support.repositories import make_repository
+from tests.support.sites import BUILD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 

@@ -31,8 +31,8 @@ from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
 from shared.settings import Settings
 from shared.stack.valkey import ValkeyServer
-from tests.integration.log_rows import eventually
-from tests.ports import free_ports
+from tests.support.log_rows import eventually
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

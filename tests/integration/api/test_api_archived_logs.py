@@ -15,8 +15,8 @@ from shared.settings import ObjectStoreSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.storage.object_store import S3ArtifactStore
 from tests.integration.api.conftest import Account, Platform
-from tests.integration.log_rows import end, eventually, line, status
-from tests.ports import free_ports
+from tests.support.log_rows import end, eventually, line, status
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ from api.app import create_app
 from api.guards import UndeclaredRoutes
 from shared.accounts.permissions import Permission, Role, permissions_of
 from shared.identifiers import DEPLOYMENT, PROJECT, new_identifier
-from tests.integration.log_rows import eventually
+from tests.support.log_rows import eventually
 
 HEADERS = {
     "api-version": "2026-02-12",

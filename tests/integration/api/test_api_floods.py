@@ -9,9 +9,9 @@ import pytest
 
 from shared.accounts.permissions import Role
 from shared.settings import Settings
-from tests.floods import FLOODS, Flood
-from tests.integration.api.live_api import PATIENCE_SECONDS, LiveApi, live_api
-from tests.integration.log_rows import eventually, line
+from tests.support.floods import FLOODS, Flood
+from tests.support.live_api import PATIENCE_SECONDS, LiveApi, live_api
+from tests.support.log_rows import eventually, line
 
 THREADS = 12
 

@@ -12,7 +12,7 @@ from litestar._parsers import parse_cookie_string
 
 from api.edge.callers import address_caller
 from api.edge.turns import Caller
-from tests.integration.log_rows import eventually
+from tests.support.log_rows import eventually
 
 
 def test_options_names_every_method_of_the_address(platform, account) -> None:

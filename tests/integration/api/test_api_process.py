@@ -17,7 +17,7 @@ import pytest
 
 from shared.accounts.login_throttle import PER_ADDRESS
 from shared.settings import ObjectStoreSettings
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 MAXIMUM_RESIDENT_BYTES = 110 * 1024 * 1024
 PATIENCE = 120.0

@@ -15,7 +15,7 @@ from shared.projects.credential_service import RepositoryCredentialService
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import Rotation
 from shared.secrets_box import SecretsBox
-from tests.ssh_server import make_key
+from tests.support.ssh_server import make_key
 
 TOKEN = "ghp_s3cret-t0ken"
 PRIVATE, PUBLIC = make_key()

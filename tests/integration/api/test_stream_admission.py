@@ -20,9 +20,9 @@ from shared.clock import ManualClock
 from shared.db.database import Database
 from shared.settings import Settings
 from shared.stack.valkey import ValkeyServer
-from tests.integration.api.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
-from tests.integration.log_rows import end, eventually, line
-from tests.ports import free_ports
+from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
+from tests.support.log_rows import end, eventually, line
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

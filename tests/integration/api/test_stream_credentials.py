@@ -12,8 +12,8 @@ import pytest
 from api.session_cookie import REFRESH_COOKIE
 from shared.clock import ManualClock
 from shared.settings import Settings
-from tests.integration.api.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
-from tests.integration.log_rows import line
+from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
+from tests.support.log_rows import line
 
 pytestmark = pytest.mark.integration
 

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from tests.integration.api.live_api import PATIENCE_SECONDS, LiveStream
-from tests.integration.log_rows import eventually
-from tests.ports import free_ports
+from tests.support.live_api import PATIENCE_SECONDS, LiveStream
+from tests.support.log_rows import eventually
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

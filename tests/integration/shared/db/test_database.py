@@ -1,0 +1,74 @@
+"""The pool of connections, on a server that doesn't answer in time."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from shared.db.database import Database
+from shared.errors import Unavailable
+from tests.support.log_rows import eventually
+
+
+def answers(database: Database) -> bool:
+    try:
+        return database.fetch_one("SELECT 1 AS one") == {"one": 1}
+    except Unavailable:
+        return False
+
+
+def test_an_answer_that_does_not_come_is_given_up_and_its_connection_with_it(database_url: str) -> None:
+    database = Database(database_url, maximum_connections=1, answer_seconds=0.3)
+    try:
+        with pytest.raises(Unavailable):
+            database.fetch_one("SELECT pg_sleep(3600)")
+        # The next one has a connection that works; on a busy machine its answer may be late, too.
+        eventually(lambda: answers(database))
+    finally:
+        database.close()
+
+
+def test_an_error_that_the_server_answers_keeps_the_connection(database_url: str) -> None:
+    database = Database(database_url, maximum_connections=1, answer_seconds=120.0)
+    try:
+        database.fetch_one("SELECT set_config('statement_timeout', '10', false)")
+        before = database.fetch_one("SELECT pg_backend_pid() AS pid")
+        with pytest.raises(Unavailable):
+            database.fetch_one("SELECT pg_sleep(3600)")
+        assert database.fetch_one("SELECT pg_backend_pid() AS pid") == before
+    finally:
+        database.close()
+
+
+def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        database = Database(f"postgresql://x:x@127.0.0.1:{port}/x", timeout_seconds=0.3)
+        try:
+            with pytest.raises(Unavailable):
+                database.ping()
+        finally:
+            database.close()
+
+
+def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(database_url: str) -> None:
+    database = Database(database_url)
+    try:
+        row = database.fetch_one("SHOW idle_in_transaction_session_timeout")
+        assert row == {"idle_in_transaction_session_timeout": "1min"}
+
+        def sleep_in_a_transaction() -> None:
+            with database.transaction() as connection:
+                connection.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
+                with database.transaction() as other:
+                    other.execute("SELECT pg_sleep(0.5)")
+                connection.execute("SELECT 1")
+
+        with pytest.raises(Unavailable):
+            sleep_in_a_transaction()
+        with database.try_lock(11) as is_held, database.transaction() as other:
+            assert is_held
+            other.execute("SELECT pg_sleep(0.1)")
+    finally:
+        database.close()

@@ -1,0 +1,177 @@
+"""What tests of executors share: the kinds there are, a command's specification, and what the host sees of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from shared.settings import BuildSettings
+from tests.support.docker_engine import DockerEngine
+from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.cgroups import discover_control_groups
+from workers.executors.docker.connection import DockerConnection
+from workers.executors.docker.executor import DockerExecutor
+from workers.executors.toolchain import Toolchain
+
+MEBIBYTE = 1024 * 1024
+# What takes longer on any machine is taken for never.
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class ExecutorKind:
+    """`name`: bubblewrap, bubblewrap-without-control-groups or docker; the latter with a daemon and an image."""
+
+    name: str
+    docker_host: str = ""
+    builder_image: str = ""
+
+    @classmethod
+    def of(cls, name: str, engine: DockerEngine | None) -> ExecutorKind:
+        return cls(name) if engine is None else cls(name, engine.host, engine.builder_image)
+
+    @property
+    def is_docker(self) -> bool:
+        return self.name == "docker"
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        runtime: Path,
+        settings: BuildSettings | None = None,
+        *,
+        environment: Mapping[str, str] = os.environ,
+    ) -> Generator[BubblewrapExecutor | DockerExecutor]:
+        settings = replace(
+            settings or BuildSettings(),
+            executor="docker" if self.is_docker else "bubblewrap",
+            docker_host=self.docker_host,
+            builder_image=self.builder_image,
+        )
+        if not self.is_docker:
+            groups = discover_control_groups() if self.name == "bubblewrap" else None
+            yield BubblewrapExecutor(
+                settings, runtime, Toolchain.discover(), host_environment=dict(environment), control_groups=groups
+            )
+            return
+        connection = DockerConnection(self.docker_host, {})
+        with contextlib.closing(connection):
+            yield DockerExecutor(settings, runtime, connection=connection, host_environment=dict(environment))
+
+
+def left_in(runtime: Path) -> list[str]:
+    """Names of the runs that a runtime directory still has; what starts with a dot is the executor's own."""
+    return sorted(path.name for path in runtime.iterdir() if not path.name.startswith("."))
+
+
+@dataclass
+class Output:
+    chunks: list[tuple[str, bytes]] = field(default_factory=list)
+    seen: threading.Event = field(default_factory=threading.Event)
+    marker: bytes = b"\0never\0"
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        self.chunks.append((stream, data))
+        if self.marker in self.text():
+            self.seen.set()
+
+    def text(self, stream: str | None = None) -> bytes:
+        return b"".join(data for name, data in self.chunks if stream in (None, name))
+
+
+def make_spec(script: str, *, workspace: Path | None = None, **changes: object) -> ExecutionSpec:
+    limits: dict[str, object] = {
+        "memory_bytes": 512 * MEBIBYTE,
+        "cpu_count": 2.0,
+        "process_count": 64,
+        "disk_bytes": 64 * MEBIBYTE,
+        "disk_entries": 100_000,
+        "output_bytes": 8 * MEBIBYTE,
+        "wall_seconds": 300.0,
+        "stop_seconds": 1.0,
+    }
+    limits |= {name: changes.pop(name) for name in list(changes) if name in limits}
+    values: dict[str, object] = {
+        "name": f"contract-{os.getpid()}-{time.monotonic_ns()}",
+        "command": ("sh", "-c", script),
+        "working_directory": "/workspace" if workspace else "/",
+        "binds": (Bind(workspace, "/workspace", is_writable=True),) if workspace else (),
+        "overlay": None,
+        "environment": {},
+        "limits": Limits(**limits),  # type: ignore[arg-type]
+        "network": "none",
+        "watched_paths": (workspace,) if workspace else (),
+    }
+    return ExecutionSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+def run(executor: Executor, script: str, **changes: object) -> tuple[ExecutionResult, bytes]:
+    output = Output()
+    result = executor.run(make_spec(script, **changes), output, threading.Event())
+    return result, output.text()
+
+
+def control_groups() -> list[Path]:
+    """Of the host, in every hierarchy; others' come and go meanwhile."""
+    return [Path(parent, name) for parent, names, _ in os.walk("/sys/fs/cgroup") for name in names]
+
+
+def processes_with(marker: str) -> list[psutil.Process]:
+    """Live processes of the host with the marker in their argv, whoever is their parent."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and any(marker in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        pause.wait(0.02)
+
+
+def unique_marker() -> str:
+    return f"9{time.monotonic_ns() % 10**7:07d}.{os.getpid()}"
+
+
+@dataclass
+class LoopbackServer:
+    port: int
+    accepted: list[object]
+
+
+@contextlib.contextmanager
+def listening_on_loopback() -> Generator[LoopbackServer]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = LoopbackServer(listener.getsockname()[1], [])
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, peer = listener.accept()
+            except OSError:
+                return
+            server.accepted.append(peer)
+            connection.close()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    yield server
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    listener.close()

@@ -1,0 +1,181 @@
+"""The install and build stages one after another, with the real sandbox, object store and database."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.db.database import Database
+from shared.deployments.state import Stage
+from shared.plans import Plan, limits_of
+from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from shared.storage.base import ArtifactStore
+from shared.storage.object_store import S3ArtifactStore
+from tests.support.repositories import write_site
+from workers.commands.tool_repository import ToolRepository
+from workers.commands.tools import ToolProvider
+from workers.executors.base import Executor
+from workers.executors.bubblewrap.executor import BubblewrapExecutor
+from workers.executors.toolchain import Toolchain
+from workers.filesystem.trees import remove_tree
+from workers.pipeline.stage import DeploymentView, StageContext, StageResult
+from workers.reading.reader import ContentReader
+from workers.snapshots.index import SnapshotIndex
+from workers.snapshots.store import SnapshotStore, snapshot_key
+from workers.stages.build.stage import BuildStage
+from workers.stages.install.stage import InstallStage
+
+TENANT = "tenant_test"
+
+
+@dataclass
+class RecordedLog:
+    lines: list[str] = field(default_factory=list)
+    output: bytes = b""
+
+    def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        assert stream in ("stdout", "stderr")
+        self.output += data
+
+    def system(self, text: str) -> None:
+        self.lines.append(text)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n" + self.output.decode(errors="replace")
+
+
+DEPLOYMENT = DeploymentView(
+    allows_files=True,
+    # It names the sandboxes: two runs of the tests on one machine must not end each other's.
+    id=f"depl_{secrets.token_hex(4)}",
+    tenant_id=TENANT,
+    project_id="proj_1",
+    project_slug="sample",
+    repository_url="https://example.invalid/sample.git",
+    branch="main",
+    commit_sha="1" * 40,
+    root_directory=".",
+    framework=None,
+    install_command=None,
+    build_command=None,
+    output_directory=None,
+    node_version=None,
+    is_preview=False,
+    clean=False,
+    if_changed=False,
+    host="sample",
+    release_sequence=1,
+)
+
+
+class Pipeline:
+    """Install and build of sites, one after another, as one host would do them."""
+
+    def __init__(
+        self, directory: Path, executor: Executor, snapshots: SnapshotStore, index: SnapshotIndex,
+        toolchain: Toolchain, settings: Settings, tools: ToolProvider, store: ArtifactStore,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._store = store
+        self._count = 0
+        self.snapshots = snapshots
+        self.log = RecordedLog()
+        self.install_log = RecordedLog()
+        self.cancelled = threading.Event()
+        self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=900)
+        build = BuildStage(executor, snapshots, index, toolchain, settings)
+        self.build_cache = build.build_cache
+        self._stages = {
+            Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings, tools, ContentReader()),
+            Stage.BUILD: build,
+        }
+
+    def forget_tool(self, digest: str) -> None:
+        """The object store loses a tool's snapshot."""
+        self._store.delete(snapshot_key("tools", digest))
+
+    def fresh_directory(self) -> Path:
+        self._count += 1
+        directory = self._directory / f"run-{self._count}"
+        directory.mkdir(parents=True)
+        return directory
+
+    def run_stage(
+        self, stage: Stage, inputs: Mapping[Stage, Any], deployment: DeploymentView, variables: Mapping[str, str]
+    ) -> StageResult:
+        self.log = RecordedLog()
+        context = StageContext(
+            deployment, self.limits, self.fresh_directory(), inputs, self.log, self.cancelled, 1, variables
+        )
+        return self._stages[stage].run(context)
+
+    def install(self, site: Mapping[str, str | bytes] | str, **settings: Any) -> StageResult:
+        """`variables` among the settings are those that the stage gets."""
+        variables = settings.pop("variables", {})
+        source = self.fresh_directory() / "source"
+        source.mkdir()
+        write_site(source, site)
+        digest = self.snapshots.save(TENANT, source).digest
+        inputs = {Stage.CLONE: {"source": digest}}
+        try:
+            return self.run_stage(Stage.INSTALL, inputs, replace(DEPLOYMENT, **settings), variables)
+        finally:
+            self.install_log = self.log
+
+    def build(self, installed: StageResult, variables: Mapping[str, str] | None = None, **settings: Any) -> StageResult:
+        # The output of a stage goes through the database as JSON.
+        inputs = {Stage.CLONE: {}, Stage.INSTALL: json.loads(json.dumps(installed.output))}
+        return self.run_stage(Stage.BUILD, inputs, replace(DEPLOYMENT, **settings), variables or {})
+
+    def run(
+        self, site: Mapping[str, str | bytes] | str, variables: Mapping[str, str] | None = None, **settings: Any
+    ) -> dict[str, str]:
+        """The site's files by path."""
+        built = self.build(self.install(site, **settings), variables, **settings)
+        with self.snapshots.attach(TENANT, built.output["output"]) as tree:
+            return {
+                path.relative_to(tree).as_posix(): path.read_text(errors="replace")
+                for path in sorted(tree.rglob("*"))
+                if path.is_file() and not path.is_symlink()
+            }
+
+
+@contextmanager
+def open_pipeline(
+    directory: Path,
+    toolchain: Toolchain,
+    database: Database,
+    store: ObjectStoreSettings,
+    build: BuildSettings = BuildSettings(),  # noqa: B008 - it can't be changed
+) -> Generator[Pipeline]:
+    """Everything it makes is below `directory`, and deleted at the end."""
+    settings = Settings(
+        home=directory,
+        database_url="",
+        redis_url="",
+        object_store=store,
+        build=build,
+        secret_key=b"k" * 32,
+        encryption_keys={},
+    )
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [TENANT])
+    artifacts = S3ArtifactStore(store)
+    snapshots = SnapshotStore(artifacts, directory / "cache", maximum_bytes=2**32)
+    executor = BubblewrapExecutor.for_host(build, directory / "runtime", toolchain)
+    tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
+    with closing(snapshots):
+        pipeline = Pipeline(
+            directory / "work", executor, snapshots, SnapshotIndex(database), toolchain, settings, tools, artifacts
+        )
+        yield pipeline
+        pipeline.build_cache.settle()
+    remove_tree(directory / "work")
+    remove_tree(directory / "cache")

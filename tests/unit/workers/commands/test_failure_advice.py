@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from shared.errors import StageFailure
+from tests.support.stage_context import make_context
+from workers.commands.failure_advice import advice_for
+from workers.commands.sandboxed import raise_failure
+from workers.executors.base import ExecutionResult, Outcome
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed", "words"),
+    [
+        ("build", b"FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "NODE_OPTIONS"),
+        ("install", b"FATAL ERROR: JavaScript heap out of memory", "NODE_OPTIONS"),
+        ("build", b"  code: 'ERR_OSSL_EVP_UNSUPPORTED'\n\nNode.js v24.19.0", "Node 16"),
+        ("build", b"Treating warnings as errors because process.env.CI = true.", "CI to false"),
+        ("install", b"Error: Failed to replace env in config: ${NPM_TOKEN}", "--stage install"),
+        (
+            "install",
+            b"Usage Error: Environment variable not found (NPM_TOKEN) in /workspace/.yarnrc.yml",
+            "--stage install",
+        ),
+        ("install", b"npm error code E401\nnpm error Incorrect or missing password.", "wants credentials"),
+        ("install", b"ERR_PNPM_FETCH_403  GET https://example.invalid/a: Forbidden - 403", "wants credentials"),
+        ("install", b"setuptools-scm was unable to detect version for /workspace.", "SETUPTOOLS_SCM_PRETEND_VERSION="),
+        ("install", b"fatal: not a git repository (or any parent up to mount point /)", "without .git"),
+        ("build", b"WARNING - plugin: Unable to find a git directory and/or git is not installed.", "without .git"),
+        ("install", b"npm error code ERESOLVE\nnpm error ERESOLVE could not resolve", "--legacy-peer-deps"),
+        ("install", b"npm ERR! code ERESOLVE", "--legacy-peer-deps"),
+        ("install", b"npm error code EBADENGINE", ".nvmrc"),
+        ("install", b'error vite@7.3.8: The engine "node" is incompatible with this module.', ".nvmrc"),
+        ("install", b"gyp ERR! stack Error: not found: make\ngyp ERR! stack", "compiler"),
+        ("install", b"/bin/sh: 1: g++: not found", "compiler"),
+        ("build", b"TypeError: fetch failed\n  cause: getaddrinfo EAI_AGAIN api.example.invalid", "no network"),
+        ("build", b"Error: getaddrinfo ENOTFOUND fonts.example.invalid", "no network"),
+        ("build", b"Failed to fetch `Geist` from Google Fonts.", "next/font/local"),
+        ("build", b"Error: next/font: error:\nFailed to fetch Inter from Google Fonts.\n", "next/font/local"),
+        ("build", b"Inlining of fonts failed. https://fonts.invalid/css2 returned", "no network"),
+        ("build", b"urlopen error [Errno -3] Temporary failure in name resolution", "no network"),
+        ("build", b"urlopen error [Errno -2] Name or service not known", "no network"),
+        ("build", b"> tsc && vite build\n\nsh: 1: tsc: not found\n", "The program `tsc` was not found"),
+        ("build", b"/bin/sh: line 1: mkdocs: command not found\n", "The program `mkdocs` was not found"),
+        ("build", b'ERROR failed to load modules: binary with name "go" not found in PATH', "hugo mod vendor"),
+        # The first of several reasons is the nearer one.
+        ("build", b"ENOTFOUND\nJavaScript heap out of memory", "NODE_OPTIONS"),
+    ],
+)
+def test_what_tools_print_leads_to_what_to_do(kind: Literal["install", "build"], printed: bytes, words: str) -> None:
+    assert words in advice_for(b"before\n" + printed + b"\nafter", kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed"),
+    [
+        ("build", b""),
+        ("build", b"Error: something else"),
+        # An install has a network; what it can't reach is said by the list of refused hosts.
+        ("install", b"npm error getaddrinfo ENOTFOUND registry.invalid"),
+        ("build", b"npm error code ERESOLVE"),
+        ("build", b"\xff\xfe" * 1000),
+        ("build", b"Error: page /a: not found, but linked"),
+    ],
+)
+def test_nothing_is_said_of_what_is_not_known(kind: Literal["install", "build"], printed: bytes) -> None:
+    assert advice_for(printed, kind) == ""
+
+
+@pytest.mark.parametrize(("exit_code", "words"), [(127, "a program was not found"), (137, "no memory left")])
+def test_exit_codes_of_the_shell_are_explained(tmp_path: Path, exit_code: int, words: str) -> None:
+    result = ExecutionResult(Outcome.USER_ERROR, exit_code, "", 1.0, None)
+    with pytest.raises(StageFailure, match=words):
+        raise_failure(make_context(tmp_path / "stage"), result, "build command")
