@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from schemas.deployments import Resource
+from schemas.base import Resource
 
 
 class QueueResource(Resource):

@@ -1,62 +1,21 @@
-"""What the API shows. JSON is camelCase; times are ISO 8601 in UTC."""
+"""Deployments: their stages, their place in the queue and the lines of their log."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-import msgspec
+from schemas.base import Request, Resource
+from schemas.projects import ProjectReference
 
 
-class Resource(msgspec.Struct, kw_only=True, rename="camel"):
-    """Base of all response structs."""
-
-
-class UserResource(Resource):
-    id: str
-    email: str
-    name: str
-    plan: str
-    image: str | None
-
-
-class TokenResource(Resource):
-    id: str
-    name: str
-    prefix: str
-    scopes: list[str]
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    created_at: datetime
-
-
-class CreatedTokenResource(TokenResource):
-    """`token` is shown this once."""
-
-    token: str
-
-
-class ProjectResource(Resource):
-    id: str
-    name: str
-    slug: str
-    repository_url: str | None
-    repository_branch: str
-    root_directory: str
-    framework: str | None
-    install_command: str | None
-    build_command: str | None
-    output_directory: str | None
-    node_version: str | None
-    url: str
-    is_pinned: bool
-    active_deployment_id: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class ProjectReference(Resource):
-    name: str
-    slug: str
+class CreateDeploymentRequest(Request):
+    project_id: str
+    branch: str | None = None
+    commit_sha: str | None = None
+    is_preview: bool = False
+    clean: bool = False
+    if_changed: bool = False
+    priority: int = 5
 
 
 class StageRunResource(Resource):
@@ -107,37 +66,6 @@ class DeploymentResource(Resource):
     trigger: str
     # Why there was nothing to build, of a deployment that was asked for with ifChanged.
     ignored: str | None = None
-
-
-class RepositoryCredentialsResource(Resource):
-    """The secret itself is never read back. `host`: the only one that gets it, as scheme://host:port.
-
-    `fingerprint` and `public_key` are those of a deploy key.
-    """
-
-    kind: str
-    host: str
-    username: str | None
-    fingerprint: str | None
-    public_key: str | None
-    updated_at: datetime
-
-
-class EnvironmentVariableResource(Resource):
-    """Values are never read back."""
-
-    key: str
-    targets: list[str]
-    stages: list[str]
-    created_at: datetime
-    updated_at: datetime
-
-
-class DevelopmentEnvironmentResource(Resource):
-    """`withheld`: names of variables that hold for development but for builds as well; their values stay here."""
-
-    variables: dict[str, str]
-    withheld: list[str]
 
 
 class LogLineResource(Resource, omit_defaults=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.deployments import Resource
+from schemas.base import Resource
 
 
 class DependencyHealth(Resource):

@@ -1,40 +1,12 @@
-"""Bodies that the API accepts. Unknown fields are refused."""
+"""Projects, their environment variables and the credentials of their repository."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
 
-Names = Annotated[list[str], msgspec.Meta(max_length=100)]
-
-
-class Request(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Base of all request structs. What a struct can't say is checked in the service, all fields at once."""
-
-
-class RegisterRequest(Request):
-    email: str
-    password: str
-    name: str = ""
-
-
-class LoginRequest(Request):
-    email: str
-    password: str
-
-
-class CreateTokenRequest(Request):
-    name: str
-    scopes: Names = []
-    expires_at: datetime | None = None
-
-
-class CreateStreamTicketRequest(Request):
-    """Without `deployment_id`: for the account's stream of events."""
-
-    deployment_id: str | msgspec.UnsetType = msgspec.UNSET
+from schemas.base import Names, Request, Resource
 
 
 class CreateProjectRequest(Request):
@@ -63,12 +35,53 @@ class UpdateProjectRequest(Request):
     is_pinned: bool | msgspec.UnsetType = msgspec.UNSET
 
 
+class ProjectResource(Resource):
+    id: str
+    name: str
+    slug: str
+    repository_url: str | None
+    repository_branch: str
+    root_directory: str
+    framework: str | None
+    install_command: str | None
+    build_command: str | None
+    output_directory: str | None
+    node_version: str | None
+    url: str
+    is_pinned: bool
+    active_deployment_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ProjectReference(Resource):
+    name: str
+    slug: str
+
+
 class SetVariableRequest(Request):
     """`stages`: which commands see it, of "install" and "build"."""
 
     value: str
     targets: Names = msgspec.field(default_factory=lambda: ["production", "preview", "development"])
     stages: Names = msgspec.field(default_factory=lambda: ["build"])
+
+
+class EnvironmentVariableResource(Resource):
+    """Values are never read back."""
+
+    key: str
+    targets: list[str]
+    stages: list[str]
+    created_at: datetime
+    updated_at: datetime
+
+
+class DevelopmentEnvironmentResource(Resource):
+    """`withheld`: names of variables that hold for development but for builds as well; their values stay here."""
+
+    variables: dict[str, str]
+    withheld: list[str]
 
 
 class SetRepositoryCredentialsRequest(Request):
@@ -80,11 +93,15 @@ class SetRepositoryCredentialsRequest(Request):
     private_key: str | None = None
 
 
-class CreateDeploymentRequest(Request):
-    project_id: str
-    branch: str | None = None
-    commit_sha: str | None = None
-    is_preview: bool = False
-    clean: bool = False
-    if_changed: bool = False
-    priority: int = 5
+class RepositoryCredentialsResource(Resource):
+    """The secret itself is never read back. `host`: the only one that gets it, as scheme://host:port.
+
+    `fingerprint` and `public_key` are those of a deploy key.
+    """
+
+    kind: str
+    host: str
+    username: str | None
+    fingerprint: str | None
+    public_key: str | None
+    updated_at: datetime

@@ -12,8 +12,7 @@ from api.cli.references import find_project, get_project
 from api.cli.work_tree import Repository, WorkTree, is_same_address, is_same_repository, name_of, repository_of
 from api.client.credentials import Link
 from api.client.errors import ApiError, ClientError, ExitCode
-from schemas.deployments import ProjectResource
-from schemas.projects import CreateProjectRequest, UpdateProjectRequest
+from schemas.projects import CreateProjectRequest, ProjectResource, UpdateProjectRequest
 from shared.projects.repository_url import public_form
 
 

@@ -10,7 +10,8 @@ from api.cli.invocation import Invocation
 from api.cli.work_tree import WorkTree
 from api.client.errors import ApiError, ClientError, ExitCode
 from api.client.http import ApiClient
-from schemas.deployments import DeploymentResource, ProjectResource
+from schemas.deployments import DeploymentResource
+from schemas.projects import ProjectResource
 
 _PROJECT_PREFIX = "proj_"
 _DEPLOYMENT_PREFIX = "depl_"

@@ -13,23 +13,15 @@ import httpx
 import msgspec
 
 from api.client.transport import QueryValue, Transport
-from schemas.accounts import DEVICE_COOKIE
+from schemas.accounts import DEVICE_COOKIE, CreatedTokenResource, CreateTokenRequest, LoginRequest, UserResource
 from schemas.administration import DeadJobResource, JobPlace, QueueResource
-from schemas.deployments import (
-    CreatedTokenResource,
-    DeploymentResource,
+from schemas.deployments import CreateDeploymentRequest, DeploymentResource, LogLineResource
+from schemas.projects import (
+    CreateProjectRequest,
     DevelopmentEnvironmentResource,
     EnvironmentVariableResource,
-    LogLineResource,
     ProjectResource,
     RepositoryCredentialsResource,
-    UserResource,
-)
-from schemas.projects import (
-    CreateDeploymentRequest,
-    CreateProjectRequest,
-    CreateTokenRequest,
-    LoginRequest,
     SetRepositoryCredentialsRequest,
     SetVariableRequest,
     UpdateProjectRequest,

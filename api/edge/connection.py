@@ -1,7 +1,7 @@
 """A connection of the server: uvicorn's, with bounds and a graceful end.
 
-- An address has a bounded number of them, and so have all together (api.edge.places). Loopback is only counted among all:
-  proxies of this machine are there.
+- The connections of one address are bounded, and so are those of all together (api.edge.places). Loopback counts only
+  among all: the proxies of this machine connect from there.
 - A request's head is bounded, and so is what surrounds the bytes of a body (chunk sizes, trailers).
 - Few requests wait behind the one that is being answered, and nothing is read while one waits.
 - The host of an absolute request target replaces the `Host` header (RFC 9112, 3.2.2).

@@ -16,10 +16,17 @@ from api.guards import authorize, authorize_anywhere
 from api.responses import answer, success
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refresh_cookie, refuse_foreign_site
-from schemas.accounts import DEVICE_COOKIE, SessionResource, SignedIn, StreamTicketResource
-from schemas.deployments import UserResource
+from schemas.accounts import (
+    DEVICE_COOKIE,
+    CreateStreamTicketRequest,
+    LoginRequest,
+    RegisterRequest,
+    SessionResource,
+    SignedIn,
+    StreamTicketResource,
+    UserResource,
+)
 from schemas.envelope import Success
-from schemas.projects import CreateStreamTicketRequest, LoginRequest, RegisterRequest
 from shared.accounts.permissions import Permission
 from shared.accounts.service import login_name
 from shared.accounts.session_service import IssuedSession

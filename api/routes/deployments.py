@@ -15,9 +15,8 @@ from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
 from api.responses import success
 from api.services import Services
-from schemas.deployments import DeploymentResource, QueuePosition
+from schemas.deployments import CreateDeploymentRequest, DeploymentResource, QueuePosition
 from schemas.envelope import Success
-from schemas.projects import CreateDeploymentRequest
 from shared.accounts.permissions import Permission
 from shared.deployments.state import DeploymentStatus
 from shared.errors import ErrorCode

@@ -14,9 +14,8 @@ from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
 from api.responses import success
 from api.services import Services
-from schemas.deployments import ProjectResource
 from schemas.envelope import Success
-from schemas.projects import CreateProjectRequest, UpdateProjectRequest
+from schemas.projects import CreateProjectRequest, ProjectResource, UpdateProjectRequest
 from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
 

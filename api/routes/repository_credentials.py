@@ -11,9 +11,8 @@ from litestar.params import FromPath, JSONBody
 from api.bodies import MEDIUM_BODY_BYTES
 from api.responses import success
 from api.services import Services
-from schemas.deployments import RepositoryCredentialsResource
 from schemas.envelope import Success
-from schemas.projects import SetRepositoryCredentialsRequest
+from schemas.projects import RepositoryCredentialsResource, SetRepositoryCredentialsRequest
 from shared.accounts.permissions import Permission
 
 _SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}

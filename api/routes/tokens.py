@@ -13,9 +13,8 @@ from api.bodies import SMALL_BODY_BYTES
 from api.pagination import ListParameters
 from api.responses import answer, success
 from api.services import Services
-from schemas.deployments import CreatedTokenResource, TokenResource
+from schemas.accounts import CreatedTokenResource, CreateTokenRequest, TokenResource
 from schemas.envelope import Success
-from schemas.projects import CreateTokenRequest
 from shared.errors import ErrorCode
 
 

@@ -11,9 +11,8 @@ from litestar.params import FromPath, JSONBody
 from api.bodies import VALUE_BODY_BYTES
 from api.responses import success
 from api.services import Services
-from schemas.deployments import DevelopmentEnvironmentResource, EnvironmentVariableResource
 from schemas.envelope import Success
-from schemas.projects import SetVariableRequest
+from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariableResource, SetVariableRequest
 from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from schemas.deployments import UserResource
-from schemas.projects import RegisterRequest
+from schemas.accounts import RegisterRequest, UserResource
 from shared.accounts.login_throttle import LoginThrottle
 from shared.accounts.passwords import MAXIMUM_LENGTH, MINIMUM_LENGTH, Passwords
 from shared.accounts.tenant_repository import Membership, TenantRepository

@@ -8,8 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
-from schemas.deployments import CreatedTokenResource, TokenResource
-from schemas.projects import CreateTokenRequest
+from schemas.accounts import CreatedTokenResource, CreateTokenRequest, TokenResource
 from shared.accounts.api_tokens import new_token, token_hash
 from shared.accounts.permissions import Permission
 from shared.accounts.token_repository import TokenRepository

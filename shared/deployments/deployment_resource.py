@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.deployments import DeploymentError, DeploymentResource, ProjectReference, StageRunResource
+from schemas.deployments import DeploymentError, DeploymentResource, StageRunResource
+from schemas.projects import ProjectReference
 from shared.db.database import Row
 from shared.deployments.state import DeploymentStatus
 from shared.settings import Settings

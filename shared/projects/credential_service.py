@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from schemas.deployments import RepositoryCredentialsResource
-from schemas.projects import SetRepositoryCredentialsRequest
+from schemas.projects import RepositoryCredentialsResource, SetRepositoryCredentialsRequest
 from shared.db.database import Connection, Database, Row
 from shared.errors import CloudifyError, NotFound, PlatformError, ValidationFailed
 from shared.projects.credential_repository import RepositoryCredentialRepository

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.deployments import ProjectResource
-from schemas.projects import CreateProjectRequest, UpdateProjectRequest
+from schemas.projects import CreateProjectRequest, ProjectResource, UpdateProjectRequest
 from shared.db.database import Connection, Database, Row
 from shared.db.paging import Page, PageRequest
 from shared.deployments.jobs import cleanup_job

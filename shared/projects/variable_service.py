@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from schemas.deployments import DevelopmentEnvironmentResource, EnvironmentVariableResource
-from schemas.projects import SetVariableRequest
+from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariableResource, SetVariableRequest
 from shared.db.database import Database, Row
 from shared.deployments.state import Stage
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed

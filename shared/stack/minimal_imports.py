@@ -1,4 +1,4 @@
-"""`python -m shared.stack.minimal_imports MODULE ARGUMENT…`: runs a module as `python -m MODULE` would, with less memory.
+"""`python -m shared.stack.minimal_imports MODULE ARGUMENT…`: runs a module as `python -m` would, with less memory.
 
 structlog and httpx load rich and pygments when they are installed, which the CLI needs them to be. A process that
 writes JSON lines has no use for some 6 MB of them.

@@ -30,7 +30,7 @@ from docker import errors
 REQUIRED = "CLOUDIFY_TEST_DOCKER"
 # The first use makes the image, which takes a minute or, on a busy machine, several.
 SECONDS = 1500
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _PROGRAMS = ("dockerd", "containerd", "runc", "mmdebstrap", "setpriv")
 _SUITE = "bookworm"
 # What the Dockerfile installs: there already, its own steps are quick.

@@ -1,5 +1,8 @@
-"""Floods of requests, one for each kind of route: `python -m tests.support.floods URL KIND THREADS TOKEN DEPLOYMENT` sends one
-until its stdin ends, then prints how many answers of each status came, as JSON."""
+"""Floods of requests, one for each kind of route.
+
+`python -m tests.support.floods URL KIND THREADS TOKEN DEPLOYMENT` sends one until its stdin ends, then prints how many
+answers of each status came, as JSON.
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from api.services import Services
 from api.streams.hub import StreamHub
 from api.streams.stream_lease import StreamAdmission
 from api.streams.timing import StreamTiming
+from schemas.accounts import CreateTokenRequest, RegisterRequest
 from schemas.logs import LogEntry
-from schemas.projects import CreateTokenRequest, RegisterRequest
 from shared.accounts.permissions import Role
 from shared.accounts.session_service import IssuedSession
 from shared.accounts.stream_rights import StreamRightsRepository

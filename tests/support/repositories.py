@@ -7,8 +7,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-SITES = Path(__file__).parent / "fixtures" / "sites"
-SAMPLE_SITE = Path(__file__).parent.parent / "shared" / "stack" / "sample_site"
+ROOT = Path(__file__).resolve().parents[2]
+SITES = ROOT / "tests" / "fixtures" / "sites"
+SAMPLE_SITE = ROOT / "shared" / "stack" / "sample_site"
 
 _DATE = "2025-01-01T00:00:00+00:00"
 _ENVIRONMENT = {

@@ -20,7 +20,7 @@ from tests.support.ports import free_ports
 from workers.executors.bubblewrap.arguments import find_bubblewrap
 
 # Where .ci/run unpacks the package openssh-server.
-_UNPACKED = Path(__file__).parents[1] / ".venv" / "openssh"
+_UNPACKED = Path(__file__).parents[2] / ".venv" / "openssh"
 
 
 class SshServer:

@@ -7,8 +7,7 @@ import click
 from api.cli.invocation import Invocation, api_command
 from api.cli.references import get_project
 from api.cli.standard_streams import decode, read_input
-from schemas.deployments import RepositoryCredentialsResource
-from schemas.projects import SetRepositoryCredentialsRequest
+from schemas.projects import RepositoryCredentialsResource, SetRepositoryCredentialsRequest
 
 _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or name; default: the linked project.")
 

@@ -22,8 +22,8 @@ from api.cli.project_setup import (
 from api.cli.work_tree import WorkTree
 from api.client.errors import ClientError, ExitCode
 from api.client.log_stream import LogFollower
-from schemas.deployments import DeploymentResource, ProjectResource
-from schemas.projects import CreateDeploymentRequest
+from schemas.deployments import CreateDeploymentRequest, DeploymentResource
+from schemas.projects import ProjectResource
 
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 

@@ -64,7 +64,7 @@ def create_owner(email: str) -> None:
     account, once: `cloudify login` takes it.
     """
     from api.composition import build_account_services, connect_backends
-    from schemas.projects import CreateTokenRequest
+    from schemas.accounts import CreateTokenRequest
     from shared.clock import SystemClock
     from shared.errors import CloudifyError, Conflict
 

@@ -7,7 +7,7 @@ from api.cli.references import get_project
 from api.cli.releases import wait_until_active
 from api.client.errors import ClientError, ExitCode
 from api.client.http import ApiClient
-from schemas.deployments import ProjectResource
+from schemas.projects import ProjectResource
 
 
 @click.command()

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from api.cli.commands.processes import admin
 from api.first_run import prepare
-from schemas.projects import CreateTokenRequest
+from schemas.accounts import CreateTokenRequest
 from shared.accounts.api_tokens import token_hash
 from shared.accounts.token_repository import TokenRepository
 from shared.accounts.token_service import MAXIMUM_TOKENS

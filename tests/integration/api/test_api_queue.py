@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from schemas.accounts import CreateTokenRequest
 from schemas.messages import Job
-from schemas.projects import CreateTokenRequest
 from shared.queue.records import Outcome, WorkerRecord
 
 pytestmark = pytest.mark.integration

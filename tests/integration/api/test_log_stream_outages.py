@@ -21,8 +21,8 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
+from schemas.accounts import CreateTokenRequest
 from schemas.logs import LogLine, LogStatus
-from schemas.projects import CreateTokenRequest
 from shared.accounts.permissions import Role
 from shared.accounts.tenant_repository import TenantRepository
 from shared.accounts.token_repository import TokenRepository

@@ -9,7 +9,8 @@ import pytest
 from api.client.errors import ApiError, ExitCode, Unreachable
 from api.client.http import ApiClient
 from api.client.transport import ATTEMPTS, retry_after_seconds
-from schemas.projects import CreateDeploymentRequest, CreateProjectRequest, SetVariableRequest
+from schemas.deployments import CreateDeploymentRequest
+from schemas.projects import CreateProjectRequest, SetVariableRequest
 
 USER = {"id": "user_1", "email": "a@example.com", "name": "A", "plan": "FREE", "image": None}
 Handler = Callable[[httpx.Request], httpx.Response]

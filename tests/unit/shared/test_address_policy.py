@@ -245,7 +245,7 @@ def test_invalid_networks_are_reported() -> None:
 
 def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
     """A new way out has to ask the policy: this list names all that connect, and why each may."""
-    root = pathlib.Path(__file__).resolve().parents[2]
+    root = pathlib.Path(__file__).resolve().parents[3]
     allowed = {
         "shared/network/address_policy.py": "the policy",
         "workers/stages/clone/addresses.py": "connects to what it admitted",

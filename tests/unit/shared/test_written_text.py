@@ -16,7 +16,7 @@ from shared.text.written import escaped, find_name_problem, is_written_text, wri
 from workers.pipeline.cache_key import explain_miss
 from workers.snapshots.tar_format import shown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Persian, Hindi and Sinhala joiners, joined emoji, a flag of tags, no-break and ideographic spaces, a soft hyphen, the
 # marks of right-to-left text, a private character, one that is not assigned yet.
 WRITTEN = [

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from schemas.accounts import CreateTokenRequest
 from schemas.logs import LogEnd, LogStatus
-from schemas.projects import CreateTokenRequest, SetVariableRequest
+from schemas.projects import SetVariableRequest
 from shared.accounts.token_repository import TokenRepository
 from shared.accounts.token_service import MAXIMUM_TOKENS, TokenService
 from shared.clock import SystemClock

@@ -28,7 +28,7 @@ from shared.queue.job_queue import RedisJobQueue
 from shared.stack.valkey import ValkeyServer
 
 pytestmark = pytest.mark.integration
-PROGRAM = Path(__file__).with_name("queue_worker_program.py")
+PROGRAM = Path(__file__).parents[3] / "support" / "queue_worker_program.py"
 PATIENCE = 120.0
 
 

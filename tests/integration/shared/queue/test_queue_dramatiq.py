@@ -26,7 +26,7 @@ from shared.queue.dramatiq.outcome import Backoff
 from shared.queue.job_queue import RedisJobQueue
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 PATIENCE = 120.0
 
 

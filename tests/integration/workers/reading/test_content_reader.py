@@ -31,7 +31,7 @@ from workers.frameworks.detection import Overrides
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader, ReadingLimits
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 PACKAGE = '{"scripts": {"build": "true"}}'
 # Each file of this many has to be parsed; that takes minutes.
 ENDLESS = 4000
