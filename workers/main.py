@@ -32,8 +32,7 @@ from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
-from workers.composition import build_stage
-from workers.connections import WorkerContext
+from workers.composition import WorkerContext, build_stage
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.actors import declare_actor
 from workers.jobs.cleanup_runner import CleanupRunner

@@ -46,7 +46,7 @@ from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
 from shared.settings import SettingsError, load_settings
 from workers.artifacts.reader import ArtifactReader
-from workers.connections import WorkerContext
+from workers.composition import WorkerContext
 from workers.filesystem.trees import StageDirectories
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact

@@ -7,11 +7,11 @@ from typing import Any
 from shared.errors import StageFailure
 from shared.text.storable import storable
 from workers.frameworks.detection import Detection
+from workers.frameworks.install_inputs import runs_scripts, source_reader
 from workers.frameworks.node_projects import LOCKFILES, dependencies_of
 from workers.frameworks.outside_references import outside_references
 from workers.frameworks.source_references import source_references
 from workers.frameworks.source_tree import SourceTree, ancestors, join
-from workers.stages.install.dependency_key import runs_scripts, source_reader
 
 # They become arguments of a command, of which a host takes only so many.
 _MAXIMUM_PATHS_BYTES = 100_000

@@ -36,8 +36,9 @@ from workers.pipeline.deployment_view import (
     variables_for,
 )
 from workers.pipeline.lifecycle import Beginning, BegunStage, LifecycleService
-from workers.pipeline.stage import InputMissing, StageContext, StageFunction, StageLog, StageResult, origin_of
+from workers.pipeline.stage import StageContext, StageFunction, StageLog, StageResult, origin_of
 from workers.pipeline.stop_signal import interruption
+from workers.snapshots.input_missing import InputMissing
 from workers.stages.clone.ignored import Ignored
 
 _log = structlog.get_logger(__name__)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from shared.deployments.state import Stage
-from shared.errors import PlatformError
 from shared.plans import PlanLimits
 from shared.projects.repository_credentials import RepositoryCredentials
 
@@ -51,17 +50,6 @@ class StageLog(Protocol):
     def system(self, text: str) -> None:
         """A line of the platform's own: what it does and why."""
         ...
-
-
-class InputMissing(PlatformError):
-    """What an earlier stage stored is lost or damaged: that stage has to run again.
-
-    `digest` is what the stage recorded of it.
-    """
-
-    def __init__(self, digest: str, message: str) -> None:
-        super().__init__(message)
-        self.digest = digest
 
 
 @dataclass(frozen=True, slots=True)

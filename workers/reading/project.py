@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.frameworks.detection import Detection, Overrides, detect
+from workers.frameworks.install_inputs import DependencyFiles, read_dependency_files
 from workers.frameworks.source_tree import SourceTree
 from workers.frameworks.tool_versions import ToolRequest, required_tools
 from workers.frameworks.watched_paths import watched_paths
-from workers.stages.install.dependency_key import DependencyFiles, read_dependency_files
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.filesystem.ownership import Owner
-from workers.pipeline.stage import InputMissing
 from workers.snapshots.archive import pack, unpack
+from workers.snapshots.input_missing import InputMissing
 from workers.snapshots.tar_format import ArchiveRejected
 from workers.snapshots.tree_cache import TreeCache, check_names
 

@@ -7,8 +7,9 @@ from typing import Any
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, PlatformError
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
-from workers.pipeline.stage import InputMissing, StageContext, StageResult
+from workers.pipeline.stage import StageContext, StageResult
 from workers.publishers.base import Publisher
+from workers.snapshots.input_missing import InputMissing
 
 
 def verification_host(deployment_id: str) -> str:

@@ -32,6 +32,7 @@ from workers.executors.base import Bind, Executor
 from workers.executors.bubblewrap.arguments import HOME
 from workers.executors.toolchain import NODE_TARGET, Toolchain
 from workers.frameworks.detection import Detection, Overrides
+from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
 from workers.pipeline.stage import StageContext, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
@@ -40,7 +41,7 @@ from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import Snapshot, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
-from workers.stages.install.dependency_key import DependencyFiles, dependency_components
+from workers.stages.install.dependency_key import dependency_components
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
 # Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.

@@ -14,9 +14,10 @@ import pytest
 from tests.support.repositories import write_site
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Overrides, detect
+from workers.frameworks.install_inputs import read_dependency_files, source_reader
 from workers.frameworks.source_tree import SourceTree
 from workers.pipeline.cache_key import cache_key, explain_miss
-from workers.stages.install.dependency_key import dependency_components, read_dependency_files, source_reader
+from workers.stages.install.dependency_key import dependency_components
 
 TOOLCHAIN = Toolchain(
     binds=(),
