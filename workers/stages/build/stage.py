@@ -6,9 +6,7 @@ import hmac
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
-
-import msgspec
+from typing import Literal, NoReturn
 
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
@@ -27,14 +25,16 @@ from workers.commands.sandboxed import (
     search_path,
     workspace_path,
 )
-from workers.commands.tools import Tool, attach, programs
+from workers.commands.tools import attach, programs
 from workers.commands.tools import environment as environment_of
 from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
-from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.outputs import BuildOutput, InstallOutput, Tool
+from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
+from workers.pipeline.table import CLONE, INSTALL
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.build.cache import BuildCache, packages_digest
@@ -102,8 +102,13 @@ find {_COLLECTED} -mindepth 1 '(' -name '.*' ! -name .well-known -o -name node_m
 """
 
 
-class BuildStage:
-    """Output: {"output": digest of the output directory}."""
+def build(parts: StageParts) -> BuildStage:
+    executor, toolchain = parts.sandboxes()
+    return BuildStage(executor, parts.snapshots(), SnapshotIndex(parts.database), toolchain, parts.settings)
+
+
+class BuildStage(StageFunction):
+    """Runs the build command in a sandbox, and stores the output directory as a snapshot."""
 
     def __init__(
         self,
@@ -121,27 +126,29 @@ class BuildStage:
         self.build_cache = BuildCache(snapshots, index)
         self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
 
-    def run(self, context: StageContext) -> StageResult:
-        installed = context.inputs[Stage.INSTALL]
-        detection = msgspec.convert(installed["detection"], Detection)
-        tools = msgspec.convert(installed.get("tools", []), list[Tool])
+    def reap(self, name: str) -> None:
+        self._executor.reap(name)
+
+    def run(self, context: StageContext) -> StageResult[BuildOutput]:
+        installed = context.inputs[INSTALL]
+        detection, tools = installed.detection, installed.tools
         environment = self._environment(context, detection, tools)
         components = self._components(installed, detection, environment, tools)
         if detection.build_command is not None:
             check_command(detection.build_command, "build command")
         record = self._cache.find(context, [components])
         if record is not None:
-            return StageResult({"output": record.digest}, is_cache_hit=True)
+            return StageResult(BuildOutput(output=record.digest), is_cache_hit=True)
         with self._layers(context, installed) as inputs:
             if detection.build_command is None:
                 collected = self._collect(context, detection, inputs)
             else:
-                packages = packages_digest(inputs[0], detection) or str(installed["dependencies"] or "none")
+                packages = packages_digest(inputs[0], detection) or installed.dependencies or "none"
                 collected = self._built(context, detection, environment, inputs, tools, packages)
         snapshot = self._snapshots.save(context.deployment.tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
-        return StageResult({"output": snapshot.digest})
+        return StageResult(BuildOutput(output=snapshot.digest))
 
     def _built(
         self,
@@ -166,8 +173,8 @@ class BuildStage:
         return collected
 
     @contextmanager
-    def _layers(self, context: StageContext, installed: Mapping[str, Any]) -> Generator[tuple[Path, ...]]:
-        digests = [digest for digest in (installed["source"], installed["dependencies"]) if digest]
+    def _layers(self, context: StageContext, installed: InstallOutput) -> Generator[tuple[Path, ...]]:
+        digests = [digest for digest in (installed.source, installed.dependencies) if digest]
         with ExitStack() as stack:
             tenant_id = context.deployment.tenant_id
             yield tuple(stack.enter_context(self._snapshots.attach(tenant_id, digest)) for digest in digests)
@@ -175,7 +182,7 @@ class BuildStage:
     def _environment(self, context: StageContext, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
         """Nothing in it differs between two builds of one commit for one host, or no output would be found again."""
         deployment = context.deployment
-        commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commitSha") or "")
+        commit_sha = deployment.commit_sha or _commit_sha(context)
         return {
             "CI": "1",
             "NODE_ENV": "production",
@@ -194,14 +201,14 @@ class BuildStage:
 
     def _components(
         self,
-        installed: Mapping[str, Any],
+        installed: InstallOutput,
         detection: Detection,
         environment: Mapping[str, str],
         tools: Sequence[Tool],
     ) -> dict[str, str]:
         return {
-            "source": str(installed["source"]),
-            "dependencies": str(installed["dependencies"] or "none"),
+            "source": installed.source,
+            "dependencies": installed.dependencies or "none",
             "build_command": detection.build_command or "none",
             "root_directory": detection.root_directory,
             "output_directory": " ".join(detection.output_directories),
@@ -278,6 +285,11 @@ class BuildStage:
         raise_interruption(context, result)
         _check_collected(context, detection, result, b"".join(printed).decode(errors="replace"))
         return collected
+
+
+def _commit_sha(context: StageContext) -> str:
+    clone = context.inputs.find(CLONE)
+    return "" if clone is None else clone.commit_sha
 
 
 def _check_collected(context: StageContext, detection: Detection, result: ExecutionResult, printed: str) -> None:
