@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shared.backoff import Backoff
 from shared.db.database import Row
 from shared.deployments.state import Stage
 from shared.plans import PlanLimits
@@ -13,12 +14,12 @@ from shared.settings import BuildSettings
 from workers.pipeline.stage import DeploymentView
 from workers.pipeline.table import TABLE
 
-_RETRY_BASE_SECONDS = 2.0
 RETRY_MAXIMUM_SECONDS = 120.0
+_RETRY = Backoff(2.0, RETRY_MAXIMUM_SECONDS, jitter=0.0)
 
 
 def retry_delay_seconds(attempt: int) -> float:
-    return min(_RETRY_BASE_SECONDS * 2 ** (attempt - 1), RETRY_MAXIMUM_SECONDS)
+    return _RETRY.delay_seconds(attempt)
 
 
 def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:

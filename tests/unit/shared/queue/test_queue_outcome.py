@@ -11,9 +11,10 @@ from dramatiq.errors import Retry
 from dramatiq.middleware import Shutdown
 
 from schemas.messages import Job
+from shared.backoff import Backoff
 from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import RunningLease, Settlement
-from shared.queue.dramatiq.outcome import Backoff, settle
+from shared.queue.dramatiq.outcome import settle
 from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.records import AcquiredJob, Outcome
 from shared.signals import Signal
