@@ -25,7 +25,7 @@ from shared.plans import Plan, PlanLimits, limits_of
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import ProjectVariable
 from shared.queue.base import Lease
-from shared.settings import BuildSettings
+from shared.settings import LimitSettings
 from workers.filesystem.trees import StageDirectories
 from workers.pipeline.deployment_view import (
     RETRY_MAXIMUM_SECONDS,
@@ -88,7 +88,8 @@ class StageRunner:
         reap: Reap,
         hold_slot: HoldSlot,
         directories: StageDirectories,
-        build_settings: BuildSettings,
+        limits: LimitSettings,
+        executor_name: str,
         clock: Clock,
         worker: str,
         finish: Finish | None = None,
@@ -103,7 +104,8 @@ class StageRunner:
         self._reap = reap
         self._hold_slot = hold_slot
         self._directories = directories
-        self._build_settings = build_settings
+        self._limits = limits
+        self._executor_name = executor_name
         self._clock = clock
         self._worker = worker
         self._finish = finish
@@ -184,7 +186,7 @@ class StageRunner:
             ):
                 context = StageContext(
                     deployment=deployment_view(row),
-                    limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._build_settings),
+                    limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._limits),
                     directory=directory,
                     inputs={Stage(stage): output for stage, output in begun.outputs.items()},
                     log=log,
@@ -243,7 +245,7 @@ class StageRunner:
             return
         detection = context.inputs.get(Stage.INSTALL, {}).get("detection", {})
         metrics.count_build(
-            executor=self._build_settings.executor,
+            executor=self._executor_name,
             framework=detection.get("framework", "unknown"),
             outcome=outcome,
             target="preview" if context.deployment.is_preview else "production",

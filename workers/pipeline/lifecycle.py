@@ -24,7 +24,7 @@ from shared.logs.base import Doorbell, LogStore
 from shared.plans import Plan, limits_of, slots_within
 from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
-from shared.settings import Settings
+from shared.settings import LimitSettings
 from shared.text.storable import storable
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class LifecycleService:
         log_store: LogStore,
         doorbell: Doorbell,
         clock: Clock,
-        settings: Settings,
+        limits: LimitSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
@@ -77,7 +77,7 @@ class LifecycleService:
         self._log_store = log_store
         self._doorbell = doorbell
         self._clock = clock
-        self._settings = settings
+        self._limits = limits
 
     def begin_stage(self, tenant_id: str, deployment_id: str, stage: Stage, *, fence: int, worker: str) -> BegunStage:
         """Takes the deployment into the stage's state and records the run. Raises LeaseLost.
@@ -106,7 +106,7 @@ class LifecycleService:
             if plan is not None and row["status"] == DeploymentStatus.QUEUED:
                 started = self._deployments.started(connection, tenant_id)
                 limit = limits_of(Plan(plan)).concurrent_builds
-                if len(started) >= slots_within(limit, self._settings.build.builds_at_once):
+                if len(started) >= slots_within(limit, self._limits.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
             entered = DeploymentStatus(row["status"])
@@ -258,7 +258,7 @@ class LifecycleService:
             )
             if is_active:
                 activate()
-            url = self._settings.site_url(row["host"])
+            url = self._settings.sites.url(row["host"])
             return is_active, self._end(DeploymentStatus.READY, url=url)
 
         return self._step(deployment_id, fence, step)

@@ -119,7 +119,7 @@ class BuildStage:
         self._settings = settings
         self._cache = StageCache(snapshots, index, "output")
         self.build_cache = BuildCache(snapshots, index)
-        self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
+        self._digest_key = hmac.digest(settings.secrets.secret_key, b"build environment", "sha256")
 
     def run(self, context: StageContext) -> StageResult:
         installed = context.inputs[Stage.INSTALL]
@@ -189,7 +189,7 @@ class BuildStage:
             "CLOUDIFY_PROJECT": deployment.project_slug,
             "CLOUDIFY_BRANCH": deployment.branch,
             "CLOUDIFY_COMMIT_SHA": commit_sha,
-            "CLOUDIFY_URL": self._settings.site_url(deployment.host),
+            "CLOUDIFY_URL": self._settings.sites.url(deployment.host),
         }
 
     def _components(
@@ -240,7 +240,7 @@ class BuildStage:
                 directory=detection.root_directory,
                 overlay=overlay,
                 environment=environment,
-                output_bytes=self._settings.build.output_bytes,
+                output_bytes=self._settings.limits.output_bytes,
                 network="none",
                 binds=attach(stack, self._snapshots, tools),
             )
