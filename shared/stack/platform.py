@@ -95,7 +95,6 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
-        "CLOUDIFY_ENVIRONMENT": "development",
         # Whatever a plan allows, the machine is one.
         "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
