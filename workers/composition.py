@@ -35,10 +35,10 @@ class WorkerContext:
         self.settings = settings
         self.worker = worker
         self.clock = SystemClock()
-        self.database = Database(settings.database_url)
-        self.redis = connect_redis(settings.redis_url)
+        self.database = Database(settings.database.url)
+        self.redis = connect_redis(settings.queue.redis_url)
         self.queue = RedisJobQueue(
-            self.redis, lease_seconds=settings.lease_seconds, maximum_tenant_slots=settings.build.builds_at_once
+            self.redis, lease_seconds=settings.queue.lease_seconds, maximum_tenant_slots=settings.limits.builds_at_once
         )
         self.store = S3ArtifactStore(settings.object_store)
         self.deployments = DeploymentRepository(self.database)
@@ -47,11 +47,11 @@ class WorkerContext:
         self.sites = SiteRepository(self.database)
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
-        self.doorbell = RedisDoorbell.connect(settings.redis_url)
+        self.doorbell = RedisDoorbell.connect(settings.queue.redis_url)
         self.publisher = SiteDirectoryPublisher(
-            settings.sites_directory, router_url=settings.router_url, domain=settings.sites_domain
+            settings.directories.sites, router_url=settings.sites.router_url, domain=settings.sites.domain
         )
-        self.artifacts = ArtifactReader(self.store, settings.cache_directory)
+        self.artifacts = ArtifactReader(self.store, settings.directories.cache)
         self.lifecycle = LifecycleService(
             database=self.database,
             deployments=self.deployments,
@@ -61,7 +61,8 @@ class WorkerContext:
             log_store=self.log_store,
             doorbell=self.doorbell,
             clock=self.clock,
-            settings=settings,
+            limits=settings.limits,
+            site_settings=settings.sites,
         )
         self.service = DeploymentService(
             database=self.database,
@@ -73,7 +74,7 @@ class WorkerContext:
             log_store=self.log_store,
             doorbell=self.doorbell,
             clock=self.clock,
-            settings=settings,
+            site_settings=settings.sites,
         )
 
     def open_log(self, deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
@@ -90,26 +91,24 @@ class WorkerContext:
 
     def snapshots(self) -> SnapshotStore:
         settings = self.settings
-        return SnapshotStore(
-            self.store,
-            settings.cache_directory,
-            maximum_bytes=settings.build.cache_bytes,
-            owner=owner_of_trees(settings.build),
-        )
+        owner = owner_of_trees(settings.executor)
+        cache_bytes = settings.cache.maximum_bytes
+        return SnapshotStore(self.store, settings.directories.cache, maximum_bytes=cache_bytes, owner=owner)
 
     def sandboxes(self) -> tuple[Executor, Toolchain]:
         """The executor that the settings name, tried out, and the toolchain that its sandboxes hold."""
         settings = self.settings
-        if settings.build.executor == "docker":
+        runtime = settings.directories.home / "run"
+        if settings.executor.name == "docker":
             from workers.executors.docker.executor import DockerExecutor
 
-            docker = DockerExecutor.for_host(settings.build, settings.home / "run" / "containers")
+            docker = DockerExecutor.for_host(settings.executor, settings.network, runtime / "containers")
             docker.probe()
             return docker, docker.toolchain
         from workers.executors.bubblewrap.executor import BubblewrapExecutor
 
         toolchain = Toolchain.discover()
-        bubblewrap = BubblewrapExecutor.for_host(settings.build, settings.home / "run" / "executions", toolchain)
+        bubblewrap = BubblewrapExecutor.for_host(settings.network, runtime / "executions", toolchain)
         bubblewrap.probe()
         return bubblewrap, toolchain
 

@@ -54,13 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     pool = Pool(options.pool)
-    configure_logging(f"worker-{pool.value}", settings.log_level)
+    configure_logging(f"worker-{pool.value}", settings.logs.level)
     # Signals go to the main thread, which waits; set before anything else runs, so that none is missed.
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     raise_file_limit()
-    keep_files_private(settings.home)
+    keep_files_private(settings.directories.home)
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
@@ -74,7 +74,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
     # The random part: a process id comes again, and two containers may have one host name.
     worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     context = WorkerContext(settings, worker_id)
-    lives = lives_directory(settings.home)
+    lives = lives_directory(settings.directories.home)
     life = WorkerLife(lives, worker_id, pool.value)
 
     def hand_back(pool: str, worker: str, counts: bool) -> None:
@@ -90,8 +90,8 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         broker = PriorityBroker(context.queue, worker=context.worker)
         declare_actor(broker, pool, run, current_lease, worker=context.worker)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
-        if settings.metrics_port:
-            metrics.start_metrics_listener(settings.metrics_port, names=settings.api_hosts)
+        if settings.metrics.port:
+            metrics.start_metrics_listener(settings.metrics.port, names=settings.api.hosts)
         worker.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.wait()
@@ -117,7 +117,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
 
 def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
     settings, queue = context.settings, context.queue
-    box = SecretsBox(settings.encryption_keys)
+    box = SecretsBox(settings.secrets.encryption_keys)
     variables = VariableService(database=context.database, variables=VariableRepository(context.database), box=box)
     credentials = RepositoryCredentialService(
         database=context.database, credentials=RepositoryCredentialRepository(context.database), box=box
@@ -135,8 +135,9 @@ def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
         read_credentials=credentials.open_for,
         secrets_of=lambda row: list(secrets_of(row["repository_url"])),
         hold_slot=hold_slot,
-        directories=StageDirectories(settings.work_directory),
-        build_settings=settings.build,
+        directories=StageDirectories(settings.directories.work),
+        limits=settings.limits,
+        executor_name=settings.executor.name,
         clock=context.clock,
         worker=context.worker,
         activate=lambda host, deployment_id: _ignore(context.publisher.activate(host, deployment_id)),

@@ -289,18 +289,18 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    configure_logging("reconciler", settings.log_level)
+    configure_logging("reconciler", settings.logs.level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    keep_files_private(settings.home)
+    keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler")
     try:
-        if settings.metrics_port:
+        if settings.metrics.port:
             collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
-            metrics.start_metrics_listener(settings.metrics_port, collectors=[collector], names=settings.api_hosts)
+            metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
         compactor = LogCompactor(
-            database=context.database, store=context.store, directory=settings.home / "log-archives"
+            database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
         compacting = threading.Thread(target=compactor.run, args=(stop,), name="log-compactor", daemon=True)
         compacting.start()
@@ -315,13 +315,13 @@ def main() -> int:
             publisher=context.publisher,
             artifacts=context.artifacts,
             clock=context.clock,
-            interval_seconds=settings.reconcile_seconds,
+            interval_seconds=settings.queue.reconcile_seconds,
             expired=[
                 IdempotencyRepository(context.database).delete_expired,
                 lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
                 AccountEventStore(context.database).delete_expired,
                 lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
-                lambda: StageDirectories(settings.work_directory).sweep(context.deployments.is_live),
+                lambda: StageDirectories(settings.directories.work).sweep(context.deployments.is_live),
                 lambda: context.publisher.sweep(context.sites.is_removed),
             ],
         ).run(stop)

@@ -29,7 +29,7 @@ from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
 from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
-from shared.settings import Settings
+from shared.settings import SiteSettings
 from shared.text.storable import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
@@ -57,7 +57,7 @@ class DeploymentService:
         log_store: LogStore,
         doorbell: Doorbell,
         clock: Clock,
-        settings: Settings,
+        site_settings: SiteSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
@@ -68,7 +68,7 @@ class DeploymentService:
         self._log_store = log_store
         self._doorbell = doorbell
         self._clock = clock
-        self._settings = settings
+        self._site_settings = site_settings
 
     # Reading
 
@@ -164,13 +164,13 @@ class DeploymentService:
                     if is_preview
                     else project["slug"],
                     "traceparent": traceparent,
-                    "preview_days": self._settings.preview_days,
+                    "preview_days": self._site_settings.preview_days,
                 },
             )
             entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
             first, last = self._log_store.append(connection, deployment_id, [entry], fence=None)
             row = self._deployments.get_in(connection, deployment_id)
-            resource = deployment_resource(row, [], self._settings)
+            resource = deployment_resource(row, [], self._site_settings)
             if record is not None:
                 record(connection, resource)
         self._doorbell.ring(deployment_id, first, last, [entry])
@@ -344,7 +344,7 @@ class DeploymentService:
     def _resources(self, rows: Sequence[Row]) -> list[DeploymentResource]:
         with self._database.transaction() as connection:
             runs = self._stage_runs.of_deployments(connection, [row["id"] for row in rows])
-        return [deployment_resource(row, runs[row["id"]], self._settings) for row in rows]
+        return [deployment_resource(row, runs[row["id"]], self._site_settings) for row in rows]
 
     def _explain(self, row: Row) -> QueuePosition | None:
         try:

@@ -32,7 +32,7 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
@@ -79,7 +79,7 @@ class Bench:
         self._database = database
         self._toolchain = Toolchain.discover()
         self._executor = BubblewrapExecutor(
-            BuildSettings(),
+            NetworkSettings(),
             directory / "run",
             self._toolchain,
             host_environment=dict(os.environ),

@@ -47,7 +47,7 @@ def measure(platform: Platform, folder: Path) -> None:
     store = S3ArtifactStore(settings.object_store)
     tree = folder / "dependencies"
     files = write_dependencies(tree)
-    executor = BubblewrapExecutor.for_host(settings.build, folder / "executions", Toolchain.discover())
+    executor = BubblewrapExecutor.for_host(settings.network, folder / "executions", Toolchain.discover())
     with closing(SnapshotStore(store, folder / "cache", maximum_bytes=2**34)) as here:
         started = time.perf_counter()
         snapshot = here.save(_TENANT, tree)

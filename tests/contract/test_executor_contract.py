@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from tests.support.executors import (
     MEBIBYTE,
     PATIENCE,
@@ -296,7 +296,7 @@ def test_proxy_lets_a_package_registry_through(exact_executor: Executor) -> None
 
 
 def test_allow_list_names_what_it_blocked(tmp_path: Path, exact_kind: ExecutorKind) -> None:
-    settings = BuildSettings(egress_allowed_hosts=("packages.example.com", ".example.org"))
+    settings = NetworkSettings(egress_allowed_hosts=("packages.example.com", ".example.org"))
     script = ("python3", "-c", PROXY_REQUEST, "evil.example.net:443")
     with exact_kind.open(tmp_path / "run", settings, environment={}) as executor:
         result, printed = run(executor, "", command=script, network="proxy")
@@ -324,7 +324,7 @@ def test_allowed_network_opens_a_registry_of_ones_own(tmp_path: Path, exact_kind
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     port = server.server_port
-    settings = BuildSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128"))
+    settings = NetworkSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128"))
     script = f"""
     unset NO_PROXY no_proxy
     curl -sS http://localhost:{port}/plain?x=1 | wc -c
@@ -543,7 +543,7 @@ def test_reap_ends_a_run_whose_worker_lives(exact_kind: ExecutorKind, exact_exec
 ORDINARY = """
 import dataclasses, os, sys, threading
 from pathlib import Path
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
@@ -551,7 +551,7 @@ toolchain = Toolchain.discover()
 os.mkdir(sys.argv[1])
 os.chown(sys.argv[1], 65534, 65534)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-executor = BubblewrapExecutor(BuildSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
+executor = BubblewrapExecutor(NetworkSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
 readable = tuple(bind for bind in toolchain.binds if os.access(bind.source, os.R_OK))
 executor._toolchain = dataclasses.replace(toolchain, binds=readable)
 limits = Limits(memory_bytes=256 << 20, cpu_count=1, process_count=20, disk_bytes=1 << 30, output_bytes=1 << 20,

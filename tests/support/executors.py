@@ -8,12 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from tests.support.docker_engine import DockerEngine
 from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
@@ -47,16 +47,11 @@ class ExecutorKind:
     def open(
         self,
         runtime: Path,
-        settings: BuildSettings | None = None,
+        settings: NetworkSettings | None = None,
         *,
         environment: Mapping[str, str] = os.environ,
     ) -> Generator[BubblewrapExecutor | DockerExecutor]:
-        settings = replace(
-            settings or BuildSettings(),
-            executor="docker" if self.is_docker else "bubblewrap",
-            docker_host=self.docker_host,
-            builder_image=self.builder_image,
-        )
+        settings = settings or NetworkSettings()
         if not self.is_docker:
             groups = discover_control_groups() if self.name == "bubblewrap" else None
             yield BubblewrapExecutor(
@@ -65,7 +60,8 @@ class ExecutorKind:
             return
         connection = DockerConnection(self.docker_host, {})
         with contextlib.closing(connection):
-            yield DockerExecutor(settings, runtime, connection=connection, host_environment=dict(environment))
+            image = self.builder_image
+            yield DockerExecutor(image, settings, runtime, connection=connection, host_environment=dict(environment))
 
 
 def left_in(runtime: Path) -> list[str]:

@@ -16,10 +16,11 @@ import msgspec
 from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.plans import Plan, limits_of
-from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from shared.settings import NetworkSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.repositories import write_site
+from tests.support.stage_context import make_settings
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.tools import ToolProvider
 from workers.executors.base import Executor
@@ -155,23 +156,15 @@ def open_pipeline(
     toolchain: Toolchain,
     database: Database,
     store: ObjectStoreSettings,
-    build: BuildSettings = BuildSettings(),  # noqa: B008 - it can't be changed
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - it can't be changed
 ) -> Generator[Pipeline]:
     """Everything it makes is below `directory`, and deleted at the end."""
-    settings = Settings(
-        home=directory,
-        database_url="",
-        redis_url="",
-        object_store=store,
-        build=build,
-        secret_key=b"k" * 32,
-        encryption_keys={},
-    )
+    settings = make_settings(directory, store, network=network, secret_key=b"k" * 32)
     with database.transaction() as connection:
         connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [TENANT])
     artifacts = S3ArtifactStore(store)
     snapshots = SnapshotStore(artifacts, directory / "cache", maximum_bytes=2**32)
-    executor = BubblewrapExecutor.for_host(build, directory / "runtime", toolchain)
+    executor = BubblewrapExecutor.for_host(network, directory / "runtime", toolchain)
     tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
     with closing(snapshots):
         pipeline = Pipeline(

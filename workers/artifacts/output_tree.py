@@ -31,6 +31,11 @@ class OutputLimits:
     maximum_file_bytes: int
 
 
+SITE_LIMITS = OutputLimits(
+    maximum_output_files=20_000, maximum_output_bytes=1024 * 1024**2, maximum_file_bytes=100 * 1024**2
+)
+
+
 def scan_output(tree: Path, limits: OutputLimits, on_read: Callable[[str], None]) -> list[tuple[str, str, int]]:
     """Path on the site, the file of the tree that holds its content (relative), and its size.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.executors.base import ExecutionSpec
 from workers.executors.bubblewrap.arguments import CA_BUNDLE, HOME
 from workers.executors.toolchain import Toolchain
@@ -78,7 +78,7 @@ def build_environment(
     return environment
 
 
-def registry_environment(settings: BuildSettings, host_environment: Mapping[str, str]) -> dict[str, str]:
+def registry_environment(settings: NetworkSettings, host_environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that tell every package manager its registry: those of the worker's environment, and over them
     those of the settings.
     """
@@ -90,7 +90,7 @@ def registry_environment(settings: BuildSettings, host_environment: Mapping[str,
     return environment
 
 
-def gather_certificates(settings: BuildSettings, host_environment: Mapping[str, str], directory: Path) -> Path | None:
+def gather_certificates(settings: NetworkSettings, host_environment: Mapping[str, str], directory: Path) -> Path | None:
     """The file of certificates that commands trust: the host's, and those of the settings with them.
 
     The latter is written to `directory`, anew at each start. Raises PlatformError when it can't be.

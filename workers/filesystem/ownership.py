@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.settings import BuildSettings
+from shared.settings import ExecutorSettings
 
 # The user of the builder image.
 _BUILD_USER = 10001
@@ -38,6 +38,6 @@ def container_owner() -> Owner:
     return Owner(_BUILD_USER, _BUILD_USER) if os.geteuid() == 0 else Owner(os.geteuid(), os.getegid())
 
 
-def owner_of_trees(settings: BuildSettings) -> Owner | None:
+def owner_of_trees(settings: ExecutorSettings) -> Owner | None:
     """Whom unpacked trees must belong to; None: to the worker, as a sandbox in its own user namespace wants it."""
-    return container_owner() if settings.executor == "docker" and os.geteuid() == 0 else None
+    return container_owner() if settings.name == "docker" and os.geteuid() == 0 else None

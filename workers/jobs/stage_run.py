@@ -15,7 +15,6 @@ from shared.errors import FailureCode, LeaseLost
 from shared.logs.masking.redaction import Redactor
 from shared.plans import Plan, limits_of
 from shared.queue.base import Lease
-from shared.settings import BuildSettings
 from shared.signals import Signal
 from workers.pipeline.deployment_view import retry_delay_seconds, target_of
 from workers.pipeline.lifecycle import LifecycleService
@@ -65,7 +64,7 @@ class StageRun:
         *,
         lifecycle: LifecycleService,
         activate: Activate,
-        settings: BuildSettings,
+        executor_name: str,
         clock: Clock,
     ) -> None:
         self.deployment_id = str(lease.job.payload["deployment_id"])
@@ -74,7 +73,7 @@ class StageRun:
         self._lease = lease
         self._lifecycle = lifecycle
         self._activate = activate
-        self._settings = settings
+        self._executor_name = executor_name
         self._clock = clock
         self._started = clock.monotonic()
 
@@ -196,9 +195,7 @@ class StageRun:
         if self._traits.is_counted_as_build:
             installed = self.inputs.find(INSTALL)
             framework = "unknown" if installed is None else installed.detection.framework
-            metrics.count_build(
-                executor=self._settings.executor, framework=framework, outcome=outcome, target=self._target
-            )
+            metrics.count_build(executor=self._executor_name, framework=framework, outcome=outcome, target=self._target)
 
     def _count_ready(self) -> None:
         metrics.count_deployment("ready", self._target, "none")

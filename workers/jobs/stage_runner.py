@@ -23,7 +23,7 @@ from shared.plans import Plan, PlanLimits, limits_of
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import ProjectVariable
 from shared.queue.base import Lease
-from shared.settings import BuildSettings
+from shared.settings import LimitSettings
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.settle import outcome_of, retry_after, settle
 from workers.jobs.stage_run import Activate, StageLogHandle, StageRun
@@ -74,7 +74,8 @@ class StageRunner:
         secrets_of: Callable[[Row], list[str]],
         hold_slot: HoldSlot,
         directories: StageDirectories,
-        build_settings: BuildSettings,
+        limits: LimitSettings,
+        executor_name: str,
         clock: Clock,
         worker: str,
         activate: Activate,
@@ -88,7 +89,8 @@ class StageRunner:
         self._secrets_of = secrets_of
         self._hold_slot = hold_slot
         self._directories = directories
-        self._build_settings = build_settings
+        self._limits = limits
+        self._executor_name = executor_name
         self._clock = clock
         self._worker = worker
         self._activate = activate
@@ -100,7 +102,7 @@ class StageRunner:
             lease,
             lifecycle=self._lifecycle,
             activate=self._activate,
-            settings=self._build_settings,
+            executor_name=self._executor_name,
             clock=self._clock,
         )
         try:
@@ -164,7 +166,7 @@ class StageRunner:
         directory = stack.enter_context(self._directories.open(row["id"], self._stage.value, lease.token))
         return StageContext(
             deployment=deployment_view(row),
-            limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._build_settings),
+            limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._limits),
             directory=directory,
             inputs=run.inputs,
             log=log,

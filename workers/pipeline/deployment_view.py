@@ -10,7 +10,7 @@ from shared.db.database import Row
 from shared.deployments.state import Stage
 from shared.plans import PlanLimits
 from shared.projects.variable_service import ProjectVariable
-from shared.settings import BuildSettings
+from shared.settings import LimitSettings
 from workers.pipeline.stage import DeploymentView
 from workers.pipeline.table import TABLE
 
@@ -22,7 +22,7 @@ def retry_delay_seconds(attempt: int) -> float:
     return _RETRY.delay_seconds(attempt)
 
 
-def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:
+def effective_limits(limits: PlanLimits, overrides: LimitSettings) -> PlanLimits:
     """The plan's limits, with the operator's overrides for this installation, and within the machine's."""
     memory_bytes = overrides.memory_bytes or limits.memory_bytes
     if overrides.memory_bytes is None and overrides.largest_memory_bytes is not None:

@@ -25,7 +25,7 @@ from shared.logs.base import Doorbell, LogStore
 from shared.plans import Plan, limits_of, slots_within
 from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
-from shared.settings import Settings
+from shared.settings import LimitSettings, SiteSettings
 from shared.text.storable import storable
 from workers.pipeline.stage import StageResult
 
@@ -69,7 +69,8 @@ class LifecycleService:
         log_store: LogStore,
         doorbell: Doorbell,
         clock: Clock,
-        settings: Settings,
+        limits: LimitSettings,
+        site_settings: SiteSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
@@ -79,7 +80,8 @@ class LifecycleService:
         self._log_store = log_store
         self._doorbell = doorbell
         self._clock = clock
-        self._settings = settings
+        self._limits = limits
+        self._site_settings = site_settings
 
     def begin_stage(self, tenant_id: str, deployment_id: str, stage: Stage, *, fence: int, worker: str) -> BegunStage:
         """Takes the deployment into the stage's state and records the run. Raises LeaseLost.
@@ -108,7 +110,7 @@ class LifecycleService:
             if plan is not None and row["status"] == DeploymentStatus.QUEUED:
                 started = self._deployments.started(connection, tenant_id)
                 limit = limits_of(Plan(plan)).concurrent_builds
-                if len(started) >= slots_within(limit, self._settings.build.builds_at_once):
+                if len(started) >= slots_within(limit, self._limits.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
             entered = DeploymentStatus(row["status"])
@@ -263,7 +265,7 @@ class LifecycleService:
             )
             if is_active:
                 activate()
-            url = self._settings.site_url(row["host"])
+            url = self._site_settings.url(row["host"])
             return is_active, self._end(DeploymentStatus.READY, url=url)
 
         return self._step(deployment_id, fence, step)

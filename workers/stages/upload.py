@@ -16,7 +16,7 @@ from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.text.wording import counted
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
 from workers.artifacts.content_types import content_type
-from workers.artifacts.output_tree import OutputLimits, shown_size
+from workers.artifacts.output_tree import SITE_LIMITS, OutputLimits, shown_size
 from workers.pipeline.outputs import ArtifactOutput
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.table import BUILD
@@ -40,18 +40,19 @@ class UploadStage(StageFunction):
     """
 
     def __init__(
-        self, snapshots: SnapshotStore, index: SnapshotIndex, store: ArtifactStore, settings: Settings
+        self,
+        snapshots: SnapshotStore,
+        index: SnapshotIndex,
+        store: ArtifactStore,
+        settings: Settings,
+        limits: OutputLimits = SITE_LIMITS,
     ) -> None:
         self._snapshots = snapshots
         self._index = index
         self._store = store
-        self._limits = OutputLimits(
-            settings.build.maximum_output_files,
-            settings.build.maximum_output_bytes,
-            settings.build.maximum_file_bytes,
-        )
+        self._limits = limits
         self._reader = ContentReader()
-        self._blobs = BlobCache(settings.cache_directory, maximum_bytes=settings.build.cache_bytes)
+        self._blobs = BlobCache(settings.directories.cache, maximum_bytes=settings.cache.maximum_bytes)
 
     def run(self, context: StageContext) -> StageResult[ArtifactOutput]:
         tenant_id = context.deployment.tenant_id

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.egress import listener as egress_listener
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
@@ -73,7 +73,7 @@ class BubblewrapExecutor:
 
     def __init__(
         self,
-        settings: BuildSettings,
+        settings: NetworkSettings,
         runtime_directory: Path,
         toolchain: Toolchain,
         *,
@@ -98,7 +98,7 @@ class BubblewrapExecutor:
         self._worker = worker
 
     @classmethod
-    def for_host(cls, settings: BuildSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
+    def for_host(cls, settings: NetworkSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
         """With what this process finds: its environment, and the control groups it may use."""
         return cls(
             settings,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import ExecutorSettings, NetworkSettings
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
@@ -63,17 +63,18 @@ class DockerExecutor:
 
     def __init__(
         self,
-        settings: BuildSettings,
+        image: str,
+        settings: NetworkSettings,
         runtime_directory: Path,
         *,
         connection: DockerConnection,
         host_environment: Mapping[str, str],
     ) -> None:
-        """Raises PlatformError with instructions when the daemon or its image is unfit."""
+        """`image` is named by digest. Raises PlatformError with instructions when the daemon or its image is unfit."""
         self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
         self._upstream = UpstreamProxy.of(settings.egress_proxy)
         self._connection = connection
-        self._image = settings.builder_image
+        self._image = image
         self._runtime_directory = runtime_directory
         self._registries = registry_environment(settings, host_environment)
         self._certificates = gather_certificates(settings, host_environment, runtime_directory)
@@ -90,11 +91,12 @@ class DockerExecutor:
         self._worker = worker
 
     @classmethod
-    def for_host(cls, settings: BuildSettings, runtime_directory: Path) -> DockerExecutor:
+    def for_host(cls, executor: ExecutorSettings, network: NetworkSettings, runtime_directory: Path) -> DockerExecutor:
         """With this process's environment and the daemon that the settings name."""
         environment = dict(os.environ)
-        connection = DockerConnection(settings.docker_host, environment)
-        return cls(settings, runtime_directory, connection=connection, host_environment=environment)
+        connection = DockerConnection(executor.docker_host, environment)
+        image = executor.builder_image
+        return cls(image, network, runtime_directory, connection=connection, host_environment=environment)
 
     def close(self) -> None:
         """Closes the connections to the daemon; nothing may run any more."""

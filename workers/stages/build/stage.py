@@ -124,7 +124,7 @@ class BuildStage(StageFunction):
         self._settings = settings
         self._cache = StageCache(snapshots, index, "output")
         self.build_cache = BuildCache(snapshots, index)
-        self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
+        self._digest_key = hmac.digest(settings.secrets.secret_key, b"build environment", "sha256")
 
     def reap(self, name: str) -> None:
         self._executor.reap(name)
@@ -196,7 +196,7 @@ class BuildStage(StageFunction):
             "CLOUDIFY_PROJECT": deployment.project_slug,
             "CLOUDIFY_BRANCH": deployment.branch,
             "CLOUDIFY_COMMIT_SHA": commit_sha,
-            "CLOUDIFY_URL": self._settings.site_url(deployment.host),
+            "CLOUDIFY_URL": self._settings.sites.url(deployment.host),
         }
 
     def _components(
@@ -247,7 +247,7 @@ class BuildStage(StageFunction):
                 directory=detection.root_directory,
                 overlay=overlay,
                 environment=environment,
-                output_bytes=self._settings.build.output_bytes,
+                output_bytes=self._settings.limits.output_bytes,
                 network="none",
                 binds=attach(stack, self._snapshots, tools),
             )

@@ -78,14 +78,16 @@ class CloneStage(StageFunction):
         self._ignored = ignored
         self._reader = ContentReader()
         self._host_keys = host_keys
-        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._addresses = AddressPolicy(settings.network.egress_allowed_networks)
         self._control_groups = control_groups
-        self._build_settings = settings.build
+        self._network = settings.network
         self._certificates: Path | None = None
-        if settings.build.ca_bundle is not None:
+        if settings.network.ca_bundle is not None:
             from workers.executors.environment import gather_certificates
 
-            self._certificates = gather_certificates(settings.build, os.environ, settings.home / "run" / "clones")
+            self._certificates = gather_certificates(
+                settings.network, os.environ, settings.directories.home / "run" / "clones"
+            )
 
     def run(self, context: StageContext) -> StageResult[CloneOutput]:
         deployment, log = context.deployment, context.log
@@ -107,11 +109,11 @@ class CloneStage(StageFunction):
                 raise
 
     def _opened_proxy(self) -> AbstractContextManager[CloneProxy | None]:
-        if not self._build_settings.egress_proxy:
+        if not self._network.egress_proxy:
             return nullcontext()
         from workers.stages.clone.proxy import CloneProxy
 
-        return CloneProxy.opened(self._build_settings)
+        return CloneProxy.opened(self._network)
 
     def _run(
         self, context: StageContext, git: Git, access: RepositoryAccess, url: RepositoryUrl

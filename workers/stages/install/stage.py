@@ -99,9 +99,9 @@ class InstallStage(StageFunction):
         self._toolchain = toolchain
         self._tools = tools
         self._reader = reader
-        self._output_bytes = settings.build.output_bytes
+        self._output_bytes = settings.limits.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
-        self._digest_key = hmac.digest(settings.secret_key, b"install environment", "sha256")
+        self._digest_key = hmac.digest(settings.secrets.secret_key, b"install environment", "sha256")
 
     def reap(self, name: str) -> None:
         self._executor.reap(name)

@@ -83,9 +83,10 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         "log_store": PostgresLogStore(database),
         "doorbell": RedisDoorbell(redis),
         "clock": SystemClock(),
-        "settings": settings,
     }
-    service = DeploymentService(queue=queue, **parts)
+    sites = {"site_settings": settings.sites}
+    limits = {"limits": settings.limits}
+    service = DeploymentService(queue=queue, **parts, **sites)
 
     def make_reconciler(queue: RedisJobQueue) -> Reconciler:
         return Reconciler(
@@ -111,16 +112,18 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         )
     yield SimpleNamespace(
         **parts,
+        settings=settings,
         queue=queue,
         redis=redis,
         service=service,
-        service_with=lambda **others: DeploymentService(**(parts | {"queue": queue} | others)),
+        service_with=lambda **others: DeploymentService(**(parts | sites | {"queue": queue} | others)),
         release_service=ReleaseService(
             queue=queue,
-            **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases", "settings")},
+            **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases")},
+            **sites,
         ),
-        lifecycle=LifecycleService(**parts),
-        lifecycle_with=lambda **others: LifecycleService(**(parts | others)),
+        lifecycle=LifecycleService(**parts, **limits),
+        lifecycle_with=lambda **others: LifecycleService(**(parts | limits | others)),
         make_reconciler=make_reconciler,
         reconciler=make_reconciler(queue),
         tenant_id=tenant_id,

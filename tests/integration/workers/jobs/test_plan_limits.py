@@ -108,7 +108,8 @@ class Fleet:
             secrets_of=lambda _row: [],
             hold_slot=hold_slot,
             directories=self._directories,
-            build_settings=world.settings.build,
+            limits=world.settings.limits,
+            executor_name=world.settings.executor.name,
             clock=SystemClock(),
             worker="w",
             activate=lambda _host, _deployment: None,
@@ -330,8 +331,7 @@ def test_an_installations_own_bound_outlives_the_queue(world: Any, plan: Plan, b
     made = {"tenant_id": world.tenant_id, "project_id": world.project_id, "created_by": None}
     ids = [service.create(**made).id for _ in range(4)]
     assert len(queue.acquire("clone", 4, worker="w", request_id="r").jobs) == allowed
-    build = replace(world.settings.build, builds_at_once=builds_at_once)
-    lifecycle = world.lifecycle_with(settings=replace(world.settings, build=build))
+    lifecycle = world.lifecycle_with(limits=replace(world.settings.limits, builds_at_once=builds_at_once))
     begun = [lifecycle.begin_stage(world.tenant_id, each, Stage.CLONE, fence=9, worker="w").beginning for each in ids]
     assert begun == [Beginning.RUN] * allowed + [Beginning.WAIT] * (4 - allowed)
 

@@ -99,7 +99,8 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
                 tenant_id, slot, limit=limits.concurrent_builds, weight=limits.weight
             ),
             directories=StageDirectories(tmp_path / "work"),
-            build_settings=world.settings.build,
+            limits=world.settings.limits,
+            executor_name=world.settings.executor.name,
             clock=SystemClock(),
             worker="w",
             activate=activate,

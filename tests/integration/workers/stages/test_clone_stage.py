@@ -21,7 +21,7 @@ from shared.network.address_policy import AddressPolicy
 from shared.plans import LIMITS, Plan
 from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
-from shared.settings import ObjectStoreSettings
+from shared.settings import NetworkSettings, ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import commit, git, make_repository
@@ -50,13 +50,13 @@ class Cloner:
         *,
         allow_local: bool,
         control_groups: ControlGroups | None = None,
-        **build: Any,
+        **network: Any,
     ) -> None:
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
         if allow_local:
-            build = {"egress_allowed_networks": ("127.0.0.0/8",)} | build
-        settings = make_settings(directory, store, **build)
+            network = {"egress_allowed_networks": ("127.0.0.0/8",)} | network
+        settings = make_settings(directory, store, network=NetworkSettings(**network))
         ignored = IgnoredBuilds(DeploymentRepository(database))
         host_keys = RepositoryCredentialRepository(database)
         index = SnapshotIndex(database)
@@ -94,9 +94,9 @@ def make_cloner(tmp_path: Path, database: Database, object_store_settings: Objec
     add_tenant(database)
     made: list[Cloner] = []
 
-    def make(*, allow_local: bool = True, **build: Any) -> Cloner:
+    def make(*, allow_local: bool = True, **network: Any) -> Cloner:
         directory = tmp_path / f"host-{len(made)}"
-        made.append(Cloner(directory, database, object_store_settings, allow_local=allow_local, **build))
+        made.append(Cloner(directory, database, object_store_settings, allow_local=allow_local, **network))
         return made[-1]
 
     yield make

@@ -10,7 +10,7 @@ import pytest
 
 from shared.db.database import Database
 from shared.errors import FailureCode, StageFailure
-from shared.settings import BuildSettings, ObjectStoreSettings
+from shared.settings import NetworkSettings, ObjectStoreSettings
 from tests.support.package_registry import GREETING, HOST, PACKAGE, PackageRegistry, serving_packages
 from tests.support.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.executors.toolchain import Toolchain
@@ -33,8 +33,8 @@ def registry(tmp_path: Path) -> Iterator[PackageRegistry]:
 def pipeline(
     tmp_path: Path, database: Database, object_store_settings: ObjectStoreSettings, registry: PackageRegistry
 ) -> Iterator[Pipeline]:
-    build = BuildSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
-    with open_pipeline(tmp_path / "host", Toolchain.discover(), database, object_store_settings, build) as pipeline:
+    network = NetworkSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
+    with open_pipeline(tmp_path / "host", Toolchain.discover(), database, object_store_settings, network) as pipeline:
         yield pipeline
 
 
