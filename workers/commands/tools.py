@@ -20,8 +20,8 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption
 from workers.commands.tool_repository import ToolRepository
 from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
-from workers.executors.bubblewrap.arguments import HOME
-from workers.executors.toolchain import NODE_TARGET, Toolchain
+from workers.executors.layout import HOME, NODE_TARGET
+from workers.executors.toolchain import Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
 from workers.pipeline.stage import StageContext
 from workers.snapshots.store import SnapshotStore

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.errors import PlatformError
 from shared.settings import BuildSettings
 from workers.executors.base import ExecutionSpec
-from workers.executors.bubblewrap.arguments import CA_BUNDLE, HOME
+from workers.executors.layout import CA_BUNDLE, EGRESS_DIRECTORY, HOME, PROXY_PORT
 from workers.executors.toolchain import Toolchain
-
-PROXY_PORT = 3128
 
 # What npm, pnpm, yarn and bun read. Not YARN_REGISTRY: yarn 1 reads npm's as well, and yarn 2 refuses to start with it.
 _NPM_VARIABLES = (
@@ -76,6 +74,12 @@ def build_environment(
         environment.update({name: host_environment[name] for name in REGISTRY_VARIABLES if name in host_environment})
     environment.update(spec.environment)
     return environment
+
+
+def listening_command(python: str, command: Sequence[str]) -> list[str]:
+    """The command, started once the proxy has the port on the sandbox's loopback."""
+    listener, socket = f"{EGRESS_DIRECTORY}/listener.py", f"{EGRESS_DIRECTORY}/proxy.sock"
+    return [python, "-I", "-S", listener, str(PROXY_PORT), socket, *command]
 
 
 def registry_environment(settings: BuildSettings, host_environment: Mapping[str, str]) -> dict[str, str]:

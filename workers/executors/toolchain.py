@@ -15,13 +15,8 @@ from pathlib import Path
 
 from shared.errors import PlatformError
 from workers.executors.base import Bind
+from workers.executors.layout import NODE_TARGET, PYTHON_TARGET, SHIM_TARGET, UV_TARGET
 
-NODE_TARGET = "/opt/node"
-_PYTHON_TARGET = "/opt/python"
-_UV_TARGET = "/opt/uv/uv"
-# Small scripts in front of everything else on PATH. The `pip` of an interpreter that was moved names its old
-# place in its first line and does not start; npm's own script looks for its library beside itself.
-SHIM_TARGET = "/opt/bin"
 # People write `corepack enable` into install commands; it would link pnpm and yarn beside Node, where nothing can be
 # written. They are there without it.
 _COREPACK = """#!/bin/sh
@@ -69,16 +64,16 @@ class Toolchain:
         uv_binary = _uv_binary()
         python_root = Path(sys.base_prefix).resolve()
         python_name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        binds = [Bind(node_root, NODE_TARGET), Bind(uv_binary, _UV_TARGET)]
+        binds = [Bind(node_root, NODE_TARGET), Bind(uv_binary, UV_TARGET)]
         environment: dict[str, str] = {}
         if python_root.is_relative_to("/usr"):
             python = f"{python_root}/bin/{python_name}"
         else:
-            binds.append(Bind(python_root, _PYTHON_TARGET))
-            python = f"{_PYTHON_TARGET}/bin/{python_name}"
+            binds.append(Bind(python_root, PYTHON_TARGET))
+            python = f"{PYTHON_TARGET}/bin/{python_name}"
             if any((python_root / "lib").glob("libpython*.so*")):
                 # A shared build looks for its library where it was installed, which the sandbox doesn't show.
-                environment["LD_LIBRARY_PATH"] = f"{_PYTHON_TARGET}/lib"
+                environment["LD_LIBRARY_PATH"] = f"{PYTHON_TARGET}/lib"
         return cls(
             binds=tuple(binds),
             shims=_shims(python),
@@ -132,8 +127,8 @@ def _shims(python: str) -> dict[str, str]:
         "python3": script(python),
         "pip": script(f"{python} -m pip"),
         "pip3": script(f"{python} -m pip"),
-        "uv": script(_UV_TARGET),
-        "uvx": script(f"{_UV_TARGET} tool run"),
+        "uv": script(UV_TARGET),
+        "uvx": script(f"{UV_TARGET} tool run"),
     }
 
 

@@ -9,12 +9,8 @@ from pathlib import Path
 
 from shared.errors import PlatformError
 from workers.executors.base import ExecutionSpec
-from workers.executors.toolchain import SHIM_TARGET, Toolchain
-
-HOME = "/home/build"
-CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-EGRESS_DIRECTORY = "/run/egress"
-_SHARED_MEMORY_BYTES = 64 * 1024 * 1024
+from workers.executors.layout import CA_BUNDLE, EGRESS_DIRECTORY, HOME, SHARED_MEMORY_BYTES, SHIM_TARGET
+from workers.executors.toolchain import Toolchain
 
 _SYSTEM_DIRECTORIES = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _HOST_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
@@ -94,7 +90,7 @@ def build_arguments(
     for name, node in devices.items():
         arguments += ["--dev-bind", str(node), f"/dev/{name}"]
     memory = spec.limits.memory_bytes
-    arguments += ["--size", str(min(_SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
+    arguments += ["--size", str(min(SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
     # It is a file system of its own in memory, and of half the machine's. What is mounted in it stays as it is.
     arguments += ["--remount-ro", "/dev"]
     for target in ("/tmp", HOME):  # noqa: S108 - paths inside the sandbox

@@ -23,7 +23,6 @@ from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
 from workers.executors.bubblewrap.arguments import (
-    EGRESS_DIRECTORY,
     EgressFiles,
     build_arguments,
     find_bubblewrap,
@@ -35,9 +34,9 @@ from workers.executors.bubblewrap.spawner import Spawner
 from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.environment import (
-    PROXY_PORT,
     build_environment,
     gather_certificates,
+    listening_command,
     registry_environment,
 )
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
@@ -240,8 +239,7 @@ class BubblewrapExecutor:
         )
         command = waiting_command(spec.command)
         if egress is not None:
-            listener, socket = f"{EGRESS_DIRECTORY}/listener.py", f"{EGRESS_DIRECTORY}/proxy.sock"
-            command = [self._toolchain.python, "-I", "-S", listener, str(PROXY_PORT), socket, *command]
+            command = listening_command(self._toolchain.python, command)
         marker = self._marker(spec.name)
         return SandboxProcess(self._spawner, self._program, marker, arguments, command, self._filter)
 

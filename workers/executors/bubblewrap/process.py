@@ -19,6 +19,7 @@ from workers.executors.base import Limits, OnOutput
 from workers.executors.bubblewrap.ending_witness import EndingWitness
 from workers.executors.bubblewrap.spawner import Spawner
 from workers.executors.cgroups import ControlGroup
+from workers.executors.layout import FILE_SIZE_MARGIN
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity, descendants, has_child
 
@@ -26,8 +27,6 @@ _START_SECONDS = 30.0
 _BIND_POLL_SECONDS = 0.001
 _GONE_SECONDS = 30.0
 _OPEN_FILES = 16_384
-# One file may pass the disk limit by this before SIGXFSZ, so that the watchdog sees that the limit was passed.
-_FILE_SIZE_MARGIN = 64 * 1024 * 1024
 
 
 def waiting_command(command: Sequence[str]) -> list[str]:
@@ -117,7 +116,7 @@ class SandboxProcess:
                 group.add(pid)
             _, most_files = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             files = _OPEN_FILES if most_files == resource.RLIM_INFINITY else min(_OPEN_FILES, most_files)
-            largest = limits.disk_bytes + _FILE_SIZE_MARGIN
+            largest = limits.disk_bytes + FILE_SIZE_MARGIN
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, files))
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, largest))

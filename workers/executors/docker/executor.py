@@ -30,14 +30,13 @@ from workers.executors.docker.options import (
     LABEL,
     cleaning_configuration,
     container_configuration,
-    listening_command,
     write_run_files,
 )
 from workers.executors.docker.probe import check_daemon, check_sandbox
 from workers.executors.environment import (
-    PROXY_PORT,
     build_environment,
     gather_certificates,
+    listening_command,
     registry_environment,
 )
 from workers.executors.process_tree import ProcessIdentity
@@ -225,7 +224,7 @@ class DockerExecutor:
         )
         # For a shell a missing program is exit code 127.
         command = ("/bin/sh", "-c", 'exec "$@"', "sh", *spec.command)
-        words = listening_command(self.toolchain.python, PROXY_PORT, command) if spec.network == "proxy" else command
+        words = listening_command(self.toolchain.python, command) if spec.network == "proxy" else command
         request = {"command": words, "directory": spec.working_directory, "environment": environment}
         return json.dumps(request).encode() + b"\n"
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.executors.toolchain import SHIM_TARGET, Toolchain
+from workers.executors.layout import SHIM_TARGET
+from workers.executors.toolchain import Toolchain
 
 TOOLCHAIN_FILE = "/opt/toolchain.json"
 

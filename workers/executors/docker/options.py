@@ -10,17 +10,20 @@ from typing import Any
 from shared.errors import PlatformError
 from workers.egress import listener as egress_listener
 from workers.executors.base import ExecutionSpec, Overlay
-from workers.executors.bubblewrap.arguments import CA_BUNDLE, EGRESS_DIRECTORY, HOME
 from workers.executors.docker import entry as docker_entry
+from workers.executors.layout import (
+    CA_BUNDLE,
+    EGRESS_DIRECTORY,
+    FILE_SIZE_MARGIN,
+    HOME,
+    SHARED_MEMORY_BYTES,
+)
 from workers.filesystem.ownership import Owner
 
 LABEL = "io.cloudify."
 _RUN_DIRECTORY = "/run/cloudify"
-_SHARED_MEMORY_BYTES = 64 * 1024 * 1024
 _SMALLEST_MEMORY_FILES = 16 * 1024 * 1024
 _OPEN_FILES = 4096
-# One file may pass the disk limit by this before SIGXFSZ, so that the watchdog sees that the limit was passed.
-_FILE_SIZE_MARGIN = 64 * 1024 * 1024
 # mount(2) takes one page of options.
 _MOUNT_OPTIONS_BYTES = 4095
 
@@ -40,12 +43,6 @@ def write_run_files(directory: Path, owner: Owner, filter_program: bytes, certif
         shutil.copyfile(certificates, directory / "certificates")
     for path in directory.iterdir():
         path.chmod(0o644)
-
-
-def listening_command(python: str, port: int, command: tuple[str, ...]) -> list[str]:
-    """The command, started once the container's loopback has the proxy's port."""
-    listener = f"{EGRESS_DIRECTORY}/listener.py"
-    return [python, "-I", "-S", listener, str(port), f"{EGRESS_DIRECTORY}/proxy.sock", *command]
 
 
 def container_configuration(
@@ -105,7 +102,7 @@ def cleaning_configuration(scratch: Path, image: str) -> dict[str, Any]:
 
 def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, processors: int) -> dict[str, Any]:
     limits = spec.limits
-    largest = limits.disk_bytes + _FILE_SIZE_MARGIN
+    largest = limits.disk_bytes + FILE_SIZE_MARGIN
     return {
         # docker_entry.py is it.
         "Init": False,
@@ -125,7 +122,7 @@ def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, proc
             {"Name": "nofile", "Soft": _OPEN_FILES, "Hard": _OPEN_FILES},
             {"Name": "fsize", "Soft": largest, "Hard": largest},
         ],
-        "ShmSize": min(_SHARED_MEMORY_BYTES, limits.memory_bytes),
+        "ShmSize": min(SHARED_MEMORY_BYTES, limits.memory_bytes),
         "Tmpfs": _memory_file_systems(spec, owner),
         "Mounts": _mounts(spec, directory),
         # The output comes by the attached connection; kept by the daemon it would fill its disk.

@@ -29,8 +29,8 @@ from workers.commands.sandboxed import (
 )
 from workers.commands.tools import Tool, ToolProvider, attach, environment, header_variables, programs
 from workers.executors.base import Bind, Executor
-from workers.executors.bubblewrap.arguments import HOME
-from workers.executors.toolchain import NODE_TARGET, Toolchain
+from workers.executors.layout import HOME, NODE_TARGET
+from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES

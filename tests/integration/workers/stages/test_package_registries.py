@@ -12,7 +12,7 @@ from tests.support.executors import ExecutorKind, run
 from tests.support.package_registry import GREETING, HOST, NAME, PACKAGE, PackageRegistry, serving_packages
 from tests.support.upstream_proxy import running_proxy
 from workers.executors.base import Bind, ExecutionResult, Outcome
-from workers.executors.bubblewrap.arguments import HOME
+from workers.executors.layout import HOME
 from workers.executors.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
