@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from shared.backends import EXECUTORS, PUBLISHERS
 from shared.hosts import host_name
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class BuildSettings:
     `builder_image`: named by digest (`name@sha256:…`, or `sha256:…` for one that was built here); for docker only.
     """
 
-    executor: str = "bubblewrap"
+    executor: str = EXECUTORS[0]
     docker_host: str = "unix:///var/run/docker.sock"
     builder_image: str = ""
     memory_bytes: int | None = None
@@ -103,6 +104,7 @@ class Settings:
     sites_port: int = 8080
     sites_domain: str = "localhost"
     sites_scheme: str = "http"
+    publisher: str = PUBLISHERS[0]
     # Where a worker reaches the site router to verify a release; the public port on one machine.
     router_url: str = "http://127.0.0.1:8080"
     registration_enabled: bool = False
@@ -314,7 +316,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             region=reader.text("S3_REGION", "us-east-1"),
         ),
         build=BuildSettings(
-            executor=reader.choice("EXECUTOR", "bubblewrap", ("bubblewrap", "docker")),
+            executor=reader.choice("EXECUTOR", EXECUTORS[0], EXECUTORS),
             docker_host=reader.url("DOCKER_HOST", ("unix", "tcp"), "unix:///var/run/docker.sock"),
             builder_image=reader.image("BUILDER_IMAGE"),
             memory_bytes=in_bytes(reader.optional_integer("BUILD_MEMORY_MB", 64)),
@@ -344,6 +346,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         sites_port=reader.integer("SITES_PORT", 8080, 1, 65535),
         sites_domain=reader.text("SITES_DOMAIN", "localhost"),
         sites_scheme=reader.choice("SITES_SCHEME", "http", ("http", "https")),
+        publisher=reader.choice("PUBLISHER", PUBLISHERS[0], PUBLISHERS),
         router_url=reader.url("ROUTER_URL", ("http", "https"), "http://127.0.0.1:8080"),
         registration_enabled=reader.boolean("REGISTRATION_ENABLED", default=False),
         lease_seconds=reader.seconds("LEASE_SECONDS", 30.0),

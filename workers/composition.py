@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from shared.clock import SystemClock
 from shared.db.database import Database
@@ -24,11 +25,10 @@ from shared.settings import Settings
 from shared.storage.object_store import S3ArtifactStore
 from workers.artifacts.reader import ArtifactReader
 from workers.executors.base import Executor
-from workers.executors.toolchain import Toolchain
-from workers.filesystem.ownership import owner_of_trees
+from workers.executors.table import executor_backend
 from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.stage import StageFunction
-from workers.publishers.site_directory import SiteDirectoryPublisher
+from workers.publishers.table import publisher_backend
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 
@@ -41,6 +41,7 @@ class WorkerContext:
     def __init__(self, settings: Settings, worker: str) -> None:
         self.settings = settings
         self.worker = worker
+        self._executors = ExitStack()
         self.clock = SystemClock()
         self.database = Database(settings.database_url)
         self.redis = connect_redis(settings.redis_url)
@@ -55,9 +56,7 @@ class WorkerContext:
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
         self.doorbell = RedisDoorbell.connect(settings.redis_url)
-        self.publisher = SiteDirectoryPublisher(
-            settings.sites_directory, router_url=settings.router_url, domain=settings.sites_domain
-        )
+        self.publisher = publisher_backend(settings.publisher).open_publisher(settings, self.database)
         self.artifacts = ArtifactReader(self.store, settings.cache_directory)
         self.lifecycle = LifecycleService(
             database=self.database,
@@ -83,6 +82,13 @@ class WorkerContext:
             settings=settings,
         )
 
+    def open_executor(self) -> Executor:
+        """The executor of the settings, probed. Raises PlatformError with instructions."""
+        executor = executor_backend(self.settings.build.executor).open_executor(self.settings)
+        self._executors.callback(executor.close)
+        executor.probe()
+        return executor
+
     def open_log(self, deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
         return LogWriter(
             store=self.log_store,
@@ -99,6 +105,8 @@ class WorkerContext:
         self.doorbell.close()
         self.redis.close()
         self.database.close()
+        # Last: a job that is still running could otherwise record that its sandbox was lost.
+        self._executors.close()
 
 
 def build_stage(context: WorkerContext, stage: Stage) -> Built:
@@ -124,7 +132,8 @@ def _install(context: WorkerContext) -> Built:
     from workers.reading.reader import ContentReader
     from workers.stages.install.stage import InstallStage
 
-    executor, toolchain = _sandboxes(context)
+    executor = context.open_executor()
+    toolchain = executor.toolchain
     index = SnapshotIndex(context.database)
     snapshots = _snapshots(context)
     tools = ToolProvider(executor, snapshots, ToolRepository(context.database), toolchain)
@@ -135,9 +144,9 @@ def _install(context: WorkerContext) -> Built:
 def _build(context: WorkerContext) -> Built:
     from workers.stages.build.stage import BuildStage
 
-    executor, toolchain = _sandboxes(context)
+    executor = context.open_executor()
     index = SnapshotIndex(context.database)
-    return BuildStage(executor, _snapshots(context), index, toolchain, context.settings), executor
+    return BuildStage(executor, _snapshots(context), index, executor.toolchain, context.settings), executor
 
 
 def _upload(context: WorkerContext) -> Built:
@@ -164,23 +173,6 @@ _BUILDERS: dict[Stage, Callable[[WorkerContext], Built]] = {
 
 def _snapshots(context: WorkerContext) -> SnapshotStore:
     settings = context.settings
-    owner = owner_of_trees(settings.build)
+    owner = executor_backend(settings.build.executor).owner_of_trees()
     cache_bytes = settings.build.cache_bytes
     return SnapshotStore(context.store, settings.cache_directory, maximum_bytes=cache_bytes, owner=owner)
-
-
-def _sandboxes(context: WorkerContext) -> tuple[Executor, Toolchain]:
-    """The executor of the settings, tried out, and the toolchain that its sandboxes hold."""
-    settings = context.settings
-    if settings.build.executor == "docker":
-        from workers.executors.docker.executor import DockerExecutor
-
-        docker = DockerExecutor.for_host(settings.build, settings.home / "run" / "containers")
-        docker.probe()
-        return docker, docker.toolchain
-    from workers.executors.bubblewrap.executor import BubblewrapExecutor
-
-    toolchain = Toolchain.discover()
-    bubblewrap = BubblewrapExecutor.for_host(settings.build, settings.home / "run" / "executions", toolchain)
-    bubblewrap.probe()
-    return bubblewrap, toolchain

@@ -210,10 +210,10 @@ def test_a_container_without_a_directory_is_swept_and_its_name_is_free(
     background.await_ready()
     wait_for(lambda: processes_with(f"sleep {marker}") != [])
     (tmp_path / "run" / spec.name).rename(tmp_path / "lost")
-    assert executor.reap_abandoned() == [spec.name]
+    assert executor.sweep() == [spec.name]
     assert processes_with(marker) == []
     assert background.finish() is Outcome.EVICTED
-    assert executor.reap_abandoned() == []
+    assert executor.sweep() == []
 
 
 def test_another_directory_of_runs_is_left_alone(kind: ExecutorKind, executor: DockerExecutor, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_another_directory_of_runs_is_left_alone(kind: ExecutorKind, executor: D
     background.await_ready()
     with kind.open(tmp_path / "other") as other:
         assert isinstance(other, DockerExecutor)
-        assert other.reap_abandoned() == []
+        assert other.sweep() == []
     background.cancel.set()
     assert background.finish() is Outcome.CANCELLED
 
@@ -247,7 +247,7 @@ def test_a_daemon_that_goes_away_is_the_platforms_loss(
     finally:
         docker_engine.start()
     assert outcome in (Outcome.PLATFORM_LOST, Outcome.EVICTED)
-    executor.reap_abandoned()
+    executor.sweep()
     result, printed = run(executor, "echo again")
     assert (result.outcome, printed) == (Outcome.SUCCESS, b"again\n")
     gc.collect()

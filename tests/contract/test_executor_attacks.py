@@ -25,7 +25,7 @@ from tests.support.executors import (
     wait_for,
 )
 from workers.executors.base import ExecutionResult, Executor, Outcome, Overlay
-from workers.filesystem.ownership import container_owner
+from workers.executors.docker.backend import container_owner
 
 
 class Bystander:

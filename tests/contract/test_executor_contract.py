@@ -516,7 +516,7 @@ def test_sigkill_of_the_worker_ends_the_sandbox(
     worker.stdout.close()
     wait_for(lambda: processes_with(marker) == [])
     assert (tmp_path / "run" / name).exists()
-    assert exact_executor.reap_abandoned() == [name]
+    assert exact_executor.sweep() == [name]
     exact_executor.reap(name)
     assert left_in(tmp_path / "run") == []
 
@@ -553,7 +553,7 @@ os.chown(sys.argv[1], 65534, 65534)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 executor = BubblewrapExecutor(BuildSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
 readable = tuple(bind for bind in toolchain.binds if os.access(bind.source, os.R_OK))
-executor._toolchain = dataclasses.replace(toolchain, binds=readable)
+executor.toolchain = dataclasses.replace(toolchain, binds=readable)
 limits = Limits(memory_bytes=256 << 20, cpu_count=1, process_count=20, disk_bytes=1 << 30, output_bytes=1 << 20,
                 wall_seconds=3600, stop_seconds=1)
 script = "id -u; (echo x > /usr/x) 2>/dev/null || echo closed; i=0; while [ $i -lt 60 ]; do sleep 99 & i=$((i+1)); done"

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from workers.executors.mounts import Bind, Overlay
+from workers.executors.toolchain import Toolchain
+
 
 class Outcome(enum.StrEnum):
     SUCCESS = "success"
@@ -20,29 +23,6 @@ class Outcome(enum.StrEnum):
     IMAGE_ERROR = "image_error"
     PLATFORM_LOST = "platform_lost"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """A host directory or file shown at `target`; read-only unless `is_writable`."""
-
-    source: Path
-    target: str
-    is_writable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Overlay:
-    """`layers` (lowest first, all read-only) merged at `target`; changes go to `upper`.
-
-    `upper` and `scratch` are empty directories of the caller on one filesystem. After the run `upper` holds the
-    changes in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
-    """
-
-    target: str
-    layers: tuple[Path, ...]
-    upper: Path
-    scratch: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +81,18 @@ OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
 
 
 class Executor(Protocol):
+    """Runs one command at a time for each thread that asks. `table.py` opens executors by name."""
+
+    @property
+    def toolchain(self) -> Toolchain:
+        """What its sandboxes hold: the versions are parts of keys, the paths of commands."""
+        ...
+
     def probe(self) -> None:
-        """Raises PlatformError with instructions when this host can't run sandboxes. Called once, at start."""
+        """Raises PlatformError with instructions when this host can't run sandboxes. Called once, at start.
+
+        Sweeps as well.
+        """
         ...
 
     def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
@@ -120,4 +110,12 @@ class Executor(Protocol):
 
         Must be safe to call when nothing was ever started.
         """
+        ...
+
+    def sweep(self) -> list[str]:
+        """Reaps every run whose worker is gone; returns their names. Runs of live workers are left alone."""
+        ...
+
+    def close(self) -> None:
+        """Closes connections. Called once, when no run is left or the process ends."""
         ...

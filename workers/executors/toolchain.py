@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import PlatformError
-from workers.executors.base import Bind
 from workers.executors.layout import NODE_TARGET, PYTHON_TARGET, SHIM_TARGET, UV_TARGET
+from workers.executors.mounts import Bind
 
 # People write `corepack enable` into install commands; it would link pnpm and yarn beside Node, where nothing can be
 # written. They are there without it.

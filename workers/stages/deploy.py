@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, PlatformError
-from workers.artifacts.reader import ArtifactMissing, ArtifactReader
+from workers.artifacts.reader import ArtifactBlobs, ArtifactMissing, ArtifactReader
 from workers.pipeline.stage import StageContext, StageResult
 from workers.publishers.base import Publisher
 from workers.snapshots.input_missing import InputMissing
@@ -29,7 +29,7 @@ def publish_artifact(
     """Makes the files servable and verifies them through the router. Idempotent."""
     if not publisher.is_published(deployment_id):
         manifest = artifacts.manifest(tenant_id, digest)
-        publisher.publish(deployment_id, manifest, artifacts.blobs(tenant_id, manifest), is_preview=is_preview)
+        publisher.publish(deployment_id, manifest, ArtifactBlobs(artifacts, tenant_id, manifest), is_preview=is_preview)
     host = verification_host(deployment_id)
     publisher.activate(host, deployment_id)
     try:

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -40,14 +39,13 @@ from workers.executors.environment import (
     registry_environment,
 )
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
-from workers.executors.run_record import RunRecord
+from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _REAP_SECONDS = 30.0
 _GIVE_UP_SECONDS = 5.0
 _SCRATCH_PREFIX = "overlay-probe-"
@@ -82,7 +80,7 @@ class BubblewrapExecutor:
         self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
         self._upstream = UpstreamProxy.of(settings.egress_proxy)
         self._runtime_directory = runtime_directory
-        self._toolchain = toolchain
+        self.toolchain: Toolchain = toolchain
         self._registries = registry_environment(settings, host_environment)
         self._control_groups = control_groups
         self._certificates = gather_certificates(settings, host_environment, runtime_directory)
@@ -114,7 +112,7 @@ class BubblewrapExecutor:
                 "No control groups: memory and processes of builds are limited by watching them, CPU not at all. "
                 "Run the worker as a systemd service with Delegate=yes, or as root, for exact limits."
             )
-        self.reap_abandoned()
+        self.sweep()
         try:
             result = self._try_out(overlay=None)
         except PlatformError as error:
@@ -137,8 +135,7 @@ class BubblewrapExecutor:
     def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """See Executor.run. What `on_output` raises ends the command and is raised here."""
         started = time.monotonic()
-        if not _NAME.fullmatch(spec.name):
-            raise ValueError(f"{spec.name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
+        check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
         with contextlib.ExitStack() as stack:
@@ -146,7 +143,7 @@ class BubblewrapExecutor:
                 directory = self._claim(spec.name)
                 stack.callback(self._forget, directory)
                 RunRecord(self._worker).write(directory)
-                write_system_files(directory, self._toolchain)
+                write_system_files(directory, self.toolchain)
                 group = self._make_group(spec, stack)
                 proxy, egress = self._open_egress(spec, directory, stack)
                 sandbox = self._start(spec, directory, egress)
@@ -161,8 +158,7 @@ class BubblewrapExecutor:
 
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError when something can't be ended."""
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} can't name a run.")
+        check_run_name(name)
         directory = self._runtime_directory / name
         record = RunRecord.read(directory)
         for process in (record.init, record.launcher) if record is not None else ():
@@ -175,11 +171,14 @@ class BubblewrapExecutor:
             _remove_group(self._control_groups.group(name), name)
         shutil.rmtree(directory, ignore_errors=True)
 
-    def reap_abandoned(self) -> list[str]:
-        """Reaps every run of this runtime directory whose worker is gone; gives their names."""
+    def close(self) -> None:
+        """Nothing to close: sandboxes end with this process."""
+
+    def sweep(self) -> list[str]:
+        """See Executor.sweep. Looks at the runs of this runtime directory."""
         abandoned: list[str] = []
         for directory in self._runtime_directory.iterdir():
-            if not _NAME.fullmatch(directory.name) or directory.name.startswith(_SCRATCH_PREFIX):
+            if not is_run_name(directory.name) or directory.name.startswith(_SCRATCH_PREFIX):
                 continue
             record = RunRecord.read(directory)
             with contextlib.suppress(FileNotFoundError):  # a live worker's run may end meanwhile
@@ -232,14 +231,14 @@ class BubblewrapExecutor:
 
     def _start(self, spec: ExecutionSpec, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
         environment = build_environment(
-            spec, self._toolchain, self._registries, has_certificates=self._certificates is not None
+            spec, self.toolchain, self._registries, has_certificates=self._certificates is not None
         )
         arguments = build_arguments(
-            spec, environment, self._toolchain, directory, self._certificates, egress, self._devices
+            spec, environment, self.toolchain, directory, self._certificates, egress, self._devices
         )
         command = waiting_command(spec.command)
         if egress is not None:
-            command = listening_command(self._toolchain.python, command)
+            command = listening_command(self.toolchain.python, command)
         marker = self._marker(spec.name)
         return SandboxProcess(self._spawner, self._program, marker, arguments, command, self._filter)
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome
 from workers.executors.disk_watchdog import DiskWatchdog
+from workers.executors.docker.backend import container_owner
 from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
 from workers.executors.docker.container import DockerContainer
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of
@@ -40,15 +40,13 @@ from workers.executors.environment import (
     registry_environment,
 )
 from workers.executors.process_tree import ProcessIdentity
-from workers.executors.run_record import RunRecord
+from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
 from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
-from workers.filesystem.ownership import container_owner
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _REAP_SECONDS = 60.0
 _BEGINNING_SECONDS = 30.0
 _IDENTITY = ".identity"
@@ -101,14 +99,14 @@ class DockerExecutor:
 
     def probe(self) -> None:
         """A run with every option. Tidies up after workers that died."""
-        self.reap_abandoned()
+        self.sweep()
         with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=".probe-") as name:
             check_sandbox(self, Path(name), self.owner)
 
     def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """See Executor.run. What `on_output` raises ends the command and is raised here."""
         started = time.monotonic()
-        _check_name(spec.name)
+        check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
         with contextlib.ExitStack() as stack:
@@ -127,13 +125,13 @@ class DockerExecutor:
 
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError when something can't be ended."""
-        _check_name(name)
+        check_run_name(name)
         self._remove_containers({f"{LABEL}runtime": self._identity, f"{LABEL}run": name})
         shutil.rmtree(self._runtime_directory / name, ignore_errors=True)
 
-    def reap_abandoned(self) -> list[str]:
-        """Reaps every run of this runtime directory whose worker is gone; gives their names."""
-        names = {path.name for path in self._runtime_directory.iterdir() if _NAME.fullmatch(path.name)}
+    def sweep(self) -> list[str]:
+        """See Executor.sweep. Looks at the runs of this runtime directory."""
+        names = {path.name for path in self._runtime_directory.iterdir() if is_run_name(path.name)}
         for container in self._connection.labelled({f"{LABEL}runtime": self._identity}):
             names.add(str(container["Labels"][f"{LABEL}run"]))
         abandoned = sorted(name for name in names if self._is_abandoned(name))
@@ -262,11 +260,6 @@ class DockerExecutor:
             return ExecutionResult(Outcome.PLATFORM_LOST, None, str(container.lost), 0.0, peak)
         final = supervisor.conclude(verdict, exit_code, None)
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, peak)
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
 
 
 def _identity_of(runtime_directory: Path) -> str:

@@ -1,0 +1,29 @@
+"""Directories of the worker's host as a sandbox on it shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A host directory or file shown at `target`; read-only unless `is_writable`."""
+
+    source: Path
+    target: str
+    is_writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """`layers` (lowest first, all read-only) merged at `target`; changes go to `upper`.
+
+    `upper` and `scratch` are empty directories of the caller on one filesystem. After the run `upper` holds the
+    changes in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
+    """
+
+    target: str
+    layers: tuple[Path, ...]
+    upper: Path
+    scratch: Path
