@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.projects.commands import find_command_problem
 from shared.text.wording import counted
-from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.executors.base import (
+    Directory,
+    ExecutionResult,
+    ExecutionSpec,
+    Executor,
+    Limits,
+    Mount,
+    Outcome,
+    Output,
+    Overlay,
+    Tree,
+    Trees,
+)
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.pipeline.stage import StageContext
@@ -53,38 +64,32 @@ def workspace_path(directory: str) -> str:
     return WORKSPACE if directory == "." else f"{WORKSPACE}/{directory}"
 
 
-def make_overlay(directory: Path, name: str, layers: tuple[Path, ...]) -> Overlay:
-    """An overlay of the layers at /workspace with fresh directories below `directory`."""
-    upper, scratch = directory / f"{name}-upper", directory / f"{name}-scratch"
-    upper.mkdir()
-    # The mode of /workspace inside.
-    upper.chmod(0o755)
-    scratch.mkdir()
-    return Overlay(WORKSPACE, layers, upper, scratch)
-
-
 def make_spec(
     context: StageContext,
     stage: Stage,
     *,
     command: tuple[str, ...],
     directory: str,
-    overlay: Overlay,
+    layers: tuple[Tree, ...],
+    changes: str,
     environment: dict[str, str],
     output_bytes: int,
     network: Literal["none", "proxy"],
-    binds: tuple[Bind, ...] = (),
+    mounts: tuple[Mount, ...] = (),
+    directories: tuple[Directory, ...] = (),
+    output: str,
 ) -> ExecutionSpec:
-    """`directory` is relative to the repository's root."""
+    """`layers` are merged at /workspace, and the tree `changes` is what the command does to them. `output`: the tree
+    that is wanted afterwards. `directory` is relative to the repository's root.
+    """
     limits = context.limits
-    writable = tuple(bind.source for bind in binds if bind.is_writable)
     return ExecutionSpec(
         # The name that the runner reaps when a worker died in this stage.
         name=f"{context.deployment.id}-{stage.value}",
         command=command,
         working_directory=workspace_path(directory),
-        binds=binds,
-        overlay=overlay,
+        mounts=mounts,
+        overlay=Overlay(changes, WORKSPACE, layers),
         environment=environment,
         limits=Limits(
             memory_bytes=limits.memory_bytes,
@@ -96,19 +101,22 @@ def make_spec(
             wall_seconds=float(limits.stage_timeout_seconds),
         ),
         network=network,
-        watched_paths=(overlay.upper, *writable),
+        directories=directories,
+        outputs=(Output(output, context.deployment.tenant_id),),
         labels={"deployment": context.deployment.id, "stage": stage.value, "fence": str(context.fence)},
     )
 
 
-def run_logged(executor: Executor, context: StageContext, spec: ExecutionSpec, tail: OutputTail) -> ExecutionResult:
+def run_logged(
+    executor: Executor, context: StageContext, spec: ExecutionSpec, trees: Trees, tail: OutputTail
+) -> ExecutionResult:
     """Runs the command with its output in the deployment's log. Raises Cancelled, PlatformError."""
 
     def on_output(stream: Literal["stdout", "stderr"], data: bytes) -> None:
         tail.add(data)
         context.log.write(stream, data)
 
-    result = executor.run(spec, on_output, context.cancelled)
+    result = executor.run(spec, trees, on_output, context.cancelled)
     for host in result.blocked_hosts:
         context.log.system(f"The command tried to reach {host}, which is not allowed.")
     raise_interruption(context, result)

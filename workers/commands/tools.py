@@ -10,7 +10,6 @@ import hashlib
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,8 @@ from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption
 from workers.commands.tool_repository import ToolRepository
-from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
+from workers.commands.trees import StageTrees
+from workers.executors.base import Directory, ExecutionSpec, Executor, Limits, Mount, Outcome, Output, StoredTree
 from workers.executors.layout import HOME, NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
@@ -134,16 +134,14 @@ class ToolProvider:
         return f"{request.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
     def _fetch(self, context: StageContext, request: ToolRequest, key: str) -> str:
-        directory, home = (context.directory / f"{part}-{request.name}" for part in ("tool", "home"))
-        directory.mkdir()
-        home.mkdir()
+        directory, home = f"tool-{request.name}", f"home-{request.name}"
         target = f"{_MOUNT}/{request.name}"
         limits = context.limits
         spec = ExecutionSpec(
             name=f"{context.deployment.id}-{Stage.INSTALL.value}",
             command=("/bin/sh", "-c", _RECIPES[request.name].install(request.version, self._toolchain)),
             working_directory=target,
-            binds=(Bind(directory, target, is_writable=True), Bind(home, HOME, is_writable=True)),
+            mounts=(),
             overlay=None,
             environment={"npm_config_update_notifier": "false", "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"},
             limits=Limits(
@@ -156,19 +154,21 @@ class ToolProvider:
                 wall_seconds=float(limits.stage_timeout_seconds),
             ),
             network="proxy",
-            watched_paths=(directory, home),
+            directories=(Directory(directory, target), Directory(home, HOME)),
+            outputs=(Output(directory, _OWNER),),
         )
+        trees = StageTrees(self._snapshots, context.directory)
         tail = OutputTail()
 
         def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
             tail.add(data)
 
-        result = self._executor.run(spec, on_output, context.cancelled)
+        result = self._executor.run(spec, trees, on_output, context.cancelled)
         raise_interruption(context, result)
         if result.outcome is Outcome.USER_ERROR:
             self._raise_unfetched(request, tail.data)
         raise_failure(context, result, f"fetching of {request.name}")
-        snapshot = self._snapshots.save(_OWNER, directory)
+        snapshot = trees.save(_OWNER, result.outputs[directory])
         self._repository.record(
             key, name=request.name, version=request.version, digest=snapshot.digest, size_bytes=snapshot.size_bytes
         )
@@ -185,11 +185,9 @@ class ToolProvider:
         raise PlatformError(f"{request.name} {request.version} can't be fetched: {text}")
 
 
-def attach(stack: ExitStack, snapshots: SnapshotStore, tools: Sequence[Tool]) -> tuple[Bind, ...]:
-    """Where the sandbox shows the tools, which stay there until the stack is closed. Raises SnapshotMissing."""
-    return tuple(
-        Bind(stack.enter_context(snapshots.attach(_OWNER, tool.digest)), f"{_MOUNT}/{tool.name}") for tool in tools
-    )
+def mounts(tools: Sequence[Tool]) -> tuple[Mount, ...]:
+    """Where the sandbox shows the tools."""
+    return tuple(Mount(StoredTree(_OWNER, tool.digest), f"{_MOUNT}/{tool.name}") for tool in tools)
 
 
 def programs(tools: Sequence[Tool]) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from workers.executors.mounts import Bind, Overlay
 from workers.executors.toolchain import Toolchain
 
 
@@ -26,10 +26,72 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredTree:
+    """A snapshot, by its content's digest. `owner`: the tenant's id, or "tools" for what all tenants share.
+
+    `size_bytes` of the packed object is known of what an executor has stored.
+    """
+
+    owner: str
+    digest: str
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTree:
+    """A directory of this worker that a run wrote to; it stays as long as the stage's own directory.
+
+    Paths in it are untrusted: open nothing through its symbolic links.
+    """
+
+    path: Path
+
+
+Tree = StoredTree | LocalTree
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A tree shown read-only at `target`."""
+
+    tree: Tree
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """`layers` (lowest first, all read-only) merged at `target`. What the command changes there is the tree `name`.
+
+    That tree is in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
+    """
+
+    name: str
+    target: str
+    layers: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """An empty directory on disk at `target`, which the command may write to. What it leaves is the tree `name`."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The tree `name` of the overlay or a directory is wanted after the run; `owner`: whose it is, as of StoredTree."""
+
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes in bytes, times in seconds. `output_bytes`: what the command may print before the rest is dropped.
 
-    `disk_entries`: files, directories and links that it may leave under the watched paths, by their names.
+    `disk_bytes`: what may lie in the overlay's changes and the directories together; `disk_entries`: how many files,
+    directories and links, by their names.
     """
 
     memory_bytes: int
@@ -44,11 +106,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSpec:
-    """One command. Paths in `command`, `working_directory` and `environment` are inside the sandbox.
+    """One command, in terms that hold on any machine. All paths are inside the sandbox.
 
     `network`: "none" leaves not even loopback to the host; "proxy" gives HTTP(S)_PROXY to a filtering proxy and
-    nothing else. `watched_paths` are the host directories whose size counts against `limits.disk_bytes`, and what is in
-    them against `limits.disk_entries`.
+    nothing else. Names of the overlay and the directories are plain file names, unique in a stage.
     `name` labels cgroups, processes and logs; unique among running executions of a host. `labels` are for people who
     look at what runs, where the executor can show them.
     """
@@ -56,18 +117,22 @@ class ExecutionSpec:
     name: str
     command: tuple[str, ...]
     working_directory: str
-    binds: tuple[Bind, ...]
+    mounts: tuple[Mount, ...]
     overlay: Overlay | None
     environment: Mapping[str, str]
     limits: Limits
     network: Literal["none", "proxy"]
-    watched_paths: tuple[Path, ...] = ()
+    directories: tuple[Directory, ...] = ()
+    outputs: tuple[Output, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """`message` is for people and complete for every outcome but success. `blocked_hosts`: what the proxy refused."""
+    """`message` is for people and complete for every outcome but success. `blocked_hosts`: what the proxy refused.
+
+    `outputs`: name → tree, of each output of the spec when the command ended by itself; incomplete otherwise.
+    """
 
     outcome: Outcome
     exit_code: int | None
@@ -75,9 +140,25 @@ class ExecutionResult:
     duration_seconds: float
     peak_memory_bytes: int | None
     blocked_hosts: tuple[str, ...] = ()
+    outputs: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
 
 
 OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
+
+
+class Trees(Protocol):
+    """Where the trees of one stage's runs are on this worker. An executor elsewhere asks for none of it."""
+
+    def attach(self, tree: StoredTree) -> AbstractContextManager[Path]:
+        """The tree's directory, fetched where it isn't here; read-only, and it stays for the block.
+
+        Raises PlatformError, also when the snapshot is lost.
+        """
+        ...
+
+    def make_directory(self, name: str, mode: int) -> Path:
+        """A new directory, on the filesystem of all others. Raises OSError."""
+        ...
 
 
 class Executor(Protocol):
@@ -95,13 +176,16 @@ class Executor(Protocol):
         """
         ...
 
-    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """Runs the command to its end and returns when no process of it is left, whatever the outcome.
+
+        The time that it takes to attach the spec's trees counts against no limit.
 
         `on_output` is called with raw bytes as they come, from a thread of the executor, one call at a time, and
         never after `run` has returned. Setting `cancel` ends the run: SIGTERM, `stop_seconds`, then the whole
         namespace is killed. Safe to call from several threads at once. Never raises for what the command does;
-        raises PlatformError when the sandbox can't be made.
+        raises PlatformError when a tree is lost or the sandbox
+        can't be made.
         """
         ...
 

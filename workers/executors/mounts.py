@@ -16,11 +16,10 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
-class Overlay:
+class OverlayMount:
     """`layers` (lowest first, all read-only) merged at `target`; changes go to `upper`.
 
-    `upper` and `scratch` are empty directories of the caller on one filesystem. After the run `upper` holds the
-    changes in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
+    `upper` and `scratch` are empty directories on one filesystem.
     """
 
     target: str

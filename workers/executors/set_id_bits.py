@@ -11,16 +11,9 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from workers.executors.base import ExecutionSpec
 from workers.filesystem.shut_directories import open_directory
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
-
-
-def writable_paths(spec: ExecutionSpec) -> tuple[Path, ...]:
-    """Host directories that the command could write to."""
-    upper = () if spec.overlay is None else (spec.overlay.upper,)
-    return (*upper, *(bind.source for bind in spec.binds if bind.is_writable))
 
 
 def strip_set_id_bits(paths: Iterable[Path]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shared.settings import BuildSettings, SettingsError, load_settings
-from workers.executors.base import Bind
 from workers.executors.docker.backend import container_owner
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
+from workers.executors.mounts import Bind
 from workers.executors.table import executor_backend
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import Owner

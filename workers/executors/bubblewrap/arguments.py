@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import PlatformError
+from workers.executors.attachments import Attachments
 from workers.executors.base import ExecutionSpec
 from workers.executors.layout import CA_BUNDLE, EGRESS_DIRECTORY, HOME, SHARED_MEMORY_BYTES, SHIM_TARGET
 from workers.executors.toolchain import Toolchain
@@ -73,6 +74,7 @@ def write_system_files(directory: Path, toolchain: Toolchain) -> None:
 
 def build_arguments(
     spec: ExecutionSpec,
+    attachments: Attachments,
     environment: Mapping[str, str],
     toolchain: Toolchain,
     directory: Path,
@@ -101,7 +103,7 @@ def build_arguments(
     if egress is not None:
         arguments += ["--ro-bind", str(egress.socket), f"{EGRESS_DIRECTORY}/proxy.sock"]
         arguments += ["--ro-bind", str(egress.listener), f"{EGRESS_DIRECTORY}/listener.py"]
-    arguments += _mounts(spec)
+    arguments += _mounts(attachments)
     arguments += ["--disable-userns", "--assert-userns-disabled", "--remount-ro", "/"]
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
@@ -131,14 +133,14 @@ def _system_tree(directory: Path, certificates: Path | None) -> list[str]:
     return [*arguments, "--remount-ro", "/proc"]
 
 
-def _mounts(spec: ExecutionSpec) -> list[str]:
+def _mounts(attachments: Attachments) -> list[str]:
     """Outer targets first, so that one may lie inside another."""
     mounts: list[tuple[str, list[str]]] = []
-    for bind in spec.binds:
+    for bind in attachments.binds:
         option = "--bind" if bind.is_writable else "--ro-bind"
         mounts.append((bind.target, [option, str(bind.source), bind.target]))
-    if spec.overlay is not None:
-        overlay = spec.overlay
+    overlay = attachments.overlay
+    if overlay is not None:
         layers = [part for layer in overlay.layers for part in ("--overlay-src", str(layer))]
         mounts.append(
             (overlay.target, [*layers, "--overlay", str(overlay.upper), str(overlay.scratch), overlay.target])

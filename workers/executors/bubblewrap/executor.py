@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +19,8 @@ from workers.egress import listener as egress_listener
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
-from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
+from workers.executors.attachments import DirectoryTrees, Run, attached
+from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Trees
 from workers.executors.bubblewrap.arguments import (
     EgressFiles,
     build_arguments,
@@ -41,14 +41,13 @@ from workers.executors.environment import (
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
 from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
-from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
+from workers.executors.set_id_bits import strip_set_id_bits
 from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
 _REAP_SECONDS = 30.0
 _GIVE_UP_SECONDS = 5.0
-_SCRATCH_PREFIX = "overlay-probe-"
 _MEBIBYTE = 1024 * 1024
 _FORBIDDEN_HELP = """\
 This host does not let the worker make sandboxes, and builds never run without one. Any of these mends it:
@@ -114,47 +113,22 @@ class BubblewrapExecutor:
             )
         self.sweep()
         try:
-            result = self._try_out(overlay=None)
+            result = self._try_out()
         except PlatformError as error:
             raise PlatformError(f"{_FORBIDDEN_HELP}{error}") from error
         if result.outcome is not Outcome.SUCCESS:
             raise PlatformError(f"A sandbox can be made but does not work: {result.message}")
 
-    def supports_overlay(self) -> bool:
-        """Whether `ExecutionSpec.overlay` works with directories on the file system of `runtime_directory`."""
-        with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=_SCRATCH_PREFIX) as name:
-            directories = [Path(name, part) for part in ("lower", "upper", "scratch")]
-            for directory in directories:
-                directory.mkdir()
-            try:
-                result = self._try_out(Overlay("/merged", (directories[0],), directories[1], directories[2]))
-            except PlatformError:
-                return False
-            return result.outcome is Outcome.SUCCESS
-
-    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """See Executor.run. What `on_output` raises ends the command and is raised here."""
-        started = time.monotonic()
         check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        with contextlib.ExitStack() as stack:
-            try:
-                directory = self._claim(spec.name)
-                stack.callback(self._forget, directory)
-                RunRecord(self._worker).write(directory)
-                write_system_files(directory, self.toolchain)
-                group = self._make_group(spec, stack)
-                proxy, egress = self._open_egress(spec, directory, stack)
-                sandbox = self._start(spec, directory, egress)
-            except OSError as error:
-                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
-            stack.callback(sandbox.destroy)
-            result = self._supervise(spec, sandbox, group, directory, on_output, cancel, started)
-            if proxy is not None and result.outcome is Outcome.USER_ERROR:
-                proxy.check_served()
-            blocked = () if proxy is None else proxy.blocked_hosts()
-        return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
+        with attached(spec, trees) as attachments:
+            started = time.monotonic()
+            result = self._run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
+            seconds = time.monotonic() - started
+        return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
 
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError when something can't be ended."""
@@ -178,7 +152,7 @@ class BubblewrapExecutor:
         """See Executor.sweep. Looks at the runs of this runtime directory."""
         abandoned: list[str] = []
         for directory in self._runtime_directory.iterdir():
-            if not is_run_name(directory.name) or directory.name.startswith(_SCRATCH_PREFIX):
+            if not is_run_name(directory.name):
                 continue
             record = RunRecord.read(directory)
             with contextlib.suppress(FileNotFoundError):  # a live worker's run may end meanwhile
@@ -188,6 +162,26 @@ class BubblewrapExecutor:
                     self.reap(directory.name)
                     abandoned.append(directory.name)
         return abandoned
+
+    def _run(self, run: Run) -> ExecutionResult:
+        spec = run.spec
+        with contextlib.ExitStack() as stack:
+            try:
+                directory = self._claim(spec.name)
+                stack.callback(self._forget, directory)
+                RunRecord(self._worker).write(directory)
+                write_system_files(directory, self.toolchain)
+                group = self._make_group(spec, stack)
+                proxy, egress = self._open_egress(spec, directory, stack)
+                sandbox = self._start(run, directory, egress)
+            except OSError as error:
+                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
+            stack.callback(sandbox.destroy)
+            result = self._supervise(run, sandbox, group, directory)
+            if proxy is not None and result.outcome is Outcome.USER_ERROR:
+                proxy.check_served()
+            blocked = () if proxy is None else proxy.blocked_hosts()
+        return dataclasses.replace(result, blocked_hosts=blocked)
 
     def _marker(self, name: str) -> str:
         return f"cloudify-sandbox:{self._runtime_digest}:{name}"
@@ -229,12 +223,13 @@ class BubblewrapExecutor:
         stack.callback(proxy.close)
         return proxy, EgressFiles(socket, Path(egress_listener.__file__).resolve())
 
-    def _start(self, spec: ExecutionSpec, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
+    def _start(self, run: Run, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
+        spec = run.spec
         environment = build_environment(
             spec, self.toolchain, self._registries, has_certificates=self._certificates is not None
         )
         arguments = build_arguments(
-            spec, environment, self.toolchain, directory, self._certificates, egress, self._devices
+            spec, run.attachments, environment, self.toolchain, directory, self._certificates, egress, self._devices
         )
         command = waiting_command(spec.command)
         if egress is not None:
@@ -243,18 +238,12 @@ class BubblewrapExecutor:
         return SandboxProcess(self._spawner, self._program, marker, arguments, command, self._filter)
 
     def _supervise(
-        self,
-        spec: ExecutionSpec,
-        sandbox: SandboxProcess,
-        group: ControlGroup | None,
-        directory: Path,
-        on_output: OnOutput,
-        cancel: threading.Event,
-        started: float,
+        self, run: Run, sandbox: SandboxProcess, group: ControlGroup | None, directory: Path
     ) -> ExecutionResult:
-        pump = sandbox.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
-        supervisor = Supervisor(spec, sandbox, group, disk, pump, cancel, started + spec.limits.wall_seconds)
+        limits, writable = run.spec.limits, run.attachments.writable_paths
+        pump = sandbox.pump(limits.output_bytes, run.on_output)
+        disk = DiskWatchdog(writable, limits.disk_bytes, limits.disk_entries)
+        supervisor = Supervisor(run, sandbox, group, disk, pump)
         exit_code: int | None = None
         try:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
@@ -262,10 +251,10 @@ class BubblewrapExecutor:
                 sandbox.wait(_GIVE_UP_SECONDS)  # for its own words and exit code, which the kill below would replace
             else:
                 RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
-                sandbox.release(spec.limits, group)
+                sandbox.release(limits, group)
                 verdict = supervisor.watch()
             sandbox.wait_until_gone()
-            strip_set_id_bits(writable_paths(spec))
+            strip_set_id_bits(writable)
             exit_code = sandbox.exit_code()
         finally:
             sandbox.kill()
@@ -278,7 +267,7 @@ class BubblewrapExecutor:
         final = supervisor.conclude(verdict, exit_code, sandbox.launcher_code())
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, supervisor.peak_memory_bytes())
 
-    def _try_out(self, overlay: Overlay | None) -> ExecutionResult:
+    def _try_out(self) -> ExecutionResult:
         limits = Limits(
             memory_bytes=256 * _MEBIBYTE,
             cpu_count=1,
@@ -289,9 +278,10 @@ class BubblewrapExecutor:
             stop_seconds=1,
         )
         name = f"probe-{os.getpid()}-{threading.get_ident()}"
-        spec = ExecutionSpec(name, ("true",), "/", (), overlay, {}, limits, network="proxy")
+        spec = ExecutionSpec(name, ("true",), "/", (), None, {}, limits, network="proxy")
         printed: list[bytes] = []
-        result = self.run(spec, lambda _, data: printed.append(data), threading.Event())
+        trees = DirectoryTrees(self._runtime_directory)
+        result = self.run(spec, trees, lambda _, data: printed.append(data), threading.Event())
         said = b"".join(printed).decode(errors="replace").strip()
         return dataclasses.replace(result, message=f"{result.message} {said}".strip())
 

@@ -20,7 +20,8 @@ from shared.settings import BuildSettings
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
-from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome
+from workers.executors.attachments import Run, attached
+from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome, Trees
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.docker.backend import container_owner
 from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
@@ -42,7 +43,7 @@ from workers.executors.environment import (
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
-from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
+from workers.executors.set_id_bits import strip_set_id_bits
 from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
 
@@ -103,25 +104,16 @@ class DockerExecutor:
         with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=".probe-") as name:
             check_sandbox(self, Path(name), self.owner)
 
-    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """See Executor.run. What `on_output` raises ends the command and is raised here."""
-        started = time.monotonic()
         check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        with contextlib.ExitStack() as stack:
-            try:
-                directory, proxy = self._prepare(spec, stack)
-            except OSError as error:
-                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
-            try:
-                result = self._run_container(spec, directory, on_output, cancel, started)
-            except ImageMissing as error:
-                result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
-        if proxy is not None and result.outcome is Outcome.USER_ERROR:
-            proxy.check_served()
-        blocked = () if proxy is None else proxy.blocked_hosts()
-        return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
+        with attached(spec, trees) as attachments:
+            started = time.monotonic()
+            result = self._run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
+            seconds = time.monotonic() - started
+        return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
 
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError when something can't be ended."""
@@ -139,6 +131,20 @@ class DockerExecutor:
             self.reap(name)
             _log.info("Ended and removed the sandbox %s, whose worker is gone.", name)
         return abandoned
+
+    def _run(self, run: Run) -> ExecutionResult:
+        with contextlib.ExitStack() as stack:
+            try:
+                directory, proxy = self._prepare(run, stack)
+            except OSError as error:
+                raise PlatformError(f"The sandbox of {run.spec.name} can't be prepared: {error}.") from error
+            try:
+                result = self._run_container(run, directory)
+            except ImageMissing as error:
+                result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
+        if proxy is not None and result.outcome is Outcome.USER_ERROR:
+            proxy.check_served()
+        return dataclasses.replace(result, blocked_hosts=() if proxy is None else proxy.blocked_hosts())
 
     def _is_abandoned(self, name: str) -> bool:
         directory = self._runtime_directory / name
@@ -160,18 +166,17 @@ class DockerExecutor:
                 raise PlatformError(f"Docker did not remove {found[0]['Names']} within {_REAP_SECONDS:.0f} s.")
             time.sleep(0.02)
 
-    def _prepare(self, spec: ExecutionSpec, stack: contextlib.ExitStack) -> tuple[Path, EgressProxy | None]:
+    def _prepare(self, run: Run, stack: contextlib.ExitStack) -> tuple[Path, EgressProxy | None]:
         """The run's directory with its files, and the proxy where it has one; the stack undoes it."""
+        spec, attachments = run.spec, run.attachments
         directory = self._claim(spec.name)
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         RunRecord(self._worker).write(directory)
         write_run_files(directory, self.owner, self._filter, self._certificates)
-        for bind in spec.binds:
-            if bind.is_writable and bind.source.exists():
-                self.owner.give(bind.source)
-        if spec.overlay is not None:
-            self.owner.give(spec.overlay.upper)
-            stack.callback(self._empty_scratch, spec.overlay.scratch)
+        for path in attachments.writable_paths:
+            self.owner.give(path)
+        if attachments.overlay is not None:
+            stack.callback(self._empty_scratch, attachments.overlay.scratch)
         if spec.network != "proxy":
             return directory, None
         proxy = EgressProxy(directory / "proxy.sock", self._policy, self._upstream)
@@ -199,10 +204,18 @@ class DockerExecutor:
             directory.mkdir(mode=0o700)
         return directory
 
-    def _create(self, spec: ExecutionSpec, directory: Path) -> DockerContainer:
+    def _create(self, run: Run, directory: Path) -> DockerContainer:
+        spec = run.spec
         labels = {**spec.labels, "runtime": self._identity, "run": spec.name}
         configuration = container_configuration(
-            spec, directory, self.owner, self._image, self.toolchain.python, self._processors, labels
+            spec,
+            run.attachments,
+            directory,
+            self.owner,
+            self._image,
+            self.toolchain.python,
+            self._processors,
+            labels,
         )
         name = f"cloudify-{self._identity}-{spec.name}"
         try:
@@ -226,17 +239,15 @@ class DockerExecutor:
         request = {"command": words, "directory": spec.working_directory, "environment": environment}
         return json.dumps(request).encode() + b"\n"
 
-    def _run_container(
-        self, spec: ExecutionSpec, directory: Path, on_output: OnOutput, cancel: threading.Event, started: float
-    ) -> ExecutionResult:
+    def _run_container(self, run: Run, directory: Path) -> ExecutionResult:
+        spec, limits, writable = run.spec, run.spec.limits, run.attachments.writable_paths
         try:
-            container = self._create(spec, directory)
+            container = self._create(run, directory)
         except (ContainerGone, NameTaken) as error:
             raise PlatformError(f"Another worker runs or removes {spec.name} at this moment.") from error
-        pump = container.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
-        deadline = started + spec.limits.wall_seconds
-        supervisor = Supervisor(spec, container, container.memory, disk, pump, cancel, deadline)
+        pump = container.pump(limits.output_bytes, run.on_output)
+        disk = DiskWatchdog(writable, limits.disk_bytes, limits.disk_entries)
+        supervisor = Supervisor(run, container, container.memory, disk, pump)
         try:
             container.start(self._request(spec))
             verdict = supervisor.watch()
@@ -247,7 +258,7 @@ class DockerExecutor:
         finally:
             try:
                 container.destroy()
-                strip_set_id_bits(writable_paths(spec))
+                strip_set_id_bits(writable)
             finally:
                 disk.close()
                 pump.finish(did_start=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from shared.errors import PlatformError
 from workers.egress import listener as egress_listener
-from workers.executors.base import ExecutionSpec, Overlay
+from workers.executors.attachments import Attachments
+from workers.executors.base import ExecutionSpec
 from workers.executors.docker import entry as docker_entry
 from workers.executors.layout import (
     CA_BUNDLE,
@@ -18,6 +19,7 @@ from workers.executors.layout import (
     HOME,
     SHARED_MEMORY_BYTES,
 )
+from workers.executors.mounts import OverlayMount
 from workers.filesystem.ownership import Owner
 
 LABEL = "io.cloudify."
@@ -47,6 +49,7 @@ def write_run_files(directory: Path, owner: Owner, filter_program: bytes, certif
 
 def container_configuration(
     spec: ExecutionSpec,
+    attachments: Attachments,
     directory: Path,
     owner: Owner,
     image: str,
@@ -76,7 +79,7 @@ def container_configuration(
         "AttachStderr": True,
         "NetworkDisabled": True,
         "StopTimeout": 10,
-        "HostConfig": _host_configuration(spec, directory, owner, processors),
+        "HostConfig": _host_configuration(spec, attachments, directory, owner, processors),
     }
 
 
@@ -100,7 +103,9 @@ def cleaning_configuration(scratch: Path, image: str) -> dict[str, Any]:
     }
 
 
-def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, processors: int) -> dict[str, Any]:
+def _host_configuration(
+    spec: ExecutionSpec, attachments: Attachments, directory: Path, owner: Owner, processors: int
+) -> dict[str, Any]:
     limits = spec.limits
     largest = limits.disk_bytes + FILE_SIZE_MARGIN
     return {
@@ -123,8 +128,8 @@ def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, proc
             {"Name": "fsize", "Soft": largest, "Hard": largest},
         ],
         "ShmSize": min(SHARED_MEMORY_BYTES, limits.memory_bytes),
-        "Tmpfs": _memory_file_systems(spec, owner),
-        "Mounts": _mounts(spec, directory),
+        "Tmpfs": _memory_file_systems(spec, attachments, owner),
+        "Mounts": _mounts(spec, attachments, directory),
         # The output comes by the attached connection; kept by the daemon it would fill its disk.
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
@@ -132,18 +137,18 @@ def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, proc
     }
 
 
-def _memory_file_systems(spec: ExecutionSpec, owner: Owner) -> dict[str, str]:
+def _memory_file_systems(spec: ExecutionSpec, attachments: Attachments, owner: Owner) -> dict[str, str]:
     size = max(spec.limits.memory_bytes // 2, _SMALLEST_MEMORY_FILES)
     options = f"rw,exec,nosuid,nodev,size={size}"
     wanted = {
         "/tmp": f"{options},mode=1777",  # noqa: S108 - a path inside the container
         HOME: f"{options},mode=0700,uid={owner.uid},gid={owner.gid}",
     }
-    taken = {bind.target for bind in spec.binds}
+    taken = {bind.target for bind in attachments.binds}
     return {target: text for target, text in wanted.items() if target not in taken}
 
 
-def _mounts(spec: ExecutionSpec, directory: Path) -> list[dict[str, Any]]:
+def _mounts(spec: ExecutionSpec, attachments: Attachments, directory: Path) -> list[dict[str, Any]]:
     shown = {
         "passwd": "/etc/passwd",
         "group": "/etc/group",
@@ -154,9 +159,9 @@ def _mounts(spec: ExecutionSpec, directory: Path) -> list[dict[str, Any]]:
     if spec.network == "proxy":
         shown |= {name: f"{EGRESS_DIRECTORY}/{name}" for name in ("proxy.sock", "listener.py")}
     mounts = [_bind(directory / name, target) for name, target in shown.items() if (directory / name).exists()]
-    mounts += [_bind(bind.source, bind.target, is_writable=bind.is_writable) for bind in spec.binds]
-    if spec.overlay is not None:
-        mounts.append(_overlay(spec.overlay))
+    mounts += [_bind(bind.source, bind.target, is_writable=bind.is_writable) for bind in attachments.binds]
+    if attachments.overlay is not None:
+        mounts.append(_overlay(attachments.overlay))
     return mounts
 
 
@@ -164,10 +169,10 @@ def _bind(source: Path, target: str, *, is_writable: bool = False) -> dict[str, 
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": not is_writable}
 
 
-def _overlay(overlay: Overlay) -> dict[str, Any]:
+def _overlay(overlay: OverlayMount) -> dict[str, Any]:
     """An anonymous volume: the daemon mounts it when the container starts and deletes it with the container.
 
-    `userxattr` gives the form that Overlay promises, as in a user namespace (kernel: filesystems/overlayfs.rst).
+    `userxattr` gives the form that base.Overlay promises, as in a user namespace (kernel: filesystems/overlayfs.rst).
     """
     paths = [*overlay.layers, overlay.upper, overlay.scratch]
     if any(character in str(path) for path in paths for character in ",:\\"):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.executors.attachments import DirectoryTrees
+from workers.executors.base import Directory, ExecutionSpec, Executor, Limits, LocalTree, Outcome, Overlay
 from workers.executors.docker.connection import MINIMUM_API_VERSION, DockerConnection
 from workers.filesystem.ownership import Owner
 
@@ -83,18 +84,18 @@ def _check_limits(where: str, info: dict[str, Any]) -> None:
 
 def check_sandbox(executor: Executor, directory: Path, owner: Owner) -> None:
     """Runs a command with every option; `directory` is empty. Raises PlatformError with instructions."""
-    parts = {name: directory / name for name in ("lower", "upper", "scratch", "bound")}
-    for path in parts.values():
-        path.mkdir()
-    (parts["lower"] / "below").write_text("seen")
+    lower = directory / "lower"
+    lower.mkdir()
+    (lower / "below").write_text("seen")
     # As every tree that a build is shown: the worker's own files are for itself alone.
-    owner.give_tree(parts["lower"])
+    owner.give_tree(lower)
     spec = ExecutionSpec(
         name=f"probe-{os.getpid()}-{threading.get_ident()}",
         command=("/bin/sh", "-c", _SCRIPT, "probe", str(owner.uid)),
         working_directory="/",
-        binds=(Bind(parts["bound"], "/probe", is_writable=True),),
-        overlay=Overlay("/workspace", (parts["lower"],), parts["upper"], parts["scratch"]),
+        mounts=(),
+        overlay=Overlay("upper", "/workspace", (LocalTree(lower),)),
+        directories=(Directory("bound", "/probe"),),
         environment={},
         limits=Limits(
             memory_bytes=256 * _MEBIBYTE,
@@ -109,13 +110,13 @@ def check_sandbox(executor: Executor, directory: Path, owner: Owner) -> None:
     )
     printed: list[bytes] = []
     try:
-        result = executor.run(spec, lambda _, data: printed.append(data), threading.Event())
+        result = executor.run(spec, DirectoryTrees(directory), lambda _, data: printed.append(data), threading.Event())
     except PlatformError as error:
         raise PlatformError(
             f"{error} Does the daemon see {directory.parent} at the same place as the worker? Where the worker is a"
             " container itself, mount CLOUDIFY_HOME at the same path in both; its file system must not be an overlay."
         ) from error
-    is_seen = (parts["bound"] / "written").exists() and (parts["upper"] / "above").exists()
+    is_seen = (directory / "bound" / "written").exists() and (directory / "upper" / "above").exists()
     if result.outcome is not Outcome.SUCCESS or not is_seen:
         said = b"".join(printed).decode(errors="replace").strip()
         raise PlatformError(

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from shared.errors import PlatformError, StageFailure
+from workers.executors.base import LocalTree, StoredTree, Tree
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
 from workers.frameworks.source_tree import SourceTree
@@ -43,10 +44,13 @@ _NICENESS = 5
 
 @dataclass(frozen=True, slots=True)
 class KeptFiles:
-    """`layer`: what an earlier build left, if there is anything. `keep(upper)` stores what this one did."""
+    """`layer`: what an earlier build left, if there is anything; it is attached, so that no run lacks it.
 
-    layer: Path | None
-    keep: Callable[[Path], None]
+    `keep` stores what this one left, the changes of its overlay.
+    """
+
+    layer: StoredTree | None
+    keep: Callable[[Tree], None]
 
 
 class BuildCache:
@@ -80,7 +84,8 @@ class BuildCache:
             layer = None
             if record is not None:
                 try:
-                    layer = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
+                    stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
+                    layer = StoredTree(context.deployment.tenant_id, record.digest)
                 except SnapshotMissing as missing:
                     context.log.system(f"They can't be had: {missing}")
                     self._index.forget(context.deployment.tenant_id, record)
@@ -89,7 +94,7 @@ class BuildCache:
                     context.log.system("They can't be had at the moment; the build does without.")
                     _log.warning("build_cache.not_attached", deployment_id=context.deployment.id, error=str(error))
                     record = None
-            yield KeptFiles(layer, lambda upper: self._keep(context, paths, components, record, upper))
+            yield KeptFiles(layer, lambda changes: self._keep(context, paths, components, record, changes))
 
     def settle(self) -> None:
         """Blocks until all that was to be kept is stored, or was given up."""
@@ -101,8 +106,11 @@ class BuildCache:
         paths: tuple[str, ...],
         components: Mapping[str, str],
         record: SnapshotRecord | None,
-        upper: Path,
+        changes: Tree,
     ) -> None:
+        if not isinstance(changes, LocalTree):
+            return  # the directories are moved out of it, which nobody may do with a snapshot
+        upper = changes.path
         if not any(has_directory(upper, path) for path in paths):
             return
         try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -19,7 +18,6 @@ from workers.commands.sandboxed import (
     WORKSPACE,
     OutputTail,
     check_command,
-    make_overlay,
     make_spec,
     raise_failure,
     raise_interruption,
@@ -27,9 +25,10 @@ from workers.commands.sandboxed import (
     search_path,
     workspace_path,
 )
-from workers.commands.tools import Tool, attach, programs
+from workers.commands.tools import Tool, mounts, programs
 from workers.commands.tools import environment as environment_of
-from workers.executors.base import Bind, ExecutionResult, Executor, Outcome
+from workers.commands.trees import StageTrees
+from workers.executors.base import Directory, ExecutionResult, Executor, Outcome, StoredTree, Tree
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
@@ -132,13 +131,17 @@ class BuildStage:
         record = self._cache.find(context, [components])
         if record is not None:
             return StageResult({"output": record.digest}, is_cache_hit=True)
-        with self._layers(context, installed) as inputs:
-            if detection.build_command is None:
-                collected = self._collect(context, detection, inputs)
-            else:
-                packages = packages_digest(inputs[0], detection) or str(installed["dependencies"] or "none")
-                collected = self._built(context, detection, environment, inputs, tools, packages)
-        snapshot = self._snapshots.save(context.deployment.tenant_id, collected)
+        tenant_id = context.deployment.tenant_id
+        trees = StageTrees(self._snapshots, context.directory)
+        digests = [digest for digest in (installed["source"], installed["dependencies"]) if digest]
+        inputs = tuple(StoredTree(tenant_id, digest) for digest in digests)
+        if detection.build_command is None:
+            collected = self._collect(context, trees, detection, inputs)
+        else:
+            with trees.opened(inputs[0]) as source:
+                packages = packages_digest(source, detection) or str(installed["dependencies"] or "none")
+                collected = self._built(context, trees, detection, environment, inputs, source, tools, packages)
+        snapshot = trees.save(tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
         return StageResult({"output": snapshot.digest})
@@ -146,31 +149,26 @@ class BuildStage:
     def _built(
         self,
         context: StageContext,
+        trees: StageTrees,
         detection: Detection,
         environment: dict[str, str],
-        inputs: tuple[Path, ...],
+        inputs: tuple[StoredTree, ...],
+        source: Path,
         tools: Sequence[Tool],
         packages: str,
-    ) -> Path:
+    ) -> Tree:
         components = {
             # Not every tool names its plugins' versions in what it keeps: babel-loader doesn't.
             "packages": packages,
             **self._tool_components(tools),
             **variable_components(context.variables, self._digest_key),
         }
-        with self.build_cache.opened(context, detection, inputs[0], components) as kept:
+        with self.build_cache.opened(context, detection, source, components) as kept:
             layers = inputs if kept.layer is None else (*inputs, kept.layer)
-            upper = self._build(context, detection, environment, layers, tools, is_fresh=kept.layer is None)
-            collected = self._collect(context, detection, (*layers, upper))
-            kept.keep(upper)
+            changes = self._build(context, trees, detection, environment, layers, tools, is_fresh=kept.layer is None)
+            collected = self._collect(context, trees, detection, (*layers, changes))
+            kept.keep(changes)
         return collected
-
-    @contextmanager
-    def _layers(self, context: StageContext, installed: Mapping[str, Any]) -> Generator[tuple[Path, ...]]:
-        digests = [digest for digest in (installed["source"], installed["dependencies"]) if digest]
-        with ExitStack() as stack:
-            tenant_id = context.deployment.tenant_id
-            yield tuple(stack.enter_context(self._snapshots.attach(tenant_id, digest)) for digest in digests)
 
     def _environment(self, context: StageContext, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
         """Nothing in it differs between two builds of one commit for one host, or no output would be found again."""
@@ -222,40 +220,41 @@ class BuildStage:
     def _build(
         self,
         context: StageContext,
+        trees: StageTrees,
         detection: Detection,
         environment: dict[str, str],
-        layers: tuple[Path, ...],
+        layers: tuple[StoredTree, ...],
         tools: Sequence[Tool],
         *,
         is_fresh: bool,
-    ) -> Path:
+    ) -> Tree:
         command = detection.build_command or ""
         context.log.system(f"$ {command}")
-        overlay = make_overlay(context.directory, "build", layers)
-        with ExitStack() as stack:
-            spec = make_spec(
-                context,
-                Stage.BUILD,
-                command=("/bin/sh", "-c", command),
-                directory=detection.root_directory,
-                overlay=overlay,
-                environment=environment,
-                output_bytes=self._settings.build.output_bytes,
-                network="none",
-                binds=attach(stack, self._snapshots, tools),
-            )
-            tail = OutputTail()
-            result = run_logged(self._executor, context, spec, tail)
+        spec = make_spec(
+            context,
+            Stage.BUILD,
+            command=("/bin/sh", "-c", command),
+            directory=detection.root_directory,
+            layers=layers,
+            changes="build",
+            environment=environment,
+            output_bytes=self._settings.build.output_bytes,
+            network="none",
+            mounts=mounts(tools),
+            output="build",
+        )
+        tail = OutputTail()
+        result = run_logged(self._executor, context, spec, trees, tail)
         advice = advice_for(tail.data, "build")
         if not (advice or is_fresh or result.exit_code == 127):
             advice = "It started from files of an earlier build; a clean deployment doesn't."
         raise_failure(context, result, "build command", advice)
-        return overlay.upper
+        return result.outputs["build"]
 
-    def _collect(self, context: StageContext, detection: Detection, layers: tuple[Path, ...]) -> Path:
+    def _collect(
+        self, context: StageContext, trees: StageTrees, detection: Detection, layers: tuple[Tree, ...]
+    ) -> Tree:
         """Copies the output out of the merged layers, inside a sandbox of its own: no link of it touches the host."""
-        collected = context.directory / "collected"
-        collected.mkdir()
         is_whole = detection.output_directories == (".",)
         script = _COLLECT_ALL if is_whole else _COLLECT
         spec = make_spec(
@@ -263,21 +262,23 @@ class BuildStage:
             Stage.BUILD,
             command=("/bin/sh", "-c", script, "collect", *detection.output_directories),
             directory=detection.root_directory,
-            overlay=make_overlay(context.directory, "collect", layers),
+            layers=layers,
+            changes="collect",
             environment={},
             output_bytes=64 * 1024,
             network="none",
-            binds=(Bind(collected, _COLLECTED, is_writable=True),),
+            directories=(Directory("collected", _COLLECTED),),
+            output="collected",
         )
         printed: list[bytes] = []
 
         def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
             printed.append(data)
 
-        result = self._executor.run(spec, on_output, context.cancelled)
+        result = self._executor.run(spec, trees, on_output, context.cancelled)
         raise_interruption(context, result)
         _check_collected(context, detection, result, b"".join(printed).decode(errors="replace"))
-        return collected
+        return result.outputs["collected"]
 
 
 def _check_collected(context: StageContext, detection: Detection, result: ExecutionResult, printed: str) -> None:

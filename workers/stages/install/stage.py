@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ from workers.commands.sandboxed import (
     VIRTUAL_ENVIRONMENT,
     OutputTail,
     check_command,
-    make_overlay,
     make_spec,
     raise_failure,
     run_logged,
     search_path,
 )
-from workers.commands.tools import Tool, ToolProvider, attach, environment, header_variables, programs
-from workers.executors.base import Bind, Executor
+from workers.commands.tools import Tool, ToolProvider, environment, header_variables, mounts, programs
+from workers.commands.trees import StageTrees
+from workers.executors.base import Directory, Executor, StoredTree, Tree
 from workers.executors.layout import HOME, NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection, Overrides
@@ -39,7 +38,7 @@ from workers.pipeline.stage_cache import StageCache, variable_components
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
-from workers.snapshots.store import Snapshot, SnapshotStore
+from workers.snapshots.store import SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.install.dependency_key import dependency_components
 
@@ -116,7 +115,7 @@ class InstallStage:
             tools = self._provide_tools(context, reading)
             dependencies, is_hit = None, False
             if reading.dependencies is not None:
-                dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, tree, source, tools)
+                dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, source, tools)
         output: dict[str, Any] = {
             "source": source,
             "dependencies": dependencies,
@@ -145,7 +144,6 @@ class InstallStage:
         context: StageContext,
         detection: Detection,
         files: DependencyFiles,
-        tree: Path,
         source: str,
         tools: Sequence[Tool],
     ) -> tuple[str | None, bool]:
@@ -166,39 +164,43 @@ class InstallStage:
         if record is not None:
             return record.digest, True
         context.log.system(f"$ {command}")
-        upper = self._install(context, detection, tree, tools)
-        is_of_commit = reader is not None or changes_source(upper)
+        trees = StageTrees(self._snapshots, context.directory)
+        tenant_id = context.deployment.tenant_id
+        changes = self._install(context, trees, detection, StoredTree(tenant_id, source), tools)
+        with trees.opened(changes) as upper:
+            is_of_commit = reader is not None or changes_source(upper)
         if is_of_commit and reader is None:
             # By a script of a dependency, for instance.
             context.log.system("The install wrote beside its dependencies, so they are kept for this commit alone.")
         key = of_source if is_of_commit else components
-        snapshot: Snapshot = self._snapshots.save(context.deployment.tenant_id, upper)
+        snapshot = trees.save(tenant_id, changes)
         self._cache.record(context, key, snapshot, {})
         context.log.system(f"Dependencies stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB).")
         return snapshot.digest, False
 
-    def _install(self, context: StageContext, detection: Detection, tree: Path, tools: Sequence[Tool]) -> Path:
-        home = context.directory / "home"
-        home.mkdir()
-        overlay = make_overlay(context.directory, "install", (tree,))
+    def _install(
+        self, context: StageContext, trees: StageTrees, detection: Detection, source: StoredTree, tools: Sequence[Tool]
+    ) -> Tree:
         tail = OutputTail()
-        with ExitStack() as stack:
-            spec = make_spec(
-                context,
-                Stage.INSTALL,
-                command=("/bin/sh", "-c", self._script(detection)),
-                directory=detection.install_directory,
-                overlay=overlay,
-                environment=self._environment(context, detection, tools),
-                output_bytes=self._output_bytes,
-                network="proxy",
-                binds=(Bind(home, HOME, is_writable=True), *attach(stack, self._snapshots, tools)),
-            )
-            result = run_logged(self._executor, context, spec, tail)
+        spec = make_spec(
+            context,
+            Stage.INSTALL,
+            command=("/bin/sh", "-c", self._script(detection)),
+            directory=detection.install_directory,
+            layers=(source,),
+            changes="install",
+            environment=self._environment(context, detection, tools),
+            output_bytes=self._output_bytes,
+            network="proxy",
+            mounts=mounts(tools),
+            directories=(Directory("home", HOME),),
+            output="install",
+        )
+        result = run_logged(self._executor, context, spec, trees, tail)
         if result.exit_code:
             raise_mismatch(tail.data)
         raise_failure(context, result, "install command", advice_for(tail.data, "install"))
-        return overlay.upper
+        return result.outputs["install"]
 
     def _script(self, detection: Detection) -> str:
         command = detection.install_command or ""
