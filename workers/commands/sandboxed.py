@@ -8,6 +8,7 @@ from typing import Literal
 
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.plans import PlanLimits
 from shared.projects.commands import find_command_problem
 from shared.text.wording import counted
 from workers.executors.base import (
@@ -64,6 +65,19 @@ def workspace_path(directory: str) -> str:
     return WORKSPACE if directory == "." else f"{WORKSPACE}/{directory}"
 
 
+def run_limits(limits: PlanLimits, output_bytes: int) -> Limits:
+    """The plan's limits of a stage, for one command of it."""
+    return Limits(
+        memory_bytes=limits.memory_bytes,
+        cpu_count=limits.cpu_count,
+        process_count=limits.process_count,
+        disk_bytes=limits.disk_bytes,
+        disk_entries=limits.disk_entries,
+        output_bytes=output_bytes,
+        wall_seconds=float(limits.stage_timeout_seconds),
+    )
+
+
 def make_spec(
     context: StageContext,
     stage: Stage,
@@ -82,7 +96,6 @@ def make_spec(
     """`layers` are merged at /workspace, and the tree `changes` is what the command does to them. `output`: the tree
     that is wanted afterwards. `directory` is relative to the repository's root.
     """
-    limits = context.limits
     return ExecutionSpec(
         # The name that the runner reaps when a worker died in this stage.
         name=f"{context.deployment.id}-{stage.value}",
@@ -91,15 +104,7 @@ def make_spec(
         mounts=mounts,
         overlay=Overlay(changes, WORKSPACE, layers),
         environment=environment,
-        limits=Limits(
-            memory_bytes=limits.memory_bytes,
-            cpu_count=limits.cpu_count,
-            process_count=limits.process_count,
-            disk_bytes=limits.disk_bytes,
-            disk_entries=limits.disk_entries,
-            output_bytes=output_bytes,
-            wall_seconds=float(limits.stage_timeout_seconds),
-        ),
+        limits=run_limits(context.limits, output_bytes),
         network=network,
         directories=directories,
         outputs=(Output(output, context.deployment.tenant_id),),

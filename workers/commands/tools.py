@@ -16,10 +16,10 @@ from typing import Literal
 
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption
+from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption, run_limits
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.trees import StageTrees
-from workers.executors.base import Directory, ExecutionSpec, Executor, Limits, Mount, Outcome, Output, StoredTree
+from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Outcome, Output, StoredTree
 from workers.executors.layout import HOME, NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
@@ -136,7 +136,6 @@ class ToolProvider:
     def _fetch(self, context: StageContext, request: ToolRequest, key: str) -> str:
         directory, home = f"tool-{request.name}", f"home-{request.name}"
         target = f"{_MOUNT}/{request.name}"
-        limits = context.limits
         spec = ExecutionSpec(
             name=f"{context.deployment.id}-{Stage.INSTALL.value}",
             command=("/bin/sh", "-c", _RECIPES[request.name].install(request.version, self._toolchain)),
@@ -144,15 +143,7 @@ class ToolProvider:
             mounts=(),
             overlay=None,
             environment={"npm_config_update_notifier": "false", "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"},
-            limits=Limits(
-                memory_bytes=limits.memory_bytes,
-                cpu_count=limits.cpu_count,
-                process_count=limits.process_count,
-                disk_bytes=limits.disk_bytes,
-                disk_entries=limits.disk_entries,
-                output_bytes=_OUTPUT_BYTES,
-                wall_seconds=float(limits.stage_timeout_seconds),
-            ),
+            limits=run_limits(context.limits, _OUTPUT_BYTES),
             network="proxy",
             directories=(Directory(directory, target), Directory(home, HOME)),
             outputs=(Output(directory, _OWNER),),

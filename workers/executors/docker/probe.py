@@ -19,6 +19,15 @@ _log = logging.getLogger(__name__)
 _MEBIBYTE = 1024 * 1024
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 _LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU"}
+_PROBE_LIMITS = Limits(
+    memory_bytes=256 * _MEBIBYTE,
+    cpu_count=1,
+    process_count=64,
+    disk_bytes=_MEBIBYTE,
+    output_bytes=64 * 1024,
+    wall_seconds=120,
+    stop_seconds=1,
+)
 _SCRIPT = """
 set -e
 [ "$(id -u)" = "$1" ]
@@ -97,15 +106,7 @@ def check_sandbox(executor: Executor, directory: Path, owner: Owner) -> None:
         overlay=Overlay("upper", "/workspace", (LocalTree(lower),)),
         directories=(Directory("bound", "/probe"),),
         environment={},
-        limits=Limits(
-            memory_bytes=256 * _MEBIBYTE,
-            cpu_count=1,
-            process_count=64,
-            disk_bytes=_MEBIBYTE,
-            output_bytes=64 * 1024,
-            wall_seconds=120,
-            stop_seconds=1,
-        ),
+        limits=_PROBE_LIMITS,
         network="proxy",
     )
     printed: list[bytes] = []
