@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.filesystem.shut_directories import open_directory
+from workers.filesystem.descent import open_directory
 
 _INTERVAL_SECONDS = 0.5
 # A big tree takes long to measure; the watchdog then spends a fifth of one core at most, and half of one while the disk

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from workers.filesystem.shut_directories import open_directory
+from workers.filesystem.descent import open_directory
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import LeaseLost
+from workers.filesystem.descent import OPEN_DIRECTORY
 
 _log = logging.getLogger(__name__)
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A worker may still be deleting what its finished deployment used.
 _SWEPT_AFTER_SECONDS = 3600.0
 _DISCARDED = ".discarded"
@@ -134,14 +134,14 @@ def remove_tree(path: Path) -> None:
             path.unlink()
             return
         path.chmod(stat.S_IRWXU)
-        top = os.open(path, _OPEN_DIRECTORY)
+        top = os.open(path, OPEN_DIRECTORY)
         try:
             # Directories below are moved up here before they are emptied: nothing recurses and no path gets long.
             pending = _remove_files(top, top)
             while pending:
                 name = pending.pop()
                 with contextlib.suppress(FileNotFoundError):
-                    directory = os.open(name, _OPEN_DIRECTORY, dir_fd=top)
+                    directory = os.open(name, OPEN_DIRECTORY, dir_fd=top)
                     try:
                         pending += _remove_files(directory, top)
                     finally:
