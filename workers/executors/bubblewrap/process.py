@@ -62,8 +62,7 @@ class SandboxProcess:
         # --die-with-parent is set before the status is written, and a status nobody can read is a SIGPIPE: a
         # bubblewrap whose worker died before that moment ends without running the command.
         own = ["--json-status-fd", str(status), "--block-fd", str(gate), "--add-seccomp-fd", str(seccomp)]
-        encoded = b"".join(os.fsencode(argument) + b"\0" for argument in (*own, *arguments))
-        options = _memory_file("arguments", encoded)
+        options = _memory_file("arguments", b"".join(os.fsencode(option) + b"\0" for option in (*own, *arguments)))
         try:
             self._launcher = spawner.spawn(
                 program,

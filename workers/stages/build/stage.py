@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -72,9 +72,7 @@ class BuildStage:
         if detection.build_command is None:
             collected = collect_output(self._executor, context, trees, detection, inputs)
         else:
-            with trees.opened(inputs[0]) as source:
-                packages = packages_digest(source, detection) or str(installed["dependencies"] or "none")
-                collected = self._built(context, trees, detection, environment, inputs, source, tools, packages)
+            collected = self._built(context, trees, detection, environment, inputs, tools)
         snapshot = trees.save(tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
@@ -87,17 +85,19 @@ class BuildStage:
         detection: Detection,
         environment: dict[str, str],
         inputs: tuple[StoredTree, ...],
-        source: Path,
         tools: Sequence[Tool],
-        packages: str,
     ) -> Tree:
-        components = {
-            # Not every tool names its plugins' versions in what it keeps: babel-loader doesn't.
-            "packages": packages,
-            **self._tool_components(tools),
-            **variable_components(context.variables, self._digest_key),
-        }
-        with self.build_cache.opened(context, detection, source, components) as kept:
+        """`inputs`: the source, and the dependencies if there are any."""
+        dependencies = next((tree.digest for tree in inputs[1:]), "none")
+        with ExitStack() as stack:
+            source = stack.enter_context(trees.opened(inputs[0]))
+            components = {
+                # Not every tool names its plugins' versions in what it keeps: babel-loader doesn't.
+                "packages": packages_digest(source, detection) or dependencies,
+                **self._tool_components(tools),
+                **variable_components(context.variables, self._digest_key),
+            }
+            kept = stack.enter_context(self.build_cache.opened(context, detection, source, components))
             layers = inputs if kept.layer is None else (*inputs, kept.layer)
             changes = self._build(context, trees, detection, environment, layers, tools, is_fresh=kept.layer is None)
             collected = collect_output(self._executor, context, trees, detection, (*layers, changes))

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from shared.deployments.state import Stage
-from shared.errors import FailureCode, StageFailure
 from shared.settings import Settings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import (
@@ -41,6 +40,7 @@ from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.install.dependency_key import dependency_components
+from workers.stages.install.lockfile_mismatch import raise_mismatch
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
 # Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.
@@ -48,28 +48,6 @@ _YARN_DIRECTORIES = frozenset({"cache", "unplugged"})
 _WRITTEN_FILES = frozenset(
     {name for names in LOCKFILES.values() for name in names}
     | {"uv.lock", ".pnp.cjs", ".pnp.loader.mjs", "install-state.gz", "build-state.yml"}
-)
-
-# What each package manager prints when its lockfile does not fit, and what mends it.
-_MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
-    (b"can only install packages when your package.json and", "package-lock.json", "npm install"),
-    (b"can only install with an existing package-lock.json", "package-lock.json", "npm install"),
-    (b"ERR_PNPM_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
-    # Overrides, patches, catalogs or settings of pnpm-workspace.yaml that the lockfile wasn't made with.
-    (b"ERR_PNPM_LOCKFILE_CONFIG_MISMATCH", "pnpm-lock.yaml", "pnpm install --no-frozen-lockfile"),
-    (b"ERR_PNPM_FROZEN_LOCKFILE_WITH_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
-    (b"ERR_PNPM_LOCKFILE_MISSING_DEPENDENCY", "pnpm-lock.yaml", "pnpm install --no-frozen-lockfile"),
-    (b"ERR_PNPM_LOCKFILE_BREAKING_CHANGE", "pnpm-lock.yaml", "pnpm install --force"),
-    (b"ERR_PNPM_BROKEN_LOCKFILE", "pnpm-lock.yaml", "pnpm install --fix-lockfile"),
-    (b"Your lockfile needs to be updated", "yarn.lock", "yarn install"),
-    (b"YN0028", "yarn.lock", "yarn install"),
-    (b"lockfile had changes, but lockfile is frozen", "bun.lock", "bun install"),
-    (b"lockfile at `uv.lock` needs to be updated", "uv.lock", "uv lock"),
-    (b"Unable to find lockfile at `uv.lock`", "uv.lock", "uv lock"),
-    (b"pyproject.toml changed significantly since poetry.lock", "poetry.lock", "poetry lock"),
-    (b"poetry.lock is not up to date with pyproject.toml", "poetry.lock", "poetry lock"),
-    (b"out-of-date with Pipfile", "Pipfile.lock", "pipenv lock"),
-    (b"is out of date. Expected: (", "Pipfile.lock", "pipenv lock"),
 )
 
 
@@ -265,16 +243,6 @@ def _overrides(context: StageContext) -> Overrides:
         node_version=deployment.node_version,
         package_manager=context.variables.get(FORCING_VARIABLE),
     )
-
-
-def raise_mismatch(output: bytes) -> None:
-    """Raises StageFailure when what a package manager printed says that its lockfile doesn't fit."""
-    for printed, lockfile, command in _MISMATCHES:
-        if printed in output:
-            raise StageFailure(
-                FailureCode.LOCKFILE_MISMATCH,
-                f"{lockfile} does not match the project's dependencies. Run `{command}` and commit {lockfile}.",
-            )
 
 
 def changes_source(upper: Path) -> bool:
