@@ -1,4 +1,4 @@
-"""Runs a project's command in the sandbox and turns its outcome into what the pipeline understands."""
+"""Runs a project's command in the sandbox and turns its outcome into the pipeline's exceptions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MEBIBYTE = 1024 * 1024
 
 @dataclass(slots=True)
 class OutputTail:
-    """The last 64 KiB that a command printed: read for known errors, never stored, as it is not masked."""
+    """The last 64 KiB of a command's output: searched for known errors, never stored, because it is not masked."""
 
     data: bytes = b""
 
@@ -61,7 +61,7 @@ def search_path(toolchain: Toolchain, detection: Detection, tools: Sequence[str]
 
 
 def workspace_path(directory: str) -> str:
-    """Where the sandbox shows a directory of the repository."""
+    """The path of a repository's directory in the sandbox."""
     return WORKSPACE if directory == "." else f"{WORKSPACE}/{directory}"
 
 
@@ -93,8 +93,8 @@ def make_spec(
     directories: tuple[Directory, ...] = (),
     output: str,
 ) -> ExecutionSpec:
-    """`layers` are merged at /workspace, and the tree `changes` is what the command does to them. `output`: the tree
-    that is wanted afterwards. `directory` is relative to the repository's root.
+    """`layers` are merged at /workspace; the command's changes to them are the tree `changes`. `output`: the tree to
+    collect afterwards. `directory` is relative to the repository's root.
     """
     return ExecutionSpec(
         # The name that the runner reaps when a worker died in this stage.
@@ -129,7 +129,7 @@ def run_logged(
 
 
 def raise_interruption(context: StageContext, result: ExecutionResult) -> None:
-    """Raises for what is neither success nor the user's failure."""
+    """Raises Cancelled or PlatformError for outcomes that are neither success nor the user's failure."""
     if result.outcome is Outcome.CANCELLED or context.cancelled.is_set():
         raise Cancelled(result.message)
     if result.outcome in (Outcome.EVICTED, Outcome.IMAGE_ERROR, Outcome.PLATFORM_LOST):

@@ -1,7 +1,7 @@
-"""The package managers and Node versions that not every build needs: fetched once, kept as snapshots, shown read-only.
+"""Package managers and Node versions that only some builds need: fetched once, stored as snapshots, mounted read-only.
 
-A tool is installed in a sandbox of its own that holds nothing of any project, from its name and version alone. So all
-tenants share it, and no build can have put anything into it.
+A tool is installed in a sandbox of its own that has no project's files, from its name and version alone. So all tenants
+can share it, and no build can tamper with it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _RECIPES: Mapping[str, _Recipe] = {
 
 
 class ToolProvider:
-    """Safe from several threads and processes: two that fetch the same tool at once both end with a good one."""
+    """Safe between threads and processes: two that fetch the same tool at once both get a valid one."""
 
     def __init__(
         self, executor: Executor, snapshots: SnapshotStore, repository: ToolRepository, toolchain: Toolchain
@@ -115,7 +115,7 @@ class ToolProvider:
         self._toolchain = toolchain
 
     def provide(self, context: StageContext, requests: Sequence[ToolRequest]) -> list[Tool]:
-        """The tools, fetched where they are not known. Raises StageFailure for a version that doesn't exist."""
+        """The tools, fetched unless they are stored. Raises StageFailure for a version that doesn't exist."""
         return [self._provide(context, request) for request in requests]
 
     def _provide(self, context: StageContext, request: ToolRequest) -> Tool:
@@ -127,7 +127,7 @@ class ToolProvider:
         return Tool(request.name, request.version, digest)
 
     def _key(self, request: ToolRequest) -> str:
-        """Python tools are bound to the interpreter that they were installed with, and to its place."""
+        """Python tools are bound to the interpreter that they were installed with, and to its path."""
         toolchain = self._toolchain
         python = f"{toolchain.python_version} {toolchain.python}" if request.name in ("poetry", "pipenv") else ""
         parts = (request.name, request.version, python, toolchain.platform, _bun_build(), toolchain.image)
@@ -177,7 +177,7 @@ class ToolProvider:
 
 
 def mounts(tools: Sequence[Tool]) -> tuple[Mount, ...]:
-    """Where the sandbox shows the tools."""
+    """The mounts of the tools in a sandbox."""
     return tuple(Mount(StoredTree(_OWNER, tool.digest), f"{_MOUNT}/{tool.name}") for tool in tools)
 
 
@@ -187,7 +187,7 @@ def programs(tools: Sequence[Tool]) -> list[str]:
 
 
 def header_variables(directory: str, *, is_read_by_npm: bool) -> dict[str, str]:
-    """Where node-gyp finds Node's headers, which it would download. Newer npms warn of the older name of the two."""
+    """Tells node-gyp where Node's headers are, so that it downloads none. Newer npms warn about the older name."""
     names = ("npm_package_config_node_gyp_nodedir", *(("npm_config_nodedir",) if is_read_by_npm else ()))
     return dict.fromkeys(names, directory)
 
@@ -197,7 +197,7 @@ def _reads_older_name(npm: str) -> bool:
 
 
 def environment(tools: Sequence[Tool]) -> dict[str, str]:
-    """What keeps the tools from asking questions, and from fetching another version of themselves."""
+    """Variables that keep tools from prompting, and from fetching another version of themselves."""
     names = {tool.name: tool.version for tool in tools}
     variables: dict[str, str] = {}
     if "node" in names:

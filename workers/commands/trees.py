@@ -1,4 +1,4 @@
-"""The trees of one stage's runs: snapshots by their digests, and what commands leave in the stage's directory."""
+"""The trees of one stage's runs: snapshots by digest, and the output of commands in the stage's directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StageTrees(DirectoryTrees):
 
     @contextmanager
     def opened(self, tree: Tree) -> Generator[Path]:
-        """The tree's directory on this worker, to look into. Raises SnapshotMissing, PlatformError."""
+        """The tree's directory on this worker, for reading. Raises SnapshotMissing, PlatformError."""
         if isinstance(tree, LocalTree):
             yield tree.path
             return
@@ -32,7 +32,7 @@ class StageTrees(DirectoryTrees):
             yield directory
 
     def save(self, owner: str, tree: Tree) -> Snapshot:
-        """The snapshot of what a run left, which takes a local tree over. See SnapshotStore.save for what it raises."""
+        """The snapshot of a run's output; a local tree is moved into the cache. Raises as SnapshotStore.save."""
         if isinstance(tree, LocalTree):
             return self._snapshots.save(owner, tree.path)
         return Snapshot(tree.digest, tree.size_bytes or 0)

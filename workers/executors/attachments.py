@@ -12,14 +12,14 @@ from shared.errors import PlatformError
 from workers.executors.base import ExecutionSpec, LocalTree, OnOutput, Overlay, StoredTree, Tree, Trees
 from workers.executors.mounts import Bind, OverlayMount
 
-# What a command sees of the overlay's top; other directories are its own alone.
+# The command sees the mode of the overlay's top directory; other directories are private to its user.
 _OVERLAY_MODE = 0o755
 _DIRECTORY_MODE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
 class Attachments:
-    """What a sandbox shows, and the output trees by name."""
+    """The mounts of a sandbox, and its output trees by name."""
 
     binds: tuple[Bind, ...]
     overlay: OverlayMount | None
@@ -27,14 +27,14 @@ class Attachments:
 
     @property
     def writable_paths(self) -> tuple[Path, ...]:
-        """Directories that the command may write to: they are watched, and looked through afterwards."""
+        """Directories that the command may write to: watched during the run, cleared of set-id bits after it."""
         upper = () if self.overlay is None else (self.overlay.upper,)
         return (*upper, *(bind.source for bind in self.binds if bind.is_writable))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of Executor.run, its trees attached. `deadline` is of the monotonic clock."""
+    """One call of Executor.run, its trees attached. `deadline`: time.monotonic()."""
 
     spec: ExecutionSpec
     attachments: Attachments
@@ -50,21 +50,21 @@ class DirectoryTrees:
         self._directory = directory
 
     def attach(self, tree: StoredTree) -> AbstractContextManager[Path]:
-        raise PlatformError(f"Snapshot {tree.digest[:12]} is not to be had here.")
+        raise PlatformError(f"Snapshot {tree.digest[:12]} is not available: these trees have no snapshot store.")
 
     def make_directory(self, name: str, mode: int) -> Path:
         directory = self._directory / name
         directory.mkdir()
-        # Whatever the process's umask is.
+        # Independent of the process's umask.
         directory.chmod(mode)
         return directory
 
 
 @contextmanager
 def attached(spec: ExecutionSpec, trees: Trees) -> Generator[Attachments]:
-    """The spec's snapshots stay attached during the block; what the command writes stays after it.
+    """Attaches the spec's snapshots for the block and makes the directories for the command, which outlive it.
 
-    Raises what `trees` raises.
+    Raises whatever `trees` raises.
     """
     with ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""The seam between the pipeline and whatever runs a command that nobody trusts."""
+"""The seam between the pipeline and the executors, which run untrusted commands."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredTree:
-    """A snapshot, by its content's digest. `owner`: the tenant's id, or "tools" for what all tenants share.
+    """A snapshot, by its content's digest. `owner`: the tenant's id, or "tools" for those that all tenants share.
 
-    `size_bytes` of the packed object is known of what an executor has stored.
+    `size_bytes`: of the packed object; set on trees that an executor has stored.
     """
 
     owner: str
@@ -60,7 +60,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """`layers` (lowest first, all read-only) merged at `target`. What the command changes there is the tree `name`.
+    """`layers` (lowest first, all read-only) merged at `target`. The command's changes are the tree `name`.
 
     That tree is in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
     """
@@ -72,7 +72,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """An empty directory on disk at `target`, which the command may write to. What it leaves is the tree `name`."""
+    """An empty directory on disk at `target`, writable for the command; afterwards the tree `name`."""
 
     name: str
     target: str
@@ -80,7 +80,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The tree `name` of the overlay or a directory is wanted after the run; `owner`: whose it is, as of StoredTree."""
+    """Asks for the tree `name` of the overlay or a directory after the run. `owner`: as in StoredTree."""
 
     name: str
     owner: str
@@ -88,10 +88,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds. `output_bytes`: what the command may print before the rest is dropped.
+    """Sizes in bytes, times in seconds. `output_bytes`: how much output is kept; the rest is dropped.
 
-    `disk_bytes`: what may lie in the overlay's changes and the directories together; `disk_entries`: how many files,
-    directories and links, by their names.
+    `disk_bytes` bounds the overlay's changes and the directories together; `disk_entries` the number of files,
+    directories and links in them, counted by name.
     """
 
     memory_bytes: int
@@ -110,8 +110,8 @@ class ExecutionSpec:
 
     `network`: "none" leaves not even loopback to the host; "proxy" gives HTTP(S)_PROXY to a filtering proxy and
     nothing else. Names of the overlay and the directories are plain file names, unique in a stage.
-    `name` labels cgroups, processes and logs; unique among running executions of a host. `labels` are for people who
-    look at what runs, where the executor can show them.
+    `name` labels cgroups, processes and logs; unique among the running executions of a host. `labels` are shown to
+    operators where the executor can show them.
     """
 
     name: str
@@ -129,7 +129,7 @@ class ExecutionSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """`message` is for people and complete for every outcome but success. `blocked_hosts`: what the proxy refused.
+    """`message` is for people, and empty only for success. `blocked_hosts`: hosts that the proxy refused.
 
     `outputs`: name → tree, of each output of the spec when the command ended by itself; incomplete otherwise.
     """
@@ -147,32 +147,32 @@ OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
 
 
 class Trees(Protocol):
-    """Where the trees of one stage's runs are on this worker. An executor elsewhere asks for none of it."""
+    """The trees of one stage's runs on this worker's disk. Executors that run commands elsewhere don't use it."""
 
     def attach(self, tree: StoredTree) -> AbstractContextManager[Path]:
-        """The tree's directory, fetched where it isn't here; read-only, and it stays for the block.
+        """The tree's directory, fetched if it isn't cached; read-only, and pinned for the block.
 
         Raises PlatformError, also when the snapshot is lost.
         """
         ...
 
     def make_directory(self, name: str, mode: int) -> Path:
-        """A new directory, on the filesystem of all others. Raises OSError."""
+        """A new directory, on the same filesystem as the others. Raises OSError."""
         ...
 
 
 class Executor(Protocol):
-    """Runs one command at a time for each thread that asks. `table.py` opens executors by name."""
+    """Runs commands, one per calling thread. `table.py` opens executors by name."""
 
     @property
     def toolchain(self) -> Toolchain:
-        """What its sandboxes hold: the versions are parts of keys, the paths of commands."""
+        """The tools in its sandboxes: versions become part of cache keys, paths part of commands."""
         ...
 
     def probe(self) -> None:
         """Raises PlatformError with instructions when this host can't run sandboxes. Called once, at start.
 
-        Sweeps as well.
+        Calls `sweep` first.
         """
         ...
 
@@ -181,18 +181,18 @@ class Executor(Protocol):
 
         The time that it takes to attach the spec's trees counts against no limit.
 
-        `on_output` is called with raw bytes as they come, from a thread of the executor, one call at a time, and
+        `on_output` receives raw bytes as they arrive, from a thread of the executor, one call at a time, and
         never after `run` has returned. Setting `cancel` ends the run: SIGTERM, `stop_seconds`, then the whole
-        namespace is killed. Safe to call from several threads at once. Never raises for what the command does;
+        namespace is killed. Safe to call from several threads at once. Never raises because of the command;
         raises PlatformError when a tree is lost or the sandbox
         can't be made.
         """
         ...
 
     def reap(self, name: str) -> None:
-        """Kills what an earlier run of this name left (the worker died); returns when nothing of it is left.
+        """Kills the remains of an earlier run of this name whose worker died; returns when nothing is left.
 
-        Must be safe to call when nothing was ever started.
+        Safe to call if no such run was ever started.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Directories of the worker's host as a sandbox on it shows them."""
+"""Mounts of host directories in a sandbox on the same host."""
 
 from __future__ import annotations
 

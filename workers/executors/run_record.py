@@ -1,4 +1,4 @@
-"""What a run leaves on disk while it lives, so that another worker can end it."""
+"""A file about a running command, by which another worker can end it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class RunRecord:
     init: ProcessIdentity | None = None
 
     def write(self, directory: Path) -> None:
-        """Whole or not at all."""
+        """Writes the file atomically."""
         unfinished = directory / f"{_FILE}.new"
         unfinished.write_bytes(msgspec.json.encode(_Stored(_BOOT_ID.read_text().strip(), self)))
         unfinished.rename(directory / _FILE)
 
     @classmethod
     def read(cls, directory: Path) -> RunRecord | None:
-        """None when nothing was recorded, or before the last boot."""
+        """None if nothing was recorded since the last boot."""
         try:
             stored = msgspec.json.decode((directory / _FILE).read_bytes(), type=_Stored)
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):

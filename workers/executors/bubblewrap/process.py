@@ -86,7 +86,7 @@ class SandboxProcess:
         self._is_destroyed = False
 
     def pump(self, limit_bytes: int, on_output: OnOutput) -> OutputPump:
-        """Hands the ends of the output pipes over; to be called once, before `await_setup`."""
+        """Hands over the ends of the output pipes. Call it once, before `await_setup`."""
         return OutputPump(self._stdout, self._stderr, limit_bytes, on_output)
 
     def await_setup(self) -> bool:
@@ -120,7 +120,7 @@ class SandboxProcess:
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, largest))
             if os.geteuid() != 0:
-                # Counted per user namespace since Linux 5.14; does nothing for what root launched.
+                # Counted per user namespace since Linux 5.14; has no effect if root launched it.
                 resource.prlimit(pid, resource.RLIMIT_NPROC, (limits.process_count, limits.process_count))
         # Two steps. At the first the init starts the shell of `waiting_command` and binds its own life to
         # bubblewrap's; only then may the command start, else it could outlive a worker killed in between.
@@ -165,7 +165,7 @@ class SandboxProcess:
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     def wait_until_gone(self) -> None:
-        """Ends what is left inside and returns when nothing is. Raises PlatformError when the kernel can't end it."""
+        """Kills all processes inside and returns when none is left. Raises PlatformError if one can't be killed."""
         self.kill()
         deadline = time.monotonic() + _GONE_SECONDS
         for handle in (self._init_handle, self._launcher_handle):

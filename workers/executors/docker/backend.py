@@ -25,5 +25,5 @@ def owner_of_trees() -> Owner | None:
 
 
 def container_owner() -> Owner:
-    """Whom commands in containers run as: the builder image's user, or this worker's own where that is no root."""
+    """The user of commands in containers: the builder image's, or the worker's own unless that is root."""
     return Owner(_BUILD_USER, _BUILD_USER) if os.geteuid() == 0 else Owner(os.geteuid(), os.getegid())

@@ -1,4 +1,4 @@
-"""Runs commands in containers of a Docker daemon. What the box holds: README.md beside this file."""
+"""Runs commands in containers of a Docker daemon. The sandbox's properties: README.md in the parent folder."""
 
 from __future__ import annotations
 
@@ -95,17 +95,17 @@ class DockerExecutor:
         return cls(settings, runtime_directory, connection=connection, host_environment=environment)
 
     def close(self) -> None:
-        """Closes the connections to the daemon; nothing may run any more."""
+        """Closes the connections to the daemon. No run may be left."""
         self._connection.close()
 
     def probe(self) -> None:
-        """A run with every option. Tidies up after workers that died."""
+        """Sweeps, then runs a command with every option."""
         self.sweep()
         with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=".probe-") as name:
             check_sandbox(self, Path(name), self.owner)
 
     def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
-        """See Executor.run. What `on_output` raises ends the command and is raised here."""
+        """See Executor.run. An exception of `on_output` ends the command and is raised here."""
         check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
@@ -116,7 +116,7 @@ class DockerExecutor:
         return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
 
     def reap(self, name: str) -> None:
-        """See Executor.reap. Raises PlatformError when something can't be ended."""
+        """See Executor.reap. Raises PlatformError if a container can't be removed."""
         check_run_name(name)
         self._remove_containers({f"{LABEL}runtime": self._identity, f"{LABEL}run": name})
         shutil.rmtree(self._runtime_directory / name, ignore_errors=True)
@@ -152,10 +152,10 @@ class DockerExecutor:
         if record is not None:
             return not record.worker.is_alive
         try:
-            # Another worker may begin this run at this instant.
+            # Another worker may just be starting this run.
             return time.time() - directory.stat().st_mtime > _BEGINNING_SECONDS
         except FileNotFoundError:
-            return True  # the directory comes before the container and goes after it
+            return True  # the directory is made before the container and deleted after it
 
     def _remove_containers(self, labels: Mapping[str, str]) -> None:
         deadline = time.monotonic() + _REAP_SECONDS
@@ -185,7 +185,7 @@ class DockerExecutor:
         return directory, proxy
 
     def _empty_scratch(self, scratch: Path) -> None:
-        """What overlayfs leaves there is the daemon's user's: an ordinary worker could not delete it."""
+        """Files that overlayfs leaves there belong to the daemon's user: an ordinary worker could not delete them."""
         if os.geteuid() == 0:
             return
         try:

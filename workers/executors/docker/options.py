@@ -1,4 +1,4 @@
-"""What Docker is told of a sandbox: the container's limits, identity, file system and network."""
+"""The container's configuration: limits, identity, file system and network."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _MOUNT_OPTIONS_BYTES = 4095
 
 
 def write_run_files(directory: Path, owner: Owner, filter_program: bytes, certificates: Path | None) -> None:
-    """Writes under `directory` the files that the container shows read-only.
+    """Writes the files that are mounted read-only into the container to `directory`.
 
-    Copies: the daemon sees the worker's home but perhaps not where the worker is installed.
+    They are copies: the daemon sees the worker's home, but perhaps not its installation.
     """
     passwd = f"root:x:0:0:root:/root:/bin/sh\nbuild:x:{owner.uid}:{owner.gid}:build:{HOME}:/bin/sh\n"
     (directory / "passwd").write_text(passwd)
@@ -59,7 +59,7 @@ def container_configuration(
 ) -> dict[str, Any]:
     """The body of `POST /containers/create`. `directory` is the run's, with its files in it.
 
-    Command and environment are not in it: docker_entry.py reads them.
+    Command and environment are not in it: entry.py reads them.
     """
     return {
         "Image": image,
@@ -72,7 +72,7 @@ def container_configuration(
         "Labels": {f"{LABEL}{name}": value for name, value in labels.items()},
         "Tty": False,
         "OpenStdin": True,
-        # With the worker's connection goes the input, and with that everything inside.
+        # When the worker's connection ends, so does the input, and entry.py then kills everything inside.
         "StdinOnce": True,
         "AttachStdin": True,
         "AttachStdout": True,
@@ -84,7 +84,7 @@ def container_configuration(
 
 
 def cleaning_configuration(scratch: Path, image: str) -> dict[str, Any]:
-    """A container that empties an overlay's scratch directory, where overlayfs leaves what only root can delete."""
+    """A container that empties an overlay's scratch directory: overlayfs leaves files that only root can delete."""
     return {
         "Image": image,
         "User": "0:0",
@@ -109,7 +109,7 @@ def _host_configuration(
     limits = spec.limits
     largest = limits.disk_bytes + FILE_SIZE_MARGIN
     return {
-        # docker_entry.py is it.
+        # entry.py is the init.
         "Init": False,
         "NetworkMode": "none",
         "IpcMode": "private",

@@ -1,4 +1,4 @@
-"""Whether a Docker daemon and its builder image can hold builds; what to do where they can't."""
+"""Checks that a Docker daemon and its builder image can run builds, and says what to do if they can't."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Daemon:
 
 
 def check_daemon(connection: DockerConnection, image: str) -> Daemon:
-    """Raises PlatformError with instructions for a daemon or an image that won't do."""
+    """Raises PlatformError with instructions for an unsuitable daemon or image."""
     where = f"The Docker daemon at {connection.host}"
     if connection.is_too_old:
         raise PlatformError(
@@ -79,7 +79,7 @@ def _check_limits(where: str, info: dict[str, Any]) -> None:
     missing = [what for name, what in _LIMITS.items() if not info.get(name)]
     if missing:
         raise PlatformError(
-            f"{where} can't limit {' and '.join(missing)}: its kernel has not these control groups. Boot the host with"
+            f"{where} can't limit {' and '.join(missing)}: its kernel lacks these control groups. Boot the host with"
             " cgroup_enable=memory swapaccount=1, or with systemd and cgroup version 2, and look at the warnings of"
             " `docker info`. Builds never run without limits."
         )

@@ -1,4 +1,4 @@
-"""Takes the output directory out of what a build left, and says what is wrong with it."""
+"""Collects a build's output directory, and reports why it can't be published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.pipeline.stage import StageContext
 
 _COLLECTED = "/output"
 _MISSING, _EMPTY, _NO_PAGE, _NO_INDEX, _OUTSIDE, _UNCOPIED, _FILE, _SHUT = 41, 42, 43, 44, 45, 46, 47, 48
-# How cp's line ends when the platform's disk or memory failed; all else is about what the build wrote.
+# How cp's line ends when the platform's disk or memory failed; any other error is about the build's files.
 _PLATFORM_ERRORS = (
     "Input/output error",
     "No space left on device",
@@ -80,7 +80,7 @@ def collect_output(
 ) -> Tree:
     """Copies the output out of the merged layers, inside a sandbox of its own: no link of it touches the host.
 
-    Raises StageFailure when there is none or it can't be a site, PlatformError, Cancelled.
+    Raises StageFailure if it is missing or can't be a site, PlatformError, Cancelled.
     """
     is_whole = detection.output_directories == (".",)
     script = _COLLECT_ALL if is_whole else _COLLECT
@@ -109,7 +109,7 @@ def collect_output(
 
 
 def _check_collected(context: StageContext, detection: Detection, result: ExecutionResult, printed: str) -> None:
-    """Raises StageFailure, PlatformError unless there is an output and it can be a site."""
+    """Raises StageFailure or PlatformError unless there is an output that can be a site."""
     if result.exit_code == _MISSING:
         raise StageFailure(FailureCode.OUTPUT_DIRECTORY_MISSING, _missing_message(detection, printed.split()))
     if result.exit_code == _OUTSIDE:

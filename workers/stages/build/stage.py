@@ -97,15 +97,15 @@ class BuildStage:
                 **self._tool_components(tools),
                 **variable_components(context.variables, self._digest_key),
             }
-            kept = stack.enter_context(self.build_cache.opened(context, detection, source, components))
-            layers = inputs if kept.layer is None else (*inputs, kept.layer)
-            changes = self._build(context, trees, detection, environment, layers, tools, is_fresh=kept.layer is None)
+            cached = stack.enter_context(self.build_cache.opened(context, detection, source, components))
+            layers = inputs if cached.layer is None else (*inputs, cached.layer)
+            changes = self._build(context, trees, detection, environment, layers, tools, is_fresh=cached.layer is None)
             collected = collect_output(self._executor, context, trees, detection, (*layers, changes))
-            kept.keep(changes)
+            cached.store(changes)
         return collected
 
     def _environment(self, context: StageContext, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
-        """Nothing in it differs between two builds of one commit for one host, or no output would be found again."""
+        """Equal for two builds of one commit for one host; otherwise no output would be found again."""
         deployment = context.deployment
         commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commitSha") or "")
         return {

@@ -28,7 +28,7 @@ _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
 
 
 def raise_mismatch(output: bytes) -> None:
-    """Raises StageFailure when what a package manager printed says that its lockfile doesn't fit."""
+    """Raises StageFailure if the output of a package manager says that its lockfile doesn't match."""
     for printed, lockfile, command in _MISMATCHES:
         if printed in output:
             raise StageFailure(

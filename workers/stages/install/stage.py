@@ -43,7 +43,7 @@ from workers.stages.install.dependency_key import dependency_components
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
-# Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.
+# Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them next to it.
 _YARN_DIRECTORIES = frozenset({"cache", "unplugged"})
 _WRITTEN_FILES = frozenset(
     {name for names in LOCKFILES.values() for name in names}
@@ -136,7 +136,7 @@ class InstallStage:
         of_source = {**components, "source": source}
         reader = files.reader
         if reader is not None:
-            context.log.system(f"Dependencies are kept for this commit alone: {reader} may read any file.")
+            context.log.system(f"Dependencies are cached for this commit only: {reader} may read any file.")
         candidates = [components, of_source] if reader is None else [of_source]
         record = self._cache.find(context, candidates)
         if record is not None:
@@ -149,7 +149,9 @@ class InstallStage:
             is_of_commit = reader is not None or changes_source(upper)
         if is_of_commit and reader is None:
             # By a script of a dependency, for instance.
-            context.log.system("The install wrote beside its dependencies, so they are kept for this commit alone.")
+            context.log.system(
+                "The install changed other files as well, so dependencies are cached for this commit only."
+            )
         key = of_source if is_of_commit else components
         snapshot = trees.save(tenant_id, changes)
         self._cache.record(context, key, snapshot, {})
@@ -218,7 +220,7 @@ class InstallStage:
 
 
 def python_version_notice(wanted: str | None, available: str) -> str | None:
-    """A line for the log when the project asks for a Python that is not the one there is."""
+    """A line for the log if the project asks for a Python other than the available one."""
     if wanted is None:
         return None
     minor = tuple(int(part) for part in available.split(".")[:2])
@@ -229,7 +231,7 @@ def python_version_notice(wanted: str | None, available: str) -> str | None:
         # A version that is left out is mostly one patch of a line.
         fits["!="] = True
         if not fits.get(operator, minor == named):
-            return f"The project asks for Python {wanted}; this platform has {available} and goes on with that."
+            return f"The project asks for Python {wanted}; this platform has {available} and uses that."
     return None
 
 
@@ -248,7 +250,7 @@ def _overrides(context: StageContext) -> Overrides:
 def changes_source(upper: Path) -> bool:
     """Whether the install wrote anything but dependencies and a lockfile that was not there.
 
-    A directory that can't be looked into counts as a change. Raises OSError for the platform's failures.
+    A directory that can't be looked into counts as a change. Raises OSError for failures of the platform.
     """
     errors: list[OSError] = []
     # By descriptors, as paths may get longer than the kernel takes.
