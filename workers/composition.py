@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from shared.clock import SystemClock
@@ -16,7 +15,6 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.releases.repository import ReleaseRepository
@@ -27,12 +25,8 @@ from workers.artifacts.reader import ArtifactReader
 from workers.executors.base import Executor
 from workers.executors.table import executor_backend
 from workers.pipeline.lifecycle import LifecycleService
-from workers.pipeline.stage import StageFunction
 from workers.publishers.table import publisher_backend
-from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-
-Built = tuple[StageFunction, Executor | None]
 
 
 class WorkerContext:
@@ -101,78 +95,18 @@ class WorkerContext:
             clock=self.clock,
         )
 
+    def snapshots(self) -> SnapshotStore:
+        settings = self.settings
+        return SnapshotStore(
+            self.store,
+            settings.cache_directory,
+            maximum_bytes=settings.build.cache_bytes,
+            owner=executor_backend(settings.build.executor).owner_of_trees(),
+        )
+
     def close(self) -> None:
         self.doorbell.close()
         self.redis.close()
         self.database.close()
         # Last: a job that is still running could otherwise record that its sandbox was lost.
         self._executors.close()
-
-
-def build_stage(context: WorkerContext, stage: Stage) -> Built:
-    """The stage's function, and the executor that runs its commands where it runs any."""
-    return _BUILDERS[stage](context)
-
-
-def _clone(context: WorkerContext) -> Built:
-    from workers.executors.cgroups import discover_control_groups
-    from workers.stages.clone.ignored import IgnoredBuilds
-    from workers.stages.clone.stage import CloneStage
-
-    ignored = IgnoredBuilds(context.deployments)
-    host_keys = RepositoryCredentialRepository(context.database)
-    index = SnapshotIndex(context.database)
-    groups = discover_control_groups()
-    return CloneStage(_snapshots(context), index, context.settings, ignored, host_keys, groups), None
-
-
-def _install(context: WorkerContext) -> Built:
-    from workers.commands.tool_repository import ToolRepository
-    from workers.commands.tools import ToolProvider
-    from workers.reading.reader import ContentReader
-    from workers.stages.install.stage import InstallStage
-
-    executor = context.open_executor()
-    toolchain = executor.toolchain
-    index = SnapshotIndex(context.database)
-    snapshots = _snapshots(context)
-    tools = ToolProvider(executor, snapshots, ToolRepository(context.database), toolchain)
-    stage = InstallStage(executor, snapshots, index, toolchain, context.settings, tools, ContentReader())
-    return stage, executor
-
-
-def _build(context: WorkerContext) -> Built:
-    from workers.stages.build.stage import BuildStage
-
-    executor = context.open_executor()
-    index = SnapshotIndex(context.database)
-    return BuildStage(executor, _snapshots(context), index, executor.toolchain, context.settings), executor
-
-
-def _upload(context: WorkerContext) -> Built:
-    from workers.stages.upload import UploadStage
-
-    index = SnapshotIndex(context.database)
-    return UploadStage(_snapshots(context), index, context.store, context.settings), None
-
-
-def _deploy(context: WorkerContext) -> Built:
-    from workers.stages.deploy import DeployStage
-
-    return DeployStage(context.publisher, context.artifacts), None
-
-
-_BUILDERS: dict[Stage, Callable[[WorkerContext], Built]] = {
-    Stage.CLONE: _clone,
-    Stage.INSTALL: _install,
-    Stage.BUILD: _build,
-    Stage.UPLOAD: _upload,
-    Stage.DEPLOY: _deploy,
-}
-
-
-def _snapshots(context: WorkerContext) -> SnapshotStore:
-    settings = context.settings
-    owner = executor_backend(settings.build.executor).owner_of_trees()
-    cache_bytes = settings.build.cache_bytes
-    return SnapshotStore(context.store, settings.cache_directory, maximum_bytes=cache_bytes, owner=owner)

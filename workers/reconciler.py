@@ -32,7 +32,7 @@ from shared.deployments.jobs import (
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import DeploymentStatus, Stage
+from shared.deployments.state import LAST_STAGE, DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.idempotency.repository import IdempotencyRepository
 from shared.logging import configure_logging
@@ -121,7 +121,7 @@ class Reconciler:
         self._hold_slots([row for row in rows if row["status"] != DeploymentStatus.QUEUED])
         succeeded = self._stage_runs.succeeded_stages([row["id"] for row in rows])
         for row in rows:
-            stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), Stage.DEPLOY)
+            stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), LAST_STAGE)
             self._attempt_one(row["id"], partial(self._reconcile_deployment, row, stage))
 
     def _hold_slots(self, started: Sequence[Row]) -> None:

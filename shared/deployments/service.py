@@ -20,7 +20,7 @@ from shared.deployments.deployment_resource import deployment_resource
 from shared.deployments.jobs import cleanup_job, stage_job, stage_job_id
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import FINISHED, DeploymentStatus, Stage
+from shared.deployments.state import FINISHED, FIRST_STAGE, DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.logs.base import Doorbell, LogStore
@@ -178,7 +178,7 @@ class DeploymentService:
             stage_job(
                 deployment_id=deployment_id,
                 tenant_id=tenant_id,
-                stage=Stage.CLONE,
+                stage=FIRST_STAGE,
                 priority=priority,
                 limits=limits,
                 enqueued_at=row["created_at"],
@@ -323,7 +323,7 @@ class DeploymentService:
         deployment_id, fence = row["id"], row["fence"]
         entries = [LogStatus(timestamp=end.timestamp, status=status), end]
         if error is not None:
-            stage = error[1] or Stage.CLONE
+            stage = error[1] or FIRST_STAGE
             entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
         with self._database.transaction() as connection:
             if not self._deployments.finish(connection, deployment_id, status, fence=fence, error=error):

@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.settings import load_settings
 from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import timed
-from tests.support.platform import Platform
+from tests.support.running_platform import Platform
 from workers.commands.trees import StageTrees
 from workers.executors.base import ExecutionSpec, Limits, LocalTree, Outcome, Overlay, StoredTree
 from workers.executors.bubblewrap.executor import BubblewrapExecutor

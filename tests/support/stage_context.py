@@ -13,7 +13,7 @@ from shared.deployments.state import Stage
 from shared.plans import LIMITS, Plan
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.settings import BuildSettings, ObjectStoreSettings, Settings
-from workers.pipeline.stage import DeploymentView, StageContext
+from workers.pipeline.stage import DeploymentView, StageContext, StageInputs
 
 TENANT = "ten_1"
 PROJECT = "proj_1"
@@ -90,7 +90,7 @@ def make_context(
         deployment=DeploymentView(**values | deployment),
         limits=limits,
         directory=directory,
-        inputs=inputs or {},
+        inputs=StageInputs(inputs or {}),
         log=RecordedLog(),
         cancelled=threading.Event(),
         attempt=attempt,

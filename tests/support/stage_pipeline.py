@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.plans import Plan, limits_of
@@ -34,7 +36,7 @@ from workers.executors.base import (
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
-from workers.pipeline.stage import DeploymentView, StageContext, StageResult
+from workers.pipeline.stage import DeploymentView, StageContext, StageInputs, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore, snapshot_key
@@ -142,7 +144,7 @@ class Pipeline:
     ) -> StageResult:
         self.log = RecordedLog()
         context = StageContext(
-            deployment, self.limits, self.fresh_directory(), inputs, self.log, self.cancelled, 1, variables
+            deployment, self.limits, self.fresh_directory(), StageInputs(inputs), self.log, self.cancelled, 1, variables
         )
         return self._stages[stage].run(context)
 
@@ -161,7 +163,7 @@ class Pipeline:
 
     def build(self, installed: StageResult, variables: Mapping[str, str] | None = None, **settings: Any) -> StageResult:
         # The output of a stage goes through the database as JSON.
-        inputs = {Stage.CLONE: {}, Stage.INSTALL: json.loads(json.dumps(installed.output))}
+        inputs = {Stage.INSTALL: json.loads(msgspec.json.encode(installed.output))}
         return self.run_stage(Stage.BUILD, inputs, replace(DEPLOYMENT, **settings), variables or {})
 
     def run(
@@ -169,7 +171,7 @@ class Pipeline:
     ) -> dict[str, str]:
         """The site's files by path."""
         built = self.build(self.install(site, **settings), variables, **settings)
-        with self.snapshots.attach(TENANT, built.output["output"]) as tree:
+        with self.snapshots.attach(TENANT, built.output.output) as tree:
             return {
                 path.relative_to(tree).as_posix(): path.read_text(errors="replace")
                 for path in sorted(tree.rglob("*"))

@@ -23,6 +23,7 @@ from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Ou
 from workers.executors.layout import HOME, NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
+from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext
 from workers.snapshots.store import SnapshotStore
 
@@ -31,15 +32,6 @@ _OWNER = "tools"
 _MOUNT = "/opt/tools"
 _OUTPUT_BYTES = 1024 * 1024
 _UNKNOWN_VERSION = re.compile(rb"ETARGET|No matching version|E404|no version of|not found in the package registry")
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """`digest` is of the snapshot."""
-
-    name: str
-    version: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from shared.deployments.state import Stage
 from shared.plans import PlanLimits
 from shared.projects.variable_service import ProjectVariable
 from shared.settings import BuildSettings
-from workers.frameworks.node_projects import FORCING_VARIABLE
 from workers.pipeline.stage import DeploymentView
+from workers.pipeline.table import TABLE
 
 _RETRY_BASE_SECONDS = 2.0
 RETRY_MAXIMUM_SECONDS = 120.0
@@ -65,8 +65,9 @@ def deployment_view(row: Row) -> DeploymentView:
 
 
 def variables_for(stage: Stage, variables: Sequence[ProjectVariable]) -> dict[str, str]:
-    own = {variable.key: variable.value for variable in variables if stage in variable.stages}
-    if stage is Stage.INSTALL:
-        # It says how to install and is no secret.
-        own |= {variable.key: variable.value for variable in variables if variable.key == FORCING_VARIABLE}
-    return own
+    always_seen = TABLE[stage].always_seen
+    return {
+        variable.key: variable.value
+        for variable in variables
+        if stage in variable.stages or variable.key in always_seen
+    }

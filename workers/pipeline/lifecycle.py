@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import tenacity
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
@@ -18,7 +19,7 @@ from shared.clock import Clock
 from shared.db.database import Connection, Database, Row
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
+from shared.deployments.state import FINISHED, LAST_STAGE, STAGES, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
 from shared.plans import Plan, limits_of, slots_within
@@ -26,6 +27,7 @@ from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings
 from shared.text.storable import storable
+from workers.pipeline.stage import StageResult
 
 T = TypeVar("T")
 
@@ -110,8 +112,8 @@ class LifecycleService:
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
             entered = DeploymentStatus(row["status"])
-            if may_follow(entered, STAGE_STATUS[stage]):
-                entered = STAGE_STATUS[stage]
+            if may_follow(entered, STAGES[stage].status):
+                entered = STAGES[stage].status
             if not self._deployments.advance(connection, deployment_id, entered, fence):
                 raise LeaseLost
             attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
@@ -125,22 +127,25 @@ class LifecycleService:
         self,
         deployment_id: str,
         stage: Stage,
+        result: StageResult[Any],
         *,
         fence: int,
-        output: dict[str, Any],
-        is_cache_hit: bool,
-        facts: dict[str, str],
     ) -> None:
-        """Records what the stage made. Raises LeaseLost."""
+        """Records the stage's result. Raises LeaseLost."""
 
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
             recorded = self._stage_runs.succeed(
-                connection, deployment_id, stage.value, fence, output=output, is_cache_hit=is_cache_hit
+                connection,
+                deployment_id,
+                stage.value,
+                fence,
+                output=msgspec.to_builtins(result.output),
+                is_cache_hit=result.is_cache_hit,
             )
             # A repeat after a lost reply finds the output recorded, by this same fence.
             if not recorded and stage.value not in self._stage_runs.outputs(connection, deployment_id):
                 raise LeaseLost
-            self._deployments.set_facts(connection, deployment_id, fence, facts)
+            self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             return None, []
 
         self._step(deployment_id, fence, step)
@@ -216,9 +221,9 @@ class LifecycleService:
     def finish_ready(
         self,
         row: Row,
+        result: StageResult[Any],
         *,
         fence: int,
-        manifest_digest: str,
         activate: Callable[[], None],
     ) -> bool:
         """The last stage's end in one step: recorded, ready and, unless a newer release is live, active.
@@ -237,15 +242,15 @@ class LifecycleService:
             # A cancellation that was accepted before this moment holds: the site never appears.
             if current["cancel_requested_at"] is not None and current["status"] not in FINISHED:
                 raise Cancelled
-            self._deployments.set_facts(connection, deployment_id, fence, {"manifest_digest": manifest_digest})
+            self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             self._sites.set_published(connection, deployment_id, fence)
             self._stage_runs.succeed(
                 connection,
                 deployment_id,
-                Stage.DEPLOY.value,
+                LAST_STAGE.value,
                 fence,
-                output={"manifest": manifest_digest},
-                is_cache_hit=False,
+                output=msgspec.to_builtins(result.output),
+                is_cache_hit=result.is_cache_hit,
             )
             if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
                 raise LeaseLost

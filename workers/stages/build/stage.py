@@ -5,9 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
-
-import msgspec
 
 from shared.deployments.state import Stage
 from shared.settings import Settings
@@ -21,22 +18,30 @@ from workers.commands.sandboxed import (
     run_logged,
     search_path,
 )
-from workers.commands.tools import Tool, mounts, programs
 from workers.commands.tools import environment as environment_of
+from workers.commands.tools import mounts, programs
 from workers.commands.trees import StageTrees
 from workers.executors.base import Executor, StoredTree, Tree
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
-from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.outputs import BuildOutput, InstallOutput, Tool
+from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
+from workers.pipeline.table import CLONE, INSTALL
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.build.cache import BuildCache, packages_digest
 from workers.stages.build.collect import collect_output
 
 
-class BuildStage:
-    """Output: {"output": digest of the output directory}."""
+def build(parts: StageParts) -> BuildStage:
+    executor = parts.open_executor()
+    index = SnapshotIndex(parts.database)
+    return BuildStage(executor, parts.snapshots(), index, executor.toolchain, parts.settings)
+
+
+class BuildStage(StageFunction):
+    """Runs the build command in a sandbox, and stores the output directory as a snapshot."""
 
     def __init__(
         self,
@@ -54,20 +59,22 @@ class BuildStage:
         self.build_cache = BuildCache(snapshots, index)
         self._digest_key = hmac.digest(settings.secret_key, b"build environment", "sha256")
 
-    def run(self, context: StageContext) -> StageResult:
-        installed = context.inputs[Stage.INSTALL]
-        detection = msgspec.convert(installed["detection"], Detection)
-        tools = msgspec.convert(installed.get("tools", []), list[Tool])
+    def reap(self, name: str) -> None:
+        self._executor.reap(name)
+
+    def run(self, context: StageContext) -> StageResult[BuildOutput]:
+        installed = context.inputs[INSTALL]
+        detection, tools = installed.detection, installed.tools
         environment = self._environment(context, detection, tools)
         components = self._components(installed, detection, environment, tools)
         if detection.build_command is not None:
             check_command(detection.build_command, "build command")
         record = self._cache.find(context, [components])
         if record is not None:
-            return StageResult({"output": record.digest}, is_cache_hit=True)
+            return StageResult(BuildOutput(output=record.digest), is_cache_hit=True)
         tenant_id = context.deployment.tenant_id
         trees = StageTrees(self._snapshots, context.directory)
-        digests = [digest for digest in (installed["source"], installed["dependencies"]) if digest]
+        digests = [digest for digest in (installed.source, installed.dependencies) if digest]
         inputs = tuple(StoredTree(tenant_id, digest) for digest in digests)
         if detection.build_command is None:
             collected = collect_output(self._executor, context, trees, detection, inputs)
@@ -76,7 +83,7 @@ class BuildStage:
         snapshot = trees.save(tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
-        return StageResult({"output": snapshot.digest})
+        return StageResult(BuildOutput(output=snapshot.digest))
 
     def _built(
         self,
@@ -107,7 +114,7 @@ class BuildStage:
     def _environment(self, context: StageContext, detection: Detection, tools: Sequence[Tool]) -> dict[str, str]:
         """Equal for two builds of one commit for one host; otherwise no output would be found again."""
         deployment = context.deployment
-        commit_sha = deployment.commit_sha or str(context.inputs[Stage.CLONE].get("commitSha") or "")
+        commit_sha = deployment.commit_sha or _commit_sha(context)
         return {
             "CI": "1",
             "NODE_ENV": "production",
@@ -126,14 +133,14 @@ class BuildStage:
 
     def _components(
         self,
-        installed: Mapping[str, Any],
+        installed: InstallOutput,
         detection: Detection,
         environment: Mapping[str, str],
         tools: Sequence[Tool],
     ) -> dict[str, str]:
         return {
-            "source": str(installed["source"]),
-            "dependencies": str(installed["dependencies"] or "none"),
+            "source": installed.source,
+            "dependencies": installed.dependencies or "none",
             "build_command": detection.build_command or "none",
             "root_directory": detection.root_directory,
             "output_directory": " ".join(detection.output_directories),
@@ -184,3 +191,8 @@ class BuildStage:
             advice = "It started from files of an earlier build; a clean deployment doesn't."
         raise_failure(context, result, "build command", advice)
         return result.outputs["build"]
+
+
+def _commit_sha(context: StageContext) -> str:
+    clone = context.inputs.find(CLONE)
+    return "" if clone is None else clone.commit_sha

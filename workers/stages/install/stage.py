@@ -8,9 +8,6 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from shared.deployments.state import Stage
 from shared.settings import Settings
@@ -24,7 +21,8 @@ from workers.commands.sandboxed import (
     run_logged,
     search_path,
 )
-from workers.commands.tools import Tool, ToolProvider, environment, header_variables, mounts, programs
+from workers.commands.tool_repository import ToolRepository
+from workers.commands.tools import ToolProvider, environment, header_variables, mounts, programs
 from workers.commands.trees import StageTrees
 from workers.executors.base import Directory, Executor, StoredTree, Tree
 from workers.executors.layout import HOME, NODE_TARGET
@@ -32,8 +30,10 @@ from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
-from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.outputs import InstallOutput, Tool
+from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
+from workers.pipeline.table import CLONE
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
@@ -51,12 +51,15 @@ _WRITTEN_FILES = frozenset(
 )
 
 
-class InstallStage:
-    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected, "tools": [Tool],
-    "watched": paths that decide whether another commit has to be built}.
+def build(parts: StageParts) -> InstallStage:
+    executor = parts.open_executor()
+    snapshots, index = parts.snapshots(), SnapshotIndex(parts.database)
+    tools = ToolProvider(executor, snapshots, ToolRepository(parts.database), executor.toolchain)
+    return InstallStage(executor, snapshots, index, executor.toolchain, parts.settings, tools, ContentReader())
 
-    The dependency snapshot is the upper layer that the install left over the source.
-    """
+
+class InstallStage(StageFunction):
+    """Detects what the project is, and stores its dependencies as a snapshot over the source."""
 
     def __init__(
         self,
@@ -77,9 +80,12 @@ class InstallStage:
         self._cache = StageCache(snapshots, index, "dependencies")
         self._digest_key = hmac.digest(settings.secret_key, b"install environment", "sha256")
 
-    def run(self, context: StageContext) -> StageResult:
+    def reap(self, name: str) -> None:
+        self._executor.reap(name)
+
+    def run(self, context: StageContext) -> StageResult[InstallOutput]:
         deployment = context.deployment
-        source = str(context.inputs[Stage.CLONE]["source"])
+        source = context.inputs[CLONE].source
         with self._snapshots.attach(deployment.tenant_id, source) as tree:
             reading = self._read(context, tree, source)
             detection = reading.detection
@@ -94,13 +100,13 @@ class InstallStage:
             dependencies, is_hit = None, False
             if reading.dependencies is not None:
                 dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, source, tools)
-        output: dict[str, Any] = {
-            "source": source,
-            "dependencies": dependencies,
-            "detection": msgspec.json.decode(msgspec.json.encode(detection)),
-            "tools": msgspec.to_builtins(tools),
-            "watched": list(reading.watched),
-        }
+        output = InstallOutput(
+            source=source,
+            dependencies=dependencies,
+            detection=detection,
+            tools=tools,
+            watched=list(reading.watched),
+        )
         return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
 
     def _read(self, context: StageContext, tree: Path, source: str) -> ProjectReading:

@@ -82,7 +82,7 @@ class Cloner:
         return caught.value
 
     def files(self, result: StageResult) -> dict[str, bytes]:
-        with self.snapshots.attach(TENANT, result.output["source"]) as tree:
+        with self.snapshots.attach(TENANT, result.output.source) as tree:
             return {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
 
 
@@ -121,7 +121,7 @@ def test_a_branch_becomes_a_tree_without_history(cloner: Cloner, tmp_path: Path)
     url = make_repository(tmp_path / "with space", {"index.html": "one", "docs/a.md": "a"})
     sha = commit(tmp_path / "with space", {"index.html": "two"}, "Second\n\nmore")
     result = cloner.clone(url)
-    assert result.output["commitSha"] == sha
+    assert result.output.commit_sha == sha
     assert result.facts == {"commit_sha": sha, "commit_message": "Second\n\nmore"}
     assert cloner.files(result) == {"index.html": b"two", "docs/a.md": b"a"}
 
@@ -140,10 +140,10 @@ def test_the_same_commit_is_not_fetched_again(cloner: Cloner, make_cloner: MakeC
 def test_a_lost_snapshot_is_fetched_again(cloner: Cloner, tmp_path: Path) -> None:
     url = make_repository(tmp_path / "r", {"index.html": "one"})
     first = cloner.clone(url)
-    cloner.store.delete(f"snapshots/{TENANT}/{first.output['source']}.tar.zst")
+    cloner.store.delete(f"snapshots/{TENANT}/{first.output.source}.tar.zst")
     again = cloner.clone(url)
     assert (again.is_cache_hit, again.output) == (False, first.output)
-    assert cloner.snapshots.exists(TENANT, first.output["source"])
+    assert cloner.snapshots.exists(TENANT, first.output.source)
 
 
 def test_an_older_commit_by_its_sha(cloner: Cloner, http: GitServer) -> None:
@@ -401,7 +401,7 @@ def test_the_workers_own_git_configuration_plays_no_part(
     (home / "post-checkout").chmod(0o755)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GIT_DIR", os.fspath(home))
-    assert cloner.clone(make_repository(tmp_path / "r", {"index.html": "one"})).output["source"]
+    assert cloner.clone(make_repository(tmp_path / "r", {"index.html": "one"})).output.source
     assert not marker.exists()
 
 

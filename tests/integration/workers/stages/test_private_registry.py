@@ -63,12 +63,12 @@ def test_a_token_reaches_the_registry_and_stays_in_no_snapshot(pipeline: Pipelin
     assert caught.value.code is FailureCode.COMMAND_FAILED
     assert "cloudify env set NPM_TOKEN --stage install" in caught.value.message
     installed = pipeline.install(site, variables={"NPM_TOKEN": TOKEN})
-    with pipeline.snapshots.attach(TENANT, installed.output["dependencies"]) as tree:
+    with pipeline.snapshots.attach(TENANT, installed.output.dependencies) as tree:
         files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
         assert files
         assert not any(TOKEN.encode() in path.read_bytes() for path in files)
     built = pipeline.build(installed)
-    with pipeline.snapshots.attach(TENANT, built.output["output"]) as tree:
+    with pipeline.snapshots.attach(TENANT, built.output.output) as tree:
         page = (tree / "index.html").read_text()
     assert GREETING in page
     assert TOKEN not in page

@@ -52,7 +52,7 @@ class Uploader:
     def upload(self, fill: Callable[[Path], object], attempt: int = 1, **limits: Any) -> str:
         settings = make_settings(self.directory, self.settings, **limits)
         stage = UploadStage(self.snapshots, self.index, self.store, settings)
-        return stage.run(self.context(fill, attempt)).output["manifest"]
+        return stage.run(self.context(fill, attempt)).output.manifest
 
     def failure(self, fill: Callable[[Path], object], **limits: Any) -> StageFailure:
         with pytest.raises(StageFailure) as caught:
