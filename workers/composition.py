@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.deployments.repository import DeploymentRepository
@@ -21,10 +23,9 @@ from shared.settings import Settings
 from shared.storage.object_store import S3ArtifactStore
 from workers.artifacts.reader import ArtifactReader
 from workers.executors.base import Executor
-from workers.executors.toolchain import Toolchain
-from workers.filesystem.ownership import owner_of_trees
+from workers.executors.table import executor_backend
 from workers.pipeline.lifecycle import LifecycleService
-from workers.publishers.site_directory import SiteDirectoryPublisher
+from workers.publishers.table import publisher_backend
 from workers.snapshots.store import SnapshotStore
 
 
@@ -34,6 +35,7 @@ class WorkerContext:
     def __init__(self, settings: Settings, worker: str) -> None:
         self.settings = settings
         self.worker = worker
+        self._executors = ExitStack()
         self.clock = SystemClock()
         self.database = Database(settings.database.url)
         self.redis = connect_redis(settings.queue.redis_url)
@@ -48,9 +50,7 @@ class WorkerContext:
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
         self.doorbell = RedisDoorbell.connect(settings.queue.redis_url)
-        self.publisher = SiteDirectoryPublisher(
-            settings.directories.sites, router_url=settings.sites.router_url, domain=settings.sites.domain
-        )
+        self.publisher = publisher_backend(settings.sites.publisher).open_publisher(settings, self.database)
         self.artifacts = ArtifactReader(self.store, settings.directories.cache)
         self.lifecycle = LifecycleService(
             database=self.database,
@@ -77,6 +77,13 @@ class WorkerContext:
             site_settings=settings.sites,
         )
 
+    def open_executor(self) -> Executor:
+        """The executor of the settings, probed. Raises PlatformError with instructions."""
+        executor = executor_backend(self.settings.executor.name).open_executor(self.settings)
+        self._executors.callback(executor.close)
+        executor.probe()
+        return executor
+
     def open_log(self, deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
         return LogWriter(
             store=self.log_store,
@@ -91,28 +98,16 @@ class WorkerContext:
 
     def snapshots(self) -> SnapshotStore:
         settings = self.settings
-        owner = owner_of_trees(settings.executor)
-        cache_bytes = settings.cache.maximum_bytes
-        return SnapshotStore(self.store, settings.directories.cache, maximum_bytes=cache_bytes, owner=owner)
-
-    def sandboxes(self) -> tuple[Executor, Toolchain]:
-        """The executor that the settings name, tried out, and the toolchain that its sandboxes hold."""
-        settings = self.settings
-        runtime = settings.directories.home / "run"
-        if settings.executor.name == "docker":
-            from workers.executors.docker.executor import DockerExecutor
-
-            docker = DockerExecutor.for_host(settings.executor, settings.network, runtime / "containers")
-            docker.probe()
-            return docker, docker.toolchain
-        from workers.executors.bubblewrap.executor import BubblewrapExecutor
-
-        toolchain = Toolchain.discover()
-        bubblewrap = BubblewrapExecutor.for_host(settings.network, runtime / "executions", toolchain)
-        bubblewrap.probe()
-        return bubblewrap, toolchain
+        return SnapshotStore(
+            self.store,
+            settings.directories.cache,
+            maximum_bytes=settings.cache.maximum_bytes,
+            owner=executor_backend(settings.executor.name).owner_of_trees(),
+        )
 
     def close(self) -> None:
         self.doorbell.close()
         self.redis.close()
         self.database.close()
+        # Last: a job that is still running could otherwise record that its sandbox was lost.
+        self._executors.close()

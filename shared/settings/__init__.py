@@ -3,7 +3,7 @@
 `docs/settings.md` is made from these modules (`make docs`).
 """
 
-from shared.settings.executor import EXECUTOR_NAMES, ExecutorSettings
+from shared.settings.executor import ExecutorSettings
 from shared.settings.limits import LimitSettings
 from shared.settings.network import NetworkSettings
 from shared.settings.processes import (
@@ -19,7 +19,6 @@ from shared.settings.settings import Settings, load_settings
 from shared.settings.web import ApiSettings, SiteSettings
 
 __all__ = [
-    "EXECUTOR_NAMES",
     "ApiSettings",
     "CacheSettings",
     "DatabaseSettings",

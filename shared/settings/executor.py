@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shared.backends import EXECUTORS
 from shared.settings.declaration import part, setting
 from shared.settings.kinds import IMAGE, choice, url
-
-# A name for each executor that workers have.
-EXECUTOR_NAMES = ("bubblewrap", "docker")
 
 
 @part
@@ -17,9 +15,9 @@ class ExecutorSettings:
 
     name: str = setting(
         "EXECUTOR",
-        choice(*EXECUTOR_NAMES),
+        choice(*EXECUTORS),
         "Sandbox of installs and builds; see [the executors](../workers/executors/README.md).",
-        default="bubblewrap",
+        default=EXECUTORS[0],
     )
     docker_host: str = setting(
         "DOCKER_HOST", url("unix", "tcp"), "Docker daemon, for `docker`.", default="unix:///var/run/docker.sock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.backends import PUBLISHERS
 from shared.settings.declaration import part, setting
 from shared.settings.kinds import BOOLEAN, HOST_NAMES, NETWORKS, SECONDS, TEXT, choice, integer, url
 
@@ -71,6 +72,7 @@ class SiteSettings:
         "Where a worker reaches the site router to verify a release: on one machine its public port.",
         default="http://127.0.0.1:8080",
     )
+    publisher: str = setting("PUBLISHER", choice(*PUBLISHERS), "What makes releases servable.", default=PUBLISHERS[0])
     preview_days: int = setting(
         "PREVIEW_DAYS", integer(1, 3650), "Days after which a preview is taken down.", default=30
     )

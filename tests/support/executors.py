@@ -15,7 +15,7 @@ import psutil
 
 from shared.settings import NetworkSettings
 from tests.support.docker_engine import DockerEngine
-from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits
+from workers.executors.base import Directory, ExecutionResult, ExecutionSpec, Executor, Limits, StoredTree
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
 from workers.executors.docker.connection import DockerConnection
@@ -84,6 +84,23 @@ class Output:
         return b"".join(data for name, data in self.chunks if stream in (None, name))
 
 
+class HostTrees:
+    """Trees of directories that a test names by their paths, which it may have made and filled before."""
+
+    def attach(self, tree: StoredTree) -> contextlib.AbstractContextManager[Path]:
+        raise AssertionError(f"{tree} is stored nowhere")
+
+    def make_directory(self, name: str, mode: int) -> Path:
+        directory = Path(name)
+        if not directory.exists():
+            directory.mkdir()
+            directory.chmod(mode)
+        return directory
+
+
+HOST_TREES = HostTrees()
+
+
 def make_spec(script: str, *, workspace: Path | None = None, **changes: object) -> ExecutionSpec:
     limits: dict[str, object] = {
         "memory_bytes": 512 * MEBIBYTE,
@@ -100,19 +117,19 @@ def make_spec(script: str, *, workspace: Path | None = None, **changes: object) 
         "name": f"contract-{os.getpid()}-{time.monotonic_ns()}",
         "command": ("sh", "-c", script),
         "working_directory": "/workspace" if workspace else "/",
-        "binds": (Bind(workspace, "/workspace", is_writable=True),) if workspace else (),
+        "mounts": (),
         "overlay": None,
+        "directories": (Directory(str(workspace), "/workspace"),) if workspace else (),
         "environment": {},
         "limits": Limits(**limits),  # type: ignore[arg-type]
         "network": "none",
-        "watched_paths": (workspace,) if workspace else (),
     }
     return ExecutionSpec(**(values | changes))  # type: ignore[arg-type]
 
 
 def run(executor: Executor, script: str, **changes: object) -> tuple[ExecutionResult, bytes]:
     output = Output()
-    result = executor.run(make_spec(script, **changes), output, threading.Event())
+    result = executor.run(make_spec(script, **changes), HOST_TREES, output, threading.Event())
     return result, output.text()
 
 

@@ -23,7 +23,17 @@ from tests.support.repositories import write_site
 from tests.support.stage_context import make_settings
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.tools import ToolProvider
-from workers.executors.base import Executor
+from workers.executors.base import (
+    ExecutionResult,
+    ExecutionSpec,
+    Executor,
+    LocalTree,
+    OnOutput,
+    Outcome,
+    Output,
+    StoredTree,
+    Trees,
+)
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
@@ -76,6 +86,26 @@ DEPLOYMENT = DeploymentView(
     host="sample",
     release_sequence=1,
 )
+
+
+class StoringExecutor:
+    """Runs on this host and answers as an executor elsewhere does: with digests of what it has stored."""
+
+    def __init__(self, executor: Executor, snapshots: SnapshotStore) -> None:
+        self._executor = executor
+        self._snapshots = snapshots
+
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        result = self._executor.run(spec, trees, on_output, cancel)
+        if result.outcome not in (Outcome.SUCCESS, Outcome.USER_ERROR):
+            return result
+        return replace(result, outputs={output.name: self._store(output, result) for output in spec.outputs})
+
+    def _store(self, output: Output, result: ExecutionResult) -> StoredTree:
+        tree = result.outputs[output.name]
+        assert isinstance(tree, LocalTree)
+        snapshot = self._snapshots.save(output.owner, tree.path)
+        return StoredTree(output.owner, snapshot.digest, snapshot.size_bytes)
 
 
 class Pipeline:
@@ -157,14 +187,18 @@ def open_pipeline(
     database: Database,
     store: ObjectStoreSettings,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 - it can't be changed
+    *,
+    stores_outputs: bool = False,
 ) -> Generator[Pipeline]:
-    """Everything it makes is below `directory`, and deleted at the end."""
+    """Everything it makes is below `directory`, and deleted at the end. `stores_outputs`: see StoringExecutor."""
     settings = make_settings(directory, store, network=network, secret_key=b"k" * 32)
     with database.transaction() as connection:
         connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [TENANT])
     artifacts = S3ArtifactStore(store)
     snapshots = SnapshotStore(artifacts, directory / "cache", maximum_bytes=2**32)
-    executor = BubblewrapExecutor.for_host(network, directory / "runtime", toolchain)
+    executor: Executor = BubblewrapExecutor.for_host(network, directory / "runtime", toolchain)
+    if stores_outputs:
+        executor = StoringExecutor(executor, snapshots)  # type: ignore[assignment]
     tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
     with closing(snapshots):
         pipeline = Pipeline(

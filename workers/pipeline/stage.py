@@ -20,7 +20,6 @@ from shared.settings import Settings
 from shared.storage.base import ArtifactStore
 from workers.artifacts.reader import ArtifactReader
 from workers.executors.base import Executor
-from workers.executors.toolchain import Toolchain
 from workers.pipeline.outputs import Output
 from workers.publishers.base import Publisher
 from workers.snapshots.store import SnapshotStore
@@ -182,8 +181,8 @@ class StageParts(Protocol):
         """Opens the store of stage outputs."""
         ...
 
-    def sandboxes(self) -> tuple[Executor, Toolchain]:
-        """Makes and tries out the executor that the settings name; returns it with its sandboxes' toolchain."""
+    def open_executor(self) -> Executor:
+        """Opens and probes the executor that the settings name. Raises PlatformError with instructions."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.errors import Cancelled
-from workers.artifacts.reader import ArtifactMissing, ArtifactReader
+from workers.artifacts.reader import ArtifactBlobs, ArtifactMissing, ArtifactReader
 from workers.pipeline.outputs import ArtifactOutput
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.table import UPLOAD
@@ -28,7 +28,7 @@ def publish_artifact(
     """Makes the files servable and verifies them through the router. Idempotent."""
     if not publisher.is_published(deployment_id):
         manifest = artifacts.manifest(tenant_id, digest)
-        publisher.publish(deployment_id, manifest, artifacts.blobs(tenant_id, manifest), is_preview=is_preview)
+        publisher.publish(deployment_id, manifest, ArtifactBlobs(artifacts, tenant_id, manifest), is_preview=is_preview)
     host = verification_host(deployment_id)
     publisher.activate(host, deployment_id)
     try:

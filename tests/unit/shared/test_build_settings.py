@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from shared.settings import ExecutorSettings, SettingsError, load_settings
-from workers.executors.base import Bind
+from workers.executors.docker.backend import container_owner
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
+from workers.executors.mounts import Bind
+from workers.executors.table import executor_backend
 from workers.executors.toolchain import Toolchain
-from workers.filesystem.ownership import Owner, container_owner, owner_of_trees
+from workers.filesystem.ownership import Owner
 
 ENVIRONMENT = {
     "CLOUDIFY_DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
@@ -48,12 +50,12 @@ def test_docker_without_an_image_is_refused_with_how_to_make_one() -> None:
 
 
 def test_only_roots_trees_for_containers_have_an_owner_of_their_own() -> None:
-    docker = ExecutorSettings(name="docker")
-    assert owner_of_trees(ExecutorSettings()) is None
+    assert executor_backend(ExecutorSettings().name).owner_of_trees() is None
+    docker = executor_backend("docker")
     if os.geteuid() == 0:
-        assert owner_of_trees(docker) == container_owner() == Owner(10001, 10001)
+        assert docker.owner_of_trees() == container_owner() == Owner(10001, 10001)
     else:
-        assert owner_of_trees(docker) is None
+        assert docker.owner_of_trees() is None
         assert container_owner() == Owner(os.geteuid(), os.getegid())
 
 

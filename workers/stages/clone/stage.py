@@ -20,6 +20,7 @@ from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from shared.text.written import written_text
 from workers.executors.cgroups import ControlGroups, discover_control_groups
+from workers.filesystem.descent import opened_below
 from workers.filesystem.trees import remove_tree
 from workers.pipeline.cache_key import cache_key
 from workers.pipeline.outputs import CloneOutput
@@ -27,7 +28,7 @@ from workers.pipeline.stage import NothingToBuild, StageContext, StageFunction, 
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
-from workers.snapshots.tar_format import MAXIMUM_DEPTH
+from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.confinement import Confinement
@@ -46,7 +47,6 @@ KIND = "source"
 _LAST_ATTEMPT = 3
 _MAXIMUM_MESSAGE = 1000
 _FULL_SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def build(parts: StageParts) -> CloneStage:
@@ -282,24 +282,17 @@ def _commit(git: Git, tree: Path, sha: str) -> tuple[str, str]:
 
 def check_root_directory(tree: Path, root_directory: str) -> None:
     """Raises StageFailure unless the directory is in the tree; a link doesn't count, as it could lead out of it."""
-    descriptor = os.open(tree, _OPEN_DIRECTORY)
     try:
-        for part in root_directory.split("/"):
-            if part in ("", "."):
-                continue
-            if part == ".." or "\0" in part:
-                raise OSError
-            child = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = child
-    except OSError:
+        with opened_below(tree, root_directory):
+            pass
+    except OSError as error:
+        if not is_of_the_tree(error):
+            raise
         raise StageFailure(
             FailureCode.ROOT_DIRECTORY_NOT_FOUND,
             f"The repository has no directory {root_directory!r}; a symbolic link doesn't count. Set the project's"
             " rootDirectory to one it has.",
         ) from None
-    finally:
-        os.close(descriptor)
 
 
 def remove_repositories(tree: Path) -> None:

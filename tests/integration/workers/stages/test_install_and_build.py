@@ -69,6 +69,24 @@ def test_a_build_script_without_dependencies_is_built_with_its_variables(pipelin
     assert "wrote dist/index.html" in pipeline.log.text
 
 
+@pytest.mark.parametrize("site", ["node-build", "mkdocs"])
+def test_an_executor_elsewhere_needs_no_directory_of_the_worker(
+    tmp_path: Path,
+    toolchain: Toolchain,
+    database: Database,
+    object_store_settings: ObjectStoreSettings,
+    pipeline: Pipeline,
+    site: str,
+) -> None:
+    """Every output is a digest, also the changes of the build, from which its output is collected."""
+    here = pipeline.run(site)
+    with database.transaction() as connection:
+        connection.execute("TRUNCATE tenants, tools CASCADE")
+    elsewhere = tmp_path / "elsewhere"
+    with open_pipeline(elsewhere, toolchain, database, object_store_settings, stores_outputs=True) as remote:
+        assert set(remote.run(site)) == set(here)
+
+
 def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeline: Pipeline) -> None:
     site = {
         "index.html": "<h1>Hello</h1>",

@@ -11,8 +11,8 @@ from shared.settings import NetworkSettings
 from tests.support.executors import ExecutorKind, run
 from tests.support.package_registry import GREETING, HOST, NAME, PACKAGE, PackageRegistry, serving_packages
 from tests.support.upstream_proxy import running_proxy
-from workers.executors.base import Bind, ExecutionResult, Outcome
-from workers.executors.bubblewrap.arguments import HOME
+from workers.executors.base import Directory, ExecutionResult, Outcome
+from workers.executors.layout import HOME
 from workers.executors.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
@@ -43,12 +43,10 @@ def install(
     tmp_path: Path, tool: str, settings: NetworkSettings, environment: Mapping[str, str]
 ) -> tuple[ExecutionResult, str]:
     home, workspace = tmp_path / "home", tmp_path / "workspace"
-    home.mkdir()
-    workspace.mkdir()
     with ExecutorKind("bubblewrap").open(tmp_path / "run", settings, environment=environment) as executor:
-        binds = (Bind(workspace, "/workspace", is_writable=True), Bind(home, HOME, is_writable=True))
+        directories = (Directory(str(workspace), "/workspace"), Directory(str(home), HOME))
         script = f"PYTHON={Toolchain.discover().python}; {INSTALLS[tool]}"
-        result, output = run(executor, script, workspace=workspace, network="proxy", binds=binds)
+        result, output = run(executor, script, workspace=workspace, network="proxy", directories=directories)
     return result, output.decode(errors="replace")
 
 
