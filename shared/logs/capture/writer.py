@@ -17,6 +17,7 @@ from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import Appended
+from shared.signals import Signal
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class LogWriter:
         on_lost: Callable[[], None] | None = None,
         buffer_bytes: int = _BUFFER_BYTES,
     ) -> None:
-        self.lost = threading.Event()
+        self.lost = Signal()
         self._store = store
         self._database = database
         self._doorbell = doorbell

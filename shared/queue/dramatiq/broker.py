@@ -45,6 +45,7 @@ from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
+from shared.signals import Signal
 
 __all__ = ["LeaseContext", "PriorityBroker", "current_lease"]
 
@@ -120,7 +121,7 @@ class PriorityBroker(dramatiq.Broker):
         self._poll_seconds = poll_seconds
         self.leases = LeaseTable()
         self.idle = IdleThreads()
-        self.stopping = threading.Event()
+        self.stopping = Signal()
         # Set when nothing more can be waited for: ends the sleeps of what still retries.
         self.closing = threading.Event()
         self._stop_by: float | None = None
