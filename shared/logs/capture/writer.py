@@ -13,7 +13,7 @@ from shared.clock import Clock, SystemClock
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
 from shared.logs.base import Doorbell
-from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
+from shared.logs.capture.line_buffer import LineBuffer, LineGroup, group_lines
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import Appended
@@ -191,23 +191,23 @@ class LogWriter:
         if not lines:
             return
         timestamp = int(self._clock.now().timestamp() * 1000)
-        for parcel in parcels_of(lines, timestamp=timestamp, stage=self._stage, stream=stream):
+        for group in group_lines(lines, timestamp=timestamp, stage=self._stage, stream=stream):
             with self._state:
                 # What is little (the platform's own lines, the last ones) doesn't wait for room.
                 if may_wait and self._waiting.memory >= self._buffer_bytes:
                     self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_deaf)
                 if self._is_deaf:
                     return
-                self._add(parcel)
+                self._add(group)
 
     @property
     def _is_deaf(self) -> bool:
         """Whether further lines are dropped."""
         return self._is_ended or self._is_closing or self._is_full
 
-    def _add(self, parcel: Parcel) -> None:
+    def _add(self, group: LineGroup) -> None:
         was_empty, was_large = not self._waiting, self._waiting.is_large
-        self._waiting.append(parcel, self._clock.monotonic())
+        self._waiting.append(group, self._clock.monotonic())
         if self._thread is None:
             name = f"log-{self._deployment_id}-{self._stage}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -217,7 +217,7 @@ class LogWriter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            appended = self._store_patiently([line for parcel in batch for line in parcel.lines])
+            appended = self._store_patiently([line for group in batch for line in group.lines])
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
@@ -256,7 +256,7 @@ class LogWriter:
         with self._database.transaction() as connection:
             return self._store.append_batch(connection, self._deployment_id, entries, fence=self._fence, batch=number)
 
-    def _next_batch(self) -> list[Parcel] | None:
+    def _next_batch(self) -> list[LineGroup] | None:
         """Waits until a batch is due; None at the end. The batch stays in the buffer until it is stored."""
         with self._state:
             while True:
@@ -275,7 +275,7 @@ class LogWriter:
             return 0.0
         return due_at - self._clock.monotonic()
 
-    def _remove(self, batch: list[Parcel], *, is_full: bool) -> None:
+    def _remove(self, batch: list[LineGroup], *, is_full: bool) -> None:
         with self._state:
             if self._is_ended:
                 return
