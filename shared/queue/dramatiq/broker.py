@@ -19,7 +19,7 @@ from typing import Any
 
 import dramatiq
 import structlog
-from dramatiq import Message, Worker
+from dramatiq import Message
 from dramatiq.actor import Actor
 from dramatiq.broker import MessageProxy
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
@@ -30,24 +30,17 @@ from shared.queue.dramatiq.consumer import LeasedMessage, PriorityConsumer
 from shared.queue.dramatiq.exchange import Exchange
 from shared.queue.dramatiq.heartbeat import Heartbeat
 from shared.queue.dramatiq.idle_threads import IdleThreads
-from shared.queue.dramatiq.lease import (
-    LeaseTable,
-    RunningLease,
-    Settlement,
-    current_lease,
-    current_running_lease,
-    set_current_lease,
-)
+from shared.queue.dramatiq.lease import LeaseTable, RunningLease, Settlement, current_lease, current_running_lease
+from shared.queue.dramatiq.lease_context import LeaseContext
 from shared.queue.dramatiq.messages import job_of
 from shared.queue.dramatiq.notifier import Doorbell
 from shared.queue.dramatiq.outcome import settle
-from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
 from shared.signals import Signal
 
-__all__ = ["LeaseContext", "PriorityBroker", "current_lease"]
+__all__ = ["PriorityBroker", "current_lease"]
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -55,44 +48,6 @@ _log: Any = structlog.get_logger(__name__)
 _RETRY = Backoff(2.0, 300.0)
 # Between attempts to send what has been handed in while Redis is away.
 _SEND_AGAIN = Backoff(0.05, 2.0, jitter=0.0)
-
-
-class LeaseContext(Middleware):
-    """Sets `current_lease` around an actor and ties the broker's threads to the worker's life. Always the first."""
-
-    @property
-    def actor_options(self) -> set[str]:
-        # Those of Retries that the lease's outcome honours.
-        return {"max_retries", "min_backoff", "max_backoff", "throws"}
-
-    def before_worker_boot(self, broker: dramatiq.Broker, worker: Worker) -> None:
-        worker.work_queue = WorkQueue()  # pyright: ignore[reportAttributeAccessIssue]
-        _priority(broker).boot(worker.worker_threads)
-
-    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Worker) -> None:
-        _priority(broker).stop_acquiring()
-
-    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Worker) -> None:
-        _priority(broker).shut_down()
-
-    def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
-        if isinstance(message, LeasedMessage):
-            set_current_lease(message.lease)
-
-    def after_process_message(
-        self,
-        broker: dramatiq.Broker,
-        message: MessageProxy,
-        *,
-        result: Any = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        if isinstance(message, LeasedMessage):
-            message.error = exception
-        set_current_lease(None)
-
-    def after_skip_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
-        set_current_lease(None)
 
 
 class PriorityBroker(dramatiq.Broker):
@@ -113,7 +68,7 @@ class PriorityBroker(dramatiq.Broker):
     ) -> None:
         if middleware is None:
             middleware = [ShutdownNotifications(), Callbacks(), Pipelines(), CurrentMessage()]
-        super().__init__(middleware=[LeaseContext(), *middleware])
+        super().__init__(middleware=[LeaseContext(self), *middleware])
         self.queue = queue
         self.worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.queues: dict[str, None] = {}
@@ -312,9 +267,3 @@ class PriorityBroker(dramatiq.Broker):
     def _send_overdue(self) -> None:
         for exchange in self._exchanges.copy().values():
             exchange.send_overdue()
-
-
-def _priority(broker: dramatiq.Broker) -> PriorityBroker:
-    if not isinstance(broker, PriorityBroker):
-        raise TypeError("LeaseContext belongs to a PriorityBroker.")
-    return broker
