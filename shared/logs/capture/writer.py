@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from schemas.logs import LogEntry, Stream
 from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
-from shared.db.database import Connection, Database
+from shared.db.database import Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
 from shared.logs.base import Doorbell
+from shared.logs.capture.batch_appender import BatchAppender, BatchStore
 from shared.logs.capture.line_buffer import LineBuffer, LineGroup, group_lines
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
@@ -26,22 +27,6 @@ _BUFFER_BYTES = 1024 * 1024
 _RETRY = Backoff(0.1, 2.0, jitter=0.0)
 # How long an outage of PostgreSQL may last before a stage fails for its log.
 _PATIENCE_SECONDS = 60.0
-
-
-class BatchStore(Protocol):
-    """The part of PostgresLogStore that a writer needs."""
-
-    def append_batch(
-        self,
-        connection: Connection,
-        deployment_id: str,
-        entries: Sequence[LogEntry],
-        *,
-        fence: int | None,
-        batch: int = 0,
-    ) -> Appended: ...
-
-    def last_batch(self, deployment_id: str, fence: int) -> int: ...
 
 
 class LogWriter:
@@ -70,18 +55,14 @@ class LogWriter:
         buffer_bytes: int = _BUFFER_BYTES,
     ) -> None:
         self.lost = Signal()
-        self._store = store
-        self._database = database
         self._doorbell = doorbell
         self._deployment_id = deployment_id
         self._stage = stage
-        self._fence = fence
+        self._appender = BatchAppender(store, database, deployment_id, fence)
         self._redactor = redactor
         self._clock = clock or SystemClock()
         self._on_lost = on_lost
         self._buffer_bytes = buffer_bytes
-        # The last batch stored under this fence; None until it is read, and when another writer has been at it.
-        self._number: int | None = None
         # Guards the splitters and the order of lines; held while a write waits for room, so that lines stay in order.
         self._input = threading.Lock()
         self._splitters: dict[Stream, LineSplitter] = {
@@ -226,21 +207,9 @@ class LogWriter:
     def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Tries until it is stored; None when the writer was given up or has lost its lease."""
         failures = 0
-        # Whether this batch may have been stored under this number already, by a try whose answer was lost.
-        is_retry = False
         while True:
             try:
-                if self._number is None:
-                    self._number = self._store.last_batch(self._deployment_id, self._fence)
-                    is_retry = False
-                was_retry, is_retry = is_retry, True
-                appended = self._append(entries, self._number + 1)
-                if appended.is_repeat and not was_retry:
-                    # Another writer of this fence has used the number since: these lines are not stored yet.
-                    self._number = None
-                    continue
-                self._number += 1
-                return appended
+                return self._appender.append(entries)
             except (LeaseLost, NotFound):
                 self._lose()
                 return None
@@ -251,10 +220,6 @@ class LogWriter:
                 failures += 1
                 if not self._pause(failures):
                     return None
-
-    def _append(self, entries: Sequence[LogEntry], number: int) -> Appended:
-        with self._database.transaction() as connection:
-            return self._store.append_batch(connection, self._deployment_id, entries, fence=self._fence, batch=number)
 
     def _next_batch(self) -> list[LineGroup] | None:
         """Waits until a batch is due; None at the end. The batch stays in the buffer until it is stored."""
