@@ -1,4 +1,4 @@
-"""Wakes watchers through Redis: PUBLISH after each commit. Lost messages cost a second, never a line."""
+"""Wakes watchers with a PUBLISH after each commit. A lost message costs a second, never a line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.logs import LogEntry
 from shared.clock import Clock, SystemClock
 from shared.logs.account_events import tells_of_change
 
-# Holds a batch of a build that prints a lot, 32 KiB of text. What is larger, those who watch read from PostgreSQL.
+# Room for a batch of a build that prints a lot, 32 KiB of text. Watchers read larger batches from PostgreSQL.
 _MAXIMUM_FRAME_BYTES = 64 * 1024
 # Rung too when a deployment's status changes, whose ever it is.
 ACCOUNTS_CHANNEL = "accounts:events"
@@ -25,7 +25,7 @@ _REST_SECONDS = (0.5, 3.0)
 
 
 class Ring(msgspec.Struct, frozen=True, array_like=True):
-    """What is published. `entries` are numbered `first` to `last`; none when they are too large or not known."""
+    """A published message. `entries` are numbered `first` to `last`; None if they are too large or not known."""
 
     first: int
     last: int
@@ -37,7 +37,7 @@ def channel_of(deployment_id: str) -> str:
 
 
 def encode_ring(first: int, last: int, entries: Sequence[LogEntry]) -> bytes:
-    """An empty range (nothing was changed) becomes a bare mention of the head: its watchers may have missed it."""
+    """Encodes a message. An empty range (nothing changed) becomes just the head, which watchers may have missed."""
     if first <= last and len(entries) == last - first + 1:
         encoded = msgspec.msgpack.encode(Ring(first, last, list(entries)))
         if len(encoded) <= _MAXIMUM_FRAME_BYTES:
@@ -46,7 +46,7 @@ def encode_ring(first: int, last: int, entries: Sequence[LogEntry]) -> bytes:
 
 
 def decode_ring(data: bytes) -> Ring | None:
-    """None for what isn't ours."""
+    """Returns None for a malformed message."""
     try:
         return msgspec.msgpack.decode(data, type=Ring)
     except msgspec.DecodeError:
@@ -56,8 +56,8 @@ def decode_ring(data: bytes) -> Ring | None:
 class RedisDoorbell:
     """The Doorbell on Redis pub/sub. Safe from any thread, never raises.
 
-    The client should have short timeouts and no retries, as `connect` makes it. While Redis is down, calls return at
-    once but for one attempt now and then, so builds are not slowed.
+    The client should have short timeouts and no retries, like the one that `connect` makes. While Redis is down, calls
+    return at once except for an occasional attempt, so that builds aren't slowed.
     """
 
     def __init__(self, client: redis.Redis, *, clock: Clock | None = None) -> None:

@@ -1,7 +1,7 @@
 """The log in PostgreSQL: one head row and compressed chunks for each deployment.
 
-A finished log is moved into the object store by the LogCompactor. Its chunks disappear in the transaction in which its
-archive appears, so whoever finds no chunks and then no archive knows that there are no entries.
+The LogCompactor moves a finished log into the object store. One transaction deletes the chunks and adds the archive, so
+a reader that finds no chunks and then no archive knows that there are no entries.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from shared.logs.base import LogHead, NumberedEntry, numbered_above, numbered_be
 from shared.logs.chunks import ChunkCodec
 
 MAXIMUM_LOG_BYTES = 100 * 1024 * 1024
-# What a line costs beside its text, so that a million empty lines are not free.
+# What a line costs in addition to its text, so that a million empty lines aren't free.
 _LINE_OVERHEAD_BYTES = 16
-# A page ends early when it has grown to this size.
+# A page ends early at this size.
 _PAGE_BYTES = 1024 * 1024
 _FIRST_CHUNKS, _CHUNKS_AT_ONCE = 4, 64
-# How much a filtered page looks through before it answers with what it has.
+# How many entries a filtered page examines before it returns what it has found.
 _SCANNED_ENTRIES = 50_000
-# Above every number of an entry, and far enough from the end of bigint to be counted on from.
+# Above the number of any entry, and far enough below the limit of bigint for additions.
 _GREATEST_SEQ = 2**62
 
 _LOCK_HEAD = """
@@ -46,7 +46,7 @@ _INSERT_CHUNK = """
 _HEAD = "SELECT next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = %(id)s"
 _HEADS = "SELECT deployment_id, next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = ANY(%(ids)s)"
 _POSITION = "SELECT fence, batch FROM log_heads WHERE deployment_id = %(id)s"
-# Chunks don't overlap, so the greatest beginning up to a number finds the chunk that holds it, by the primary key.
+# Chunks don't overlap, so the greatest seq_from up to a number finds the chunk with that number, by the primary key.
 _CHUNKS_FORWARD = """
   SELECT seq_from, seq_to, entries FROM log_chunks
   WHERE deployment_id = %(id)s AND seq_to > %(after)s AND seq_from >= COALESCE((
@@ -61,9 +61,9 @@ _ARCHIVE = "SELECT object_key, last_seq, index_offset, index_length FROM log_arc
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`entries` are those stored, numbered `first` to `last`; none when nothing changed (then first = last + 1).
+    """`entries` are the stored ones, numbered `first` to `last`; empty if nothing changed (then first = last + 1).
 
-    `is_repeat`: the batch's number has been used before. `is_full`: no further lines are going to be stored.
+    `is_repeat`: the batch's number has been used before. `is_full`: no further lines will be stored.
     """
 
     first: int
@@ -75,7 +75,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """`position` is where the next page goes on, whether or not anything matched. `has_more`: ask again from there."""
+    """The next page starts from `position`, whether or not anything matched; there is one if `has_more`."""
 
     entries: list[NumberedEntry]
     position: int
@@ -83,11 +83,11 @@ class LogPage:
 
 
 class PostgresLogStore:
-    """The LogStore on PostgreSQL. Safe from any thread; reads take a connection of their own for each page.
+    """The LogStore on PostgreSQL. Safe from any thread; reads take a connection for each page.
 
     A row lock on the head makes commit order equal sequence order. Output beyond `maximum_bytes` is replaced by one
-    LogTruncated; status changes and the end are stored all the same. Reading raises Unavailable while the database, or
-    for an archived log the object store, doesn't answer. Only a process that never reads may go without `archives`.
+    LogTruncated, but status changes and the end are still stored. Reading raises Unavailable if the database, or the
+    object store for an archived log, doesn't answer. Only a process that never reads may omit `archives`.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class PostgresLogStore:
         fence: int | None,
         batch: int = 0,
     ) -> Appended:
-        """As `append`, and tells what was stored: less than given when the log is full."""
+        """As `append`, but returns what was stored: less than was given if the log is full."""
         head = self._lock_head(connection, deployment_id)
         if fence is not None and head["fence"] > fence:
             raise LeaseLost(f"A later worker writes the log of {deployment_id}.")
@@ -152,7 +152,7 @@ class PostgresLogStore:
         return Appended(first, last, tuple(stored), is_full=is_truncated)
 
     def last_batch(self, deployment_id: str, fence: int) -> int:
-        """The number of the last batch stored under this fence, 0 for none. Raises LeaseLost for an old fence."""
+        """The number of the last batch of this fence, or 0. Raises LeaseLost if a greater fence has written."""
         row = self._database.fetch_one(_POSITION, {"id": deployment_id})
         if row is None or row["fence"] < fence:
             return 0
@@ -161,19 +161,19 @@ class PostgresLogStore:
         return int(row["batch"])
 
     def head(self, deployment_id: str) -> LogHead:
-        """A deployment without a log has the head (0, open)."""
+        """The head of a log; (0, open) for a deployment without one."""
         row = self._database.fetch_one(_HEAD, {"id": deployment_id})
         return LogHead(0, is_closed=False) if row is None else LogHead(row["last_seq"], is_closed=row["is_closed"])
 
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]:
-        """Heads by deployment; those without a log are missing."""
+        """Heads by deployment. Deployments without a log are left out."""
         rows = self._database.fetch_all(_HEADS, {"ids": list(deployment_ids)})
         return {row["deployment_id"]: LogHead(row["last_seq"], is_closed=row["is_closed"]) for row in rows}
 
     def read(
         self, deployment_id: str, *, after: int, limit: int, maximum_bytes: int = _PAGE_BYTES
     ) -> list[NumberedEntry]:
-        """At most `limit` entries above `after`, in order; fewer when they are large, none only when there are none."""
+        """At most `limit` entries above `after`, in order. Fewer if they are large; empty only if there are no more."""
         page: list[NumberedEntry] = []
         size = 0
         for numbered in self._forward(deployment_id, after):
@@ -219,7 +219,7 @@ class PostgresLogStore:
         return row
 
     def _fitting(self, entries: Sequence[LogEntry], head: Row) -> tuple[list[LogEntry], int, bool]:
-        """What may be stored of the entries, the log's size afterwards, and whether it is full."""
+        """The entries that fit, the log's size with them, and whether it is full."""
         size, is_truncated = int(head["stored_bytes"]), bool(head["is_truncated"])
         stored: list[LogEntry] = []
         for entry in entries:
@@ -262,10 +262,10 @@ class PostgresLogStore:
                 return
 
     def _stored(self, query: str, parameters: dict[str, Any]) -> tuple[list[Row], LogArchive | None]:
-        """The next chunks, or the archive where there are none.
+        """The next chunks, or the archive if there are none.
 
-        In this order: what is moved between the two statements is found by the second. No connection is held while the
-        object store is read.
+        In this order, a log that is moved between the two statements is found by the second. No connection is held
+        while the object store is read.
         """
         with self._database.transaction() as connection:
             chunks = connection.execute(query.encode(), parameters).fetchall()
@@ -281,7 +281,7 @@ class PostgresLogStore:
 
 
 def _chunk_counts() -> Iterator[int]:
-    """How many chunks to ask for, time after time: they may be large, and a page small."""
+    """How many chunks to read with each query: few at first, because chunks may be large and a page small."""
     count = _FIRST_CHUNKS
     while True:
         yield count
@@ -289,7 +289,7 @@ def _chunk_counts() -> Iterator[int]:
 
 
 def _size_of(entry: LogEntry) -> int:
-    """Bytes that count for the limits."""
+    """The bytes that an entry counts towards the limits."""
     if not isinstance(entry, LogLine):
         return _LINE_OVERHEAD_BYTES
     text = entry.text
