@@ -13,7 +13,7 @@ from shared.deployments.state import Stage
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
@@ -49,7 +49,7 @@ class WorkerContext:
         self.sites = SiteRepository(self.database)
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
-        self.doorbell = RedisDoorbell.connect(settings.queue.redis_url)
+        self.notifier = RedisNotifier.connect(settings.queue.redis_url)
         self.publisher = publisher_backend(settings.sites.publisher).open_publisher(settings, self.database)
         self.artifacts = ArtifactReader(self.store, settings.directories.cache)
         self.lifecycle = LifecycleService(
@@ -59,7 +59,7 @@ class WorkerContext:
             releases=self.releases,
             sites=self.sites,
             log_store=self.log_store,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             clock=self.clock,
             limits=settings.limits,
             site_settings=settings.sites,
@@ -72,7 +72,7 @@ class WorkerContext:
             sites=self.sites,
             queue=self.queue,
             log_store=self.log_store,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             clock=self.clock,
             site_settings=settings.sites,
         )
@@ -88,7 +88,7 @@ class WorkerContext:
         return LogWriter(
             store=self.log_store,
             database=self.database,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             deployment_id=deployment_id,
             stage=stage.value,
             fence=fence,
@@ -106,7 +106,7 @@ class WorkerContext:
         )
 
     def close(self) -> None:
-        self.doorbell.close()
+        self.notifier.close()
         self.redis.close()
         self.database.close()
         # Last: a job that is still running could otherwise record that its sandbox was lost.

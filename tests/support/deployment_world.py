@@ -17,7 +17,7 @@ from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import Stage
 from shared.identifiers import PROJECT, TENANT, new_identifier
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
@@ -65,7 +65,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         "releases": ReleaseRepository(database),
         "sites": SiteRepository(database),
         "log_store": PostgresLogStore(database),
-        "doorbell": RedisDoorbell(redis),
+        "notifier": RedisNotifier(redis),
         "clock": SystemClock(),
     }
     sites = {"site_settings": settings.sites}

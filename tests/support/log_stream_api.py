@@ -24,15 +24,15 @@ from api.middleware import Application
 from api.routes.logs import LogController
 from api.streams.hub import StreamHub
 from api.streams.queue_positions import AskPositions
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry
 from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
-from shared.logs.base import Doorbell
-from shared.logs.listener import RedisDoorbellListener
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.base import Notifier
+from shared.logs.listener import RedisNotificationListener
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 from tests.support.log_rows import eventually, new_deployment
@@ -56,14 +56,14 @@ class Api:
     hub: StreamHub
     url: str
     server: uvicorn.Server
-    doorbell: Doorbell
+    notifier: Notifier
     id: str = ""
 
-    def append(self, *entries: LogEntry, deployment: str = "", doorbell: Doorbell | None = None) -> None:
+    def append(self, *entries: LogEntry, deployment: str = "", notifier: Notifier | None = None) -> None:
         identifier = deployment or self.id
         with self.database.transaction() as connection:
             first, last = self.store.append(connection, identifier, entries, fence=None)
-        (doorbell or self.doorbell).ring(identifier, first, last, entries)
+        (notifier or self.notifier).notify(identifier, first, last, entries)
 
     def path(self, deployment: str = "") -> str:
         return f"{self.url}/api/deployments/{deployment or self.id}/logs"
@@ -150,9 +150,9 @@ def running_api(
 ) -> Iterator[Api]:
     store = PostgresLogStore(database)
     hub = StreamHub(
-        store, RedisDoorbellListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
+        store, RedisNotificationListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
     )
-    admission = StreamAdmission(
+    leases = StreamLeases(
         rights=StreamRightsRepository(database),
         slots=RedisStreamSlots(redis_url, limit=1000),
         clock=SystemClock(),
@@ -161,9 +161,9 @@ def running_api(
     application = Application(
         route_handlers=[Router("/api", route_handlers=[LogController])],
         guards=[let_everybody_in],
-        lifespan=[admission.running],
+        lifespan=[leases.running],
         dependencies={
-            "stream_admission": Provide(lambda: admission, sync_to_thread=False),
+            "stream_leases": Provide(lambda: leases, sync_to_thread=False),
             "log_store": Provide(lambda: store, sync_to_thread=False),
             "stream_hub": Provide(lambda: hub, sync_to_thread=False),
         },
@@ -179,14 +179,14 @@ def running_api(
     server = HubServer(config, hub)
     thread = threading.Thread(target=server.run)
     thread.start()
-    doorbell = RedisDoorbell.connect(redis_url)
+    notifier = RedisNotifier.connect(redis_url)
     try:
         eventually(lambda: server.started)
-        api = Api(store, database, hub, f"http://127.0.0.1:{port}", server, doorbell)
+        api = Api(store, database, hub, f"http://127.0.0.1:{port}", server, notifier)
         api.id = new_deployment(database)
         yield api
     finally:
         server.should_exit = True
         thread.join(120)
-        doorbell.close()
+        notifier.close()
     assert not thread.is_alive(), "the server does not stop"

@@ -12,7 +12,7 @@ from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
-from shared.logs.base import Doorbell
+from shared.logs.base import Notifier
 from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
@@ -59,7 +59,7 @@ class LogWriter:
         self,
         store: BatchStore,
         database: Database,
-        doorbell: Doorbell,
+        notifier: Notifier,
         deployment_id: str,
         stage: str,
         fence: int,
@@ -72,7 +72,7 @@ class LogWriter:
         self.lost = Signal()
         self._store = store
         self._database = database
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._deployment_id = deployment_id
         self._stage = stage
         self._fence = fence
@@ -195,13 +195,13 @@ class LogWriter:
             with self._state:
                 # What is little (the platform's own lines, the last ones) doesn't wait for room.
                 if may_wait and self._waiting.memory >= self._buffer_bytes:
-                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_deaf)
-                if self._is_deaf:
+                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_closed)
+                if self._is_closed:
                     return
                 self._add(parcel)
 
     @property
-    def _is_deaf(self) -> bool:
+    def _is_closed(self) -> bool:
         """Whether further lines are dropped."""
         return self._is_ended or self._is_closing or self._is_full
 
@@ -221,7 +221,7 @@ class LogWriter:
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
-            self._doorbell.ring(self._deployment_id, appended.first, appended.last, appended.entries)
+            self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
     def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Tries until it is stored; None when the writer was given up or has lost its lease."""

@@ -25,8 +25,8 @@ from tests.support.ports import free_ports
 pytestmark = pytest.mark.integration
 
 
-class SilentDoorbell:
-    def ring(self, deployment_id: str, first: int, last: int, entries: object) -> None:
+class SilentNotifier:
+    def notify(self, deployment_id: str, first: int, last: int, entries: object) -> None:
         """Every message is lost."""
 
 
@@ -135,13 +135,13 @@ def test_messages_that_never_arrive_are_made_up_for(database: Database, redis_ur
         api.append(line("1"))
         follower = api.follow()
         eventually(lambda: follower.seqs == [1])
-        silent = SilentDoorbell()
-        api.append(line("2"), doorbell=silent)
+        silent = SilentNotifier()
+        api.append(line("2"), notifier=silent)
         eventually(lambda: follower.seqs == [1, 2])
         # A message that doesn't follow what is known makes the hub read what is between.
-        api.append(line("3"), doorbell=silent)
+        api.append(line("3"), notifier=silent)
         api.append(line("4"))
-        api.append(*(line(str(number)) for number in range(3000)), doorbell=silent)
+        api.append(*(line(str(number)) for number in range(3000)), notifier=silent)
         api.append(end())
         assert follower.join().seqs == list(range(1, 3006))
 
@@ -150,8 +150,8 @@ def test_a_false_ring_shows_nothing_that_is_not_stored(api: Api) -> None:
     api.append(line("1"))
     follower = api.follow()
     eventually(lambda: follower.seqs == [1])
-    api.doorbell.ring(api.id, 1, 1, [line("old again")])
-    api.doorbell.ring(api.id, 7, 7, [line("far ahead")])
+    api.notifier.notify(api.id, 1, 1, [line("old again")])
+    api.notifier.notify(api.id, 7, 7, [line("far ahead")])
     api.append(line("2"), end())
     assert follower.join().seqs == [1, 2, 3]
     shown = [
