@@ -15,7 +15,6 @@ import enum
 import fcntl
 import json
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from typing import Any
 
 import structlog
 
+from shared.background import PeriodicTask
 from shared.errors import Unavailable
 
 _log: Any = structlog.get_logger(__name__)
@@ -108,8 +108,7 @@ class WorkerLife:
         self._mount = mount
         self._life = Life(worker, pool, os.getpid(), None, 0)
         self._descriptor = -1
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker-life", daemon=True)
+        self._task = PeriodicTask("worker-life", self._beat, BEAT_SECONDS, waits_first=True)
 
     def start(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -119,25 +118,23 @@ class WorkerLife:
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._write()
         partial.replace(self.path)
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Only after the leases are handed back: the file is what others find them by."""
-        self._stopped.set()
-        self._thread.join()
+        self._task.stop()
         self.path.with_suffix(".verdict").unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
-    def _run(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            try:
-                self._write()
-            except OSError as error:
-                _log.warning("worker.heartbeat_failed", error=str(error))
-                # A full disk is no reason to look dead: this needs no space.
-                with suppress(OSError):
-                    os.utime(self._descriptor)
+    def _beat(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            _log.warning("worker.heartbeat_failed", error=str(error))
+            # A full disk is no reason to look dead: this needs no space.
+            with suppress(OSError):
+                os.utime(self._descriptor)
 
     def _write(self) -> None:
         # Looked up each time: the executor moves this process into a group of its own after its start.
@@ -158,16 +155,14 @@ class DeadWorkers:
         self._directory = directory
         self._own = own.path
         self._hand_back = hand_back
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="dead-workers", daemon=True)
+        self._task = PeriodicTask("dead-workers", self._look_again, BEAT_SECONDS)
 
     def start(self) -> None:
         """Looks at once, and each second: any worker of the host does it for any other, of whichever pool."""
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._task.stop()
 
     def look(self) -> None:
         for path in sorted(self._directory.glob("*.life")):
@@ -176,15 +171,11 @@ class DeadWorkers:
                 self._look_at(path)
         self._sweep()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self.look()
-            except (OSError, Unavailable) as error:
-                _log.warning("worker.hand_back_delayed", error=str(error))
-            except Exception:  # noqa: BLE001 - the next look must not end with this one
-                _log.exception("worker.hand_back_failed")
-            self._stopped.wait(BEAT_SECONDS)
+    def _look_again(self) -> None:
+        try:
+            self.look()
+        except (OSError, Unavailable) as error:
+            _log.warning("worker.hand_back_delayed", error=str(error))
 
     def _sweep(self) -> None:
         """Deletes what starts that died, and verdicts on processes that went by themselves, left behind."""

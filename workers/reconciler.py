@@ -19,6 +19,7 @@ import structlog
 from shared import metrics
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.ticket_repository import StreamTicketRepository
+from shared.background import BackgroundThread
 from shared.clock import Clock
 from shared.db.database import Database, Row
 from shared.deployments.jobs import (
@@ -302,7 +303,8 @@ def main() -> int:
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
-        compacting = threading.Thread(target=compactor.run, args=(stop,), name="log-compactor", daemon=True)
+        # It ends with the signal, not only when the reconciler's pass has.
+        compacting = BackgroundThread("log-compactor", lambda _stopping: compactor.run(stop))
         compacting.start()
         Reconciler(
             database=context.database,
@@ -325,7 +327,7 @@ def main() -> int:
                 lambda: context.publisher.sweep(context.sites.is_removed),
             ],
         ).run(stop)
-        compacting.join(_COMPACTOR_STOP_SECONDS)
+        compacting.stop(_COMPACTOR_STOP_SECONDS)
     finally:
         context.close()
     return 0

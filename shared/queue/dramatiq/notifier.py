@@ -10,6 +10,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.background import BackgroundThread
 from shared.backoff import Backoff
 
 NEW_CHANNEL = "build:new"  # the data is a pool's name
@@ -39,27 +40,21 @@ class Notifier:
         self._on_ready = on_ready
         self._on_cancel = on_cancel
         self._on_connect = on_connect
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = BackgroundThread("queue-notifier", self._run)
 
     def start(self) -> None:
-        self._stopped.clear()
-        self._thread = threading.Thread(target=self._run, name="queue-notifier", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._thread.stop()
 
-    def _run(self) -> None:
+    def _run(self, stopping: threading.Event) -> None:
         failures = 0
-        while not self._stopped.is_set():
+        while not stopping.is_set():
             subscription: Any = self._redis.pubsub()
             try:
                 subscription.subscribe(NEW_CHANNEL, CANCEL_CHANNEL)
-                while not self._stopped.is_set():
+                while not stopping.is_set():
                     message = subscription.get_message(timeout=_POLL_SECONDS)
                     if message is not None:
                         failures = 0
@@ -67,7 +62,7 @@ class Notifier:
             except (RedisError, OSError) as error:
                 failures += 1
                 _log.warning("queue_notifier_disconnected", error=str(error))
-                self._stopped.wait(_RECONNECT.delay_seconds(failures))
+                stopping.wait(_RECONNECT.delay_seconds(failures))
             finally:
                 subscription.close()
 
