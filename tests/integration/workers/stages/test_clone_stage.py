@@ -31,8 +31,8 @@ from workers.pipeline.stage import StageContext, StageResult
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.clone.addresses import reachable_address
-from workers.stages.clone.confinement import Confinement
-from workers.stages.clone.git import Git, GitLimits
+from workers.stages.clone.git.confinement import Confinement
+from workers.stages.clone.git.runner import Git, GitLimits
 from workers.stages.clone.ignored import IgnoredBuilds
 from workers.stages.clone.stage import CloneStage
 
