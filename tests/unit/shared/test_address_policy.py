@@ -252,7 +252,7 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/egress/proxy.py": "connects to what it admitted",
         "workers/egress/upstream.py": "the operator's own proxy",
         "workers/stages/clone/ssh_tunnel.py": "the clone's own proxy",
-        "workers/stages/clone/lfs_connections.py": "connects to what find_route returned",
+        "workers/stages/clone/lfs/connections.py": "connects to what find_route returned",
         "workers/publishers/site_directory.py": "the platform's own router",
         "api/client/transport.py": "the user's command, on the user's machine",
     }

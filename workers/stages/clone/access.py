@@ -20,8 +20,7 @@ from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
 from workers.egress.upstream import UpstreamFailure
 from workers.stages.clone import ssh_tunnel
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.git import GitFailed
-from workers.stages.clone.git_failures import (
+from workers.stages.clone.git.failures import (
     SUBMODULES,
     AccessRefused,
     failure_of,
@@ -30,6 +29,7 @@ from workers.stages.clone.git_failures import (
     refused,
     refused_elsewhere,
 )
+from workers.stages.clone.git.runner import GitFailed
 
 if TYPE_CHECKING:
     from workers.stages.clone.proxy import CloneProxy

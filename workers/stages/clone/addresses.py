@@ -13,7 +13,7 @@ from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
 from shared.projects.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
 from workers.egress.upstream import UpstreamAway
-from workers.stages.clone.git_failures import proxy_failure, unreachable
+from workers.stages.clone.git.failures import proxy_failure, unreachable
 
 if TYPE_CHECKING:
     from workers.stages.clone.proxy import CloneProxy

@@ -13,9 +13,9 @@ from shared.projects.repository_url import RepositoryUrl
 from workers.pipeline.stage import StageLog
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import Route, find_route
-from workers.stages.clone.git import Git, GitFailed
-from workers.stages.clone.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
-from workers.stages.clone.http_answers import HttpAnswer, read_trace
+from workers.stages.clone.git.failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
+from workers.stages.clone.git.http_answers import HttpAnswer, read_trace
+from workers.stages.clone.git.runner import Git, GitFailed
 
 # Bytes of a list of branches: a message names some of them.
 _MAXIMUM_REFERENCES = 16 << 10

@@ -17,7 +17,7 @@ from shared.deployments.repository import DeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
 from workers.pipeline.stage import DeploymentView
 from workers.stages.clone.fetch import RemoteRepository
-from workers.stages.clone.git import OFFLINE, Git, GitFailed
+from workers.stages.clone.git.runner import OFFLINE, Git, GitFailed
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 

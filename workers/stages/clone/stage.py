@@ -31,12 +31,12 @@ from workers.snapshots.store import SnapshotMissing, SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import parse_for_clone
-from workers.stages.clone.confinement import Confinement
 from workers.stages.clone.fetch import RemoteRepository
-from workers.stages.clone.git import Git, GitLimits
-from workers.stages.clone.git_failures import ProxyUnusable
+from workers.stages.clone.git.confinement import Confinement
+from workers.stages.clone.git.failures import ProxyUnusable
+from workers.stages.clone.git.runner import Git, GitLimits
 from workers.stages.clone.ignored import IgnoredBuilds
-from workers.stages.clone.lfs import LfsFetcher
+from workers.stages.clone.lfs.fetcher import LfsFetcher
 from workers.stages.clone.submodules import SubmoduleFetcher
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from workers.pipeline.stage import StageLog
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.fetch import RemoteRepository
-from workers.stages.clone.git import Git, GitFailed
-from workers.stages.clone.lfs import LfsFetcher
+from workers.stages.clone.git.runner import Git, GitFailed
+from workers.stages.clone.lfs.fetcher import LfsFetcher
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100

@@ -17,9 +17,9 @@ from tests.support.cloner import Cloner, add_submodule
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import git, make_repository
 from workers.stages.clone.access import RepositoryAccess
-from workers.stages.clone.git import GitFailed
-from workers.stages.clone.git_failures import failure_of, wait_after
-from workers.stages.clone.http_answers import HttpAnswer, read_trace, retry_after_seconds
+from workers.stages.clone.git.failures import failure_of, wait_after
+from workers.stages.clone.git.http_answers import HttpAnswer, read_trace, retry_after_seconds
+from workers.stages.clone.git.runner import GitFailed
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
 pytestmark = pytest.mark.integration

@@ -27,8 +27,8 @@ from tests.support.lfs_server import CONTENT, OID, TRACKED, Answer, LfsStore, po
 from tests.support.repositories import commit, git, make_repository
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.lfs_client import Endpoint, LfsClient, LfsObject
-from workers.stages.clone.lfs_connections import LfsConnections
+from workers.stages.clone.lfs.client import Endpoint, LfsClient, LfsObject
+from workers.stages.clone.lfs.connections import LfsConnections
 
 pytestmark = pytest.mark.integration
 
@@ -197,7 +197,7 @@ def test_a_server_in_trouble_is_waited_for_and_then_told(
     times: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.stages.clone.lfs_client.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.lfs.client.PAUSES", (0.0, 0.0, 0.0))
     url = site(http)
     lfs.sent = answer
     failure = cloner.failure(url)
@@ -301,7 +301,7 @@ def test_more_files_than_can_be_fetched_are_refused_at_once(
     files = {f"file-{number:02}": pointer() for number in range(40)}
     url = make_repository(tmp_path / "r", {".gitattributes": "* filter=lfs\n", **files})
     for name, value in limits.items():
-        monkeypatch.setattr(f"workers.stages.clone.lfs.{name}", value)
+        monkeypatch.setattr(f"workers.stages.clone.lfs.fetcher.{name}", value)
     failure = cloner.failure(url)
     assert (failure.code, "files in Git LFS" in failure.message) == (FailureCode.REPOSITORY_TOO_LARGE, True)
 
@@ -341,7 +341,7 @@ def test_attributes_and_configuration_run_nothing(
 def test_a_server_of_many_hosts_holds_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
     monkeypatch.setattr(
-        "workers.stages.clone.lfs_connections.find_route", lambda url, *_: Route(address=f"192.0.2.{url.port}")
+        "workers.stages.clone.lfs.connections.find_route", lambda url, *_: Route(address=f"192.0.2.{url.port}")
     )
     monkeypatch.setattr("httpx.Client.close", lambda _client: closed.append("one"))
     connections = LfsConnections(lambda: None, threading.Event(), cast("Any", Mock()), None)

@@ -22,9 +22,9 @@ from tests.support.hostile_repositories import commit_tree, nested_trees, tree, 
 from tests.support.repositories import git, make_repository
 from workers.executors.cgroups import ControlGroups, discover_control_groups
 from workers.pipeline.stage import NothingToBuild
-from workers.stages.clone.confinement import Confinement
-from workers.stages.clone.git import Git, GitFailed, GitLimits
-from workers.stages.clone.git_failures import is_disk_full
+from workers.stages.clone.git.confinement import Confinement
+from workers.stages.clone.git.failures import is_disk_full
+from workers.stages.clone.git.runner import Git, GitFailed, GitLimits
 
 pytestmark = pytest.mark.integration
 

@@ -21,8 +21,8 @@ from tests.support.git_server import GitServer
 from tests.support.repositories import commit, git, make_repository
 from tests.support.stage_context import TENANT
 from workers.stages.clone.addresses import reachable_address
-from workers.stages.clone.confinement import Confinement
-from workers.stages.clone.git import Git, GitLimits
+from workers.stages.clone.git.confinement import Confinement
+from workers.stages.clone.git.runner import Git, GitLimits
 
 pytestmark = pytest.mark.integration
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.private_files import PUBLIC_UMASK
-from workers.stages.clone.confinement import Confinement, too_large
-from workers.stages.clone.git_output import Messages, Output
-from workers.stages.clone.git_trace import GitTrace
-from workers.stages.clone.http_answers import HttpAnswer
-from workers.stages.clone.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
+from workers.stages.clone.git.confinement import Confinement, too_large
+from workers.stages.clone.git.http_answers import HttpAnswer
+from workers.stages.clone.git.output import Messages, Output
+from workers.stages.clone.git.trace import GitTrace
+from workers.stages.clone.git.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
 
 # The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
 _CONFIGURATION = """\

@@ -22,7 +22,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from workers.stages.clone.access import RepositoryAccess, authorization
 from workers.stages.clone.addresses import parse_for_clone
-from workers.stages.clone.git_failures import (
+from workers.stages.clone.git.failures import (
     LFS_SETTINGS,
     PAUSES,
     host_in_trouble,
@@ -30,8 +30,8 @@ from workers.stages.clone.git_failures import (
     unreachable,
     wait_after,
 )
-from workers.stages.clone.http_answers import HttpAnswer
-from workers.stages.clone.lfs_connections import LfsConnections
+from workers.stages.clone.git.http_answers import HttpAnswer
+from workers.stages.clone.lfs.connections import LfsConnections
 
 if TYPE_CHECKING:
     import httpx

@@ -63,7 +63,7 @@ class LfsConnections:
     def _connect(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
         import httpx
 
-        from workers.stages.clone.bounded_http import BoundedTransport
+        from workers.stages.clone.lfs.bounded_http import BoundedTransport
 
         self._origins.add(url.origin)
         if len(self._origins) > _MAXIMUM_ORIGINS:

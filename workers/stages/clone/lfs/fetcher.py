@@ -27,9 +27,9 @@ from workers.reading.lfs_pointers import VERSION
 from workers.reading.reader import ContentReader
 from workers.stages.clone.access import RepositoryAccess, authorization
 from workers.stages.clone.addresses import Route, parse_for_clone
-from workers.stages.clone.git import Git, GitFailed
-from workers.stages.clone.git_failures import LFS_SETTINGS
-from workers.stages.clone.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
+from workers.stages.clone.git.failures import LFS_SETTINGS
+from workers.stages.clone.git.runner import Git, GitFailed
+from workers.stages.clone.lfs.client import Endpoint, LfsClient, LfsObject, verified_copy
 
 # Of a host that says where its files in LFS are.
 _MAXIMUM_ANSWER = 65536
