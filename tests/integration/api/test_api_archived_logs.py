@@ -14,7 +14,7 @@ from shared.logs.archive.compactor import LogCompactor
 from shared.settings import ObjectStoreSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.storage.object_store import S3ArtifactStore
-from tests.integration.api.conftest import Account, Platform
+from tests.support.api_platform import Account, Platform
 from tests.support.log_rows import end, eventually, line, status
 from tests.support.ports import free_ports
 

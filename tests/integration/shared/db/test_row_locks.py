@@ -27,7 +27,7 @@ from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.secrets_box import SecretsBox
 from shared.storage.object_store import S3ArtifactStore
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, run_to_end, settings, world
+from tests.support.deployment_world import create, run_to_end, settings, world
 from tests.support.row_locks import overtaken
 from workers.jobs.release_runner import ReleaseRunner
 from workers.pipeline.lifecycle import Beginning

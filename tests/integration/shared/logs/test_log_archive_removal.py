@@ -22,9 +22,9 @@ from shared.logs.store import PostgresLogStore
 from shared.plans import LIMITS, Plan
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, settings, world
-from tests.integration.workers.jobs.test_stage_runner import HeldLease
 from tests.support.artifact_stores import MemoryArtifactStore, ObservedArtifactStore
+from tests.support.deployment_world import create, settings, world
+from tests.support.held_lease import HeldLease
 from tests.support.log_rows import end, eventually, line, new_deployment, texts
 from workers.jobs.cleanup_runner import CleanupRunner
 

@@ -25,7 +25,7 @@ from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.signals import Signal
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, settings, world
+from tests.support.deployment_world import create, settings, world
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.lifecycle import Beginning

@@ -13,7 +13,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.network.address_policy import AddressPolicy
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
-from tests.integration.workers.stages.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
+from tests.support.cloner import Cloner, add_submodule
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import git, make_repository
 from workers.stages.clone.access import RepositoryAccess
@@ -22,7 +22,6 @@ from workers.stages.clone.git_failures import failure_of, wait_after
 from workers.stages.clone.http_answers import HttpAnswer, read_trace, retry_after_seconds
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 Answer = tuple[int, dict[str, str], bytes]

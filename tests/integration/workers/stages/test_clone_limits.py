@@ -16,14 +16,7 @@ import pytest
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.plans import LIMITS, Plan
-from tests.integration.workers.stages.test_clone_stage import (
-    Cloner,
-    MakeCloner,
-    add_submodule,
-    cloner,
-    http,
-    make_cloner,
-)
+from tests.support.cloner import Cloner, MakeCloner, add_submodule
 from tests.support.git_server import GitServer
 from tests.support.hostile_repositories import commit_tree, nested_trees, tree, write_object
 from tests.support.repositories import git, make_repository
@@ -33,7 +26,6 @@ from workers.stages.clone.confinement import Confinement
 from workers.stages.clone.git import Git, GitFailed, GitLimits
 from workers.stages.clone.git_failures import is_disk_full
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 _GROUPS = discover_control_groups()

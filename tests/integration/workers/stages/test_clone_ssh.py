@@ -12,14 +12,13 @@ import pytest
 from shared.db.database import Database
 from shared.errors import FailureCode
 from shared.projects.repository_credentials import RepositoryCredentials
-from tests.integration.workers.stages.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
-from tests.integration.workers.stages.test_clone_stage import Cloner, cloner, http, make_cloner
+from tests.support.cloner import Cloner
 from tests.support.git_server import GitServer
+from tests.support.lfs_server import CONTENT, TRACKED, LfsStore, pointer
 from tests.support.repositories import commit, git, make_repository
 from tests.support.ssh_server import SshServer, make_key, running
-from tests.support.stage_context import PROJECT, TENANT
+from tests.support.stage_context import PROJECT, add_project
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 PRIVATE, PUBLIC = make_key()
@@ -34,13 +33,6 @@ def ssh(tmp_path: Path) -> Iterator[SshServer]:
 
 def deploy_key(server: SshServer, private_key: str = PRIVATE) -> RepositoryCredentials:
     return RepositoryCredentials("sshKey", server.origin, private_key=private_key)
-
-
-def add_project(database: Database) -> None:
-    with database.transaction() as connection:
-        connection.execute(
-            "INSERT INTO projects (id, tenant_id, name, slug) VALUES (%s, %s, 'site', 'site')", [PROJECT, TENANT]
-        )
 
 
 def test_a_deploy_key_reads_a_repository_and_its_submodules(
