@@ -22,7 +22,7 @@ run: .venv/run.stamp ## Run the whole platform on this machine and deploy the sa
 	@exec $(BIN)/cloudify up
 
 test: .venv/dev.stamp ## Run all tests
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+	$(BIN)/python -m pytest -p tests.support.lanes -n $(TEST_PROCESSES)
 
 unit: .venv/dev.stamp ## Run the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/architecture

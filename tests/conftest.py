@@ -26,10 +26,6 @@ from shared.stack.valkey import ValkeyServer
 from tests.support.build_times import pytest_terminal_summary  # noqa: F401 - a hook
 from tests.support.databases import fresh_database
 from tests.support.docker_engine import docker_engine  # noqa: F401 - a fixture
-from tests.support.lanes import (  # noqa: F401 - hooks
-    pytest_collection_modifyitems,
-    pytest_xdist_make_scheduler,
-)
 from tests.support.ports import free_ports
 
 S = TypeVar("S", bound=Server)

@@ -1,4 +1,4 @@
-"""How a parallel run (`pytest -n 4`) divides the tests among its processes.
+"""How a parallel run (`pytest -p tests.support.lanes -n 4`) divides the tests among its processes.
 
 Each file is run by one process, so that its fixtures are set up once. A few files share a process, because what they
 need is slow to start and large: the Docker daemon with its builder image, and the platform of the e2e scenarios. What
@@ -59,8 +59,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneSch
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """After the shuffle: what takes longest comes first in a parallel run."""
-    if hasattr(config, "workerinput"):
-        ranks = {lane: rank for rank, lane in enumerate(_LONGEST_FIRST)}
-        items.sort(key=lambda item: ranks.get(lane_of(item.nodeid), len(ranks)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """After the shuffle, whose order stays within a lane and among the short ones."""
+    ranks = {lane: rank for rank, lane in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(lane_of(item.nodeid), len(ranks)))
