@@ -6,6 +6,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
+# Of `make test`: most tests wait for servers and builds, so there are more than processors. Each has its own servers.
+TEST_PROCESSES ?= 4
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
@@ -20,7 +22,7 @@ run: .venv/run.stamp ## Run the whole platform on this machine and deploy the sa
 	@exec $(BIN)/cloudify up
 
 test: .venv/dev.stamp ## Run all tests
-	$(BIN)/python -m tests.side_by_side
+	$(BIN)/python -m pytest -p tests.support.lanes -n $(TEST_PROCESSES)
 
 unit: .venv/dev.stamp ## Run the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/architecture

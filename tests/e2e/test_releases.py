@@ -80,7 +80,7 @@ def test_ten_deployments_at_once_on_a_free_account_build_one_at_a_time(platform:
             holders.append(len(queue.running_set(tenant["tenant_id"])))
             names = {process.pid for process in platform.build_processes() if is_build(process)}
             sandboxes.append(len(names))
-            time.sleep(0.01)  # the sampling interval
+            time.sleep(0.05)  # the sampling interval; a build takes more than a second
 
     sampler = threading.Thread(target=sample)
     sampler.start()

@@ -128,9 +128,6 @@ def entries(world: Any, deployment_id: str) -> list[Any]:
 READY = StageResult({"manifest": "d" * 64}, facts={"manifest_digest": "d" * 64})
 
 
-READY = StageResult({"manifest": "d" * 64}, facts={"manifest_digest": "d" * 64})
-
-
 def run_to_end(world: Any, deployment_id: str, fence: int = 10) -> bool:
     for stage in list(Stage)[:-1]:
         begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, stage, fence=fence, worker="w")
