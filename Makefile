@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
 TEXTS := README.md CHANGELOG.md docs .github .ci/run Makefile Dockerfile pyproject.toml
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench clean
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench docs clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
@@ -48,6 +48,9 @@ streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while
 
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
+
+docs: .venv/dev.stamp ## Write the pages that are made from the code: settings and failure codes
+	$(BIN)/python -m tests.support.documentation
 
 lint: .venv/dev.stamp types ## Check style, formatting, types, imports and words
 	$(BIN)/ruff check $(SOURCES)

