@@ -41,9 +41,9 @@ from shared.idempotency.repository import IdempotencyRepository
 from shared.limits.windows import RedisWindows
 from shared.logs.account_events import AccountEventStore
 from shared.logs.archive.store import ArchiveReader
-from shared.logs.base import Doorbell
-from shared.logs.listener import RedisDoorbellListener
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.base import Notifier
+from shared.logs.listener import RedisNotificationListener
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.projects.credential_repository import RepositoryCredentialRepository
@@ -73,8 +73,8 @@ class Backends:
     database: Database
     queue: RedisJobQueue
     log_store: PostgresLogStore
-    doorbell: Doorbell
-    listener: RedisDoorbellListener
+    notifier: Notifier
+    listener: RedisNotificationListener
     artifacts: ArtifactStore
     windows: RedisWindows
     close: Callable[[], None] = field(repr=False)
@@ -92,7 +92,7 @@ def connect_backends(settings: Settings) -> Backends:
         settings.redis_url, connect_timeout_seconds=1.0, timeout_seconds=1.0, client_name="cloudify-api"
     )
     closers.callback(redis.close)
-    doorbell = RedisDoorbell.connect(settings.redis_url)
+    notifier = RedisNotifier.connect(settings.redis_url)
     # Pages of finished logs are read there, by several threads at once: a request that fails is worth another.
     archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
     return Backends(
@@ -101,8 +101,8 @@ def connect_backends(settings: Settings) -> Backends:
             redis, lease_seconds=settings.lease_seconds, maximum_tenant_slots=settings.build.builds_at_once
         ),
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
-        doorbell=doorbell,
-        listener=RedisDoorbellListener(settings.redis_url),
+        notifier=notifier,
+        listener=RedisNotificationListener(settings.redis_url),
         # Only asked whether it answers; an outage isn't waited out.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
         windows=RedisWindows(redis, SystemClock()),
@@ -135,7 +135,7 @@ def build_deployment_service(settings: Settings, backends: Backends, clock: Cloc
         sites=SiteRepository(database),
         queue=backends.queue,
         log_store=backends.log_store,
-        doorbell=backends.doorbell,
+        notifier=backends.notifier,
         clock=clock,
         settings=settings,
     )

@@ -13,7 +13,7 @@ from shared.deployments.state import Stage
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.queue.connection import connect_redis
@@ -54,7 +54,7 @@ class WorkerContext:
         self.sites = SiteRepository(self.database)
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
-        self.doorbell = RedisDoorbell.connect(settings.redis_url)
+        self.notifier = RedisNotifier.connect(settings.redis_url)
         self.publisher = SiteDirectoryPublisher(
             settings.sites_directory, router_url=settings.router_url, domain=settings.sites_domain
         )
@@ -66,7 +66,7 @@ class WorkerContext:
             releases=self.releases,
             sites=self.sites,
             log_store=self.log_store,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             clock=self.clock,
             settings=settings,
         )
@@ -78,7 +78,7 @@ class WorkerContext:
             sites=self.sites,
             queue=self.queue,
             log_store=self.log_store,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             clock=self.clock,
             settings=settings,
         )
@@ -87,7 +87,7 @@ class WorkerContext:
         return LogWriter(
             store=self.log_store,
             database=self.database,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             deployment_id=deployment_id,
             stage=stage.value,
             fence=fence,
@@ -96,7 +96,7 @@ class WorkerContext:
         )
 
     def close(self) -> None:
-        self.doorbell.close()
+        self.notifier.close()
         self.redis.close()
         self.database.close()
 

@@ -1,7 +1,7 @@
 """The status changes of whole accounts for any number of streams of one process.
 
-One query reads what is new of all tenants that somebody watches, when the doorbell rings (at most every 50 ms), every
-15 s, and every second while Redis is down. Each change is encoded once. Streams pull by cursor and have no queue.
+One query reads what is new of all watched tenants: when a notification arrives (at most every 50 ms), every 15 s, and
+every second while Redis is down. Each change is encoded once. Streams pull by cursor and have no queue.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from api.streams.timing import StreamTiming
 from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
-from shared.logs.listener import AccountRingHandler
+from shared.logs.listener import AccountChangeHandler
 
 _logger = logging.getLogger(__name__)
 
 _COALESCED_SECONDS = 0.05
-# Longer than a RedisDoorbell rests after a failure.
+# Longer than a RedisNotifier pauses after a failure.
 _WRITERS_RETURN_SECONDS = 5.0
 # Changes before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_EVENTS = 20
@@ -53,11 +53,11 @@ class AccountReader(Protocol):
 
 
 class AccountListener(Protocol):
-    """See RedisDoorbellListener, which the StreamHub runs."""
+    """See RedisNotificationListener, which the StreamHub runs."""
 
     is_connected: bool
 
-    def watch_accounts(self, handler: AccountRingHandler) -> None: ...
+    def watch_accounts(self, handler: AccountChangeHandler) -> None: ...
 
     def unwatch_accounts(self) -> None: ...
 
@@ -125,11 +125,11 @@ class AccountHub:
 
     # What the listener calls.
 
-    def accounts_rung(self) -> None:
+    def accounts_changed(self) -> None:
         self._due.set()
 
     def accounts_subscribed(self) -> None:
-        # As after an outage: those who ring may rest from it still.
+        # As after an outage: notifiers may still pause after it.
         self._disconnected_at = asyncio.get_running_loop().time()
         self._due.set()
 

@@ -34,7 +34,7 @@ class Batch:
 class Channel:
     """Belongs to one event loop. The ring holds a range without gaps up to `last`; None until first loaded.
 
-    `mentioned` is the greatest number heard of, from the doorbell or from the head: above `last`, entries are missing.
+    `mentioned` is the greatest number known from notifications or the head: above `last`, entries are missing.
     `position`: the event that tells the place in the queue while the deployment waits there; empty when not known.
     """
 

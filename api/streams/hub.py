@@ -27,14 +27,14 @@ from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.listener import RingHandler
-from shared.logs.notifier import Ring
+from shared.logs.listener import NotificationHandler
+from shared.logs.notifier import Notification
 
 _logger = logging.getLogger(__name__)
 
 # Entries before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_ENTRIES = 200
-# Longer than a RedisDoorbell rests after a failure.
+# Longer than a RedisNotifier pauses after a failure.
 _WRITERS_RETURN_SECONDS = 5.0
 # Threads that keep channels up to date, each with a connection of the process's pool. Streams that are behind have
 # others (PageReads): what is live doesn't wait for pages of finished logs when their store is slow.
@@ -51,8 +51,8 @@ class LogReader(Protocol):
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]: ...
 
 
-class DoorbellListener(Protocol):
-    """See RedisDoorbellListener."""
+class NotificationListener(Protocol):
+    """See RedisNotificationListener."""
 
     is_connected: bool
 
@@ -60,7 +60,7 @@ class DoorbellListener(Protocol):
 
     def unwatch(self, deployment_id: str) -> None: ...
 
-    async def run(self, handler: RingHandler) -> None: ...
+    async def run(self, handler: NotificationHandler) -> None: ...
 
 
 class StreamHub:
@@ -73,7 +73,7 @@ class StreamHub:
     def __init__(
         self,
         store: LogReader,
-        listener: DoorbellListener,
+        listener: NotificationListener,
         timing: StreamTiming | None = None,
         *,
         positions: AskPositions | None = None,
@@ -149,16 +149,18 @@ class StreamHub:
             channel.acknowledged.set()
             self._refresh(channel)
 
-    def rung(self, deployment_id: str, ring: Ring | None) -> None:
+    def notified(self, deployment_id: str, notification: Notification | None) -> None:
         channel = self._channels.get(deployment_id)
         if channel is None:
             return
-        if ring is None:
+        if notification is None:
             self._refresh(channel)
             return
-        channel.mentioned = max(channel.mentioned, ring.last)
-        if ring.entries and channel.last is not None and ring.first == channel.last + 1:
-            channel.extend([NumberedEntry(seq, entry) for seq, entry in enumerate(ring.entries, start=ring.first)])
+        channel.mentioned = max(channel.mentioned, notification.last)
+        if notification.entries and channel.last is not None and notification.first == channel.last + 1:
+            channel.extend(
+                [NumberedEntry(seq, entry) for seq, entry in enumerate(notification.entries, start=notification.first)]
+            )
         elif channel.is_behind:
             self._refresh(channel)
 

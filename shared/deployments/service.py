@@ -23,7 +23,7 @@ from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
-from shared.logs.base import Doorbell, LogStore
+from shared.logs.base import LogStore, Notifier
 from shared.plans import Plan, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
@@ -55,7 +55,7 @@ class DeploymentService:
         sites: SiteRepository,
         queue: JobQueue,
         log_store: LogStore,
-        doorbell: Doorbell,
+        notifier: Notifier,
         clock: Clock,
         settings: Settings,
     ) -> None:
@@ -66,7 +66,7 @@ class DeploymentService:
         self._sites = sites
         self._queue = queue
         self._log_store = log_store
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._clock = clock
         self._settings = settings
 
@@ -173,7 +173,7 @@ class DeploymentService:
             resource = deployment_resource(row, [], self._settings)
             if record is not None:
                 record(connection, resource)
-        self._doorbell.ring(deployment_id, first, last, [entry])
+        self._notifier.notify(deployment_id, first, last, [entry])
         self._enqueue(
             stage_job(
                 deployment_id=deployment_id,
@@ -332,7 +332,7 @@ class DeploymentService:
             self._stage_runs.end(connection, deployment_id, status=run_status, fence=fence)
             first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
         # A full log keeps its mark in the line's place: without the line, watchers read the store.
-        self._doorbell.ring(deployment_id, first, last, entries[-2:])
+        self._notifier.notify(deployment_id, first, last, entries[-2:])
         return True
 
     def _get_row(self, tenant_id: str, deployment_id: str) -> Row:

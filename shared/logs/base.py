@@ -67,10 +67,10 @@ class LogStore(Protocol):
     def head(self, deployment_id: str) -> LogHead: ...
 
 
-class Doorbell(Protocol):
+class Notifier(Protocol):
     """Wakes watchers. At most once, never raises: nothing depends on it arriving.
 
-    Rung after the commit, with what `append` returned and was given.
+    Called after the commit, with what `append` returned and was given.
     """
 
-    def ring(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None: ...
+    def notify(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None: ...

@@ -454,7 +454,7 @@ def test_a_paused_tenant_waits_in_all_pools(bench: Bench) -> None:
     assert ids(bench.acquire("install")) == ["b"]
 
 
-def test_the_doorbell_rings_once_for_a_pool_that_turns_from_nothing_to_something(bench: Bench) -> None:
+def test_a_notification_is_published_once_for_a_pool_that_turns_from_nothing_to_something(bench: Bench) -> None:
     with bench.redis.pubsub() as subscription:
         subscription.subscribe("build:new")
         assert subscription.get_message(timeout=60)["type"] == "subscribe"

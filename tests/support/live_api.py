@@ -30,7 +30,7 @@ from shared.accounts.stream_rights import StreamRightsRepository
 from shared.accounts.tenant_repository import TenantRepository
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database
-from shared.logs.listener import RedisDoorbellListener
+from shared.logs.listener import RedisNotificationListener
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.settings import Settings
 from tests.support.log_rows import eventually, line, new_deployment
@@ -154,7 +154,7 @@ class LiveApi:
     def write(self, deployment_id: str, *entries: LogEntry) -> None:
         with self.database.transaction() as connection:
             first, last = self.services.log_store.append(connection, deployment_id, entries or [line("x")], fence=None)
-        self.backends.doorbell.ring(deployment_id, first, last, entries)
+        self.backends.notifier.notify(deployment_id, first, last, entries)
 
     def change(self, statement: str, *values: Any) -> None:
         with self.database.transaction() as connection:
@@ -191,7 +191,7 @@ def live_api(
     """`rights`: where the rights of open streams are read, when that is another database."""
     clock = clock or SystemClock()
     backends = connect_backends(settings)
-    listener = RedisDoorbellListener(settings.redis_url)
+    listener = RedisNotificationListener(settings.redis_url)
     hub = StreamHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
     hub = hub or build_stream_hub(settings, backends)
     slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user, renew_seconds=0.2)

@@ -31,7 +31,7 @@ from api.streams.watch import Watch
 from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
-from shared.logs.listener import RedisDoorbellListener
+from shared.logs.listener import RedisNotificationListener
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 
@@ -47,7 +47,7 @@ def main() -> None:
     silence, asking = timing.pop("silence", 30.0), timing.pop("asking", 3600.0)
     database = Database(database_url)
     store = PostgresLogStore(database)
-    hub = StreamHub(store, RedisDoorbellListener(redis_url), StreamTiming(**timing))
+    hub = StreamHub(store, RedisNotificationListener(redis_url), StreamTiming(**timing))
     slots = RedisStreamSlots(redis_url, limit=10_000)
     rights = StreamRightsRepository(database)
     admission = StreamAdmission(rights=rights, slots=slots, clock=SystemClock(), check_seconds=3600)

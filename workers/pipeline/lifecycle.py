@@ -20,7 +20,7 @@ from shared.deployments.repository import DeploymentRepository
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
-from shared.logs.base import Doorbell, LogStore
+from shared.logs.base import LogStore, Notifier
 from shared.plans import Plan, limits_of, slots_within
 from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
@@ -65,7 +65,7 @@ class LifecycleService:
         releases: ReleaseRepository,
         sites: SiteRepository,
         log_store: LogStore,
-        doorbell: Doorbell,
+        notifier: Notifier,
         clock: Clock,
         settings: Settings,
     ) -> None:
@@ -75,7 +75,7 @@ class LifecycleService:
         self._releases = releases
         self._sites = sites
         self._log_store = log_store
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._clock = clock
         self._settings = settings
 
@@ -307,7 +307,7 @@ class LifecycleService:
 
         result, entries, (first, last) = self._patiently(attempt)
         if entries:
-            self._doorbell.ring(deployment_id, first, last, entries)
+            self._notifier.notify(deployment_id, first, last, entries)
         return result
 
     def _in_transaction(self, step: Callable[[Connection], T]) -> T:

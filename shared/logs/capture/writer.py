@@ -11,7 +11,7 @@ from schemas.logs import LogEntry, Stream
 from shared.clock import Clock, SystemClock
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
-from shared.logs.base import Doorbell
+from shared.logs.base import Notifier
 from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
@@ -57,7 +57,7 @@ class LogWriter:
         self,
         store: BatchStore,
         database: Database,
-        doorbell: Doorbell,
+        notifier: Notifier,
         deployment_id: str,
         stage: str,
         fence: int,
@@ -70,7 +70,7 @@ class LogWriter:
         self.lost = threading.Event()
         self._store = store
         self._database = database
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._deployment_id = deployment_id
         self._stage = stage
         self._fence = fence
@@ -219,7 +219,7 @@ class LogWriter:
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
-            self._doorbell.ring(self._deployment_id, appended.first, appended.last, appended.entries)
+            self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
     def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Tries until it is stored; None when the writer was given up or has lost its lease."""

@@ -38,7 +38,7 @@ from shared.queue.dramatiq.lease import (
     set_current_lease,
 )
 from shared.queue.dramatiq.messages import job_of
-from shared.queue.dramatiq.notifier import Doorbell
+from shared.queue.dramatiq.notifier import Notifier
 from shared.queue.dramatiq.outcome import Backoff, settle
 from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.encoding import encode_finish
@@ -125,14 +125,14 @@ class PriorityBroker(dramatiq.Broker):
             queue, self.leases, self.idle,
             worker=self.worker, pools=self._exchanges.copy, on_tick=self._send_overdue,
         )  # fmt: skip
-        self.doorbell = Doorbell(
-            queue.redis, on_ring=self._ring, on_cancel=self.leases.cancel, on_connect=self._connected
+        self.notifier = Notifier(
+            queue.redis, on_ready=self._ring, on_cancel=self.leases.cancel, on_connect=self._connected
         )
 
     # -- the worker's life ---------------------------------------------------------------------------------------
 
     def boot(self, threads: int) -> None:
-        """Starts the heartbeat and the doorbell, for a worker of so many threads."""
+        """Starts the heartbeat and the notifier, for a worker of so many threads."""
         with self._life:
             self.idle.resize(threads)
             if self._is_up:
@@ -141,7 +141,7 @@ class PriorityBroker(dramatiq.Broker):
             self.closing.clear()
             self._stop_by = None
             self.heartbeat.start()
-            self.doorbell.start()
+            self.notifier.start()
             self._is_up = True
 
     def stop_acquiring(self) -> None:
@@ -158,7 +158,7 @@ class PriorityBroker(dramatiq.Broker):
             self._is_up = False
         self.stopping.set()
         self.closing.set()
-        self.doorbell.stop()
+        self.notifier.stop()
         self.heartbeat.stop()
 
     def close(self) -> None:

@@ -17,23 +17,23 @@ _POLL_SECONDS = 0.5
 _log: Any = structlog.get_logger(__name__)
 
 
-class Doorbell:
+class Notifier:
     """One subscription a process, on a thread of its own.
 
-    `on_ring` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being made
-    again, so a new subscription calls `on_connect`. All are called on the doorbell's thread.
+    `on_ready` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being made
+    again, so a new subscription calls `on_connect`. All are called on the notifier's thread.
     """
 
     def __init__(
         self,
         redis: Redis,
         *,
-        on_ring: Callable[[str], None],
+        on_ready: Callable[[str], None],
         on_cancel: Callable[[str], None],
         on_connect: Callable[[], None],
     ) -> None:
         self._redis = redis
-        self._on_ring = on_ring
+        self._on_ready = on_ready
         self._on_cancel = on_cancel
         self._on_connect = on_connect
         self._stopped = threading.Event()
@@ -41,7 +41,7 @@ class Doorbell:
 
     def start(self) -> None:
         self._stopped.clear()
-        self._thread = threading.Thread(target=self._run, name="queue-doorbell", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="queue-notifier", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -62,7 +62,7 @@ class Doorbell:
                         delay = 0.05
                         self._receive(message)
             except (RedisError, OSError) as error:
-                _log.warning("queue_doorbell_disconnected", error=str(error))
+                _log.warning("queue_notifier_disconnected", error=str(error))
                 self._stopped.wait(delay)
                 delay = min(1.0, delay * 2)
             finally:
@@ -72,6 +72,6 @@ class Doorbell:
         if message["type"] == "subscribe":
             self._on_connect()
         elif message["type"] == "message" and message["channel"] == NEW_CHANNEL.encode():
-            self._on_ring(message["data"].decode())
+            self._on_ready(message["data"].decode())
         elif message["type"] == "message":
             self._on_cancel(message["data"].decode())

@@ -87,8 +87,8 @@ local function virtual_time(pool)
 end
 
 -- Makes `eligible` and `blocked` say the truth about one tenant of one pool; run after each change of either.
--- The doorbell rings when the pool turns from nothing to hand out into something: whoever sleeps with an idle
--- thread saw `eligible` empty when it last asked, so no wake-up is lost and a busy pool rings no bell.
+-- A notification is published when the pool turns from nothing to hand out into something: whoever sleeps with an idle
+-- thread saw `eligible` empty when it last asked, so no wake-up is lost and a busy pool publishes nothing.
 local function refresh(pool, tenant)
   local ready = call('ZCARD', in_queue(pool, 'ready:' .. tenant))
   local waiting = call('ZCARD', in_queue(pool, 'waiting:' .. tenant))

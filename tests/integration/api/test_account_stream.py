@@ -27,7 +27,7 @@ from shared.accounts.tenant_repository import TenantRepository
 from shared.db.database import Database
 from shared.identifiers import new_identifier
 from shared.logs.account_events import AccountEventStore
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.settings import Settings
 from shared.stack.valkey import ValkeyServer
@@ -147,7 +147,7 @@ class Team:
             with self._api.database.transaction() as connection:
                 first, last = self._api.log.append(connection, deployment, entries, fence=None)
             if is_rung:
-                self._api.doorbell.ring(deployment, first, last, entries)
+                self._api.notifier.notify(deployment, first, last, entries)
 
 
 class User:
@@ -181,7 +181,7 @@ class Api:
         self.database = Database(settings.database_url)
         self.log = PostgresLogStore(self.database)
         self.events = AccountEventStore(self.database)
-        self.doorbell = RedisDoorbell.connect(settings.redis_url)
+        self.notifier = RedisNotifier.connect(settings.redis_url)
         self.url = ""
         self.services: Services
         self._stop: Callable[[], None] = lambda: None
@@ -214,7 +214,7 @@ class Api:
 
     def close(self) -> None:
         self.stop()
-        self.doorbell.close()
+        self.notifier.close()
         self.database.close()
 
 
@@ -249,13 +249,13 @@ def test_a_change_as_it_happens(api: Api, user: User) -> None:
     entries = [LogStatus(timestamp=5, status="cloning", stage="clone", attempt=2)]
     with api.database.transaction() as connection:
         first, last = api.log.append(connection, deployment, entries, fence=None)
-    api.doorbell.ring(deployment, first, last, entries)
+    api.notifier.notify(deployment, first, last, entries)
     error: dict[str, str | None] = {"code": "CLONE_FAILED", "stage": "clone", "message": "no\r\n\ndata: forged"}
     ends = [LogStatus(timestamp=6, status="failed"), LogEnd(timestamp=6, status="failed", error=error)]
     stream.wait("cloning")
     with api.database.transaction() as connection:
         first, last = api.log.append(connection, deployment, ends, fence=None)
-    api.doorbell.ring(deployment, first, last, ends)
+    api.notifier.notify(deployment, first, last, ends)
     stream.wait("cloning", "failed")
     common = {"deploymentId": deployment, "projectId": team.project_id, "isPreview": True}
     assert stream.changes == [
@@ -398,7 +398,7 @@ def test_more_than_one_batch_and_than_a_process_keeps(api: Api, user: User) -> N
         with api.database.transaction() as connection:
             entries = [LogStatus(timestamp=1, status=name) for name in names[start : start + 300]]
             api.log.append(connection, deployment, entries, fence=None)
-    api.doorbell.ring(deployment, 1, 1500, [LogStatus(timestamp=1, status="x")])
+    api.notifier.notify(deployment, 1, 1500, [LogStatus(timestamp=1, status="x")])
     early.wait(*names)
     user.stream(last_event_id=early.of("ready")[0].id).ready().wait(*names)
     user.stream(last_event_id=early.of("status")[1200].id).ready().wait(*names[1201:])

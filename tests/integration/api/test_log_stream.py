@@ -35,9 +35,9 @@ from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
-from shared.logs.base import Doorbell
-from shared.logs.listener import RedisDoorbellListener
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.base import Notifier
+from shared.logs.listener import RedisNotificationListener
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.stack.valkey import ValkeyServer
@@ -47,8 +47,8 @@ from tests.support.ports import free_ports
 pytestmark = pytest.mark.integration
 
 
-class SilentDoorbell:
-    def ring(self, deployment_id: str, first: int, last: int, entries: object) -> None:
+class SilentNotifier:
+    def notify(self, deployment_id: str, first: int, last: int, entries: object) -> None:
         """Every message is lost."""
 
 
@@ -69,14 +69,14 @@ class Api:
     hub: StreamHub
     url: str
     server: uvicorn.Server
-    doorbell: Doorbell
+    notifier: Notifier
     id: str = ""
 
-    def append(self, *entries: LogEntry, deployment: str = "", doorbell: Doorbell | None = None) -> None:
+    def append(self, *entries: LogEntry, deployment: str = "", notifier: Notifier | None = None) -> None:
         identifier = deployment or self.id
         with self.database.transaction() as connection:
             first, last = self.store.append(connection, identifier, entries, fence=None)
-        (doorbell or self.doorbell).ring(identifier, first, last, entries)
+        (notifier or self.notifier).notify(identifier, first, last, entries)
 
     def path(self, deployment: str = "") -> str:
         return f"{self.url}/api/deployments/{deployment or self.id}/logs"
@@ -163,7 +163,7 @@ def running_api(
 ) -> Iterator[Api]:
     store = PostgresLogStore(database)
     hub = StreamHub(
-        store, RedisDoorbellListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
+        store, RedisNotificationListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
     )
     admission = StreamAdmission(
         rights=StreamRightsRepository(database),
@@ -192,16 +192,16 @@ def running_api(
     server = HubServer(config, hub)
     thread = threading.Thread(target=server.run)
     thread.start()
-    doorbell = RedisDoorbell.connect(redis_url)
+    notifier = RedisNotifier.connect(redis_url)
     try:
         eventually(lambda: server.started)
-        api = Api(store, database, hub, f"http://127.0.0.1:{port}", server, doorbell)
+        api = Api(store, database, hub, f"http://127.0.0.1:{port}", server, notifier)
         api.id = new_deployment(database)
         yield api
     finally:
         server.should_exit = True
         thread.join(120)
-        doorbell.close()
+        notifier.close()
     assert not thread.is_alive(), "the server does not stop"
 
 
@@ -310,13 +310,13 @@ def test_messages_that_never_arrive_are_made_up_for(database: Database, redis_ur
         api.append(line("1"))
         follower = api.follow()
         eventually(lambda: follower.seqs == [1])
-        silent = SilentDoorbell()
-        api.append(line("2"), doorbell=silent)
+        silent = SilentNotifier()
+        api.append(line("2"), notifier=silent)
         eventually(lambda: follower.seqs == [1, 2])
         # A message that doesn't follow what is known makes the hub read what is between.
-        api.append(line("3"), doorbell=silent)
+        api.append(line("3"), notifier=silent)
         api.append(line("4"))
-        api.append(*(line(str(number)) for number in range(3000)), doorbell=silent)
+        api.append(*(line(str(number)) for number in range(3000)), notifier=silent)
         api.append(end())
         assert follower.join().seqs == list(range(1, 3006))
 
@@ -325,8 +325,8 @@ def test_a_false_ring_shows_nothing_that_is_not_stored(api: Api) -> None:
     api.append(line("1"))
     follower = api.follow()
     eventually(lambda: follower.seqs == [1])
-    api.doorbell.ring(api.id, 1, 1, [line("old again")])
-    api.doorbell.ring(api.id, 7, 7, [line("far ahead")])
+    api.notifier.notify(api.id, 1, 1, [line("old again")])
+    api.notifier.notify(api.id, 7, 7, [line("far ahead")])
     api.append(line("2"), end())
     assert follower.join().seqs == [1, 2, 3]
     shown = [

@@ -15,7 +15,7 @@ from api.streams.timing import StreamTiming
 from api.streams.watch import DeploymentGone, Watch
 from schemas.logs import LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.notifier import Ring
+from shared.logs.notifier import Notification
 
 _TIMING = StreamTiming(poll=0.01, compare=0.01)
 _LINE = LogLine(timestamp=1, stage="build", stream="stdout", text="one")
@@ -99,7 +99,7 @@ def test_a_log_that_begins_during_a_comparison_is_not_taken_for_a_deleted_one() 
                 loop.call_soon_threadsafe(looked_again.set)
             elif reader.reads >= 2:
                 reader.entries.append(_LINE)
-                loop.call_soon_threadsafe(hub.rung, "depl_a", Ring(1, 1, [_LINE]))
+                loop.call_soon_threadsafe(hub.notified, "depl_a", Notification(1, 1, [_LINE]))
 
         reader = Reader(begin_log)
         hub = StreamHub(reader, Listener(), _TIMING)

@@ -18,7 +18,7 @@ from shared.errors import LeaseLost, PlatformError, Unavailable
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import PostgresLogStore
-from tests.support.log_rows import RecordingDoorbell, eventually, new_deployment, status
+from tests.support.log_rows import RecordingNotifier, eventually, new_deployment, status
 
 Fault = Literal["refused", "rolled back", "answer lost"]
 FAULTS: tuple[Fault, ...] = ("refused", "rolled back", "answer lost")
@@ -77,7 +77,7 @@ class Writer:
         self.promised = 0
         self.is_alive = True
         self.log = LogWriter(
-            store, self.process, RecordingDoorbell(), deployment, name, fence, Redactor([]), buffer_bytes=1 << 30
+            store, self.process, RecordingNotifier(), deployment, name, fence, Redactor([]), buffer_bytes=1 << 30
         )
 
     def write(self, count: int) -> None:

@@ -24,7 +24,7 @@ from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, LeaseLost, NotFound, ValidationFailed
 from shared.identifiers import PROJECT, TENANT, new_identifier
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.plans import Plan, limits_of
 from shared.projects.variable_repository import VariableRepository
@@ -80,7 +80,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         "releases": ReleaseRepository(database),
         "sites": SiteRepository(database),
         "log_store": PostgresLogStore(database),
-        "doorbell": RedisDoorbell(redis),
+        "notifier": RedisNotifier(redis),
         "clock": SystemClock(),
         "settings": settings,
     }

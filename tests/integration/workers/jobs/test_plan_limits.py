@@ -87,7 +87,7 @@ class Fleet:
 
         def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
-                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, redactor
+                world.log_store, world.database, world.notifier, deployment_id, stage.value, fence, redactor
             )
 
         def hold_slot(tenant_id: str, slot: str, limits: PlanLimits) -> None:

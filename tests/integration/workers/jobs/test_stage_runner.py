@@ -79,7 +79,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
     ):
         def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
-                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, redactor
+                world.log_store, world.database, world.notifier, deployment_id, stage.value, fence, redactor
             )
 
         runner = StageRunner(
