@@ -99,7 +99,7 @@ def create_app(
                 "body_budget": BodyBudget(),
             }
         ),
-        lifespan=[lanes.running, *lifespan, services.stream_admission.running],
+        lifespan=[lanes.running, *lifespan, services.stream_leases.running],
         before_send=[_allow_all_methods],
         logging_config=None,
         debug=False,
@@ -136,7 +136,7 @@ def _service_dependencies(services: Services) -> dict[str, Provide]:
         "log_store": services.log_store,
         "stream_hub": services.stream_hub,
         "account_hub": services.account_hub,
-        "stream_admission": services.stream_admission,
+        "stream_leases": services.stream_leases,
     }
     return {name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}
 

@@ -15,7 +15,7 @@ from api.pagination import CursorSigner
 from api.services import Services
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from shared.accounts.access_tokens import AccessTokens
 from shared.accounts.login_throttle import LoginThrottle
 from shared.accounts.passwords import Passwords
@@ -217,16 +217,16 @@ def build_services(
             clock=SystemClock(),
         ),
         stream_tickets=stream_tickets,
-        stream_admission=build_stream_admission(settings, backends, clock),
+        stream_leases=build_stream_leases(settings, backends, clock),
         log_store=backends.log_store,
         stream_hub=stream_hub,
         account_hub=build_account_hub(backends),
     )
 
 
-def build_stream_admission(settings: Settings, backends: Backends, clock: Clock) -> StreamAdmission:
+def build_stream_leases(settings: Settings, backends: Backends, clock: Clock) -> StreamLeases:
     slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user)
-    return StreamAdmission(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
+    return StreamLeases(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
 
 
 def build_stream_hub(settings: Settings, backends: Backends) -> StreamHub:

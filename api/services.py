@@ -9,7 +9,7 @@ from api.authentication import Authenticator
 from api.edge.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from shared.accounts.service import AccountService
 from shared.accounts.session_service import SessionService
 from shared.accounts.tenant_repository import TenantRepository
@@ -27,7 +27,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`log_store` (shared.logs), `stream_hub`, `account_hub` and `stream_admission` serve the routes that stream."""
+    """`log_store` (shared.logs), `stream_hub`, `account_hub` and `stream_leases` serve the routes that stream."""
 
     settings: Settings
     authenticator: Authenticator
@@ -46,7 +46,7 @@ class Services:
     device_cookies: DeviceCookies
     health: HealthChecks
     stream_tickets: StreamTicketService
-    stream_admission: StreamAdmission
+    stream_leases: StreamLeases
     log_store: Any = field(default=None)
     stream_hub: Any = field(default=None)
     account_hub: Any = field(default=None)

@@ -1,8 +1,8 @@
 """Threads for requests: a lane of its own for each kind of work, so that one kind never holds the threads of another.
 
-A lane has few threads, and a short queue each for users and strangers (api.edge.turns). Callers take turns in it,
-one caller runs on at most half of its threads, and when the queue is full the newest request of the caller that has the
-most waiting ones is refused. A flood therefore refuses and delays only itself; everybody else waits for a turn at most.
+A lane has few threads, and a short queue each for users and strangers (api.edge.turns). Callers take turns in it, one
+caller runs on at most half of its threads, and when the queue is full the newest request of the caller with the most
+waiting requests is refused. A flood therefore delays and refuses itself, and everybody else waits for one turn at most.
 However many strangers there are, a user's request finds a place, and every second turn is a user's.
 """
 
@@ -44,13 +44,13 @@ class _Job:
 
 class Lane:
     """Runs functions on at most `threads` threads and lets `waiting` more of users and `waiting` of strangers wait,
-    each for `patience_seconds` at most. Safe from any thread."""
+    each for `maximum_wait_seconds` at most. Safe from any thread."""
 
-    def __init__(self, name: str, *, threads: int, waiting: int, patience_seconds: float = 10.0) -> None:
+    def __init__(self, name: str, *, threads: int, waiting: int, maximum_wait_seconds: float = 10.0) -> None:
         self.name = name
         self._threads = threads
         self.most_of_a_caller = max(1, threads // 2)
-        self._patience_seconds = patience_seconds
+        self._maximum_wait_seconds = maximum_wait_seconds
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._turns = Turns[_Job](waiting)
@@ -102,7 +102,7 @@ class Lane:
 
     def _run(self, job: _Job) -> None:
         try:
-            if time.monotonic() - job.begun > self._patience_seconds:
+            if time.monotonic() - job.begun > self._maximum_wait_seconds:
                 self._refuse(job)
             elif job.future.set_running_or_notify_cancel():
                 try:

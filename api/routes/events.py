@@ -14,7 +14,7 @@ from api.streams.account_cursor import decode_cursor, invalid_cursor
 from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountSource, AccountStreamRight
 from api.streams.sse import EventStream
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
 
@@ -37,7 +37,7 @@ class EventController(Controller):
         self,
         request: Request[Any, Any, Any],
         account_hub: NamedDependency[AccountHub],
-        stream_admission: NamedDependency[StreamAdmission],
+        stream_leases: NamedDependency[StreamLeases],
         after: After = None,
     ) -> Response[Any]:
         """Server-sent events after `Last-Event-ID`, else `after`, else from now on; `ready` comes first."""
@@ -51,4 +51,4 @@ class EventController(Controller):
             raise invalid_cursor()
         right = AccountStreamRight(request.user, frozenset(tenant_ids))
         source = AccountSource(account_hub, positions, heads, user_caller(request.user.user_id))
-        return EventStream(source, account_hub.timing, stream_admission.admit(right))
+        return EventStream(source, account_hub.timing, stream_leases.acquire(right))

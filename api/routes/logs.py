@@ -15,7 +15,7 @@ from api.responses import EnvelopeResponse
 from api.streams.hub import StreamHub
 from api.streams.log_source import LogSource
 from api.streams.sse import EventStream
-from api.streams.stream_lease import StreamAdmission, StreamRight
+from api.streams.stream_lease import StreamLeases, StreamRight
 from schemas.deployments import LogLineResource
 from schemas.envelope import Meta, Pagination, Success
 from schemas.logs import LogLine, LogTruncated
@@ -74,7 +74,7 @@ class LogController(Controller):
         deployment_id: FromPath[str],
         log_store: NamedDependency[PostgresLogStore],
         stream_hub: NamedDependency[StreamHub],
-        stream_admission: NamedDependency[StreamAdmission],
+        stream_leases: NamedDependency[StreamLeases],
         after: After = None,
         tail: Tail = None,
     ) -> Response[Any]:
@@ -90,7 +90,7 @@ class LogController(Controller):
             return Response(content=None, status_code=204)
         right = StreamRight(request.user, frozenset([request.state.tenant_id]), deployment_id)
         source = LogSource(stream_hub, deployment_id, position, user_caller(request.user.user_id))
-        return EventStream(source, stream_hub.timing, stream_admission.admit(right))
+        return EventStream(source, stream_hub.timing, stream_leases.acquire(right))
 
 
 def parse_position(text: str) -> int:

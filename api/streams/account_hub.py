@@ -150,7 +150,7 @@ class AccountHub:
 
     async def _keep_up(self) -> None:
         while True:
-            await self._time_to_look()
+            await self._wait_until_due()
             self._due.clear()
             try:
                 await self._look()
@@ -164,7 +164,7 @@ class AccountHub:
                 self._due.set()
             await asyncio.sleep(_COALESCED_SECONDS)
 
-    async def _time_to_look(self) -> None:
+    async def _wait_until_due(self) -> None:
         clock = asyncio.get_running_loop().time
         looked_at = clock()
         while not self._due.is_set():

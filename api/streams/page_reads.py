@@ -27,7 +27,7 @@ class PageReads(Generic[T]):
     def __init__(self, name: str, tasks: BackgroundTasks) -> None:
         """`name`: the lane's, for its metrics."""
         # A stream wants its page however long that takes.
-        self._lane = Lane(name, threads=_THREADS, waiting=_WAITING, patience_seconds=math.inf)
+        self._lane = Lane(name, threads=_THREADS, waiting=_WAITING, maximum_wait_seconds=math.inf)
         self._tasks = tasks
         self._reads: dict[tuple[Caller, Hashable], asyncio.Task[T]] = {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -23,7 +23,8 @@ from litestar.types import Receive, Scope, Send
 
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
 from api.streams.metrics import count_stream_begin, count_stream_end
-from api.streams.stall_timeout import PatientSender
+from api.streams.stall_timeout import StallTimeout
+from api.streams.stream_lease import StreamLease
 from api.streams.timing import StreamTiming
 from api.streams.watch import DeploymentGone, HubClosing
 
@@ -62,25 +63,17 @@ class Source(Protocol):
         ...
 
 
-class Seat(Protocol):
-    """A stream's right to go on."""
-
-    def on_revoked(self, call: Callable[[], None]) -> None:
-        """`call` is called once, on the event loop, when the right is lost: at once when it is lost already."""
-        ...
-
-
 class EventStream(Response[None]):
-    """Sends what the source gives, up to its end. `admission` is held from before the headers until the stream has
-    ended, whatever ends it; what it raises on entry becomes the answer."""
+    """Sends what the source gives, up to its end. `lease` is held from before the headers until the stream has ended,
+    whatever ends it; what it raises on entry becomes the answer."""
 
     def __init__(
-        self, source: Source, timing: StreamTiming, admission: AbstractAsyncContextManager[Seat] | None = None
+        self, source: Source, timing: StreamTiming, lease: AbstractAsyncContextManager[StreamLease] | None = None
     ) -> None:
         super().__init__(content=None, media_type=MEDIA_TYPE, status_code=200, headers=dict(HEADERS))
         self._source = source
         self._timing = timing
-        self._admission = admission
+        self._lease = lease
 
     def to_asgi_response(
         self,
@@ -99,7 +92,7 @@ class EventStream(Response[None]):
         return _StreamingResponse(
             self._source,
             self._timing,
-            self._admission,
+            self._lease,
             headers={**(headers or {}), **self.headers},
             cookies=[*self.cookies, *(cookies or ())],
             is_head_response=is_head_response,
@@ -113,7 +106,7 @@ class _StreamingResponse(ASGIResponse):
         self,
         source: Source,
         timing: StreamTiming,
-        admission: AbstractAsyncContextManager[Seat] | None,
+        lease: AbstractAsyncContextManager[StreamLease] | None,
         *,
         headers: dict[str, Any],
         cookies: list[Cookie],
@@ -122,14 +115,14 @@ class _StreamingResponse(ASGIResponse):
         super().__init__(headers=headers, cookies=cookies, media_type=MEDIA_TYPE, is_head_response=is_head_response)
         self._source = source
         self._timing = timing
-        self._admission = admission
-        self._seat: Seat | None = None
+        self._acquire = lease
+        self._lease: StreamLease | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._admission is None:
+        if self._acquire is None:
             await super().__call__(scope, receive, send)
             return
-        async with self._admission as self._seat:
+        async with self._acquire as self._lease:
             await super().__call__(scope, receive, send)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
@@ -150,9 +143,9 @@ class _StreamingResponse(ASGIResponse):
             count_stream_end(ending)
 
     async def _stream(self, send: Send) -> Ending:
-        with PatientSender(send, self._timing.stall) as sender:
+        with StallTimeout(send, self._timing.stall) as sender:
             await sender.send(retry_frame())
-            ending = await self._follow_while_admitted(sender)
+            ending = await self._follow_while_permitted(sender)
             await sender.send(b"" if ending == "end" else reconnect_frame(ending), is_last=True)
             return ending
         return await self._send_away(send)
@@ -160,16 +153,16 @@ class _StreamingResponse(ASGIResponse):
     async def _send_away(self, send: Send) -> Ending:
         """The source is let go already. A client that takes up reading again soon is told why; of one that doesn't,
         the response stays incomplete, and the server closes the connection."""
-        with PatientSender(send, self._timing.farewell) as sender:
+        with StallTimeout(send, self._timing.farewell) as sender:
             await sender.send(reconnect_frame("slow"), is_last=True)
             return "slow"
         return "stalled"
 
-    async def _follow_while_admitted(self, sender: PatientSender) -> Literal["end"] | ReconnectReason:
+    async def _follow_while_permitted(self, sender: StallTimeout) -> Literal["end"] | ReconnectReason:
         # A lost right also ends a wait for the client: a body that was not sent is asked for again, if it may be.
-        with anyio.CancelScope() as admitted:
-            if self._seat is not None:
-                self._seat.on_revoked(admitted.cancel)
+        with anyio.CancelScope() as permitted:
+            if self._lease is not None:
+                self._lease.on_revoked(permitted.cancel)
             try:
                 async with self._source.follow() as follower:
                     return await self._follow(follower, sender)
@@ -179,7 +172,7 @@ class _StreamingResponse(ASGIResponse):
                 return "revoked"
         return "revoked"
 
-    async def _follow(self, follower: Follower, sender: PatientSender) -> Literal["end", "max_age"]:
+    async def _follow(self, follower: Follower, sender: StallTimeout) -> Literal["end", "max_age"]:
         clock = asyncio.get_running_loop().time
         retire_at = clock() + self._timing.maximum_age * random.uniform(0.9, 1.0)  # noqa: S311  jitter
         heartbeat_at = clock() + self._timing.heartbeat

@@ -10,7 +10,7 @@ import anyio
 from litestar.types import HTTPResponseBodyEvent, Send
 
 
-class PatientSender:
+class StallTimeout:
     """Sends bodies; a context that is left, silently, when one of them has waited for the client for `seconds`.
 
     One timer serves for all sends: a timeout around each would cost as much as the send.

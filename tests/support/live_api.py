@@ -20,7 +20,7 @@ from api.app import create_app
 from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
 from api.services import Services
 from api.streams.hub import StreamHub
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
 from schemas.accounts import CreateTokenRequest, RegisterRequest
 from schemas.logs import LogEntry
@@ -127,8 +127,8 @@ class LiveApi:
         return self.backends.database
 
     @property
-    def admission(self) -> StreamAdmission:
-        return self.services.stream_admission
+    def leases(self) -> StreamLeases:
+        return self.services.stream_leases
 
     def user(self, email: str = "ada@example.com") -> User:
         made = self.services.accounts.register(RegisterRequest(email=email, password="correct horse battery"))
@@ -195,14 +195,14 @@ def live_api(
     hub = StreamHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
     hub = hub or build_stream_hub(settings, backends)
     slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user, renew_seconds=0.2)
-    admission = StreamAdmission(
+    leases = StreamLeases(
         rights=StreamRightsRepository(rights or backends.database),
         slots=slots,
         clock=clock,
         check_seconds=check_seconds,
     )
     services = build_services(settings, backends, stream_hub=hub, clock=clock)
-    services = dataclasses.replace(services, stream_admission=admission)
+    services = dataclasses.replace(services, stream_leases=leases)
     [port] = free_ports(1)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -193,13 +193,13 @@ class LogWriter:
             with self._state:
                 # What is little (the platform's own lines, the last ones) doesn't wait for room.
                 if may_wait and self._waiting.memory >= self._buffer_bytes:
-                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_deaf)
-                if self._is_deaf:
+                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_closed)
+                if self._is_closed:
                     return
                 self._add(parcel)
 
     @property
-    def _is_deaf(self) -> bool:
+    def _is_closed(self) -> bool:
         """Whether further lines are dropped."""
         return self._is_ended or self._is_closing or self._is_full
 

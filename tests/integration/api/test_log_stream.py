@@ -29,7 +29,7 @@ from api.middleware import Application
 from api.routes.logs import LogController
 from api.streams.hub import StreamHub
 from api.streams.queue_positions import AskPositions
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.accounts.stream_rights import StreamRightsRepository
@@ -165,7 +165,7 @@ def running_api(
     hub = StreamHub(
         store, RedisNotificationListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
     )
-    admission = StreamAdmission(
+    leases = StreamLeases(
         rights=StreamRightsRepository(database),
         slots=RedisStreamSlots(redis_url, limit=1000),
         clock=SystemClock(),
@@ -174,9 +174,9 @@ def running_api(
     application = Application(
         route_handlers=[Router("/api", route_handlers=[LogController])],
         guards=[let_everybody_in],
-        lifespan=[admission.running],
+        lifespan=[leases.running],
         dependencies={
-            "stream_admission": Provide(lambda: admission, sync_to_thread=False),
+            "stream_leases": Provide(lambda: leases, sync_to_thread=False),
             "log_store": Provide(lambda: store, sync_to_thread=False),
             "stream_hub": Provide(lambda: hub, sync_to_thread=False),
         },
