@@ -8,10 +8,10 @@ from schemas.deployments import DeploymentError, DeploymentResource, StageRunRes
 from schemas.projects import ProjectReference
 from shared.db.database import Row
 from shared.deployments.state import DeploymentStatus
-from shared.settings import Settings
+from shared.settings import SiteSettings
 
 
-def deployment_resource(row: Row, runs: Sequence[Row], settings: Settings) -> DeploymentResource:
+def deployment_resource(row: Row, runs: Sequence[Row], sites: SiteSettings) -> DeploymentResource:
     """`row` carries the project's name and slug; `runs` are its stage runs in the order in which they started."""
     finished, started = row["finished_at"], row["started_at"]
     error = None
@@ -26,7 +26,7 @@ def deployment_resource(row: Row, runs: Sequence[Row], settings: Settings) -> De
         branch=row["branch"],
         commit_sha=row["commit_sha"],
         commit_message=row["commit_message"],
-        url=settings.site_url(row["host"]) if is_ready and row["site_state"] == "published" else None,
+        url=sites.url(row["host"]) if is_ready and row["site_state"] == "published" else None,
         build_time_seconds=(finished - started).total_seconds() if finished and started else None,
         is_active=row["is_active"],
         is_preview=row["is_preview"],

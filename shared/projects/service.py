@@ -20,7 +20,7 @@ from shared.projects.project_input import RESERVED_SLUGS, field_problems, number
 from shared.projects.repository import ProjectRepository
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.queue.base import JobQueue
-from shared.settings import Settings
+from shared.settings import NetworkSettings, SiteSettings
 
 Record = Callable[[Connection, ProjectResource], None]
 
@@ -36,14 +36,15 @@ class ProjectService:
         projects: ProjectRepository,
         credentials: RepositoryCredentialService,
         queue: JobQueue,
-        settings: Settings,
+        network: NetworkSettings,
+        sites: SiteSettings,
     ) -> None:
         self._database = database
         self._projects = projects
-        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._addresses = AddressPolicy(network.egress_allowed_networks)
         self._credentials = credentials
         self._queue = queue
-        self._settings = settings
+        self._sites = sites
 
     def tenant_of(self, project_id: str) -> str | None:
         return self._projects.find_tenant(project_id)
@@ -178,7 +179,7 @@ class ProjectService:
         if values["repository_url"] is not None:
             # Credentials in the address are for the clone alone.
             values["repository_url"] = public_form(values["repository_url"])
-        return ProjectResource(**values, url=self._settings.site_url(row["slug"]))
+        return ProjectResource(**values, url=self._sites.url(row["slug"]))
 
 
 def _without_credentials(address: str | None) -> str | None:
