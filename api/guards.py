@@ -3,8 +3,9 @@
 Every route handler declares exactly one of these in `opt`:
 - `public: True`;
 - `self: True`: any signed-in user, own data. A token with scopes is refused unless `scoped: True` is declared too;
-- `permission: Permission.X` with `resource`: `project` or `deployment` (the path names it; `request.state.tenant_id` is
-  set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform` (platform administrators).
+- `permission: Permission.X` with `resource`: the name of one in api.resources (the path names it by its parameter;
+  `request.state.tenant_id` is set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform`
+  (platform administrators).
 
 A handler that also declares `stream: True` takes a ticket or the session's cookie where there is no header. `threads`
 names the lane (api.edge.lanes) that its function runs in; without it that is `requests`.
@@ -25,21 +26,20 @@ from litestar.routes import HTTPRoute
 from api.authentication import Principal
 from api.edge.lanes import Lanes, enter
 from api.errors import RequestRefused
+from api.resources import DEPLOYMENT, RESOURCES, Resource
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
 from shared.accounts.permissions import Permission, Role, permissions_of
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
-from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
+from shared.identifiers import is_identifier
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 # The query parameter of the stream routes that takes a ticket.
 TICKET_PARAMETER = "ticket"
 
-_RESOURCES = frozenset({"project", "deployment", "tenants", "platform"})
-_PARAMETERS = {"project": "project_id", "deployment": "deployment_id"}
-_PREFIXES = {"project": PROJECT, "deployment": DEPLOYMENT}
-_READS = {"project": Permission.PROJECT_READ, "deployment": Permission.DEPLOY_READ}
+# What `resource` in a route's `opt` may be.
+_RESOURCES = frozenset({*RESOURCES, "tenants", "platform"})
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _PLATFORM_PERMISSIONS = frozenset({Permission.ADMIN_READ, Permission.ADMIN_WRITE})
 
@@ -70,7 +70,7 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     _check_query(connection)
 
 
-def authorize(connection: Connection, permission: Permission, resource: str, identifier: str) -> str:
+def authorize(connection: Connection, permission: Permission, resource: Resource, identifier: str) -> str:
     """The tenant of the resource, where the principal may do this. For resources that a body names.
 
     Raises NotFound when the principal can't read it, Forbidden when it can read but not do this. Blocks: call it from
@@ -79,15 +79,14 @@ def authorize(connection: Connection, permission: Permission, resource: str, ide
     services: Services = connection.app.state.services
     principal: Principal = connection.user
     tenant_id = None
-    if is_identifier(identifier, _PREFIXES[resource]):
-        owner = services.projects if resource == "project" else services.deployments
-        tenant_id = owner.tenant_of(identifier)
+    if is_identifier(identifier, resource.prefix):
+        tenant_id = resource.tenant_of(services, identifier)
     role = None if tenant_id is None else services.tenants.find_role(tenant_id, principal.user_id)
     if tenant_id is None or role is None:
-        raise NotFound(f"There is no such {resource}.")
+        raise NotFound(f"There is no such {resource.name}.")
     if not _may(principal, role, permission):
-        if not _may(principal, role, _READS[resource]):
-            raise NotFound(f"There is no such {resource}.")
+        if not _may(principal, role, resource.read):
+            raise NotFound(f"There is no such {resource.name}.")
         raise _forbidden(permission, principal, role)
     return tenant_id
 
@@ -138,8 +137,9 @@ def _admit(connection: Connection, opt: dict[str, Any]) -> None:
             _admit_to_platform(principal, permission)
         case "tenants":
             connection.state.tenant_ids = _tenants_with(services, principal, permission)
-        case resource:
-            identifier = connection.path_params[_PARAMETERS[resource]]
+        case name:
+            resource = RESOURCES[name]
+            identifier = connection.path_params[resource.path_parameter]
             connection.state.tenant_id = authorize(connection, permission, resource, identifier)
 
 
@@ -149,7 +149,7 @@ def _authenticate(services: Services, connection: Connection, opt: dict[str, Any
     if opt.get("stream") is True and authorization is None:
         ticket = connection.query_params.get(TICKET_PARAMETER)
         if ticket is not None:
-            deployment_id = connection.path_params.get(_PARAMETERS["deployment"])
+            deployment_id = connection.path_params.get(DEPLOYMENT.path_parameter)
             return services.authenticator.by_ticket(ticket, deployment_id=deployment_id)
         cookie = read_cookie(connection, REFRESH_COOKIE)
         if cookie:

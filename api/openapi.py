@@ -21,6 +21,7 @@ from litestar.routes import HTTPRoute
 from api.errors import STATUS_OF
 from api.guards import TICKET_PARAMETER
 from api.middleware import API_VERSION
+from api.resources import RESOURCES
 from api.session_cookie import REFRESH_COOKIE
 from shared.errors import ErrorCode
 
@@ -145,7 +146,7 @@ def _complete(operation: Schema, opt: Mapping[str, Any]) -> None:
         operation["security"] = [{"bearer": []}, {"streamTicket": []}, {"sessionCookie": []}]
         operation["parameters"] = [*operation.get("parameters", []), dict(_TICKET)]
         codes += (ErrorCode.CSRF_REJECTED, ErrorCode.STREAM_LIMIT)
-    if opt.get("resource") in ("project", "deployment"):
+    if opt.get("resource") in RESOURCES:
         codes.append(ErrorCode.NOT_FOUND)
     if "requestBody" in operation:
         codes += _WITH_BODY

@@ -13,6 +13,7 @@ from msgspec import UNSET
 from api.authentication import Principal
 from api.bodies import SMALL_BODY_BYTES
 from api.guards import authorize, authorize_anywhere
+from api.resources import DEPLOYMENT
 from api.responses import answer, success
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refresh_cookie, refuse_foreign_site
@@ -128,7 +129,7 @@ class AuthenticationController(Controller):
         if deployment_id is None:
             authorize_anywhere(request, Permission.DEPLOY_READ)
         else:
-            authorize(request, Permission.DEPLOY_READ, "deployment", deployment_id)
+            authorize(request, Permission.DEPLOY_READ, DEPLOYMENT, deployment_id)
         ticket = services.stream_tickets.issue(
             user_id=principal.user_id,
             token_id=principal.token_id,

@@ -13,6 +13,7 @@ from api.errors import RequestRefused
 from api.guards import authorize
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
+from api.resources import PROJECT
 from api.responses import success
 from api.services import Services
 from schemas.deployments import CreateDeploymentRequest, DeploymentResource, QueuePosition
@@ -82,7 +83,7 @@ class DeploymentController(Controller):
         services: NamedDependency[Services],
     ) -> Response[Success[DeploymentResource]]:
         """Accepts a deployment of a project; it is queued."""
-        tenant_id = authorize(request, Permission.DEPLOY_CREATE, "project", data.project_id)
+        tenant_id = authorize(request, Permission.DEPLOY_CREATE, PROJECT, data.project_id)
         return idempotent_call.run(
             lambda record: services.deployments.create(
                 tenant_id=tenant_id,
