@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from api.composition import build_account_services, connect_backends
+from api.backends import connect_backends
+from api.services import build_account_services
 from shared.accounts.api_tokens import token_hash
 from shared.accounts.token_repository import TokenRepository
 from shared.clock import SystemClock

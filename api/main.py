@@ -6,16 +6,16 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import uvicorn
 
 from api.app import create_app
-from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.backends import connect_backends
 from api.edge.connection import Connection, ConnectionState
 from api.edge.places import LOOPBACK, Places, connections_for
 from api.edge.server import Server, collect_rarely
+from api.services import build_services
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
@@ -56,11 +56,10 @@ def return_large_blocks_early() -> None:
 def run(settings: Settings) -> int:
     backends = connect_backends(settings)
     try:
-        hub = build_stream_hub(settings, backends)
-        services = build_services(settings, backends, stream_hub=hub)
+        services = build_services(settings, backends)
         try:
-            hubs = [hub, services.account_hub]
-            return _serve(settings, create_app(services, lifespan=[partial(running_hub, hub)]), hubs)
+            hubs = [services.stream_hub, services.account_hub]
+            return _serve(settings, create_app(services, lifespan=[services.running_hubs]), hubs)
         finally:
             services.health.close()
     finally:

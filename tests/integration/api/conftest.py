@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from api.app import create_app
-from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
-from api.services import Services
+from api.backends import Backends, connect_backends
+from api.services import Services, build_services
 from shared.accounts.permissions import Role
 from shared.accounts.tenant_repository import TenantRepository
 from shared.settings import (
@@ -91,10 +90,9 @@ def settings(database_url: str, redis_url: str, object_store_settings: ObjectSto
 @pytest.fixture
 def platform(settings: Settings) -> Iterator[Platform]:
     backends = connect_backends(settings)
-    hub = build_stream_hub(settings, backends)
-    services = build_services(settings, backends, stream_hub=hub)
+    services = build_services(settings, backends)
     try:
-        app = create_app(services, lifespan=[partial(running_hub, hub)])
+        app = create_app(services, lifespan=[services.running_hubs])
         with TestClient(app, base_url="https://testserver.local", raise_server_exceptions=False) as client:
             yield Platform(app, services, backends, client)
     finally:
