@@ -26,6 +26,10 @@ class EncodedEntry:
     event: str
     data: bytes
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
 
 def encode_entry(numbered: NumberedEntry) -> EncodedEntry:
     seq, entry = numbered.seq, numbered.entry

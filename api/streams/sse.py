@@ -21,12 +21,13 @@ from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
+from api.streams.cursor_hub import HubClosing
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
 from api.streams.metrics import count_stream_begin, count_stream_end
 from api.streams.stall_timeout import StallTimeout
 from api.streams.stream_lease import StreamLease
 from api.streams.timing import StreamTiming
-from api.streams.watch import DeploymentGone, HubClosing
+from api.streams.watch import DeploymentGone
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {
