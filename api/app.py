@@ -16,10 +16,11 @@ from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
 from api.edge.body_budget import BodyBudget
 from api.edge.callers import Callers
 from api.edge.lanes import Lanes
+from api.edge.request_body import BodyPace
 from api.errors import handle_error
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
-from api.middleware import Application, BodyPace
+from api.middleware import Application
 from api.openapi import describe, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
