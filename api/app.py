@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from litestar import Litestar, Router
 from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
-from litestar.types import Message, Scope
+from litestar.types import ControllerRouterHandler, Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
 from api.edge.body_budget import BodyBudget
@@ -39,7 +38,7 @@ from api.services import Services
 from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
 
-Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 CONTROLLERS = (
     HealthController,
@@ -58,7 +57,7 @@ CONTROLLERS = (
 def create_app(
     services: Services,
     *,
-    routes: Sequence[Any] = (),
+    routes: Sequence[ControllerRouterHandler] = (),
     lifespan: Sequence[Lifespan] = (),
     body_pace: BodyPace | None = None,
 ) -> Litestar:
@@ -142,5 +141,5 @@ def _service_dependencies(services: Services) -> dict[str, Provide]:
     return {name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}
 
 
-def _constant(value: Any) -> Callable[[], Any]:
+def _constant(value: object) -> Callable[[], object]:
     return lambda: value

@@ -6,9 +6,9 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import uvicorn
+from litestar import Litestar
 
 from api.app import create_app
 from api.backends import connect_backends
@@ -66,7 +66,7 @@ def run(settings: Settings) -> int:
         backends.close()
 
 
-def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
+def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
         # 0 is for none; a socket would take it for any free port.
         port = settings.metrics.port

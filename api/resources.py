@@ -15,8 +15,8 @@ class Resource:
     """A kind of resource that belongs to a tenant.
 
     `name`: the value of `resource` in a route's `opt`, and the word that errors use. `prefix`: of its identifiers.
-    `path_parameter`: the part of a path that names one. `read`: whoever lacks this permission is told that the resource
-    doesn't exist. `tenant_of`: identifier → tenant, None for one that doesn't exist; blocks.
+    `path_parameter`: the part of a path that names one. `read`: a principal without this permission is told that
+    the resource doesn't exist. `tenant_of`: identifier → tenant, None for one that doesn't exist; blocks.
     """
 
     name: str
