@@ -62,7 +62,30 @@ def create_app(
     body_pace: BodyPace | None = None,
 ) -> Litestar:
     """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
-    api = Router(
+    lanes = Lanes()
+    application = Application(
+        route_handlers=[_api_router(routes)],
+        guards=[guard],
+        dependencies=_service_dependencies(services),
+        exception_handlers={Exception: handle_error},
+        request_class=JsonRequest,
+        response_class=EnvelopeResponse,
+        request_max_body_size=MAXIMUM_BODY_BYTES,
+        openapi_config=openapi_config(),
+        state=_state(services, lanes, body_pace or BodyPace()),
+        lifespan=[lanes.running, *lifespan, services.stream_leases.running],
+        before_send=[_allow_all_methods],
+        logging_config=None,
+        debug=False,
+    )
+    check_declarations(application)
+    application.state.methods = _methods_by_address(application)
+    describe(application)
+    return application
+
+
+def _api_router(routes: Sequence[ControllerRouterHandler]) -> Router:
+    return Router(
         "/api",
         route_handlers=[
             *CONTROLLERS,
@@ -77,37 +100,22 @@ def create_app(
             "idempotent_call": Provide(provide_idempotent_call),
         },
     )
-    lanes = Lanes()
-    application = Application(
-        route_handlers=[api],
-        guards=[guard],
-        dependencies=_service_dependencies(services),
-        exception_handlers={Exception: handle_error},
-        request_class=JsonRequest,
-        response_class=EnvelopeResponse,
-        request_max_body_size=MAXIMUM_BODY_BYTES,
-        openapi_config=openapi_config(),
-        state=State(
-            {
-                "services": services,
-                "query_parameters": {},
-                "lanes": lanes,
-                "callers": Callers(services.device_cookies),
-                "hosts": Hosts(services.settings.api.hosts),
-                "trusted_proxies": TrustedProxies(services.settings.api.trusted_proxies),
-                "body_pace": body_pace or BodyPace(),
-                "body_budget": BodyBudget(),
-            }
-        ),
-        lifespan=[lanes.running, *lifespan, services.stream_leases.running],
-        before_send=[_allow_all_methods],
-        logging_config=None,
-        debug=False,
+
+
+def _state(services: Services, lanes: Lanes, body_pace: BodyPace) -> State:
+    """What the middleware, the guard and the request class read. `describe` fills the query parameters."""
+    return State(
+        {
+            "services": services,
+            "query_parameters": {},
+            "lanes": lanes,
+            "callers": Callers(services.device_cookies),
+            "hosts": Hosts(services.settings.api.hosts),
+            "trusted_proxies": TrustedProxies(services.settings.api.trusted_proxies),
+            "body_pace": body_pace,
+            "body_budget": BodyBudget(),
+        }
     )
-    check_declarations(application)
-    application.state.methods = _methods_by_address(application)
-    describe(application)
-    return application
 
 
 def _methods_by_address(application: Litestar) -> dict[str, str]:

@@ -74,33 +74,8 @@ def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub |
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
-    timing = StreamTiming()
-    places = Places(
-        most=connections_for(raise_file_limit()),
-        most_of_an_address=settings.api.connections_per_address,
-        uncounted=[*LOOPBACK, *TrustedProxies(settings.api.trusted_proxies).networks],
-    )
     try:
-        server = Server(
-            uvicorn.Config(
-                application,
-                host=settings.api.host,
-                port=settings.api.port,
-                http=Connection,
-                loop="uvloop",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=settings.api.keep_alive_seconds,  # pyright: ignore[reportArgumentType]
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            ),
-            hubs,
-            silence_seconds=timing.stall + timing.farewell,
-            state=ConnectionState(places),
-        )
+        server = _server(settings, application, hubs)
         server.stop_on_signals()
         collect_rarely()
         server.run()
@@ -109,6 +84,32 @@ def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub |
         if metrics is not None:
             metrics.shutdown()
             metrics.server_close()
+
+
+def _server(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> Server:
+    timing = StreamTiming()
+    places = Places(
+        most=connections_for(raise_file_limit()),
+        most_of_an_address=settings.api.connections_per_address,
+        uncounted=[*LOOPBACK, *TrustedProxies(settings.api.trusted_proxies).networks],
+    )
+    config = uvicorn.Config(
+        application,
+        host=settings.api.host,
+        port=settings.api.port,
+        http=Connection,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.api.keep_alive_seconds,  # pyright: ignore[reportArgumentType]
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    silence_seconds = timing.stall + timing.farewell
+    return Server(config, hubs, silence_seconds=silence_seconds, state=ConnectionState(places))
 
 
 if __name__ == "__main__":
