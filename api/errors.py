@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import structlog
-from litestar import Request, Response
+from litestar import Response
 from litestar.enums import ParamType
 from litestar.exceptions import (
     ClientException,
@@ -17,6 +16,7 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from api.connections import PublicRequest
 from api.middleware import request_id_of
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode, Unavailable
@@ -65,7 +65,7 @@ class RequestRefused(CloudifyError):
     """The request's form is wrong: its JSON, its media type, its query."""
 
 
-def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[Failure]:
+def handle_error(request: PublicRequest, error: Exception) -> Response[Failure]:
     """Litestar's handler for every exception, its own 404 and 405 included."""
     known = error if isinstance(error, CloudifyError) else _translate(request, error)
     if known is None:
@@ -85,7 +85,7 @@ def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     return Response(Failure(error=body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _translate(request: Request[Any, Any, Any], error: Exception) -> CloudifyError | None:
+def _translate(request: PublicRequest, error: Exception) -> CloudifyError | None:
     """Litestar's own errors as ours; None for what nobody foresaw."""
     match error:
         case ValidationException():
@@ -109,7 +109,7 @@ def _translate(request: Request[Any, Any, Any], error: Exception) -> CloudifyErr
 
 def _validation(error: ValidationException) -> CloudifyError:
     """Query parameters are 400, path parameters 404, bodies 422."""
-    problems: list[dict[str, Any]] = error.extra if isinstance(error.extra, list) else []
+    problems: list[dict[str, object]] = error.extra if isinstance(error.extra, list) else []
     sources = {problem.get("source") for problem in problems}
     fields = [
         {"field": _camel(str(problem.get("key", "body"))), "message": str(problem.get("message", "is not valid"))}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from api.composition import build_account_services, connect_backends
+from api.backends import connect_backends
+from api.services import build_account_services
 from shared.accounts.api_tokens import token_hash
 from shared.accounts.token_repository import TokenRepository
 from shared.clock import SystemClock
@@ -46,7 +46,7 @@ def prepare(settings: Settings) -> None:
         backends.close()
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _stored(path: Path) -> dict[str, object]:
     """Empty when there are none, or they are damaged: another token does as well."""
     try:
         found = read_private(path)

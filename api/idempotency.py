@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import msgspec
-from litestar import Request, Response
+from litestar import Response
 from litestar.params import HeaderParameter
 
+from api.connections import UserRequest
 from api.errors import RequestRefused
 from api.responses import answer
 from schemas.envelope import Success
@@ -56,7 +57,7 @@ class IdempotentCall:
             return answer(resource, status=status, location=None if location is None else location(resource))
         kept = self._repository.find(self._scope)
         if kept is not None:
-            return self._replay(kept)
+            return cast("Response[Success[T]]", self._replay(kept))
         scope = self._scope
 
         def record(connection: Connection, resource: T) -> None:
@@ -66,7 +67,7 @@ class IdempotentCall:
         try:
             resource = effect(record)
         except _AnsweredMeanwhile as meanwhile:
-            return self._replay(meanwhile.kept)
+            return cast("Response[Success[T]]", self._replay(meanwhile.kept))
         return answer(resource, status=status, location=None if location is None else location(resource))
 
     def _record(self, connection: Connection, scope: IdempotencyScope, kept: KeptAnswer) -> None:
@@ -80,7 +81,8 @@ class IdempotentCall:
             raise _AnsweredMeanwhile(earlier)
         self._repository.insert(connection, scope, kept)
 
-    def _replay(self, kept: KeptAnswer) -> Response[Success[Any]]:
+    def _replay(self, kept: KeptAnswer) -> Response[Success[msgspec.Raw]]:
+        """The answer as it was encoded the first time."""
         if kept.fingerprint != self._fingerprint:
             raise RequestRefused(
                 "The Idempotency-Key was used for another body; use a new key for a new request.",
@@ -92,7 +94,7 @@ class IdempotentCall:
 
 
 async def provide_idempotent_call(
-    request: Request[Any, Any, Any],
+    request: UserRequest,
     idempotency_key: Annotated[
         str | None,
         HeaderParameter(name="Idempotency-Key", description="At most 255 characters; repeats within 24 h act once"),

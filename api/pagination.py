@@ -9,12 +9,12 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from litestar import Request
 from litestar.params import QueryParameter
 
+from api.connections import UserRequest
 from api.errors import RequestRefused
 from api.responses import paginated
 from schemas.envelope import Success
@@ -34,7 +34,7 @@ class CursorSigner:
     def __init__(self, secret: bytes) -> None:
         self._key = derive_key(secret, "page cursor")
 
-    def encode(self, position: tuple[Any, str], binding: bytes) -> str:
+    def encode(self, position: tuple[object, str], binding: bytes) -> str:
         """`position` is (datetime or text, id)."""
         value, identifier = position
         # A datetime is written with its microseconds, which is all that PostgreSQL keeps.
@@ -42,7 +42,7 @@ class CursorSigner:
         payload = msgspec.json.encode([kind, text, identifier])
         return base64.urlsafe_b64encode(self._sign(payload, binding) + payload).rstrip(b"=").decode()
 
-    def decode(self, cursor: str, binding: bytes) -> tuple[Any, str]:
+    def decode(self, cursor: str, binding: bytes) -> tuple[object, str]:
         """Raises RequestRefused (INVALID_CURSOR)."""
         try:
             data = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
@@ -104,7 +104,7 @@ class ListParameters:
 
 
 def provide_list_parameters(
-    request: Request[Any, Any, Any],
+    request: UserRequest,
     cursor: Annotated[str | None, QueryParameter(description="`meta.pagination.cursor` of the page before")] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=MAXIMUM_LIMIT, description="Items a page")] = 20,
     sort: Annotated[str | None, QueryParameter(description="A field's name, with - before it for descending")] = None,

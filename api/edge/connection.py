@@ -11,15 +11,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import select
 import time
 from collections.abc import Sized
-from typing import Any
+from typing import Protocol, cast
 
 import httptools
 import msgspec
 import structlog
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -69,10 +71,17 @@ class _Refused(Exception):
     """Stops the parser, which would otherwise go on to the end of what was read. The connection has ended."""
 
 
+class _Target(Protocol):
+    """A parsed request target; httptools' own types don't tell that parts may be missing."""
+
+    host: bytes | None
+    port: int | None
+
+
 class _Flow(FlowControl):
     """uvicorn's, but nothing is read while requests wait: uvicorn reads on after each answer, however many wait."""
 
-    def __init__(self, transport: Any, waiting: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
         super().__init__(transport)
         self._waiting = waiting
 
@@ -103,7 +112,7 @@ class Connection(HttpToolsProtocol):
         assert isinstance(state, ConnectionState)
         return state
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
         host = self.client[0] if self.client else ""
@@ -209,8 +218,8 @@ class Connection(HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def _take_host_of_target(self) -> None:
-        target: Any = httptools.parse_url(self.url)
-        host: bytes | None = target.host
+        target = cast(_Target, httptools.parse_url(self.url))
+        host = target.host
         if host is None:
             return
         authority = b"[" + host + b"]" if b":" in host else host
@@ -218,7 +227,7 @@ class Connection(HttpToolsProtocol):
             authority += b":" + str(target.port).encode()
         self.headers[:] = [(b"host", authority), *(header for header in self.headers if header[0] != b"host")]
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from api.edge.turns import NOBODY, Caller, Turns
 from shared.errors import Unavailable
@@ -37,9 +37,9 @@ class Overloaded(Unavailable):
 @dataclass(slots=True)
 class _Job:
     caller: Caller
-    function: Callable[[], Any]
+    function: Callable[[], object]
     begun: float
-    future: Future[Any] = field(default_factory=Future[Any])
+    future: Future[object] = field(default_factory=Future[object])
 
 
 class Lane:
@@ -71,7 +71,8 @@ class Lane:
         self._start(started)
         if refused is not None:
             self._refuse(refused)
-        return job.future
+        # The future of what the function returns.
+        return cast("Future[T]", job.future)
 
     def close(self) -> None:
         """Refuses what waits. What runs is not interrupted and not waited for."""
@@ -151,7 +152,7 @@ class Lanes:
         return lane
 
     @asynccontextmanager
-    async def running(self, _application: Any = None) -> AsyncGenerator[None]:
+    async def running(self, _application: object = None) -> AsyncGenerator[None]:
         """Has the running loop send the synchronous functions of requests to their lanes. Litestar runs handlers by the
         loop's default executor."""
         asyncio.get_running_loop().set_default_executor(_RequestThreads(max_workers=4, thread_name_prefix="other"))

@@ -16,9 +16,10 @@ import struct
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.edge.connection import Connection, ConnectionState
 
@@ -60,9 +61,9 @@ class Server(uvicorn.Server):
         self._asking_seconds = asking_seconds
         self._look_at = self._look_for_asking_at = 0.0
         # Bytes that wait in connections that were closing at the last look.
-        self._closing: dict[Any, int] = {}
+        self._closing: dict[HttpToolsProtocol, int] = {}
         # Connections that waited for a head at the last look, and the request before it.
-        self._asking: dict[Any, Any] = {}
+        self._asking: dict[HttpToolsProtocol, RequestResponseCycle | None] = {}
 
     def stop_on_signals(self) -> None:
         """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
@@ -104,10 +105,14 @@ class Server(uvicorn.Server):
         while not self.force_exit and time.monotonic() < until and any(one.is_idle for one in connections):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
+    def _http_connections(self) -> list[HttpToolsProtocol]:
+        # `config` names Connection as `http`, and there are no WebSockets.
+        return cast("list[HttpToolsProtocol]", list(self.server_state.connections))
+
     def _cut_off_slow_closing(self) -> None:
-        closing: dict[Any, int] = {}
-        for connection in list(self.server_state.connections):
-            transport: Any = connection.transport
+        closing: dict[HttpToolsProtocol, int] = {}
+        for connection in self._http_connections():
+            transport = connection.transport
             if not transport.is_closing():
                 continue
             left = transport.get_write_buffer_size()
@@ -123,21 +128,26 @@ class Server(uvicorn.Server):
         self._closing = closing
 
     def _cut_off_slow_asking(self) -> None:
-        asking: dict[Any, Any] = {}
-        for connection in list(self.server_state.connections):
-            protocol: Any = connection
-            request = protocol.cycle
+        asking: dict[HttpToolsProtocol, RequestResponseCycle | None] = {}
+        for connection in self._http_connections():
+            request = cast("RequestResponseCycle | None", connection.cycle)
             # Between two requests, before the first byte of the next one, uvicorn's own timer runs.
-            if protocol.timeout_keep_alive_task is not None or not (request is None or request.response_complete):
+            if connection.timeout_keep_alive_task is not None or not (request is None or request.response_complete):
                 continue
             if connection in self._asking and self._asking[connection] is request:
-                protocol.transport.abort()
+                connection.transport.abort()
             else:
                 asking[connection] = request
         self._asking = asking
 
 
-def limit_silence(listening: Any, seconds: float) -> None:
+class Socket(Protocol):
+    """A socket, or asyncio's view of one."""
+
+    def setsockopt(self, level: int, optname: int, value: int, /) -> None: ...
+
+
+def limit_silence(listening: Socket, seconds: float) -> None:
     """Connections that are accepted from now on inherit it. Systems without an option do without."""
     whole = max(1, round(seconds))
     options = {

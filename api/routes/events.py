@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Controller, Request, get
+from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from litestar.response import Response
 
+from api.connections import UserRequest
 from api.edge.callers import user_caller
 from api.streams.account_cursor import decode_cursor, invalid_cursor
 from api.streams.account_hub import AccountHub
@@ -35,11 +36,11 @@ class EventController(Controller):
     @get("/stream", opt=_STREAM, summary="Status changes of all deployments", media_type="text/event-stream")
     async def stream(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         account_hub: NamedDependency[AccountHub],
         stream_leases: NamedDependency[StreamLeases],
         after: After = None,
-    ) -> Response[Any]:
+    ) -> Response[object]:
         """Server-sent events after `Last-Event-ID`, else `after`, else from now on; `ready` comes first."""
         tenant_ids: list[str] = request.state.tenant_ids
         heads = await account_hub.heads(tenant_ids)

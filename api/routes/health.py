@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from litestar import Controller, Request, get
+from litestar import Controller, get
 from litestar.di import NamedDependency
 
+from api.connections import PublicRequest
 from api.guards import is_administrator
 from api.responses import success
 from api.services import Services
@@ -27,12 +26,12 @@ class HealthController(Controller):
 
     # One handler at two addresses would be wrapped twice by Litestar, which then documents its own wrapper.
     @get("/", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
-    def health(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+    def health(self, request: PublicRequest, services: NamedDependency[Services]) -> Success[HealthResource]:
         """Whether everything answers that a request needs. An administrator of the platform sees the details."""
         return _report(request, services)
 
     @get("/ready", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
-    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
+    def ready(self, request: PublicRequest, services: NamedDependency[Services]) -> Success[HealthResource]:
         """The same, for orchestrators: whether to send requests here."""
         return _report(request, services)
 
@@ -49,7 +48,7 @@ class HealthController(Controller):
         return success(HealthResource(status="ok"))
 
 
-def _report(request: Request[Any, Any, Any], services: Services) -> Success[HealthResource]:
+def _report(request: PublicRequest, services: Services) -> Success[HealthResource]:
     results = services.health.results()
     details = None
     if is_administrator(request.user, Permission.ADMIN_READ):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import msgspec
 
 from api.streams.account_cursor import encode_cursor
+from api.streams.cursor_hub import ChangeSignal
+from api.streams.ring import EntryRing
 from shared.logs.account_events import AccountEvent, AccountPage
 
 _RING_EVENTS = 1000
@@ -28,44 +28,38 @@ class EncodedChange:
     timestamp: int
     frame: bytes
 
+    @property
+    def size(self) -> int:
+        return len(self.frame)
+
 
 class TenantChannel:
-    """Belongs to one event loop. The ring holds numbers without gaps up to `last`."""
+    """Belongs to one event loop. The ring holds numbers without gaps up to `last`. `signals`: of the streams."""
 
     def __init__(self, tenant_id: str, last: int) -> None:
         self.tenant_id = tenant_id
-        self.last = last
-        self._ring: deque[EncodedChange] = deque()
-        self._ring_bytes = 0
+        self.signals: set[ChangeSignal] = set()
+        self._ring = EntryRing[EncodedChange](maximum_entries=_RING_EVENTS, maximum_bytes=_RING_BYTES, last=last)
+
+    @property
+    def last(self) -> int:
+        return self._ring.last
+
+    def wake(self) -> None:
+        for signal in self.signals:
+            signal.wake()
 
     def extend(self, page: AccountPage) -> None:
         """Takes over what follows `last` and drops what is known."""
         for event in page.events:
-            if event.seq <= self.last:
-                continue
-            if event.seq != self.last + 1:
-                # Events between have been removed; streams that are before them find that out from the store.
-                self._clear()
-            encoded = encode_change(event)
-            self._ring.append(encoded)
-            self._ring_bytes += len(encoded.frame)
-            self.last = event.seq
+            if event.seq > self.last:
+                self._ring.append(encode_change(event))
         if not page.events and page.last_seq > self.last:
-            self._clear()
-            self.last = page.last_seq
-        while len(self._ring) > _RING_EVENTS or self._ring_bytes > _RING_BYTES:
-            self._ring_bytes -= len(self._ring.popleft().frame)
+            self._ring.skip_to(page.last_seq)
 
     def after(self, position: int) -> list[EncodedChange] | None:
         """What follows the position, when the ring has it."""
-        if not self._ring or not self._ring[0].seq - 1 <= position < self._ring[-1].seq:
-            return None
-        start = position + 1 - self._ring[0].seq
-        return list(islice(self._ring, start, start + BATCH_EVENTS))
-
-    def _clear(self) -> None:
-        self._ring.clear()
-        self._ring_bytes = 0
+        return self._ring.after(position, BATCH_EVENTS)
 
 
 def encode_page(position: int, page: AccountPage) -> list[EncodedChange]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,7 @@ class BackgroundTasks:
     def __init__(self, failure: str) -> None:
         """`failure`: what is logged when a task ends by an error that is no outage."""
         self._failure = failure
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -34,7 +34,7 @@ class BackgroundTasks:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def spawn(self, coroutine: Coroutine[object, object, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -49,7 +49,7 @@ class BackgroundTasks:
             # Again after a while: a cancellation that meets a library's own timeout can be lost.
             _, pending = await asyncio.wait(pending, timeout=0.5)
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def _forget(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         # Taken from the task, so that an outage nobody waits for any more is not reported as forgotten.
         error = None if task.cancelled() else task.exception()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -26,6 +26,10 @@ class EncodedEntry:
     event: str
     data: bytes
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
 
 def encode_entry(numbered: NumberedEntry) -> EncodedEntry:
     seq, entry = numbered.seq, numbered.entry
@@ -38,7 +42,7 @@ def encode_entry(numbered: NumberedEntry) -> EncodedEntry:
         case LogTruncated():
             return EncodedEntry(seq, "gap", _json({"from": seq, "to": seq, "reason": "truncated"}))
         case LogEnd():
-            end: dict[str, Any] = {"status": entry.status, "seq": seq}
+            end: dict[str, object] = {"status": entry.status, "seq": seq}
             if entry.url is not None:
                 end["url"] = entry.url
             if entry.error is not None:
@@ -87,8 +91,8 @@ def retry_frame() -> bytes:
     return b"retry: %d\n\n" % random.randint(1000, 5000)  # noqa: S311  jitter
 
 
-def _line(seq: int, entry: LogLine) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _line(seq: int, entry: LogLine) -> dict[str, object]:
+    fields: dict[str, object] = {
         "seq": seq,
         "ts": entry.timestamp,
         "stage": entry.stage,

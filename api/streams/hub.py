@@ -16,12 +16,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
 
-import anyio
-
 from api.edge.turns import Caller
-from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
-from api.streams.page_reads import PageReads
+from api.streams.cursor_hub import Connected, CursorHub
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
@@ -34,10 +31,6 @@ _logger = logging.getLogger(__name__)
 
 # Entries before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_ENTRIES = 200
-# Longer than a RedisNotifier pauses after a failure.
-_WRITERS_RETURN_SECONDS = 5.0
-# Threads that keep channels up to date, each with a connection of the process's pool. Streams that are behind have
-# others (PageReads): what is live doesn't wait for pages of finished logs when their store is slow.
 _READERS = 4
 
 
@@ -51,10 +44,8 @@ class LogReader(Protocol):
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]: ...
 
 
-class NotificationListener(Protocol):
+class NotificationListener(Connected, Protocol):
     """See RedisNotificationListener."""
-
-    is_connected: bool
 
     def watch(self, deployment_id: str) -> None: ...
 
@@ -63,13 +54,7 @@ class NotificationListener(Protocol):
     async def run(self, handler: NotificationHandler) -> None: ...
 
 
-class StreamHub:
-    """Belongs to the event loop that `start` runs on; only `begin_shutdown` may be called from elsewhere.
-
-    Stopping takes two steps, because uvicorn waits for connections to end before it runs shutdown hooks:
-    `begin_shutdown` on SIGTERM tells every stream to send `reconnect` and end, `close` frees what is left.
-    """
-
+class StreamHub(CursorHub[Channel, Batch | None]):
     def __init__(
         self,
         store: LogReader,
@@ -78,31 +63,17 @@ class StreamHub:
         *,
         positions: AskPositions | None = None,
     ) -> None:
-        self.timing = timing or StreamTiming()
+        failure = "The log of a watched deployment could not be read."
+        super().__init__(lane="log_pages", readers=_READERS, listener=listener, timing=timing, failure=failure)
         self._store = store
         self._positions = positions
         self._listener = listener
-        self._channels: dict[str, Channel] = {}
-        self._tasks = BackgroundTasks("The log of a watched deployment could not be read.")
-        self._pages = PageReads[Batch | None]("log_pages", self._tasks)
-        self._readers: anyio.CapacityLimiter | None = None
-        self._is_closing = False
 
-    async def start(self) -> None:
-        self._tasks.start()
-        self._readers = anyio.CapacityLimiter(_READERS)
+    def _spawn_tasks(self) -> None:
         self._tasks.spawn(self._listener.run(self))
         self._tasks.spawn(self._compare_heads())
         if self._positions is not None:
             self._tasks.spawn(show_positions(self._channels.values, self._positions, self.timing.position))
-
-    def begin_shutdown(self) -> None:
-        """Safe from any thread and from a signal handler; may be called again."""
-        self._tasks.call_soon(self._tell_shutdown)
-
-    async def close(self) -> None:
-        self._tell_shutdown()
-        await self._tasks.close()
 
     @asynccontextmanager
     async def watch(self, deployment_id: str, caller: Caller) -> AsyncGenerator[Watch]:
@@ -130,17 +101,8 @@ class StreamHub:
                 self._listener.unwatch(deployment_id)
 
     @property
-    def watched_count(self) -> int:
-        """Deployments that somebody watches."""
-        return len(self._channels)
-
-    @property
     def stream_count(self) -> int:
         return sum(channel.watchers for channel in self._channels.values())
-
-    @property
-    def is_closing(self) -> bool:
-        return self._is_closing
 
     # What the listener calls.
 
@@ -191,7 +153,7 @@ class StreamHub:
                 if channel.is_closed and not channel.is_behind:
                     return
                 read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=RING_ENTRIES)
-                entries = await run_in_thread(read, self._readers)
+                entries = await self._read(read)
             except Unavailable:
                 channel.is_refresh_due = True
                 await asyncio.sleep(self.timing.poll)
@@ -200,27 +162,21 @@ class StreamHub:
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
 
     async def _load(self, channel: Channel) -> None:
-        head = await run_in_thread(partial(self._store.head, channel.deployment_id), self._readers)
+        head = await self._read(partial(self._store.head, channel.deployment_id))
         if head.is_closed:
             # Its entries may be in the object store, and nothing that takes no turns waits for that.
             channel.load(head, [])
             return
         after = max(0, head.last_seq - _PRELOADED_ENTRIES)
         read = partial(self._store.read, channel.deployment_id, after=after, limit=_PRELOADED_ENTRIES)
-        channel.load(head, await run_in_thread(read, self._readers))
+        channel.load(head, await self._read(read))
 
     async def _compare_heads(self) -> None:
-        compared_at = disconnected_at = 0.0
         while True:
             await asyncio.sleep(self.timing.poll)
-            now = asyncio.get_running_loop().time()
-            if not self._listener.is_connected:
-                disconnected_at = now
-            # Writers take a moment longer to find out that Redis is back.
-            is_up = now - disconnected_at > _WRITERS_RETURN_SECONDS
-            if is_up and now - compared_at < self.timing.compare:
+            if not self._schedule.is_due():
                 continue
-            compared_at = now
+            self._schedule.note_comparison()
             try:
                 await self._compare_all()
             except Unavailable:
@@ -234,7 +190,7 @@ class StreamHub:
         if not known:
             return
         identifiers = [channel.deployment_id for channel, _ in known]
-        heads = await run_in_thread(partial(self._store.heads, identifiers), self._readers)
+        heads = await self._read(partial(self._store.heads, identifiers))
         for channel, last in known:
             self._compare(channel, heads.get(channel.deployment_id), was_there=bool(last))
 
@@ -248,10 +204,3 @@ class StreamHub:
         channel.mentioned = max(channel.mentioned, head.last_seq)
         if channel.is_behind:
             self._refresh(channel)
-
-    def _tell_shutdown(self) -> None:
-        self._is_closing = True
-        # Streams that wait for their turns can say goodbye.
-        self._pages.close()
-        for channel in self._channels.values():
-            channel.wake()

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, Unpack
 
 import anyio
-from litestar import Litestar, Request
-from litestar.background_tasks import BackgroundTask, BackgroundTasks
+from litestar import Litestar
 from litestar.datastructures.cookie import Cookie
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
+from api.connections import UserRequest
+from api.responses import AsgiOptions
+from api.streams.cursor_hub import HubClosing
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
 from api.streams.metrics import count_stream_begin, count_stream_end
 from api.streams.stall_timeout import StallTimeout
 from api.streams.stream_lease import StreamLease
 from api.streams.timing import StreamTiming
-from api.streams.watch import DeploymentGone, HubClosing
+from api.streams.watch import DeploymentGone
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {
@@ -63,7 +65,7 @@ class Source(Protocol):
         ...
 
 
-class EventStream(Response[None]):
+class EventStream(Response[object]):
     """Sends what the source gives, up to its end. `lease` is held from before the headers until the stream has ended,
     whatever ends it; what it raises on entry becomes the answer."""
 
@@ -76,26 +78,15 @@ class EventStream(Response[None]):
         self._lease = lease
 
     def to_asgi_response(
-        self,
-        app: Litestar | None,
-        request: Request[Any, Any, Any],
-        *,
-        background: BackgroundTask | BackgroundTasks | None = None,
-        cookies: Iterable[Cookie] | None = None,
-        encoded_headers: Iterable[tuple[bytes, bytes]] | None = None,
-        headers: dict[str, str] | None = None,
-        is_head_response: bool = False,
-        media_type: Any = None,
-        status_code: int | None = None,
-        type_encoders: Any = None,
+        self, app: Litestar | None, request: UserRequest, **options: Unpack[AsgiOptions]
     ) -> ASGIResponse:
         return _StreamingResponse(
             self._source,
             self._timing,
             self._lease,
-            headers={**(headers or {}), **self.headers},
-            cookies=[*self.cookies, *(cookies or ())],
-            is_head_response=is_head_response,
+            headers={**(options.get("headers") or {}), **self.headers},
+            cookies=[*self.cookies, *(options.get("cookies") or ())],
+            is_head_response=options.get("is_head_response", False),
         )
 
 
@@ -108,7 +99,7 @@ class _StreamingResponse(ASGIResponse):
         timing: StreamTiming,
         lease: AbstractAsyncContextManager[StreamLease] | None,
         *,
-        headers: dict[str, Any],
+        headers: dict[str, str],
         cookies: list[Cookie],
         is_head_response: bool,
     ) -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -103,7 +102,7 @@ class StreamLeases:
                 self._leases.discard(lease)
 
     @asynccontextmanager
-    async def running(self, _application: Any = None) -> AsyncGenerator[None]:
+    async def running(self, _application: object = None) -> AsyncGenerator[None]:
         # A thread of its own: the check doesn't wait for requests that wait for a database.
         self._limiter = anyio.CapacityLimiter(1)
         async with self._slots.running():

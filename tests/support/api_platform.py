@@ -9,7 +9,7 @@ import httpx
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from api.composition import Backends
+from api.backends import Backends
 from api.services import Services
 from shared.accounts.permissions import Role
 from shared.accounts.tenant_repository import TenantRepository

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -17,8 +16,8 @@ import uvicorn
 from redis import Redis
 
 from api.app import create_app
-from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
-from api.services import Services
+from api.backends import Backends, connect_backends
+from api.services import Services, build_services
 from api.streams.hub import StreamHub
 from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
@@ -193,7 +192,6 @@ def live_api(
     backends = connect_backends(settings)
     listener = RedisNotificationListener(settings.queue.redis_url)
     hub = StreamHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
-    hub = hub or build_stream_hub(settings, backends)
     slots = RedisStreamSlots(settings.queue.redis_url, limit=settings.api.streams_per_user, renew_seconds=0.2)
     leases = StreamLeases(
         rights=StreamRightsRepository(rights or backends.database),
@@ -206,7 +204,7 @@ def live_api(
     [port] = free_ports(1)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(services, lifespan=[partial(running_hub, hub)]),
+            create_app(services, lifespan=[services.running_hubs]),
             port=port,
             http="httptools",
             loop="uvloop",
@@ -222,7 +220,7 @@ def live_api(
         eventually(lambda: server.started or not thread.is_alive(), PATIENCE_SECONDS)
         yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.queue.redis_url)
     finally:
-        for each in (hub, services.account_hub):
+        for each in (services.stream_hub, services.account_hub):
             each.begin_shutdown()
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)

@@ -66,7 +66,8 @@ def create_owner(email: str) -> None:
     Asks for the password, or reads the first line of stdin where that is no terminal. Prints an API token of the
     account, once: `cloudify login` takes it.
     """
-    from api.composition import build_account_services, connect_backends
+    from api.backends import connect_backends
+    from api.services import build_account_services
     from schemas.accounts import CreateTokenRequest
     from shared.clock import SystemClock
     from shared.errors import CloudifyError, Conflict
@@ -103,7 +104,8 @@ def create_owner(email: str) -> None:
 @click.argument("plan", type=click.Choice([plan.value for plan in Plan], case_sensitive=False))
 def set_plan(email: str, plan: str) -> None:
     """Give the account EMAIL another PLAN; it takes effect on what is queued already."""
-    from api.composition import build_account_services, connect_backends
+    from api.backends import connect_backends
+    from api.services import build_account_services
     from shared.clock import SystemClock
     from shared.errors import CloudifyError
 
@@ -125,7 +127,8 @@ def rotate_keys() -> None:
 
     Restart the API and the workers with the new setting first: one that still has the old one seals with the old key.
     """
-    from api.composition import build_repository_credential_service, build_variable_service, connect_backends
+    from api.backends import connect_backends
+    from api.services import build_repository_credential_service, build_variable_service
     from shared.errors import CloudifyError
 
     settings = _settings()

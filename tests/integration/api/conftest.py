@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from litestar.testing import TestClient
 
 from api.app import create_app
-from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.backends import connect_backends
+from api.services import build_services
 from shared.settings import (
     ApiSettings,
     DatabaseSettings,
@@ -40,10 +40,9 @@ def settings(database_url: str, redis_url: str, object_store_settings: ObjectSto
 @pytest.fixture
 def platform(settings: Settings) -> Iterator[Platform]:
     backends = connect_backends(settings)
-    hub = build_stream_hub(settings, backends)
-    services = build_services(settings, backends, stream_hub=hub)
+    services = build_services(settings, backends)
     try:
-        app = create_app(services, lifespan=[partial(running_hub, hub)])
+        app = create_app(services, lifespan=[services.running_hubs])
         with TestClient(app, base_url="https://testserver.local", raise_server_exceptions=False) as client:
             yield Platform(app, services, backends, client)
     finally:

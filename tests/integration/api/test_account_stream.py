@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import uvicorn
 from httpx_sse import ServerSentEvent, connect_sse
 
 from api.app import create_app
-from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.backends import connect_backends
 from api.edge.server import Server
-from api.services import Services
+from api.services import Services, build_services
 from api.streams.account_cursor import decode_cursor, encode_cursor
 from schemas.logs import LogEnd, LogStatus
 from shared.accounts.permissions import Role
@@ -188,13 +187,12 @@ class Api:
 
     def start(self) -> None:
         backends = connect_backends(self.settings)
-        hub = build_stream_hub(self.settings, backends)
-        self.services = build_services(self.settings, backends, stream_hub=hub)
+        self.services = build_services(self.settings, backends)
         [port] = free_ports(1)
         self.url = f"http://127.0.0.1:{port}/api"
-        application = create_app(self.services, lifespan=[partial(running_hub, hub)])
+        application = create_app(self.services, lifespan=[self.services.running_hubs])
         config = uvicorn.Config(application, port=port, ws="none", log_config=None, timeout_graceful_shutdown=60)
-        server = Server(config, [hub, self.services.account_hub])
+        server = Server(config, [self.services.stream_hub, self.services.account_hub])
         thread = threading.Thread(target=server.run)
         thread.start()
 

@@ -12,8 +12,8 @@ import pytest
 from api.edge.turns import Caller
 from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountFollower, AccountSource
+from api.streams.cursor_hub import HubClosing
 from api.streams.timing import StreamTiming
-from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountEvent, AccountPage, StatusChange
 from shared.logs.listener import AccountChangeHandler

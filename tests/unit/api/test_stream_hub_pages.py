@@ -11,9 +11,9 @@ import pytest
 
 from api.edge.turns import Caller
 from api.streams.channel import BATCH_BYTES, Batch
+from api.streams.cursor_hub import HubClosing
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
-from api.streams.watch import HubClosing
 from schemas.logs import LogEnd, LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
 from tests.support.silent_listener import SilentListener
