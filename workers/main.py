@@ -15,7 +15,7 @@ import dramatiq
 import structlog
 
 from shared import metrics
-from shared.db.database import Row
+from shared.deployments.repository import DeploymentRow
 from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
@@ -141,7 +141,7 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
         open_log=context.open_log,
         read_variables=variables.decrypt_for,
         read_credentials=credentials.open_for,
-        secrets_of=lambda row: list(secrets_of(row["repository_url"])),
+        secrets_of=lambda row: list(secrets_of(row.repository_url)),
         reap=executor.reap if executor is not None else _reap_nothing,
         hold_slot=hold_slot,
         directories=StageDirectories(settings.work_directory),
@@ -152,17 +152,17 @@ def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
     ).run
 
 
-def _finish_ready(context: WorkerContext) -> Callable[[Row, int, StageResult], None]:
-    def finish(row: Row, fence: int, result: StageResult) -> None:
+def _finish_ready(context: WorkerContext) -> Callable[[DeploymentRow, int, StageResult], None]:
+    def finish(row: DeploymentRow, fence: int, result: StageResult) -> None:
         def activate() -> None:
-            context.publisher.activate(row["host"], row["id"])
+            context.publisher.activate(row.host, row.id)
 
         context.lifecycle.finish_ready(
             row, fence=fence, manifest_digest=str(result.output["manifest"]), activate=activate
         )
-        target = "preview" if row["is_preview"] else "production"
+        target = "preview" if row.is_preview else "production"
         metrics.count_deployment("ready", target, "none")
-        metrics.observe_deployment(target, (context.clock.now() - row["created_at"]).total_seconds())
+        metrics.observe_deployment(target, (context.clock.now() - row.created_at).total_seconds())
 
     return finish
 

@@ -29,7 +29,7 @@ from shared.deployments.jobs import (
     stage_job,
     stage_job_id,
 )
-from shared.deployments.repository import DeploymentRepository
+from shared.deployments.repository import DeploymentRepository, DeploymentRow
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import DeploymentStatus, Stage
@@ -118,23 +118,23 @@ class Reconciler:
         """Every live deployment has exactly one job in the queue, or is ended."""
         rows = self._deployments.live()
         # All of them before anything is enqueued: a queue that lost its slots would hand out what waits as well.
-        self._hold_slots([row for row in rows if row["status"] != DeploymentStatus.QUEUED])
-        succeeded = self._stage_runs.succeeded_stages([row["id"] for row in rows])
+        self._hold_slots([row for row in rows if row.status != DeploymentStatus.QUEUED])
+        succeeded = self._stage_runs.succeeded_stages([row.id for row in rows])
         for row in rows:
-            stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), Stage.DEPLOY)
-            self._attempt_one(row["id"], partial(self._reconcile_deployment, row, stage))
+            stage = next((stage for stage in Stage if stage not in succeeded[row.id]), Stage.DEPLOY)
+            self._attempt_one(row.id, partial(self._reconcile_deployment, row, stage))
 
-    def _hold_slots(self, started: Sequence[Row]) -> None:
-        held = {tenant_id: self._queue.running_set(tenant_id) for tenant_id in {row["tenant_id"] for row in started}}
+    def _hold_slots(self, started: Sequence[DeploymentRow]) -> None:
+        held = {tenant_id: self._queue.running_set(tenant_id) for tenant_id in {row.tenant_id for row in started}}
         for row in started:
             # The queue was asked after the rows were read: one that isn't held may have ended since.
-            if row["id"] not in held[row["tenant_id"]] and self._deployments.is_live(row["id"]):
+            if row.id not in held[row.tenant_id] and self._deployments.is_live(row.id):
                 self._hold_slot(row)
-                _log.warning("reconciler.slot_held", tenant_id=row["tenant_id"], deployment_id=row["id"])
+                _log.warning("reconciler.slot_held", tenant_id=row.tenant_id, deployment_id=row.id)
 
-    def _hold_slot(self, row: Row) -> None:
-        limits = limits_of(Plan(row["tenant_plan"]))
-        self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
+    def _hold_slot(self, row: DeploymentRow) -> None:
+        limits = limits_of(row.tenant_plan)
+        self._queue.hold_slot(row.tenant_id, row.id, limit=limits.concurrent_builds, weight=limits.weight)
 
     def reconcile_slots(self) -> None:
         """A slot that no live deployment holds is freed."""
@@ -207,19 +207,19 @@ class Reconciler:
             self._attempt_one("expired", delete)
         self._next_expiry = self._clock.monotonic() + _EXPIRY_SECONDS
 
-    def _reconcile_deployment(self, row: Row, stage: Stage) -> None:
-        places = {candidate: self._queue.find(stage_job_id(row["id"], candidate)) for candidate in Stage}
+    def _reconcile_deployment(self, row: DeploymentRow, stage: Stage) -> None:
+        places = {candidate: self._queue.find(stage_job_id(row.id, candidate)) for candidate in Stage}
         held = [candidate for candidate, place in places.items() if place in ("ready", "delayed", "running")]
-        if row["cancel_requested_at"] is not None:
+        if row.cancel_requested_at is not None:
             # Told once more: the queue may have been away when the cancellation was accepted.
-            outcomes = {self._queue.cancel(stage_job_id(row["id"], candidate), keeps_slot=True) for candidate in held}
-            if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row["id"]):
+            outcomes = {self._queue.cancel(stage_job_id(row.id, candidate), keeps_slot=True) for candidate in held}
+            if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row.id):
                 self._service.end_cancelled(row)
             return
         # The queue was asked after the row was read: what finished in between needs nothing.
-        if held or not self._deployments.is_live(row["id"]):
+        if held or not self._deployments.is_live(row.id):
             return
-        dead = [stage_job_id(row["id"], candidate) for candidate, place in places.items() if place == "dead"]
+        dead = [stage_job_id(row.id, candidate) for candidate, place in places.items() if place == "dead"]
         if any(self._queue.death_reason(job_id) == WORKER_LOST for job_id in dead):
             self._fail_worker_lost(row, stage)
             return
@@ -227,28 +227,28 @@ class Reconciler:
             message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
             self._service.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
             return
-        limits = limits_of(Plan(row["tenant_plan"]))
-        if row["status"] != DeploymentStatus.QUEUED:
+        limits = limits_of(row.tenant_plan)
+        if row.status != DeploymentStatus.QUEUED:
             self._hold_slot(row)
         job = stage_job(
-            deployment_id=row["id"],
-            tenant_id=row["tenant_id"],
+            deployment_id=row.id,
+            tenant_id=row.tenant_id,
             stage=stage,
-            priority=row["priority"],
+            priority=row.priority,
             limits=limits,
-            enqueued_at=row["created_at"],
-            traceparent=row["traceparent"],
+            enqueued_at=row.created_at,
+            traceparent=row.traceparent,
         )
         if self._queue.enqueue(job):
-            _log.warning("reconciler.enqueued", deployment_id=row["id"], stage=stage.value)
+            _log.warning("reconciler.enqueued", deployment_id=row.id, stage=stage.value)
 
-    def _fail_worker_lost(self, row: Row, stage: Stage) -> None:
+    def _fail_worker_lost(self, row: DeploymentRow, stage: Stage) -> None:
         message = (
             f"The {stage.value} stage ended two workers of the platform, so it isn't tried again. This is a failure of "
             "the platform, which its operator is told of; ask your operator before you deploy this commit again."
         )
         if self._service.finish_failed(row, FailureCode.WORKER_LOST, stage, message):
-            _log.error("deployment.worker_lost", deployment_id=row["id"], stage=stage.value)
+            _log.error("deployment.worker_lost", deployment_id=row.id, stage=stage.value)
             metrics.count_deployment("failed", "any", FailureCode.WORKER_LOST)
 
     def _fail_release(self, release_id: str) -> None:

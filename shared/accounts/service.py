@@ -12,8 +12,8 @@ from schemas.accounts import RegisterRequest, UserResource
 from shared.accounts.login_throttle import LoginThrottle
 from shared.accounts.passwords import MAXIMUM_LENGTH, MINIMUM_LENGTH, Passwords
 from shared.accounts.tenant_repository import Membership, TenantRepository
-from shared.accounts.user_repository import EmailTaken, UserRepository
-from shared.db.database import Database, Row
+from shared.accounts.user_repository import EmailTaken, NewUser, UserRepository, UserRow
+from shared.db.database import Database
 from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, Unavailable, ValidationFailed
 from shared.identifiers import TENANT, USER, new_identifier
 from shared.plans import Plan, limits_of
@@ -96,7 +96,7 @@ class AccountService:
         attempt = self._throttle.begin(email, address, device=device)
         try:
             row = self._users.find_by_email(email) if is_email(email) else None
-            stored = None if row is None else row["password_hash"]
+            stored = None if row is None else row.password_hash
             # No stored password is longer; hashing a megabyte would only cost.
             verified = self._passwords.verify(stored, password[: MAXIMUM_LENGTH + 1])
         except Exception:
@@ -107,7 +107,7 @@ class AccountService:
             raise Unauthenticated("The e-mail address or the password is wrong.", code=ErrorCode.INVALID_CREDENTIALS)
         self._throttle.take_back(attempt)
         if verified.rehash:
-            self._users.set_password_hash(row["id"], self._passwords.hash(password), expected=row["password_hash"])
+            self._users.set_password_hash(row.id, self._passwords.hash(password), expected=row.password_hash)
         return _resource(row)
 
     def get(self, user_id: str) -> UserResource:
@@ -135,12 +135,12 @@ class AccountService:
         row = self._users.find_by_email(email)
         if row is None:
             raise NotFound("The account was removed while it was set up; try again.")
-        if not row["is_platform_administrator"]:
+        if not row.is_platform_administrator:
             raise Forbidden(
                 f"The account {email} is no platform administrator, so it isn't taken for this platform's owner. "
                 "Make one with `cloudify admin create-owner EMAIL`, then sign in with `cloudify login`."
             )
-        return OwnerAccount(row["id"], row["tenant_id"], email, password)
+        return OwnerAccount(row.id, row.tenant_id, email, password)
 
     def set_plan(self, email: str, plan: Plan) -> None:
         """Takes effect on what is queued already. Raises NotFound."""
@@ -172,13 +172,13 @@ class AccountService:
             with self._database.transaction() as connection:
                 self._users.insert(
                     connection,
-                    {
-                        "id": user_id,
-                        "email": email,
-                        "name": name,
-                        "password_hash": password_hash,
-                        "is_platform_administrator": is_platform_administrator,
-                    },
+                    NewUser(
+                        id=user_id,
+                        email=email,
+                        name=name,
+                        password_hash=password_hash,
+                        is_platform_administrator=is_platform_administrator,
+                    ),
                 )
                 self._tenants.insert_personal(
                     connection, tenant_id=new_identifier(TENANT), name=name or email, user_id=user_id, plan=plan
@@ -210,5 +210,5 @@ def is_email(email: str) -> bool:
     return len(email) <= 254 and _EMAIL.fullmatch(email) is not None
 
 
-def _resource(row: Row) -> UserResource:
-    return UserResource(id=row["id"], email=row["email"], name=row["name"], plan=row["plan"], image=row["image"])
+def _resource(row: UserRow) -> UserResource:
+    return UserResource(id=row.id, email=row.email, name=row.name, plan=row.plan, image=row.image)

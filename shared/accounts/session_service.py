@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from schemas.accounts import SessionResource
 from shared.accounts.access_tokens import LIFETIME, AccessClaims, AccessTokens
-from shared.accounts.session_repository import SessionRepository
+from shared.accounts.session_repository import NewSession, SessionRepository
 from shared.clock import Clock
 from shared.db.database import Connection, Database
 from shared.errors import ErrorCode, NotFound, Unauthenticated
@@ -68,14 +68,14 @@ class SessionService:
             row = self._sessions.find_locked(connection, _hash(refresh_token))
             if row is None:
                 raise Unauthenticated("The refresh token is not known; sign in again.")
-            is_reused = row["replaced_at"] is not None and row["replaced_at"] + GRACE < now
+            is_reused = row.replaced_at is not None and row.replaced_at + GRACE < now
             if is_reused:
-                self._sessions.revoke(connection, row["family_id"], row["user_id"], now)
-            elif row["revoked_at"] is None and row["expires_at"] > now:
+                self._sessions.revoke(connection, row.family_id, row.user_id, now)
+            elif row.revoked_at is None and row.expires_at > now:
                 expires_at = now + REFRESH_LIFETIME
-                self._sessions.set_replaced(connection, row["id"], now)
-                self._sessions.prolong_login(connection, row["family_id"], expires_at)
-                return self._issue(connection, row["user_id"], row["family_id"], user_agent, address, expires_at)
+                self._sessions.set_replaced(connection, row.id, now)
+                self._sessions.prolong_login(connection, row.family_id, expires_at)
+                return self._issue(connection, row.user_id, row.family_id, user_agent, address, expires_at)
         # Outside the block, so that the revocation is committed.
         raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
 
@@ -86,15 +86,15 @@ class SessionService:
         """
         now = self._clock.now()
         row = self._sessions.find_holder(_hash(refresh_token), now)
-        if row is None or (row["replaced_at"] is not None and row["replaced_at"] + GRACE < now):
+        if row is None or (row.replaced_at is not None and row.replaced_at + GRACE < now):
             raise Unauthenticated("The session cookie is not known or was replaced; refresh it, or sign in again.")
-        if not row["is_live"]:
+        if not row.is_live:
             raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
         return SessionHolder(
-            user_id=row["user_id"],
-            email=row["email"],
-            is_platform_administrator=row["is_platform_administrator"],
-            session_id=row["family_id"],
+            user_id=row.user_id,
+            email=row.email,
+            is_platform_administrator=row.is_platform_administrator,
+            session_id=row.family_id,
         )
 
     def end(self, refresh_token: str | None) -> None:
@@ -104,19 +104,19 @@ class SessionService:
         with self._database.transaction() as connection:
             row = self._sessions.find_locked(connection, _hash(refresh_token))
             if row is not None:
-                self._sessions.revoke(connection, row["family_id"], row["user_id"], self._clock.now())
+                self._sessions.revoke(connection, row.family_id, row.user_id, self._clock.now())
 
     def list(self, user_id: str, *, current: str | None) -> list[SessionResource]:
         """The live logins, the latest first."""
         return [
             SessionResource(
-                id=row["id"],
-                user_agent=row["user_agent"],
-                address=row["address"],
-                is_current=row["id"] == current,
-                created_at=row["created_at"],
-                last_used_at=row["last_used_at"],
-                expires_at=row["expires_at"],
+                id=row.id,
+                user_agent=row.user_agent,
+                address=row.address,
+                is_current=row.id == current,
+                created_at=row.created_at,
+                last_used_at=row.last_used_at,
+                expires_at=row.expires_at,
             )
             for row in self._sessions.list_of(user_id, self._clock.now())
         ]
@@ -139,15 +139,15 @@ class SessionService:
         refresh_token = secrets.token_urlsafe(32)
         self._sessions.insert(
             connection,
-            {
-                "id": new_identifier(SESSION),
-                "family_id": family_id,
-                "user_id": user_id,
-                "refresh_token_hash": _hash(refresh_token),
-                "user_agent": None if user_agent is None else user_agent[:300],
-                "address": address,
-                "expires_at": expires_at,
-            },
+            NewSession(
+                id=new_identifier(SESSION),
+                family_id=family_id,
+                user_id=user_id,
+                refresh_token_hash=_hash(refresh_token),
+                user_agent=None if user_agent is None else user_agent[:300],
+                address=address,
+                expires_at=expires_at,
+            ),
         )
         return IssuedSession(
             user_id=user_id,

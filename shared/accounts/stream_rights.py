@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from shared.accounts.permissions import Role
 from shared.db.database import Database
 
@@ -21,6 +23,17 @@ _DEPLOYMENTS = """
 SELECT d.id, d.tenant_id FROM deployments d JOIN projects p ON p.id = d.project_id
 WHERE d.id = ANY(%(ids)s) AND d.deleting_at IS NULL AND p.deleting_at IS NULL
 """
+
+
+class _RoleRow(msgspec.Struct, frozen=True):
+    user_id: str
+    tenant_id: str
+    role: Role
+
+
+class _DeploymentRow(msgspec.Struct, frozen=True):
+    id: str
+    tenant_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +61,16 @@ class StreamRightsRepository:
     ) -> StreamRights:
         """Four queries, however many streams there are. `session_ids` are logins. Raises Unavailable."""
         with self._database.transaction() as connection:
-            tokens = connection.execute(_LIVE_TOKENS, {"ids": list(token_ids)}).fetchall()
-            sessions = connection.execute(_LIVE_SESSIONS, {"ids": list(session_ids), "now": now}).fetchall()
-            roles = connection.execute(_ROLES, {"ids": list(user_ids)}).fetchall()
-            deployments = connection.execute(_DEPLOYMENTS, {"ids": list(deployment_ids)}).fetchall()
+            tokens = connection.fetch_values(str, _LIVE_TOKENS, {"ids": list(token_ids)})
+            sessions = connection.fetch_values(str, _LIVE_SESSIONS, {"ids": list(session_ids), "now": now})
+            roles = connection.fetch_all(_RoleRow, _ROLES, {"ids": list(user_ids)})
+            deployments = connection.fetch_all(_DeploymentRow, _DEPLOYMENTS, {"ids": list(deployment_ids)})
         by_user: dict[str, dict[str, Role]] = {}
         for row in roles:
-            by_user.setdefault(row["user_id"], {})[row["tenant_id"]] = Role(row["role"])
+            by_user.setdefault(row.user_id, {})[row.tenant_id] = row.role
         return StreamRights(
-            tokens=frozenset(row["id"] for row in tokens),
-            sessions=frozenset(row["id"] for row in sessions),
+            tokens=frozenset(tokens),
+            sessions=frozenset(sessions),
             roles=by_user,
-            deployments={row["id"]: row["tenant_id"] for row in deployments},
+            deployments={row.id: row.tenant_id for row in deployments},
         )

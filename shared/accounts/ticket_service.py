@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from schemas.accounts import StreamTicketResource
-from shared.accounts.ticket_repository import StreamTicketRepository
+from shared.accounts.ticket_repository import NewTicket, StreamTicketRepository
 from shared.clock import Clock
 from shared.errors import ErrorCode, Unauthenticated
 
@@ -40,14 +40,14 @@ class StreamTicketService:
         user may read it."""
         ticket = "cst_" + secrets.token_urlsafe(32)
         self._tickets.insert(
-            {
-                "ticket_hash": _hash(ticket),
-                "user_id": user_id,
-                "token_id": token_id,
-                "session_id": session_id,
-                "deployment_id": deployment_id,
-                "expires_at": self._clock.now() + LIFETIME,
-            }
+            NewTicket(
+                ticket_hash=_hash(ticket),
+                user_id=user_id,
+                token_id=token_id,
+                session_id=session_id,
+                deployment_id=deployment_id,
+                expires_at=self._clock.now() + LIFETIME,
+            )
         )
         return StreamTicketResource(ticket=ticket, expires_in=int(LIFETIME.total_seconds()))
 
@@ -59,21 +59,21 @@ class StreamTicketService:
         row = self._tickets.take(_hash(ticket), self._clock.now())
         if row is None:
             raise Unauthenticated(f"The ticket is not known; it was used, or its time is long over: {_AGAIN}.")
-        if row["is_expired"]:
+        if row.is_expired:
             raise Unauthenticated(f"The ticket has expired; {_AGAIN}.", code=ErrorCode.TOKEN_EXPIRED)
-        if row["deployment_id"] != deployment_id:
+        if row.deployment_id != deployment_id:
             raise Unauthenticated(f"The ticket is for another stream and is used up now; {_AGAIN}, for this one.")
-        if not row["is_live"]:
-            if row["session_id"] is not None:
+        if not row.is_live:
+            if row.session_id is not None:
                 raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
             raise Unauthenticated("The API token that asked for the ticket was revoked or has expired; make a new one.")
         return TicketHolder(
-            user_id=row["user_id"],
-            email=row["email"],
-            is_platform_administrator=row["is_platform_administrator"],
-            token_id=row["token_id"],
-            session_id=row["session_id"],
-            scopes=frozenset(row["scopes"]),
+            user_id=row.user_id,
+            email=row.email,
+            is_platform_administrator=row.is_platform_administrator,
+            token_id=row.token_id,
+            session_id=row.session_id,
+            scopes=frozenset(row.scopes),
         )
 
 

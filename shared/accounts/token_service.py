@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from msgspec import structs
 
 from schemas.accounts import CreatedTokenResource, CreateTokenRequest, TokenResource
 from shared.accounts.api_tokens import new_token, token_hash
 from shared.accounts.permissions import Permission
-from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_repository import NewToken, TokenRepository, TokenRow
 from shared.clock import Clock
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, ValidationFailed
 from shared.identifiers import TOKEN, new_identifier
@@ -54,11 +53,12 @@ class TokenService:
                 details={"missing": missing},
             )
         expires_at, ancestor_ids = self._within_parent(user_id, parent_id, request.expires_at)
-        values = {"name": request.name.strip(), "scopes": scopes, "expires_at": expires_at}
         with self._database.transaction() as connection:
             if self._has_most(connection, user_id):
                 raise Conflict(f"The account has {MAXIMUM_TOKENS} tokens; revoke one first.")
-            return self._insert(connection, user_id, values | {"ancestor_ids": ancestor_ids})
+            return self._insert(
+                connection, user_id, request.name.strip(), scopes, expires_at=expires_at, ancestor_ids=ancestor_ids
+            )
 
     def create_for_platform(self, user_id: str, name: str) -> CreatedTokenResource:
         """A token with all rights, for the platform's own use: it starts whatever tokens the account has. In an account
@@ -66,9 +66,7 @@ class TokenService:
         with self._database.transaction() as connection:
             if self._has_most(connection, user_id):
                 self._tokens.revoke_oldest(connection, user_id, name)
-            return self._insert(
-                connection, user_id, {"name": name, "scopes": [], "expires_at": None, "ancestor_ids": []}
-            )
+            return self._insert(connection, user_id, name, [], expires_at=None, ancestor_ids=[])
 
     def list(self, user_id: str, page: PageRequest) -> Page[TokenResource]:
         return self._tokens.page(user_id, page).map(_resource)
@@ -91,10 +89,30 @@ class TokenService:
             raise NotFound("There is no such account.")
         return self._tokens.count_of(connection, user_id) >= MAXIMUM_TOKENS
 
-    def _insert(self, connection: Connection, user_id: str, values: dict[str, Any]) -> CreatedTokenResource:
+    def _insert(
+        self,
+        connection: Connection,
+        user_id: str,
+        name: str,
+        scopes: Sequence[str],
+        *,
+        expires_at: datetime | None,
+        ancestor_ids: Sequence[str],
+    ) -> CreatedTokenResource:
         token = new_token()
-        hashed = {"prefix": token[:8], "token_hash": token_hash(token)}
-        row = self._tokens.insert(connection, {"id": new_identifier(TOKEN), "user_id": user_id} | hashed | values)
+        row = self._tokens.insert(
+            connection,
+            NewToken(
+                id=new_identifier(TOKEN),
+                user_id=user_id,
+                name=name,
+                prefix=token[:8],
+                token_hash=token_hash(token),
+                scopes=list(scopes),
+                expires_at=expires_at,
+                ancestor_ids=list(ancestor_ids),
+            ),
+        )
         return CreatedTokenResource(**structs.asdict(_resource(row)), token=token)
 
     def _within_parent(
@@ -104,14 +122,14 @@ class TokenService:
         if parent_id is None:
             return expires_at, []
         parent = self._tokens.find_parent(user_id, parent_id)
-        if parent is None or parent["is_expired"]:
+        if parent is None or parent.is_expired:
             raise Unauthenticated("The API token has ended meanwhile; use another one.")
-        latest = parent["expires_at"]
+        latest = parent.expires_at
         if latest is not None and expires_at is not None and expires_at > latest:
             raise ValidationFailed(
                 {"expiresAt": f"can't be later than the end of the token that makes it, {latest.isoformat()}"}
             )
-        return expires_at or latest, [*parent["ancestor_ids"], parent["id"]]
+        return expires_at or latest, [*parent.ancestor_ids, parent.id]
 
     def _validate(self, request: CreateTokenRequest, scopes: Sequence[str]) -> None:
         fields: dict[str, str] = {}
@@ -131,13 +149,13 @@ class TokenService:
             raise ValidationFailed(fields)
 
 
-def _resource(row: Row) -> TokenResource:
+def _resource(row: TokenRow) -> TokenResource:
     return TokenResource(
-        id=row["id"],
-        name=row["name"],
-        prefix=row["prefix"],
-        scopes=row["scopes"],
-        expires_at=row["expires_at"],
-        last_used_at=row["last_used_at"],
-        created_at=row["created_at"],
+        id=row.id,
+        name=row.name,
+        prefix=row.prefix,
+        scopes=row.scopes,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        created_at=row.created_at,
     )

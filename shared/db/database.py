@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from shared.db.rows import S, struct_row, value_row
 from shared.errors import Unavailable
 
 T = TypeVar("T")
 
-Connection = psycopg.Connection[DictRow]
 Row = dict[str, Any]
+Parameters = Mapping[str, object]
 
 # Errors that another try may not meet: the server went away, refused, or chose this transaction as a victim.
 TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
@@ -33,8 +34,11 @@ _CONNECT_SECONDS = 5
 _OPTIONS = "-c idle_in_transaction_session_timeout=60s"
 
 
-class _PatientConnection(psycopg.Connection[DictRow]):
-    """Gives up on a server that says nothing for `answer_seconds`; None waits as long as it takes."""
+class Connection(psycopg.Connection[DictRow]):
+    """A connection that fetches structs and single values.
+
+    Gives up on a server that says nothing for `answer_seconds`; None waits as long as it takes.
+    """
 
     answer_seconds: float | None = None
 
@@ -46,6 +50,26 @@ class _PatientConnection(psycopg.Connection[DictRow]):
                 # The answer is still to come: nothing else can be sent here, not even a rollback.
                 self.close()
             raise
+
+    def fetch_one(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> S | None:
+        """The first row; None when there is none."""
+        return self.cursor(row_factory=struct_row(row)).execute(query, parameters).fetchone()
+
+    def fetch_all(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> list[S]:
+        return self.cursor(row_factory=struct_row(row)).execute(query, parameters).fetchall()
+
+    def fetch_value(self, type_: type[T], query: LiteralString, parameters: Parameters | None = None) -> T | None:
+        """The only column of the first row; None when there is no row, or it is NULL."""
+        return self.cursor(row_factory=value_row(type_)).execute(query, parameters).fetchone()
+
+    def fetch_values(self, type_: type[T], query: LiteralString, parameters: Parameters | None = None) -> list[T]:
+        """The only column of each row, without NULLs."""
+        values = self.cursor(row_factory=value_row(type_)).execute(query, parameters).fetchall()
+        return [value for value in values if value is not None]
+
+    def exists(self, query: LiteralString, parameters: Parameters | None = None) -> bool:
+        """Whether the query returns a row."""
+        return self.execute(query, parameters).fetchone() is not None
 
 
 class Database:
@@ -66,12 +90,12 @@ class Database:
         timeout_seconds: float = 10.0,
         answer_seconds: float | None = None,
     ) -> None:
-        def configure(connection: _PatientConnection) -> None:
+        def configure(connection: Connection) -> None:
             connection.answer_seconds = answer_seconds
 
-        self._pool: ConnectionPool[_PatientConnection] = ConnectionPool(
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
-            connection_class=_PatientConnection,
+            connection_class=Connection,
             kwargs={
                 "row_factory": dict_row,
                 "autocommit": False,
@@ -84,7 +108,7 @@ class Database:
             timeout=timeout_seconds,
             max_idle=60,
             reconnect_timeout=5,
-            check=ConnectionPool[_PatientConnection].check_connection,
+            check=ConnectionPool[Connection].check_connection,
             open=False,
         )
         self._pool.open(wait=False)
@@ -98,11 +122,32 @@ class Database:
         except TRANSIENT_ERRORS as error:
             raise Unavailable("The database does not answer; try again in a few seconds.") from error
 
-    def fetch_all(self, query: str, parameters: dict[str, Any] | None = None) -> list[Row]:
+    def fetch_one(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> S | None:
+        """As Connection.fetch_one, in a transaction of its own; so are the others."""
+        with self.transaction() as connection:
+            return connection.fetch_one(row, query, parameters)
+
+    def fetch_all(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> list[S]:
+        with self.transaction() as connection:
+            return connection.fetch_all(row, query, parameters)
+
+    def fetch_value(self, type_: type[T], query: LiteralString, parameters: Parameters | None = None) -> T | None:
+        with self.transaction() as connection:
+            return connection.fetch_value(type_, query, parameters)
+
+    def fetch_values(self, type_: type[T], query: LiteralString, parameters: Parameters | None = None) -> list[T]:
+        with self.transaction() as connection:
+            return connection.fetch_values(type_, query, parameters)
+
+    def exists(self, query: LiteralString, parameters: Parameters | None = None) -> bool:
+        with self.transaction() as connection:
+            return connection.exists(query, parameters)
+
+    def fetch_dicts(self, query: str, parameters: dict[str, Any] | None = None) -> list[Row]:
         with self.transaction() as connection:
             return connection.execute(query, parameters).fetchall()  # pyright: ignore[reportArgumentType, reportCallIssue]
 
-    def fetch_one(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
+    def fetch_dict(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
         with self.transaction() as connection:
             return connection.execute(query, parameters).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -115,11 +160,11 @@ class Database:
         with self.transaction() as connection:
             # The block may take its time; nothing but the advisory lock is held by this transaction.
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS is_held", (key,)).fetchone()
-            yield row is not None and row["is_held"]
+            query = "SELECT pg_try_advisory_xact_lock(%(key)s)"
+            yield connection.fetch_value(bool, query, {"key": key}) is True
 
     def ping(self) -> None:
-        self.fetch_one("SELECT 1 AS one")
+        self.exists("SELECT 1")
 
     def close(self) -> None:
         self._pool.close(timeout=2)

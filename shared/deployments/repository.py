@@ -3,22 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import LiteralString
 
+import msgspec
 from psycopg.types.json import Jsonb
 
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest, keyset_clause, page_of
-from shared.deployments.state import FINISHED, DeploymentStatus, predecessors
+from shared.db.rows import columns_of
+from shared.deployments.state import FINISHED, DeploymentStatus, SiteState, Stage, predecessors
+from shared.plans import Plan
 
-SORTABLE = {"created_at": "d.created_at"}
+SORTABLE: dict[str, LiteralString] = {"created_at": "d.created_at"}
 
-_SELECT = """
-SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan,
-       EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)
-       AS is_set_by_administrator
+
+class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The project's settings when the deployment was made; None stands for what is detected."""
+
+    root_directory: str | None = None
+    framework: str | None = None
+    install_command: str | None = None
+    build_command: str | None = None
+    output_directory: str | None = None
+    node_version: str | None = None
+
+
+class DeploymentRow(msgspec.Struct, frozen=True):
+    """A deployment, with the names of its project and the plan of its tenant."""
+
+    id: str
+    tenant_id: str
+    tenant_plan: Plan
+    project_id: str
+    project_name: str
+    project_slug: str
+    created_by: str | None
+    trigger: str
+    status: DeploymentStatus
+    # The greatest fencing token that has touched the row.
+    fence: int
+    repository_url: str
+    # Whether a platform administrator set the repository's address, and is one still.
+    is_set_by_administrator: bool
+    branch: str
+    commit_sha: str | None
+    commit_message: str | None
+    settings: DeploymentSettings
+    is_preview: bool
+    is_active: bool
+    clean: bool
+    if_changed: bool
+    priority: int
+    release_sequence: int
+    host: str
+    site_state: SiteState
+    error_code: str | None
+    error_stage: Stage | None
+    error_message: str | None
+    ignored_reason: str | None
+    traceparent: str | None
+    cancel_requested_at: datetime | None
+    deleting_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+_COLUMNS = columns_of(
+    DeploymentRow,
+    "d",
+    tenant_plan="t.plan",
+    project_name="p.name",
+    project_slug="p.slug",
+    is_set_by_administrator=(
+        "EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)"
+    ),
+)
+
+_SELECT: LiteralString = f"""
+SELECT {_COLUMNS}
 FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
-"""
+"""  # noqa: S608 - constants only
+
+
+class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a new deployment. `preview_days`: how long its site stays if it is a preview."""
+
+    id: str
+    tenant_id: str
+    project_id: str
+    created_by: str | None
+    trigger: str
+    repository_url: str
+    repository_set_by: str | None
+    branch: str
+    commit_sha: str | None
+    settings: DeploymentSettings
+    is_preview: bool
+    clean: bool
+    if_changed: bool
+    priority: int
+    release_sequence: int
+    host: str
+    traceparent: str | None
+    preview_days: int
+
 
 _INSERT = """
 INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
@@ -36,7 +126,7 @@ _LOCK = "SELECT id FROM deployments WHERE id = %(id)s AND tenant_id = %(tenant_i
 _LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPDATE"
 
 _COUNT_LIVE = """
-SELECT count(*) AS live FROM deployments
+SELECT count(*) FROM deployments
 WHERE tenant_id = %(tenant_id)s AND status NOT IN ('ready', 'failed', 'cancelled')
 """
 
@@ -49,6 +139,17 @@ _ADVANCE = """
 UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COALESCE(started_at, now())
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
 """
+
+
+class FormerDeployment(msgspec.Struct, frozen=True):
+    """`watched` are the paths that its install stage recorded, None where it recorded none. `is_otherwise_changed`:
+    whether the settings, a variable or the repository's address are other ones now, or a deployment between the two
+    still runs."""
+
+    commit_sha: str | None
+    watched: list[str] | None
+    is_otherwise_changed: bool
+
 
 # A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
 # And one that still runs may take the former's place, so that what equals the former is not what will be served.
@@ -67,7 +168,7 @@ SELECT former.commit_sha, run.output -> 'watched' AS watched,
        ) AS is_otherwise_changed
 FROM deployments d JOIN projects p ON p.id = d.project_id
 JOIN LATERAL (
-  SELECT f.* FROM deployments f
+  SELECT f.id, f.commit_sha, f.settings, f.repository_url, f.created_at, f.release_sequence FROM deployments f
   WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
     AND (NOT d.is_preview OR f.branch = d.branch) AND f.deleting_at IS NULL
     AND f.site_state = 'published' AND (d.is_preview OR f.is_active)
@@ -100,102 +201,117 @@ WHERE id = %(id)s AND tenant_id = %(tenant_id)s
 """
 
 
+class _HeldDeployment(msgspec.Struct, frozen=True):
+    status: DeploymentStatus
+    fence: int
+
+
+class DeploymentFilters(msgspec.Struct, frozen=True, kw_only=True):
+    """What a page of deployments is restricted to; None, or no statuses, for any."""
+
+    project_id: str | None = None
+    statuses: Sequence[DeploymentStatus] = ()
+    branch: str | None = None
+    is_preview: bool | None = None
+    is_active: bool | None = None
+
+
 class DeploymentRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     # Reading
 
-    def find(self, tenant_id: str, deployment_id: str) -> Row | None:
+    def find(self, tenant_id: str, deployment_id: str) -> DeploymentRow | None:
         return self._database.fetch_one(
+            DeploymentRow,
             _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s AND d.deleting_at IS NULL",
             {"id": deployment_id, "tenant_id": tenant_id},
         )
 
     def find_tenant(self, deployment_id: str) -> str | None:
-        row = self._database.fetch_one(
+        return self._database.fetch_value(
+            str,
             "SELECT d.tenant_id FROM deployments d JOIN projects p ON p.id = d.project_id "
             "WHERE d.id = %(id)s AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
             {"id": deployment_id},
         )
-        return None if row is None else row["tenant_id"]
 
-    def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> Row | None:
+    def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> DeploymentRow | None:
         """Also locks the row until the transaction ends; log chunks that refer to it may still be inserted."""
         parameters = {"id": deployment_id, "tenant_id": tenant_id}
-        if connection.execute(_LOCK, parameters).fetchone() is None:
+        if not connection.exists(_LOCK, parameters):
             return None
         # In a statement of its own: one that waits for a lock still sees the rows that it joins as they were before.
-        return connection.execute(_SELECT + "WHERE d.id = %(id)s", parameters).fetchone()
+        return connection.fetch_one(DeploymentRow, _SELECT + "WHERE d.id = %(id)s", parameters)
 
-    def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: dict[str, Any]) -> Page[Row]:
-        """`filters`: project_id, branch, is_preview, is_active (exact, None for any) and statuses (empty for any)."""
-        conditions = ["d.tenant_id = ANY(%(tenant_ids)s)", "d.deleting_at IS NULL"]
-        parameters: dict[str, Any] = {"tenant_ids": list(tenant_ids)}
-        for name in ("project_id", "branch", "is_preview", "is_active"):
-            if filters.get(name) is not None:
-                conditions.append(f"d.{name} = %({name})s")
-                parameters[name] = filters[name]
-        if filters.get("statuses"):
+    def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: DeploymentFilters) -> Page[DeploymentRow]:
+        conditions: list[LiteralString] = ["d.tenant_id = ANY(%(tenant_ids)s)", "d.deleting_at IS NULL"]
+        parameters: dict[str, object] = {"tenant_ids": list(tenant_ids), **msgspec.structs.asdict(filters)}
+        if filters.project_id is not None:
+            conditions.append("d.project_id = %(project_id)s")
+        if filters.branch is not None:
+            conditions.append("d.branch = %(branch)s")
+        if filters.is_preview is not None:
+            conditions.append("d.is_preview = %(is_preview)s")
+        if filters.is_active is not None:
+            conditions.append("d.is_active = %(is_active)s")
+        if filters.statuses:
             conditions.append("d.status = ANY(%(statuses)s::deployment_status[])")
-            parameters["statuses"] = [str(status) for status in filters["statuses"]]
+            parameters["statuses"] = _names(filters.statuses)
         where = " AND ".join(conditions)
         keyset, order, keyset_parameters = keyset_clause(request, column=SORTABLE[request.sort], id_column="d.id")
         total = None
         page_query = f"{_SELECT} WHERE {where} AND {keyset} {order}"
-        count_query = f"SELECT count(*) AS total FROM deployments d WHERE {where}"  # noqa: S608 - constants only
+        count_query = f"SELECT count(*) FROM deployments d WHERE {where}"  # noqa: S608 - constants only
         with self._database.transaction() as connection:
-            rows = connection.execute(page_query.encode(), parameters | keyset_parameters).fetchall()
+            rows = connection.fetch_all(DeploymentRow, page_query, parameters | keyset_parameters)
             if request.with_total:
-                counted = connection.execute(count_query.encode(), parameters).fetchone()
-                total = counted["total"] if counted else 0
+                total = connection.fetch_value(int, count_query, parameters)
         return page_of(rows, request, total)
 
-    def live(self) -> list[Row]:
+    def live(self) -> list[DeploymentRow]:
         """All that are not finished, oldest first: what the queue is rebuilt from."""
         return self._database.fetch_all(
-            _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id"
+            DeploymentRow,
+            _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id",
         )
 
     def is_live(self, deployment_id: str) -> bool:
-        row = self._database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-        return row is not None and row["status"] not in ("ready", "failed", "cancelled")
+        status = self._database.fetch_value(
+            DeploymentStatus, "SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+        )
+        return status is not None and status not in FINISHED
 
     def is_queued(self, connection: Connection, deployment_id: str) -> bool:
         """False once it has started or ended, or was deleted, and never True again then."""
-        row = connection.execute(
+        return connection.exists(
             "SELECT 1 FROM deployments WHERE id = %(id)s AND status = 'queued'", {"id": deployment_id}
-        ).fetchone()
-        return row is not None
+        )
 
     def started(self, connection: Connection, tenant_id: str) -> list[str]:
         """The tenant's deployments that hold a place of its plan. With the tenant locked no other can start."""
-        return [row["id"] for row in connection.execute(_STARTED, {"tenant_id": tenant_id}).fetchall()]
+        return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id})
 
-    def find_former(self, deployment_id: str) -> Row | None:
-        """The ready deployment that the given one would follow: what production serves, or the branch's last preview.
-
-        `watched` is what its install stage recorded, `is_otherwise_changed` whether the settings, a variable or the
-        repository's address are other ones now, or a deployment between the two still runs.
-        """
-        return self._database.fetch_one(_FORMER, {"id": deployment_id})
+    def find_former(self, deployment_id: str) -> FormerDeployment | None:
+        """The ready deployment that the given one would follow: the active one, or the branch's last preview."""
+        return self._database.fetch_one(FormerDeployment, _FORMER, {"id": deployment_id})
 
     # Creating
 
-    def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
+    def lock_tenant(self, connection: Connection, tenant_id: str) -> Plan | None:
         """The tenant's plan; other admissions and starts of the tenant wait until the transaction ends."""
-        row = connection.execute(_LOCK_TENANT, {"tenant_id": tenant_id}).fetchone()
-        return None if row is None else row["plan"]
+        return connection.fetch_value(Plan, _LOCK_TENANT, {"tenant_id": tenant_id})
 
     def count_live(self, connection: Connection, tenant_id: str) -> int:
-        row = connection.execute(_COUNT_LIVE, {"tenant_id": tenant_id}).fetchone()
-        return row["live"] if row else 0
+        return connection.fetch_value(int, _COUNT_LIVE, {"tenant_id": tenant_id}) or 0
 
-    def insert(self, connection: Connection, values: dict[str, Any]) -> None:
-        connection.execute(_INSERT, values | {"settings": Jsonb(values["settings"])})
+    def insert(self, connection: Connection, deployment: NewDeployment) -> None:
+        settings = Jsonb(msgspec.structs.asdict(deployment.settings))
+        connection.execute(_INSERT, msgspec.structs.asdict(deployment) | {"settings": settings})
 
-    def get_in(self, connection: Connection, deployment_id: str) -> Row:
-        row = connection.execute(_SELECT + "WHERE d.id = %(id)s", {"id": deployment_id}).fetchone()
+    def get_in(self, connection: Connection, deployment_id: str) -> DeploymentRow:
+        row = connection.fetch_one(DeploymentRow, _SELECT + "WHERE d.id = %(id)s", {"id": deployment_id})
         assert row is not None
         return row
 
@@ -211,10 +327,12 @@ class DeploymentRepository:
 
     def is_held(self, connection: Connection, deployment_id: str, fence: int) -> bool:
         """Whether the deployment is live and no later worker has touched it. Locks its row."""
-        row = connection.execute(
-            "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE", {"id": deployment_id}
-        ).fetchone()
-        return row is not None and row["status"] not in FINISHED and row["fence"] <= fence
+        row = connection.fetch_one(
+            _HeldDeployment,
+            "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE",
+            {"id": deployment_id},
+        )
+        return row is not None and row.status not in FINISHED and row.fence <= fence
 
     def finish(
         self,

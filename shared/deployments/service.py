@@ -7,24 +7,29 @@ reconciler puts into the queue what the queue doesn't hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from schemas.deployments import DeploymentResource, QueuePosition
 from schemas.logs import LogEnd, LogLine, LogStatus
 from schemas.messages import Job
 from shared.clock import Clock
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.deployments.deployment_input import preview_host, validate_deployment
 from shared.deployments.deployment_resource import deployment_resource
 from shared.deployments.jobs import cleanup_job, stage_job, stage_job_id
-from shared.deployments.repository import DeploymentRepository
+from shared.deployments.repository import (
+    DeploymentFilters,
+    DeploymentRepository,
+    DeploymentRow,
+    DeploymentSettings,
+    NewDeployment,
+)
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.logs.base import Doorbell, LogStore
-from shared.plans import Plan, limits_of
+from shared.plans import PlanLimits, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
 from shared.releases.repository import ReleaseRepository
@@ -33,15 +38,6 @@ from shared.settings import Settings
 from shared.text.storable import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
-
-_SETTINGS = (
-    "root_directory",
-    "framework",
-    "install_command",
-    "build_command",
-    "output_directory",
-    "node_version",
-)
 
 
 class DeploymentService:
@@ -78,7 +74,7 @@ class DeploymentService:
     def get(self, tenant_id: str, deployment_id: str) -> DeploymentResource:
         row = self._get_row(tenant_id, deployment_id)
         resource = self._resources([row])[0]
-        if row["status"] not in FINISHED:
+        if row.status not in FINISHED:
             resource.queue = self._explain(row)
         return resource
 
@@ -93,20 +89,16 @@ class DeploymentService:
         is_preview: bool | None = None,
         is_active: bool | None = None,
     ) -> Page[DeploymentResource]:
-        filters = {
-            "project_id": project_id,
-            "statuses": statuses,
-            "branch": branch,
-            "is_preview": is_preview,
-            "is_active": is_active,
-        }
+        filters = DeploymentFilters(
+            project_id=project_id, statuses=statuses, branch=branch, is_preview=is_preview, is_active=is_active
+        )
         rows = self._deployments.page(tenant_ids, page, filters)
         return Page(self._resources(rows.items), rows.position, rows.total)
 
     def explain(self, tenant_id: str, deployment_id: str) -> QueuePosition | None:
         """Why the deployment waits; None when it has finished or the queue can't tell."""
         row = self._get_row(tenant_id, deployment_id)
-        return None if row["status"] in FINISHED else self._explain(row)
+        return None if row.status in FINISHED else self._explain(row)
 
     # Creating
 
@@ -144,28 +136,28 @@ class DeploymentService:
             chosen_branch = branch or project["repository_branch"]
             self._deployments.insert(
                 connection,
-                {
-                    "id": deployment_id,
-                    "tenant_id": tenant_id,
-                    "project_id": project_id,
-                    "created_by": created_by,
-                    "trigger": trigger,
-                    "repository_url": project["repository_url"],
-                    "repository_set_by": project["repository_set_by"],
-                    "branch": chosen_branch,
-                    "commit_sha": commit_sha,
-                    "settings": {name: project[name] for name in _SETTINGS},
-                    "is_preview": is_preview,
-                    "clean": clean,
-                    "if_changed": if_changed,
-                    "priority": priority,
-                    "release_sequence": project["release_sequence"],
-                    "host": preview_host(project["slug"], chosen_branch, deployment_id)
-                    if is_preview
-                    else project["slug"],
-                    "traceparent": traceparent,
-                    "preview_days": self._settings.preview_days,
-                },
+                NewDeployment(
+                    id=deployment_id,
+                    tenant_id=tenant_id,
+                    project_id=project_id,
+                    created_by=created_by,
+                    trigger=trigger,
+                    repository_url=project["repository_url"],
+                    repository_set_by=project["repository_set_by"],
+                    branch=chosen_branch,
+                    commit_sha=commit_sha,
+                    settings=DeploymentSettings(
+                        **{name: project[name] for name in DeploymentSettings.__struct_fields__}
+                    ),
+                    is_preview=is_preview,
+                    clean=clean,
+                    if_changed=if_changed,
+                    priority=priority,
+                    release_sequence=project["release_sequence"],
+                    host=preview_host(project["slug"], chosen_branch, deployment_id) if is_preview else project["slug"],
+                    traceparent=traceparent,
+                    preview_days=self._settings.preview_days,
+                ),
             )
             entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
             first, last = self._log_store.append(connection, deployment_id, [entry], fence=None)
@@ -181,7 +173,7 @@ class DeploymentService:
                 stage=Stage.CLONE,
                 priority=priority,
                 limits=limits,
-                enqueued_at=row["created_at"],
+                enqueued_at=row.created_at,
                 traceparent=traceparent,
             )
         )
@@ -194,11 +186,11 @@ class DeploymentService:
         row = self._get_row(tenant_id, deployment_id)
         return self.create(
             tenant_id=tenant_id,
-            project_id=row["project_id"],
-            branch=row["branch"],
-            commit_sha=row["commit_sha"],
-            is_preview=row["is_preview"],
-            priority=row["priority"],
+            project_id=row.project_id,
+            branch=row.branch,
+            commit_sha=row.commit_sha,
+            is_preview=row.is_preview,
+            priority=row.priority,
             created_by=created_by,
             trigger="redeploy",
             record=record,
@@ -212,11 +204,11 @@ class DeploymentService:
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
             if row is None:
                 raise _not_found()
-            if row["status"] == DeploymentStatus.CANCELLED:
+            if row.status == DeploymentStatus.CANCELLED:
                 return self._resources([row])[0]
-            if row["status"] in FINISHED:
+            if row.status in FINISHED:
                 raise Conflict(
-                    f"The deployment is {row['status']} already; there is nothing to cancel.",
+                    f"The deployment is {row.status} already; there is nothing to cancel.",
                     code=ErrorCode.ALREADY_FINISHED,
                 )
             self._deployments.request_cancel(connection, tenant_id, deployment_id)
@@ -230,41 +222,41 @@ class DeploymentService:
             self.end_cancelled(row)
         return self.get(tenant_id, deployment_id)
 
-    def end_cancelled(self, row: Row) -> None:
+    def end_cancelled(self, row: DeploymentRow) -> None:
         """Ends a deployment whose cancellation was asked for and of which the queue holds no job. `row` is its own.
 
         A stage that has begun may still run where its worker is stopped or cut off from the queue. So its job is put
         back: whoever takes it up ends what is left, then confirms.
         """
-        stage = self._stage_runs.running_stage(row["id"])
+        stage = self._stage_runs.running_stage(row.id)
         if stage is None:
             if self.finish_cancelled(row):
                 self._free_slot(row)
             return
-        limits = limits_of(Plan(row["tenant_plan"]))
+        limits = limits_of(row.tenant_plan)
         job = stage_job(
-            deployment_id=row["id"],
-            tenant_id=row["tenant_id"],
-            stage=Stage(stage),
-            priority=row["priority"],
+            deployment_id=row.id,
+            tenant_id=row.tenant_id,
+            stage=stage,
+            priority=row.priority,
             limits=limits,
-            enqueued_at=row["created_at"],
-            traceparent=row["traceparent"],
+            enqueued_at=row.created_at,
+            traceparent=row.traceparent,
         )
         try:
             # It had a slot and must not wait behind other builds for one.
-            self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
+            self._queue.hold_slot(row.tenant_id, row.id, limit=limits.concurrent_builds, weight=limits.weight)
         except Unavailable:
             return
         self._enqueue(job)
 
-    def finish_cancelled(self, row: Row) -> bool:
+    def finish_cancelled(self, row: DeploymentRow) -> bool:
         """Ends a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
         read."""
         end = LogEnd(timestamp=self._now_ms(), status=DeploymentStatus.CANCELLED)
         return self._finish(row, DeploymentStatus.CANCELLED, end, error=None)
 
-    def finish_failed(self, row: Row, code: str, stage: Stage | None, message: str) -> bool:
+    def finish_failed(self, row: DeploymentRow, code: str, stage: Stage | None, message: str) -> bool:
         """Fails a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
         read."""
         message = storable(message)
@@ -279,22 +271,22 @@ class DeploymentService:
         """Removes a finished deployment and its site; the work is a job, the row is hidden at once."""
         with self._database.transaction() as connection:
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
-            if row is None or row["deleting_at"] is not None:
+            if row is None or row.deleting_at is not None:
                 raise _not_found()
-            if row["is_active"] or row["status"] not in FINISHED:
-                reason = "is what production serves; roll back first" if row["is_active"] else "runs; cancel it first"
+            if row.is_active or row.status not in FINISHED:
+                reason = "is what production serves; roll back first" if row.is_active else "runs; cancel it first"
                 raise Conflict(f"The deployment {reason}.", code=ErrorCode.DEPLOYMENT_ACTIVE)
             self._sites.set_removing(connection, deployment_id, is_deleting=True)
-        limits = limits_of(Plan(row["tenant_plan"]))
+        limits = limits_of(row.tenant_plan)
         self._enqueue(cleanup_job(subject_id=deployment_id, tenant_id=tenant_id, limits=limits))
 
     # Within
 
-    def _admit(self, connection: Connection, tenant_id: str) -> Any:
+    def _admit(self, connection: Connection, tenant_id: str) -> PlanLimits:
         plan = self._deployments.lock_tenant(connection, tenant_id)
         if plan is None:
             raise NotFound("There is no such account.")
-        limits = limits_of(Plan(plan))
+        limits = limits_of(plan)
         if self._deployments.count_live(connection, tenant_id) >= limits.maximum_queued:
             raise QueueFull(
                 f"The account has {limits.maximum_queued} unfinished deployments, as many as its plan allows; "
@@ -303,9 +295,9 @@ class DeploymentService:
             )
         return limits
 
-    def _free_slot(self, row: Row) -> None:
+    def _free_slot(self, row: DeploymentRow) -> None:
         try:
-            self._queue.free_slot(row["tenant_id"], row["id"])
+            self._queue.free_slot(row.tenant_id, row.id)
         except Unavailable:
             # The reconciler frees the slots of deployments that have ended.
             return
@@ -318,9 +310,9 @@ class DeploymentService:
             return
 
     def _finish(
-        self, row: Row, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
+        self, row: DeploymentRow, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
     ) -> bool:
-        deployment_id, fence = row["id"], row["fence"]
+        deployment_id, fence = row.id, row.fence
         entries = [LogStatus(timestamp=end.timestamp, status=status), end]
         if error is not None:
             stage = error[1] or Stage.CLONE
@@ -335,21 +327,21 @@ class DeploymentService:
         self._doorbell.ring(deployment_id, first, last, entries[-2:])
         return True
 
-    def _get_row(self, tenant_id: str, deployment_id: str) -> Row:
+    def _get_row(self, tenant_id: str, deployment_id: str) -> DeploymentRow:
         row = self._deployments.find(tenant_id, deployment_id)
         if row is None:
             raise _not_found()
         return row
 
-    def _resources(self, rows: Sequence[Row]) -> list[DeploymentResource]:
+    def _resources(self, rows: Sequence[DeploymentRow]) -> list[DeploymentResource]:
         with self._database.transaction() as connection:
-            runs = self._stage_runs.of_deployments(connection, [row["id"] for row in rows])
-        return [deployment_resource(row, runs[row["id"]], self._settings) for row in rows]
+            runs = self._stage_runs.of_deployments(connection, [row.id for row in rows])
+        return [deployment_resource(row, runs[row.id], self._settings) for row in rows]
 
-    def _explain(self, row: Row) -> QueuePosition | None:
+    def _explain(self, row: DeploymentRow) -> QueuePosition | None:
         try:
             for stage in Stage:
-                found = self._queue.explain(stage_job_id(row["id"], stage))
+                found = self._queue.explain(stage_job_id(row.id, stage))
                 if found is not None:
                     estimate = found.estimated_start_seconds
                     return QueuePosition(

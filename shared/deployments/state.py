@@ -45,6 +45,15 @@ class Pool(enum.StrEnum):
     PREVIEW_CLEANUP = "preview-cleanup"
 
 
+class SiteState(enum.StrEnum):
+    """What is served of a deployment; a site that is being removed never comes back."""
+
+    NONE = "none"
+    PUBLISHED = "published"
+    REMOVING = "removing"
+    REMOVED = "removed"
+
+
 # Jobs at once in one worker process.
 DEFAULT_THREADS: dict[Pool, int] = {
     Pool.CLONE: 4,

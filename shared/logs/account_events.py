@@ -143,13 +143,13 @@ class AccountEventStore:
 
     def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
         """The newest number of each tenant, 0 where nothing has happened yet."""
-        rows = self._database.fetch_all(_HEADS, {"tenants": list(tenant_ids)})
+        rows = self._database.fetch_dicts(_HEADS, {"tenants": list(tenant_ids)})
         return dict.fromkeys(tenant_ids, 0) | {row["tenant_id"]: row["last_seq"] for row in rows}
 
     def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]:
         """For each tenant at most `limit` events above its position; tenants without news are missing."""
         parameters = {"tenants": list(positions), "positions": list(positions.values()), "limit": limit}
-        rows = self._database.fetch_all(_READ, parameters)
+        rows = self._database.fetch_dicts(_READ, parameters)
         return {
             tenant_id: self._page(list(of_tenant))
             for tenant_id, of_tenant in groupby(rows, key=lambda row: str(row["tenant_id"]))

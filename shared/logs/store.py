@@ -153,7 +153,7 @@ class PostgresLogStore:
 
     def last_batch(self, deployment_id: str, fence: int) -> int:
         """The number of the last batch stored under this fence, 0 for none. Raises LeaseLost for an old fence."""
-        row = self._database.fetch_one(_POSITION, {"id": deployment_id})
+        row = self._database.fetch_dict(_POSITION, {"id": deployment_id})
         if row is None or row["fence"] < fence:
             return 0
         if row["fence"] > fence:
@@ -162,12 +162,12 @@ class PostgresLogStore:
 
     def head(self, deployment_id: str) -> LogHead:
         """A deployment without a log has the head (0, open)."""
-        row = self._database.fetch_one(_HEAD, {"id": deployment_id})
+        row = self._database.fetch_dict(_HEAD, {"id": deployment_id})
         return LogHead(0, is_closed=False) if row is None else LogHead(row["last_seq"], is_closed=row["is_closed"])
 
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]:
         """Heads by deployment; those without a log are missing."""
-        rows = self._database.fetch_all(_HEADS, {"ids": list(deployment_ids)})
+        rows = self._database.fetch_dicts(_HEADS, {"ids": list(deployment_ids)})
         return {row["deployment_id"]: LogHead(row["last_seq"], is_closed=row["is_closed"]) for row in rows}
 
     def read(

@@ -50,7 +50,7 @@ class RepositoryCredentialRepository:
 
     def find(self, tenant_id: str, project_id: str) -> Row | None:
         """What may be shown of them."""
-        return self._database.fetch_one(
+        return self._database.fetch_dict(
             "SELECT c.kind, c.origin, c.username, c.fingerprint, c.public_key, c.updated_at "
             "FROM repository_credentials c JOIN projects p ON p.id = c.project_id "
             "WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s AND p.deleting_at IS NULL",
@@ -58,7 +58,7 @@ class RepositoryCredentialRepository:
         )
 
     def find_sealed(self, project_id: str) -> Row | None:
-        return self._database.fetch_one(
+        return self._database.fetch_dict(
             "SELECT project_id, kind, origin, key_id, wrapped_key, ciphertext FROM repository_credentials "
             "WHERE project_id = %(project_id)s",
             {"project_id": project_id},
@@ -73,7 +73,7 @@ class RepositoryCredentialRepository:
 
     def wrapped_by_others(self, key_id: str, *, after: str, limit: int) -> list[Row]:
         """Those of all projects that another key than `key_id` wrapped, by the project's id."""
-        return self._database.fetch_all(
+        return self._database.fetch_dicts(
             "SELECT project_id, kind, origin, key_id, wrapped_key, ciphertext FROM repository_credentials "
             "WHERE key_id <> %(key_id)s AND project_id > %(after)s ORDER BY project_id LIMIT %(limit)s",
             {"key_id": key_id, "after": after, "limit": limit},
@@ -81,7 +81,7 @@ class RepositoryCredentialRepository:
 
     def replace_wrapping(self, project_id: str, *, key_id: str, wrapped_key: bytes, former: bytes) -> bool:
         """False when they were set anew meanwhile: those have a wrapping of their own."""
-        row = self._database.fetch_one(
+        row = self._database.fetch_dict(
             "UPDATE repository_credentials SET key_id = %(key_id)s, wrapped_key = %(wrapped_key)s "
             "WHERE project_id = %(project_id)s AND wrapped_key = %(former)s RETURNING project_id",
             {"project_id": project_id, "key_id": key_id, "wrapped_key": wrapped_key, "former": former},
@@ -89,7 +89,7 @@ class RepositoryCredentialRepository:
         return row is not None
 
     def find_host_key(self, project_id: str, host: str) -> str | None:
-        row = self._database.fetch_one(
+        row = self._database.fetch_dict(
             "SELECT host_key FROM repository_host_keys WHERE project_id = %(project_id)s AND host = %(host)s",
             {"project_id": project_id, "host": host},
         )
@@ -97,7 +97,7 @@ class RepositoryCredentialRepository:
 
     def pin_host_key(self, project_id: str, host: str, host_key: str) -> str:
         """Keeps the key unless the host has one already; returns the one that holds."""
-        row = self._database.fetch_one(_PIN, {"project_id": project_id, "host": host, "host_key": host_key})
+        row = self._database.fetch_dict(_PIN, {"project_id": project_id, "host": host, "host_key": host_key})
         assert row is not None
         return row["host_key"]
 

@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 
 from schemas.projects import CreateProjectRequest, ProjectResource, UpdateProjectRequest
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.deployments.jobs import cleanup_job
 from shared.errors import CloudifyError, Conflict, ErrorCode, NotFound, PlanLimit, Unavailable, ValidationFailed
 from shared.identifiers import PROJECT, new_identifier
 from shared.network.address_policy import AddressPolicy
-from shared.plans import Plan, limits_of
+from shared.plans import limits_of
 from shared.projects.credential_service import RepositoryCredentialService
 from shared.projects.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
-from shared.projects.repository import ProjectRepository
+from shared.projects.repository import NewProject, ProjectRepository, ProjectRow
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.queue.base import JobQueue
 from shared.settings import Settings
@@ -75,15 +75,11 @@ class ProjectService:
 
         Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
         """
-        values = msgspec.structs.asdict(request)
-        self._validate(values, allows_files=set_by is not None)
-        values["name"] = request.name.strip()
+        self._validate(msgspec.structs.asdict(request), allows_files=set_by is not None)
         with self._database.transaction() as connection:
             self._admit(connection, tenant_id)
-            values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id, "repository_set_by": set_by}
-            address = values["repository_url"]
-            row = self._insert(connection, values | {"repository_url": _without_credentials(address)}, request.slug)
-            self._keep_credentials(connection, row["id"], address)
+            row = self._insert(connection, _new_project(tenant_id, request, set_by), request.slug)
+            self._keep_credentials(connection, row.id, request.repository_url)
             resource = self._resource(row)
             if record is not None:
                 record(connection, resource)
@@ -117,7 +113,7 @@ class ProjectService:
         if plan is None:
             raise _not_found()
         try:
-            self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(Plan(plan))))
+            self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(plan)))
         except Unavailable:
             # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
             return
@@ -146,25 +142,26 @@ class ProjectService:
         plan = self._projects.lock_tenant(connection, tenant_id)
         if plan is None:
             raise NotFound("There is no such account.")
-        maximum = limits_of(Plan(plan)).maximum_projects
+        maximum = limits_of(plan).maximum_projects
         if self._projects.count_of(connection, tenant_id) >= maximum:
             raise PlanLimit(
                 f"The {plan} plan allows {maximum} projects; delete one or change the plan.",
                 details={"plan": plan, "maximumProjects": maximum},
             )
 
-    def _insert(self, connection: Connection, values: dict[str, Any], wanted: str | None) -> Row:
+    def _insert(self, connection: Connection, project: NewProject, wanted: str | None) -> ProjectRow:
+        """Under the `wanted` slug, or the first free one that is made from the name."""
         if wanted is not None:
-            row = self._projects.insert(connection, values)
+            row = self._projects.insert(connection, msgspec.structs.replace(project, slug=wanted))
             if row is None:
                 raise Conflict(f"The slug {wanted} is taken; choose another.", code=ErrorCode.SLUG_TAKEN)
             return row
-        base = slug_from(values["name"])
+        base = slug_from(project.name)
         for number in range(1, _SLUG_ATTEMPTS + 1):
             slug = base if number == 1 else numbered_slug(base, number)
             if slug in RESERVED_SLUGS or slug_problem(slug) is not None:
                 continue
-            row = self._projects.insert(connection, values | {"slug": slug})
+            row = self._projects.insert(connection, msgspec.structs.replace(project, slug=slug))
             if row is not None:
                 return row
         raise Conflict(
@@ -172,13 +169,45 @@ class ProjectService:
             code=ErrorCode.SLUG_TAKEN,
         )
 
-    def _resource(self, row: Row) -> ProjectResource:
-        names = ProjectResource.__struct_fields__
-        values = {name: row[name] for name in names if name != "url"}
-        if values["repository_url"] is not None:
+    def _resource(self, row: ProjectRow) -> ProjectResource:
+        return ProjectResource(
+            id=row.id,
+            name=row.name,
+            slug=row.slug,
             # Credentials in the address are for the clone alone.
-            values["repository_url"] = public_form(values["repository_url"])
-        return ProjectResource(**values, url=self._settings.site_url(row["slug"]))
+            repository_url=None if row.repository_url is None else public_form(row.repository_url),
+            repository_branch=row.repository_branch,
+            root_directory=row.root_directory,
+            framework=row.framework,
+            install_command=row.install_command,
+            build_command=row.build_command,
+            output_directory=row.output_directory,
+            node_version=row.node_version,
+            url=self._settings.site_url(row.slug),
+            is_pinned=row.is_pinned,
+            active_deployment_id=row.active_deployment_id,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | None) -> NewProject:
+    """Without a slug yet."""
+    return NewProject(
+        id=new_identifier(PROJECT),
+        tenant_id=tenant_id,
+        name=request.name.strip(),
+        slug="",
+        repository_url=_without_credentials(request.repository_url),
+        repository_branch=request.repository_branch,
+        root_directory=request.root_directory,
+        framework=request.framework,
+        install_command=request.install_command,
+        build_command=request.build_command,
+        output_directory=request.output_directory,
+        node_version=request.node_version,
+        repository_set_by=set_by,
+    )
 
 
 def _without_credentials(address: str | None) -> str | None:

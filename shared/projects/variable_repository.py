@@ -50,7 +50,7 @@ class VariableRepository:
 
     def list_of(self, tenant_id: str, project_id: str) -> list[Row]:
         """By key; without the sealed values."""
-        return self._database.fetch_all(
+        return self._database.fetch_dicts(
             "SELECT v.key, v.targets::text[] AS targets, v.stages, v.created_at, v.updated_at "
             "FROM environment_variables v JOIN projects p ON p.id = v.project_id "
             "WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s ORDER BY v.key",
@@ -59,7 +59,7 @@ class VariableRepository:
 
     def sealed_for(self, project_id: str, target: str) -> list[Row]:
         """Key, stages and sealed value of each variable of the target, by key."""
-        return self._database.fetch_all(
+        return self._database.fetch_dicts(
             "SELECT key, stages, key_id, wrapped_key, ciphertext FROM environment_variables "
             "WHERE project_id = %(project_id)s AND %(target)s::variable_target = ANY(targets) ORDER BY key",
             {"project_id": project_id, "target": target},
@@ -67,7 +67,7 @@ class VariableRepository:
 
     def readable_values(self, tenant_id: str, project_id: str) -> list[Row]:
         """Key, targets and sealed value of the variables that hold for development, by key."""
-        return self._database.fetch_all(
+        return self._database.fetch_dicts(
             "SELECT v.key, v.targets::text[] AS targets, v.key_id, v.wrapped_key, v.ciphertext "
             "FROM environment_variables v JOIN projects p ON p.id = v.project_id "
             "WHERE p.id = %(project_id)s AND p.tenant_id = %(tenant_id)s AND 'development' = ANY(v.targets) "
@@ -77,7 +77,7 @@ class VariableRepository:
 
     def wrapped_by_others(self, key_id: str, *, after: str, limit: int) -> list[Row]:
         """Variables of all projects that another key than `key_id` wrapped, by id."""
-        return self._database.fetch_all(
+        return self._database.fetch_dicts(
             "SELECT id, project_id, key, key_id, wrapped_key, ciphertext FROM environment_variables "
             "WHERE key_id <> %(key_id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s",
             {"key_id": key_id, "after": after, "limit": limit},
@@ -85,7 +85,7 @@ class VariableRepository:
 
     def replace_wrapping(self, variable_id: str, *, key_id: str, wrapped_key: bytes, former: bytes) -> bool:
         """False when the variable was set anew meanwhile: that value has a wrapping of its own."""
-        row = self._database.fetch_one(
+        row = self._database.fetch_dict(
             "UPDATE environment_variables SET key_id = %(key_id)s, wrapped_key = %(wrapped_key)s "
             "WHERE id = %(id)s AND wrapped_key = %(former)s RETURNING id",
             {"id": variable_id, "key_id": key_id, "wrapped_key": wrapped_key, "former": former},

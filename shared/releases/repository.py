@@ -52,10 +52,10 @@ class ReleaseRepository:
         connection.execute(_INSERT, values)
 
     def find(self, release_id: str) -> Row | None:
-        return self._database.fetch_one(_SELECT + "WHERE r.id = %(id)s", {"id": release_id})
+        return self._database.fetch_dict(_SELECT + "WHERE r.id = %(id)s", {"id": release_id})
 
     def pending(self) -> list[Row]:
-        return self._database.fetch_all(_SELECT + "WHERE r.status = 'pending' ORDER BY r.created_at, r.id")
+        return self._database.fetch_dicts(_SELECT + "WHERE r.status = 'pending' ORDER BY r.created_at, r.id")
 
     def lock_project(self, connection: Connection, project_id: str) -> Row | None:
         return connection.execute(
@@ -89,7 +89,7 @@ class ReleaseRepository:
 
     def active_sites(self) -> list[Row]:
         """Every host that must answer and the deployment it must serve: `host`, `deployment_id`, `project_id`."""
-        return self._database.fetch_all(_SERVED)
+        return self._database.fetch_dicts(_SERVED)
 
     def while_active(self, project_id: str, deployment_id: str, act: Callable[[], object]) -> bool:
         """Calls `act` if the deployment is still what its host serves, with no release or removal in between."""

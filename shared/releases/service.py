@@ -5,16 +5,16 @@ from __future__ import annotations
 import structlog
 
 from schemas.deployments import DeploymentResource
-from shared.db.database import Database, Row
+from shared.db.database import Database
 from shared.deployments.deployment_resource import deployment_resource
 from shared.deployments.jobs import release_job
-from shared.deployments.repository import DeploymentRepository
+from shared.deployments.repository import DeploymentRepository, DeploymentRow
 from shared.deployments.service import Record
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import DeploymentStatus
+from shared.deployments.state import DeploymentStatus, SiteState
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable
 from shared.identifiers import RELEASE, new_identifier
-from shared.plans import Plan, limits_of
+from shared.plans import limits_of
 from shared.queue.base import JobQueue
 from shared.releases.repository import ReleaseRepository
 from shared.settings import Settings
@@ -60,11 +60,11 @@ class ReleaseService:
             raise NotFound("There is no such deployment.")
         with self._database.transaction() as connection:
             # The project's row first, as everywhere: a deployment that becomes ready locks both as well.
-            project = self._releases.next_sequence(connection, tenant_id, found["project_id"])
+            project = self._releases.next_sequence(connection, tenant_id, found.project_id)
             if project is None:
                 raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
-            if row is None or row["deleting_at"] is not None:
+            if row is None or row.deleting_at is not None:
                 raise NotFound("There is no such deployment.")
             _check_releasable(row, kind)
             release_id = new_identifier(RELEASE)
@@ -73,7 +73,7 @@ class ReleaseService:
                 {
                     "id": release_id,
                     "tenant_id": tenant_id,
-                    "project_id": row["project_id"],
+                    "project_id": row.project_id,
                     "deployment_id": deployment_id,
                     "kind": kind,
                     "release_sequence": project["release_sequence"],
@@ -84,7 +84,7 @@ class ReleaseService:
             resource = deployment_resource(row, runs, self._settings)
             if record is not None:
                 record(connection, resource)
-        limits = limits_of(Plan(row["tenant_plan"]))
+        limits = limits_of(row.tenant_plan)
         try:
             self._queue.enqueue(release_job(release_id=release_id, tenant_id=tenant_id, limits=limits))
         except Unavailable as error:
@@ -93,14 +93,14 @@ class ReleaseService:
         return resource
 
 
-def _check_releasable(row: Row, kind: str) -> None:
-    if row["status"] != DeploymentStatus.READY:
+def _check_releasable(row: DeploymentRow, kind: str) -> None:
+    if row.status != DeploymentStatus.READY:
         raise Conflict(
-            f"The deployment is {row['status']}; only one that is ready can be released.", code=ErrorCode.NOT_READY
+            f"The deployment is {row.status}; only one that is ready can be released.", code=ErrorCode.NOT_READY
         )
-    if row["is_preview"]:
+    if row.is_preview:
         raise Conflict(f"A preview can't be the target of a {kind}; deploy its branch to production instead.")
-    if row["site_state"] in ("removing", "removed"):
+    if row.site_state in (SiteState.REMOVING, SiteState.REMOVED):
         raise Conflict(
             "The deployment's files are no longer kept; deploy its commit again.", code=ErrorCode.ARTIFACT_EXPIRED
         )

@@ -15,15 +15,15 @@ class SiteRepository:
         self._database = database
 
     def find(self, deployment_id: str) -> Row | None:
-        return self._database.fetch_one(_SELECT + "WHERE d.id = %(id)s", {"id": deployment_id})
+        return self._database.fetch_dict(_SELECT + "WHERE d.id = %(id)s", {"id": deployment_id})
 
     def find_deleting_project(self, project_id: str) -> Row | None:
-        return self._database.fetch_one(
+        return self._database.fetch_dict(
             "SELECT * FROM projects WHERE id = %(id)s AND deleting_at IS NOT NULL", {"id": project_id}
         )
 
     def of_project(self, project_id: str) -> list[Row]:
-        return self._database.fetch_all(_SELECT + "WHERE d.project_id = %(id)s", {"id": project_id})
+        return self._database.fetch_dicts(_SELECT + "WHERE d.project_id = %(id)s", {"id": project_id})
 
     def set_published(self, connection: Connection, deployment_id: str, fence: int) -> None:
         connection.execute(
@@ -40,7 +40,7 @@ class SiteRepository:
 
     def is_removed(self, deployment_id: str) -> bool:
         """Whether the deployment's site was removed or is being removed, alone or with its project."""
-        row = self._database.fetch_one(
+        row = self._database.fetch_dict(
             "SELECT 1 FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s "
             "AND d.site_state NOT IN ('removing', 'removed') AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
             {"id": deployment_id},
@@ -63,10 +63,10 @@ class SiteRepository:
             ).rowcount
 
     def removing(self) -> list[Row]:
-        return self._database.fetch_all(_SELECT + "WHERE d.site_state = 'removing' ORDER BY d.created_at")
+        return self._database.fetch_dicts(_SELECT + "WHERE d.site_state = 'removing' ORDER BY d.created_at")
 
     def deleting_projects(self) -> list[Row]:
-        return self._database.fetch_all(
+        return self._database.fetch_dicts(
             "SELECT p.*, t.plan AS tenant_plan FROM projects p JOIN tenants t ON t.id = p.tenant_id "
             "WHERE p.deleting_at IS NOT NULL ORDER BY p.deleting_at"
         )

@@ -66,6 +66,6 @@ def _build(platform: Platform, project: str, *, keeps: bool) -> float:
 
 def _kept(platform: Platform, project: str) -> list[dict[str, object]]:
     with platform.database() as database:
-        return database.fetch_all(
+        return database.fetch_dicts(
             "SELECT last_used_at FROM snapshots WHERE kind = 'build files' AND scope = %s", [f"{project}/production"]
         )

@@ -53,7 +53,7 @@ def write_log(database: Database, lines: list[LogEntry]) -> tuple[str, int]:
             store.append(connection, deployment_id, lines[begin : begin + _BATCH], fence=None)
     with database.transaction() as connection:
         store.append(connection, deployment_id, [end()], fence=None)
-    row = database.fetch_one(
+    row = database.fetch_dict(
         "SELECT sum(length(entries)) AS size FROM log_chunks WHERE deployment_id = %(id)s", {"id": deployment_id}
     )
     assert row is not None
@@ -104,7 +104,7 @@ def run(database: Database, objects: S3ArtifactStore, folder: Path, options: arg
     moved, _ = write_log(database, lines)
     del lines
     seconds, peak = compact(database, objects, folder, moved)
-    row = database.fetch_one("SELECT size_bytes FROM log_archives WHERE deployment_id = %(id)s", {"id": moved})
+    row = database.fetch_dict("SELECT size_bytes FROM log_archives WHERE deployment_id = %(id)s", {"id": moved})
     assert row is not None
     print(f"{last_seq} entries, {text_bytes / 1e6:.0f} MB of text")
     print(f"moved in {seconds:.1f} s ({text_bytes / 1e6 / seconds:.0f} MB/s), memory grew by {peak / 1e6:.0f} MB")

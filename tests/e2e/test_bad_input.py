@@ -32,7 +32,7 @@ def expect_failure(platform: Platform, deployment: dict, code: str, stage: str, 
 
 def tenant_id(platform: Platform, deployment_id: str) -> str:
     with platform.database() as database:
-        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
+        row = database.fetch_dict("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
     assert row is not None
     return row["tenant_id"]
 

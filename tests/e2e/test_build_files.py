@@ -57,5 +57,5 @@ def deploy(platform: Platform, project: str) -> str:
     assert deployment["status"] == "ready", (deployment["error"], log)
     with platform.database() as database:
         query = "SELECT 1 FROM snapshots WHERE kind = 'build files' AND scope = %s"
-        wait_for(lambda: database.fetch_one(query, [f"{project}/production"]), seconds=60, what="the kept files")
+        wait_for(lambda: database.fetch_dict(query, [f"{project}/production"]), seconds=60, what="the kept files")
     return log

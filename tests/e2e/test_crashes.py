@@ -31,8 +31,8 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
     places = [stage_job_id(deployment_id, stage) for stage in Stage]
     wait_for(lambda: all(queue.find(place) is None for place in places), what="no job is left")
     with platform.database() as database:
-        tenant = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-        ends = database.fetch_one(
+        tenant = database.fetch_dict("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
+        ends = database.fetch_dict(
             "SELECT h.is_closed, h.next_seq FROM log_heads h WHERE deployment_id = %(id)s", {"id": deployment_id}
         )
     assert tenant is not None

@@ -79,7 +79,7 @@ def test_a_lost_snapshot_is_built_again(platform: Platform, repositories: Path):
         job = stage_job_id(deployment_id, Stage.UPLOAD)
         wait_for(lambda: queue.find(job) == "ready", what="the build is done")
         with platform.database() as database:
-            row = database.fetch_one(
+            row = database.fetch_dict(
                 "SELECT d.tenant_id, r.output FROM stage_runs r JOIN deployments d ON d.id = r.deployment_id "
                 "WHERE d.id = %(id)s AND r.stage = 'build'",
                 {"id": deployment_id},

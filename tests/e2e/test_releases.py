@@ -68,7 +68,7 @@ def test_ten_deployments_at_once_on_a_free_account_build_one_at_a_time(platform:
         url = make_repository(repositories / str(number), node_site(f"site {number}", before=sleep_js(1)))
         projects.append(platform.create_project(f"ten-{number}", url, **BUILD))
     with platform.database() as database:
-        tenant = database.fetch_one("SELECT tenant_id FROM projects WHERE id = %(id)s", {"id": projects[0]["id"]})
+        tenant = database.fetch_dict("SELECT tenant_id FROM projects WHERE id = %(id)s", {"id": projects[0]["id"]})
     assert tenant is not None
     queue = platform.queue()
     over = threading.Event()

@@ -77,7 +77,7 @@ def test_variables_reach_the_build_and_never_the_log(platform: Platform, reposit
     assert secret not in text
     assert platform.get_site("variables", "/length.txt").text == str(len(secret))
     with platform.database() as database:
-        row = database.fetch_one("SELECT ciphertext FROM environment_variables")
+        row = database.fetch_dict("SELECT ciphertext FROM environment_variables")
     assert row is not None
     assert secret.encode() not in bytes(row["ciphertext"])
 

@@ -196,7 +196,7 @@ def test_all_clients_process_the_same_lines_whatever_is_killed(
 
 
 def last_seq(database: Database, deployment_id: str) -> int:
-    row = database.fetch_one(
+    row = database.fetch_dict(
         "SELECT next_seq - 1 AS last_seq FROM log_heads WHERE deployment_id = %(id)s", {"id": deployment_id}
     )
     assert row is not None
@@ -208,7 +208,7 @@ def finish(platform: Platform, database: Database, deployment_id: str) -> str:
 
     def status() -> str | None:
         release(platform.build_processes())
-        row = database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
+        row = database.fetch_dict("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
         assert row is not None
         found = str(row["status"]).lower()
         return found if found in FINISHED else None

@@ -103,7 +103,7 @@ class ArchiveWorld:
         return PostgresLogStore(self.database, ArchiveReader(self.away, clock=self.clock))
 
     def chunks(self, deployment_id: str) -> int:
-        row = self.database.fetch_one(
+        row = self.database.fetch_dict(
             "SELECT count(*) AS count FROM log_chunks WHERE deployment_id = %(id)s", {"id": deployment_id}
         )
         assert row is not None
@@ -113,7 +113,7 @@ class ArchiveWorld:
         return self.archive_row(deployment_id) is not None
 
     def archive_row(self, deployment_id: str) -> dict[str, Any] | None:
-        return self.database.fetch_one("SELECT * FROM log_archives WHERE deployment_id = %(id)s", {"id": deployment_id})
+        return self.database.fetch_dict("SELECT * FROM log_archives WHERE deployment_id = %(id)s", {"id": deployment_id})
 
     def delete(self, deployment_id: str) -> None:
         with self.database.transaction() as connection:

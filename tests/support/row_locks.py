@@ -49,7 +49,7 @@ def overtaken(database: Database, act: Callable[[], T], change: Callable[[Connec
         row = connection.execute("SELECT pg_backend_pid() AS pid").fetchone()
         assert row is not None
         waiter = Waiter(act)
-        while not (found := database.fetch_one(_WAITING, {"holder": row["pid"]})) or not found["waiting"]:
+        while not (found := database.fetch_dict(_WAITING, {"holder": row["pid"]})) or not found["waiting"]:
             # Either it waits for the lock or it has returned without having asked for it.
             waiter.thread.join(0.02)
             assert waiter.thread.is_alive(), "it decided without waiting for the lock"

@@ -16,12 +16,12 @@ import structlog
 from schemas.messages import Job
 from shared import metrics
 from shared.clock import Clock
-from shared.db.database import Row
 from shared.deployments.jobs import stage_job
+from shared.deployments.repository import DeploymentRow
 from shared.deployments.state import Stage, next_stage
 from shared.errors import Cancelled, FailureCode, LeaseLost, PlatformError, StageFailure, Unavailable
 from shared.logs.masking.redaction import Redactor
-from shared.plans import Plan, PlanLimits, limits_of
+from shared.plans import PlanLimits, limits_of
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import ProjectVariable
 from shared.queue.base import Lease
@@ -71,7 +71,7 @@ Reap = Callable[[str], None]
 # (tenant id, deployment id, limits): puts a started deployment's slot into the queue's running set. Raises Unavailable.
 HoldSlot = Callable[[str, str, PlanLimits], None]
 # Ends a pipeline: records the last stage's result together with what it means for the deployment. (row, fence, result)
-Finish = Callable[[Row, int, StageResult], None]
+Finish = Callable[[DeploymentRow, int, StageResult], None]
 
 
 class StageRunner:
@@ -84,7 +84,7 @@ class StageRunner:
         open_log: OpenLog,
         read_variables: ReadVariables,
         read_credentials: ReadCredentials,
-        secrets_of: Callable[[Row], list[str]],
+        secrets_of: Callable[[DeploymentRow], list[str]],
         reap: Reap,
         hold_slot: HoldSlot,
         directories: StageDirectories,
@@ -148,7 +148,7 @@ class StageRunner:
             return "cancelled"
         if begun.beginning is Beginning.RUN:
             if self._stage is Stage.CLONE and begun.attempt == 1:
-                waited = self._clock.now() - begun.row["created_at"]
+                waited = self._clock.now() - begun.row.created_at
                 metrics.observe_wait(self._stage.value, waited.total_seconds())
             outcome = self._run_function(lease, begun, begun.row)
             if outcome != "succeeded":
@@ -157,34 +157,34 @@ class StageRunner:
         lease.done([] if following is None else [_next_job(lease, begun.row, following)])
         return "succeeded"
 
-    def _wait_for_slot(self, lease: Lease, begun: BegunStage, row: Row) -> str:
+    def _wait_for_slot(self, lease: Lease, begun: BegunStage, row: DeploymentRow) -> str:
         """The queue, which lost what it knew, handed out a job beyond the plan: it is told who holds the places."""
-        limits = limits_of(Plan(row["tenant_plan"]))
+        limits = limits_of(row.tenant_plan)
         delay = 0.0
         try:
             for deployment_id in begun.started:
-                self._hold_slot(row["tenant_id"], deployment_id, limits)
+                self._hold_slot(row.tenant_id, deployment_id, limits)
         except Unavailable:
             delay = _WAIT_SECONDS
         lease.wait_for_slot(delay)
         return "waiting"
 
-    def _run_function(self, lease: Lease, begun: BegunStage, row: Row) -> str:
-        target = "preview" if row["is_preview"] else "production"
-        variables = self._read_variables(row["project_id"], target)
+    def _run_function(self, lease: Lease, begun: BegunStage, row: DeploymentRow) -> str:
+        target = "preview" if row.is_preview else "production"
+        variables = self._read_variables(row.project_id, target)
         # Read once: what the clone uses is what the log masks.
-        credentials = self._read_credentials(row["project_id"])
+        credentials = self._read_credentials(row.project_id)
         values = [variable.value for variable in variables]
         redactor = Redactor([*values, *self._secrets_of(row), *(credentials.secrets if credentials else ())])
-        log = self._open_log(row["id"], self._stage, lease.token, redactor)
+        log = self._open_log(row.id, self._stage, lease.token, redactor)
         try:
             with (
                 interruption(lease, log.lost) as interrupted,
-                self._directories.open(row["id"], self._stage.value, lease.token) as directory,
+                self._directories.open(row.id, self._stage.value, lease.token) as directory,
             ):
                 context = StageContext(
                     deployment=deployment_view(row),
-                    limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._build_settings),
+                    limits=effective_limits(limits_of(row.tenant_plan), self._build_settings),
                     directory=directory,
                     inputs={Stage(stage): output for stage, output in begun.outputs.items()},
                     log=log,
@@ -198,8 +198,10 @@ class StageRunner:
         finally:
             log.close()
 
-    def _call(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row, redactor: Redactor) -> str:
-        deployment_id = row["id"]
+    def _call(
+        self, lease: Lease, context: StageContext, log: StageLogHandle, row: DeploymentRow, redactor: Redactor
+    ) -> str:
+        deployment_id = row.id
         try:
             result = self._function.run(context)
         except StageFailure as failure:
@@ -249,7 +251,7 @@ class StageRunner:
             target="preview" if context.deployment.is_preview else "production",
         )
 
-    def _record(self, lease: Lease, row: Row, result: StageResult, log: StageLogHandle) -> None:
+    def _record(self, lease: Lease, row: DeploymentRow, result: StageResult, log: StageLogHandle) -> None:
         """The log first: a recorded stage has all its lines."""
         log.close()
         if log.lost.is_set():
@@ -258,7 +260,7 @@ class StageRunner:
             self._finish(row, lease.token, result)
             return
         self._lifecycle.succeed_stage(
-            row["id"],
+            row.id,
             self._stage,
             fence=lease.token,
             output=result.output,
@@ -286,7 +288,9 @@ class StageRunner:
         lease.done()
         return "cancelled"
 
-    def _rerun(self, lease: Lease, context: StageContext, log: StageLogHandle, row: Row, missing: InputMissing) -> str:
+    def _rerun(
+        self, lease: Lease, context: StageContext, log: StageLogHandle, row: DeploymentRow, missing: InputMissing
+    ) -> str:
         """What an earlier stage stored is lost: that stage runs again, as often as this one may be attempted."""
         origin = origin_of(missing.digest, context.inputs)
         if lease.lost.is_set() or log.lost.is_set():
@@ -297,7 +301,7 @@ class StageRunner:
             raise missing
         log.system(f"What the {origin.value} stage stored is no longer there; that stage runs again.")
         log.close()
-        self._lifecycle.rerun_from(row["id"], origin, fence=lease.token, message=str(missing))
+        self._lifecycle.rerun_from(row.id, origin, fence=lease.token, message=str(missing))
         lease.done([_next_job(lease, row, origin)])
         return "rerun"
 
@@ -325,14 +329,14 @@ class StageRunner:
             return "retrying"
 
 
-def _next_job(lease: Lease, row: Row, stage: Stage) -> Job:
+def _next_job(lease: Lease, row: DeploymentRow, stage: Stage) -> Job:
     return stage_job(
-        deployment_id=row["id"],
-        tenant_id=row["tenant_id"],
+        deployment_id=row.id,
+        tenant_id=row.tenant_id,
         stage=stage,
-        priority=row["priority"],
-        limits=limits_of(Plan(row["tenant_plan"])),
-        enqueued_at=row["created_at"],
+        priority=row.priority,
+        limits=limits_of(row.tenant_plan),
+        enqueued_at=row.created_at,
         traceparent=lease.job.traceparent,
     )
 

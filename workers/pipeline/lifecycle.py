@@ -16,12 +16,12 @@ import tenacity
 from schemas.logs import LogEnd, LogEntry, LogStatus
 from shared.clock import Clock
 from shared.db.database import Connection, Database, Row
-from shared.deployments.repository import DeploymentRepository
+from shared.deployments.repository import DeploymentRepository, DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
-from shared.plans import Plan, limits_of, slots_within
+from shared.plans import limits_of, slots_within
 from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings
@@ -49,7 +49,7 @@ class BegunStage:
     """
 
     beginning: Beginning
-    row: Row | None
+    row: DeploymentRow | None
     outputs: Mapping[str, Mapping[str, Any]]
     attempt: int
     started: Sequence[str] = ()
@@ -91,25 +91,25 @@ class LifecycleService:
             is_starting = self._deployments.is_queued(connection, deployment_id)
             plan = self._deployments.lock_tenant(connection, tenant_id) if is_starting else None
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
-            if row is None or row["status"] in FINISHED:
+            if row is None or row.status in FINISHED:
                 return BegunStage(Beginning.OVER, row, {}, 0), []
-            if row["fence"] > fence:
+            if row.fence > fence:
                 raise LeaseLost
-            if row["status"] != DeploymentStatus.QUEUED:
+            if row.status != DeploymentStatus.QUEUED:
                 # Whatever comes of it: a former worker that is still at it, or is killed for us, changes nothing more.
-                self._deployments.advance(connection, deployment_id, DeploymentStatus(row["status"]), fence)
+                self._deployments.advance(connection, deployment_id, row.status, fence)
             outputs = self._stage_runs.outputs(connection, deployment_id)
-            if row["cancel_requested_at"] is not None:
+            if row.cancel_requested_at is not None:
                 return BegunStage(Beginning.CANCEL, row, outputs, 0), []
             if stage.value in outputs:
                 return BegunStage(Beginning.SKIP, row, outputs, 0), []
-            if plan is not None and row["status"] == DeploymentStatus.QUEUED:
+            if plan is not None and row.status == DeploymentStatus.QUEUED:
                 started = self._deployments.started(connection, tenant_id)
-                limit = limits_of(Plan(plan)).concurrent_builds
+                limit = limits_of(plan).concurrent_builds
                 if len(started) >= slots_within(limit, self._settings.build.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
-            entered = DeploymentStatus(row["status"])
+            entered = row.status
             if may_follow(entered, STAGE_STATUS[stage]):
                 entered = STAGE_STATUS[stage]
             if not self._deployments.advance(connection, deployment_id, entered, fence):
@@ -215,7 +215,7 @@ class LifecycleService:
 
     def finish_ready(
         self,
-        row: Row,
+        row: DeploymentRow,
         *,
         fence: int,
         manifest_digest: str,
@@ -227,15 +227,15 @@ class LifecycleService:
         commit: a crash in between leaves the router ahead of the database, which the stage's redelivery mends.
         Returns whether production serves the deployment now. Raises LeaseLost, Cancelled.
         """
-        deployment_id = row["id"]
+        deployment_id = row.id
 
         def step(connection: Connection) -> tuple[bool, list[LogEntry]]:
-            project = self._releases.lock_project(connection, row["project_id"])
-            current = self._deployments.find_locked(connection, row["tenant_id"], deployment_id)
-            if project is None or current is None or current["fence"] > fence:
+            project = self._releases.lock_project(connection, row.project_id)
+            current = self._deployments.find_locked(connection, row.tenant_id, deployment_id)
+            if project is None or current is None or current.fence > fence:
                 raise LeaseLost
             # A cancellation that was accepted before this moment holds: the site never appears.
-            if current["cancel_requested_at"] is not None and current["status"] not in FINISHED:
+            if current.cancel_requested_at is not None and current.status not in FINISHED:
                 raise Cancelled
             self._deployments.set_facts(connection, deployment_id, fence, {"manifest_digest": manifest_digest})
             self._sites.set_published(connection, deployment_id, fence)
@@ -249,16 +249,16 @@ class LifecycleService:
             )
             if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
                 raise LeaseLost
-            is_held_back = project["is_pinned"] and row["trigger"] == "webhook"
-            is_active = row["is_preview"] or (
+            is_held_back = project["is_pinned"] and row.trigger == "webhook"
+            is_active = row.is_preview or (
                 not is_held_back
                 and self._releases.move_pointer(
-                    connection, row["project_id"], deployment_id, row["release_sequence"], is_pinned=False
+                    connection, row.project_id, deployment_id, row.release_sequence, is_pinned=False
                 )
             )
             if is_active:
                 activate()
-            url = self._settings.site_url(row["host"])
+            url = self._settings.site_url(row.host)
             return is_active, self._end(DeploymentStatus.READY, url=url)
 
         return self._step(deployment_id, fence, step)

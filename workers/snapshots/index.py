@@ -46,7 +46,7 @@ class SnapshotIndex:
     def find(self, tenant_id: str, scopes: Sequence[str], kind: str, key: str) -> SnapshotRecord | None:
         """The record in the first of the scopes that has one."""
         return _record(
-            self._database.fetch_one(
+            self._database.fetch_dict(
                 self._FIND, {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "key": key}
             )
         )
@@ -60,7 +60,7 @@ class SnapshotIndex:
     def latest(self, tenant_id: str, scopes: Sequence[str], kind: str, group: str) -> SnapshotRecord | None:
         """The group's record that was made or used last, in any of the scopes."""
         return _record(
-            self._database.fetch_one(
+            self._database.fetch_dict(
                 self._LATEST, {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "group": group}
             )
         )
@@ -137,7 +137,7 @@ class SnapshotIndex:
     def is_referenced(self, tenant_id: str, digest: str) -> bool:
         """Whether any record leads to the snapshot."""
         parameters = {"tenant_id": tenant_id, "digest": digest}
-        return self._database.fetch_one(self._IS_REFERENCED, parameters) is not None
+        return self._database.fetch_dict(self._IS_REFERENCED, parameters) is not None
 
 
 def _record(row: Row | None) -> SnapshotRecord | None:

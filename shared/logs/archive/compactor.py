@@ -137,7 +137,7 @@ class LogCompactor:
 
         Raises LogDamaged, PlatformError, Unavailable and OSError; the log stays in PostgreSQL then.
         """
-        row = self._database.fetch_one(_LOG, {"id": deployment_id})
+        row = self._database.fetch_dict(_LOG, {"id": deployment_id})
         if row is None or row["deleting_at"] is not None or row["is_archived"] or not row["is_closed"]:
             return False
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ class LogCompactor:
         deleted = 0
         for begin in range(0, len(keys), _SWEPT_AT_ONCE):
             of_keys = {key: deployment_of(key) for key in keys[begin : begin + _SWEPT_AT_ONCE]}
-            rows = self._database.fetch_all(_EXISTING, {"ids": list(set(of_keys.values()))})
+            rows = self._database.fetch_dicts(_EXISTING, {"ids": list(set(of_keys.values()))})
             existing = {row["id"] for row in rows}
             for key, deployment_id in of_keys.items():
                 if deployment_id not in existing:
@@ -180,7 +180,7 @@ class LogCompactor:
         now = self._clock.monotonic()
         self._deferred = {name: until for name, until in self._deferred.items() if until > now}
         parameters = {"after": self._after_seconds, "deferred": list(self._deferred), "count": _LOGS_AT_ONCE}
-        return [row["deployment_id"] for row in self._database.fetch_all(_DUE, parameters)]
+        return [row["deployment_id"] for row in self._database.fetch_dicts(_DUE, parameters)]
 
     def _attempt(self, deployment_id: str) -> bool:
         """One log that can't be moved doesn't keep those after it; an outage does."""
@@ -227,7 +227,7 @@ class LogCompactor:
             return writer.finish(), count
 
     def _chunks(self, deployment_id: str, first: int) -> list[Row]:
-        return self._database.fetch_all(_CHUNKS, {"id": deployment_id, "first": first, "count": _CHUNKS_AT_ONCE})
+        return self._database.fetch_dicts(_CHUNKS, {"id": deployment_id, "first": first, "count": _CHUNKS_AT_ONCE})
 
     def _verify(self, key: str, expected: ArchiveSummary, copy: Path) -> None:
         """Raises LogDamaged unless the store gives back exactly what was written."""

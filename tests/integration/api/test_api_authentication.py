@@ -177,7 +177,7 @@ def test_tokens_are_shown_once_used_listed_and_revoked(account) -> None:
     listed = account.request("GET", "/api/auth/tokens")
     assert token["token"] not in listed.text
     assert listed.json()["data"][0]["lastUsedAt"] is not None
-    stored = account.platform.backends.database.fetch_one("SELECT * FROM api_tokens")
+    stored = account.platform.backends.database.fetch_dict("SELECT * FROM api_tokens")
     assert token["token"] not in str(stored)
 
     assert account.request("DELETE", f"/api/auth/tokens/{token['id']}").status_code == 204

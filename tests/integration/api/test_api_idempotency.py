@@ -5,7 +5,7 @@ from typing import Any
 
 
 def count_projects(account) -> int:
-    row = account.platform.backends.database.fetch_one("SELECT count(*) AS total FROM projects")
+    row = account.platform.backends.database.fetch_dict("SELECT count(*) AS total FROM projects")
     return row["total"]
 
 

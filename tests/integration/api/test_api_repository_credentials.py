@@ -38,12 +38,12 @@ def ssh_project(account: Any) -> dict[str, Any]:
 
 def dump_of(database: Database) -> str:
     tables = ("projects", "deployments", "repository_credentials", "idempotency_keys")
-    names = [row["table_name"] for row in database.fetch_all(
+    names = [row["table_name"] for row in database.fetch_dicts(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_name = ANY(%(t)s)",
         {"t": list(tables)},
     )]  # fmt: skip
     return "".join(
-        json.dumps([str(row) for row in database.fetch_all(f"SELECT t::text AS row FROM {name} t".encode())])  # type: ignore[arg-type]
+        json.dumps([str(row) for row in database.fetch_dicts(f"SELECT t::text AS row FROM {name} t".encode())])  # type: ignore[arg-type]
         for name in names
     )
 
@@ -163,7 +163,7 @@ def test_credentials_in_an_address_are_moved_out_of_it(account, settings) -> Non
     service = service_of(account, settings.encryption_keys)
     body = {"name": "x", "repositoryUrl": f"https://user:{TOKEN}@Git.example.com/team/site.git"}
     project = account.request("POST", "/api/projects", json=body).json()["data"]
-    [row] = database.fetch_all("SELECT repository_url FROM projects")
+    [row] = database.fetch_dicts("SELECT repository_url FROM projects")
     assert row["repository_url"] == "https://git.example.com/team/site.git"
     assert service.open_for(project["id"]) == RepositoryCredentials(
         "token", "https://git.example.com:443", "user", TOKEN

@@ -62,10 +62,10 @@ def test_a_ticket_opens_one_stream_once(api: LiveApi, ada: User) -> None:
     stream.heard("for the holder of a ticket")
     refused(api.follow(deployment, ticket=ticket), 401, "UNAUTHENTICATED", "POST /api/auth/stream-tickets")
     assert stream.is_open
-    stored = api.database.fetch_all("SELECT t::text AS row FROM stream_tickets t")
+    stored = api.database.fetch_dicts("SELECT t::text AS row FROM stream_tickets t")
     assert stored == []
     api.ticket(ada.bearer, deploymentId=deployment)
-    [stored] = api.database.fetch_all("SELECT t::text AS row FROM stream_tickets t")
+    [stored] = api.database.fetch_dicts("SELECT t::text AS row FROM stream_tickets t")
     assert "cst_" not in stored["row"]
 
 

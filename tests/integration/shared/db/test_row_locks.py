@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from schemas.accounts import CreateTokenRequest
 from schemas.logs import LogEnd, LogStatus
 from schemas.projects import SetVariableRequest
-from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_repository import NewToken, TokenRepository
 from shared.accounts.token_service import MAXIMUM_TOKENS, TokenService
 from shared.clock import SystemClock
 from shared.db.database import Connection
@@ -145,7 +145,7 @@ def test_a_locked_deployment_comes_with_what_is_joined_as_it_is_then(world: Any)
             return world.deployments.find_locked(connection, world.tenant_id, deployment_id)
 
     with overtaken(world.database, lock, change) as waiter:
-        assert waiter.result()["tenant_plan"] == "PRO"
+        assert waiter.result().tenant_plan == "PRO"
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
@@ -165,7 +165,7 @@ def test_a_deployment_that_a_worker_takes_up_is_not_ended_by_the_reconciler(worl
     with overtaken(world.database, end, take_up) as waiter:
         assert waiter.result() is False
     [row] = world.deployments.live()
-    assert row["status"] == DeploymentStatus.CLONING
+    assert row.status == DeploymentStatus.CLONING
     assert end() is True
 
 
@@ -196,8 +196,17 @@ def test_the_last_token_that_an_account_may_have_is_made_once(world: Any):
 
     def create_one(connection: Connection) -> None:
         assert tokens.lock_user(connection, "user_1")
-        row = {"id": "tok_1", "user_id": "user_1", "name": "x", "prefix": "cfy_xxxx", "token_hash": bytes(32)}
-        tokens.insert(connection, row | {"scopes": [], "expires_at": None, "ancestor_ids": []})
+        token = NewToken(
+            id="tok_1",
+            user_id="user_1",
+            name="x",
+            prefix="cfy_xxxx",
+            token_hash=bytes(32),
+            scopes=[],
+            expires_at=None,
+            ancestor_ids=[],
+        )
+        tokens.insert(connection, token)
 
     create = partial(service.create, "user_1", CreateTokenRequest(name="y"))
     with overtaken(world.database, create, create_one) as waiter, pytest.raises(Conflict, match="revoke one first"):

@@ -26,7 +26,7 @@ class Account:
         self.log = PostgresLogStore(database)
         self.store = AccountEventStore(database)
         self.deployments = [new_deployment(database)]
-        row = database.fetch_one("SELECT tenant_id, project_id FROM deployments")
+        row = database.fetch_dict("SELECT tenant_id, project_id FROM deployments")
         assert row is not None
         self.id, self.project_id = row["tenant_id"], row["project_id"]
 
@@ -204,7 +204,7 @@ def test_several_tenants_in_one_read(database: Database) -> None:
     log, store = PostgresLogStore(database), AccountEventStore(database)
     for count in (3, 1, 0):
         deployment = new_deployment(database)
-        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment})
+        row = database.fetch_dict("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment})
         assert row is not None
         ids.append(row["tenant_id"])
         for _ in range(count):

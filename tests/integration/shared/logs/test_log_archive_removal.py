@@ -239,8 +239,8 @@ def test_the_reconciler_process_moves_finished_logs(
     process = subprocess.Popen([sys.executable, "-m", "workers.reconciler"], env=environment)
     try:
         is_archived = "SELECT 1 AS one FROM log_heads WHERE deployment_id = %(id)s AND is_archived"
-        eventually(lambda: database.fetch_one(is_archived, {"id": log}) is not None, 60)
-        assert database.fetch_all("SELECT 1 AS one FROM log_chunks") == []
+        eventually(lambda: database.fetch_dict(is_archived, {"id": log}) is not None, 60)
+        assert database.fetch_dicts("SELECT 1 AS one FROM log_chunks") == []
         assert texts(store.read(log, after=0, limit=9)) == ["a", "b"]
         assert store.head(log) == LogHead(3, is_closed=True)
         process.send_signal(signal.SIGTERM)

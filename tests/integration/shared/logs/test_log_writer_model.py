@@ -52,11 +52,11 @@ class Process(Database):
             with self._lock:
                 self._running -= 1
 
-    def fetch_one(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
+    def fetch_dict(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
         """Faults are kept for what writes."""
         if self.is_dead:
             raise Unavailable("refused")
-        return self._database.fetch_one(query, parameters)
+        return self._database.fetch_dict(query, parameters)
 
     def die(self) -> None:
         """Returns when nothing of it goes on in the server either."""

@@ -156,7 +156,7 @@ class Fleet:
                 pytest.fail("it was live")
 
     def live(self) -> list[str]:
-        return [row["id"] for row in self.world.deployments.live()]
+        return [row.id for row in self.world.deployments.live()]
 
     def check(self) -> None:
         """Whatever has just started was within the plan; what runs has started."""
@@ -387,7 +387,7 @@ def test_no_order_of_losses_and_starts_exceeds_a_plan(world: Any, tmp_path: Path
             acts[name](*arguments)
             fleet.check()
         fleet.finish_everything()
-        codes = world.database.fetch_all("SELECT DISTINCT error_code FROM deployments WHERE status = 'failed'")
+        codes = world.database.fetch_dicts("SELECT DISTINCT error_code FROM deployments WHERE status = 'failed'")
         assert [row["error_code"] for row in codes] in ([], ["COMMAND_FAILED"])
     finally:
         fleet.close()
