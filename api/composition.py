@@ -56,7 +56,6 @@ from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.releases.repository import ReleaseRepository
 from shared.releases.service import ReleaseService
-from shared.releases.site_repository import SiteRepository
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings
 from shared.storage.base import ArtifactStore
@@ -131,8 +130,6 @@ def build_deployment_service(settings: Settings, backends: Backends, clock: Cloc
         database=database,
         deployments=DeploymentRepository(database),
         stage_runs=StageRunRepository(database),
-        releases=ReleaseRepository(database),
-        sites=SiteRepository(database),
         queue=backends.queue,
         log_store=backends.log_store,
         doorbell=backends.doorbell,

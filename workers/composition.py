@@ -74,8 +74,6 @@ class WorkerContext:
             database=self.database,
             deployments=self.deployments,
             stage_runs=self.stage_runs,
-            releases=self.releases,
-            sites=self.sites,
             queue=self.queue,
             log_store=self.log_store,
             doorbell=self.doorbell,

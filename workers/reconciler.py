@@ -20,7 +20,7 @@ from shared import metrics
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.clock import Clock
-from shared.db.database import Database, Row
+from shared.db.database import Database
 from shared.deployments.jobs import (
     cleanup_job,
     cleanup_job_id,
@@ -38,11 +38,11 @@ from shared.idempotency.repository import IdempotencyRepository
 from shared.logging import configure_logging
 from shared.logs.account_events import AccountEventStore
 from shared.logs.archive.compactor import LogCompactor
-from shared.plans import Plan, limits_of
+from shared.plans import limits_of
 from shared.private_files import keep_files_private
 from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
-from shared.releases.repository import ReleaseRepository
+from shared.releases.repository import ActiveSite, ReleaseRepository, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
 from shared.settings import SettingsError, load_settings
 from workers.artifacts.reader import ArtifactReader
@@ -146,55 +146,53 @@ class Reconciler:
 
     def reconcile_releases(self) -> None:
         for release in self._releases.pending():
-            job_id = release_job_id(release["id"])
+            job_id = release_job_id(release.id)
             if self._queue.death_reason(job_id) == WORKER_LOST:
-                self._attempt_one(release["id"], partial(self._fail_release, release["id"]))
+                self._attempt_one(release.id, partial(self._fail_release, release.id))
             # A dead job has used up its attempts, or its worker died each time: it is tried again, as nobody else will.
             elif self._queue.find(job_id) in (None, "dead"):
-                limits = limits_of(Plan(release["tenant_plan"]))
-                self._queue.enqueue(
-                    release_job(release_id=release["id"], tenant_id=release["tenant_id"], limits=limits)
-                )
+                limits = limits_of(release.tenant_plan)
+                self._queue.enqueue(release_job(release_id=release.id, tenant_id=release.tenant_id, limits=limits))
 
     def reconcile_removals(self) -> None:
         self._sites.expire_previews()
         for row in [*self._sites.removing(), *self._sites.deleting_projects()]:
-            job_id = cleanup_job_id(row["id"])
+            job_id = cleanup_job_id(row.id)
             if self._queue.death_reason(job_id) == WORKER_LOST:
                 # Left to the operator, who is told until the dead letter is requeued or dropped.
-                _log.error("cleanup.worker_lost", subject_id=row["id"], job=job_id)
+                _log.error("cleanup.worker_lost", subject_id=row.id, job=job_id)
             elif self._queue.find(job_id) in (None, "dead"):
-                limits = limits_of(Plan(row["tenant_plan"]))
-                self._queue.enqueue(cleanup_job(subject_id=row["id"], tenant_id=row["tenant_id"], limits=limits))
+                limits = limits_of(row.tenant_plan)
+                self._queue.enqueue(cleanup_job(subject_id=row.id, tenant_id=row.tenant_id, limits=limits))
 
     def reconcile_routes(self) -> None:
         """Every site that is live answers with the deployment that the database says."""
         hosts = self._publisher.hosts()
         for site in self._releases.active_sites():
-            if hosts.get(site["host"]) != site["deployment_id"]:
-                self._attempt_one(site["deployment_id"], partial(self._mend_route, site))
+            if hosts.get(site.host) != site.deployment_id:
+                self._attempt_one(site.deployment_id, partial(self._mend_route, site))
 
-    def _mend_route(self, site: Row) -> None:
-        deployment_id = site["deployment_id"]
+    def _mend_route(self, site: ActiveSite) -> None:
+        deployment_id = site.deployment_id
         is_ours = not self._publisher.is_published(deployment_id)
         if is_ours:
             publish_artifact(
                 self._publisher,
                 self._artifacts,
-                tenant_id=site["tenant_id"],
+                tenant_id=site.tenant_id,
                 deployment_id=deployment_id,
-                digest=site["manifest_digest"],
-                is_preview=site["is_preview"],
+                digest=site.manifest_digest,
+                is_preview=site.is_preview,
             )
         former: list[str | None] = []
         # Read again under the project's lock: a release may have moved the pointer since.
         is_served = self._releases.while_active(
-            site["project_id"],
+            site.project_id,
             deployment_id,
-            lambda: former.append(self._publisher.activate(site["host"], deployment_id)),
+            lambda: former.append(self._publisher.activate(site.host, deployment_id)),
         )
         if is_served and former != [deployment_id]:
-            _log.warning("reconciler.route_mended", host=site["host"], deployment_id=deployment_id)
+            _log.warning("reconciler.route_mended", host=site.host, deployment_id=deployment_id)
         if not is_served and is_ours and self._sites.is_removed(deployment_id):
             # The removal may have come before these files, and nothing would come back for them.
             self._publisher.remove_deployment(deployment_id)
@@ -257,7 +255,7 @@ class Reconciler:
             "which its operator is told of; ask your operator."
         )
         with self._database.transaction() as connection:
-            self._releases.close(connection, release_id, "failed", message)
+            self._releases.close(connection, release_id, ReleaseStatus.FAILED, message)
         _log.error("release.worker_lost", release_id=release_id)
         metrics.count_release("any", "worker_lost")
 

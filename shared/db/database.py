@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, LiteralString, TypeVar
+from typing import LiteralString, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from shared.db.rows import S, struct_row, value_row
@@ -16,7 +16,6 @@ from shared.errors import Unavailable
 
 T = TypeVar("T")
 
-Row = dict[str, Any]
 Parameters = Mapping[str, object]
 
 # Errors that another try may not meet: the server went away, refused, or chose this transaction as a victim.
@@ -34,7 +33,7 @@ _CONNECT_SECONDS = 5
 _OPTIONS = "-c idle_in_transaction_session_timeout=60s"
 
 
-class Connection(psycopg.Connection[DictRow]):
+class Connection(psycopg.Connection[TupleRow]):
     """A connection that fetches structs and single values.
 
     Gives up on a server that says nothing for `answer_seconds`; None waits as long as it takes.
@@ -97,7 +96,6 @@ class Database:
             url,
             connection_class=Connection,
             kwargs={
-                "row_factory": dict_row,
                 "autocommit": False,
                 "connect_timeout": _CONNECT_SECONDS,
                 "options": _OPTIONS,
@@ -142,14 +140,6 @@ class Database:
     def exists(self, query: LiteralString, parameters: Parameters | None = None) -> bool:
         with self.transaction() as connection:
             return connection.exists(query, parameters)
-
-    def fetch_dicts(self, query: str, parameters: dict[str, Any] | None = None) -> list[Row]:
-        with self.transaction() as connection:
-            return connection.execute(query, parameters).fetchall()  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-    def fetch_dict(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
-        with self.transaction() as connection:
-            return connection.execute(query, parameters).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     @contextmanager
     def try_lock(self, key: int) -> Generator[bool]:

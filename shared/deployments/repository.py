@@ -87,6 +87,29 @@ FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id
 """  # noqa: S608 - constants only
 
 
+class DeployableProject(msgspec.Struct, frozen=True):
+    """What a deployment takes from its project; `release_sequence` is the number that was taken for it."""
+
+    slug: str
+    settings: DeploymentSettings
+    repository_url: str | None
+    repository_set_by: str | None
+    repository_branch: str
+    release_sequence: int
+
+
+_SETTINGS: LiteralString = """
+jsonb_build_object('root_directory', root_directory, 'framework', framework, 'install_command', install_command,
+                   'build_command', build_command, 'output_directory', output_directory, 'node_version', node_version)
+"""
+
+_TAKE_RELEASE_SEQUENCE: LiteralString = f"""
+UPDATE projects SET release_sequence = release_sequence + 1
+WHERE id = %(project_id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL
+RETURNING {columns_of(DeployableProject, settings=_SETTINGS)}
+"""  # noqa: S608 - constants only
+
+
 class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     """The values of a new deployment. `preview_days`: how long its site stays if it is a preview."""
 
@@ -200,6 +223,8 @@ UPDATE deployments SET cancel_requested_at = COALESCE(cancel_requested_at, now()
 WHERE id = %(id)s AND tenant_id = %(tenant_id)s
 """
 
+_SET_DELETING = "UPDATE deployments SET site_state = 'removing', deleting_at = now() WHERE id = %(id)s"
+
 
 class _HeldDeployment(msgspec.Struct, frozen=True):
     status: DeploymentStatus
@@ -306,6 +331,14 @@ class DeploymentRepository:
     def count_live(self, connection: Connection, tenant_id: str) -> int:
         return connection.fetch_value(int, _COUNT_LIVE, {"tenant_id": tenant_id}) or 0
 
+    def take_release_sequence(
+        self, connection: Connection, tenant_id: str, project_id: str
+    ) -> DeployableProject | None:
+        """Takes the project's next release sequence. None when there is no such project, or it is being deleted."""
+        return connection.fetch_one(
+            DeployableProject, _TAKE_RELEASE_SEQUENCE, {"project_id": project_id, "tenant_id": tenant_id}
+        )
+
     def insert(self, connection: Connection, deployment: NewDeployment) -> None:
         settings = Jsonb(msgspec.structs.asdict(deployment.settings))
         connection.execute(_INSERT, msgspec.structs.asdict(deployment) | {"settings": settings})
@@ -367,6 +400,10 @@ class DeploymentRepository:
 
     def request_cancel(self, connection: Connection, tenant_id: str, deployment_id: str) -> None:
         connection.execute(_REQUEST_CANCEL, {"id": deployment_id, "tenant_id": tenant_id})
+
+    def set_deleting(self, connection: Connection, deployment_id: str) -> None:
+        """Hides the deployment; a worker removes its site, then the row."""
+        connection.execute(_SET_DELETING, {"id": deployment_id})
 
 
 def _names(statuses: Sequence[DeploymentStatus]) -> list[str]:

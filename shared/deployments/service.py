@@ -21,7 +21,6 @@ from shared.deployments.repository import (
     DeploymentFilters,
     DeploymentRepository,
     DeploymentRow,
-    DeploymentSettings,
     NewDeployment,
 )
 from shared.deployments.stage_run_repository import StageRunRepository
@@ -32,8 +31,6 @@ from shared.logs.base import Doorbell, LogStore
 from shared.plans import PlanLimits, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
-from shared.releases.repository import ReleaseRepository
-from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings
 from shared.text.storable import storable
 
@@ -47,8 +44,6 @@ class DeploymentService:
         database: Database,
         deployments: DeploymentRepository,
         stage_runs: StageRunRepository,
-        releases: ReleaseRepository,
-        sites: SiteRepository,
         queue: JobQueue,
         log_store: LogStore,
         doorbell: Doorbell,
@@ -58,8 +53,6 @@ class DeploymentService:
         self._database = database
         self._deployments = deployments
         self._stage_runs = stage_runs
-        self._releases = releases
-        self._sites = sites
         self._queue = queue
         self._log_store = log_store
         self._doorbell = doorbell
@@ -127,13 +120,13 @@ class DeploymentService:
         validate_deployment(branch=branch, commit_sha=commit_sha, priority=priority)
         with self._database.transaction() as connection:
             limits = self._admit(connection, tenant_id)
-            project = self._releases.next_sequence(connection, tenant_id, project_id)
+            project = self._deployments.take_release_sequence(connection, tenant_id, project_id)
             if project is None:
                 raise NotFound("There is no such project, or it is being deleted; check projectId.")
-            if not project["repository_url"]:
+            if not project.repository_url:
                 raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
             deployment_id = new_identifier(DEPLOYMENT)
-            chosen_branch = branch or project["repository_branch"]
+            chosen_branch = branch or project.repository_branch
             self._deployments.insert(
                 connection,
                 NewDeployment(
@@ -142,19 +135,17 @@ class DeploymentService:
                     project_id=project_id,
                     created_by=created_by,
                     trigger=trigger,
-                    repository_url=project["repository_url"],
-                    repository_set_by=project["repository_set_by"],
+                    repository_url=project.repository_url,
+                    repository_set_by=project.repository_set_by,
                     branch=chosen_branch,
                     commit_sha=commit_sha,
-                    settings=DeploymentSettings(
-                        **{name: project[name] for name in DeploymentSettings.__struct_fields__}
-                    ),
+                    settings=project.settings,
                     is_preview=is_preview,
                     clean=clean,
                     if_changed=if_changed,
                     priority=priority,
-                    release_sequence=project["release_sequence"],
-                    host=preview_host(project["slug"], chosen_branch, deployment_id) if is_preview else project["slug"],
+                    release_sequence=project.release_sequence,
+                    host=preview_host(project.slug, chosen_branch, deployment_id) if is_preview else project.slug,
                     traceparent=traceparent,
                     preview_days=self._settings.preview_days,
                 ),
@@ -276,7 +267,7 @@ class DeploymentService:
             if row.is_active or row.status not in FINISHED:
                 reason = "is what production serves; roll back first" if row.is_active else "runs; cancel it first"
                 raise Conflict(f"The deployment {reason}.", code=ErrorCode.DEPLOYMENT_ACTIVE)
-            self._sites.set_removing(connection, deployment_id, is_deleting=True)
+            self._deployments.set_deleting(connection, deployment_id)
         limits = limits_of(row.tenant_plan)
         self._enqueue(cleanup_job(subject_id=deployment_id, tenant_id=tenant_id, limits=limits))
 

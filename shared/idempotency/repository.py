@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import LiteralString
+
+import msgspec
 
 from shared.db.database import Connection, Database
 
-_KEPT = "interval '24 hours'"
+_KEPT: LiteralString = "interval '24 hours'"
 
-_FIND = f"""
+_FIND: LiteralString = f"""
 SELECT fingerprint, response_status, response_body, response_location FROM idempotency_keys
 WHERE principal_id = %(principal_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
   AND created_at > now() - {_KEPT}
 """  # noqa: S608 - constants only
 
-_INSERT = f"""
+_INSERT: LiteralString = f"""
 INSERT INTO idempotency_keys AS kept
   (principal_id, method, path, key, fingerprint, response_status, response_body, response_location)
 VALUES (%(principal_id)s, %(method)s, %(path)s, %(key)s, %(fingerprint)s, %(status)s, %(body)s, %(location)s)
@@ -54,6 +57,13 @@ class KeptAnswer:
     location: str | None
 
 
+class _KeptRow(msgspec.Struct, frozen=True):
+    fingerprint: bytes
+    response_status: int
+    response_body: bytes
+    response_location: str | None
+
+
 class IdempotencyRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -63,19 +73,15 @@ class IdempotencyRepository:
             return self.find_in(connection, scope)
 
     def find_in(self, connection: Connection, scope: IdempotencyScope) -> KeptAnswer | None:
-        row = connection.execute(_FIND, scope.as_parameters()).fetchone()
+        row = connection.fetch_one(_KeptRow, _FIND, scope.as_parameters())
         if row is None:
             return None
-        return KeptAnswer(
-            bytes(row["fingerprint"]), row["response_status"], bytes(row["response_body"]), row["response_location"]
-        )
+        return KeptAnswer(row.fingerprint, row.response_status, row.response_body, row.response_location)
 
     def try_lock(self, connection: Connection, scope: IdempotencyScope) -> bool:
         """Held until the transaction ends. False when another transaction works on the same key."""
-        row = connection.execute(
-            "SELECT pg_try_advisory_xact_lock(%(number)s) AS is_locked", {"number": scope.lock_number()}
-        ).fetchone()
-        return row is not None and row["is_locked"]
+        query = "SELECT pg_try_advisory_xact_lock(%(number)s)"
+        return connection.fetch_value(bool, query, {"number": scope.lock_number()}) is True
 
     def insert(self, connection: Connection, scope: IdempotencyScope, answer: KeptAnswer) -> bool:
         """False when an answer is kept already."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from schemas.projects import RepositoryCredentialsResource, SetRepositoryCredentialsRequest
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.errors import CloudifyError, NotFound, PlatformError, ValidationFailed
-from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.credential_repository import CredentialsRow, NewCredentials, RepositoryCredentialRepository
 from shared.projects.repository_credentials import (
     DEFAULT_USERNAME,
     MAXIMUM_TOKEN,
@@ -18,7 +18,7 @@ from shared.projects.repository_credentials import (
 )
 from shared.projects.repository_url import RepositoryUrl, parse_repository_url
 from shared.projects.variable_service import Rotation
-from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
+from shared.secrets_box import SecretsBox, SecretUnreadable
 
 _BATCH = 500
 
@@ -39,8 +39,8 @@ class RepositoryCredentialService:
             row = self._credentials.lock_project(connection, tenant_id, project_id)
             if row is None:
                 raise _no_project()
-            url = _address(row["repository_url"], kind=request.kind)
-            self._clean_address(connection, project_id, row["repository_url"])
+            url = _address(row.repository_url, kind=request.kind)
+            self._clean_address(connection, project_id, row.repository_url)
             if key is not None:
                 credentials = RepositoryCredentials("sshKey", url.origin, private_key=key.private_key)
             else:
@@ -73,7 +73,7 @@ class RepositoryCredentialService:
             self._credentials.forget_host_keys(connection, project_id)
             deleted = self._credentials.delete(connection, project_id)
             # Of an address that was stored before credentials were moved out of it.
-            deleted |= self._clean_address(connection, project_id, row["repository_url"])
+            deleted |= self._clean_address(connection, project_id, row.repository_url)
         if not deleted:
             raise _none_set()
 
@@ -83,11 +83,11 @@ class RepositoryCredentialService:
         if row is None:
             return None
         try:
-            opened = self._box.open(_sealed(row), _context(row["project_id"], row["kind"], row["origin"]))
+            opened = self._box.open(row.sealed, _context(row.project_id, row.kind, row.origin))
         except SecretUnreadable as error:
             raise PlatformError(f"The repository's credentials can't be read. {error}") from error
         values: dict[str, str] = json.loads(opened)
-        return RepositoryCredentials(row["kind"], row["origin"], **values)
+        return RepositoryCredentials(row.kind, row.origin, **values)
 
     def rotate_keys(self) -> Rotation:
         """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
@@ -95,14 +95,14 @@ class RepositoryCredentialService:
         unreadable: list[str] = []
         while rows := self._credentials.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
             for row in rows:
-                after = row["project_id"]
+                after = row.project_id
                 try:
-                    sealed = self._box.rewrap(_sealed(row), _context(after, row["kind"], row["origin"]))
+                    sealed = self._box.rewrap(row.sealed, _context(after, row.kind, row.origin))
                 except SecretUnreadable:
                     unreadable.append(f"repository credentials of {after}")
                     continue
                 rewrapped += self._credentials.replace_wrapping(
-                    after, key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=bytes(row["wrapped_key"])
+                    after, key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=row.wrapped_key
                 )
         return Rotation(rewrapped, tuple(unreadable))
 
@@ -114,7 +114,7 @@ class RepositoryCredentialService:
         *,
         username: str | None,
         key: DeployKey | None,
-    ) -> Row:
+    ) -> CredentialsRow:
         values = {"private_key": credentials.private_key}
         if credentials.kind == "token":
             values = {"user": credentials.user, "password": credentials.password}
@@ -123,17 +123,17 @@ class RepositoryCredentialService:
         self._credentials.forget_host_keys(connection, project_id)
         return self._credentials.upsert(
             connection,
-            {
-                "project_id": project_id,
-                "kind": credentials.kind,
-                "origin": credentials.origin,
-                "username": username,
-                "fingerprint": key.fingerprint if key else None,
-                "public_key": key.public_key if key else None,
-                "key_id": sealed.key_id,
-                "wrapped_key": sealed.wrapped_key,
-                "ciphertext": sealed.ciphertext,
-            },
+            NewCredentials(
+                project_id=project_id,
+                kind=credentials.kind,
+                origin=credentials.origin,
+                username=username,
+                fingerprint=key.fingerprint if key else None,
+                public_key=key.public_key if key else None,
+                key_id=sealed.key_id,
+                wrapped_key=sealed.wrapped_key,
+                ciphertext=sealed.ciphertext,
+            ),
         )
 
     def _clean_address(self, connection: Connection, project_id: str, address: str | None) -> bool:
@@ -190,23 +190,19 @@ def _address(stored: str | None, *, kind: str) -> RepositoryUrl:
     return url
 
 
-def _sealed(row: Row) -> SealedSecret:
-    return SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
-
-
 def _context(project_id: str, kind: str, origin: str) -> bytes:
     """The host is part of it: a row that is moved to another one opens no more."""
     return f"repository credentials\x00{project_id}\x00{kind}\x00{origin}".encode()
 
 
-def _resource(row: Row) -> RepositoryCredentialsResource:
+def _resource(row: CredentialsRow) -> RepositoryCredentialsResource:
     return RepositoryCredentialsResource(
-        kind=row["kind"],
-        host=row["origin"],
-        username=row["username"],
-        fingerprint=row["fingerprint"],
-        public_key=row["public_key"],
-        updated_at=row["updated_at"],
+        kind=row.kind,
+        host=row.origin,
+        username=row.username,
+        fingerprint=row.fingerprint,
+        public_key=row.public_key,
+        updated_at=row.updated_at,
     )
 
 

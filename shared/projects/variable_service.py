@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field
 
 from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariableResource, SetVariableRequest
-from shared.db.database import Database, Row
+from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed
 from shared.identifiers import VARIABLE, new_identifier
-from shared.projects.variable_repository import VariableRepository
-from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
+from shared.projects.variable_repository import NewVariable, SealedVariable, VariableRepository, VariableRow
+from shared.secrets_box import SecretsBox, SecretUnreadable
 
 TARGETS = ("production", "preview", "development")
 # The stages that run a project's commands.
@@ -73,16 +73,16 @@ class VariableService:
                 )
             row = self._variables.upsert(
                 connection,
-                {
-                    "id": new_identifier(VARIABLE),
-                    "project_id": project_id,
-                    "key": key,
-                    "targets": targets,
-                    "stages": stages,
-                    "key_id": sealed.key_id,
-                    "wrapped_key": sealed.wrapped_key,
-                    "ciphertext": sealed.ciphertext,
-                },
+                NewVariable(
+                    id=new_identifier(VARIABLE),
+                    project_id=project_id,
+                    key=key,
+                    targets=targets,
+                    stages=stages,
+                    key_id=sealed.key_id,
+                    wrapped_key=sealed.wrapped_key,
+                    ciphertext=sealed.ciphertext,
+                ),
             )
         return _resource(row)
 
@@ -102,12 +102,12 @@ class VariableService:
         """
         rows = self._variables.readable_values(tenant_id, project_id)
         try:
-            own = {row["key"]: self._open(project_id, row) for row in rows if row["targets"] == ["development"]}
+            own = {row.key: self._open(project_id, row) for row in rows if row.targets == ["development"]}
         except PlatformError as error:
             raise Unavailable(
                 f"{error} Set the variable anew, or tell your operator.", retry_after_seconds=60
             ) from error
-        return DevelopmentEnvironmentResource(variables=own, withheld=[r["key"] for r in rows if r["key"] not in own])
+        return DevelopmentEnvironmentResource(variables=own, withheld=[row.key for row in rows if row.key not in own])
 
     def rotate_keys(self) -> Rotation:
         """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
@@ -115,14 +115,14 @@ class VariableService:
         unreadable: list[str] = []
         while rows := self._variables.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
             for row in rows:
-                after = row["id"]
+                after = row.id
                 try:
-                    sealed = self._box.rewrap(_sealed(row), _context(row["project_id"], row["key"]))
+                    sealed = self._box.rewrap(row.sealed, _context(row.project_id, row.key))
                 except SecretUnreadable:
-                    unreadable.append(row["id"])
+                    unreadable.append(row.id)
                     continue
                 rewrapped += self._variables.replace_wrapping(
-                    row["id"], key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=bytes(row["wrapped_key"])
+                    row.id, key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=row.wrapped_key
                 )
         return Rotation(rewrapped, tuple(unreadable))
 
@@ -134,19 +134,15 @@ class VariableService:
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}")
         return [
-            ProjectVariable(row["key"], self._open(project_id, row), frozenset(Stage(name) for name in row["stages"]))
+            ProjectVariable(row.key, self._open(project_id, row), frozenset(row.stages))
             for row in self._variables.sealed_for(project_id, target)
         ]
 
-    def _open(self, project_id: str, row: Row) -> str:
+    def _open(self, project_id: str, row: SealedVariable) -> str:
         try:
-            return self._box.open(_sealed(row), _context(project_id, row["key"])).decode()
+            return self._box.open(row.sealed, _context(project_id, row.key)).decode()
         except SecretUnreadable as error:
-            raise PlatformError(f"The variable {row['key']} can't be read. {error}") from error
-
-
-def _sealed(row: Row) -> SealedSecret:
-    return SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
+            raise PlatformError(f"The variable {row.key} can't be read. {error}") from error
 
 
 def _context(project_id: str, key: str) -> bytes:
@@ -171,11 +167,11 @@ def _validate(key: str, value: str, targets: list[str], stages: list[str]) -> No
         raise ValidationFailed(fields)
 
 
-def _resource(row: Row) -> EnvironmentVariableResource:
+def _resource(row: VariableRow) -> EnvironmentVariableResource:
     return EnvironmentVariableResource(
-        key=row["key"],
-        targets=row["targets"],
-        stages=row["stages"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
+        key=row.key,
+        targets=row.targets,
+        stages=[stage.value for stage in row.stages],
+        created_at=row.created_at,
+        updated_at=row.updated_at,
     )

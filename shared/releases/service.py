@@ -16,7 +16,7 @@ from shared.errors import Conflict, ErrorCode, NotFound, Unavailable
 from shared.identifiers import RELEASE, new_identifier
 from shared.plans import limits_of
 from shared.queue.base import JobQueue
-from shared.releases.repository import ReleaseRepository
+from shared.releases.repository import NewRelease, ReleaseKind, ReleaseRepository
 from shared.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -44,23 +44,23 @@ class ReleaseService:
         self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
         """Points production at this earlier deployment and pins it there."""
-        return self._release(tenant_id, deployment_id, "rollback", requested_by, record)
+        return self._release(tenant_id, deployment_id, ReleaseKind.ROLLBACK, requested_by, record)
 
     def promote(
         self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
         """Points production at this deployment and lets later ones replace it again."""
-        return self._release(tenant_id, deployment_id, "promote", requested_by, record)
+        return self._release(tenant_id, deployment_id, ReleaseKind.PROMOTE, requested_by, record)
 
     def _release(
-        self, tenant_id: str, deployment_id: str, kind: str, requested_by: str | None, record: Record | None
+        self, tenant_id: str, deployment_id: str, kind: ReleaseKind, requested_by: str | None, record: Record | None
     ) -> DeploymentResource:
         found = self._deployments.find(tenant_id, deployment_id)
         if found is None:
             raise NotFound("There is no such deployment.")
         with self._database.transaction() as connection:
             # The project's row first, as everywhere: a deployment that becomes ready locks both as well.
-            project = self._releases.next_sequence(connection, tenant_id, found.project_id)
+            project = self._deployments.take_release_sequence(connection, tenant_id, found.project_id)
             if project is None:
                 raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
@@ -70,15 +70,15 @@ class ReleaseService:
             release_id = new_identifier(RELEASE)
             self._releases.insert(
                 connection,
-                {
-                    "id": release_id,
-                    "tenant_id": tenant_id,
-                    "project_id": row.project_id,
-                    "deployment_id": deployment_id,
-                    "kind": kind,
-                    "release_sequence": project["release_sequence"],
-                    "requested_by": requested_by,
-                },
+                NewRelease(
+                    id=release_id,
+                    tenant_id=tenant_id,
+                    project_id=row.project_id,
+                    deployment_id=deployment_id,
+                    kind=kind,
+                    release_sequence=project.release_sequence,
+                    requested_by=requested_by,
+                ),
             )
             runs = self._stage_runs.of_deployments(connection, [deployment_id])[deployment_id]
             resource = deployment_resource(row, runs, self._settings)
@@ -93,7 +93,7 @@ class ReleaseService:
         return resource
 
 
-def _check_releasable(row: DeploymentRow, kind: str) -> None:
+def _check_releasable(row: DeploymentRow, kind: ReleaseKind) -> None:
     if row.status != DeploymentStatus.READY:
         raise Conflict(
             f"The deployment is {row.status}; only one that is ready can be released.", code=ErrorCode.NOT_READY

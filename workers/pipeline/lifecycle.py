@@ -15,14 +15,14 @@ import tenacity
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
 from shared.clock import Clock
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.deployments.repository import DeploymentRepository, DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
 from shared.plans import limits_of, slots_within
-from shared.releases.repository import ReleaseRepository
+from shared.releases.repository import ReleaseKind, ReleaseRepository, ReleaseRow, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings
 from shared.text.storable import storable
@@ -249,7 +249,7 @@ class LifecycleService:
             )
             if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
                 raise LeaseLost
-            is_held_back = project["is_pinned"] and row.trigger == "webhook"
+            is_held_back = project.is_pinned and row.trigger == "webhook"
             is_active = row.is_preview or (
                 not is_held_back
                 and self._releases.move_pointer(
@@ -263,25 +263,27 @@ class LifecycleService:
 
         return self._step(deployment_id, fence, step)
 
-    def release(self, release: Row, *, activate: Callable[[], None]) -> bool:
+    def release(self, release: ReleaseRow, *, activate: Callable[[], None]) -> bool:
         """Moves production's pointer to the release's deployment; False when a newer release is live."""
 
         def step(connection: Connection) -> bool:
-            project = self._releases.lock_project(connection, release["project_id"])
-            is_deleting = project is None or project["deleting_at"] is not None
-            if is_deleting or not self._sites.is_kept(connection, release["deployment_id"]):
-                self._releases.close(connection, release["id"], "failed", "The deployment was deleted meanwhile.")
+            project = self._releases.lock_project(connection, release.project_id)
+            is_deleting = project is None or project.deleting_at is not None
+            if is_deleting or not self._sites.is_kept(connection, release.deployment_id):
+                self._releases.close(
+                    connection, release.id, ReleaseStatus.FAILED, "The deployment was deleted meanwhile."
+                )
                 return False
             moved = self._releases.move_pointer(
                 connection,
-                release["project_id"],
-                release["deployment_id"],
-                release["release_sequence"],
-                is_pinned=release["kind"] == "rollback",
+                release.project_id,
+                release.deployment_id,
+                release.release_sequence,
+                is_pinned=release.kind == ReleaseKind.ROLLBACK,
             )
             if moved:
                 activate()
-            self._releases.close(connection, release["id"], "done" if moved else "superseded")
+            self._releases.close(connection, release.id, ReleaseStatus.DONE if moved else ReleaseStatus.SUPERSEDED)
             return moved
 
         return self._patiently(lambda: self._in_transaction(step))
@@ -290,7 +292,7 @@ class LifecycleService:
         message = _shown(message)
 
         def step(connection: Connection) -> None:
-            self._releases.close(connection, release_id, "failed", message)
+            self._releases.close(connection, release_id, ReleaseStatus.FAILED, message)
 
         self._patiently(lambda: self._in_transaction(step))
 

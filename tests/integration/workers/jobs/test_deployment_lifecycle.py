@@ -84,7 +84,8 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         "clock": SystemClock(),
         "settings": settings,
     }
-    service = DeploymentService(queue=queue, **parts)
+    service_parts = {name: part for name, part in parts.items() if name not in ("releases", "sites")}
+    service = DeploymentService(queue=queue, **service_parts)
 
     def make_reconciler(queue: RedisJobQueue) -> Reconciler:
         return Reconciler(
@@ -113,7 +114,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         queue=queue,
         redis=redis,
         service=service,
-        service_with=lambda **others: DeploymentService(**(parts | {"queue": queue} | others)),
+        service_with=lambda **others: DeploymentService(**(service_parts | {"queue": queue} | others)),
         release_service=ReleaseService(
             queue=queue,
             **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases", "settings")},
@@ -300,7 +301,7 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     run_to_end(world, second)
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
-    release = world.releases.find(pending["id"])
+    release = world.releases.find(pending.id)
     assert world.lifecycle.release(release, activate=lambda: None) is True
     assert world.lifecycle.release(release, activate=lambda: None) is False  # delivered again
     assert world.service.get(world.tenant_id, first).is_active
@@ -398,7 +399,7 @@ def test_delete_hides_at_once_and_asks_for_the_removal(world: Any):
     world.service.delete(world.tenant_id, deployment_id)
     with pytest.raises(NotFound):
         world.service.get(world.tenant_id, deployment_id)
-    assert [row["id"] for row in world.sites.removing()] == [deployment_id]
+    assert [row.id for row in world.sites.removing()] == [deployment_id]
 
 
 def test_pages_are_complete_while_rows_are_added(world: Any):
@@ -499,7 +500,7 @@ def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
     lost = lose_two_workers(world, "rollback")
     world.reconciler.run_once()
     assert [world.queue.find(job.id) for job in (lost, removal)] == ["dead", "dead"]
-    assert world.releases.find(lost.payload["release_id"])["status"] == "failed"
+    assert world.releases.find(lost.payload["release_id"]).status == "failed"
 
 
 def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
@@ -508,7 +509,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     run_to_end(world, second)
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
-    release = world.releases.find(pending["id"])
+    release = world.releases.find(pending.id)
     world.service.delete(world.tenant_id, first)
     activated: list[str] = []
     assert world.lifecycle.release(release, activate=lambda: activated.append("x")) is False
