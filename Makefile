@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
+TEXTS := README.md CHANGELOG.md docs .github .ci/run Makefile Dockerfile pyproject.toml
 
 .PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench clean
 
@@ -46,10 +47,11 @@ streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
 
-lint: .venv/dev.stamp types ## Check style, formatting, types and imports
+lint: .venv/dev.stamp types ## Check style, formatting, types, imports and words
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.support.words $(SOURCES) $(TEXTS)
 
 types: .venv/dev.stamp ## Check types
 	$(BIN)/pyright

@@ -93,8 +93,8 @@ def create_app(
                 "query_parameters": {},
                 "lanes": lanes,
                 "callers": Callers(services.device_cookies),
-                "hosts": Hosts(services.settings.api_hosts),
-                "trusted_proxies": TrustedProxies(services.settings.trusted_proxies),
+                "hosts": Hosts(services.settings.api.hosts),
+                "trusted_proxies": TrustedProxies(services.settings.api.trusted_proxies),
                 "body_pace": body_pace or BodyPace(),
                 "body_budget": BodyBudget(),
             }

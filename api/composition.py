@@ -84,24 +84,24 @@ def connect_backends(settings: Settings) -> Backends:
     closers = ExitStack()
     # Clients wait for these answers: what doesn't come soon is a 503, and the reconciler makes up for the queue.
     database = Database(
-        settings.database_url, maximum_connections=_DATABASE_CONNECTIONS, timeout_seconds=3.0, answer_seconds=5.0
+        settings.database.url, maximum_connections=_DATABASE_CONNECTIONS, timeout_seconds=3.0, answer_seconds=5.0
     )
     closers.callback(database.close)
     redis = connect_redis(
-        settings.redis_url, connect_timeout_seconds=1.0, timeout_seconds=1.0, client_name="cloudify-api"
+        settings.queue.redis_url, connect_timeout_seconds=1.0, timeout_seconds=1.0, client_name="cloudify-api"
     )
     closers.callback(redis.close)
-    doorbell = RedisDoorbell.connect(settings.redis_url)
+    doorbell = RedisDoorbell.connect(settings.queue.redis_url)
     # Pages of finished logs are read there, by several threads at once: a request that fails is worth another.
     archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
     return Backends(
         database=database,
         queue=RedisJobQueue(
-            redis, lease_seconds=settings.lease_seconds, maximum_tenant_slots=settings.build.builds_at_once
+            redis, lease_seconds=settings.queue.lease_seconds, maximum_tenant_slots=settings.limits.builds_at_once
         ),
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
         doorbell=doorbell,
-        listener=RedisDoorbellListener(settings.redis_url),
+        listener=RedisDoorbellListener(settings.queue.redis_url),
         # Only asked whether it answers; an outage isn't waited out.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
         windows=RedisWindows(redis, SystemClock()),
@@ -119,7 +119,7 @@ def build_account_services(settings: Settings, backends: Backends, clock: Clock)
         queue=backends.queue,
         passwords=Passwords(),
         throttle=LoginThrottle(backends.windows),
-        registration_enabled=settings.registration_enabled,
+        registration_enabled=settings.api.registration_enabled,
     )
     return accounts, TokenService(database=database, tokens=TokenRepository(database), clock=clock)
 
@@ -134,14 +134,14 @@ def build_deployment_service(settings: Settings, backends: Backends, clock: Cloc
         log_store=backends.log_store,
         doorbell=backends.doorbell,
         clock=clock,
-        settings=settings,
+        site_settings=settings.sites,
     )
 
 
 def build_variable_service(settings: Settings, backends: Backends) -> VariableService:
     database = backends.database
     return VariableService(
-        database=database, variables=VariableRepository(database), box=SecretsBox(settings.encryption_keys)
+        database=database, variables=VariableRepository(database), box=SecretsBox(settings.secrets.encryption_keys)
     )
 
 
@@ -150,7 +150,7 @@ def build_repository_credential_service(settings: Settings, backends: Backends) 
     return RepositoryCredentialService(
         database=database,
         credentials=RepositoryCredentialRepository(database),
-        box=SecretsBox(settings.encryption_keys),
+        box=SecretsBox(settings.secrets.encryption_keys),
     )
 
 
@@ -162,7 +162,7 @@ def build_release_service(settings: Settings, backends: Backends) -> ReleaseServ
         stage_runs=StageRunRepository(database),
         releases=ReleaseRepository(database),
         queue=backends.queue,
-        settings=settings,
+        site_settings=settings.sites,
     )
 
 
@@ -172,7 +172,7 @@ def build_services(
     clock = clock or SystemClock()
     database = backends.database
     tokens, sessions = TokenRepository(database), SessionRepository(database)
-    access_tokens = AccessTokens([settings.secret_key], clock)
+    access_tokens = AccessTokens([settings.secrets.secret_key], clock)
     accounts, token_service = build_account_services(settings, backends, clock)
     session_service = SessionService(database=database, sessions=sessions, access_tokens=access_tokens, clock=clock)
     credentials = build_repository_credential_service(settings, backends)
@@ -195,7 +195,8 @@ def build_services(
             projects=ProjectRepository(database),
             credentials=credentials,
             queue=backends.queue,
-            settings=settings,
+            network=settings.network,
+            sites=settings.sites,
         ),
         variables=build_variable_service(settings, backends),
         repository_credentials=credentials,
@@ -206,11 +207,11 @@ def build_services(
         ),
         tenants=TenantRepository(database),
         idempotency=IdempotencyRepository(database),
-        cursor_signer=CursorSigner(settings.secret_key),
-        device_cookies=DeviceCookies(settings.secret_key, clock),
+        cursor_signer=CursorSigner(settings.secrets.secret_key),
+        device_cookies=DeviceCookies(settings.secrets.secret_key, clock),
         health=HealthChecks(
             {"database": database.ping, "queue": backends.queue.ping, "objectStore": backends.artifacts.ping},
-            is_migrated=partial(is_migrated, settings.database_url),
+            is_migrated=partial(is_migrated, settings.database.url),
             clock=SystemClock(),
         ),
         stream_tickets=stream_tickets,
@@ -222,7 +223,7 @@ def build_services(
 
 
 def build_stream_admission(settings: Settings, backends: Backends, clock: Clock) -> StreamAdmission:
-    slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user)
+    slots = RedisStreamSlots(settings.queue.redis_url, limit=settings.api.streams_per_user)
     return StreamAdmission(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
 
 

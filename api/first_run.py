@@ -27,9 +27,9 @@ _TOKEN = "cloudify up"
 
 def prepare(settings: Settings) -> None:
     """Raises MigrationError, CloudifyError and StackError."""
-    migrate(settings.database_url)
-    path = settings.home / "credentials.json"
-    host = "127.0.0.1" if settings.api_host in ("0.0.0.0", "::") else settings.api_host
+    migrate(settings.database.url)
+    path = settings.directories.home / "credentials.json"
+    host = "127.0.0.1" if settings.api.host in ("0.0.0.0", "::") else settings.api.host
     backends = connect_backends(settings)
     try:
         stored = _stored(path)
@@ -39,7 +39,7 @@ def prepare(settings: Settings) -> None:
             accounts, tokens = build_account_services(settings, backends, SystemClock())
             owner = accounts.ensure_owner(_OWNER)
             token = tokens.create_for_platform(owner.user_id, _TOKEN).token
-        wanted = {"apiUrl": f"http://{host}:{settings.api_port}", "token": token}
+        wanted = {"apiUrl": f"http://{host}:{settings.api.port}", "token": token}
         if stored != wanted:
             write_private(path, wanted)
     finally:

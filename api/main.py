@@ -38,9 +38,9 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("api", settings.log_level)
+    configure_logging("api", settings.logs.level)
     return_large_blocks_early()
-    keep_files_private(settings.home)
+    keep_files_private(settings.directories.home)
     return run(settings)
 
 
@@ -70,23 +70,23 @@ def run(settings: Settings) -> int:
 def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
         # 0 is for none; a socket would take it for any free port.
-        port = settings.metrics_port
-        metrics = start_metrics_listener(port, names=settings.api_hosts) if port else None
+        port = settings.metrics.port
+        metrics = start_metrics_listener(port, names=settings.api.hosts) if port else None
     except OSError as error:
-        sys.stderr.write(f"Port {settings.metrics_port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
+        sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
     timing = StreamTiming()
     places = Places(
         most=connections_for(raise_file_limit()),
-        most_of_an_address=settings.api_connections_per_address,
-        uncounted=[*LOOPBACK, *TrustedProxies(settings.trusted_proxies).networks],
+        most_of_an_address=settings.api.connections_per_address,
+        uncounted=[*LOOPBACK, *TrustedProxies(settings.api.trusted_proxies).networks],
     )
     try:
         server = Server(
             uvicorn.Config(
                 application,
-                host=settings.api_host,
-                port=settings.api_port,
+                host=settings.api.host,
+                port=settings.api.port,
                 http=Connection,
                 loop="uvloop",
                 ws="none",
@@ -95,7 +95,7 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=settings.api_keep_alive_seconds,  # pyright: ignore[reportArgumentType]
+                timeout_keep_alive=settings.api.keep_alive_seconds,  # pyright: ignore[reportArgumentType]
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             ),
             hubs,

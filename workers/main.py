@@ -14,8 +14,8 @@ from collections.abc import Callable
 import dramatiq
 import structlog
 
+from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
 from shared import metrics
-from shared.deployments.repository import DeploymentRow
 from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
@@ -32,13 +32,13 @@ from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
-from workers.composition import WorkerContext, build_stage
+from workers.composition import WorkerContext
 from workers.filesystem.trees import StageDirectories
-from workers.jobs.actors import declare_actor
+from workers.jobs.actors import ACTOR_OF_POOL, declare_actor
 from workers.jobs.cleanup_runner import CleanupRunner
 from workers.jobs.release_runner import ReleaseRunner
 from workers.jobs.stage_runner import StageRunner
-from workers.pipeline.stage import StageResult
+from workers.pipeline.table import build_stage
 
 _log = structlog.get_logger(__name__)
 
@@ -54,13 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     pool = Pool(options.pool)
-    configure_logging(f"worker-{pool.value}", settings.log_level)
+    configure_logging(f"worker-{pool.value}", settings.logs.level)
     # Signals go to the main thread, which waits; set before anything else runs, so that none is missed.
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     raise_file_limit()
-    keep_files_private(settings.home)
+    keep_files_private(settings.directories.home)
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
@@ -74,7 +74,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
     # The random part: a process id comes again, and two containers may have one host name.
     worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     context = WorkerContext(settings, worker_id)
-    lives = lives_directory(settings.home)
+    lives = lives_directory(settings.directories.home)
     life = WorkerLife(lives, worker_id, pool.value)
 
     def hand_back(pool: str, worker: str, counts: bool) -> None:
@@ -90,8 +90,8 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         broker = PriorityBroker(context.queue, worker=context.worker)
         declare_actor(broker, pool, run, current_lease, worker=context.worker)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
-        if settings.metrics_port:
-            metrics.start_metrics_listener(settings.metrics_port, names=settings.api_hosts)
+        if settings.metrics.port:
+            metrics.start_metrics_listener(settings.metrics.port, names=settings.api.hosts)
         worker.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.wait()
@@ -106,69 +106,65 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
 
 
 def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
-    """What the pool's actor runs. Each pool builds only what it needs, to stay small."""
-    if pool is Pool.ROLLBACK:
-        return ReleaseRunner(
-            releases=context.releases,
-            sites=context.sites,
-            lifecycle=context.lifecycle,
-            publisher=context.publisher,
-            artifacts=context.artifacts,
-        ).run
-    if pool is Pool.PREVIEW_CLEANUP:
-        return CleanupRunner(
-            sites=context.sites,
-            deployments=context.service,
-            publisher=context.publisher,
-            log_archives=context.log_archives,
-        ).run
-    stage = Stage(pool.value)
-    settings = context.settings
-    box = SecretsBox(settings.encryption_keys)
+    """Returns what the pool's actor runs. Each pool builds only what it needs, to stay small."""
+    runners: dict[str, Callable[[], Callable[[Lease], None]]] = {
+        STAGE_ACTOR: lambda: _stage_runner(context, Stage(pool.value)).run,
+        RELEASE_ACTOR: lambda: _release_runner(context).run,
+        CLEANUP_ACTOR: lambda: _cleanup_runner(context).run,
+    }
+    return runners[ACTOR_OF_POOL[pool]]()
+
+
+def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
+    settings, queue = context.settings, context.queue
+    box = SecretsBox(settings.secrets.encryption_keys)
     variables = VariableService(database=context.database, variables=VariableRepository(context.database), box=box)
     credentials = RepositoryCredentialService(
         database=context.database, credentials=RepositoryCredentialRepository(context.database), box=box
     )
-    function, executor = build_stage(context, stage)
 
     def hold_slot(tenant_id: str, deployment_id: str, limits: PlanLimits) -> None:
-        context.queue.hold_slot(tenant_id, deployment_id, limit=limits.concurrent_builds, weight=limits.weight)
+        queue.hold_slot(tenant_id, deployment_id, limit=limits.concurrent_builds, weight=limits.weight)
 
     return StageRunner(
         stage=stage,
-        function=function,
+        function=build_stage(stage, context),
         lifecycle=context.lifecycle,
         open_log=context.open_log,
         read_variables=variables.decrypt_for,
         read_credentials=credentials.open_for,
         secrets_of=lambda row: list(secrets_of(row.repository_url)),
-        reap=executor.reap if executor is not None else _reap_nothing,
         hold_slot=hold_slot,
-        directories=StageDirectories(settings.work_directory),
-        build_settings=settings.build,
+        directories=StageDirectories(settings.directories.work),
+        limits=settings.limits,
+        executor_name=settings.executor.name,
         clock=context.clock,
         worker=context.worker,
-        finish=_finish_ready(context) if stage is Stage.DEPLOY else None,
-    ).run
+        activate=lambda host, deployment_id: _ignore(context.publisher.activate(host, deployment_id)),
+    )
 
 
-def _finish_ready(context: WorkerContext) -> Callable[[DeploymentRow, int, StageResult], None]:
-    def finish(row: DeploymentRow, fence: int, result: StageResult) -> None:
-        def activate() -> None:
-            context.publisher.activate(row.host, row.id)
-
-        context.lifecycle.finish_ready(
-            row, fence=fence, manifest_digest=str(result.output["manifest"]), activate=activate
-        )
-        target = "preview" if row.is_preview else "production"
-        metrics.count_deployment("ready", target, "none")
-        metrics.observe_deployment(target, (context.clock.now() - row.created_at).total_seconds())
-
-    return finish
+def _release_runner(context: WorkerContext) -> ReleaseRunner:
+    return ReleaseRunner(
+        releases=context.releases,
+        sites=context.sites,
+        lifecycle=context.lifecycle,
+        publisher=context.publisher,
+        artifacts=context.artifacts,
+    )
 
 
-def _reap_nothing(_name: str) -> None:
-    """The stage runs no commands."""
+def _cleanup_runner(context: WorkerContext) -> CleanupRunner:
+    return CleanupRunner(
+        sites=context.sites,
+        deployments=context.service,
+        publisher=context.publisher,
+        log_archives=context.log_archives,
+    )
+
+
+def _ignore(_former: str | None) -> None:
+    """The deployment that the host pointed at before is of no interest here."""
 
 
 if __name__ == "__main__":

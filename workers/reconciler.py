@@ -32,7 +32,7 @@ from shared.deployments.jobs import (
 from shared.deployments.repository import DeploymentRepository, DeploymentRow
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import DeploymentStatus, Stage
+from shared.deployments.state import LAST_STAGE, DeploymentStatus, Stage
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.idempotency.repository import IdempotencyRepository
 from shared.logging import configure_logging
@@ -121,7 +121,7 @@ class Reconciler:
         self._hold_slots([row for row in rows if row.status != DeploymentStatus.QUEUED])
         succeeded = self._stage_runs.succeeded_stages([row.id for row in rows])
         for row in rows:
-            stage = next((stage for stage in Stage if stage not in succeeded[row.id]), Stage.DEPLOY)
+            stage = next((stage for stage in Stage if stage not in succeeded[row.id]), LAST_STAGE)
             self._attempt_one(row.id, partial(self._reconcile_deployment, row, stage))
 
     def _hold_slots(self, started: Sequence[DeploymentRow]) -> None:
@@ -287,18 +287,18 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    configure_logging("reconciler", settings.log_level)
+    configure_logging("reconciler", settings.logs.level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    keep_files_private(settings.home)
+    keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler")
     try:
-        if settings.metrics_port:
+        if settings.metrics.port:
             collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
-            metrics.start_metrics_listener(settings.metrics_port, collectors=[collector], names=settings.api_hosts)
+            metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
         compactor = LogCompactor(
-            database=context.database, store=context.store, directory=settings.home / "log-archives"
+            database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
         compacting = threading.Thread(target=compactor.run, args=(stop,), name="log-compactor", daemon=True)
         compacting.start()
@@ -313,13 +313,13 @@ def main() -> int:
             publisher=context.publisher,
             artifacts=context.artifacts,
             clock=context.clock,
-            interval_seconds=settings.reconcile_seconds,
+            interval_seconds=settings.queue.reconcile_seconds,
             expired=[
                 IdempotencyRepository(context.database).delete_expired,
                 lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
                 AccountEventStore(context.database).delete_expired,
                 lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
-                lambda: StageDirectories(settings.work_directory).sweep(context.deployments.is_live),
+                lambda: StageDirectories(settings.directories.work).sweep(context.deployments.is_live),
                 lambda: context.publisher.sweep(context.sites.is_removed),
             ],
         ).run(stop)

@@ -14,9 +14,9 @@ from api.cli.log_views import describe_gap, describe_interruption
 from api.cli.output import Output, format_log_lines
 from api.client.event_stream import Interruption
 from api.client.log_stream import GapEvent, LinesEvent, LogEvent, StatusEvent
-from shared.deployments.state import STAGE_STATUS, Stage
+from shared.deployments.state import STAGES, Stage
 
-_STAGE_OF_STATUS = {status.value: stage for stage, status in STAGE_STATUS.items()}
+_STAGE_OF_STATUS = {traits.status.value: stage for stage, traits in STAGES.items()}
 
 
 class ProgressView:

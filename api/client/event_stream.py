@@ -17,7 +17,8 @@ import msgspec
 
 from api.client.errors import ApiError, ClientError, Unreachable
 from api.client.http import ApiClient
-from api.client.transport import backoff_seconds, retry_after_seconds, unreachable
+from api.client.transport import retry_after_seconds, unreachable
+from shared.backoff import Backoff
 
 E = TypeVar("E")
 
@@ -121,7 +122,7 @@ class StreamFollower(ABC, Generic[E]):
             failures += 1
             self._note_silence(problem)
             if wait is None:
-                wait = backoff_seconds(failures, base=self._retry_seconds, longest=_LONGEST_PAUSE_SECONDS)
+                wait = Backoff(self._retry_seconds, _LONGEST_PAUSE_SECONDS).delay_seconds(failures)
             wait = min(wait, _LONGEST_PAUSE_SECONDS * 4)
             yield Interruption(reason, wait, is_problem)
             self._pause(wait)

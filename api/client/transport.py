@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import random
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,11 +15,13 @@ import msgspec
 from api.client.credentials import is_loopback
 from api.client.errors import ApiError, Unreachable
 from schemas.envelope import Failure, Success
+from shared.backoff import Backoff
 
 T = TypeVar("T")
 QueryValue = str | int | bool
 
 ATTEMPTS = 5
+_RETRY = Backoff(0.3, 5.0)
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _LONGEST_WAIT_SECONDS = 20.0
@@ -120,13 +121,13 @@ class Transport:
                 was_not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if attempt >= ATTEMPTS or not (is_repeatable or was_not_sent):
                     raise unreachable(self.base_url, error) from error
-                wait = backoff_seconds(attempt)
+                wait = _RETRY.delay_seconds(attempt)
             else:
                 if response.is_success:
                     return response
                 error = self.error_of(response)
                 wait = retry_after_seconds(response)
-                wait = backoff_seconds(attempt) if wait is None else wait
+                wait = _RETRY.delay_seconds(attempt) if wait is None else wait
                 if (
                     attempt >= ATTEMPTS
                     or not self._may_repeat(response, error, is_repeatable=is_repeatable)
@@ -173,12 +174,6 @@ def unreachable(base_url: str, error: httpx.RequestError) -> Unreachable:
     if is_loopback(base_url):
         advice = "Start the platform with `make run`, or name another API with --api-url or CLOUDIFY_API_URL."
     return Unreachable(f"The API at {base_url} can't be reached: {reason}.", advice)
-
-
-def backoff_seconds(attempt: int, *, base: float = 0.3, longest: float = 5.0) -> float:
-    """Doubles with each attempt (from 1); between half and all of it, so that clients don't come back in step."""
-    full = min(longest, base * 2 ** min(attempt - 1, 16))
-    return full * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
 
 
 def retry_after_seconds(response: httpx.Response) -> float | None:

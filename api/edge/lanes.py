@@ -2,7 +2,7 @@
 
 A lane has few threads, and a short queue each for users and strangers (api.edge.turns). Callers take turns in it,
 one caller runs on at most half of its threads, and when the queue is full the newest request of the caller that has the
-most waiting ones is refused. A flood is therefore refused and delayed itself, and everybody else waits for a turn at most.
+most waiting ones is refused. A flood therefore refuses and delays only itself; everybody else waits for a turn at most.
 However many strangers there are, a user's request finds a place, and every second turn is a user's.
 """
 

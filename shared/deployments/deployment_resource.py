@@ -9,10 +9,10 @@ from schemas.projects import ProjectReference
 from shared.deployments.repository import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRow
 from shared.deployments.state import DeploymentStatus, SiteState
-from shared.settings import Settings
+from shared.settings import SiteSettings
 
 
-def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], settings: Settings) -> DeploymentResource:
+def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], sites: SiteSettings) -> DeploymentResource:
     """`row` carries the project's name and slug; `runs` are its stage runs in the order in which they started."""
     finished, started = row.finished_at, row.started_at
     error = None
@@ -27,7 +27,7 @@ def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], setting
         branch=row.branch,
         commit_sha=row.commit_sha,
         commit_message=row.commit_message,
-        url=settings.site_url(row.host) if is_ready and row.site_state == SiteState.PUBLISHED else None,
+        url=sites.url(row.host) if is_ready and row.site_state == SiteState.PUBLISHED else None,
         build_time_seconds=(finished - started).total_seconds() if finished and started else None,
         is_active=row.is_active,
         is_preview=row.is_preview,

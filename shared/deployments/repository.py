@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import LiteralString
 
@@ -394,7 +394,7 @@ class DeploymentRepository:
         )
         return cursor.rowcount == 1
 
-    def set_facts(self, connection: Connection, deployment_id: str, fence: int, facts: dict[str, str]) -> None:
+    def set_facts(self, connection: Connection, deployment_id: str, fence: int, facts: Mapping[str, str]) -> None:
         names = ("commit_sha", "commit_message", "framework", "manifest_digest")
         connection.execute(_FACTS, {name: facts.get(name) for name in names} | {"id": deployment_id, "fence": fence})
 

@@ -24,14 +24,14 @@ from shared.deployments.repository import (
     NewDeployment,
 )
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import FINISHED, DeploymentStatus, Stage
+from shared.deployments.state import FINISHED, FIRST_STAGE, DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.logs.base import Doorbell, LogStore
 from shared.plans import PlanLimits, limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
-from shared.settings import Settings
+from shared.settings import SiteSettings
 from shared.text.storable import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
@@ -48,7 +48,7 @@ class DeploymentService:
         log_store: LogStore,
         doorbell: Doorbell,
         clock: Clock,
-        settings: Settings,
+        site_settings: SiteSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
@@ -57,7 +57,7 @@ class DeploymentService:
         self._log_store = log_store
         self._doorbell = doorbell
         self._clock = clock
-        self._settings = settings
+        self._site_settings = site_settings
 
     # Reading
 
@@ -147,13 +147,13 @@ class DeploymentService:
                     release_sequence=project.release_sequence,
                     host=preview_host(project.slug, chosen_branch, deployment_id) if is_preview else project.slug,
                     traceparent=traceparent,
-                    preview_days=self._settings.preview_days,
+                    preview_days=self._site_settings.preview_days,
                 ),
             )
             entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
             first, last = self._log_store.append(connection, deployment_id, [entry], fence=None)
             row = self._deployments.get_in(connection, deployment_id)
-            resource = deployment_resource(row, [], self._settings)
+            resource = deployment_resource(row, [], self._site_settings)
             if record is not None:
                 record(connection, resource)
         self._doorbell.ring(deployment_id, first, last, [entry])
@@ -161,7 +161,7 @@ class DeploymentService:
             stage_job(
                 deployment_id=deployment_id,
                 tenant_id=tenant_id,
-                stage=Stage.CLONE,
+                stage=FIRST_STAGE,
                 priority=priority,
                 limits=limits,
                 enqueued_at=row.created_at,
@@ -306,7 +306,7 @@ class DeploymentService:
         deployment_id, fence = row.id, row.fence
         entries = [LogStatus(timestamp=end.timestamp, status=status), end]
         if error is not None:
-            stage = error[1] or Stage.CLONE
+            stage = error[1] or FIRST_STAGE
             entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
         with self._database.transaction() as connection:
             if not self._deployments.finish(connection, deployment_id, status, fence=fence, error=error):
@@ -327,7 +327,7 @@ class DeploymentService:
     def _resources(self, rows: Sequence[DeploymentRow]) -> list[DeploymentResource]:
         with self._database.transaction() as connection:
             runs = self._stage_runs.of_deployments(connection, [row.id for row in rows])
-        return [deployment_resource(row, runs[row.id], self._settings) for row in rows]
+        return [deployment_resource(row, runs[row.id], self._site_settings) for row in rows]
 
     def _explain(self, row: DeploymentRow) -> QueuePosition | None:
         try:

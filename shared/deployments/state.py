@@ -9,6 +9,7 @@ A stage that is delivered again enters its own state again; no transition goes b
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 
 class DeploymentStatus(enum.StrEnum):
@@ -54,37 +55,39 @@ class SiteState(enum.StrEnum):
     REMOVED = "removed"
 
 
+@dataclass(frozen=True, slots=True)
+class StageTraits:
+    """What the whole platform knows about a stage; its workers' part is the table in `workers/pipeline/table.py`.
+
+    `status` is the deployment's while the stage runs, `threads` the number of jobs at once in one worker process.
+    `takes_variables`: a project's variables may be set for its commands.
+    """
+
+    status: DeploymentStatus
+    threads: int
+    takes_variables: bool = False
+
+
+STAGES: dict[Stage, StageTraits] = {
+    Stage.CLONE: StageTraits(DeploymentStatus.CLONING, threads=4),
+    Stage.INSTALL: StageTraits(DeploymentStatus.INSTALLING, threads=2, takes_variables=True),
+    Stage.BUILD: StageTraits(DeploymentStatus.BUILDING, threads=2, takes_variables=True),
+    Stage.UPLOAD: StageTraits(DeploymentStatus.UPLOADING, threads=2),
+    Stage.DEPLOY: StageTraits(DeploymentStatus.DEPLOYING, threads=4),
+}
+FIRST_STAGE, *_, LAST_STAGE = STAGES
+
 # Jobs at once in one worker process.
 DEFAULT_THREADS: dict[Pool, int] = {
-    Pool.CLONE: 4,
-    Pool.INSTALL: 2,
-    Pool.BUILD: 2,
-    Pool.UPLOAD: 2,
-    Pool.DEPLOY: 4,
+    **{Pool(stage.value): traits.threads for stage, traits in STAGES.items()},
     Pool.ROLLBACK: 4,
     Pool.PREVIEW_CLEANUP: 2,
-}
-
-STAGE_STATUS: dict[Stage, DeploymentStatus] = {
-    Stage.CLONE: DeploymentStatus.CLONING,
-    Stage.INSTALL: DeploymentStatus.INSTALLING,
-    Stage.BUILD: DeploymentStatus.BUILDING,
-    Stage.UPLOAD: DeploymentStatus.UPLOADING,
-    Stage.DEPLOY: DeploymentStatus.DEPLOYING,
 }
 
 FINISHED = frozenset({DeploymentStatus.READY, DeploymentStatus.FAILED, DeploymentStatus.CANCELLED})
 LIVE = frozenset(DeploymentStatus) - FINISHED
 
-_ORDER = [
-    DeploymentStatus.QUEUED,
-    DeploymentStatus.CLONING,
-    DeploymentStatus.INSTALLING,
-    DeploymentStatus.BUILDING,
-    DeploymentStatus.UPLOADING,
-    DeploymentStatus.DEPLOYING,
-    DeploymentStatus.READY,
-]
+_ORDER = [DeploymentStatus.QUEUED, *(traits.status for traits in STAGES.values()), DeploymentStatus.READY]
 
 # Skipping ahead is allowed because a stage whose output is known is not run.
 _SUCCESSORS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {

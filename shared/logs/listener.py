@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from shared.backoff import Backoff
 from shared.logs.notifier import ACCOUNTS_CHANNEL, Ring, channel_of, decode_ring
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _OWN_CHANNEL = "deployment:-:events"
 _TIMEOUT_SECONDS = 2.0
 # Silence after which a ping is sent; as much again without an answer is a dead connection.
 _SILENCE_SECONDS = 5.0
-_RETRY_SECONDS = (0.1, 1.0)
+_RECONNECT = Backoff(0.1, 1.0)
 
 
 class RingHandler(Protocol):
@@ -83,16 +83,15 @@ class RedisDoorbellListener:
 
     async def run(self, handler: RingHandler) -> None:
         """Keeps a connection, whatever happens to Redis."""
-        shortest, longest = _RETRY_SECONDS
-        pause = shortest
+        failures = 0
         while True:
             try:
                 await self._session(handler)
             except Exception as error:  # noqa: BLE001  the listener must outlive whatever happens to a connection
                 _logger.info("The log doorbell's connection to Redis ended: %r.", error)
             was_connected, self.is_connected = self.is_connected, False
-            pause = shortest if was_connected else min(longest, pause * 2)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter
+            failures = 1 if was_connected else failures + 1
+            await asyncio.sleep(_RECONNECT.delay_seconds(failures))
 
     async def _session(self, handler: RingHandler) -> None:
         client = Redis.from_url(

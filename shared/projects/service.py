@@ -20,7 +20,7 @@ from shared.projects.project_input import RESERVED_SLUGS, field_problems, number
 from shared.projects.repository import NewProject, ProjectRepository, ProjectRow
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.queue.base import JobQueue
-from shared.settings import Settings
+from shared.settings import NetworkSettings, SiteSettings
 
 Record = Callable[[Connection, ProjectResource], None]
 
@@ -36,14 +36,15 @@ class ProjectService:
         projects: ProjectRepository,
         credentials: RepositoryCredentialService,
         queue: JobQueue,
-        settings: Settings,
+        network: NetworkSettings,
+        sites: SiteSettings,
     ) -> None:
         self._database = database
         self._projects = projects
-        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._addresses = AddressPolicy(network.egress_allowed_networks)
         self._credentials = credentials
         self._queue = queue
-        self._settings = settings
+        self._sites = sites
 
     def tenant_of(self, project_id: str) -> str | None:
         return self._projects.find_tenant(project_id)
@@ -183,7 +184,7 @@ class ProjectService:
             build_command=row.build_command,
             output_directory=row.output_directory,
             node_version=row.node_version,
-            url=self._settings.site_url(row.slug),
+            url=self._sites.url(row.slug),
             is_pinned=row.is_pinned,
             active_deployment_id=row.active_deployment_id,
             created_at=row.created_at,

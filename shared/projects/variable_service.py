@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariableResource, SetVariableRequest
 from shared.db.database import Database
-from shared.deployments.state import Stage
+from shared.deployments.state import STAGES, Stage
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed
 from shared.identifiers import VARIABLE, new_identifier
 from shared.projects.variable_repository import NewVariable, SealedVariable, VariableRepository, VariableRow
@@ -15,7 +15,7 @@ from shared.secrets_box import SecretsBox, SecretUnreadable
 
 TARGETS = ("production", "preview", "development")
 # The stages that run a project's commands.
-STAGES = (Stage.INSTALL, Stage.BUILD)
+VARIABLE_STAGES = tuple(stage for stage, traits in STAGES.items() if traits.takes_variables)
 MAXIMUM_VARIABLES = 200
 MAXIMUM_VALUE_BYTES = 64 * 1024
 # Linux starts no program with more than some 2 MiB of variables and arguments.
@@ -161,8 +161,8 @@ def _validate(key: str, value: str, targets: list[str], stages: list[str]) -> No
         fields["value"] = "must be at most 64 KiB"
     if not targets or any(target not in TARGETS for target in targets):
         fields["targets"] = f"must be one or more of {', '.join(TARGETS)}"
-    if not stages or any(stage not in STAGES for stage in stages):
-        fields["stages"] = f"must be one or more of {', '.join(STAGES)}"
+    if not stages or any(stage not in VARIABLE_STAGES for stage in stages):
+        fields["stages"] = f"must be one or more of {', '.join(VARIABLE_STAGES)}"
     if fields:
         raise ValidationFailed(fields)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.messages import Job
+from shared.signals import Signal
 
 # Two workers were ended under the job, for an old heartbeat or by the memory killer (see hand_back).
 WORKER_LOST = "worker_lost"
@@ -117,17 +117,17 @@ class Lease(Protocol):
     def is_last_attempt(self) -> bool: ...
 
     @property
-    def lost(self) -> threading.Event:
+    def lost(self) -> Signal:
         """Set when the lease is another's: write nothing more."""
         ...
 
     @property
-    def cancelled(self) -> threading.Event:
+    def cancelled(self) -> Signal:
         """Set when the job was cancelled."""
         ...
 
     @property
-    def stopping(self) -> threading.Event:
+    def stopping(self) -> Signal:
         """Set when this process is asked to stop: long jobs should hand back with `release`."""
         ...
 

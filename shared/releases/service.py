@@ -17,7 +17,7 @@ from shared.identifiers import RELEASE, new_identifier
 from shared.plans import limits_of
 from shared.queue.base import JobQueue
 from shared.releases.repository import NewRelease, ReleaseKind, ReleaseRepository
-from shared.settings import Settings
+from shared.settings import SiteSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -31,14 +31,14 @@ class ReleaseService:
         stage_runs: StageRunRepository,
         releases: ReleaseRepository,
         queue: JobQueue,
-        settings: Settings,
+        site_settings: SiteSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
         self._stage_runs = stage_runs
         self._releases = releases
         self._queue = queue
-        self._settings = settings
+        self._site_settings = site_settings
 
     def rollback(
         self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
@@ -81,7 +81,7 @@ class ReleaseService:
                 ),
             )
             runs = self._stage_runs.of_deployments(connection, [deployment_id])[deployment_id]
-            resource = deployment_resource(row, runs, self._settings)
+            resource = deployment_resource(row, runs, self._site_settings)
             if record is not None:
                 record(connection, resource)
         limits = limits_of(row.tenant_plan)

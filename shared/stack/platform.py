@@ -77,9 +77,9 @@ def claim_ports(settings: Settings, claims: list[socket.socket]) -> None:
 
 def _public_ports(settings: Settings) -> tuple[tuple[str, int, str], ...]:
     return (
-        ("CLOUDIFY_API_PORT", settings.api_port, settings.api_host),
-        ("CLOUDIFY_SITES_PORT", settings.sites_port, "127.0.0.1"),
-        ("CLOUDIFY_METRICS_PORT", settings.metrics_port, "127.0.0.1"),
+        ("CLOUDIFY_API_PORT", settings.api.port, settings.api.host),
+        ("CLOUDIFY_SITES_PORT", settings.sites.port, "127.0.0.1"),
+        ("CLOUDIFY_METRICS_PORT", settings.metrics.port, "127.0.0.1"),
     )
 
 
@@ -95,11 +95,10 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
-        "CLOUDIFY_ENVIRONMENT": "development",
         # Whatever a plan allows, the machine is one.
         "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
-        "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites_port}",
+        "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites.port}",
     }
 
     def logs(role: str) -> Path:
@@ -138,9 +137,9 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     servers.append(
         CaddyServer(
             home.directory / "caddy",
-            sites_directory=before.sites_directory,
-            port=before.sites_port,
-            domain=before.sites_domain,
+            sites_directory=before.directories.sites,
+            port=before.sites.port,
+            domain=before.sites.domain,
             log_path=logs(CaddyServer.name),
         )
     )
@@ -169,7 +168,7 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
     # The processes count into files of one folder, and the reconciler's listener shows them all.
     metrics = {"PROMETHEUS_MULTIPROC_DIR": str(home.metrics_directory)}
     silent = metrics | {"CLOUDIFY_METRICS_PORT": "0"}
-    listening = metrics | {"CLOUDIFY_METRICS_PORT": str(settings.metrics_port)}
+    listening = metrics | {"CLOUDIFY_METRICS_PORT": str(settings.metrics.port)}
     return (
         Program("api", ("api.main",), silent),
         *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent) for pool in Pool),

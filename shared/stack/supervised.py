@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.backoff import Backoff
 from shared.stack.processes import end
 
 _SETTLED_SECONDS = 30.0
-_LONGEST_WAIT_SECONDS = 10.0
+# The first start again is immediate, so this is the wait before the second.
+_RESTART = Backoff(0.25, 10.0, jitter=0.0)
 _LOG_BYTES = 10 * 1024 * 1024
 
 
@@ -58,7 +60,7 @@ class Supervised:
         if time.monotonic() - self._started_at > _SETTLED_SECONDS:
             self.failures = 0
         self.failures += 1
-        wait = 0.0 if self.failures == 1 else min(_LONGEST_WAIT_SECONDS, 0.25 * 2 ** (self.failures - 2))
+        wait = 0.0 if self.failures == 1 else _RESTART.delay_seconds(self.failures - 1)
         self._next_start = time.monotonic() + wait
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 

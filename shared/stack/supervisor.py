@@ -73,7 +73,7 @@ class Supervisor:
         self._home.check_space()
         self._home.empty_metrics()
         self._platform = platform = assemble(self._home, self._environment)
-        self._watch_workers(platform.settings.worker_silence_seconds)
+        self._watch_workers(platform.settings.workers.silence_seconds)
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
@@ -231,7 +231,7 @@ class Supervisor:
         deadline = time.monotonic() + _READY_WITHIN_SECONDS
         api = self._supervised["api"]
         # An answer counts only while our own process has never failed: else it is another's that took the port.
-        while api.failures or not _answers(platform.settings.api_host, platform.settings.api_port):
+        while api.failures or not _answers(platform.settings.api.host, platform.settings.api.port):
             self._tick()
             for role, supervised in self._supervised.items():
                 if supervised.failures >= 3:

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import commit, make_repository
+from tests.support.running_platform import Platform, wait_for
 
 _BUILDS = 20
 _FINISHED = """

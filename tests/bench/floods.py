@@ -19,8 +19,8 @@ import httpx
 
 from tests.bench.platform import line
 from tests.support.floods import FLOODS
-from tests.support.platform import Platform
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform
 
 SAMPLES = 100
 THREADS = 20

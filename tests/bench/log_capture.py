@@ -32,11 +32,12 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from shared.stack.ports import free_ports
 from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
 from tests.support.log_rows import new_deployment
+from workers.executors.attachments import DirectoryTrees
 from workers.executors.base import ExecutionSpec, Limits, OnOutput, Outcome
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
@@ -79,12 +80,13 @@ class Bench:
         self._database = database
         self._toolchain = Toolchain.discover()
         self._executor = BubblewrapExecutor(
-            BuildSettings(),
+            NetworkSettings(),
             directory / "run",
             self._toolchain,
             host_environment=dict(os.environ),
             control_groups=discover_control_groups(),
         )
+        self._trees = DirectoryTrees(directory)
         self._store = PostgresLogStore(database)
         self._doorbell = RedisDoorbell.connect(redis_url)
         self._secrets = realistic_secrets()
@@ -127,9 +129,8 @@ class Bench:
         )
         environment = {"PATH": self._toolchain.path}
         name = f"bench-{os.getpid()}-{self._count}"
-        binds: tuple[()] = ()
-        spec = ExecutionSpec(name, command, "/", binds, None, environment, limits, network="none")
-        result = self._executor.run(spec, on_output, threading.Event())
+        spec = ExecutionSpec(name, command, "/", (), None, environment, limits, network="none")
+        result = self._executor.run(spec, self._trees, on_output, threading.Event())
         assert result.outcome is Outcome.SUCCESS, result.message
 
 

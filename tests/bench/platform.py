@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import commit, make_repository
+from tests.support.running_platform import Platform, wait_for
 
 ROUNDS = 3
 

@@ -17,8 +17,8 @@ import httpx
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import line
-from tests.support.platform import Platform
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform
 from tests.support.sites import BUILD, HOLD, node_project
 
 ROUNDS = 3

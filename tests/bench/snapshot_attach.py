@@ -13,8 +13,9 @@ from pathlib import Path
 from shared.settings import load_settings
 from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import timed
-from tests.support.platform import Platform
-from workers.executors.base import ExecutionSpec, Limits, Outcome, Overlay
+from tests.support.running_platform import Platform
+from workers.commands.trees import StageTrees
+from workers.executors.base import ExecutionSpec, Limits, LocalTree, Outcome, Overlay, StoredTree
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
@@ -47,7 +48,7 @@ def measure(platform: Platform, folder: Path) -> None:
     store = S3ArtifactStore(settings.object_store)
     tree = folder / "dependencies"
     files = write_dependencies(tree)
-    executor = BubblewrapExecutor.for_host(settings.build, folder / "executions", Toolchain.discover())
+    executor = BubblewrapExecutor.for_host(settings.network, folder / "executions", Toolchain.discover())
     with closing(SnapshotStore(store, folder / "cache", maximum_bytes=2**34)) as here:
         started = time.perf_counter()
         snapshot = here.save(_TENANT, tree)
@@ -55,9 +56,10 @@ def measure(platform: Platform, folder: Path) -> None:
             f"save 300 MB, {files} files ({snapshot.size_bytes / 1e6:.0f} MB packed)", [time.perf_counter() - started]
         )
         with_layers, without = list[float](), list[float]()
+        layers = (StoredTree(_TENANT, snapshot.digest),)
         for _ in range(_ROUNDS):
-            without.append(timed(lambda: _run_sandbox(executor, folder, ())))
-            with_layers.append(timed(lambda: _attach_and_run(here, executor, folder, snapshot.digest)))
+            without.append(timed(lambda: _run_sandbox(here, executor, folder, ())))
+            with_layers.append(timed(lambda: _run_sandbox(here, executor, folder, layers)))
         _print("a sandbox with an empty layer", without)
         _print("a sandbox with the snapshot attached, cached here", with_layers)
         just_attached = list[float]()
@@ -76,21 +78,16 @@ def measure(platform: Platform, folder: Path) -> None:
     _print("attach on another host: fetched, unpacked, verified", fetched)
 
 
-def _attach_and_run(snapshots: SnapshotStore, executor: BubblewrapExecutor, folder: Path, digest: str) -> None:
-    with snapshots.attach(_TENANT, digest) as tree:
-        _run_sandbox(executor, folder, (tree,))
-
-
-def _run_sandbox(executor: BubblewrapExecutor, folder: Path, layers: tuple[Path, ...]) -> None:
-    names = ("layer", "upper", "scratch")
-    bottom, upper, scratch = (folder / f"attach-{name}" for name in names)
-    for directory in (bottom, upper, scratch):
-        directory.mkdir()
-    overlay = Overlay("/workspace", (bottom, *layers), upper, scratch)
+def _run_sandbox(
+    snapshots: SnapshotStore, executor: BubblewrapExecutor, folder: Path, layers: tuple[StoredTree, ...]
+) -> None:
+    directory = folder / "attach"
+    (directory / "layer").mkdir(parents=True)
+    overlay = Overlay("upper", "/workspace", (LocalTree(directory / "layer"), *layers))
     spec = ExecutionSpec("bench", ("true",), "/workspace", (), overlay, {}, _LIMITS, "none")
-    result = executor.run(spec, lambda _stream, _data: None, threading.Event())
-    for directory in (bottom, upper, scratch):
-        remove_tree(directory)
+    trees = StageTrees(snapshots, directory)
+    result = executor.run(spec, trees, lambda _stream, _data: None, threading.Event())
+    remove_tree(directory)
     if result.outcome is not Outcome.SUCCESS:
         raise RuntimeError(result.message)
 

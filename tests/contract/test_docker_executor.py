@@ -20,6 +20,7 @@ import pytest
 from shared.errors import PlatformError
 from tests.support.docker_engine import SECONDS, DockerEngine
 from tests.support.executors import (
+    HOST_TREES,
     MEBIBYTE,
     PATIENCE,
     ExecutorKind,
@@ -31,7 +32,7 @@ from tests.support.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import ExecutionResult, ExecutionSpec, Outcome, Overlay
+from workers.executors.base import ExecutionResult, ExecutionSpec, LocalTree, Outcome, Overlay
 from workers.executors.docker.connection import DockerConnection
 from workers.executors.docker.executor import DockerExecutor
 from workers.executors.docker.probe import check_daemon
@@ -70,7 +71,7 @@ class Background:
 
     def _run(self, executor: DockerExecutor, spec: ExecutionSpec) -> None:
         try:
-            self.result = executor.run(spec, self.output, self.cancel)
+            self.result = executor.run(spec, HOST_TREES, self.output, self.cancel)
         except PlatformError as error:
             self.error = error
         finally:
@@ -210,10 +211,10 @@ def test_a_container_without_a_directory_is_swept_and_its_name_is_free(
     background.await_ready()
     wait_for(lambda: processes_with(f"sleep {marker}") != [])
     (tmp_path / "run" / spec.name).rename(tmp_path / "lost")
-    assert executor.reap_abandoned() == [spec.name]
+    assert executor.sweep() == [spec.name]
     assert processes_with(marker) == []
     assert background.finish() is Outcome.EVICTED
-    assert executor.reap_abandoned() == []
+    assert executor.sweep() == []
 
 
 def test_another_directory_of_runs_is_left_alone(kind: ExecutorKind, executor: DockerExecutor, tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_another_directory_of_runs_is_left_alone(kind: ExecutorKind, executor: D
     background.await_ready()
     with kind.open(tmp_path / "other") as other:
         assert isinstance(other, DockerExecutor)
-        assert other.reap_abandoned() == []
+        assert other.sweep() == []
     background.cancel.set()
     assert background.finish() is Outcome.CANCELLED
 
@@ -247,7 +248,7 @@ def test_a_daemon_that_goes_away_is_the_platforms_loss(
     finally:
         docker_engine.start()
     assert outcome in (Outcome.PLATFORM_LOST, Outcome.EVICTED)
-    executor.reap_abandoned()
+    executor.sweep()
     result, printed = run(executor, "echo again")
     assert (result.outcome, printed) == (Outcome.SUCCESS, b"again\n")
     gc.collect()
@@ -257,24 +258,24 @@ def test_a_daemon_that_goes_away_is_the_platforms_loss(
 ORDINARY = """
 import os, sys, threading
 from pathlib import Path
-from tests.support.executors import ExecutorKind, Output, make_spec
-from workers.executors.base import Overlay
+from tests.support.executors import HOST_TREES, ExecutorKind, Output, make_spec
+from workers.executors.base import LocalTree, Overlay
 home, uid = Path(sys.argv[1]), int(sys.argv[2])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
-for name in ("lower", "upper", "scratch"):
+for name in ("lower", "upper"):
     (home / name).mkdir()
 (home / "lower" / "below").write_text("below\\n")
-overlay = Overlay("/workspace", (home / "lower",), home / "upper", home / "scratch")
+overlay = Overlay(str(home / "upper"), "/workspace", (LocalTree(home / "lower"),))
 output = Output()
 with ExecutorKind(*sys.argv[3:]).open(home / "run", environment={}) as executor:
     executor.probe()
     script = "id -un; id -u; cat below; echo x > new; rm below; mkdir -m 000 shut; node -p 'os.userInfo().homedir'"
     spec = make_spec(script, overlay=overlay, working_directory="/workspace", network="proxy")
-    result = executor.run(spec, output, threading.Event())
+    result = executor.run(spec, HOST_TREES, output, threading.Event())
 print(output.text().decode().split(), result.outcome)
 print((home / "upper" / "new").stat().st_uid, sorted(path.name for path in (home / "upper").iterdir()))
 from workers.filesystem.trees import remove_tree
-for name in ("lower", "upper", "scratch", "run"):
+for name in ("lower", "upper", "upper-scratch", "run"):
     remove_tree(home / name)
 print(os.listdir(home))
 """
@@ -311,21 +312,28 @@ def test_an_ordinary_workers_builds_run_as_that_worker(docker_engine: DockerEngi
 
 
 def test_an_overlay_of_several_layers_shows_the_upmost(executor: DockerExecutor, tmp_path: Path) -> None:
-    first, second, upper, scratch = (tmp_path / name for name in ("first", "second", "upper", "scratch"))
-    for directory in (first, second, upper, scratch):
+    first, second, upper = (tmp_path / name for name in ("first", "second", "upper"))
+    for directory in (first, second, upper):
         directory.mkdir()
     (first / "page").write_text("first")
     (second / "page").write_text("second")
     (first / "only").write_text("only")
-    overlay = Overlay("/workspace", (first, second), upper, scratch)
+    overlay = Overlay(
+        str(upper),
+        "/workspace",
+        (
+            LocalTree(first),
+            LocalTree(second),
+        ),
+    )
     result, printed = run(executor, "cat /workspace/page /workspace/only", overlay=overlay)
     assert (result.outcome, printed) == (Outcome.SUCCESS, b"secondonly")
 
 
 def test_a_path_that_no_overlay_takes_is_refused(executor: DockerExecutor, tmp_path: Path) -> None:
-    lower, upper, scratch = (tmp_path / name for name in ("a,b", "upper", "scratch"))
-    for directory in (lower, upper, scratch):
+    lower, upper = tmp_path / "a,b", tmp_path / "upper"
+    for directory in (lower, upper):
         directory.mkdir()
     with pytest.raises(PlatformError, match="comma, colon or backslash"):
-        run(executor, "true", overlay=Overlay("/workspace", (lower,), upper, scratch))
+        run(executor, "true", overlay=Overlay(str(upper), "/workspace", (LocalTree(lower),)))
     assert left_in(tmp_path / "run") == []

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.executors import (
+    HOST_TREES,
     MEBIBYTE,
     PATIENCE,
     ExecutorKind,
@@ -24,8 +25,8 @@ from tests.support.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import ExecutionResult, Executor, Outcome, Overlay
-from workers.filesystem.ownership import container_owner
+from workers.executors.base import ExecutionResult, Executor, LocalTree, Outcome, Overlay
+from workers.executors.docker.backend import container_owner
 
 
 class Bystander:
@@ -37,7 +38,7 @@ class Bystander:
         self._results: list[ExecutionResult] = []
         spec = make_spec("echo working; until [ -e end ]; do sleep 0.1; done; echo built", workspace=workspace)
         self._thread = threading.Thread(
-            target=lambda: self._results.append(executor.run(spec, self._output, threading.Event()))
+            target=lambda: self._results.append(executor.run(spec, HOST_TREES, self._output, threading.Event()))
         )
         self._thread.start()
         assert self._output.seen.wait(PATIENCE)
@@ -77,7 +78,7 @@ def test_a_fork_bomb_ends_with_its_time(exact_executor: Executor, workspace: Pat
         "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: os.setsid()\n  except OSError: time.sleep(0.01)"
     )
     spec = make_spec("", command=("python3", "-c", bomb, marker), workspace=workspace, wall_seconds=5.0)
-    result = exact_executor.run(spec, Output(), threading.Event())
+    result = exact_executor.run(spec, HOST_TREES, Output(), threading.Event())
     assert result.outcome is Outcome.TIMEOUT
     assert processes_with(marker) == []
 
@@ -148,7 +149,9 @@ def test_a_grandchild_in_a_session_of_its_own_ends_with_the_cancel(exact_executo
     echo ready; while :; do sleep {marker}; done
     """
     output, cancel, results = Output(marker=b"ready"), threading.Event(), list[ExecutionResult]()
-    thread = threading.Thread(target=lambda: results.append(exact_executor.run(make_spec(script), output, cancel)))
+    thread = threading.Thread(
+        target=lambda: results.append(exact_executor.run(make_spec(script), HOST_TREES, output, cancel))
+    )
     thread.start()
     assert output.seen.wait(PATIENCE)
     wait_for(lambda: len(processes_with(f"sleep {marker}")) >= 2)
@@ -405,11 +408,11 @@ def test_no_file_that_runs_as_its_owner_is_left(
         container_owner().give_tree(workspace)
     for path in (workspace, shell.parent, shell, outside):
         path.chmod(0o6755)
-    layer, upper, scratch = (tmp_path / name for name in ("layer", "upper", "scratch"))
-    for directory in (layer, upper, scratch):
+    layer, upper = tmp_path / "layer", tmp_path / "upper"
+    for directory in (layer, upper):
         directory.mkdir()
     upper.chmod(0o6755)
-    overlay = Overlay("/merged", (layer,), upper, scratch)
+    overlay = Overlay(str(upper), "/merged", (LocalTree(layer),))
     run(exact_executor, f"mkdir /merged/inherits; {script}", workspace=workspace, overlay=overlay)
     assert (upper / "inherits").is_dir()
     assert _set_id_files(workspace) + _set_id_files(upper) == []

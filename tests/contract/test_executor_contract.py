@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from tests.support.executors import (
+    HOST_TREES,
     MEBIBYTE,
     PATIENCE,
     ExecutorKind,
@@ -34,7 +35,8 @@ from tests.support.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import Bind, ExecutionResult, Executor, Outcome, Overlay
+from workers.executors import base
+from workers.executors.base import ExecutionResult, Executor, LocalTree, Mount, Outcome, Overlay
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.docker.executor import DockerExecutor
 
@@ -47,7 +49,7 @@ def test_probe_accepts_this_host(executor: Executor) -> None:
 
 def test_success_has_both_streams_apart(executor: Executor) -> None:
     output = Output()
-    result = executor.run(make_spec("echo out; echo err >&2"), output, threading.Event())
+    result = executor.run(make_spec("echo out; echo err >&2"), HOST_TREES, output, threading.Event())
     assert (result.outcome, result.exit_code, result.message) == (Outcome.SUCCESS, 0, "")
     assert (output.text("stdout"), output.text("stderr")) == (b"out\n", b"err\n")
 
@@ -66,9 +68,9 @@ def test_missing_program_is_the_users_error(executor: Executor) -> None:
 
 def test_sandbox_that_cannot_be_made_is_the_platforms_error(executor: Executor, tmp_path: Path) -> None:
     output = Output()
-    spec = make_spec("true", binds=(Bind(tmp_path / "missing", "/missing"),))
+    spec = make_spec("true", mounts=(Mount(LocalTree(tmp_path / "missing"), "/missing"),))
     with pytest.raises(PlatformError, match="missing"):
-        executor.run(spec, output, threading.Event())
+        executor.run(spec, HOST_TREES, output, threading.Event())
     assert output.text() == b""
 
 
@@ -93,7 +95,7 @@ def test_an_init_that_is_killed_from_outside_is_the_platforms_loss(executor: Exe
     marker = unique_marker()
     output, results = Output(), list[ExecutionResult]()
     spec = make_spec(f"sleep {marker}; echo over")
-    thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, threading.Event())))
+    thread = threading.Thread(target=lambda: results.append(executor.run(spec, HOST_TREES, output, threading.Event())))
     thread.start()
     wait_for(lambda: any(process.name() == "sleep" for process in processes_with(marker)))
     [inside] = [process for process in processes_with(marker) if process.name() == "sleep"]
@@ -127,7 +129,7 @@ def test_term_comes_before_kill(executor: Executor) -> None:
     output, cancel, results = Output(marker=b"ready"), threading.Event(), list[ExecutionResult]()
     # The kill is an hour away: what ends it is TERM.
     spec = make_spec(script, stop_seconds=3600.0)
-    thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, cancel)))
+    thread = threading.Thread(target=lambda: results.append(executor.run(spec, HOST_TREES, output, cancel)))
     thread.start()
     assert output.seen.wait(PATIENCE)
     cancel.set()
@@ -186,7 +188,7 @@ def test_cancel_leaves_nothing(executor: Executor) -> None:
     """.replace("\n    ", "\n")
     output, cancel, results = Output(marker=b"ready"), threading.Event(), list[ExecutionResult]()
     spec = make_spec(script)
-    thread = threading.Thread(target=lambda: results.append(executor.run(spec, output, cancel)))
+    thread = threading.Thread(target=lambda: results.append(executor.run(spec, HOST_TREES, output, cancel)))
     thread.start()
     assert output.seen.wait(PATIENCE)
     wait_for(lambda: len(processes_with(marker)) >= 3)
@@ -200,7 +202,7 @@ def test_cancelled_before_the_start_runs_nothing(executor: Executor) -> None:
     cancel = threading.Event()
     cancel.set()
     output = Output()
-    result = executor.run(make_spec("echo ran"), output, cancel)
+    result = executor.run(make_spec("echo ran"), HOST_TREES, output, cancel)
     assert (result.outcome, output.text()) == (Outcome.CANCELLED, b"")
 
 
@@ -222,7 +224,7 @@ def test_failing_output_callback_ends_the_run(executor: Executor) -> None:
 
     marker = unique_marker()
     with pytest.raises(ConnectionError, match="the log is gone"):
-        executor.run(make_spec(f"echo x; sleep {marker}"), refuse, threading.Event())
+        executor.run(make_spec(f"echo x; sleep {marker}"), HOST_TREES, refuse, threading.Event())
     assert processes_with(marker) == []
 
 
@@ -296,7 +298,7 @@ def test_proxy_lets_a_package_registry_through(exact_executor: Executor) -> None
 
 
 def test_allow_list_names_what_it_blocked(tmp_path: Path, exact_kind: ExecutorKind) -> None:
-    settings = BuildSettings(egress_allowed_hosts=("packages.example.com", ".example.org"))
+    settings = NetworkSettings(egress_allowed_hosts=("packages.example.com", ".example.org"))
     script = ("python3", "-c", PROXY_REQUEST, "evil.example.net:443")
     with exact_kind.open(tmp_path / "run", settings, environment={}) as executor:
         result, printed = run(executor, "", command=script, network="proxy")
@@ -324,7 +326,7 @@ def test_allowed_network_opens_a_registry_of_ones_own(tmp_path: Path, exact_kind
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     port = server.server_port
-    settings = BuildSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128"))
+    settings = NetworkSettings(egress_allowed_networks=("127.0.0.0/8", "::1/128"))
     script = f"""
     unset NO_PROXY no_proxy
     curl -sS http://localhost:{port}/plain?x=1 | wc -c
@@ -398,16 +400,17 @@ def test_environment_is_only_what_the_spec_says_and_hidden_from_argv(executor: E
 
 
 def test_workspace_and_overlay_keep_changes(executor: Executor, tmp_path: Path) -> None:
-    names = ("workspace", "lower", "upper", "scratch")
-    workspace, lower, upper, scratch = (tmp_path / name for name in names)
-    for directory in (workspace, lower, upper, scratch):
+    workspace, lower, upper = (tmp_path / name for name in ("workspace", "lower", "upper"))
+    for directory in (workspace, lower, upper):
         directory.mkdir()
     (lower / "kept").write_text("kept")
     (lower / "gone").write_text("gone")
     script = "cat modules/kept; echo new > modules/new; rm modules/gone; echo built > page"
-    overlay = Overlay("/workspace/modules", (lower,), upper, scratch)
-    result, printed = run(executor, script, workspace=workspace, overlay=overlay)
+    overlay = Overlay(str(upper), "/workspace/modules", (LocalTree(lower),))
+    outputs = tuple(base.Output(str(path), "tenant_1") for path in (upper, workspace))
+    result, printed = run(executor, script, workspace=workspace, overlay=overlay, outputs=outputs)
     assert (result.outcome, printed) == (Outcome.SUCCESS, b"kept")
+    assert result.outputs == {str(upper): LocalTree(upper), str(workspace): LocalTree(workspace)}
     assert (workspace / "page").read_text() == "built\n"
     assert (upper / "new").read_text() == "new\n"
     assert stat.S_ISCHR((upper / "gone").stat().st_mode)
@@ -417,12 +420,12 @@ def test_workspace_and_overlay_keep_changes(executor: Executor, tmp_path: Path) 
 def test_runs_leave_no_files_groups_mounts_and_containers(
     exact_executor: Executor, exact_kind: ExecutorKind, tmp_path: Path
 ) -> None:
-    lower, upper, scratch = (tmp_path / name for name in ("lower", "upper", "scratch"))
-    for directory in (lower, upper, scratch):
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    for directory in (lower, upper):
         directory.mkdir()
-    overlay = Overlay("/workspace", (lower,), upper, scratch)
+    overlay = Overlay(str(upper), "/workspace", (LocalTree(lower),))
     spec = make_spec("echo x > /workspace/x; exit 1", network="proxy", overlay=overlay)
-    result = exact_executor.run(spec, Output(), threading.Event())
+    result = exact_executor.run(spec, HOST_TREES, Output(), threading.Event())
     assert result.exit_code == 1
     assert (upper / "x").exists()
     assert left_in(tmp_path / "run") == []
@@ -479,7 +482,7 @@ def test_names_that_are_paths_are_refused(executor: Executor, name: str) -> None
 WORKER = """
 import os, sys, threading
 from pathlib import Path
-from tests.support.executors import ExecutorKind
+from tests.support.executors import HOST_TREES, ExecutorKind
 from workers.executors.base import ExecutionSpec, Limits
 runtime, name, script = sys.argv[1:4]
 limits = Limits(memory_bytes=512 << 20, cpu_count=1, process_count=64, disk_bytes=1 << 30, output_bytes=1 << 20,
@@ -488,7 +491,7 @@ spec = ExecutionSpec(name, ("sh", "-c", script), "/", (), None, {}, limits, "non
 def show(stream, data):
     os.write(1, data)
 with ExecutorKind(*sys.argv[4:]).open(Path(runtime)) as executor:
-    executor.run(spec, show, threading.Event())
+    executor.run(spec, HOST_TREES, show, threading.Event())
 """
 
 
@@ -516,7 +519,7 @@ def test_sigkill_of_the_worker_ends_the_sandbox(
     worker.stdout.close()
     wait_for(lambda: processes_with(marker) == [])
     assert (tmp_path / "run" / name).exists()
-    assert exact_executor.reap_abandoned() == [name]
+    assert exact_executor.sweep() == [name]
     exact_executor.reap(name)
     assert left_in(tmp_path / "run") == []
 
@@ -543,7 +546,8 @@ def test_reap_ends_a_run_whose_worker_lives(exact_kind: ExecutorKind, exact_exec
 ORDINARY = """
 import dataclasses, os, sys, threading
 from pathlib import Path
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
+from tests.support.executors import HOST_TREES
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
@@ -551,14 +555,14 @@ toolchain = Toolchain.discover()
 os.mkdir(sys.argv[1])
 os.chown(sys.argv[1], 65534, 65534)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-executor = BubblewrapExecutor(BuildSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
+executor = BubblewrapExecutor(NetworkSettings(), Path(sys.argv[1]), toolchain, host_environment={}, control_groups=None)
 readable = tuple(bind for bind in toolchain.binds if os.access(bind.source, os.R_OK))
-executor._toolchain = dataclasses.replace(toolchain, binds=readable)
+executor.toolchain = dataclasses.replace(toolchain, binds=readable)
 limits = Limits(memory_bytes=256 << 20, cpu_count=1, process_count=20, disk_bytes=1 << 30, output_bytes=1 << 20,
                 wall_seconds=3600, stop_seconds=1)
 script = "id -u; (echo x > /usr/x) 2>/dev/null || echo closed; i=0; while [ $i -lt 60 ]; do sleep 99 & i=$((i+1)); done"
 spec = ExecutionSpec("ordinary", ("sh", "-c", script), "/", (), None, {}, limits, "none")
-result = executor.run(spec, lambda stream, data: os.write(1, data), threading.Event())
+result = executor.run(spec, HOST_TREES, lambda stream, data: os.write(1, data), threading.Event())
 print(result.outcome, result.message)
 """
 

@@ -8,11 +8,12 @@ import pytest
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import PlatformError
+from tests.support.blobs import LocalBlobs
 from workers.publishers.base import Publisher
 from workers.publishers.site_directory import SiteDirectoryPublisher
 
 
-def make_site(directory: Path, files: dict[str, bytes]) -> tuple[Manifest, dict[str, Path]]:
+def make_site(directory: Path, files: dict[str, bytes]) -> tuple[Manifest, LocalBlobs]:
     directory.mkdir(parents=True, exist_ok=True)
     paths: dict[str, Path] = {}
     entries: dict[str, ManifestFile] = {}
@@ -21,7 +22,7 @@ def make_site(directory: Path, files: dict[str, bytes]) -> tuple[Manifest, dict[
         paths[digest] = directory / digest
         paths[digest].write_bytes(content)
         entries[name] = ManifestFile(digest=digest, size=len(content), content_type="text/html")
-    return Manifest(files=entries), paths
+    return Manifest(files=entries), LocalBlobs(paths)
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def test_publish_twice_changes_nothing_and_leaves_nothing(publisher: Publisher, 
     for _ in range(2):
         publisher.publish("depl_1", manifest, blobs, is_preview=False)
     assert os.listdir(tmp_path / "sites" / ".deployments") == ["depl_1"]
+    assert blobs.asked == 1
 
 
 def test_activate_returns_the_former_and_hosts_lists_all(publisher: Publisher, tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.attacks import LIMITS
 from tests.support.docker_engine import DockerEngine
-from tests.support.platform import INTRANET_HOST, Platform
+from tests.support.running_platform import INTRANET_HOST, Platform
 
 # Name of a project → seconds of each of its stages.
 _BUILD_TIMES = pytest.StashKey[dict[str, dict[str, float]]]()

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from shared.logs.account_events import AccountEventStore
-from tests.support.platform import Platform, is_running, wait_for
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform, is_running, wait_for
 from tests.support.sites import BUILD, HOLD, node_site
 
 pytestmark = pytest.mark.e2e

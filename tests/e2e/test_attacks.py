@@ -17,7 +17,7 @@ from tests.support.campaign import HARMLESS, Campaign
 from tests.support.docker_engine import SECONDS
 from tests.support.executors import LoopbackServer, control_groups, listening_on_loopback, processes_with, unique_marker
 from tests.support.git_server import serving
-from tests.support.platform import INTRANET_HOST, Platform, wait_for
+from tests.support.running_platform import INTRANET_HOST, Platform, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(SECONDS)]
 

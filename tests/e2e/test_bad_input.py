@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform, wait_for
 from tests.support.sites import BUILD, node_project, node_site
 
 pytestmark = pytest.mark.e2e

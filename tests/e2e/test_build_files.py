@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import commit, git, make_repository
+from tests.support.running_platform import Platform, wait_for
 
 pytestmark = [
     pytest.mark.e2e,

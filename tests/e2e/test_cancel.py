@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.deployments.state import STAGE_STATUS, Stage
-from tests.support.platform import Platform, wait_for
+from shared.deployments.state import STAGES, Stage
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform, wait_for
 from tests.support.sites import BUILD, HOLD, node_site, sleep_js
 
 pytestmark = pytest.mark.e2e
@@ -50,7 +50,7 @@ def test_cancel_while_a_stubborn_command_runs(platform: Platform, repositories: 
         )
     project = platform.create_project(f"cancel-{stage.value}", make_repository(repositories / "site", files), **BUILD)
     deployment_id = platform.create_deployment(project["id"])["id"]
-    platform.wait_status(deployment_id, STAGE_STATUS[stage].value)
+    platform.wait_status(deployment_id, STAGES[stage].status.value)
     wait_for(platform.build_processes, what="the command runs")
     deployment = cancelled(platform, deployment_id)
     assert deployment["stages"][-1]["status"] == "cancelled"

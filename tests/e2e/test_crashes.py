@@ -10,8 +10,8 @@ import pytest
 
 from shared.deployments.jobs import stage_job_id
 from shared.deployments.state import Stage
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform, wait_for
 from tests.support.sites import BUILD, HOLD, node_site
 
 pytestmark = pytest.mark.e2e

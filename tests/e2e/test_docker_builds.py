@@ -11,8 +11,8 @@ import docker
 import pytest
 
 from tests.support.docker_engine import SECONDS, DockerEngine
-from tests.support.platform import Platform, wait_for
 from tests.support.repositories import make_repository
+from tests.support.running_platform import Platform, wait_for
 from tests.support.sites import BUILD, node_site, sleep_js
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(SECONDS)]

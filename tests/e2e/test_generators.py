@@ -16,8 +16,8 @@ from urllib.parse import urljoin
 import pytest
 
 from tests.support.lockfiles import lock
-from tests.support.platform import Platform
 from tests.support.repositories import SITES, make_repository, write_site
+from tests.support.running_platform import Platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 IS_FULL = os.environ.get("CLOUDIFY_E2E_FULL", "") == "1"

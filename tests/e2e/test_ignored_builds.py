@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.platform import Platform
 from tests.support.repositories import commit, git, make_repository
+from tests.support.running_platform import Platform
 from tests.support.sites import BUILD, node_site
 
 pytestmark = pytest.mark.e2e

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from shared.stack.object_store_tls import write_security
-from tests.support.platform import PATIENCE, Platform
+from tests.support.running_platform import PATIENCE, Platform
 
 pytestmark = pytest.mark.e2e
 

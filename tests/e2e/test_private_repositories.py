@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.git_server import serving
-from tests.support.platform import INTRANET_HOST, Platform
 from tests.support.repositories import make_repository
+from tests.support.running_platform import INTRANET_HOST, Platform
 from tests.support.sites import BUILD, node_site
 
 pytestmark = pytest.mark.e2e

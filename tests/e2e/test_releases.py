@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.platform import FINISHED, Platform, wait_for
 from tests.support.repositories import commit, make_repository
+from tests.support.running_platform import FINISHED, Platform, wait_for
 from tests.support.sites import BUILD, HOLD, node_site, sleep_js
 
 pytestmark = pytest.mark.e2e

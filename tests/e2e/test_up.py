@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.platform import PATIENCE, Platform, is_running, wait_for
 from tests.support.repositories import make_repository
+from tests.support.running_platform import PATIENCE, Platform, is_running, wait_for
 from tests.support.sites import BUILD, HOLD, node_site
 
 pytestmark = pytest.mark.e2e

@@ -17,8 +17,8 @@ import httpx
 from shared.stack.errors import StackError
 from shared.stack.processes import end, spawn
 from shared.stack.server import program
-from tests.support.platform import wait_for
 from tests.support.ports import free_ports
+from tests.support.running_platform import wait_for
 
 _PAGE = Path(__file__).parent / "browser"
 _CADDYFILE = """

@@ -10,7 +10,7 @@ from functools import partial
 
 import psutil
 
-from tests.support.platform import Platform, is_running, wait_for
+from tests.support.running_platform import Platform, is_running, wait_for
 
 API, REDIS, WORKER = "api", "valkey", "worker-build"
 # A stage may be attempted six times. The supervisor starts what fails often after up to 10 s; a Redis that was away for

@@ -22,8 +22,8 @@ from tests.streams.counting_site import counting_site, release
 from tests.streams.front import front, reporting
 from tests.streams.kills import API, REDIS, WORKER, Killer, plan_kills
 from tests.support.chromium import ChromiumMissing, browsing, chromium
-from tests.support.platform import FINISHED, Platform, wait_for
 from tests.support.repositories import make_repository
+from tests.support.running_platform import FINISHED, Platform, wait_for
 from tests.support.sites import BUILD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]

@@ -17,8 +17,8 @@ from tests.support.attacks import ATTACKS, ON_RESOURCES, SCRIPT, SECRET, Attack,
 from tests.support.docker_engine import DockerEngine
 from tests.support.executors import processes_with
 from tests.support.git_server import GitServer
-from tests.support.platform import FINISHED, Platform, wait_for
 from tests.support.repositories import commit, git, make_repository
+from tests.support.running_platform import FINISHED, Platform, wait_for
 
 # For everything together, on whatever machine.
 _SECONDS = 900.0

@@ -8,14 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from tests.support.docker_engine import DockerEngine
-from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits
+from workers.executors.base import Directory, ExecutionResult, ExecutionSpec, Executor, Limits, StoredTree
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
 from workers.executors.docker.connection import DockerConnection
@@ -47,16 +47,11 @@ class ExecutorKind:
     def open(
         self,
         runtime: Path,
-        settings: BuildSettings | None = None,
+        settings: NetworkSettings | None = None,
         *,
         environment: Mapping[str, str] = os.environ,
     ) -> Generator[BubblewrapExecutor | DockerExecutor]:
-        settings = replace(
-            settings or BuildSettings(),
-            executor="docker" if self.is_docker else "bubblewrap",
-            docker_host=self.docker_host,
-            builder_image=self.builder_image,
-        )
+        settings = settings or NetworkSettings()
         if not self.is_docker:
             groups = discover_control_groups() if self.name == "bubblewrap" else None
             yield BubblewrapExecutor(
@@ -65,7 +60,8 @@ class ExecutorKind:
             return
         connection = DockerConnection(self.docker_host, {})
         with contextlib.closing(connection):
-            yield DockerExecutor(settings, runtime, connection=connection, host_environment=dict(environment))
+            image = self.builder_image
+            yield DockerExecutor(image, settings, runtime, connection=connection, host_environment=dict(environment))
 
 
 def left_in(runtime: Path) -> list[str]:
@@ -88,6 +84,23 @@ class Output:
         return b"".join(data for name, data in self.chunks if stream in (None, name))
 
 
+class HostTrees:
+    """Trees of directories that a test names by their paths, which it may have made and filled before."""
+
+    def attach(self, tree: StoredTree) -> contextlib.AbstractContextManager[Path]:
+        raise AssertionError(f"{tree} is stored nowhere")
+
+    def make_directory(self, name: str, mode: int) -> Path:
+        directory = Path(name)
+        if not directory.exists():
+            directory.mkdir()
+            directory.chmod(mode)
+        return directory
+
+
+HOST_TREES = HostTrees()
+
+
 def make_spec(script: str, *, workspace: Path | None = None, **changes: object) -> ExecutionSpec:
     limits: dict[str, object] = {
         "memory_bytes": 512 * MEBIBYTE,
@@ -104,19 +117,19 @@ def make_spec(script: str, *, workspace: Path | None = None, **changes: object) 
         "name": f"contract-{os.getpid()}-{time.monotonic_ns()}",
         "command": ("sh", "-c", script),
         "working_directory": "/workspace" if workspace else "/",
-        "binds": (Bind(workspace, "/workspace", is_writable=True),) if workspace else (),
+        "mounts": (),
         "overlay": None,
+        "directories": (Directory(str(workspace), "/workspace"),) if workspace else (),
         "environment": {},
         "limits": Limits(**limits),  # type: ignore[arg-type]
         "network": "none",
-        "watched_paths": (workspace,) if workspace else (),
     }
     return ExecutionSpec(**(values | changes))  # type: ignore[arg-type]
 
 
 def run(executor: Executor, script: str, **changes: object) -> tuple[ExecutionResult, bytes]:
     output = Output()
-    result = executor.run(make_spec(script, **changes), output, threading.Event())
+    result = executor.run(make_spec(script, **changes), HOST_TREES, output, threading.Event())
     return result, output.text()
 
 

@@ -191,10 +191,10 @@ def live_api(
     """`rights`: where the rights of open streams are read, when that is another database."""
     clock = clock or SystemClock()
     backends = connect_backends(settings)
-    listener = RedisDoorbellListener(settings.redis_url)
+    listener = RedisDoorbellListener(settings.queue.redis_url)
     hub = StreamHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
     hub = hub or build_stream_hub(settings, backends)
-    slots = RedisStreamSlots(settings.redis_url, limit=settings.streams_per_user, renew_seconds=0.2)
+    slots = RedisStreamSlots(settings.queue.redis_url, limit=settings.api.streams_per_user, renew_seconds=0.2)
     admission = StreamAdmission(
         rights=StreamRightsRepository(rights or backends.database),
         slots=slots,
@@ -220,7 +220,7 @@ def live_api(
     thread.start()
     try:
         eventually(lambda: server.started or not thread.is_alive(), PATIENCE_SECONDS)
-        yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.redis_url)
+        yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.queue.redis_url)
     finally:
         for each in (hub, services.account_hub):
             each.begin_shutdown()

@@ -12,8 +12,16 @@ from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.plans import LIMITS, Plan
 from shared.projects.repository_credentials import RepositoryCredentials
-from shared.settings import BuildSettings, ObjectStoreSettings, Settings
-from workers.pipeline.stage import DeploymentView, StageContext
+from shared.settings import (
+    DatabaseSettings,
+    DirectorySettings,
+    NetworkSettings,
+    ObjectStoreSettings,
+    QueueSettings,
+    SecretSettings,
+    Settings,
+)
+from workers.pipeline.stage import DeploymentView, StageContext, StageInputs
 
 TENANT = "ten_1"
 PROJECT = "proj_1"
@@ -39,15 +47,20 @@ class RecordedLog:
         return "\n".join(self.lines)
 
 
-def make_settings(home: Path, store: ObjectStoreSettings, **build: Any) -> Settings:
+def make_settings(
+    home: Path,
+    store: ObjectStoreSettings,
+    *,
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - it can't be changed
+    secret_key: bytes = b"",
+) -> Settings:
     return Settings(
-        home=home,
-        database_url="",
-        redis_url="",
+        directories=DirectorySettings(home=home),
+        database=DatabaseSettings(url=""),
+        queue=QueueSettings(redis_url=""),
         object_store=store,
-        build=BuildSettings(**build),
-        secret_key=b"",
-        encryption_keys={},
+        secrets=SecretSettings(secret_key=secret_key, encryption_keys={}),
+        network=network,
     )
 
 
@@ -90,7 +103,7 @@ def make_context(
         deployment=DeploymentView(**values | deployment),
         limits=limits,
         directory=directory,
-        inputs=inputs or {},
+        inputs=StageInputs(inputs or {}),
         log=RecordedLog(),
         cancelled=threading.Event(),
         attempt=attempt,

@@ -11,20 +11,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.plans import Plan, limits_of
-from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from shared.settings import NetworkSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.repositories import write_site
+from tests.support.stage_context import make_settings
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.tools import ToolProvider
-from workers.executors.base import Executor
+from workers.executors.base import (
+    ExecutionResult,
+    ExecutionSpec,
+    Executor,
+    LocalTree,
+    OnOutput,
+    Outcome,
+    Output,
+    StoredTree,
+    Trees,
+)
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
-from workers.pipeline.stage import DeploymentView, StageContext, StageResult
+from workers.pipeline.stage import DeploymentView, StageContext, StageInputs, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore, snapshot_key
@@ -75,6 +88,26 @@ DEPLOYMENT = DeploymentView(
 )
 
 
+class StoringExecutor:
+    """Runs on this host and answers as an executor elsewhere does: with digests of what it has stored."""
+
+    def __init__(self, executor: Executor, snapshots: SnapshotStore) -> None:
+        self._executor = executor
+        self._snapshots = snapshots
+
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        result = self._executor.run(spec, trees, on_output, cancel)
+        if result.outcome not in (Outcome.SUCCESS, Outcome.USER_ERROR):
+            return result
+        return replace(result, outputs={output.name: self._store(output, result) for output in spec.outputs})
+
+    def _store(self, output: Output, result: ExecutionResult) -> StoredTree:
+        tree = result.outputs[output.name]
+        assert isinstance(tree, LocalTree)
+        snapshot = self._snapshots.save(output.owner, tree.path)
+        return StoredTree(output.owner, snapshot.digest, snapshot.size_bytes)
+
+
 class Pipeline:
     """Install and build of sites, one after another, as one host would do them."""
 
@@ -112,7 +145,7 @@ class Pipeline:
     ) -> StageResult:
         self.log = RecordedLog()
         context = StageContext(
-            deployment, self.limits, self.fresh_directory(), inputs, self.log, self.cancelled, 1, variables
+            deployment, self.limits, self.fresh_directory(), StageInputs(inputs), self.log, self.cancelled, 1, variables
         )
         return self._stages[stage].run(context)
 
@@ -131,7 +164,7 @@ class Pipeline:
 
     def build(self, installed: StageResult, variables: Mapping[str, str] | None = None, **settings: Any) -> StageResult:
         # The output of a stage goes through the database as JSON.
-        inputs = {Stage.CLONE: {}, Stage.INSTALL: json.loads(json.dumps(installed.output))}
+        inputs = {Stage.INSTALL: json.loads(msgspec.json.encode(installed.output))}
         return self.run_stage(Stage.BUILD, inputs, replace(DEPLOYMENT, **settings), variables or {})
 
     def run(
@@ -139,7 +172,7 @@ class Pipeline:
     ) -> dict[str, str]:
         """The site's files by path."""
         built = self.build(self.install(site, **settings), variables, **settings)
-        with self.snapshots.attach(TENANT, built.output["output"]) as tree:
+        with self.snapshots.attach(TENANT, built.output.output) as tree:
             return {
                 path.relative_to(tree).as_posix(): path.read_text(errors="replace")
                 for path in sorted(tree.rglob("*"))
@@ -153,23 +186,19 @@ def open_pipeline(
     toolchain: Toolchain,
     database: Database,
     store: ObjectStoreSettings,
-    build: BuildSettings = BuildSettings(),  # noqa: B008 - it can't be changed
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008 - it can't be changed
+    *,
+    stores_outputs: bool = False,
 ) -> Generator[Pipeline]:
-    """Everything it makes is below `directory`, and deleted at the end."""
-    settings = Settings(
-        home=directory,
-        database_url="",
-        redis_url="",
-        object_store=store,
-        build=build,
-        secret_key=b"k" * 32,
-        encryption_keys={},
-    )
+    """Everything it makes is below `directory`, and deleted at the end. `stores_outputs`: see StoringExecutor."""
+    settings = make_settings(directory, store, network=network, secret_key=b"k" * 32)
     with database.transaction() as connection:
         connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [TENANT])
     artifacts = S3ArtifactStore(store)
     snapshots = SnapshotStore(artifacts, directory / "cache", maximum_bytes=2**32)
-    executor = BubblewrapExecutor.for_host(build, directory / "runtime", toolchain)
+    executor: Executor = BubblewrapExecutor.for_host(network, directory / "runtime", toolchain)
+    if stores_outputs:
+        executor = StoringExecutor(executor, snapshots)  # type: ignore[assignment]
     tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
     with closing(snapshots):
         pipeline = Pipeline(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.text.wording import counted
-from workers.filesystem.shut_directories import open_directory
+from workers.filesystem.descent import open_directory
 from workers.snapshots.archive import walk
 from workers.snapshots.tar_format import ArchiveRejected, shown
 
@@ -29,6 +29,11 @@ class OutputLimits:
     maximum_output_files: int
     maximum_output_bytes: int
     maximum_file_bytes: int
+
+
+SITE_LIMITS = OutputLimits(
+    maximum_output_files=20_000, maximum_output_bytes=1024 * 1024**2, maximum_file_bytes=100 * 1024**2
+)
 
 
 def scan_output(tree: Path, limits: OutputLimits, on_read: Callable[[str], None]) -> list[tuple[str, str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -103,3 +104,16 @@ class ArtifactReader:
             raise ArtifactMissing(f"Blob {digest[:12]} is not in the object store.") from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactBlobs:
+    """The content of one artifact's files. Implements BlobReader."""
+
+    reader: ArtifactReader
+    tenant_id: str
+    manifest: Manifest
+
+    def local_files(self) -> dict[str, Path]:
+        """See ArtifactReader.blobs."""
+        return self.reader.blobs(self.tenant_id, self.manifest)

@@ -34,7 +34,7 @@ _ADVICE: tuple[_Advice, ...] = (
     ),
     _advice(
         rb"Treating warnings as errors because process\.env\.CI",
-        "Warnings are errors where CI is set: mend them, or set the variable CI to false.",
+        "Warnings are errors where CI is set: fix them, or set the variable CI to false.",
         "build",
     ),
     _advice(
@@ -46,7 +46,7 @@ _ADVICE: tuple[_Advice, ...] = (
     ),
     _advice(
         rb"npm (?:ERR!|error) code ERESOLVE",
-        "Peer dependencies contradict each other: run `npm install` where you develop, mend what it says and commit"
+        "Peer dependencies contradict each other: run `npm install` where you develop, fix what it reports and commit"
         " package-lock.json, or set the install command to `npm install --legacy-peer-deps`.",
         "install",
     ),

@@ -1,17 +1,29 @@
-"""Runs a project's command in the sandbox and turns its outcome into what the pipeline understands."""
+"""Runs a project's command in the sandbox and turns its outcome into the pipeline's exceptions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
+from shared.plans import PlanLimits
 from shared.projects.commands import find_command_problem
 from shared.text.wording import counted
-from workers.executors.base import Bind, ExecutionResult, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.executors.base import (
+    Directory,
+    ExecutionResult,
+    ExecutionSpec,
+    Executor,
+    Limits,
+    Mount,
+    Outcome,
+    Output,
+    Overlay,
+    Tree,
+    Trees,
+)
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.pipeline.stage import StageContext
@@ -24,7 +36,7 @@ _MEBIBYTE = 1024 * 1024
 
 @dataclass(slots=True)
 class OutputTail:
-    """The last 64 KiB that a command printed: read for known errors, never stored, as it is not masked."""
+    """The last 64 KiB of a command's output: searched for known errors, never stored, because it is not masked."""
 
     data: bytes = b""
 
@@ -49,18 +61,21 @@ def search_path(toolchain: Toolchain, detection: Detection, tools: Sequence[str]
 
 
 def workspace_path(directory: str) -> str:
-    """Where the sandbox shows a directory of the repository."""
+    """The path of a repository's directory in the sandbox."""
     return WORKSPACE if directory == "." else f"{WORKSPACE}/{directory}"
 
 
-def make_overlay(directory: Path, name: str, layers: tuple[Path, ...]) -> Overlay:
-    """An overlay of the layers at /workspace with fresh directories below `directory`."""
-    upper, scratch = directory / f"{name}-upper", directory / f"{name}-scratch"
-    upper.mkdir()
-    # The mode of /workspace inside.
-    upper.chmod(0o755)
-    scratch.mkdir()
-    return Overlay(WORKSPACE, layers, upper, scratch)
+def run_limits(limits: PlanLimits, output_bytes: int) -> Limits:
+    """The plan's limits of a stage, for one command of it."""
+    return Limits(
+        memory_bytes=limits.memory_bytes,
+        cpu_count=limits.cpu_count,
+        process_count=limits.process_count,
+        disk_bytes=limits.disk_bytes,
+        disk_entries=limits.disk_entries,
+        output_bytes=output_bytes,
+        wall_seconds=float(limits.stage_timeout_seconds),
+    )
 
 
 def make_spec(
@@ -69,46 +84,44 @@ def make_spec(
     *,
     command: tuple[str, ...],
     directory: str,
-    overlay: Overlay,
+    layers: tuple[Tree, ...],
+    changes: str,
     environment: dict[str, str],
     output_bytes: int,
     network: Literal["none", "proxy"],
-    binds: tuple[Bind, ...] = (),
+    mounts: tuple[Mount, ...] = (),
+    directories: tuple[Directory, ...] = (),
+    output: str,
 ) -> ExecutionSpec:
-    """`directory` is relative to the repository's root."""
-    limits = context.limits
-    writable = tuple(bind.source for bind in binds if bind.is_writable)
+    """`layers` are merged at /workspace; the command's changes to them are the tree `changes`. `output`: the tree to
+    collect afterwards. `directory` is relative to the repository's root.
+    """
     return ExecutionSpec(
         # The name that the runner reaps when a worker died in this stage.
         name=f"{context.deployment.id}-{stage.value}",
         command=command,
         working_directory=workspace_path(directory),
-        binds=binds,
-        overlay=overlay,
+        mounts=mounts,
+        overlay=Overlay(changes, WORKSPACE, layers),
         environment=environment,
-        limits=Limits(
-            memory_bytes=limits.memory_bytes,
-            cpu_count=limits.cpu_count,
-            process_count=limits.process_count,
-            disk_bytes=limits.disk_bytes,
-            disk_entries=limits.disk_entries,
-            output_bytes=output_bytes,
-            wall_seconds=float(limits.stage_timeout_seconds),
-        ),
+        limits=run_limits(context.limits, output_bytes),
         network=network,
-        watched_paths=(overlay.upper, *writable),
+        directories=directories,
+        outputs=(Output(output, context.deployment.tenant_id),),
         labels={"deployment": context.deployment.id, "stage": stage.value, "fence": str(context.fence)},
     )
 
 
-def run_logged(executor: Executor, context: StageContext, spec: ExecutionSpec, tail: OutputTail) -> ExecutionResult:
+def run_logged(
+    executor: Executor, context: StageContext, spec: ExecutionSpec, trees: Trees, tail: OutputTail
+) -> ExecutionResult:
     """Runs the command with its output in the deployment's log. Raises Cancelled, PlatformError."""
 
     def on_output(stream: Literal["stdout", "stderr"], data: bytes) -> None:
         tail.add(data)
         context.log.write(stream, data)
 
-    result = executor.run(spec, on_output, context.cancelled)
+    result = executor.run(spec, trees, on_output, context.cancelled)
     for host in result.blocked_hosts:
         context.log.system(f"The command tried to reach {host}, which is not allowed.")
     raise_interruption(context, result)
@@ -116,7 +129,7 @@ def run_logged(executor: Executor, context: StageContext, spec: ExecutionSpec, t
 
 
 def raise_interruption(context: StageContext, result: ExecutionResult) -> None:
-    """Raises for what is neither success nor the user's failure."""
+    """Raises Cancelled or PlatformError for outcomes that are neither success nor the user's failure."""
     if result.outcome is Outcome.CANCELLED or context.cancelled.is_set():
         raise Cancelled(result.message)
     if result.outcome in (Outcome.EVICTED, Outcome.IMAGE_ERROR, Outcome.PLATFORM_LOST):

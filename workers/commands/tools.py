@@ -1,7 +1,7 @@
-"""The package managers and Node versions that not every build needs: fetched once, kept as snapshots, shown read-only.
+"""Package managers and Node versions that only some builds need: fetched once, stored as snapshots, mounted read-only.
 
-A tool is installed in a sandbox of its own that holds nothing of any project, from its name and version alone. So all
-tenants share it, and no build can have put anything into it.
+A tool is installed in a sandbox of its own that has no project's files, from its name and version alone. So all tenants
+can share it, and no build can tamper with it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import hashlib
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption
+from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption, run_limits
 from workers.commands.tool_repository import ToolRepository
-from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome
-from workers.executors.bubblewrap.arguments import HOME
-from workers.executors.toolchain import NODE_TARGET, Toolchain
+from workers.commands.trees import StageTrees
+from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Outcome, Output, StoredTree
+from workers.executors.layout import HOME, NODE_TARGET
+from workers.executors.toolchain import Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
+from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext
 from workers.snapshots.store import SnapshotStore
 
@@ -31,15 +32,6 @@ _OWNER = "tools"
 _MOUNT = "/opt/tools"
 _OUTPUT_BYTES = 1024 * 1024
 _UNKNOWN_VERSION = re.compile(rb"ETARGET|No matching version|E404|no version of|not found in the package registry")
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """`digest` is of the snapshot."""
-
-    name: str
-    version: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +96,7 @@ _RECIPES: Mapping[str, _Recipe] = {
 
 
 class ToolProvider:
-    """Safe from several threads and processes: two that fetch the same tool at once both end with a good one."""
+    """Safe between threads and processes: two that fetch the same tool at once both get a valid one."""
 
     def __init__(
         self, executor: Executor, snapshots: SnapshotStore, repository: ToolRepository, toolchain: Toolchain
@@ -115,7 +107,7 @@ class ToolProvider:
         self._toolchain = toolchain
 
     def provide(self, context: StageContext, requests: Sequence[ToolRequest]) -> list[Tool]:
-        """The tools, fetched where they are not known. Raises StageFailure for a version that doesn't exist."""
+        """The tools, fetched unless they are stored. Raises StageFailure for a version that doesn't exist."""
         return [self._provide(context, request) for request in requests]
 
     def _provide(self, context: StageContext, request: ToolRequest) -> Tool:
@@ -127,48 +119,39 @@ class ToolProvider:
         return Tool(request.name, request.version, digest)
 
     def _key(self, request: ToolRequest) -> str:
-        """Python tools are bound to the interpreter that they were installed with, and to its place."""
+        """Python tools are bound to the interpreter that they were installed with, and to its path."""
         toolchain = self._toolchain
         python = f"{toolchain.python_version} {toolchain.python}" if request.name in ("poetry", "pipenv") else ""
         parts = (request.name, request.version, python, toolchain.platform, _bun_build(), toolchain.image)
         return f"{request.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
     def _fetch(self, context: StageContext, request: ToolRequest, key: str) -> str:
-        directory, home = (context.directory / f"{part}-{request.name}" for part in ("tool", "home"))
-        directory.mkdir()
-        home.mkdir()
+        directory, home = f"tool-{request.name}", f"home-{request.name}"
         target = f"{_MOUNT}/{request.name}"
-        limits = context.limits
         spec = ExecutionSpec(
             name=f"{context.deployment.id}-{Stage.INSTALL.value}",
             command=("/bin/sh", "-c", _RECIPES[request.name].install(request.version, self._toolchain)),
             working_directory=target,
-            binds=(Bind(directory, target, is_writable=True), Bind(home, HOME, is_writable=True)),
+            mounts=(),
             overlay=None,
             environment={"npm_config_update_notifier": "false", "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"},
-            limits=Limits(
-                memory_bytes=limits.memory_bytes,
-                cpu_count=limits.cpu_count,
-                process_count=limits.process_count,
-                disk_bytes=limits.disk_bytes,
-                disk_entries=limits.disk_entries,
-                output_bytes=_OUTPUT_BYTES,
-                wall_seconds=float(limits.stage_timeout_seconds),
-            ),
+            limits=run_limits(context.limits, _OUTPUT_BYTES),
             network="proxy",
-            watched_paths=(directory, home),
+            directories=(Directory(directory, target), Directory(home, HOME)),
+            outputs=(Output(directory, _OWNER),),
         )
+        trees = StageTrees(self._snapshots, context.directory)
         tail = OutputTail()
 
         def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
             tail.add(data)
 
-        result = self._executor.run(spec, on_output, context.cancelled)
+        result = self._executor.run(spec, trees, on_output, context.cancelled)
         raise_interruption(context, result)
         if result.outcome is Outcome.USER_ERROR:
             self._raise_unfetched(request, tail.data)
         raise_failure(context, result, f"fetching of {request.name}")
-        snapshot = self._snapshots.save(_OWNER, directory)
+        snapshot = trees.save(_OWNER, result.outputs[directory])
         self._repository.record(
             key, name=request.name, version=request.version, digest=snapshot.digest, size_bytes=snapshot.size_bytes
         )
@@ -185,11 +168,9 @@ class ToolProvider:
         raise PlatformError(f"{request.name} {request.version} can't be fetched: {text}")
 
 
-def attach(stack: ExitStack, snapshots: SnapshotStore, tools: Sequence[Tool]) -> tuple[Bind, ...]:
-    """Where the sandbox shows the tools, which stay there until the stack is closed. Raises SnapshotMissing."""
-    return tuple(
-        Bind(stack.enter_context(snapshots.attach(_OWNER, tool.digest)), f"{_MOUNT}/{tool.name}") for tool in tools
-    )
+def mounts(tools: Sequence[Tool]) -> tuple[Mount, ...]:
+    """The mounts of the tools in a sandbox."""
+    return tuple(Mount(StoredTree(_OWNER, tool.digest), f"{_MOUNT}/{tool.name}") for tool in tools)
 
 
 def programs(tools: Sequence[Tool]) -> list[str]:
@@ -198,7 +179,7 @@ def programs(tools: Sequence[Tool]) -> list[str]:
 
 
 def header_variables(directory: str, *, is_read_by_npm: bool) -> dict[str, str]:
-    """Where node-gyp finds Node's headers, which it would download. Newer npms warn of the older name of the two."""
+    """Tells node-gyp where Node's headers are, so that it downloads none. Newer npms warn about the older name."""
     names = ("npm_package_config_node_gyp_nodedir", *(("npm_config_nodedir",) if is_read_by_npm else ()))
     return dict.fromkeys(names, directory)
 
@@ -208,7 +189,7 @@ def _reads_older_name(npm: str) -> bool:
 
 
 def environment(tools: Sequence[Tool]) -> dict[str, str]:
-    """What keeps the tools from asking questions, and from fetching another version of themselves."""
+    """Variables that keep tools from prompting, and from fetching another version of themselves."""
     names = {tool.name: tool.version for tool in tools}
     variables: dict[str, str] = {}
     if "node" in names:

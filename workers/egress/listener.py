@@ -1,7 +1,8 @@
 """Runs inside the sandbox: `listener.py PORT SOCKET COMMAND…` makes 127.0.0.1:PORT the proxy's, then becomes COMMAND.
 
-A listening socket belongs to the network namespace that it was made in, whoever accepts from it: this one is sent to
-the worker over the Unix socket. So nothing of ours runs beside the command, and what it sends is copied once. Standard
+A listening socket belongs to the network namespace that it was made in, no matter which process accepts from it:
+this one is sent to the worker over the Unix socket. So no process of ours runs next to the command, and its data is
+copied once. Standard
 library only: the sandbox shows it as a single file to the toolchain's Python.
 """
 
@@ -21,7 +22,7 @@ def main() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as proxy:
             proxy.connect(path)
             socket.send_fds(proxy, [b"L"], [listener.fileno()])
-            # The command must not start before it can be served; a worker that died says nothing.
+            # The command must not start before it can be served; a dead worker sends nothing.
             if not proxy.recv(1):
                 sys.exit("The network proxy is gone.")
     os.execvp(command[0], command)  # noqa: S606

@@ -1,6 +1,7 @@
-"""The one way out of a sandbox that installs: an HTTP proxy on a port of its own loopback, one for each run.
+"""The only way out of a sandbox with network: an HTTP proxy on a port of its own loopback, one for each run.
 
-Clones have one as well where an upstream proxy is set (workers/stages/clone/proxy.py)."""
+Clones have one as well if an upstream proxy is set (workers/stages/clone/proxy.py).
+"""
 
 from __future__ import annotations
 
@@ -38,14 +39,14 @@ class EgressProxy:
     """Serves CONNECT and absolute-form `http://` requests, from construction until `close`.
 
     It accepts from `listener`: a listening socket that is its own from then on, or the path of a Unix socket over which
-    egress_listener.py sends it: one, the first, which comes before anything of the project runs; after it nobody
-    listens at that path. With `credentials` (user:password) only who sends them is served; others get 407.
+    listener.py sends it. Only the first connection counts, which is made before any code of the project runs; after it
+    nothing listens at that path. With `credentials` (user:password), requests without them get 407.
 
     The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
     reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
 
-    With `upstream`, all but the allowed networks is reached through it, names that only it can resolve as well; what
-    the policy refuses stays refused.
+    With `upstream`, everything outside the allowed networks is reached through it, including names that only it can
+    resolve; hosts that the policy refuses stay refused.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class EgressProxy:
         self._is_closed = False
         self._is_serving = False
         self._slots = threading.BoundedSemaphore(_CONNECTIONS)
-        # What is waited for first: a connection that brings the listener, or the listener's own.
+        # Accepts first: a connection that brings the listener, or the listener's own.
         self._first = _listen_at(listener) if isinstance(listener, Path) else listener
         self._is_handed_over = isinstance(listener, Path)
         self._thread = threading.Thread(target=self._serve_all, name="egress-proxy", daemon=True)
@@ -76,7 +77,7 @@ class EgressProxy:
             return tuple(self._blocked)
 
     def check_served(self) -> None:
-        """After a command that failed. Raises PlatformError when it never got its way out: that is not its fault."""
+        """Call it after a failed command. Raises PlatformError if the command never had its proxy: not its fault."""
         if not self._is_serving:
             raise PlatformError("The network proxy of a sandbox could not be handed its listener.")
 
@@ -123,7 +124,7 @@ class EgressProxy:
             threading.Thread(target=self._serve, args=(client,), name="egress-connection", daemon=True).start()
 
     def _accept_one(self, listener: socket.socket) -> socket.socket:
-        """Raises OSError once the listener is shut down; what the process lacks for a while is waited for."""
+        """Raises OSError once the listener is shut down; waits out temporary shortages, of descriptors for example."""
         while True:
             try:
                 return listener.accept()[0]
@@ -156,7 +157,7 @@ class EgressProxy:
         try:
             head, rest = _read_head(client)
             if self._credentials and not _is_authorised(head, self._credentials):
-                _answer(client, "407 Proxy Authentication Required", "This proxy is another program's.")
+                _answer(client, "407 Proxy Authentication Required", "This proxy belongs to another program.")
                 return
             host, port, forwarded = _parse(head)
         except _BadRequest as error:
@@ -188,7 +189,7 @@ class EgressProxy:
             self._release(server)
 
     def _reach(self, host: str, port: int) -> tuple[socket.socket | None, bytes]:
-        """A connection to the host, and what it has said already. Raises Refused, Unresolvable, UpstreamFailure."""
+        """A connection to the host, and data that it already sent. Raises Refused, Unresolvable, UpstreamFailure."""
         try:
             addresses = self._policy.resolve(host, port, has_upstream=self._upstream is not None)
         except Unresolvable:

@@ -1,4 +1,4 @@
-"""Two connections whose bytes are carried from one to the other, both ways."""
+"""Relays bytes between two connections, both ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IDLE_SECONDS = 300.0
 
 
 class Tunnel:
-    """Carries both directions, a thread each, until both ended or nothing moved either way for a while."""
+    """Relays both directions, in a thread each, until both have ended or nothing was sent either way for 300 s."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client = client
@@ -30,7 +30,7 @@ class Tunnel:
             while data := self._receive(source):
                 target.sendall(data)
         except OSError:
-            # One side is gone: the other direction has nobody to talk to either.
+            # One side is gone, so the other direction ends as well.
             with contextlib.suppress(OSError):
                 source.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A company's HTTP proxy, through which installs and clones reach the world."""
+"""A company's HTTP proxy, through which installs and clones reach the internet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANSWER_BYTES = 32 * 1024
 class UpstreamFailure(Exception):
     """The message is one line for the person whose install it was; it never holds the proxy's credentials.
 
-    `status` is what the proxy answered, None if that was no answer of HTTP or came too late.
+    `status` is the proxy's HTTP status, None if its answer was malformed or too late.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
@@ -25,7 +25,7 @@ class UpstreamFailure(Exception):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same may go well a moment later."""
+        """Whether a retry may succeed."""
         return self.status is None or self.status >= 500
 
 
@@ -53,7 +53,7 @@ class UpstreamProxy:
         return cls(url) if url else None
 
     def connect(self, host: str, port: int) -> tuple[socket.socket, bytes]:
-        """A tunnel to the host, and what came through it already. Raises UpstreamFailure."""
+        """A tunnel to the host, and data that came through it already. Raises UpstreamFailure."""
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             encoded = target.encode("ascii")
@@ -76,13 +76,13 @@ class UpstreamProxy:
 
 
 def _read_answer(connection: socket.socket, target: str) -> bytes:
-    """What follows the header of an answer with status 2xx."""
+    """The data after the header of an answer with status 2xx. Raises UpstreamFailure, OSError."""
     deadline = time.monotonic() + _ANSWER_SECONDS
     received = b""
     while b"\r\n\r\n" not in received:
         remaining = deadline - time.monotonic()
         if remaining <= 0 or len(received) > _ANSWER_BYTES:
-            raise UpstreamFailure(f"the upstream proxy gives no answer for {target}")
+            raise UpstreamFailure(f"the upstream proxy doesn't answer for {target}")
         connection.settimeout(remaining)
         data = connection.recv(8192)
         if not data:
@@ -94,6 +94,6 @@ def _read_answer(connection: socket.socket, target: str) -> bytes:
         answered = words[1][:3].decode("ascii", "replace") if len(words) > 1 else "nothing of HTTP"
         status = int(answered) if re.fullmatch("[3-5][0-9][0-9]", answered) else None
         raise UpstreamFailure(f"the upstream proxy refuses {target}: it answers {answered}", status=status)
-    # As long as the tunnel lasts, its own deadlines hold.
+    # The tunnel has its own deadlines.
     connection.settimeout(None)
     return rest

@@ -1,13 +1,16 @@
-"""The seam between the pipeline and whatever runs a command that nobody trusts."""
+"""The seam between the pipeline and the executors, which run untrusted commands."""
 
 from __future__ import annotations
 
 import enum
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from workers.executors.toolchain import Toolchain
 
 
 class Outcome(enum.StrEnum):
@@ -23,33 +26,72 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bind:
-    """A host directory or file shown at `target`; read-only unless `is_writable`."""
+class StoredTree:
+    """A snapshot, by its content's digest. `owner`: the tenant's id, or "tools" for those that all tenants share.
 
-    source: Path
+    `size_bytes`: of the packed object; set on trees that an executor has stored.
+    """
+
+    owner: str
+    digest: str
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTree:
+    """A directory of this worker that a run wrote to; it stays as long as the stage's own directory.
+
+    Paths in it are untrusted: open nothing through its symbolic links.
+    """
+
+    path: Path
+
+
+Tree = StoredTree | LocalTree
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A tree shown read-only at `target`."""
+
+    tree: Tree
     target: str
-    is_writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """`layers` (lowest first, all read-only) merged at `target`; changes go to `upper`.
+    """`layers` (lowest first, all read-only) merged at `target`. The command's changes are the tree `name`.
 
-    `upper` and `scratch` are empty directories of the caller on one filesystem. After the run `upper` holds the
-    changes in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
+    That tree is in overlayfs form: new and changed files, whiteouts as 0:0 character devices.
     """
 
+    name: str
     target: str
-    layers: tuple[Path, ...]
-    upper: Path
-    scratch: Path
+    layers: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """An empty directory on disk at `target`, writable for the command; afterwards the tree `name`."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Asks for the tree `name` of the overlay or a directory after the run. `owner`: as in StoredTree."""
+
+    name: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds. `output_bytes`: what the command may print before the rest is dropped.
+    """Sizes in bytes, times in seconds. `output_bytes`: how much output is kept; the rest is dropped.
 
-    `disk_entries`: files, directories and links that it may leave under the watched paths, by their names.
+    `disk_bytes` bounds the overlay's changes and the directories together; `disk_entries` the number of files,
+    directories and links in them, counted by name.
     """
 
     memory_bytes: int
@@ -64,30 +106,33 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSpec:
-    """One command. Paths in `command`, `working_directory` and `environment` are inside the sandbox.
+    """One command, in terms that hold on any machine. All paths are inside the sandbox.
 
     `network`: "none" leaves not even loopback to the host; "proxy" gives HTTP(S)_PROXY to a filtering proxy and
-    nothing else. `watched_paths` are the host directories whose size counts against `limits.disk_bytes`, and what is in
-    them against `limits.disk_entries`.
-    `name` labels cgroups, processes and logs; unique among running executions of a host. `labels` are for people who
-    look at what runs, where the executor can show them.
+    nothing else. Names of the overlay and the directories are plain file names, unique in a stage.
+    `name` labels cgroups, processes and logs; unique among the running executions of a host. `labels` are shown to
+    operators where the executor can show them.
     """
 
     name: str
     command: tuple[str, ...]
     working_directory: str
-    binds: tuple[Bind, ...]
+    mounts: tuple[Mount, ...]
     overlay: Overlay | None
     environment: Mapping[str, str]
     limits: Limits
     network: Literal["none", "proxy"]
-    watched_paths: tuple[Path, ...] = ()
+    directories: tuple[Directory, ...] = ()
+    outputs: tuple[Output, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """`message` is for people and complete for every outcome but success. `blocked_hosts`: what the proxy refused."""
+    """`message` is for people, and empty only for success. `blocked_hosts`: hosts that the proxy refused.
+
+    `outputs`: name → tree, of each output of the spec when the command ended by itself; incomplete otherwise.
+    """
 
     outcome: Outcome
     exit_code: int | None
@@ -95,29 +140,66 @@ class ExecutionResult:
     duration_seconds: float
     peak_memory_bytes: int | None
     blocked_hosts: tuple[str, ...] = ()
+    outputs: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
 
 
 OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
 
 
-class Executor(Protocol):
-    def probe(self) -> None:
-        """Raises PlatformError with instructions when this host can't run sandboxes. Called once, at start."""
+class Trees(Protocol):
+    """The trees of one stage's runs on this worker's disk. Executors that run commands elsewhere don't use it."""
+
+    def attach(self, tree: StoredTree) -> AbstractContextManager[Path]:
+        """The tree's directory, fetched if it isn't cached; read-only, and pinned for the block.
+
+        Raises PlatformError, also when the snapshot is lost.
+        """
         ...
 
-    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+    def make_directory(self, name: str, mode: int) -> Path:
+        """A new directory, on the same filesystem as the others. Raises OSError."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs commands, one per calling thread. `table.py` opens executors by name."""
+
+    @property
+    def toolchain(self) -> Toolchain:
+        """The tools in its sandboxes: versions become part of cache keys, paths part of commands."""
+        ...
+
+    def probe(self) -> None:
+        """Raises PlatformError with instructions when this host can't run sandboxes. Called once, at start.
+
+        Calls `sweep` first.
+        """
+        ...
+
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """Runs the command to its end and returns when no process of it is left, whatever the outcome.
 
-        `on_output` is called with raw bytes as they come, from a thread of the executor, one call at a time, and
+        The time that it takes to attach the spec's trees counts against no limit.
+
+        `on_output` receives raw bytes as they arrive, from a thread of the executor, one call at a time, and
         never after `run` has returned. Setting `cancel` ends the run: SIGTERM, `stop_seconds`, then the whole
-        namespace is killed. Safe to call from several threads at once. Never raises for what the command does;
-        raises PlatformError when the sandbox can't be made.
+        namespace is killed. Safe to call from several threads at once. Never raises because of the command;
+        raises PlatformError when a tree is lost or the sandbox
+        can't be made.
         """
         ...
 
     def reap(self, name: str) -> None:
-        """Kills what an earlier run of this name left (the worker died); returns when nothing of it is left.
+        """Kills the remains of an earlier run of this name whose worker died; returns when nothing is left.
 
-        Must be safe to call when nothing was ever started.
+        Safe to call if no such run was ever started.
         """
+        ...
+
+    def sweep(self) -> list[str]:
+        """Reaps every run whose worker is gone; returns their names. Runs of live workers are left alone."""
+        ...
+
+    def close(self) -> None:
+        """Closes connections. Called once, when no run is left or the process ends."""
         ...

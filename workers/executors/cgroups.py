@@ -56,12 +56,12 @@ class ControlGroup(ABC):
             directory.mkdir(exist_ok=True)
 
     def add(self, pid: int) -> None:
-        """Moves a process in; what it starts later is born inside."""
+        """Moves a process in; its later children start inside."""
         for path in self.member_files():
             path.write_text(str(pid))
 
     def member_files(self) -> list[Path]:
-        """A process that writes its pid to each of them is in the group, and so is what it starts later."""
+        """A process that writes its pid to each of them joins the group, with its later children."""
         return [directory / "cgroup.procs" for directory in self._directories.values()]
 
     def pids(self) -> set[int]:
@@ -87,7 +87,7 @@ class ControlGroup(ABC):
                     os.close(handle)
 
     def remove(self) -> bool:
-        """Kills what is left and deletes the group; False when a member stays alive. Safe to repeat."""
+        """Kills all members and deletes the group; False if a member stays alive. Safe to repeat."""
         deadline = time.monotonic() + _REMOVE_SECONDS
         left = list(self._directories.values())
         while left:
@@ -143,7 +143,7 @@ class _VersionOne(ControlGroup):
 
 @dataclass(frozen=True, slots=True)
 class ControlGroups:
-    """What this host lets the worker use. `parents`: controller → directory; the one of version 2 is `unified`."""
+    """Control groups that the worker may use. `parents`: controller → directory; version 2's is `unified`."""
 
     parents: Mapping[str, Path]
 

@@ -1,4 +1,4 @@
-"""Watches how much disk a running command has taken, and in how many files."""
+"""Watches how much disk a running command uses, in bytes and in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.filesystem.shut_directories import open_directory
+from workers.filesystem.descent import open_directory
 
 _INTERVAL_SECONDS = 0.5
 # A big tree takes long to measure; the watchdog then spends a fifth of one core at most, and half of one while the disk
@@ -29,12 +29,12 @@ class DiskUsage:
     entries: int
 
 
-# Too deep or too well shut to be measured, which must not be a place to hide in.
+# For trees that are too deep or unreadable: they must not hide usage.
 _ENDLESS = DiskUsage(sys.maxsize, 0)
 
 
 def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: int = sys.maxsize) -> DiskUsage:
-    """What lies under `paths`; ends early once a bound is passed. Blocks of a file with several links count once.
+    """Disk usage under `paths`; stops early once a bound is passed. Blocks of a file with several links count once.
 
     A tree too deep for its paths to be opened counts as endless, as does a directory that stays unreadable.
     """
@@ -52,7 +52,7 @@ def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: 
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
-                        continue  # it went away
+                        continue  # deleted meanwhile
                     identity = (status.st_dev, status.st_ino)
                     if stat.S_ISDIR(status.st_mode):
                         pending.append((f"{parent}/{entry.name}", identity))
@@ -69,8 +69,10 @@ def measure(paths: Sequence[Path], most_bytes: int = sys.maxsize, most_entries: 
 
 @contextmanager
 def _listed(path: str, identity: tuple[int, int] | None) -> Generator[Iterable[os.DirEntry[str]]]:
-    """Nothing where a link or another directory has come to the place of any part of the path: a build may move its
-    directories at any time, and measured is only what was seen inside."""
+    """The entries of the directory; none if a link or another directory has replaced any part of the path.
+
+    A build may move its directories at any time; only directories that were seen inside the tree are measured.
+    """
     directory = open_directory(path)
     try:
         status = os.fstat(directory)
@@ -84,7 +86,7 @@ def _listed(path: str, identity: tuple[int, int] | None) -> Generator[Iterable[o
 
 
 class DiskWatchdog:
-    """`exceeded` is set once what lies under `paths` passes a limit. Call `close` when the run is over."""
+    """`exceeded` is set once the usage under `paths` passes a limit. Call `close` when the run is over."""
 
     def __init__(self, paths: Sequence[Path], most_bytes: int, most_entries: int) -> None:
         self.exceeded = threading.Event()
@@ -99,7 +101,7 @@ class DiskWatchdog:
             self._thread.start()
 
     def measure(self) -> DiskUsage:
-        """What there is now; sets `exceeded` when it is too much."""
+        """The current usage; sets `exceeded` if it passes a limit."""
         self._free = _free_space(self._paths)
         self._used = measure(self._paths, self._most_bytes, self._most_entries)
         if self._used.size_bytes > self._most_bytes or self.has_too_many_entries:
@@ -132,7 +134,7 @@ class DiskWatchdog:
             soonest, due = ended + (ended - started), ended + _REST_FACTOR * (ended - started)
 
     def _may_be_exceeded(self) -> bool:
-        """Since the last measurement the disk has lost more, to whomever, than the limits leave."""
+        """Whether free space has shrunk since the last measurement by more than the limits leave, for any reason."""
         for device, now in _free_space(self._paths).items():
             before = self._free.get(device, now)
             if (
@@ -144,7 +146,7 @@ class DiskWatchdog:
 
 
 def _free_space(paths: Sequence[Path]) -> dict[int, DiskUsage]:
-    """Device → what is free on it. Some file systems have no fixed number of entries and say 0."""
+    """Device → free space. Some file systems have no fixed number of entries and say 0."""
     free: dict[int, DiskUsage] = {}
     for path in paths:
         try:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.executors.base import ExecutionSpec
-from workers.executors.bubblewrap.arguments import CA_BUNDLE, HOME
+from workers.executors.layout import CA_BUNDLE, EGRESS_DIRECTORY, HOME, PROXY_PORT
 from workers.executors.toolchain import Toolchain
 
-PROXY_PORT = 3128
-
-# What npm, pnpm, yarn and bun read. Not YARN_REGISTRY: yarn 1 reads npm's as well, and yarn 2 refuses to start with it.
+# Read by npm, pnpm, yarn and bun. Not YARN_REGISTRY: yarn 1 reads npm's as well, and yarn 2 refuses to start with it.
 _NPM_VARIABLES = (
     "npm_config_registry",
     "NPM_CONFIG_REGISTRY",
@@ -24,10 +22,10 @@ _NPM_VARIABLES = (
     "BUN_CONFIG_REGISTRY",
     "COREPACK_NPM_REGISTRY",
 )
-# What pip, uv and pipenv read. Poetry reads none: its registry stands in pyproject.toml.
+# Read by pip, uv and pipenv. Poetry reads none: its registry stands in pyproject.toml.
 _PYTHON_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR")
-# Copied from the worker's environment into commands that may reach the network, where no setting decides: where a
-# company's own package registries are. Credentials in such a URL are seen by the build.
+# Copied from the worker's environment into commands that may reach the network, unless a setting decides: they name a
+# company's own package registries. Credentials in such a URL are seen by the build.
 REGISTRY_VARIABLES = (*_NPM_VARIABLES, *_PYTHON_VARIABLES, "PIP_EXTRA_INDEX_URL", "UV_INDEX")
 _CERTIFICATE_VARIABLES = (
     "NODE_EXTRA_CA_CERTS",
@@ -52,7 +50,7 @@ _PROXY_VARIABLES = (
 def build_environment(
     spec: ExecutionSpec, toolchain: Toolchain, host_environment: Mapping[str, str], *, has_certificates: bool
 ) -> dict[str, str]:
-    """What the command sees; `spec.environment` wins over every default.
+    """The command's variables; `spec.environment` overrides every default.
 
     Of `host_environment`, only REGISTRY_VARIABLES are used, and only where the command may reach the network.
     """
@@ -78,7 +76,13 @@ def build_environment(
     return environment
 
 
-def registry_environment(settings: BuildSettings, host_environment: Mapping[str, str]) -> dict[str, str]:
+def listening_command(python: str, command: Sequence[str]) -> list[str]:
+    """The command, started once the proxy has the port on the sandbox's loopback."""
+    listener, socket = f"{EGRESS_DIRECTORY}/listener.py", f"{EGRESS_DIRECTORY}/proxy.sock"
+    return [python, "-I", "-S", listener, str(PROXY_PORT), socket, *command]
+
+
+def registry_environment(settings: NetworkSettings, host_environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that tell every package manager its registry: those of the worker's environment, and over them
     those of the settings.
     """
@@ -90,10 +94,10 @@ def registry_environment(settings: BuildSettings, host_environment: Mapping[str,
     return environment
 
 
-def gather_certificates(settings: BuildSettings, host_environment: Mapping[str, str], directory: Path) -> Path | None:
-    """The file of certificates that commands trust: the host's, and those of the settings with them.
+def gather_certificates(settings: NetworkSettings, host_environment: Mapping[str, str], directory: Path) -> Path | None:
+    """The file of certificates that commands trust: the host's, with those of the settings added.
 
-    The latter is written to `directory`, anew at each start. Raises PlatformError when it can't be.
+    With settings' certificates, a new file is written to `directory` at each start. Raises PlatformError if that fails.
     """
     of_host = find_certificates(host_environment)
     if settings.ca_bundle is None:
@@ -102,7 +106,7 @@ def gather_certificates(settings: BuildSettings, host_environment: Mapping[str, 
     try:
         content = b"\n".join(path.read_bytes() for path in bundles)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Workers share the directory: each replaces the file as a whole, and one that is in use stays what it was.
+        # Workers share the directory: each replaces the whole file, and a file in use stays unchanged.
         descriptor, written = tempfile.mkstemp(dir=directory, prefix=".certificates-")
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

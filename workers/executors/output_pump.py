@@ -12,7 +12,7 @@ from typing import Literal
 from workers.executors.base import OnOutput
 
 _CHUNK_BYTES = 64 * 1024
-# What the command may print before it has to wait for the pump; the kernel's own is 64 KiB.
+# Output that the command can write before it has to wait for the pump; the kernel's default is 64 KiB.
 _PIPE_BYTES = 256 * 1024
 # A program that flushes every line would have each read alone, which costs as much as reading a hundred: after a read
 # of little, what comes piles up for this long.
@@ -23,9 +23,9 @@ _LAUNCHER_PREFIX = b"bwrap: "
 
 
 class OutputPump:
-    """Owns the read ends of two pipes. `error` is what `on_output` raised; the output is drained all the same.
+    """Owns the read ends of two pipes. `error`: the exception of `on_output`; the output is drained all the same.
 
-    What the launcher itself says on stderr before the command starts is held back: it names paths of the host.
+    The launcher's own messages on stderr before the command starts are held back: they name paths of the host.
     `finish` gives it out when the command did start and it was the command's after all.
 
     One thread reads both pipes, so a full one never keeps the other from being read. While `on_output` waits, nothing
@@ -85,7 +85,7 @@ class OutputPump:
                 os.close(descriptor)
 
     def _drain(self, pending: set[int]) -> None:
-        """What the pipes hold now, without waiting for their ends."""
+        """The current content of the pipes, without waiting for their ends."""
         for descriptor in pending:
             os.set_blocking(descriptor, False)
             left = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)

@@ -1,7 +1,8 @@
-"""What a run leaves on disk while it lives, so that another worker can end it."""
+"""A file about a running command, by which another worker can end it."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,20 @@ import msgspec
 
 from workers.executors.process_tree import ProcessIdentity
 
-_NAME = "run.json"
+_FILE = "run.json"
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a run may have the name: it names the run's directory, its control group and its container."""
+    return _RUN_NAME.fullmatch(name) is not None
+
+
+def check_run_name(name: str) -> None:
+    """Raises ValueError unless `is_run_name`."""
+    if not is_run_name(name):
+        raise ValueError(f"{name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +38,16 @@ class RunRecord:
     init: ProcessIdentity | None = None
 
     def write(self, directory: Path) -> None:
-        """Whole or not at all."""
-        unfinished = directory / f"{_NAME}.new"
+        """Writes the file atomically."""
+        unfinished = directory / f"{_FILE}.new"
         unfinished.write_bytes(msgspec.json.encode(_Stored(_BOOT_ID.read_text().strip(), self)))
-        unfinished.rename(directory / _NAME)
+        unfinished.rename(directory / _FILE)
 
     @classmethod
     def read(cls, directory: Path) -> RunRecord | None:
-        """None when nothing was recorded, or before the last boot."""
+        """None if nothing was recorded since the last boot."""
         try:
-            stored = msgspec.json.decode((directory / _NAME).read_bytes(), type=_Stored)
+            stored = msgspec.json.decode((directory / _FILE).read_bytes(), type=_Stored)
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             return None
         return stored.run if stored.boot_id == _BOOT_ID.read_text().strip() else None

@@ -1,6 +1,6 @@
 """The system-call filter of the sandbox, as a classic BPF program for `bwrap --add-seccomp-fd`.
 
-A deny list, after Docker's default profile: what reaches the kernel's namespaces, keyrings, tracing, asynchronous
+A deny list, after Docker's default profile: calls that reach the kernel's namespaces, keyrings, tracing, asynchronous
 and module machinery answers EPERM, and so does every call that would make a setuid or setgid file, or change the limits
 or the scheduling of the sandbox's init, which has the build's own user. clone3 and openat2 answer ENOSYS, so that
 programs fall back to clone and openat, whose arguments a filter can read. Layout of `struct seccomp_data`:

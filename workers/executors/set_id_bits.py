@@ -1,7 +1,7 @@
-"""Takes the setuid and setgid bits off what a sandbox leaves.
+"""Removes setuid and setgid bits from files that a sandbox leaves.
 
-The system-call filter refuses them inside; this holds should a kernel have a call that the filter doesn't know, and
-for bits that a directory inherits.
+The system-call filter already refuses to set them. This covers system calls that the filter doesn't know, and bits
+that are inherited from a directory.
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from workers.executors.base import ExecutionSpec
-from workers.filesystem.shut_directories import open_directory
+from workers.filesystem.descent import open_directory
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
-def writable_paths(spec: ExecutionSpec) -> tuple[Path, ...]:
-    """Host directories that the command could write to."""
-    upper = () if spec.overlay is None else (spec.overlay.upper,)
-    return (*upper, *(bind.source for bind in spec.binds if bind.is_writable))
-
-
 def strip_set_id_bits(paths: Iterable[Path]) -> None:
-    """Follows no link. Nobody may write there any more: every process of the sandbox is gone. Raises OSError."""
+    """Follows no link. Call it when every process of the sandbox is gone. Raises OSError."""
     for path in paths:
         status = path.lstat()
         _strip(os.fspath(path), status)
@@ -33,7 +26,7 @@ def strip_set_id_bits(paths: Iterable[Path]) -> None:
 
 
 def _strip_below(top: Path) -> None:
-    """One directory is open at a time, and is entered from its parent: neither depth nor breadth is bounded."""
+    """Keeps one directory open at a time and enters it from its parent, so that any depth and breadth works."""
     directory = open_directory(os.fspath(top))
     try:
         # The directories still to be entered, of each directory on the way from the top to the open one.
@@ -64,7 +57,7 @@ def _strip_entries(directory: int) -> list[str]:
 
 
 def _move(directory: int, name: str) -> int:
-    """Opens what lies in the directory, and closes that one if this succeeds."""
+    """Opens an entry of the directory; closes the directory on success."""
     entered = open_directory(name, directory)
     os.close(directory)
     return entered

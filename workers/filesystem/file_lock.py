@@ -12,11 +12,11 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path, *, is_shared: bool = False, is_blocking: bool = True) -> Generator[int | None]:
-    """Holds flock(2) on `path`, which is made where it is missing, and gives its descriptor.
+    """Holds flock(2) on `path`, which is created if missing, and yields its descriptor.
 
-    Gives None when `is_blocking` is false and somebody else holds the lock. The holder of an exclusive lock may
-    delete the file: whoever waited for it notices and locks the new one. The lock goes with the process, however it
-    ends. Two calls exclude each other in one process as well as in two.
+    Yields None if `is_blocking` is false and another holder has the lock. The holder of an exclusive lock may
+    delete the file: waiting callers notice and lock the new one. The kernel releases the lock when the process ends,
+    however it ends. Two calls exclude each other in one process as well as in two.
     """
     operation = (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if is_blocking else fcntl.LOCK_NB)
     while True:

@@ -1,4 +1,4 @@
-"""Whom a build's files belong to: what a command may change must be its own, and its user depends on the executor."""
+"""Ownership of a build's files: commands need to own files that they change, and their user depends on the executor."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.settings import BuildSettings
-
-# The user of the builder image.
-_BUILD_USER = 10001
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Numeric user and group. Only root can give files away; an ordinary worker's builds run as that worker."""
+    """Numeric user and group. Only root can give files away; without root, `give` does nothing."""
 
     uid: int
     gid: int
@@ -31,13 +26,3 @@ class Owner:
             for name in (*directories, *files):
                 os.chown(name, self.uid, self.gid, dir_fd=descriptor, follow_symlinks=False)
         self.give(directory)
-
-
-def container_owner() -> Owner:
-    """Whom commands in containers run as: the builder image's user, or this worker's own where that is no root."""
-    return Owner(_BUILD_USER, _BUILD_USER) if os.geteuid() == 0 else Owner(os.geteuid(), os.getegid())
-
-
-def owner_of_trees(settings: BuildSettings) -> Owner | None:
-    """Whom unpacked trees must belong to; None: to the worker, as a sandbox in its own user namespace wants it."""
-    return container_owner() if settings.executor == "docker" and os.geteuid() == 0 else None

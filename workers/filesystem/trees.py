@@ -1,4 +1,4 @@
-"""Scratch directories of stages: one a run, gone afterwards, whatever the build put into them."""
+"""Scratch directories of stages: one for each run, deleted afterwards whatever the build put into them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import LeaseLost
+from workers.filesystem.descent import OPEN_DIRECTORY
 
 _log = logging.getLogger(__name__)
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A worker may still be deleting what its finished deployment used.
 _SWEPT_AFTER_SECONDS = 3600.0
 _DISCARDED = ".discarded"
-# Directories that wait to be deleted; a build that leaves more makes its successor wait instead of filling the disk.
+# Directories that wait to be deleted; beyond that the caller deletes, so that the disk doesn't fill up.
 _WAITING = 2
 
 
@@ -37,9 +37,9 @@ class StageDirectories:
 
     @contextmanager
     def open(self, deployment_id: str, stage: str, fence: int) -> Generator[Path]:
-        """An empty directory; what dead runs of the same stage left is deleted first.
+        """An empty directory; the remains of dead runs of the same stage are deleted first.
 
-        Raises LeaseLost when a later run is at work: this one was stopped for long and came back.
+        Raises LeaseLost if a later run is in progress: this one was suspended for a long time.
         """
         parent = self._root / deployment_id
         parent.mkdir(parents=True, exist_ok=True)
@@ -62,30 +62,30 @@ class StageDirectories:
                 parent.rmdir()
 
     def discard(self, deployment_id: str, stage: str, fence: int) -> None:
-        """Deletes what dead runs of the stage left, for a run that has nothing to do; a later run's stays."""
+        """Deletes the remains of dead runs of the stage, but not of later runs, for a run that has nothing to do."""
         parent = self._root / deployment_id
         for leftover in parent.glob(f"{stage}-*"):
             if int(leftover.name.rpartition("-")[2]) <= fence:
                 try:
                     self._discard(leftover)
                 except OSError as error:
-                    # Nothing waits for it; the reconciler tries again.
+                    # Nothing depends on it; the reconciler tries again.
                     _log.warning("%s can't be deleted yet: %s.", leftover, error)
         with contextlib.suppress(OSError):
             parent.rmdir()
 
     def _discard(self, directory: Path) -> None:
         """Deletes it later, in a thread: tens of thousands of files would hold up the deployment's next stage."""
-        grave = self._root / _DISCARDED / uuid.uuid4().hex
+        trash = self._root / _DISCARDED / uuid.uuid4().hex
         try:
-            grave.parent.mkdir(exist_ok=True)
+            trash.parent.mkdir(exist_ok=True)
             # Its age is counted from here.
             os.utime(directory)
-            directory.rename(grave)
+            directory.rename(trash)
         except FileNotFoundError:
             return  # a later run of the stage has deleted it
         except OSError:
-            # A full disk has no room for another name either.
+            # A full disk has no room for another name.
             _try_to_remove(directory)
             return
         with self._lock:
@@ -93,16 +93,16 @@ class StageDirectories:
                 self._deleter = threading.Thread(target=self._delete_discarded, name="directories", daemon=True)
                 self._deleter.start()
         try:
-            self._discarded.put_nowait(grave)
+            self._discarded.put_nowait(trash)
         except queue.Full:
-            _try_to_remove(grave)
+            _try_to_remove(trash)
 
     def _delete_discarded(self) -> None:
         while True:
             _try_to_remove(self._discarded.get())
 
     def sweep(self, is_live: Callable[[str], bool]) -> None:
-        """Deletes what dead workers left of deployments that have finished."""
+        """Deletes the remains of dead workers for finished deployments."""
         if not self._root.is_dir():
             return
         horizon = time.time() - _SWEPT_AFTER_SECONDS
@@ -110,14 +110,14 @@ class StageDirectories:
         for parent in self._root.iterdir():
             if parent != discarded and parent.lstat().st_mtime < horizon and not is_live(parent.name):
                 _try_to_remove(parent)
-        for grave in discarded.iterdir() if discarded.is_dir() else ():
+        for trash in discarded.iterdir() if discarded.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
-                if grave.lstat().st_mtime < horizon:
-                    _try_to_remove(grave)
+                if trash.lstat().st_mtime < horizon:
+                    _try_to_remove(trash)
 
 
 def _try_to_remove(path: Path) -> None:
-    """What can't be deleted fails no stage and holds up no other directory: the reconciler tries again."""
+    """A failed deletion fails no stage and blocks no other directory: the reconciler tries again."""
     try:
         remove_tree(path)
     except OSError as error:
@@ -127,21 +127,21 @@ def _try_to_remove(path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Deletes a tree of any depth, even where a build (or overlayfs) took its directories' permissions away.
 
-    No link is followed. No error when there is nothing, or when somebody else deletes it at the same time.
+    No link is followed. No error if it doesn't exist, or if it is deleted concurrently.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(path.lstat().st_mode):
             path.unlink()
             return
         path.chmod(stat.S_IRWXU)
-        top = os.open(path, _OPEN_DIRECTORY)
+        top = os.open(path, OPEN_DIRECTORY)
         try:
             # Directories below are moved up here before they are emptied: nothing recurses and no path gets long.
             pending = _remove_files(top, top)
             while pending:
                 name = pending.pop()
                 with contextlib.suppress(FileNotFoundError):
-                    directory = os.open(name, _OPEN_DIRECTORY, dir_fd=top)
+                    directory = os.open(name, OPEN_DIRECTORY, dir_fd=top)
                     try:
                         pending += _remove_files(directory, top)
                     finally:

@@ -8,15 +8,11 @@ import dramatiq
 from structlog.contextvars import bound_contextvars
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
-from shared.deployments.state import Pool
+from shared.deployments.state import Pool, Stage
 from shared.queue.base import Lease
 
 ACTOR_OF_POOL: dict[Pool, str] = {
-    Pool.CLONE: STAGE_ACTOR,
-    Pool.INSTALL: STAGE_ACTOR,
-    Pool.BUILD: STAGE_ACTOR,
-    Pool.UPLOAD: STAGE_ACTOR,
-    Pool.DEPLOY: STAGE_ACTOR,
+    **{Pool(stage.value): STAGE_ACTOR for stage in Stage},
     Pool.ROLLBACK: RELEASE_ACTOR,
     Pool.PREVIEW_CLEANUP: CLEANUP_ACTOR,
 }

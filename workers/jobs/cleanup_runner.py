@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import structlog
 
+from schemas.messages import Job
 from shared.deployments.service import DeploymentService
 from shared.deployments.state import FINISHED, SiteState
-from shared.errors import Conflict, NotFound, PlatformError, Unavailable
+from shared.errors import Conflict, NotFound
 from shared.identifiers import PROJECT, is_identifier
 from shared.logs.archive.store import LogArchiveRemover
 from shared.queue.base import Lease
 from shared.releases.site_repository import SiteRepository
-from workers.pipeline.deployment_view import retry_delay_seconds
+from workers.jobs.settle import outcome_of, settle
+from workers.pipeline.outcome import Outcome, Released, Retry, Succeeded
 from workers.publishers.base import Publisher
 
 _log = structlog.get_logger(__name__)
@@ -37,19 +40,15 @@ class CleanupRunner:
 
     def run(self, lease: Lease) -> None:
         """Never raises: the lease's outcome says what becomes of the job."""
+        settle(lease, _Removal(), outcome_of(lambda: self._remove(lease)))
+
+    def _remove(self, lease: Lease) -> Outcome[None]:
         subject_id = str(lease.job.payload["subject_id"])
-        try:
-            if is_identifier(subject_id, PROJECT):
-                is_over = self._remove_project(subject_id)
-            else:
-                is_over = self._remove_site(subject_id, lease.job.tenant_id)
-            if is_over:
-                lease.done()
-            else:
-                lease.release(_WAIT_SECONDS)
-        except (PlatformError, Unavailable, OSError) as error:
-            _log.error("cleanup.platform_error", subject_id=subject_id, error=str(error), attempt=lease.attempt)
-            lease.retry(retry_delay_seconds(lease.attempt))
+        if is_identifier(subject_id, PROJECT):
+            is_over = self._remove_project(subject_id)
+        else:
+            is_over = self._remove_site(subject_id, lease.job.tenant_id)
+        return Succeeded() if is_over else Released(_WAIT_SECONDS)
 
     def _remove_site(self, deployment_id: str, tenant_id: str) -> bool:
         row = self._sites.find(deployment_id)
@@ -91,3 +90,20 @@ class CleanupRunner:
         self._sites.delete_project(project_id)
         _log.info("cleanup.project_removed", project_id=project_id)
         return True
+
+
+class _Removal:
+    """The subject that the outcome of a removal is settled for. The removal records itself, step by step."""
+
+    def announce(self, outcome: Outcome[None]) -> None:
+        """A removal has no log."""
+
+    def give_up(self, retry: Retry) -> Outcome[None]:
+        """Nothing is given up: the job becomes a dead letter, and the reconciler tries again."""
+        return retry
+
+    def record(self, outcome: Outcome[None]) -> Sequence[Job]:
+        return []
+
+    def count(self, outcome: Outcome[None]) -> None:
+        """Removals have no metrics."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
+from schemas.messages import Job
 from shared import metrics
 from shared.deployments.state import DeploymentStatus
-from shared.errors import PlatformError, Unavailable
+from shared.errors import FailureCode
 from shared.queue.base import Lease
 from shared.releases.repository import ReleaseRepository, ReleaseRow, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
 from workers.artifacts.reader import ArtifactReader
-from workers.pipeline.deployment_view import retry_delay_seconds
+from workers.jobs.settle import outcome_of, settle
 from workers.pipeline.lifecycle import LifecycleService
+from workers.pipeline.outcome import Failed, Outcome, Over, Retry, Succeeded
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact
 
@@ -37,28 +41,16 @@ class ReleaseRunner:
 
     def run(self, lease: Lease) -> None:
         """Never raises: the lease's outcome says what becomes of the job."""
-        release_id = str(lease.job.payload["release_id"])
-        try:
-            outcome = self._run(release_id)
-            lease.done()
-        except (PlatformError, Unavailable, OSError) as error:
-            _log.error("release.platform_error", release_id=release_id, error=str(error), attempt=lease.attempt)
-            outcome = "retrying"
-            if lease.is_last_attempt:
-                self._lifecycle.fail_release(release_id, str(error))
-                lease.done()
-                outcome = "failed"
-            else:
-                lease.retry(retry_delay_seconds(lease.attempt))
-        metrics.count_release("any", outcome)
+        run = _ReleaseRun(str(lease.job.payload["release_id"]), self._lifecycle)
+        settle(lease, run, outcome_of(lambda: self._release(run.release_id)))
 
-    def _run(self, release_id: str) -> str:
+    def _release(self, release_id: str) -> Outcome[bool]:
+        """The result says whether production serves the deployment now."""
         release = self._releases.find(release_id)
         if release is None or release.status != ReleaseStatus.PENDING:
-            return "over"
+            return Over()
         if release.deployment_status != DeploymentStatus.READY or release.manifest_digest is None:
-            self._lifecycle.fail_release(release_id, "The deployment is not ready.")
-            return "failed"
+            return Failed(FailureCode.PLATFORM_ERROR, "The deployment is not ready.")
         self._ensure_published(release, release.manifest_digest)
         moved = self._lifecycle.release(
             release, activate=lambda: _ignore(self._publisher.activate(release.host, release.deployment_id))
@@ -66,7 +58,7 @@ class ReleaseRunner:
         if not moved:
             self._remove_orphan(release)
         _log.info("release.done" if moved else "release.superseded", release_id=release_id)
-        return "done" if moved else "superseded"
+        return Succeeded(moved)
 
     def _ensure_published(self, release: ReleaseRow, digest: str) -> None:
         """The files of recent deployments stay published, so that this costs nothing but on a new router."""
@@ -86,6 +78,32 @@ class ReleaseRunner:
         deployment_id = release.deployment_id
         if self._sites.is_removed(deployment_id) and self._publisher.current(release.host) != deployment_id:
             self._publisher.remove_deployment(deployment_id)
+
+
+class _ReleaseRun:
+    """The subject that the outcome of a release is settled for."""
+
+    def __init__(self, release_id: str, lifecycle: LifecycleService) -> None:
+        self.release_id = release_id
+        self._lifecycle = lifecycle
+
+    def announce(self, outcome: Outcome[bool]) -> None:
+        """A release has no log."""
+
+    def give_up(self, retry: Retry) -> Outcome[bool]:
+        return Failed(FailureCode.PLATFORM_ERROR, retry.message, is_given_up=True)
+
+    def record(self, outcome: Outcome[bool]) -> Sequence[Job]:
+        """The release itself is recorded together with production's pointer, before its outcome is known."""
+        if isinstance(outcome, Failed):
+            self._lifecycle.fail_release(self.release_id, outcome.message)
+        return []
+
+    def count(self, outcome: Outcome[bool]) -> None:
+        name = outcome.name
+        if isinstance(outcome, Succeeded):
+            name = "done" if outcome.result else "superseded"
+        metrics.count_release("any", name)
 
 
 def _ignore(_former: str | None) -> None:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shared.backoff import Backoff
 from shared.deployments.repository import DeploymentRow
 from shared.deployments.state import Stage
 from shared.plans import PlanLimits
 from shared.projects.variable_service import ProjectVariable
-from shared.settings import BuildSettings
-from workers.frameworks.node_projects import FORCING_VARIABLE
+from shared.settings import LimitSettings
 from workers.pipeline.stage import DeploymentView
+from workers.pipeline.table import TABLE
 
-_RETRY_BASE_SECONDS = 2.0
 RETRY_MAXIMUM_SECONDS = 120.0
+_RETRY = Backoff(2.0, RETRY_MAXIMUM_SECONDS, jitter=0.0)
 
 
 def retry_delay_seconds(attempt: int) -> float:
-    return min(_RETRY_BASE_SECONDS * 2 ** (attempt - 1), RETRY_MAXIMUM_SECONDS)
+    return _RETRY.delay_seconds(attempt)
 
 
-def effective_limits(limits: PlanLimits, overrides: BuildSettings) -> PlanLimits:
+def effective_limits(limits: PlanLimits, overrides: LimitSettings) -> PlanLimits:
     """The plan's limits, with the operator's overrides for this installation, and within the machine's."""
     memory_bytes = overrides.memory_bytes or limits.memory_bytes
     if overrides.memory_bytes is None and overrides.largest_memory_bytes is not None:
@@ -65,8 +66,9 @@ def deployment_view(row: DeploymentRow) -> DeploymentView:
 
 
 def variables_for(stage: Stage, variables: Sequence[ProjectVariable]) -> dict[str, str]:
-    own = {variable.key: variable.value for variable in variables if stage in variable.stages}
-    if stage is Stage.INSTALL:
-        # It says how to install and is no secret.
-        own |= {variable.key: variable.value for variable in variables if variable.key == FORCING_VARIABLE}
-    return own
+    always_seen = TABLE[stage].always_seen
+    return {
+        variable.key: variable.value
+        for variable in variables
+        if stage in variable.stages or variable.key in always_seen
+    }

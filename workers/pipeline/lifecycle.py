@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import tenacity
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
@@ -18,14 +19,15 @@ from shared.clock import Clock
 from shared.db.database import Connection, Database
 from shared.deployments.repository import DeploymentRepository, DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import FINISHED, STAGE_STATUS, DeploymentStatus, Stage, may_follow
+from shared.deployments.state import FINISHED, LAST_STAGE, STAGES, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
 from shared.logs.base import Doorbell, LogStore
 from shared.plans import limits_of, slots_within
 from shared.releases.repository import ReleaseKind, ReleaseRepository, ReleaseRow, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
-from shared.settings import Settings
+from shared.settings import LimitSettings, SiteSettings
 from shared.text.storable import storable
+from workers.pipeline.stage import StageResult
 
 T = TypeVar("T")
 
@@ -67,7 +69,8 @@ class LifecycleService:
         log_store: LogStore,
         doorbell: Doorbell,
         clock: Clock,
-        settings: Settings,
+        limits: LimitSettings,
+        site_settings: SiteSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
@@ -77,7 +80,8 @@ class LifecycleService:
         self._log_store = log_store
         self._doorbell = doorbell
         self._clock = clock
-        self._settings = settings
+        self._limits = limits
+        self._site_settings = site_settings
 
     def begin_stage(self, tenant_id: str, deployment_id: str, stage: Stage, *, fence: int, worker: str) -> BegunStage:
         """Takes the deployment into the stage's state and records the run. Raises LeaseLost.
@@ -106,12 +110,12 @@ class LifecycleService:
             if plan is not None and row.status == DeploymentStatus.QUEUED:
                 started = self._deployments.started(connection, tenant_id)
                 limit = limits_of(plan).concurrent_builds
-                if len(started) >= slots_within(limit, self._settings.build.builds_at_once):
+                if len(started) >= slots_within(limit, self._limits.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
             entered = row.status
-            if may_follow(entered, STAGE_STATUS[stage]):
-                entered = STAGE_STATUS[stage]
+            if may_follow(entered, STAGES[stage].status):
+                entered = STAGES[stage].status
             if not self._deployments.advance(connection, deployment_id, entered, fence):
                 raise LeaseLost
             attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
@@ -125,22 +129,25 @@ class LifecycleService:
         self,
         deployment_id: str,
         stage: Stage,
+        result: StageResult[Any],
         *,
         fence: int,
-        output: dict[str, Any],
-        is_cache_hit: bool,
-        facts: dict[str, str],
     ) -> None:
-        """Records what the stage made. Raises LeaseLost."""
+        """Records the stage's result. Raises LeaseLost."""
 
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
             recorded = self._stage_runs.succeed(
-                connection, deployment_id, stage.value, fence, output=output, is_cache_hit=is_cache_hit
+                connection,
+                deployment_id,
+                stage.value,
+                fence,
+                output=msgspec.to_builtins(result.output),
+                is_cache_hit=result.is_cache_hit,
             )
             # A repeat after a lost reply finds the output recorded, by this same fence.
             if not recorded and stage.value not in self._stage_runs.outputs(connection, deployment_id):
                 raise LeaseLost
-            self._deployments.set_facts(connection, deployment_id, fence, facts)
+            self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             return None, []
 
         self._step(deployment_id, fence, step)
@@ -216,9 +223,9 @@ class LifecycleService:
     def finish_ready(
         self,
         row: DeploymentRow,
+        result: StageResult[Any],
         *,
         fence: int,
-        manifest_digest: str,
         activate: Callable[[], None],
     ) -> bool:
         """The last stage's end in one step: recorded, ready and, unless a newer release is live, active.
@@ -237,15 +244,15 @@ class LifecycleService:
             # A cancellation that was accepted before this moment holds: the site never appears.
             if current.cancel_requested_at is not None and current.status not in FINISHED:
                 raise Cancelled
-            self._deployments.set_facts(connection, deployment_id, fence, {"manifest_digest": manifest_digest})
+            self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             self._sites.set_published(connection, deployment_id, fence)
             self._stage_runs.succeed(
                 connection,
                 deployment_id,
-                Stage.DEPLOY.value,
+                LAST_STAGE.value,
                 fence,
-                output={"manifest": manifest_digest},
-                is_cache_hit=False,
+                output=msgspec.to_builtins(result.output),
+                is_cache_hit=result.is_cache_hit,
             )
             if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
                 raise LeaseLost
@@ -258,7 +265,7 @@ class LifecycleService:
             )
             if is_active:
                 activate()
-            url = self._settings.site_url(row.host)
+            url = self._site_settings.url(row.host)
             return is_active, self._end(DeploymentStatus.READY, url=url)
 
         return self._step(deployment_id, fence, step)

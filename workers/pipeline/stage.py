@@ -1,16 +1,32 @@
-"""What a stage is: a function from named inputs to a recorded output, and all it may touch while it runs."""
+"""What a stage is: a function from earlier stages' outputs to its own, and all that it may touch while it runs."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import msgspec
+
+from shared.db.database import Database
+from shared.deployments.repository import DeploymentRepository
 from shared.deployments.state import Stage
+from shared.errors import PlatformError
 from shared.plans import PlanLimits
 from shared.projects.repository_credentials import RepositoryCredentials
+from shared.settings import Settings
+from shared.storage.base import ArtifactStore
+from workers.artifacts.reader import ArtifactReader
+from workers.executors.base import Executor
+from workers.pipeline.outputs import Output
+from workers.publishers.base import Publisher
+from workers.snapshots.store import SnapshotStore
+
+OutputT = TypeVar("OutputT", bound=Output)
+# JSON as the database holds it.
+Recorded = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +69,48 @@ class StageLog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class StageRow(Generic[OutputT]):
+    """One row of the table of stages (`workers/pipeline/table.py`).
+
+    `output` is the type that the stage records, `module` the module whose `build(parts)` makes the stage's function.
+    `is_cached`: its output is kept under a key, and hits are counted. `sees_credentials`: those of the project's
+    repository. `always_seen` are names of variables that the stage sees whatever stages they are set for.
+    """
+
+    stage: Stage
+    output: type[OutputT]
+    module: str
+    is_cached: bool = False
+    sees_credentials: bool = False
+    always_seen: frozenset[str] = frozenset()
+    is_counted_as_build: bool = False
+
+
+class StageInputs:
+    """The recorded outputs of the finished stages, each as its type: `inputs[CLONE].source`."""
+
+    def __init__(self, recorded: Mapping[Stage, Recorded]) -> None:
+        self._recorded = recorded
+
+    def __getitem__(self, row: StageRow[OutputT]) -> OutputT:
+        """Raises PlatformError if the stage has recorded nothing, or nothing of this type."""
+        try:
+            return msgspec.convert(self._recorded[row.stage], row.output)
+        except (KeyError, msgspec.ValidationError) as error:
+            raise PlatformError(f"The output of the {row.stage.value} stage is not recorded: {error}") from error
+
+    def find(self, row: StageRow[OutputT]) -> OutputT | None:
+        """As `[row]`, or None if the stage has recorded nothing."""
+        return self[row] if row.stage in self._recorded else None
+
+    def origin_of(self, digest: str) -> Stage | None:
+        """Returns the stage that recorded the digest first; later ones repeat what they were given."""
+        return next((stage for stage in Stage if _names(self._recorded.get(stage, {}), digest)), None)
+
+
+@dataclass(frozen=True, slots=True)
 class StageContext:
-    """`directory` is empty at the start and deleted at the end. `inputs`: outputs of the finished stages.
+    """`directory` is empty at the start and deleted at the end.
 
     `cancelled` is set when the deployment was cancelled or the lease was lost; long work watches it.
     """
@@ -62,7 +118,7 @@ class StageContext:
     deployment: DeploymentView
     limits: PlanLimits
     directory: Path
-    inputs: Mapping[Stage, Mapping[str, Any]]
+    inputs: StageInputs
     log: StageLog
     cancelled: threading.Event
     attempt: int
@@ -76,28 +132,58 @@ class StageContext:
 
 
 @dataclass(frozen=True, slots=True)
-class StageResult:
-    """`output` is JSON: what the later stages need, and digests of what was stored."""
+class StageResult(Generic[OutputT]):
+    """`output` is what later stages need, and digests of what was stored."""
 
-    output: dict[str, Any]
+    output: OutputT
     is_cache_hit: bool = False
     # Facts that the deployment shows: commit_sha, commit_message, framework, manifest_digest.
-    facts: dict[str, str] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class StageFunction(Protocol):
-    """Immutable: run twice it gives the same result and does no harm.
+    """Immutable: run twice it gives the same result and does no harm."""
 
-    Raises StageFailure for what the user can mend, PlatformError for what is worth another try, Cancelled when it
-    stopped because `context.cancelled` was set.
-    """
+    def run(self, context: StageContext) -> StageResult[Any]:
+        """Runs the stage.
 
-    def run(self, context: StageContext) -> StageResult: ...
+        Raises StageFailure for what the user can fix, NothingToBuild if the deployment is to end as ignored,
+        PlatformError or OSError for what is worth another try, InputMissing if an earlier stage's output is lost, and
+        Cancelled if it stopped because `context.cancelled` was set.
+        """
+        ...
+
+    def reap(self, name: str) -> None:
+        """Kills what an earlier, dead run of this name left on this host. By default a stage runs no commands."""
 
 
-def origin_of(digest: str, inputs: Mapping[Stage, Mapping[str, Any]]) -> Stage | None:
-    """The stage that recorded the digest first; later ones repeat what they were given."""
-    return next((stage for stage in Stage if _names(inputs.get(stage, {}), digest)), None)
+class NothingToBuild(Exception):
+    """Nothing has changed for a deployment that was asked for only if something has. The message says why."""
+
+
+class StageParts(Protocol):
+    """What stages are built from. The methods make what only some stages need; a stage calls them once."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def database(self) -> Database: ...
+    @property
+    def deployments(self) -> DeploymentRepository: ...
+    @property
+    def store(self) -> ArtifactStore: ...
+    @property
+    def artifacts(self) -> ArtifactReader: ...
+    @property
+    def publisher(self) -> Publisher: ...
+
+    def snapshots(self) -> SnapshotStore:
+        """Opens the store of stage outputs."""
+        ...
+
+    def open_executor(self) -> Executor:
+        """Opens and probes the executor that the settings name. Raises PlatformError with instructions."""
+        ...
 
 
 def _names(value: object, digest: str) -> bool:

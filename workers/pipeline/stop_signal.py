@@ -1,30 +1,46 @@
-"""Why a stage has to stop, as one event."""
+"""Why a stage has to stop, as one event for all reasons."""
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from shared.queue.base import Lease
+from shared.signals import Signal
 
 
-@contextmanager
-def interruption(lease: Lease, log_lost: threading.Event) -> Generator[threading.Event]:
-    """One event for all reasons to stop: lost, cancelled, stopping."""
-    interrupted, over = threading.Event(), threading.Event()
-    reasons = (lease.lost, lease.cancelled, lease.stopping, log_lost)
+class StopReason(enum.Enum):
+    """In the order in which they count, if there are several."""
 
-    def watch() -> None:
-        while not over.wait(0.05):
-            if any(reason.is_set() for reason in reasons):
-                interrupted.set()
-                return
+    LOST = "lost"  # another worker holds the job now
+    CANCELLED = "cancelled"  # the user doesn't want the deployment any more
+    STOPPING = "stopping"  # this process has to end
 
-    watcher = threading.Thread(target=watch, name="interruption", daemon=True)
-    watcher.start()
-    try:
-        yield interrupted
-    finally:
-        over.set()
-        watcher.join()
+
+class StopSignal(threading.Event):
+    """Set when a stage has to stop. `reason` says why; made by `watching`."""
+
+    def __init__(self, signals: dict[StopReason, tuple[Signal, ...]]) -> None:
+        super().__init__()
+        self._signals = signals
+
+    @classmethod
+    @contextmanager
+    def watching(cls, lease: Lease, log_lost: Signal) -> Generator[StopSignal]:
+        """Follows the lease, and the log, which may learn first that the lease is lost."""
+        signals = {
+            StopReason.LOST: (lease.lost, log_lost),
+            StopReason.CANCELLED: (lease.cancelled,),
+            StopReason.STOPPING: (lease.stopping,),
+        }
+        stop = cls(signals)
+        with ExitStack() as listening:
+            for signal in (signal for group in signals.values() for signal in group):
+                listening.callback(signal.listen(stop.set))
+            yield stop
+
+    @property
+    def reason(self) -> StopReason | None:
+        return next((reason for reason, signals in self._signals.items() if any(s.is_set() for s in signals)), None)

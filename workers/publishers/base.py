@@ -1,22 +1,39 @@
-"""The seam between a release and whatever serves it."""
+"""The seam between a release and the servers of its files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from schemas.artifacts import Manifest
 
 
+class BlobReader(Protocol):
+    """The content of one artifact's files. Nothing is fetched before it is asked for."""
+
+    def local_files(self) -> Mapping[str, Path]:
+        """Digest → a file of this machine, of every file of the manifest and every variant.
+
+        Link or copy the files soon: they stay for an hour at least. Raises PlatformError.
+        """
+        ...
+
+
 class Publisher(Protocol):
     """Every method is idempotent and may be repeated after a crash at any point of an earlier call."""
 
-    def publish(self, deployment_id: str, manifest: Manifest, blob_path: dict[str, Path], *, is_preview: bool) -> None:
-        """Makes the deployment's files servable, unseen by any host yet. `blob_path`: digest → local file."""
+    def publish(self, deployment_id: str, manifest: Manifest, blobs: BlobReader, *, is_preview: bool) -> None:
+        """Makes the deployment's files servable, unseen by any host yet. Pulls the content that it needs
+        from `blobs`. Raises PlatformError, also if a part of the artifact is lost.
+        """
         ...
 
     def activate(self, host: str, deployment_id: str) -> str | None:
-        """Points the host at the deployment, atomically; returns the deployment it pointed at before."""
+        """Points the host at the deployment, atomically; returns the deployment it pointed at before.
+
+        Raises PlatformError for a deployment that is not published.
+        """
         ...
 
     def current(self, host: str) -> str | None:
@@ -39,4 +56,10 @@ class Publisher(Protocol):
 
     def hosts(self) -> dict[str, str]:
         """Host → deployment, of every host that answers."""
+        ...
+
+    def sweep(self, is_removed: Callable[[str], bool]) -> None:
+        """Deletes the remains of workers that died while publishing: incomplete files, and files of deployments that
+        were removed meanwhile (`is_removed`, given a deployment) and that no host points at. Called every hour.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Publishes by directory: files are materialised once a deployment, a host is a symlink that rename(2) replaces.
+"""Publishes by directory: files are placed once per deployment, and a host is a symlink that rename(2) replaces.
 
     sites/.deployments/<deployment>/files/…     the site, hard links into the blob cache, dated by their content
     sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews)
@@ -14,14 +14,17 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tenacity
 
 from schemas.artifacts import Manifest
+from shared.db.database import Database
 from shared.errors import PlatformError
+from shared.settings import Settings
 from workers.filesystem.trees import remove_tree
+from workers.publishers.base import BlobReader, Publisher
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DEPLOYMENT = re.compile(r"[a-z]+_[0-9a-z]+")
@@ -30,8 +33,15 @@ _SWEPT_AFTER_SECONDS = 3600.0
 _VERIFY_PATH = "/.well-known/cloudify/deployment"
 
 
+def open_publisher(settings: Settings, _database: Database) -> Publisher:
+    """See PublisherBackend."""
+    return SiteDirectoryPublisher(
+        settings.directories.sites, router_url=settings.sites.router_url, domain=settings.sites.domain
+    )
+
+
 class SiteDirectoryPublisher:
-    """`router_url` is where the site router answers; `domain` completes a host label to a host name."""
+    """Implements Publisher. `router_url`: where the site router answers. `domain` completes a label to a host name."""
 
     def __init__(self, sites_directory: Path, *, router_url: str, domain: str, verify_seconds: float = 15) -> None:
         self._sites = sites_directory
@@ -39,14 +49,14 @@ class SiteDirectoryPublisher:
         self._domain = domain
         self._verify_seconds = verify_seconds
 
-    def publish(self, deployment_id: str, manifest: Manifest, blob_path: dict[str, Path], *, is_preview: bool) -> None:
+    def publish(self, deployment_id: str, manifest: Manifest, blobs: BlobReader, *, is_preview: bool) -> None:
         target = self._deployment_directory(deployment_id)
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         building = target.with_name(f"{deployment_id}.{uuid.uuid4().hex}{_PARTIAL}")
         try:
-            self._fill(building, deployment_id, manifest, blob_path, is_preview=is_preview)
+            self._fill(building, deployment_id, manifest, blobs.local_files(), is_preview=is_preview)
             building.rename(target)
         except OSError:
             remove_tree(building)
@@ -59,7 +69,7 @@ class SiteDirectoryPublisher:
         building: Path,
         deployment_id: str,
         manifest: Manifest,
-        blob_path: dict[str, Path],
+        blobs: Mapping[str, Path],
         *,
         is_preview: bool,
     ) -> None:
@@ -68,7 +78,7 @@ class SiteDirectoryPublisher:
         for name, file in manifest.files.items():
             destination = files / name
             destination.parent.mkdir(parents=True, exist_ok=True)
-            _place(blob_path[file.digest], destination)
+            _place(blobs[file.digest], destination)
             _date(destination, file.digest)
         meta = building / "meta"
         meta.mkdir()
@@ -109,8 +119,7 @@ class SiteDirectoryPublisher:
         remove_tree(self._deployment_directory(deployment_id))
 
     def sweep(self, is_removed: Callable[[str], bool]) -> None:
-        """Deletes what workers left that died while they published: half done, or of a site that was removed meanwhile
-        (`is_removed`, by the deployment), for which nobody else would come back."""
+        """See Publisher.sweep. Nothing else would delete these files."""
         horizon = time.time() - _SWEPT_AFTER_SECONDS
         directory, served = self._sites / ".deployments", set(self.hosts().values())
         for published in list(directory.iterdir()) if directory.is_dir() else ():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from shared.errors import FailureCode, StageFailure
+from workers.filesystem.descent import opened_parent
 
 VERSION = "version https://git-lfs.github.com/spec/v1"
 # Pointers are smaller by the specification.
@@ -17,7 +17,6 @@ _MAXIMUM_POINTER = 1024
 _OID = re.compile(r"^oid sha256:([0-9a-f]{64})$", re.MULTILINE)
 _SIZE = re.compile(r"^size ([0-9]{1,15})$", re.MULTILINE)
 _EXTENSION = re.compile(r"^ext-", re.MULTILINE)
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_pointers(tree: Path, names: IO[bytes], on_read: Callable[[str], None]) -> list[tuple[int, str, int]]:
@@ -59,18 +58,3 @@ def _read_pointer(tree: Path, path: str) -> tuple[str, int] | None:
             f"{path}: it is stored with an extension of Git LFS, whose program the platform doesn't run.",
         )
     return oid[1], int(size[1])
-
-
-@contextmanager
-def opened_parent(tree: Path, path: str) -> Generator[tuple[int, str]]:
-    """The opened directory of a file of the tree, reached through no link, and the file's name."""
-    *directories, name = path.split("/")
-    descriptor = os.open(tree, _OPEN_DIRECTORY)
-    try:
-        for directory in directories:
-            child = os.open(directory, _OPEN_DIRECTORY, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = child
-        yield descriptor, name
-    finally:
-        os.close(descriptor)

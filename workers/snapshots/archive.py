@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from workers.filesystem.shut_directories import open_directory
+from workers.filesystem.descent import open_directory
 from workers.snapshots.tar_format import (
     BLOCK,
     MAXIMUM_DEPTH,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from shared.deployments.state import Stage
-from shared.errors import Cancelled, PlatformError
-from workers.artifacts.reader import ArtifactMissing, ArtifactReader
-from workers.pipeline.stage import StageContext, StageResult
+from shared.errors import Cancelled
+from workers.artifacts.reader import ArtifactBlobs, ArtifactMissing, ArtifactReader
+from workers.pipeline.outputs import ArtifactOutput
+from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
+from workers.pipeline.table import UPLOAD
 from workers.publishers.base import Publisher
 from workers.snapshots.input_missing import InputMissing
 
@@ -29,7 +28,7 @@ def publish_artifact(
     """Makes the files servable and verifies them through the router. Idempotent."""
     if not publisher.is_published(deployment_id):
         manifest = artifacts.manifest(tenant_id, digest)
-        publisher.publish(deployment_id, manifest, artifacts.blobs(tenant_id, manifest), is_preview=is_preview)
+        publisher.publish(deployment_id, manifest, ArtifactBlobs(artifacts, tenant_id, manifest), is_preview=is_preview)
     host = verification_host(deployment_id)
     publisher.activate(host, deployment_id)
     try:
@@ -38,14 +37,20 @@ def publish_artifact(
         publisher.remove_host(host)
 
 
-class DeployStage:
+def build(parts: StageParts) -> DeployStage:
+    return DeployStage(parts.publisher, parts.artifacts)
+
+
+class DeployStage(StageFunction):
+    """Publishes the artifact and verifies it through the router; who ends the job points the site at it."""
+
     def __init__(self, publisher: Publisher, artifacts: ArtifactReader) -> None:
         self._publisher = publisher
         self._artifacts = artifacts
 
-    def run(self, context: StageContext) -> StageResult:
+    def run(self, context: StageContext) -> StageResult[ArtifactOutput]:
         deployment = context.deployment
-        digest = _manifest_digest(context)
+        digest = context.inputs[UPLOAD].manifest
         context.log.system("Publishing the site.")
         try:
             publish_artifact(
@@ -62,11 +67,4 @@ class DeployStage:
             raise InputMissing(digest, str(error)) from error
         if context.cancelled.is_set():
             raise Cancelled
-        return StageResult(output={"manifest": digest}, facts={"manifest_digest": digest})
-
-
-def _manifest_digest(context: StageContext) -> str:
-    output: Any = context.inputs.get(Stage.UPLOAD)
-    if not output:
-        raise PlatformError("The upload stage's output is not recorded.")
-    return output["manifest"]
+        return StageResult(ArtifactOutput(manifest=digest), facts={"manifest_digest": digest})

@@ -6,20 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from schemas.artifacts import Manifest, ManifestFile
-from shared.deployments.state import Stage
-from shared.errors import Cancelled, PlatformError
+from shared.errors import Cancelled
 from shared.settings import Settings
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.text.wording import counted
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
 from workers.artifacts.content_types import content_type
-from workers.artifacts.output_tree import OutputLimits, shown_size
-from workers.pipeline.stage import StageContext, StageResult
+from workers.artifacts.output_tree import SITE_LIMITS, OutputLimits, shown_size
+from workers.pipeline.outputs import ArtifactOutput
+from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
+from workers.pipeline.table import BUILD
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
@@ -30,32 +30,37 @@ _KIND = "artifact"
 _SCOPE = "tenant"
 
 
-class UploadStage:
+def build(parts: StageParts) -> UploadStage:
+    return UploadStage(parts.snapshots(), SnapshotIndex(parts.database), parts.store, parts.settings)
+
+
+class UploadStage(StageFunction):
     """Safe between threads. Sends only blobs that the object store lacks, then the manifest, so a manifest that
     exists is complete.
     """
 
     def __init__(
-        self, snapshots: SnapshotStore, index: SnapshotIndex, store: ArtifactStore, settings: Settings
+        self,
+        snapshots: SnapshotStore,
+        index: SnapshotIndex,
+        store: ArtifactStore,
+        settings: Settings,
+        limits: OutputLimits = SITE_LIMITS,
     ) -> None:
         self._snapshots = snapshots
         self._index = index
         self._store = store
-        self._limits = OutputLimits(
-            settings.build.maximum_output_files,
-            settings.build.maximum_output_bytes,
-            settings.build.maximum_file_bytes,
-        )
+        self._limits = limits
         self._reader = ContentReader()
-        self._blobs = BlobCache(settings.cache_directory, maximum_bytes=settings.build.cache_bytes)
+        self._blobs = BlobCache(settings.directories.cache, maximum_bytes=settings.cache.maximum_bytes)
 
-    def run(self, context: StageContext) -> StageResult:
+    def run(self, context: StageContext) -> StageResult[ArtifactOutput]:
         tenant_id = context.deployment.tenant_id
-        output = _output_digest(context.inputs)
+        output = context.inputs[BUILD].output
         known = self._find(context, output)
         if known is not None:
             context.log.system("This output was uploaded before.")
-            return StageResult({"manifest": known}, is_cache_hit=True, facts={"manifest_digest": known})
+            return StageResult(ArtifactOutput(manifest=known), is_cache_hit=True, facts={"manifest_digest": known})
         with self._snapshots.attach(tenant_id, output) as tree:
             files = self._reader.scan_output(tree, self._limits, context.cancelled)
             total = sum(size for _, size in files.values())
@@ -66,7 +71,7 @@ class UploadStage:
         self._record(context, output, digest, total)
         context.log.system(f"Uploaded {counted(sent, 'new file')}; stored already: {len(files) - sent}.")
         self._blobs.trim()
-        return StageResult(output={"manifest": digest}, facts={"manifest_digest": digest})
+        return StageResult(ArtifactOutput(manifest=digest), facts={"manifest_digest": digest})
 
     def _find(self, context: StageContext, output: str) -> str | None:
         """The manifest of the same output. One that exists is complete."""
@@ -146,10 +151,3 @@ class UploadStage:
             self._store.put_file(key, path)
         self._blobs.link(tenant_id, digest, path, size)
         return digest, was_missing
-
-
-def _output_digest(inputs: Mapping[Stage, Mapping[str, Any]]) -> str:
-    output = inputs.get(Stage.BUILD, {}).get("output")
-    if not isinstance(output, str):
-        raise PlatformError("The build stage's output is not recorded.")
-    return output

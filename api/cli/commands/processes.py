@@ -41,7 +41,7 @@ def migrate() -> None:
     from shared.db.migrate import migrate as apply
 
     try:
-        applied = apply(_settings().database_url)
+        applied = apply(_settings().database.url)
     except MigrationError as error:
         raise click.ClickException(str(error).strip()) from error
     for name in applied:
@@ -136,7 +136,7 @@ def rotate_keys() -> None:
         backends.close()
     rewrapped = variables.rewrapped + credentials.rewrapped
     unreadable = [*variables.unreadable, *credentials.unreadable]
-    click.echo(f"Wrapped {counted(rewrapped, 'secret')} with the key {next(iter(settings.encryption_keys))}.")
+    click.echo(f"Wrapped {counted(rewrapped, 'secret')} with the key {next(iter(settings.secrets.encryption_keys))}.")
     if unreadable:
         raise click.ClickException(
             f"{len(unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "

@@ -27,8 +27,8 @@ def up(*, no_sample: bool) -> None:
         _say(f"Starting Cloudify in {home.directory} …")
         platform = supervisor.start()
         settings = platform.settings
-        _say(f"The API answers at http://{settings.api_host}:{settings.api_port} (its description: /api/docs).")
-        _say(f"Sites are at {settings.site_url('<name>')}. A token is in {home.credentials_path}.")
+        _say(f"The API answers at http://{settings.api.host}:{settings.api.port} (its description: /api/docs).")
+        _say(f"Sites are at {settings.sites.url('<name>')}. A token is in {home.credentials_path}.")
         if no_sample:
             _say("Everything runs; Ctrl-C stops it.")
         supervisor.run(None if no_sample else [sys.executable, "-m", "api.cli.sample", str(home.directory)])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, Self
 
 from schemas.logs import LogEntry, Stream
+from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
@@ -16,12 +17,13 @@ from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import Appended
+from shared.signals import Signal
 
 _logger = logging.getLogger(__name__)
 
 # Beyond this, `write` waits: a build that outruns the store is slowed and memory stays flat.
 _BUFFER_BYTES = 1024 * 1024
-_RETRY_SECONDS = (0.1, 2.0)
+_RETRY = Backoff(0.1, 2.0, jitter=0.0)
 # How long an outage of PostgreSQL may last before a stage fails for its log.
 _PATIENCE_SECONDS = 60.0
 
@@ -67,7 +69,7 @@ class LogWriter:
         on_lost: Callable[[], None] | None = None,
         buffer_bytes: int = _BUFFER_BYTES,
     ) -> None:
-        self.lost = threading.Event()
+        self.lost = Signal()
         self._store = store
         self._database = database
         self._doorbell = doorbell
@@ -286,9 +288,8 @@ class LogWriter:
 
     def _pause(self, failures: int) -> bool:
         """Waits before the next try; False when the writer was given up."""
-        shortest, longest = _RETRY_SECONDS
         with self._state:
-            self._state.wait_for(lambda: self._is_ended, min(longest, shortest * 2 ** min(failures - 1, 10)))
+            self._state.wait_for(lambda: self._is_ended, _RETRY.delay_seconds(failures))
             return not self._is_ended
 
     def _lose(self) -> None:

@@ -25,6 +25,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import Callbacks, CurrentMessage, Middleware, Pipelines, ShutdownNotifications
 
+from shared.backoff import Backoff
 from shared.queue.dramatiq.consumer import LeasedMessage, PriorityConsumer
 from shared.queue.dramatiq.exchange import Exchange
 from shared.queue.dramatiq.heartbeat import Heartbeat
@@ -39,15 +40,21 @@ from shared.queue.dramatiq.lease import (
 )
 from shared.queue.dramatiq.messages import job_of
 from shared.queue.dramatiq.notifier import Doorbell
-from shared.queue.dramatiq.outcome import Backoff, settle
+from shared.queue.dramatiq.outcome import settle
 from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
+from shared.signals import Signal
 
 __all__ = ["LeaseContext", "PriorityBroker", "current_lease"]
 
 _log: Any = structlog.get_logger(__name__)
+
+# After an actor raised.
+_RETRY = Backoff(2.0, 300.0)
+# Between attempts to send what has been handed in while Redis is away.
+_SEND_AGAIN = Backoff(0.05, 2.0, jitter=0.0)
 
 
 class LeaseContext(Middleware):
@@ -110,11 +117,11 @@ class PriorityBroker(dramatiq.Broker):
         self.queue = queue
         self.worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.queues: dict[str, None] = {}
-        self.backoff = backoff or Backoff()
+        self.backoff = backoff or _RETRY
         self._poll_seconds = poll_seconds
         self.leases = LeaseTable()
         self.idle = IdleThreads()
-        self.stopping = threading.Event()
+        self.stopping = Signal()
         # Set when nothing more can be waited for: ends the sleeps of what still retries.
         self.closing = threading.Event()
         self._stop_by: float | None = None
@@ -268,18 +275,18 @@ class PriorityBroker(dramatiq.Broker):
 
     def drain(self, exchange: Exchange) -> None:
         """Sends all that has been handed in. A process that is stopping tries for one lease, then gives up."""
-        delay = 0.05
+        failures = 0
         while True:
             try:
                 exchange.send_finished()
                 return
             except QueueUnavailable as error:
+                failures += 1
                 _log.warning("finish_delayed", error=error.message)
             if self.closing.is_set() or (self._stop_by is not None and time.monotonic() > self._stop_by):
                 exchange.give_up()
                 return
-            self.closing.wait(delay)
-            delay = min(2.0, delay * 2)
+            self.closing.wait(_SEND_AGAIN.delay_seconds(failures))
 
     # -- what the threads call -----------------------------------------------------------------------------------
 

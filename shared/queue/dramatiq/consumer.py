@@ -11,6 +11,7 @@ from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 
+from shared.backoff import Backoff
 from shared.queue.dramatiq.exchange import Exchange
 from shared.queue.dramatiq.lease import RunningLease, Settlement
 from shared.queue.dramatiq.messages import message_of
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from shared.queue.dramatiq.broker import PriorityBroker
 
 _log: Any = structlog.get_logger(__name__)
+
+_RETRY = Backoff(0.1, 1.0, jitter=0.0)
 
 
 class LeasedMessage(MessageProxy):
@@ -60,7 +63,7 @@ class PriorityConsumer(Consumer):
             self._failures += 1
             _log.warning("queue_unreachable", error=error.message)
             ends = self._broker.closing if self._broker.stopping.is_set() else self._broker.stopping
-            ends.wait(min(1.0, 0.05 * 2 ** min(self._failures, 5)))
+            ends.wait(_RETRY.delay_seconds(self._failures))
         return self._cache.popleft() if self._cache and not self._broker.stopping.is_set() else None
 
     def _take(self, acquired: AcquiredJob) -> None:

@@ -17,6 +17,7 @@ from shared.queue.encoding import Arguments
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, Outcome
+from shared.signals import Signal
 
 _OVERDUE_SECONDS = 1.0
 
@@ -58,7 +59,7 @@ class Exchange:
         worker: str,
         idle: IdleThreads,
         leases: LeaseTable,
-        stopping: threading.Event,
+        stopping: Signal,
         poll_seconds: float = 1.0,
     ) -> None:
         self._queue = queue

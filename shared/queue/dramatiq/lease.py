@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from schemas.messages import Job
 from shared.queue.base import Lease
 from shared.queue.records import AcquiredJob, Outcome
+from shared.signals import Signal
 
 _current: ContextVar[RunningLease | None] = ContextVar("current_lease", default=None)
 
@@ -28,11 +29,11 @@ class Settlement:
 class RunningLease:
     """Implements Lease. `stopping` is shared by all leases of the process."""
 
-    def __init__(self, acquired: AcquiredJob, *, stopping: threading.Event) -> None:
+    def __init__(self, acquired: AcquiredJob, *, stopping: Signal) -> None:
         self._acquired = acquired
         self._stopping = stopping
-        self._lost = threading.Event()
-        self._cancelled = threading.Event()
+        self._lost = Signal()
+        self._cancelled = Signal()
         if acquired.is_cancelled:
             self._cancelled.set()
         self.settlement: Settlement | None = None
@@ -59,15 +60,15 @@ class RunningLease:
         return self._acquired.attempt >= self._acquired.job.max_attempts
 
     @property
-    def lost(self) -> threading.Event:
+    def lost(self) -> Signal:
         return self._lost
 
     @property
-    def cancelled(self) -> threading.Event:
+    def cancelled(self) -> Signal:
         return self._cancelled
 
     @property
-    def stopping(self) -> threading.Event:
+    def stopping(self) -> Signal:
         return self._stopping
 
     def done(self, next_jobs: Sequence[Job] = ()) -> None:

@@ -10,9 +10,12 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.backoff import Backoff
+
 NEW_CHANNEL = "build:new"  # the data is a pool's name
 CANCEL_CHANNEL = "build:cancel"  # the data is a job's id
 _POLL_SECONDS = 0.5
+_RECONNECT = Backoff(0.05, 1.0, jitter=0.0)
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -51,7 +54,7 @@ class Doorbell:
             self._thread = None
 
     def _run(self) -> None:
-        delay = 0.05
+        failures = 0
         while not self._stopped.is_set():
             subscription: Any = self._redis.pubsub()
             try:
@@ -59,12 +62,12 @@ class Doorbell:
                 while not self._stopped.is_set():
                     message = subscription.get_message(timeout=_POLL_SECONDS)
                     if message is not None:
-                        delay = 0.05
+                        failures = 0
                         self._receive(message)
             except (RedisError, OSError) as error:
+                failures += 1
                 _log.warning("queue_doorbell_disconnected", error=str(error))
-                self._stopped.wait(delay)
-                delay = min(1.0, delay * 2)
+                self._stopped.wait(_RECONNECT.delay_seconds(failures))
             finally:
                 subscription.close()
 

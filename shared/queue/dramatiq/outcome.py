@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from dramatiq.errors import Retry
 from dramatiq.middleware import Shutdown
 
+from shared.backoff import Backoff
 from shared.queue.dramatiq.lease import RunningLease, Settlement
 from shared.queue.records import Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Doubles from `base_seconds` up to `maximum_seconds`; a random half of it is jitter."""
-
-    base_seconds: float = 2.0
-    maximum_seconds: float = 300.0
-
-    def delay_seconds(self, attempt: int) -> float:
-        """The delay after the attempt of this number, 1 for the first."""
-        full = min(self.maximum_seconds, self.base_seconds * 2 ** min(attempt - 1, 30))
-        return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load; no secret
 
 
 def settle(
@@ -51,8 +38,8 @@ def settle(
         return Settlement(Outcome.RELEASE)
     if isinstance(error, Retry) and error.delay is not None:
         return Settlement(Outcome.RETRY, delay_seconds=error.delay / 1000, reason=reason)
-    chosen = Backoff(
-        base_seconds=options["min_backoff"] / 1000 if options.get("min_backoff") else backoff.base_seconds,
-        maximum_seconds=options["max_backoff"] / 1000 if options.get("max_backoff") else backoff.maximum_seconds,
-    )
-    return Settlement(Outcome.RETRY, delay_seconds=chosen.delay_seconds(lease.attempt), reason=reason)
+    if options.get("min_backoff"):
+        backoff = replace(backoff, base_seconds=options["min_backoff"] / 1000)
+    if options.get("max_backoff"):
+        backoff = replace(backoff, maximum_seconds=options["max_backoff"] / 1000)
+    return Settlement(Outcome.RETRY, delay_seconds=backoff.delay_seconds(lease.attempt), reason=reason)

@@ -18,7 +18,15 @@ from api.composition import Backends, build_services, build_stream_hub, connect_
 from api.services import Services
 from shared.accounts.permissions import Role
 from shared.accounts.tenant_repository import TenantRepository
-from shared.settings import BuildSettings, ObjectStoreSettings, Settings
+from shared.settings import (
+    ApiSettings,
+    DatabaseSettings,
+    DirectorySettings,
+    ObjectStoreSettings,
+    QueueSettings,
+    SecretSettings,
+    Settings,
+)
 
 PASSWORD = "correct horse battery"
 
@@ -69,15 +77,14 @@ class Account:
 @pytest.fixture
 def settings(database_url: str, redis_url: str, object_store_settings: ObjectStoreSettings, tmp_path: Path) -> Settings:
     return Settings(
-        home=tmp_path,
-        database_url=database_url,
-        redis_url=redis_url,
+        directories=DirectorySettings(home=tmp_path),
+        database=DatabaseSettings(url=database_url),
+        queue=QueueSettings(redis_url=redis_url),
         object_store=object_store_settings,
-        build=BuildSettings(),
-        secret_key=b"a secret of the tests, 32 bytes or more",
-        encryption_keys={"k1": b"1" * 32},
-        registration_enabled=True,
-        api_hosts=("testserver.local",),
+        secrets=SecretSettings(
+            secret_key=b"a secret of the tests, 32 bytes or more", encryption_keys={"k1": b"1" * 32}
+        ),
+        api=ApiSettings(registration_enabled=True, hosts=("testserver.local",)),
     )
 
 

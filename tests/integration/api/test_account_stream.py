@@ -29,7 +29,7 @@ from shared.identifiers import new_identifier
 from shared.logs.account_events import AccountEventStore
 from shared.logs.notifier import RedisDoorbell
 from shared.logs.store import PostgresLogStore
-from shared.settings import Settings
+from shared.settings import QueueSettings, Settings
 from shared.stack.valkey import ValkeyServer
 from tests.support.log_rows import eventually
 from tests.support.ports import free_ports
@@ -178,10 +178,10 @@ class User:
 class Api:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings.database_url)
+        self.database = Database(settings.database.url)
         self.log = PostgresLogStore(self.database)
         self.events = AccountEventStore(self.database)
-        self.doorbell = RedisDoorbell.connect(settings.redis_url)
+        self.doorbell = RedisDoorbell.connect(settings.queue.redis_url)
         self.url = ""
         self.services: Services
         self._stop: Callable[[], None] = lambda: None
@@ -438,7 +438,7 @@ def test_lost_messages_and_a_redis_that_goes_and_comes(settings: Settings, tmp_p
     server.start()
     try:
         server.wait(120)
-        with running(replace(settings, redis_url=server.url)) as api:
+        with running(replace(settings, queue=QueueSettings(redis_url=server.url))) as api:
             user, team = User(api, "ada@example.com"), Team(api)
             team.add(user)
             deployment = team.deployment()

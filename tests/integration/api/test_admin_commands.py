@@ -26,13 +26,13 @@ def create_owner(settings: Settings) -> Any:
     store = settings.object_store
     environment = {
         **{name: "" for name in os.environ if name.startswith("CLOUDIFY_")},
-        "CLOUDIFY_DATABASE_URL": settings.database_url,
-        "CLOUDIFY_REDIS_URL": settings.redis_url,
+        "CLOUDIFY_DATABASE_URL": settings.database.url,
+        "CLOUDIFY_REDIS_URL": settings.queue.redis_url,
         "CLOUDIFY_S3_ENDPOINT": store.endpoint,
         "CLOUDIFY_S3_ACCESS_KEY": store.access_key,
         "CLOUDIFY_S3_SECRET_KEY": store.secret_key,
-        "CLOUDIFY_SECRET_KEY": settings.secret_key.decode(),
-        "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(settings.encryption_keys["k1"]).decode(),
+        "CLOUDIFY_SECRET_KEY": settings.secrets.secret_key.decode(),
+        "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(settings.secrets.encryption_keys["k1"]).decode(),
     }
 
     def run(email: str, stdin: str) -> Result:
@@ -81,17 +81,17 @@ def test_an_account_of_somebody_else_is_not_made_the_owner(platform: Any) -> Non
 
 def test_the_first_run_has_a_token_whatever_tokens_the_owner_has(platform: Any, settings: Settings) -> None:
     prepare(settings)
-    first = read_private(settings.home / "credentials.json")
+    first = read_private(settings.directories.home / "credentials.json")
     owner = platform.services.accounts.ensure_owner("owner@localhost")
     tokens = platform.services.tokens
     made = [tokens.create(owner.user_id, CreateTokenRequest(name="x")).token for _ in range(MAXIMUM_TOKENS - 1)]
-    (settings.home / "credentials.json").unlink()
+    (settings.directories.home / "credentials.json").unlink()
     prepare(settings)
-    second = read_private(settings.home / "credentials.json")
+    second = read_private(settings.directories.home / "credentials.json")
     # The lost one has made room; no other one has ended.
     find = TokenRepository(platform.backends.database).find_active
     assert [find(token_hash(token)) is None for token in (first["token"], second["token"], *made)] == (
         [True] + [False] * MAXIMUM_TOKENS
     )
     prepare(settings)
-    assert read_private(settings.home / "credentials.json") == second
+    assert read_private(settings.directories.home / "credentials.json") == second

@@ -240,7 +240,7 @@ def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
     for name in ("A", "B"):
         account.request("PUT", f"/api/projects/{project_id}/env/{name}", json={"value": f"value {name}"})
     database = account.platform.backends.database
-    [(old, key)] = settings.encryption_keys.items()
+    [(old, key)] = settings.secrets.encryption_keys.items()
 
     def service(**keys: bytes) -> VariableService:
         return VariableService(database=database, variables=VariableRepository(database), box=SecretsBox(keys))

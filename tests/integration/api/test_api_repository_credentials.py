@@ -63,7 +63,7 @@ def test_a_token_is_set_shown_without_itself_and_removed(account, settings) -> N
             "fingerprint": None, "publicKey": None,
         }  # fmt: skip
         assert TOKEN not in answer.text + account.request("GET", path).text
-        opened = service_of(account, settings.encryption_keys).open_for(project["id"])
+        opened = service_of(account, settings.secrets.encryption_keys).open_for(project["id"])
         assert opened == RepositoryCredentials("token", shown["host"], username or "x-access-token", TOKEN)
         assert TOKEN not in repr(opened)
     assert TOKEN not in dump_of(account.platform.backends.database)
@@ -79,7 +79,7 @@ def test_a_deploy_key_is_known_by_its_public_half(account, settings) -> None:
     assert (shown["publicKey"], shown["host"]) == (PUBLIC, "ssh://git.example.com:22")
     assert shown["fingerprint"].startswith("SHA256:")
     assert PRIVATE.splitlines()[1] not in answer.text
-    credentials = service_of(account, settings.encryption_keys).open_for(project["id"])
+    credentials = service_of(account, settings.secrets.encryption_keys).open_for(project["id"])
     assert credentials is not None
     assert credentials.private_key.splitlines()[0] == "-----BEGIN OPENSSH PRIVATE KEY-----"
     # Setting them again forgets the host's key.
@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_named(account) -> None:
 
 def test_credentials_in_an_address_are_moved_out_of_it(account, settings) -> None:
     database = account.platform.backends.database
-    service = service_of(account, settings.encryption_keys)
+    service = service_of(account, settings.secrets.encryption_keys)
     body = {"name": "x", "repositoryUrl": f"https://user:{TOKEN}@Git.example.com/team/site.git"}
     project = account.request("POST", "/api/projects", json=body).json()["data"]
     stored = database.fetch_values(str, "SELECT repository_url FROM projects")
@@ -202,7 +202,7 @@ def test_an_address_that_was_stored_with_credentials_loses_them(account) -> None
 def test_rotation_covers_them(account, settings) -> None:
     project = account.project()
     account.request("PUT", path_of(project), json={"kind": "token", "token": TOKEN})
-    [(old, key)] = settings.encryption_keys.items()
+    [(old, key)] = settings.secrets.encryption_keys.items()
     lost = service_of(account, {"new": b"n" * 32}).rotate_keys()
     assert lost == Rotation(0, (f"repository credentials of {project['id']}",))
     assert service_of(account, {"new": b"n" * 32, old: key}).rotate_keys() == Rotation(1, ())
@@ -218,7 +218,7 @@ def test_a_row_that_is_changed_in_the_database_opens_no_more(account, settings) 
     with account.platform.backends.database.transaction() as connection:
         connection.execute("UPDATE repository_credentials SET origin = 'https://evil.example:443'")
     with pytest.raises(PlatformError, match="credentials can't be read"):
-        service_of(account, settings.encryption_keys).open_for(project["id"])
+        service_of(account, settings.secrets.encryption_keys).open_for(project["id"])
 
 
 @pytest.mark.parametrize(("role", "status"), [(Role.DEVELOPER, 403), (Role.ADMIN, 200)])

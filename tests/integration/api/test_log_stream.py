@@ -419,7 +419,7 @@ def test_a_stopping_server_sends_its_clients_away(database: Database, redis_url:
         api.append(line("1"))
         followers = [api.follow() for _ in range(5)]
         eventually(lambda: all(follower.seqs == [1] for follower in followers))
-        api.edge.server.should_exit = True
+        api.server.should_exit = True
         for follower in followers:
             assert follower.join().kinds == ["log", "reconnect"]
             assert json.loads(follower.events[-1].data) == {"reason": "shutdown"}

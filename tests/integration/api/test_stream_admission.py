@@ -18,7 +18,7 @@ from redis import Redis
 
 from shared.clock import ManualClock
 from shared.db.database import Database
-from shared.settings import Settings
+from shared.settings import QueueSettings, Settings
 from shared.stack.valkey import ValkeyServer
 from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.support.log_rows import end, eventually, line
@@ -149,7 +149,7 @@ def test_streams_go_on_while_the_database_is_away(settings: Settings) -> None:
 
 
 def limited(settings: Settings, limit: int) -> Settings:
-    return dataclasses.replace(settings, streams_per_user=limit)
+    return dataclasses.replace(settings, api=dataclasses.replace(settings.api, streams_per_user=limit))
 
 
 def assert_limit_reached(stream: LiveStream, limit: int) -> None:
@@ -269,7 +269,7 @@ def own_valkey(directory: Path) -> Iterator[ValkeyServer]:
 
 def test_while_redis_is_away_each_process_counts_its_own(settings: Settings, tmp_path: Path) -> None:
     with own_valkey(tmp_path) as valkey:
-        settings = dataclasses.replace(limited(settings, 2), redis_url=valkey.url)
+        settings = dataclasses.replace(limited(settings, 2), queue=QueueSettings(redis_url=valkey.url))
         with live_api(settings) as one, live_api(settings) as two:
             ada = one.user()
             deployment = one.deployment(ada)

@@ -11,8 +11,8 @@ ENVIRONMENT = {**DOCKER, "CLOUDIFY_EXECUTOR": "bubblewrap"}
 
 
 def test_registration_is_closed_unless_it_is_opened() -> None:
-    assert not load_settings(ENVIRONMENT).registration_enabled
-    assert load_settings({**ENVIRONMENT, "CLOUDIFY_REGISTRATION_ENABLED": "true"}).registration_enabled
+    assert not load_settings(ENVIRONMENT).api.registration_enabled
+    assert load_settings({**ENVIRONMENT, "CLOUDIFY_REGISTRATION_ENABLED": "true"}).api.registration_enabled
 
 
 @pytest.mark.parametrize("value", ["true", "1", "yes"])
@@ -34,9 +34,9 @@ def test_networks_are_checked_at_the_start(name: str, value: str) -> None:
 
 
 def test_no_proxy_is_trusted_unless_it_is_named() -> None:
-    assert load_settings(ENVIRONMENT).trusted_proxies == ()
+    assert load_settings(ENVIRONMENT).api.trusted_proxies == ()
     named = load_settings({**ENVIRONMENT, "CLOUDIFY_TRUSTED_PROXIES": "127.0.0.1, fd00::/8"})
-    assert named.trusted_proxies == ("127.0.0.1", "fd00::/8")
+    assert named.api.trusted_proxies == ("127.0.0.1", "fd00::/8")
 
 
 @pytest.mark.parametrize("home", ["/", "/root", "/home/ada", "/usr/..", "/var"])

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import BuildSettings, SettingsError, load_settings
-from workers.executors.base import Bind
+from shared.settings import ExecutorSettings, SettingsError, load_settings
+from workers.executors.docker.backend import container_owner
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
+from workers.executors.mounts import Bind
+from workers.executors.table import executor_backend
 from workers.executors.toolchain import Toolchain
-from workers.filesystem.ownership import Owner, container_owner, owner_of_trees
+from workers.filesystem.ownership import Owner
 
 ENVIRONMENT = {
     "CLOUDIFY_DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
@@ -30,9 +32,9 @@ TOOLCHAIN = Toolchain((), {}, "/opt/bin", {}, "/usr/bin/python3", "24.1.0", "11.
 
 @pytest.mark.parametrize("image", [DIGEST, f"cloudify-builder@{DIGEST}", f"registry.example:5000/a/b@{DIGEST}"])
 def test_an_image_is_named_by_its_digest(image: str) -> None:
-    build = load_settings({**ENVIRONMENT, "CLOUDIFY_BUILDER_IMAGE": image}).build
-    assert (build.executor, build.builder_image) == ("docker", image)
-    assert build.docker_host == "unix:///var/run/docker.sock"
+    executor = load_settings({**ENVIRONMENT, "CLOUDIFY_BUILDER_IMAGE": image}).executor
+    assert (executor.name, executor.builder_image) == ("docker", image)
+    assert executor.docker_host == "unix:///var/run/docker.sock"
 
 
 @pytest.mark.parametrize("image", ["cloudify-builder", "cloudify-builder:latest", DIGEST[:-1], f"-v@{DIGEST}"])
@@ -44,16 +46,16 @@ def test_an_image_without_a_digest_is_refused_with_how_to_find_it(image: str) ->
 def test_docker_without_an_image_is_refused_with_how_to_make_one() -> None:
     with pytest.raises(SettingsError, match="docker build --target builder"):
         load_settings(ENVIRONMENT)
-    assert load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).build.builder_image == ""
+    assert load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).executor.builder_image == ""
 
 
 def test_only_roots_trees_for_containers_have_an_owner_of_their_own() -> None:
-    docker = BuildSettings(executor="docker")
-    assert owner_of_trees(BuildSettings()) is None
+    assert executor_backend(ExecutorSettings().name).owner_of_trees() is None
+    docker = executor_backend("docker")
     if os.geteuid() == 0:
-        assert owner_of_trees(docker) == container_owner() == Owner(10001, 10001)
+        assert docker.owner_of_trees() == container_owner() == Owner(10001, 10001)
     else:
-        assert owner_of_trees(docker) is None
+        assert docker.owner_of_trees() is None
         assert container_owner() == Owner(os.geteuid(), os.getegid())
 
 
@@ -88,7 +90,7 @@ def test_an_image_says_what_toolchain_it_holds(tmp_path: Path) -> None:
 def test_the_names_of_the_api_are_host_names() -> None:
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "CLOUDIFY_EXECUTOR"}
     names = "Api.example.com., internal"
-    assert load_settings({**environment, "CLOUDIFY_API_HOSTS": names}).api_hosts == ("api.example.com", "internal")
+    assert load_settings({**environment, "CLOUDIFY_API_HOSTS": names}).api.hosts == ("api.example.com", "internal")
     for names in ("https://api.example.com", "api.example.com:8000", "*.example.com"):
         with pytest.raises(SettingsError, match="CLOUDIFY_API_HOSTS"):
             load_settings({**environment, "CLOUDIFY_API_HOSTS": names})

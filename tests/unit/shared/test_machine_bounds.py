@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.plans import Plan, limits_of
-from shared.settings import BuildSettings, load_settings
+from shared.settings import LimitSettings, load_settings
 from shared.stack.home import Home
 from shared.stack.platform import assemble, largest_build_mebibytes
 from tests.unit.shared.test_build_settings import ENVIRONMENT
@@ -24,26 +24,26 @@ def test_builds_at_once_share_all_but_two_gibibytes(machine: int, mebibytes: int
 @pytest.mark.parametrize(
     ("settings", "plan", "gibibytes"),
     [
-        (BuildSettings(), Plan.ENTERPRISE, 16),
-        (BuildSettings(largest_memory_bytes=3 * GIBIBYTE), Plan.ENTERPRISE, 3),
-        (BuildSettings(largest_memory_bytes=3 * GIBIBYTE), Plan.FREE, 2),
+        (LimitSettings(), Plan.ENTERPRISE, 16),
+        (LimitSettings(largest_memory_bytes=3 * GIBIBYTE), Plan.ENTERPRISE, 3),
+        (LimitSettings(largest_memory_bytes=3 * GIBIBYTE), Plan.FREE, 2),
         # The operator's own figure stands.
-        (BuildSettings(largest_memory_bytes=3 * GIBIBYTE, memory_bytes=5 * GIBIBYTE), Plan.FREE, 5),
+        (LimitSettings(largest_memory_bytes=3 * GIBIBYTE, memory_bytes=5 * GIBIBYTE), Plan.FREE, 5),
     ],
 )
-def test_a_builds_memory_is_the_plans_within_the_machines(settings: BuildSettings, plan: Plan, gibibytes: int) -> None:
+def test_a_builds_memory_is_the_plans_within_the_machines(settings: LimitSettings, plan: Plan, gibibytes: int) -> None:
     assert effective_limits(limits_of(plan), settings).memory_bytes == gibibytes * GIBIBYTE
 
 
 def test_a_platform_on_one_machine_is_bounded_and_others_are_not(tmp_path: Path) -> None:
-    several = load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).build
+    several = load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).limits
     assert (several.builds_at_once, several.largest_memory_bytes) == (None, None)
     home = Home(tmp_path)
     home.lock()
     try:
-        one = assemble(home, {}).settings.build
+        one = assemble(home, {}).settings.limits
         assert (one.builds_at_once, one.memory_bytes) == (2, None)
         assert one.largest_memory_bytes is not None
-        assert assemble(home, {"CLOUDIFY_BUILDS_AT_ONCE": "7"}).settings.build.builds_at_once == 7
+        assert assemble(home, {"CLOUDIFY_BUILDS_AT_ONCE": "7"}).settings.limits.builds_at_once == 7
     finally:
         home.unlock()

@@ -29,17 +29,17 @@ def test_each_has_its_place(tmp_path: Path) -> None:
         "CLOUDIFY_CA_BUNDLE": str(bundle),
         "CLOUDIFY_EGRESS_PROXY": "http://user:hidden@proxy.example.com:3128",
     }
-    build = load_settings(REQUIRED | given).build
-    assert build.npm_registry == given["CLOUDIFY_NPM_REGISTRY"]
-    assert build.python_index == given["CLOUDIFY_PYTHON_INDEX"]
-    assert build.ca_bundle == bundle
-    assert build.egress_proxy == given["CLOUDIFY_EGRESS_PROXY"]
-    assert "hidden" not in repr(build)
+    network = load_settings(REQUIRED | given).network
+    assert network.npm_registry == given["CLOUDIFY_NPM_REGISTRY"]
+    assert network.python_index == given["CLOUDIFY_PYTHON_INDEX"]
+    assert network.ca_bundle == bundle
+    assert network.egress_proxy == given["CLOUDIFY_EGRESS_PROXY"]
+    assert "hidden" not in repr(network)
 
 
 def test_none_is_needed() -> None:
-    build = load_settings(REQUIRED).build
-    assert (build.npm_registry, build.python_index, build.ca_bundle, build.egress_proxy) == ("", "", None, "")
+    network = load_settings(REQUIRED).network
+    assert (network.npm_registry, network.python_index, network.ca_bundle, network.egress_proxy) == ("", "", None, "")
 
 
 @pytest.mark.parametrize(

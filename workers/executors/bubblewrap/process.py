@@ -19,6 +19,7 @@ from workers.executors.base import Limits, OnOutput
 from workers.executors.bubblewrap.ending_witness import EndingWitness
 from workers.executors.bubblewrap.spawner import Spawner
 from workers.executors.cgroups import ControlGroup
+from workers.executors.layout import FILE_SIZE_MARGIN
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity, descendants, has_child
 
@@ -26,8 +27,6 @@ _START_SECONDS = 30.0
 _BIND_POLL_SECONDS = 0.001
 _GONE_SECONDS = 30.0
 _OPEN_FILES = 16_384
-# One file may pass the disk limit by this before SIGXFSZ, so that the watchdog sees that the limit was passed.
-_FILE_SIZE_MARGIN = 64 * 1024 * 1024
 
 
 def waiting_command(command: Sequence[str]) -> list[str]:
@@ -63,8 +62,7 @@ class SandboxProcess:
         # --die-with-parent is set before the status is written, and a status nobody can read is a SIGPIPE: a
         # bubblewrap whose worker died before that moment ends without running the command.
         own = ["--json-status-fd", str(status), "--block-fd", str(gate), "--add-seccomp-fd", str(seccomp)]
-        encoded = b"".join(os.fsencode(argument) + b"\0" for argument in (*own, *arguments))
-        options = _memory_file("arguments", encoded)
+        options = _memory_file("arguments", b"".join(os.fsencode(option) + b"\0" for option in (*own, *arguments)))
         try:
             self._launcher = spawner.spawn(
                 program,
@@ -88,7 +86,7 @@ class SandboxProcess:
         self._is_destroyed = False
 
     def pump(self, limit_bytes: int, on_output: OnOutput) -> OutputPump:
-        """Hands the ends of the output pipes over; to be called once, before `await_setup`."""
+        """Hands over the ends of the output pipes. Call it once, before `await_setup`."""
         return OutputPump(self._stdout, self._stderr, limit_bytes, on_output)
 
     def await_setup(self) -> bool:
@@ -117,12 +115,12 @@ class SandboxProcess:
                 group.add(pid)
             _, most_files = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             files = _OPEN_FILES if most_files == resource.RLIM_INFINITY else min(_OPEN_FILES, most_files)
-            largest = limits.disk_bytes + _FILE_SIZE_MARGIN
+            largest = limits.disk_bytes + FILE_SIZE_MARGIN
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, files))
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, largest))
             if os.geteuid() != 0:
-                # Counted per user namespace since Linux 5.14; does nothing for what root launched.
+                # Counted per user namespace since Linux 5.14; has no effect if root launched it.
                 resource.prlimit(pid, resource.RLIMIT_NPROC, (limits.process_count, limits.process_count))
         # Two steps. At the first the init starts the shell of `waiting_command` and binds its own life to
         # bubblewrap's; only then may the command start, else it could outlive a worker killed in between.
@@ -167,7 +165,7 @@ class SandboxProcess:
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     def wait_until_gone(self) -> None:
-        """Ends what is left inside and returns when nothing is. Raises PlatformError when the kernel can't end it."""
+        """Kills all processes inside and returns when none is left. Raises PlatformError if one can't be killed."""
         self.kill()
         deadline = time.monotonic() + _GONE_SECONDS
         for handle in (self._init_handle, self._launcher_handle):

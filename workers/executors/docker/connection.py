@@ -27,7 +27,7 @@ _CONNECTIONS = 64
 
 
 class DaemonLost(PlatformError):
-    """The daemon doesn't answer; nothing is known of what it was doing."""
+    """The daemon doesn't answer; the result of its last request is unknown."""
 
 
 class ImageMissing(PlatformError):
@@ -123,7 +123,7 @@ class DockerConnection:
             ) from error
 
     def create(self, name: str, configuration: Mapping[str, Any]) -> str:
-        """The new container's id. Raises NameTaken, ImageMissing, and PlatformError for what the daemon refuses."""
+        """The new container's id. Raises NameTaken, ImageMissing, and PlatformError for a refused request."""
         try:
             made = self._call(lambda: self._client.create_container_from_config(dict(configuration), name))
         except errors.ImageNotFound:
@@ -148,7 +148,7 @@ class DockerConnection:
         return AttachedStream(getattr(made, "_sock", made), getattr(made, "_response", made))
 
     def start(self, container: str) -> None:
-        """Raises ContainerGone, ImageMissing for one without what a build needs, and PlatformError."""
+        """Raises ContainerGone, ImageMissing for an image that lacks what builds need, and PlatformError."""
         try:
             self._call(lambda: self._client.start(container))
         except errors.NotFound as error:
@@ -174,7 +174,7 @@ class DockerConnection:
             raise ContainerGone(container) from error
 
     def signal(self, container: str, name: str) -> None:
-        """No error for a container that runs no more."""
+        """No error if the container no longer runs."""
         with contextlib.suppress(errors.APIError):
             self._call(lambda: self._client.kill(container, name))
 

@@ -32,7 +32,7 @@ _KILLED = 137
 
 
 class ContainerMemory:
-    """What is known of the container's memory: from its control group where it is in sight, and from the daemon."""
+    """The container's memory use: from its control group if that is visible, and from the daemon."""
 
     def __init__(self) -> None:
         self._group: ControlGroup | None = None
@@ -43,7 +43,7 @@ class ContainerMemory:
         self._group = group
 
     def add_state(self, state: Mapping[str, Any]) -> None:
-        """What the daemon says; it tells the container's own limit from the host's no better than this."""
+        """Adds the daemon's report, which doesn't tell the container's own limit from the host's."""
         if state.get("OOMKilled") and not self._events.kills:
             self._events = MemoryEvents(1, is_at_limit=True)
 
@@ -62,7 +62,7 @@ class ContainerMemory:
 class DockerContainer:
     """A created container, attached; the command waits for `start`. Close it with `destroy`.
 
-    `lost` says why the daemon can't tell what became of it, `is_removed` that somebody else removed it.
+    `lost`: why the daemon can't tell how it ended. `is_removed`: somebody else removed it.
     """
 
     def __init__(self, connection: DockerConnection, container_id: str) -> None:
@@ -85,11 +85,11 @@ class DockerContainer:
         self._thread.start()
 
     def pump(self, limit_bytes: int, on_output: OnOutput) -> OutputPump:
-        """Hands the ends of the output pipes over; to be called once, before `start`."""
+        """Hands over the ends of the output pipes. Call it once, before `start`."""
         return OutputPump(self._stdout, self._stderr, limit_bytes, on_output)
 
     def start(self, request: bytes) -> None:
-        """Starts it and says what to run: a line that docker_entry.py reads. Raises as DockerConnection.start does."""
+        """Starts it and sends the request, a line that entry.py reads. Raises as DockerConnection.start does."""
         self._connection.start(self._id)
         try:
             pid = int(self._connection.inspect(self._id)["State"]["Pid"])
@@ -125,7 +125,7 @@ class DockerContainer:
                 self._connection.signal(self._id, "SIGKILL")
 
     def wait_until_ended(self) -> None:
-        """Kills it if need be and returns when it runs no more, or the daemon is lost. Raises PlatformError."""
+        """Kills it if necessary and returns when it no longer runs, or the daemon is lost. Raises PlatformError."""
         deadline = time.monotonic() + _GONE_SECONDS
         while not self._is_over:
             self.kill()

@@ -1,8 +1,8 @@
 """The first program of a build's container and the init of its processes: `entry.py FILTER`.
 
-It reads one line of JSON from its standard input, {"command", "directory", "environment"}: what travels by the
-container's configuration instead would be kept on the daemon's disk and shown by `docker inspect`. The command gets a
-system-call filter on top of Docker's. SIGTERM goes to everything inside; when the worker is gone, the other end of the
+It reads one line of JSON from its standard input, {"command", "directory", "environment"}, because the container's
+configuration is kept on the daemon's disk and shown by `docker inspect`. The command gets a system-call filter on top
+of Docker's. SIGTERM goes to everything inside; when the worker is gone, the other end of the
 standard input is, and everything inside is killed. Nothing inside can kill it: an init gets no signal that it has no
 handler for (pid_namespaces(7)), the filter keeps its limits, and its files in /proc are root's. It never ends with 137
 by itself: a container that does was killed from outside. Standard library only: the image's Python runs this file.
@@ -68,12 +68,12 @@ def _control_process(*arguments: object) -> None:
 
 
 def _read_line() -> bytes:
-    """Byte for byte up to the end of the line: what follows is for nobody, only its end is."""
+    """Byte by byte up to the end of the line: nothing but the end of the input may follow."""
     received = b""
     while not received.endswith(b"\n"):
         data = os.read(0, 65536)
         if not data:
-            os._exit(_CANNOT_RUN)  # the worker died before it said what to run
+            os._exit(_CANNOT_RUN)  # the worker died before it sent the request
         received += data
     return received
 
@@ -94,7 +94,7 @@ def _wait(child: int, wake: int) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """Collects what has ended, orphans too; the status of the command when it is among them."""
+    """Collects ended processes, orphans too; the status of the command if it is one of them."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid in (0, child):

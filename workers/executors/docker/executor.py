@@ -1,4 +1,4 @@
-"""Runs commands in containers of a Docker daemon. What the box holds: README.md beside this file."""
+"""Runs commands in containers of a Docker daemon. The sandbox's properties: README.md in the parent folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -17,12 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import ExecutorSettings, NetworkSettings
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
-from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome
+from workers.executors.attachments import Run, attached
+from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome, Trees
 from workers.executors.disk_watchdog import DiskWatchdog
+from workers.executors.docker.backend import container_owner
 from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
 from workers.executors.docker.container import DockerContainer
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of
@@ -30,26 +31,23 @@ from workers.executors.docker.options import (
     LABEL,
     cleaning_configuration,
     container_configuration,
-    listening_command,
     write_run_files,
 )
 from workers.executors.docker.probe import check_daemon, check_sandbox
 from workers.executors.environment import (
-    PROXY_PORT,
     build_environment,
     gather_certificates,
+    listening_command,
     registry_environment,
 )
 from workers.executors.process_tree import ProcessIdentity
-from workers.executors.run_record import RunRecord
+from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
-from workers.executors.set_id_bits import strip_set_id_bits, writable_paths
+from workers.executors.set_id_bits import strip_set_id_bits
 from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
-from workers.filesystem.ownership import container_owner
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _REAP_SECONDS = 60.0
 _BEGINNING_SECONDS = 30.0
 _IDENTITY = ".identity"
@@ -63,17 +61,18 @@ class DockerExecutor:
 
     def __init__(
         self,
-        settings: BuildSettings,
+        image: str,
+        settings: NetworkSettings,
         runtime_directory: Path,
         *,
         connection: DockerConnection,
         host_environment: Mapping[str, str],
     ) -> None:
-        """Raises PlatformError with instructions when the daemon or its image is unfit."""
+        """`image` is named by digest. Raises PlatformError with instructions when the daemon or its image is unfit."""
         self._policy = EgressPolicy(settings.egress_allowed_hosts, settings.egress_allowed_networks)
         self._upstream = UpstreamProxy.of(settings.egress_proxy)
         self._connection = connection
-        self._image = settings.builder_image
+        self._image = image
         self._runtime_directory = runtime_directory
         self._registries = registry_environment(settings, host_environment)
         self._certificates = gather_certificates(settings, host_environment, runtime_directory)
@@ -90,51 +89,43 @@ class DockerExecutor:
         self._worker = worker
 
     @classmethod
-    def for_host(cls, settings: BuildSettings, runtime_directory: Path) -> DockerExecutor:
+    def for_host(cls, executor: ExecutorSettings, network: NetworkSettings, runtime_directory: Path) -> DockerExecutor:
         """With this process's environment and the daemon that the settings name."""
         environment = dict(os.environ)
-        connection = DockerConnection(settings.docker_host, environment)
-        return cls(settings, runtime_directory, connection=connection, host_environment=environment)
+        connection = DockerConnection(executor.docker_host, environment)
+        image = executor.builder_image
+        return cls(image, network, runtime_directory, connection=connection, host_environment=environment)
 
     def close(self) -> None:
-        """Closes the connections to the daemon; nothing may run any more."""
+        """Closes the connections to the daemon. No run may be left."""
         self._connection.close()
 
     def probe(self) -> None:
-        """A run with every option. Tidies up after workers that died."""
-        self.reap_abandoned()
+        """Sweeps, then runs a command with every option."""
+        self.sweep()
         with tempfile.TemporaryDirectory(dir=self._runtime_directory, prefix=".probe-") as name:
             check_sandbox(self, Path(name), self.owner)
 
-    def run(self, spec: ExecutionSpec, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
-        """See Executor.run. What `on_output` raises ends the command and is raised here."""
-        started = time.monotonic()
-        _check_name(spec.name)
+    def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
+        """See Executor.run. An exception of `on_output` ends the command and is raised here."""
+        check_run_name(spec.name)
         if cancel.is_set():
             return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        with contextlib.ExitStack() as stack:
-            try:
-                directory, proxy = self._prepare(spec, stack)
-            except OSError as error:
-                raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
-            try:
-                result = self._run_container(spec, directory, on_output, cancel, started)
-            except ImageMissing as error:
-                result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
-        if proxy is not None and result.outcome is Outcome.USER_ERROR:
-            proxy.check_served()
-        blocked = () if proxy is None else proxy.blocked_hosts()
-        return dataclasses.replace(result, blocked_hosts=blocked, duration_seconds=time.monotonic() - started)
+        with attached(spec, trees) as attachments:
+            started = time.monotonic()
+            result = self._run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
+            seconds = time.monotonic() - started
+        return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
 
     def reap(self, name: str) -> None:
-        """See Executor.reap. Raises PlatformError when something can't be ended."""
-        _check_name(name)
+        """See Executor.reap. Raises PlatformError if a container can't be removed."""
+        check_run_name(name)
         self._remove_containers({f"{LABEL}runtime": self._identity, f"{LABEL}run": name})
         shutil.rmtree(self._runtime_directory / name, ignore_errors=True)
 
-    def reap_abandoned(self) -> list[str]:
-        """Reaps every run of this runtime directory whose worker is gone; gives their names."""
-        names = {path.name for path in self._runtime_directory.iterdir() if _NAME.fullmatch(path.name)}
+    def sweep(self) -> list[str]:
+        """See Executor.sweep. Looks at the runs of this runtime directory."""
+        names = {path.name for path in self._runtime_directory.iterdir() if is_run_name(path.name)}
         for container in self._connection.labelled({f"{LABEL}runtime": self._identity}):
             names.add(str(container["Labels"][f"{LABEL}run"]))
         abandoned = sorted(name for name in names if self._is_abandoned(name))
@@ -143,16 +134,30 @@ class DockerExecutor:
             _log.info("Ended and removed the sandbox %s, whose worker is gone.", name)
         return abandoned
 
+    def _run(self, run: Run) -> ExecutionResult:
+        with contextlib.ExitStack() as stack:
+            try:
+                directory, proxy = self._prepare(run, stack)
+            except OSError as error:
+                raise PlatformError(f"The sandbox of {run.spec.name} can't be prepared: {error}.") from error
+            try:
+                result = self._run_container(run, directory)
+            except ImageMissing as error:
+                result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
+        if proxy is not None and result.outcome is Outcome.USER_ERROR:
+            proxy.check_served()
+        return dataclasses.replace(result, blocked_hosts=() if proxy is None else proxy.blocked_hosts())
+
     def _is_abandoned(self, name: str) -> bool:
         directory = self._runtime_directory / name
         record = RunRecord.read(directory)
         if record is not None:
             return not record.worker.is_alive
         try:
-            # Another worker may begin this run at this instant.
+            # Another worker may just be starting this run.
             return time.time() - directory.stat().st_mtime > _BEGINNING_SECONDS
         except FileNotFoundError:
-            return True  # the directory comes before the container and goes after it
+            return True  # the directory is made before the container and deleted after it
 
     def _remove_containers(self, labels: Mapping[str, str]) -> None:
         deadline = time.monotonic() + _REAP_SECONDS
@@ -163,18 +168,17 @@ class DockerExecutor:
                 raise PlatformError(f"Docker did not remove {found[0]['Names']} within {_REAP_SECONDS:.0f} s.")
             time.sleep(0.02)
 
-    def _prepare(self, spec: ExecutionSpec, stack: contextlib.ExitStack) -> tuple[Path, EgressProxy | None]:
+    def _prepare(self, run: Run, stack: contextlib.ExitStack) -> tuple[Path, EgressProxy | None]:
         """The run's directory with its files, and the proxy where it has one; the stack undoes it."""
+        spec, attachments = run.spec, run.attachments
         directory = self._claim(spec.name)
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         RunRecord(self._worker).write(directory)
         write_run_files(directory, self.owner, self._filter, self._certificates)
-        for bind in spec.binds:
-            if bind.is_writable and bind.source.exists():
-                self.owner.give(bind.source)
-        if spec.overlay is not None:
-            self.owner.give(spec.overlay.upper)
-            stack.callback(self._empty_scratch, spec.overlay.scratch)
+        for path in attachments.writable_paths:
+            self.owner.give(path)
+        if attachments.overlay is not None:
+            stack.callback(self._empty_scratch, attachments.overlay.scratch)
         if spec.network != "proxy":
             return directory, None
         proxy = EgressProxy(directory / "proxy.sock", self._policy, self._upstream)
@@ -183,7 +187,7 @@ class DockerExecutor:
         return directory, proxy
 
     def _empty_scratch(self, scratch: Path) -> None:
-        """What overlayfs leaves there is the daemon's user's: an ordinary worker could not delete it."""
+        """Files that overlayfs leaves there belong to the daemon's user: an ordinary worker could not delete them."""
         if os.geteuid() == 0:
             return
         try:
@@ -202,10 +206,18 @@ class DockerExecutor:
             directory.mkdir(mode=0o700)
         return directory
 
-    def _create(self, spec: ExecutionSpec, directory: Path) -> DockerContainer:
+    def _create(self, run: Run, directory: Path) -> DockerContainer:
+        spec = run.spec
         labels = {**spec.labels, "runtime": self._identity, "run": spec.name}
         configuration = container_configuration(
-            spec, directory, self.owner, self._image, self.toolchain.python, self._processors, labels
+            spec,
+            run.attachments,
+            directory,
+            self.owner,
+            self._image,
+            self.toolchain.python,
+            self._processors,
+            labels,
         )
         name = f"cloudify-{self._identity}-{spec.name}"
         try:
@@ -225,21 +237,19 @@ class DockerExecutor:
         )
         # For a shell a missing program is exit code 127.
         command = ("/bin/sh", "-c", 'exec "$@"', "sh", *spec.command)
-        words = listening_command(self.toolchain.python, PROXY_PORT, command) if spec.network == "proxy" else command
+        words = listening_command(self.toolchain.python, command) if spec.network == "proxy" else command
         request = {"command": words, "directory": spec.working_directory, "environment": environment}
         return json.dumps(request).encode() + b"\n"
 
-    def _run_container(
-        self, spec: ExecutionSpec, directory: Path, on_output: OnOutput, cancel: threading.Event, started: float
-    ) -> ExecutionResult:
+    def _run_container(self, run: Run, directory: Path) -> ExecutionResult:
+        spec, limits, writable = run.spec, run.spec.limits, run.attachments.writable_paths
         try:
-            container = self._create(spec, directory)
+            container = self._create(run, directory)
         except (ContainerGone, NameTaken) as error:
             raise PlatformError(f"Another worker runs or removes {spec.name} at this moment.") from error
-        pump = container.pump(spec.limits.output_bytes, on_output)
-        disk = DiskWatchdog(spec.watched_paths, spec.limits.disk_bytes, spec.limits.disk_entries)
-        deadline = started + spec.limits.wall_seconds
-        supervisor = Supervisor(spec, container, container.memory, disk, pump, cancel, deadline)
+        pump = container.pump(limits.output_bytes, run.on_output)
+        disk = DiskWatchdog(writable, limits.disk_bytes, limits.disk_entries)
+        supervisor = Supervisor(run, container, container.memory, disk, pump)
         try:
             container.start(self._request(spec))
             verdict = supervisor.watch()
@@ -250,7 +260,7 @@ class DockerExecutor:
         finally:
             try:
                 container.destroy()
-                strip_set_id_bits(writable_paths(spec))
+                strip_set_id_bits(writable)
             finally:
                 disk.close()
                 pump.finish(did_start=True)
@@ -263,11 +273,6 @@ class DockerExecutor:
             return ExecutionResult(Outcome.PLATFORM_LOST, None, str(container.lost), 0.0, peak)
         final = supervisor.conclude(verdict, exit_code, None)
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, peak)
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
 
 
 def _identity_of(runtime_directory: Path) -> str:

@@ -1,7 +1,7 @@
 """`python -m workers.executors.docker.image <root>`: lays the toolchain out below <root> as a sandbox shows it.
 
-Run while the builder image is made. The image then holds at the same places what the bubblewrap sandbox binds there,
-so a command can't tell the executors apart. TOOLCHAIN_FILE says what is in it; `toolchain_of` reads it.
+Run while the builder image is made. The image then has the toolchain at the places where the bubblewrap sandbox
+binds it, so a command can't tell the executors apart. TOOLCHAIN_FILE describes it; `toolchain_of` reads that file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.executors.toolchain import SHIM_TARGET, Toolchain
+from workers.executors.layout import SHIM_TARGET
+from workers.executors.toolchain import Toolchain
 
 TOOLCHAIN_FILE = "/opt/toolchain.json"
 
@@ -38,7 +39,7 @@ def write_toolchain(toolchain: Toolchain, root: Path) -> None:
 
 
 def toolchain_of(text: str) -> Toolchain:
-    """The toolchain of an image by the text of its TOOLCHAIN_FILE. Raises PlatformError when it is none."""
+    """Parses an image's toolchain file. Raises PlatformError if it is malformed."""
     try:
         facts: dict[str, Any] = json.loads(text)
         facts |= {"binds": (), "shims": {}}

@@ -1,4 +1,4 @@
-"""What Docker is told of a sandbox: the container's limits, identity, file system and network."""
+"""The container's configuration: limits, identity, file system and network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from typing import Any
 
 from shared.errors import PlatformError
 from workers.egress import listener as egress_listener
-from workers.executors.base import ExecutionSpec, Overlay
-from workers.executors.bubblewrap.arguments import CA_BUNDLE, EGRESS_DIRECTORY, HOME
+from workers.executors.attachments import Attachments
+from workers.executors.base import ExecutionSpec
 from workers.executors.docker import entry as docker_entry
+from workers.executors.layout import (
+    CA_BUNDLE,
+    EGRESS_DIRECTORY,
+    FILE_SIZE_MARGIN,
+    HOME,
+    SHARED_MEMORY_BYTES,
+)
+from workers.executors.mounts import OverlayMount
 from workers.filesystem.ownership import Owner
 
 LABEL = "io.cloudify."
 _RUN_DIRECTORY = "/run/cloudify"
-_SHARED_MEMORY_BYTES = 64 * 1024 * 1024
 _SMALLEST_MEMORY_FILES = 16 * 1024 * 1024
 _OPEN_FILES = 4096
-# One file may pass the disk limit by this before SIGXFSZ, so that the watchdog sees that the limit was passed.
-_FILE_SIZE_MARGIN = 64 * 1024 * 1024
 # mount(2) takes one page of options.
 _MOUNT_OPTIONS_BYTES = 4095
 
 
 def write_run_files(directory: Path, owner: Owner, filter_program: bytes, certificates: Path | None) -> None:
-    """Writes under `directory` the files that the container shows read-only.
+    """Writes the files that are mounted read-only into the container to `directory`.
 
-    Copies: the daemon sees the worker's home but perhaps not where the worker is installed.
+    They are copies: the daemon sees the worker's home, but perhaps not its installation.
     """
     passwd = f"root:x:0:0:root:/root:/bin/sh\nbuild:x:{owner.uid}:{owner.gid}:build:{HOME}:/bin/sh\n"
     (directory / "passwd").write_text(passwd)
@@ -42,14 +47,9 @@ def write_run_files(directory: Path, owner: Owner, filter_program: bytes, certif
         path.chmod(0o644)
 
 
-def listening_command(python: str, port: int, command: tuple[str, ...]) -> list[str]:
-    """The command, started once the container's loopback has the proxy's port."""
-    listener = f"{EGRESS_DIRECTORY}/listener.py"
-    return [python, "-I", "-S", listener, str(port), f"{EGRESS_DIRECTORY}/proxy.sock", *command]
-
-
 def container_configuration(
     spec: ExecutionSpec,
+    attachments: Attachments,
     directory: Path,
     owner: Owner,
     image: str,
@@ -59,7 +59,7 @@ def container_configuration(
 ) -> dict[str, Any]:
     """The body of `POST /containers/create`. `directory` is the run's, with its files in it.
 
-    Command and environment are not in it: docker_entry.py reads them.
+    Command and environment are not in it: entry.py reads them.
     """
     return {
         "Image": image,
@@ -72,19 +72,19 @@ def container_configuration(
         "Labels": {f"{LABEL}{name}": value for name, value in labels.items()},
         "Tty": False,
         "OpenStdin": True,
-        # With the worker's connection goes the input, and with that everything inside.
+        # When the worker's connection ends, so does the input, and entry.py then kills everything inside.
         "StdinOnce": True,
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
         "NetworkDisabled": True,
         "StopTimeout": 10,
-        "HostConfig": _host_configuration(spec, directory, owner, processors),
+        "HostConfig": _host_configuration(spec, attachments, directory, owner, processors),
     }
 
 
 def cleaning_configuration(scratch: Path, image: str) -> dict[str, Any]:
-    """A container that empties an overlay's scratch directory, where overlayfs leaves what only root can delete."""
+    """A container that empties an overlay's scratch directory: overlayfs leaves files that only root can delete."""
     return {
         "Image": image,
         "User": "0:0",
@@ -103,11 +103,13 @@ def cleaning_configuration(scratch: Path, image: str) -> dict[str, Any]:
     }
 
 
-def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, processors: int) -> dict[str, Any]:
+def _host_configuration(
+    spec: ExecutionSpec, attachments: Attachments, directory: Path, owner: Owner, processors: int
+) -> dict[str, Any]:
     limits = spec.limits
-    largest = limits.disk_bytes + _FILE_SIZE_MARGIN
+    largest = limits.disk_bytes + FILE_SIZE_MARGIN
     return {
-        # docker_entry.py is it.
+        # entry.py is the init.
         "Init": False,
         "NetworkMode": "none",
         "IpcMode": "private",
@@ -125,9 +127,9 @@ def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, proc
             {"Name": "nofile", "Soft": _OPEN_FILES, "Hard": _OPEN_FILES},
             {"Name": "fsize", "Soft": largest, "Hard": largest},
         ],
-        "ShmSize": min(_SHARED_MEMORY_BYTES, limits.memory_bytes),
-        "Tmpfs": _memory_file_systems(spec, owner),
-        "Mounts": _mounts(spec, directory),
+        "ShmSize": min(SHARED_MEMORY_BYTES, limits.memory_bytes),
+        "Tmpfs": _memory_file_systems(spec, attachments, owner),
+        "Mounts": _mounts(spec, attachments, directory),
         # The output comes by the attached connection; kept by the daemon it would fill its disk.
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
@@ -135,18 +137,18 @@ def _host_configuration(spec: ExecutionSpec, directory: Path, owner: Owner, proc
     }
 
 
-def _memory_file_systems(spec: ExecutionSpec, owner: Owner) -> dict[str, str]:
+def _memory_file_systems(spec: ExecutionSpec, attachments: Attachments, owner: Owner) -> dict[str, str]:
     size = max(spec.limits.memory_bytes // 2, _SMALLEST_MEMORY_FILES)
     options = f"rw,exec,nosuid,nodev,size={size}"
     wanted = {
         "/tmp": f"{options},mode=1777",  # noqa: S108 - a path inside the container
         HOME: f"{options},mode=0700,uid={owner.uid},gid={owner.gid}",
     }
-    taken = {bind.target for bind in spec.binds}
+    taken = {bind.target for bind in attachments.binds}
     return {target: text for target, text in wanted.items() if target not in taken}
 
 
-def _mounts(spec: ExecutionSpec, directory: Path) -> list[dict[str, Any]]:
+def _mounts(spec: ExecutionSpec, attachments: Attachments, directory: Path) -> list[dict[str, Any]]:
     shown = {
         "passwd": "/etc/passwd",
         "group": "/etc/group",
@@ -157,9 +159,9 @@ def _mounts(spec: ExecutionSpec, directory: Path) -> list[dict[str, Any]]:
     if spec.network == "proxy":
         shown |= {name: f"{EGRESS_DIRECTORY}/{name}" for name in ("proxy.sock", "listener.py")}
     mounts = [_bind(directory / name, target) for name, target in shown.items() if (directory / name).exists()]
-    mounts += [_bind(bind.source, bind.target, is_writable=bind.is_writable) for bind in spec.binds]
-    if spec.overlay is not None:
-        mounts.append(_overlay(spec.overlay))
+    mounts += [_bind(bind.source, bind.target, is_writable=bind.is_writable) for bind in attachments.binds]
+    if attachments.overlay is not None:
+        mounts.append(_overlay(attachments.overlay))
     return mounts
 
 
@@ -167,10 +169,10 @@ def _bind(source: Path, target: str, *, is_writable: bool = False) -> dict[str, 
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": not is_writable}
 
 
-def _overlay(overlay: Overlay) -> dict[str, Any]:
+def _overlay(overlay: OverlayMount) -> dict[str, Any]:
     """An anonymous volume: the daemon mounts it when the container starts and deletes it with the container.
 
-    `userxattr` gives the form that Overlay promises, as in a user namespace (kernel: filesystems/overlayfs.rst).
+    `userxattr` gives the form that base.Overlay promises, as in a user namespace (kernel: filesystems/overlayfs.rst).
     """
     paths = [*overlay.layers, overlay.upper, overlay.scratch]
     if any(character in str(path) for path in paths for character in ",:\\"):

@@ -1,4 +1,4 @@
-"""Whether a Docker daemon and its builder image can hold builds; what to do where they can't."""
+"""Checks that a Docker daemon and its builder image can run builds, and says what to do if they can't."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PlatformError
-from workers.executors.base import Bind, ExecutionSpec, Executor, Limits, Outcome, Overlay
+from workers.executors.attachments import DirectoryTrees
+from workers.executors.base import Directory, ExecutionSpec, Executor, Limits, LocalTree, Outcome, Overlay
 from workers.executors.docker.connection import MINIMUM_API_VERSION, DockerConnection
 from workers.filesystem.ownership import Owner
 
@@ -18,6 +19,15 @@ _log = logging.getLogger(__name__)
 _MEBIBYTE = 1024 * 1024
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 _LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU"}
+_PROBE_LIMITS = Limits(
+    memory_bytes=256 * _MEBIBYTE,
+    cpu_count=1,
+    process_count=64,
+    disk_bytes=_MEBIBYTE,
+    output_bytes=64 * 1024,
+    wall_seconds=120,
+    stop_seconds=1,
+)
 _SCRIPT = """
 set -e
 [ "$(id -u)" = "$1" ]
@@ -35,7 +45,7 @@ class Daemon:
 
 
 def check_daemon(connection: DockerConnection, image: str) -> Daemon:
-    """Raises PlatformError with instructions for a daemon or an image that won't do."""
+    """Raises PlatformError with instructions for an unsuitable daemon or image."""
     where = f"The Docker daemon at {connection.host}"
     if connection.is_too_old:
         raise PlatformError(
@@ -69,7 +79,7 @@ def _check_limits(where: str, info: dict[str, Any]) -> None:
     missing = [what for name, what in _LIMITS.items() if not info.get(name)]
     if missing:
         raise PlatformError(
-            f"{where} can't limit {' and '.join(missing)}: its kernel has not these control groups. Boot the host with"
+            f"{where} can't limit {' and '.join(missing)}: its kernel lacks these control groups. Boot the host with"
             " cgroup_enable=memory swapaccount=1, or with systemd and cgroup version 2, and look at the warnings of"
             " `docker info`. Builds never run without limits."
         )
@@ -83,39 +93,31 @@ def _check_limits(where: str, info: dict[str, Any]) -> None:
 
 def check_sandbox(executor: Executor, directory: Path, owner: Owner) -> None:
     """Runs a command with every option; `directory` is empty. Raises PlatformError with instructions."""
-    parts = {name: directory / name for name in ("lower", "upper", "scratch", "bound")}
-    for path in parts.values():
-        path.mkdir()
-    (parts["lower"] / "below").write_text("seen")
+    lower = directory / "lower"
+    lower.mkdir()
+    (lower / "below").write_text("seen")
     # As every tree that a build is shown: the worker's own files are for itself alone.
-    owner.give_tree(parts["lower"])
+    owner.give_tree(lower)
     spec = ExecutionSpec(
         name=f"probe-{os.getpid()}-{threading.get_ident()}",
         command=("/bin/sh", "-c", _SCRIPT, "probe", str(owner.uid)),
         working_directory="/",
-        binds=(Bind(parts["bound"], "/probe", is_writable=True),),
-        overlay=Overlay("/workspace", (parts["lower"],), parts["upper"], parts["scratch"]),
+        mounts=(),
+        overlay=Overlay("upper", "/workspace", (LocalTree(lower),)),
+        directories=(Directory("bound", "/probe"),),
         environment={},
-        limits=Limits(
-            memory_bytes=256 * _MEBIBYTE,
-            cpu_count=1,
-            process_count=64,
-            disk_bytes=_MEBIBYTE,
-            output_bytes=64 * 1024,
-            wall_seconds=120,
-            stop_seconds=1,
-        ),
+        limits=_PROBE_LIMITS,
         network="proxy",
     )
     printed: list[bytes] = []
     try:
-        result = executor.run(spec, lambda _, data: printed.append(data), threading.Event())
+        result = executor.run(spec, DirectoryTrees(directory), lambda _, data: printed.append(data), threading.Event())
     except PlatformError as error:
         raise PlatformError(
             f"{error} Does the daemon see {directory.parent} at the same place as the worker? Where the worker is a"
             " container itself, mount CLOUDIFY_HOME at the same path in both; its file system must not be an overlay."
         ) from error
-    is_seen = (parts["bound"] / "written").exists() and (parts["upper"] / "above").exists()
+    is_seen = (directory / "bound" / "written").exists() and (directory / "upper" / "above").exists()
     if result.outcome is not Outcome.SUCCESS or not is_seen:
         said = b"".join(printed).decode(errors="replace").strip()
         raise PlatformError(

@@ -1,7 +1,7 @@
-"""What frameworks keep between builds (`.next/cache`, `node_modules/.cache`, …), from one build to the next.
+"""Carries frameworks' caches (`.next/cache`, `node_modules/.cache`, …) from one build to the next.
 
-A help and never a need: the framework decides what of it still holds, a build without it comes to the same, so nothing
-that goes wrong here fails a deployment. It is attached as a read-only layer and stored beside the next stages.
+Best effort: the framework decides which files are still valid, and a build without these files produces the same
+output, so no error here fails a deployment. They are attached as a read-only layer and stored while later stages run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from shared.errors import PlatformError, StageFailure
+from workers.executors.base import LocalTree, StoredTree, Tree
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
 from workers.frameworks.source_tree import SourceTree
@@ -33,20 +34,23 @@ _log = structlog.get_logger(__name__)
 # A project's variable: with "off", every build starts without the files of earlier ones.
 SWITCH = "CLOUDIFY_BUILD_CACHE"
 KIND = "build files"
-# Some tools never tidy up; above it, the next build starts from nothing.
+# Some tools never clean up; above this size, the next build starts without files.
 _MAXIMUM_BYTES = 1024 * 1024 * 1024
-# Builds whose files wait to be stored. One more is not kept.
+# Builds whose files wait to be stored; those of another one are dropped.
 _WAITING = 2
-# Storing yields to what deployments wait for.
+# Storing must not slow deployments down.
 _NICENESS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFiles:
-    """`layer`: what an earlier build left, if there is anything. `keep(upper)` stores what this one did."""
+class CachedFiles:
+    """`layer`: files of an earlier build, if any; pinned until the end of the block.
 
-    layer: Path | None
-    keep: Callable[[Path], None]
+    `store` takes the changes of the build's overlay and stores its files.
+    """
+
+    layer: StoredTree | None
+    store: Callable[[Tree], None]
 
 
 class BuildCache:
@@ -63,11 +67,11 @@ class BuildCache:
     @contextmanager
     def opened(
         self, context: StageContext, detection: Detection, source: Path, components: Mapping[str, str]
-    ) -> Generator[KeptFiles]:
-        """`components`: what tells apart the files of builds that must not share any."""
+    ) -> Generator[CachedFiles]:
+        """`components` distinguish builds that must not share files."""
         paths = _paths(detection, source)
         if not paths or context.variables.get(SWITCH, "").lower() == "off":
-            yield KeptFiles(None, lambda _: None)
+            yield CachedFiles(None, lambda _: None)
             return
         components = {
             "framework": detection.framework,
@@ -80,19 +84,20 @@ class BuildCache:
             layer = None
             if record is not None:
                 try:
-                    layer = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
+                    stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
+                    layer = StoredTree(context.deployment.tenant_id, record.digest)
                 except SnapshotMissing as missing:
-                    context.log.system(f"They can't be had: {missing}")
+                    context.log.system(f"They are not available: {missing}")
                     self._index.forget(context.deployment.tenant_id, record)
                     record = None
                 except (OSError, PlatformError) as error:
-                    context.log.system("They can't be had at the moment; the build does without.")
+                    context.log.system("They are not available at the moment; the build runs without them.")
                     _log.warning("build_cache.not_attached", deployment_id=context.deployment.id, error=str(error))
                     record = None
-            yield KeptFiles(layer, lambda upper: self._keep(context, paths, components, record, upper))
+            yield CachedFiles(layer, lambda changes: self._keep(context, paths, components, record, changes))
 
     def settle(self) -> None:
-        """Blocks until all that was to be kept is stored, or was given up."""
+        """Blocks until all files are stored or given up."""
         self._jobs.join()
 
     def _keep(
@@ -101,8 +106,11 @@ class BuildCache:
         paths: tuple[str, ...],
         components: Mapping[str, str],
         record: SnapshotRecord | None,
-        upper: Path,
+        changes: Tree,
     ) -> None:
+        if not isinstance(changes, LocalTree):
+            return  # directories are moved out of the tree, which is not allowed with a snapshot
+        upper = changes.path
         if not any(has_directory(upper, path) for path in paths):
             return
         try:
@@ -113,7 +121,7 @@ class BuildCache:
                 take_directories(upper, paths, taken)
                 below = None
                 if record is not None:
-                    # It is attached still; from here on for as long as it takes.
+                    # Still attached by the caller; this keeps it attached until the files are stored.
                     below = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
                 storing = stack.pop_all()
         except (OSError, RuntimeError, PlatformError) as error:
@@ -144,7 +152,7 @@ class BuildCache:
             store = self._jobs.get()
             try:
                 store()
-            except Exception:  # noqa: BLE001 - the next one must not end with it
+            except Exception:  # noqa: BLE001 - it must not end the thread
                 _log.exception("build_cache.not_stored")
             finally:
                 self._jobs.task_done()
@@ -167,13 +175,13 @@ class BuildCache:
 
 
 def packages_digest(source: Path, detection: Detection) -> str | None:
-    """Of the lockfile. The dependencies' own digest may differ where their versions are the same."""
+    """Digest of the lockfile. The dependencies' own digest may differ though their versions are the same."""
     lockfile = SourceTree(source).read(detection.lockfile) if detection.lockfile else None
     return None if lockfile is None else hashlib.sha256(lockfile).hexdigest()
 
 
 def _paths(detection: Detection, source: Path) -> tuple[str, ...]:
-    """Relative to the repository's root. What is committed stays as it is in the commit."""
+    """Relative to the repository's root. Committed directories are left as they are in the commit."""
     found = [_join(detection.root_directory, path) for path in BY_NAME[detection.framework].caches]
     if detection.runtime == "node":
         for directory in (detection.root_directory, detection.install_directory):
@@ -187,7 +195,7 @@ def _join(directory: str, path: str) -> str:
 
 
 def _is_in(source: Path, path: str) -> bool:
-    """Whether the source has it, or a link on the way to it: then the layer would hide what is the project's."""
+    """Whether the source has it, or a link on the way to it: then the layer would hide the project's files."""
     for part in PurePosixPath(path).parts:
         source /= part
         if source.is_symlink():

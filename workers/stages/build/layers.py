@@ -1,6 +1,6 @@
-"""Takes directories out of the upper layer that a build left, and puts them together with what lay below.
+"""Moves directories out of a build's upper layer, and merges them with the layer below.
 
-Nobody may write to the layers meanwhile: the sandbox has ended. No symbolic link is followed.
+Nothing may write to the layers meanwhile: the sandbox has ended. No symbolic link is followed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def has_directory(layer: Path, path: str) -> bool:
             if not stat.S_ISDIR(layer.lstat().st_mode):
                 return False
     except OSError as error:
-        # Missing, no directory, or in one that is shut.
+        # Missing, not a directory, or in one that can't be searched.
         if is_of_the_tree(error):
             return False
         raise
@@ -34,7 +34,7 @@ def has_directory(layer: Path, path: str) -> bool:
 def take_directories(layer: Path, paths: Sequence[str], target: Path) -> None:
     """Moves the directories among `paths` to the same place below `target`, on the same filesystem.
 
-    One that hides all that was below its place, by its own mark or that of a directory above it, does so there, too.
+    A directory that is opaque, by its own mark or that of a parent, is marked opaque at its new place.
     """
     for path in paths:
         if has_directory(layer, path):
@@ -52,7 +52,7 @@ def take_directories(layer: Path, paths: Sequence[str], target: Path) -> None:
 
 
 def complete(upper: Path, lower: Path | None) -> None:
-    """Makes `upper` the merged view of both: its whiteouts are carried out, what only `lower` has is linked to.
+    """Makes `upper` the merged view of both: applies its whiteouts and links to files that only `lower` has.
 
     Sockets, pipes and devices are left out. Files are shared with `lower`, so neither may be written to afterwards.
     """
@@ -82,7 +82,7 @@ def complete(upper: Path, lower: Path | None) -> None:
 
 
 def _make_public(directory: Path) -> None:
-    """Unless it is there. Builds see it, so it has the mode that their own directories have."""
+    """Creates it if missing. Builds see it, so it has the mode of their own directories."""
     if not directory.exists():
         directory.mkdir()
         directory.chmod(_PUBLIC_DIRECTORY)

@@ -20,10 +20,6 @@ from workers.stages.clone.git import OFFLINE, Git, GitFailed
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 
 
-class Ignored(Exception):
-    """There is nothing to build; the message says why, to the person who pushed."""
-
-
 @dataclass(frozen=True, slots=True)
 class FormerBuild:
     """The ready deployment that this one would follow. `watched`: paths that its output depended on."""

@@ -21,8 +21,9 @@ from urllib.parse import unquote
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from shared.text.wording import counted
+from workers.filesystem.descent import opened_parent
 from workers.pipeline.stage import StageLog
-from workers.reading.lfs_pointers import VERSION, opened_parent
+from workers.reading.lfs_pointers import VERSION
 from workers.reading.reader import ContentReader
 from workers.stages.clone.access import RepositoryAccess, authorization
 from workers.stages.clone.addresses import Route, parse_for_clone

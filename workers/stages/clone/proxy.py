@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from shared.network.address_policy import Refused
 from shared.network.embedded_addresses import Address
 from shared.projects.repository_url import RepositoryUrl
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamFailure, UpstreamProxy
@@ -37,7 +37,7 @@ class CloneProxy:
 
     @classmethod
     @contextmanager
-    def opened(cls, settings: BuildSettings) -> Generator[CloneProxy]:
+    def opened(cls, settings: NetworkSettings) -> Generator[CloneProxy]:
         """For settings that name an upstream proxy."""
         proxy = cls(settings.egress_proxy)
         try:

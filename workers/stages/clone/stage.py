@@ -9,7 +9,9 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy
@@ -17,21 +19,23 @@ from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
 from shared.settings import Settings
 from shared.text.written import written_text
-from workers.executors.cgroups import ControlGroups
+from workers.executors.cgroups import ControlGroups, discover_control_groups
+from workers.filesystem.descent import opened_below
 from workers.filesystem.trees import remove_tree
 from workers.pipeline.cache_key import cache_key
-from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.outputs import CloneOutput
+from workers.pipeline.stage import NothingToBuild, StageContext, StageFunction, StageParts, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
-from workers.snapshots.tar_format import MAXIMUM_DEPTH
+from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.confinement import Confinement
 from workers.stages.clone.fetch import RemoteRepository
 from workers.stages.clone.git import Git, GitLimits
 from workers.stages.clone.git_failures import ProxyUnusable
-from workers.stages.clone.ignored import Ignored, IgnoredBuilds
+from workers.stages.clone.ignored import IgnoredBuilds
 from workers.stages.clone.lfs import LfsFetcher
 from workers.stages.clone.submodules import SubmoduleFetcher
 
@@ -43,11 +47,21 @@ KIND = "source"
 _LAST_ATTEMPT = 3
 _MAXIMUM_MESSAGE = 1000
 _FULL_SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class CloneStage:
-    """Safe between threads. Output: {"source": digest, "commitSha", "commitMessage"}."""
+def build(parts: StageParts) -> CloneStage:
+    return CloneStage(
+        parts.snapshots(),
+        SnapshotIndex(parts.database),
+        parts.settings,
+        IgnoredBuilds(parts.deployments),
+        RepositoryCredentialRepository(parts.database),
+        discover_control_groups(),
+    )
+
+
+class CloneStage(StageFunction):
+    """Safe between threads."""
 
     def __init__(
         self,
@@ -64,16 +78,18 @@ class CloneStage:
         self._ignored = ignored
         self._reader = ContentReader()
         self._host_keys = host_keys
-        self._addresses = AddressPolicy(settings.build.egress_allowed_networks)
+        self._addresses = AddressPolicy(settings.network.egress_allowed_networks)
         self._control_groups = control_groups
-        self._build_settings = settings.build
+        self._network = settings.network
         self._certificates: Path | None = None
-        if settings.build.ca_bundle is not None:
+        if settings.network.ca_bundle is not None:
             from workers.executors.environment import gather_certificates
 
-            self._certificates = gather_certificates(settings.build, os.environ, settings.home / "run" / "clones")
+            self._certificates = gather_certificates(
+                settings.network, os.environ, settings.directories.home / "run" / "clones"
+            )
 
-    def run(self, context: StageContext) -> StageResult:
+    def run(self, context: StageContext) -> StageResult[CloneOutput]:
         deployment, log = context.deployment, context.log
         policy = RepositoryPolicy(self._addresses, allows_files=deployment.allows_files)
         url = parse_for_clone(deployment.repository_url, policy)
@@ -93,13 +109,15 @@ class CloneStage:
                 raise
 
     def _opened_proxy(self) -> AbstractContextManager[CloneProxy | None]:
-        if not self._build_settings.egress_proxy:
+        if not self._network.egress_proxy:
             return nullcontext()
         from workers.stages.clone.proxy import CloneProxy
 
-        return CloneProxy.opened(self._build_settings)
+        return CloneProxy.opened(self._network)
 
-    def _run(self, context: StageContext, git: Git, access: RepositoryAccess, url: RepositoryUrl) -> StageResult:
+    def _run(
+        self, context: StageContext, git: Git, access: RepositoryAccess, url: RepositoryUrl
+    ) -> StageResult[CloneOutput]:
         deployment = context.deployment
         remote = RemoteRepository.connect(
             git,
@@ -147,12 +165,12 @@ class CloneStage:
         return moved
 
     def _end_if_unchanged(self, context: StageContext, git: Git, remote: RemoteRepository, sha: str) -> None:
-        """Raises Ignored."""
+        """Raises NothingToBuild."""
         directory = context.directory / "comparison"
         directory.mkdir()
         reason = self._ignored.find_reason(context.deployment, git, remote, sha, directory)
         if reason is not None:
-            raise Ignored(reason)
+            raise NothingToBuild(reason)
 
     def _git(self, context: StageContext, confinement: Confinement) -> Git:
         limits = GitLimits(
@@ -169,7 +187,7 @@ class CloneStage:
             certificates=self._certificates,
         )
 
-    def _fetch(self, context: StageContext, clone: _Clone, sha: str) -> StageResult:
+    def _fetch(self, context: StageContext, clone: _Clone, sha: str) -> StageResult[CloneOutput]:
         git, remote = clone.git, clone.remote
         tree = context.directory / "source"
         tree.mkdir()
@@ -183,7 +201,7 @@ class CloneStage:
         if context.cancelled.is_set():
             raise Cancelled
         snapshot = self._snapshots.save(context.deployment.tenant_id, tree)
-        output = {"source": snapshot.digest, "commitSha": commit, "commitMessage": message}
+        output = CloneOutput(source=snapshot.digest, commit_sha=commit, commit_message=message)
         components = _components(clone.url, sha)
         self._index.record(
             tenant_id=context.deployment.tenant_id,
@@ -194,12 +212,12 @@ class CloneStage:
             digest=snapshot.digest,
             size_bytes=snapshot.size_bytes,
             components=components,
-            output=output,
+            output=msgspec.to_builtins(output),
         )
         context.log.system(f"Fetched commit {commit[:12]}: {message.partition(chr(10))[0]}")
         return _result(output, is_cache_hit=False)
 
-    def _cached(self, context: StageContext, url: RepositoryUrl, sha: str) -> StageResult | None:
+    def _cached(self, context: StageContext, url: RepositoryUrl, sha: str) -> StageResult[CloneOutput] | None:
         """The result of an earlier clone of the commit, if its snapshot is still there."""
         deployment = context.deployment
         record = self._index.find(deployment.tenant_id, [deployment.project_id], KIND, cache_key(_components(url, sha)))
@@ -207,7 +225,7 @@ class CloneStage:
             return None
         self._index.touch(deployment.tenant_id, record)
         context.log.system(f"Commit {sha[:12]} was fetched before; using its snapshot.")
-        return _result(record.output, is_cache_hit=True)
+        return _result(msgspec.convert(record.output, CloneOutput), is_cache_hit=True)
 
     def _is_usable(self, context: StageContext, record: SnapshotRecord) -> bool:
         deployment = context.deployment
@@ -251,8 +269,8 @@ def _components(url: RepositoryUrl, sha: str) -> dict[str, str]:
     return {"repository": url.public, "commit": sha, "lfs": "content"}
 
 
-def _result(output: dict[str, Any], *, is_cache_hit: bool) -> StageResult:
-    facts = {"commit_sha": str(output["commitSha"]), "commit_message": str(output["commitMessage"])}
+def _result(output: CloneOutput, *, is_cache_hit: bool) -> StageResult[CloneOutput]:
+    facts = {"commit_sha": output.commit_sha, "commit_message": output.commit_message}
     return StageResult(output=output, is_cache_hit=is_cache_hit, facts=facts)
 
 
@@ -264,24 +282,17 @@ def _commit(git: Git, tree: Path, sha: str) -> tuple[str, str]:
 
 def check_root_directory(tree: Path, root_directory: str) -> None:
     """Raises StageFailure unless the directory is in the tree; a link doesn't count, as it could lead out of it."""
-    descriptor = os.open(tree, _OPEN_DIRECTORY)
     try:
-        for part in root_directory.split("/"):
-            if part in ("", "."):
-                continue
-            if part == ".." or "\0" in part:
-                raise OSError
-            child = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = child
-    except OSError:
+        with opened_below(tree, root_directory):
+            pass
+    except OSError as error:
+        if not is_of_the_tree(error):
+            raise
         raise StageFailure(
             FailureCode.ROOT_DIRECTORY_NOT_FOUND,
             f"The repository has no directory {root_directory!r}; a symbolic link doesn't count. Set the project's"
             " rootDirectory to one it has.",
         ) from None
-    finally:
-        os.close(descriptor)
 
 
 def remove_repositories(tree: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.commands.tools import Tool
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.frameworks.install_inputs import DependencyFiles
+from workers.pipeline.outputs import Tool
 
 
 def dependency_components(

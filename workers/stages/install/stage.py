@@ -7,79 +7,59 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from shared.deployments.state import Stage
-from shared.errors import FailureCode, StageFailure
 from shared.settings import Settings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import (
     VIRTUAL_ENVIRONMENT,
     OutputTail,
     check_command,
-    make_overlay,
     make_spec,
     raise_failure,
     run_logged,
     search_path,
 )
-from workers.commands.tools import Tool, ToolProvider, attach, environment, header_variables, programs
-from workers.executors.base import Bind, Executor
-from workers.executors.bubblewrap.arguments import HOME
-from workers.executors.toolchain import NODE_TARGET, Toolchain
+from workers.commands.tool_repository import ToolRepository
+from workers.commands.tools import ToolProvider, environment, header_variables, mounts, programs
+from workers.commands.trees import StageTrees
+from workers.executors.base import Directory, Executor, StoredTree, Tree
+from workers.executors.layout import HOME, NODE_TARGET
+from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
-from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.outputs import InstallOutput, Tool
+from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
+from workers.pipeline.table import CLONE
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
-from workers.snapshots.store import Snapshot, SnapshotStore
+from workers.snapshots.store import SnapshotStore
 from workers.snapshots.tar_format import MAXIMUM_DEPTH, is_of_the_tree
 from workers.stages.install.dependency_key import dependency_components
+from workers.stages.install.lockfile_mismatch import raise_mismatch
 
 _DEPENDENCY_DIRECTORIES = frozenset({"node_modules", ".venv"})
-# Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them beside it.
+# Yarn's Plug'n'Play keeps packages as archives below .yarn, and a map of them next to it.
 _YARN_DIRECTORIES = frozenset({"cache", "unplugged"})
 _WRITTEN_FILES = frozenset(
     {name for names in LOCKFILES.values() for name in names}
     | {"uv.lock", ".pnp.cjs", ".pnp.loader.mjs", "install-state.gz", "build-state.yml"}
 )
 
-# What each package manager prints when its lockfile does not fit, and what mends it.
-_MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
-    (b"can only install packages when your package.json and", "package-lock.json", "npm install"),
-    (b"can only install with an existing package-lock.json", "package-lock.json", "npm install"),
-    (b"ERR_PNPM_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
-    # Overrides, patches, catalogs or settings of pnpm-workspace.yaml that the lockfile wasn't made with.
-    (b"ERR_PNPM_LOCKFILE_CONFIG_MISMATCH", "pnpm-lock.yaml", "pnpm install --no-frozen-lockfile"),
-    (b"ERR_PNPM_FROZEN_LOCKFILE_WITH_OUTDATED_LOCKFILE", "pnpm-lock.yaml", "pnpm install"),
-    (b"ERR_PNPM_LOCKFILE_MISSING_DEPENDENCY", "pnpm-lock.yaml", "pnpm install --no-frozen-lockfile"),
-    (b"ERR_PNPM_LOCKFILE_BREAKING_CHANGE", "pnpm-lock.yaml", "pnpm install --force"),
-    (b"ERR_PNPM_BROKEN_LOCKFILE", "pnpm-lock.yaml", "pnpm install --fix-lockfile"),
-    (b"Your lockfile needs to be updated", "yarn.lock", "yarn install"),
-    (b"YN0028", "yarn.lock", "yarn install"),
-    (b"lockfile had changes, but lockfile is frozen", "bun.lock", "bun install"),
-    (b"lockfile at `uv.lock` needs to be updated", "uv.lock", "uv lock"),
-    (b"Unable to find lockfile at `uv.lock`", "uv.lock", "uv lock"),
-    (b"pyproject.toml changed significantly since poetry.lock", "poetry.lock", "poetry lock"),
-    (b"poetry.lock is not up to date with pyproject.toml", "poetry.lock", "poetry lock"),
-    (b"out-of-date with Pipfile", "Pipfile.lock", "pipenv lock"),
-    (b"is out of date. Expected: (", "Pipfile.lock", "pipenv lock"),
-)
+
+def build(parts: StageParts) -> InstallStage:
+    executor = parts.open_executor()
+    snapshots, index = parts.snapshots(), SnapshotIndex(parts.database)
+    tools = ToolProvider(executor, snapshots, ToolRepository(parts.database), executor.toolchain)
+    return InstallStage(executor, snapshots, index, executor.toolchain, parts.settings, tools, ContentReader())
 
 
-class InstallStage:
-    """Output: {"source": digest, "dependencies": digest or None, "detection": what was detected, "tools": [Tool],
-    "watched": paths that decide whether another commit has to be built}.
-
-    The dependency snapshot is the upper layer that the install left over the source.
-    """
+class InstallStage(StageFunction):
+    """Detects what the project is, and stores its dependencies as a snapshot over the source."""
 
     def __init__(
         self,
@@ -96,13 +76,16 @@ class InstallStage:
         self._toolchain = toolchain
         self._tools = tools
         self._reader = reader
-        self._output_bytes = settings.build.output_bytes
+        self._output_bytes = settings.limits.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
-        self._digest_key = hmac.digest(settings.secret_key, b"install environment", "sha256")
+        self._digest_key = hmac.digest(settings.secrets.secret_key, b"install environment", "sha256")
 
-    def run(self, context: StageContext) -> StageResult:
+    def reap(self, name: str) -> None:
+        self._executor.reap(name)
+
+    def run(self, context: StageContext) -> StageResult[InstallOutput]:
         deployment = context.deployment
-        source = str(context.inputs[Stage.CLONE]["source"])
+        source = context.inputs[CLONE].source
         with self._snapshots.attach(deployment.tenant_id, source) as tree:
             reading = self._read(context, tree, source)
             detection = reading.detection
@@ -116,14 +99,14 @@ class InstallStage:
             tools = self._provide_tools(context, reading)
             dependencies, is_hit = None, False
             if reading.dependencies is not None:
-                dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, tree, source, tools)
-        output: dict[str, Any] = {
-            "source": source,
-            "dependencies": dependencies,
-            "detection": msgspec.json.decode(msgspec.json.encode(detection)),
-            "tools": msgspec.to_builtins(tools),
-            "watched": list(reading.watched),
-        }
+                dependencies, is_hit = self._dependencies(context, detection, reading.dependencies, source, tools)
+        output = InstallOutput(
+            source=source,
+            dependencies=dependencies,
+            detection=detection,
+            tools=tools,
+            watched=list(reading.watched),
+        )
         return StageResult(output, is_cache_hit=is_hit, facts={"framework": detection.framework})
 
     def _read(self, context: StageContext, tree: Path, source: str) -> ProjectReading:
@@ -145,7 +128,6 @@ class InstallStage:
         context: StageContext,
         detection: Detection,
         files: DependencyFiles,
-        tree: Path,
         source: str,
         tools: Sequence[Tool],
     ) -> tuple[str | None, bool]:
@@ -160,45 +142,51 @@ class InstallStage:
         of_source = {**components, "source": source}
         reader = files.reader
         if reader is not None:
-            context.log.system(f"Dependencies are kept for this commit alone: {reader} may read any file.")
+            context.log.system(f"Dependencies are cached for this commit only: {reader} may read any file.")
         candidates = [components, of_source] if reader is None else [of_source]
         record = self._cache.find(context, candidates)
         if record is not None:
             return record.digest, True
         context.log.system(f"$ {command}")
-        upper = self._install(context, detection, tree, tools)
-        is_of_commit = reader is not None or changes_source(upper)
+        trees = StageTrees(self._snapshots, context.directory)
+        tenant_id = context.deployment.tenant_id
+        changes = self._install(context, trees, detection, StoredTree(tenant_id, source), tools)
+        with trees.opened(changes) as upper:
+            is_of_commit = reader is not None or changes_source(upper)
         if is_of_commit and reader is None:
             # By a script of a dependency, for instance.
-            context.log.system("The install wrote beside its dependencies, so they are kept for this commit alone.")
+            context.log.system(
+                "The install changed other files as well, so dependencies are cached for this commit only."
+            )
         key = of_source if is_of_commit else components
-        snapshot: Snapshot = self._snapshots.save(context.deployment.tenant_id, upper)
+        snapshot = trees.save(tenant_id, changes)
         self._cache.record(context, key, snapshot, {})
         context.log.system(f"Dependencies stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB).")
         return snapshot.digest, False
 
-    def _install(self, context: StageContext, detection: Detection, tree: Path, tools: Sequence[Tool]) -> Path:
-        home = context.directory / "home"
-        home.mkdir()
-        overlay = make_overlay(context.directory, "install", (tree,))
+    def _install(
+        self, context: StageContext, trees: StageTrees, detection: Detection, source: StoredTree, tools: Sequence[Tool]
+    ) -> Tree:
         tail = OutputTail()
-        with ExitStack() as stack:
-            spec = make_spec(
-                context,
-                Stage.INSTALL,
-                command=("/bin/sh", "-c", self._script(detection)),
-                directory=detection.install_directory,
-                overlay=overlay,
-                environment=self._environment(context, detection, tools),
-                output_bytes=self._output_bytes,
-                network="proxy",
-                binds=(Bind(home, HOME, is_writable=True), *attach(stack, self._snapshots, tools)),
-            )
-            result = run_logged(self._executor, context, spec, tail)
+        spec = make_spec(
+            context,
+            Stage.INSTALL,
+            command=("/bin/sh", "-c", self._script(detection)),
+            directory=detection.install_directory,
+            layers=(source,),
+            changes="install",
+            environment=self._environment(context, detection, tools),
+            output_bytes=self._output_bytes,
+            network="proxy",
+            mounts=mounts(tools),
+            directories=(Directory("home", HOME),),
+            output="install",
+        )
+        result = run_logged(self._executor, context, spec, trees, tail)
         if result.exit_code:
             raise_mismatch(tail.data)
         raise_failure(context, result, "install command", advice_for(tail.data, "install"))
-        return overlay.upper
+        return result.outputs["install"]
 
     def _script(self, detection: Detection) -> str:
         command = detection.install_command or ""
@@ -238,7 +226,7 @@ class InstallStage:
 
 
 def python_version_notice(wanted: str | None, available: str) -> str | None:
-    """A line for the log when the project asks for a Python that is not the one there is."""
+    """A line for the log if the project asks for a Python other than the available one."""
     if wanted is None:
         return None
     minor = tuple(int(part) for part in available.split(".")[:2])
@@ -249,7 +237,7 @@ def python_version_notice(wanted: str | None, available: str) -> str | None:
         # A version that is left out is mostly one patch of a line.
         fits["!="] = True
         if not fits.get(operator, minor == named):
-            return f"The project asks for Python {wanted}; this platform has {available} and goes on with that."
+            return f"The project asks for Python {wanted}; this platform has {available} and uses that."
     return None
 
 
@@ -265,20 +253,10 @@ def _overrides(context: StageContext) -> Overrides:
     )
 
 
-def raise_mismatch(output: bytes) -> None:
-    """Raises StageFailure when what a package manager printed says that its lockfile doesn't fit."""
-    for printed, lockfile, command in _MISMATCHES:
-        if printed in output:
-            raise StageFailure(
-                FailureCode.LOCKFILE_MISMATCH,
-                f"{lockfile} does not match the project's dependencies. Run `{command}` and commit {lockfile}.",
-            )
-
-
 def changes_source(upper: Path) -> bool:
     """Whether the install wrote anything but dependencies and a lockfile that was not there.
 
-    A directory that can't be looked into counts as a change. Raises OSError for the platform's failures.
+    A directory that can't be looked into counts as a change. Raises OSError for failures of the platform.
     """
     errors: list[OSError] = []
     # By descriptors, as paths may get longer than the kernel takes.

@@ -36,9 +36,7 @@ class World:
         with self.database.transaction() as connection:
             UserRepository(self.database).insert(
                 connection,
-                NewUser(
-                    id=USER, email="ada@example.com", name="", password_hash="x", is_platform_administrator=False
-                ),
+                NewUser(id=USER, email="ada@example.com", name="", password_hash="x", is_platform_administrator=False),
             )
 
     def start(self) -> IssuedSession:

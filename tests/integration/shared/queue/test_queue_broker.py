@@ -20,10 +20,10 @@ from dramatiq.middleware import Retries, Shutdown
 from redis import Redis
 
 from schemas.messages import Job
+from shared.backoff import Backoff
 from shared.queue.base import CancelOutcome, Lease
 from shared.queue.connection import connect_redis
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
-from shared.queue.dramatiq.outcome import Backoff
 from shared.queue.job_queue import RedisJobQueue
 from shared.stack.valkey import ValkeyServer
 

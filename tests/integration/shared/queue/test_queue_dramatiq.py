@@ -20,9 +20,9 @@ from dramatiq import Worker
 from dramatiq.middleware import CurrentMessage, Middleware, Shutdown, ShutdownNotifications
 from redis import Redis
 
+from shared.backoff import Backoff
 from shared.queue.connection import connect_redis
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
-from shared.queue.dramatiq.outcome import Backoff
 from shared.queue.job_queue import RedisJobQueue
 
 pytestmark = pytest.mark.integration

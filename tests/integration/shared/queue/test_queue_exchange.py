@@ -20,6 +20,7 @@ from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, Batch, Outcome
+from shared.signals import Signal
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
@@ -43,7 +44,7 @@ class Process:
     """What a broker has: an exchange for the pool `p`, idle threads and leases."""
 
     def __init__(self, queue: RedisJobQueue, threads: int) -> None:
-        self.idle, self.leases, self.stopping = IdleThreads(), LeaseTable(), threading.Event()
+        self.idle, self.leases, self.stopping = IdleThreads(), LeaseTable(), Signal()
         self.idle.resize(threads)
         self.exchange = Exchange(
             queue, "p", worker="w", idle=self.idle, leases=self.leases, stopping=self.stopping

@@ -40,6 +40,7 @@ from shared.secrets_box import SecretsBox
 from shared.settings import Settings, load_settings
 from workers.pipeline.deployment_view import deployment_view
 from workers.pipeline.lifecycle import Beginning, LifecycleService
+from workers.pipeline.stage import StageResult
 from workers.reconciler import Reconciler
 
 pytestmark = pytest.mark.integration
@@ -82,9 +83,10 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         "log_store": PostgresLogStore(database),
         "doorbell": RedisDoorbell(redis),
         "clock": SystemClock(),
-        "settings": settings,
     }
-    service_parts = {name: part for name, part in parts.items() if name not in ("releases", "sites")}
+    sites = {"site_settings": settings.sites}
+    limits = {"limits": settings.limits}
+    service_parts = {name: part for name, part in parts.items() if name not in ("releases", "sites")} | sites
     service = DeploymentService(queue=queue, **service_parts)
 
     def make_reconciler(queue: RedisJobQueue) -> Reconciler:
@@ -111,16 +113,18 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         )
     yield SimpleNamespace(
         **parts,
+        settings=settings,
         queue=queue,
         redis=redis,
         service=service,
         service_with=lambda **others: DeploymentService(**(service_parts | {"queue": queue} | others)),
         release_service=ReleaseService(
             queue=queue,
-            **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases", "settings")},
+            **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases")},
+            **sites,
         ),
-        lifecycle=LifecycleService(**parts),
-        lifecycle_with=lambda **others: LifecycleService(**(parts | others)),
+        lifecycle=LifecycleService(**parts, **limits, **sites),
+        lifecycle_with=lambda **others: LifecycleService(**(parts | limits | sites | others)),
         make_reconciler=make_reconciler,
         reconciler=make_reconciler(queue),
         tenant_id=tenant_id,
@@ -138,15 +142,16 @@ def entries(world: Any, deployment_id: str) -> list[Any]:
     return [numbered.entry for numbered in world.log_store.read(deployment_id, after=0, limit=1000)]
 
 
+READY = StageResult({"manifest": "d" * 64}, facts={"manifest_digest": "d" * 64})
+
+
 def run_to_end(world: Any, deployment_id: str, fence: int = 10) -> bool:
     for stage in list(Stage)[:-1]:
         begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, stage, fence=fence, worker="w")
         assert begun.beginning is Beginning.RUN
-        world.lifecycle.succeed_stage(
-            deployment_id, stage, fence=fence, output={"of": stage.value}, is_cache_hit=False, facts={}
-        )
+        world.lifecycle.succeed_stage(deployment_id, stage, fence=fence, result=StageResult({"of": stage.value}))
     begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.DEPLOY, fence=fence, worker="w")
-    return world.lifecycle.finish_ready(begun.row, fence=fence, manifest_digest="d" * 64, activate=lambda: None)
+    return world.lifecycle.finish_ready(begun.row, READY, fence=fence, activate=lambda: None)
 
 
 def test_a_created_deployment_is_a_row_a_job_and_a_log_entry(world: Any):
@@ -239,9 +244,7 @@ def test_a_stale_worker_changes_nothing(world: Any):
     with pytest.raises(LeaseLost):
         world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="stale")
     with pytest.raises(LeaseLost):
-        world.lifecycle.succeed_stage(
-            deployment_id, Stage.CLONE, fence=1, output={"by": "stale"}, is_cache_hit=False, facts={}
-        )
+        world.lifecycle.succeed_stage(deployment_id, Stage.CLONE, fence=1, result=StageResult({"by": "stale"}))
     world.lifecycle.fail(deployment_id, Stage.CLONE, fence=1, code="TIMEOUT", message="stale")
     resource = world.service.get(world.tenant_id, deployment_id)
     assert resource.status == "cloning"
@@ -252,9 +255,7 @@ def test_a_recorded_stage_is_not_run_again(world: Any):
     deployment_id = create(world)
     world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="w")
     for _ in range(2):  # the reply to the first was lost
-        world.lifecycle.succeed_stage(
-            deployment_id, Stage.CLONE, fence=1, output={"source": "x"}, is_cache_hit=False, facts={}
-        )
+        world.lifecycle.succeed_stage(deployment_id, Stage.CLONE, fence=1, result=StageResult({"source": "x"}))
     begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=2, worker="w")
     assert begun.beginning is Beginning.SKIP
     assert begun.outputs == {"clone": {"source": "x"}}
@@ -315,7 +316,7 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
 def test_what_the_queue_lost_is_put_back_once_and_in_order(world: Any):
     ids = [create(world) for _ in range(5)]
     world.lifecycle.begin_stage(world.tenant_id, ids[0], Stage.CLONE, fence=1, worker="w")
-    world.lifecycle.succeed_stage(ids[0], Stage.CLONE, fence=1, output={"source": "x"}, is_cache_hit=False, facts={})
+    world.lifecycle.succeed_stage(ids[0], Stage.CLONE, fence=1, result=StageResult({"source": "x"}))
     world.redis.flushall()
     for _ in range(3):
         world.reconciler.run_once()

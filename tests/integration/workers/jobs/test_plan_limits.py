@@ -24,11 +24,13 @@ from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
+from shared.signals import Signal
 from tests.integration.workers.jobs.test_deployment_lifecycle import create, settings, world
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.lifecycle import Beginning
 from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.table import CLONE
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
@@ -42,7 +44,7 @@ class Run:
 
     def __init__(self, fleet: Fleet, acquired: AcquiredJob, stage: Stage) -> None:
         self.acquired = acquired
-        self.lease = RunningLease(acquired, stopping=threading.Event())
+        self.lease = RunningLease(acquired, stopping=Signal())
         self.may_end = threading.Event()
         self.is_decided = threading.Event()
         self.is_running = False
@@ -55,6 +57,9 @@ class Run:
         self.is_running = False
         self.is_decided.set()
 
+    def reap(self, name: str) -> None:
+        """It runs no commands."""
+
     def run(self, context: StageContext) -> StageResult:
         """The stage's function."""
         self.is_running = True
@@ -63,7 +68,7 @@ class Run:
             self.may_end.wait(0.01)
         if context.cancelled.is_set():
             raise Cancelled
-        if Stage.CLONE in context.inputs:
+        if context.inputs.find(CLONE) is not None:
             raise StageFailure(FailureCode.COMMAND_FAILED, "The command ended with exit code 1.")
         return StageResult({"source": "a" * 64})
 
@@ -101,12 +106,13 @@ class Fleet:
             read_variables=lambda _project, _target: [],
             read_credentials=lambda _project: None,
             secrets_of=lambda _row: [],
-            reap=lambda _name: None,
             hold_slot=hold_slot,
             directories=self._directories,
-            build_settings=world.settings.build,
+            limits=world.settings.limits,
+            executor_name=world.settings.executor.name,
             clock=SystemClock(),
             worker="w",
+            activate=lambda _host, _deployment: None,
         )
 
     def take(self, stage: Stage) -> Run | None:
@@ -276,9 +282,7 @@ def test_a_cancelled_deployment_gives_its_slot_away_when_its_row_says_so(world: 
     deployment_id = create(world)
     [acquired] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
     world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=acquired.token, worker="w")
-    world.lifecycle.succeed_stage(
-        deployment_id, Stage.CLONE, fence=acquired.token, output={"source": "x"}, is_cache_hit=False, facts={}
-    )
+    world.lifecycle.succeed_stage(deployment_id, Stage.CLONE, fence=acquired.token, result=StageResult({"source": "x"}))
     world.queue.finish(acquired.job.id, acquired.token, Outcome.RELEASE)
     other = create(world)
     seen: list[tuple[str, set[str]]] = []
@@ -327,8 +331,7 @@ def test_an_installations_own_bound_outlives_the_queue(world: Any, plan: Plan, b
     made = {"tenant_id": world.tenant_id, "project_id": world.project_id, "created_by": None}
     ids = [service.create(**made).id for _ in range(4)]
     assert len(queue.acquire("clone", 4, worker="w", request_id="r").jobs) == allowed
-    build = replace(world.settings.build, builds_at_once=builds_at_once)
-    lifecycle = world.lifecycle_with(settings=replace(world.settings, build=build))
+    lifecycle = world.lifecycle_with(limits=replace(world.settings.limits, builds_at_once=builds_at_once))
     begun = [lifecycle.begin_stage(world.tenant_id, each, Stage.CLONE, fence=9, worker="w").beginning for each in ids]
     assert begun == [Beginning.RUN] * allowed + [Beginning.WAIT] * (4 - allowed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import ProjectVariable
+from shared.signals import Signal
 from tests.integration.workers.jobs.test_deployment_lifecycle import create, entries, settings, world
 from tests.support.ssh_server import make_key
 from workers.filesystem.trees import StageDirectories
@@ -40,7 +40,7 @@ class HeldLease:
     def __init__(self, job: Job, token: int, attempt: int = 1) -> None:
         self.job, self.token, self.attempt = job, token, attempt
         self.is_last_attempt = attempt >= job.max_attempts
-        self.lost, self.cancelled, self.stopping = threading.Event(), threading.Event(), threading.Event()
+        self.lost, self.cancelled, self.stopping = Signal(), Signal(), Signal()
         self.outcome: tuple[str, Any] = ("none", None)
 
     def done(self, next_jobs: Sequence[Job] = ()) -> None:
@@ -57,8 +57,8 @@ class HeldLease:
 
 
 class Function:
-    def __init__(self, run: Callable[[StageContext], StageResult]) -> None:
-        self._run = run
+    def __init__(self, run: Callable[[StageContext], StageResult], reap: Callable[[str], None]) -> None:
+        self._run, self.reap = run, reap
 
     def run(self, context: StageContext) -> StageResult:
         return self._run(context)
@@ -75,7 +75,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
         *,
         fence: int,
         reap: Callable[[str], None] = lambda _name: None,
-        **finish: Any,
+        activate: Callable[[str, str], None] = lambda _host, _deployment: None,
     ):
         def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
@@ -84,7 +84,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
 
         runner = StageRunner(
             stage=stage,
-            function=Function(function),
+            function=Function(function, reap),
             lifecycle=world.lifecycle,
             open_log=open_log,
             read_variables=lambda _project, _target: [
@@ -95,15 +95,15 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             ],
             read_credentials=lambda _project: CREDENTIALS,
             secrets_of=lambda _row: [],
-            reap=reap,
             hold_slot=lambda tenant_id, slot, limits: world.queue.hold_slot(
                 tenant_id, slot, limit=limits.concurrent_builds, weight=limits.weight
             ),
             directories=StageDirectories(tmp_path / "work"),
-            build_settings=world.settings.build,
+            limits=world.settings.limits,
+            executor_name=world.settings.executor.name,
             clock=SystemClock(),
             worker="w",
-            **finish,
+            activate=activate,
         )
         job = Job(
             id=stage_job_id(deployment_id, stage),
@@ -221,14 +221,12 @@ def test_a_cancellation_accepted_while_the_last_stage_ends_holds(world: Any, run
     def deploy(_context: StageContext) -> StageResult:
         with world.database.transaction() as connection:
             world.deployments.request_cancel(connection, world.tenant_id, deployment_id)
-        return StageResult({"manifest": "d" * 64})
+        return StageResult({"manifest": "d" * 64}, facts={"manifest_digest": "d" * 64})
 
-    def finish(row: dict[str, Any], fence: int, result: StageResult) -> None:
-        world.lifecycle.finish_ready(
-            row, fence=fence, manifest_digest=result.output["manifest"], activate=lambda: activated.append("x")
-        )
-
-    assert run_stage(deployment_id, Stage.DEPLOY, deploy, fence=9, finish=finish) == ("done", [])
+    assert run_stage(deployment_id, Stage.DEPLOY, deploy, fence=9, activate=lambda host, _: activated.append(host)) == (
+        "done",
+        [],
+    )
     resource = world.service.get(world.tenant_id, deployment_id)
     assert (resource.status, resource.is_active, activated) == ("cancelled", False, [])
     assert isinstance(entries(world, deployment_id)[-1], LogEnd)

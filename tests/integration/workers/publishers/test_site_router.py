@@ -13,6 +13,7 @@ import pytest
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.stack.caddy import CaddyServer
+from tests.support.blobs import LocalBlobs
 from tests.support.ports import free_ports
 from workers.artifacts.content_types import CONTENT_TYPES, content_type
 from workers.publishers.site_directory import SiteDirectoryPublisher
@@ -286,7 +287,7 @@ def test_validators_come_from_content_alone(router: CaddyServer, sites: Path, tm
         digest = hashlib.sha256(content).hexdigest()
         file = ManifestFile(digest=digest, size=len(content), content_type="text/html")
         manifest = Manifest(files={"index.html": file})
-        publisher.publish(f"depl_content{number}", manifest, {digest: blob}, is_preview=False)
+        publisher.publish(f"depl_content{number}", manifest, LocalBlobs({digest: blob}), is_preview=False)
         publisher.activate("content", f"depl_content{number}")
         answer = _get(router, "/", "content.localhost")
         assert (answer.text, "last-modified" in answer.headers) == (text, False)

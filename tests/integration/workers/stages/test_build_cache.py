@@ -146,7 +146,7 @@ def test_files_that_are_lost_in_the_store_are_done_without(
     pipeline.snapshots.delete(TENANT, digest)
     S3ArtifactStore(object_store_settings).put_bytes(snapshot_key(TENANT, digest), b"no archive")
     assert page(pipeline, "d").startswith("1:")
-    assert any(line.startswith("They can't be had") for line in pipeline.log.lines)
+    assert any(line.startswith("They are not available") for line in pipeline.log.lines)
     assert page(pipeline, "e").startswith("2:")
 
 
@@ -160,5 +160,5 @@ def test_files_that_this_host_has_no_place_for_are_done_without(
     remove_tree(tree)
     tree.write_text("in the way")
     assert page(pipeline, "c").startswith("1:")
-    assert "They can't be had at the moment; the build does without." in pipeline.log.lines
+    assert "They are not available at the moment; the build runs without them." in pipeline.log.lines
     assert page(pipeline, "d").startswith("2:")

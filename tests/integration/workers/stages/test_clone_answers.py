@@ -20,7 +20,7 @@ from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.git import GitFailed
 from workers.stages.clone.git_failures import failure_of, wait_after
 from workers.stages.clone.http_answers import HttpAnswer, read_trace, retry_after_seconds
-from workers.stages.install.stage import raise_mismatch
+from workers.stages.install.lockfile_mismatch import raise_mismatch
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration

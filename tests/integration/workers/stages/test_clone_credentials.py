@@ -151,7 +151,7 @@ def test_a_commit_that_vanishes_before_it_is_fetched(cloner: Cloner, http: GitSe
     # Whoever deploys a branch gets what it holds.
     result = cloner.clone(http.url("r.git"))
     assert cloner.files(result) == {"index.html": b"two"}
-    assert result.output["commitSha"] != old
+    assert result.output.commit_sha != old
     assert f"Commit {old[:12]} was replaced by a force-push" in cloner.log.text
     # Whoever deploys a commit is told.
     failure = cloner.failure(http.url("r.git"), commit_sha=old)
@@ -168,9 +168,9 @@ def test_a_commit_that_vanishes_afterwards_is_kept(cloner: Cloner, http: GitServ
     git(http.root / "r.git", "gc", "--quiet", "--prune=now")
     # The stages after it work on the snapshot, and so does a redeployment.
     assert cloner.files(first) == {"index.html": b"one"}
-    again = cloner.clone(http.url("r.git"), commit_sha=first.output["commitSha"])
+    again = cloner.clone(http.url("r.git"), commit_sha=first.output.commit_sha)
     assert (again.is_cache_hit, again.output) == (True, first.output)
     # A snapshot that is lost with the commit can't be had again.
-    cloner.store.delete(f"snapshots/ten_1/{first.output['source']}.tar.zst")
-    failure = cloner.failure(http.url("r.git"), commit_sha=first.output["commitSha"])
+    cloner.store.delete(f"snapshots/ten_1/{first.output.source}.tar.zst")
+    failure = cloner.failure(http.url("r.git"), commit_sha=first.output.commit_sha)
     assert failure.code is FailureCode.COMMIT_NOT_FOUND

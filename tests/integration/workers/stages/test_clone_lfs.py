@@ -108,7 +108,7 @@ def test_content_takes_the_place_of_pointers(cloner: Cloner, http: GitServer, lf
     assert (found["small.bin"], found["own.bin"]) == (b"small", b"x")
     # Without the attribute git leaves a pointer alone, and so does a clone here.
     assert found["untracked.txt"] == pointer().encode()
-    with cloner.snapshots.attach("ten_1", result.output["source"]) as tree:
+    with cloner.snapshots.attach("ten_1", result.output.source) as tree:
         assert (tree / "big.bin").stat().st_mode & 0o111
         assert not (tree / "small.bin").stat().st_mode & 0o111
     # Each object is fetched once, and what the commit was fetched with is kept.

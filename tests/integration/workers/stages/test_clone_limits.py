@@ -28,10 +28,10 @@ from tests.support.git_server import GitServer
 from tests.support.hostile_repositories import commit_tree, nested_trees, tree, write_object
 from tests.support.repositories import git, make_repository
 from workers.executors.cgroups import ControlGroups, discover_control_groups
+from workers.pipeline.stage import NothingToBuild
 from workers.stages.clone.confinement import Confinement
 from workers.stages.clone.git import Git, GitFailed, GitLimits
 from workers.stages.clone.git_failures import is_disk_full
-from workers.stages.clone.ignored import Ignored
 
 __all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
@@ -232,7 +232,7 @@ def test_submodules_of_a_bomb_are_bombs(cloner: Cloner, http: GitServer) -> None
 def test_a_repository_runs_in_the_group(make_cloner: MakeCloner, tmp_path: Path) -> None:
     cloner = make_cloner(control_groups=_GROUPS)
     url = make_repository(tmp_path / "r", {"index.html": "one"})
-    assert cloner.clone(url).output["commitSha"] == git(tmp_path / "r", "rev-parse", "HEAD")
+    assert cloner.clone(url).output.commit_sha == git(tmp_path / "r", "rev-parse", "HEAD")
     assert _GROUPS is None or not [name for name in _GROUPS.names() if name.startswith(f"git-{os.getpid()}-")]
 
 
@@ -246,7 +246,7 @@ def test_the_beginning_of_a_message_without_end_is_read(
     sha = write_object(tmp_path / "r", "commit", f"{head.partition(chr(10) * 2)[0]}\n\n{message}".encode())
     git(tmp_path / "r", "update-ref", "refs/heads/main", sha)
     if is_ignored:
-        with pytest.raises(Ignored, match=r"\[skip ci\]"):
+        with pytest.raises(NothingToBuild, match=r"\[skip ci\]"):
             cloner.clone(url, if_changed=True)
     else:
         facts = cloner.clone(url, if_changed=True).facts

@@ -18,7 +18,7 @@ from shared.db.database import Database
 from shared.errors import Cancelled, FailureCode, PlatformError
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import parse_repository_url
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from tests.integration.workers.stages.test_clone_lfs import CONTENT, TRACKED, Answer, LfsStore, pointer
 from tests.integration.workers.stages.test_clone_ssh import PRIVATE, PUBLIC, add_project
 from tests.integration.workers.stages.test_clone_stage import Cloner, MakeCloner, make_cloner
@@ -280,7 +280,7 @@ def test_an_ssh_repository(make_cloner: MakeCloner, database: Database, tmp_path
 
 
 def test_the_port_serves_nobody_else_and_nothing_else(proxy: RunningProxy) -> None:
-    with CloneProxy.opened(BuildSettings(egress_proxy=address(proxy))) as clone_proxy:
+    with CloneProxy.opened(NetworkSettings(egress_proxy=address(proxy))) as clone_proxy:
         assert clone_proxy.open(parse_repository_url(URL)) is None
         credentials, _, place = clone_proxy.url.removeprefix("http://").partition("@")
         header = f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}\r\n"

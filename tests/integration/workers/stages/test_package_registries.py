@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from tests.support.executors import ExecutorKind, run
 from tests.support.package_registry import GREETING, HOST, NAME, PACKAGE, PackageRegistry, serving_packages
 from tests.support.upstream_proxy import running_proxy
-from workers.executors.base import Bind, ExecutionResult, Outcome
-from workers.executors.bubblewrap.arguments import HOME
+from workers.executors.base import Directory, ExecutionResult, Outcome
+from workers.executors.layout import HOME
 from workers.executors.toolchain import Toolchain
 
 pytestmark = pytest.mark.integration
@@ -40,21 +40,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackageRegist
 
 
 def install(
-    tmp_path: Path, tool: str, settings: BuildSettings, environment: Mapping[str, str]
+    tmp_path: Path, tool: str, settings: NetworkSettings, environment: Mapping[str, str]
 ) -> tuple[ExecutionResult, str]:
     home, workspace = tmp_path / "home", tmp_path / "workspace"
-    home.mkdir()
-    workspace.mkdir()
     with ExecutorKind("bubblewrap").open(tmp_path / "run", settings, environment=environment) as executor:
-        binds = (Bind(workspace, "/workspace", is_writable=True), Bind(home, HOME, is_writable=True))
+        directories = (Directory(str(workspace), "/workspace"), Directory(str(home), HOME))
         script = f"PYTHON={Toolchain.discover().python}; {INSTALLS[tool]}"
-        result, output = run(executor, script, workspace=workspace, network="proxy", binds=binds)
+        result, output = run(executor, script, workspace=workspace, network="proxy", directories=directories)
     return result, output.decode(errors="replace")
 
 
 @pytest.mark.parametrize("tool", INSTALLS)
 def test_the_settings_name_registry_and_authority(tmp_path: Path, registry: PackageRegistry, tool: str) -> None:
-    settings = BuildSettings(
+    settings = NetworkSettings(
         npm_registry=registry.npm_url,
         python_index=registry.python_url,
         ca_bundle=registry.authority,
@@ -70,7 +68,7 @@ def test_the_settings_name_registry_and_authority(tmp_path: Path, registry: Pack
 
 
 def test_the_workers_environment_names_the_registry(tmp_path: Path, registry: PackageRegistry) -> None:
-    settings = BuildSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
+    settings = NetworkSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
     result, output = install(tmp_path, "uv", settings, {"UV_DEFAULT_INDEX": registry.python_url})
     assert result.outcome is Outcome.SUCCESS, output
     assert GREETING in output
@@ -78,7 +76,7 @@ def test_the_workers_environment_names_the_registry(tmp_path: Path, registry: Pa
 
 @pytest.mark.parametrize("tool", ["npm", "uv"])
 def test_without_the_authority_nothing_is_installed(tmp_path: Path, registry: PackageRegistry, tool: str) -> None:
-    settings = BuildSettings(
+    settings = NetworkSettings(
         npm_registry=registry.npm_url, python_index=registry.python_url, egress_allowed_networks=(f"{HOST}/32",)
     )
     before = len(registry.requested)
@@ -96,7 +94,7 @@ def test_an_upstream_proxy_reaches_what_has_no_address_here(
     credentials = "builder:p@ss" if is_asked_for_credentials else ""
     with running_proxy({f"{NAME}:443": (HOST, registry.port)}, credentials) as proxy:
         user = "builder:p%40ss@" if is_asked_for_credentials else ""
-        settings = BuildSettings(
+        settings = NetworkSettings(
             python_index=f"https://{NAME}/simple/",
             ca_bundle=registry.authority,
             egress_proxy=f"http://{user}127.0.0.1:{proxy.port}",
@@ -109,7 +107,7 @@ def test_an_upstream_proxy_reaches_what_has_no_address_here(
 
 def test_what_is_private_stays_closed_and_a_refusal_is_said(tmp_path: Path) -> None:
     with running_proxy({}, "builder:right") as proxy:
-        settings = BuildSettings(egress_proxy=f"http://builder:wrong@127.0.0.1:{proxy.port}")
+        settings = NetworkSettings(egress_proxy=f"http://builder:wrong@127.0.0.1:{proxy.port}")
         script = f"curl -sS http://127.0.0.2/; curl -sS http://{NAME}/; curl -sS http://{NAME}:8080/; true"
         with ExecutorKind("bubblewrap").open(tmp_path / "run", settings, environment={}) as executor:
             result, output = run(executor, script, network="proxy")
@@ -124,7 +122,7 @@ def test_what_is_private_stays_closed_and_a_refusal_is_said(tmp_path: Path) -> N
 
 def test_networks_of_ones_own_are_reached_without_the_upstream_proxy(tmp_path: Path, registry: PackageRegistry) -> None:
     with running_proxy({}, "") as proxy:
-        settings = BuildSettings(
+        settings = NetworkSettings(
             python_index=registry.python_url,
             ca_bundle=registry.authority,
             egress_allowed_networks=(f"{HOST}/32",),

@@ -10,7 +10,7 @@ import pytest
 
 from shared.db.database import Database
 from shared.errors import FailureCode, StageFailure
-from shared.settings import BuildSettings, ObjectStoreSettings
+from shared.settings import NetworkSettings, ObjectStoreSettings
 from tests.support.package_registry import GREETING, HOST, PACKAGE, PackageRegistry, serving_packages
 from tests.support.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.executors.toolchain import Toolchain
@@ -33,8 +33,8 @@ def registry(tmp_path: Path) -> Iterator[PackageRegistry]:
 def pipeline(
     tmp_path: Path, database: Database, object_store_settings: ObjectStoreSettings, registry: PackageRegistry
 ) -> Iterator[Pipeline]:
-    build = BuildSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
-    with open_pipeline(tmp_path / "host", Toolchain.discover(), database, object_store_settings, build) as pipeline:
+    network = NetworkSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
+    with open_pipeline(tmp_path / "host", Toolchain.discover(), database, object_store_settings, network) as pipeline:
         yield pipeline
 
 
@@ -63,12 +63,12 @@ def test_a_token_reaches_the_registry_and_stays_in_no_snapshot(pipeline: Pipelin
     assert caught.value.code is FailureCode.COMMAND_FAILED
     assert "cloudify env set NPM_TOKEN --stage install" in caught.value.message
     installed = pipeline.install(site, variables={"NPM_TOKEN": TOKEN})
-    with pipeline.snapshots.attach(TENANT, installed.output["dependencies"]) as tree:
+    with pipeline.snapshots.attach(TENANT, installed.output.dependencies) as tree:
         files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
         assert files
         assert not any(TOKEN.encode() in path.read_bytes() for path in files)
     built = pipeline.build(installed)
-    with pipeline.snapshots.attach(TENANT, built.output["output"]) as tree:
+    with pipeline.snapshots.attach(TENANT, built.output.output) as tree:
         page = (tree / "index.html").read_text()
     assert GREETING in page
     assert TOKEN not in page

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
 from workers.artifacts.blob_cache import blob_key, manifest_key
+from workers.artifacts.output_tree import SITE_LIMITS
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.pipeline.stage import StageContext
 from workers.snapshots.index import SnapshotIndex
@@ -49,12 +50,12 @@ class Uploader:
         self.log = context.log
         return context
 
-    def upload(self, fill: Callable[[Path], object], attempt: int = 1, **limits: Any) -> str:
-        settings = make_settings(self.directory, self.settings, **limits)
-        stage = UploadStage(self.snapshots, self.index, self.store, settings)
-        return stage.run(self.context(fill, attempt)).output["manifest"]
+    def upload(self, fill: Callable[[Path], object], attempt: int = 1, **limits: int) -> str:
+        settings = make_settings(self.directory, self.settings)
+        stage = UploadStage(self.snapshots, self.index, self.store, settings, replace(SITE_LIMITS, **limits))
+        return stage.run(self.context(fill, attempt)).output.manifest
 
-    def failure(self, fill: Callable[[Path], object], **limits: Any) -> StageFailure:
+    def failure(self, fill: Callable[[Path], object], **limits: int) -> StageFailure:
         with pytest.raises(StageFailure) as caught:
             self.upload(fill, **limits)
         return caught.value

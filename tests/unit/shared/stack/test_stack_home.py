@@ -178,7 +178,7 @@ def test_external_servers_replace_embedded_ones(home: Home) -> None:
     assert {name: platform.environment[name] for name in own} == own
     embedded = assemble(home, {})
     assert [server.name for server in embedded.servers] == ["postgres", "valkey", "object-store", "caddy"]
-    assert not embedded.settings.registration_enabled
+    assert not embedded.settings.api.registration_enabled
 
 
 def test_orphans_of_a_killed_run_are_ended_and_nothing_else(home: Home) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import PlatformError
-from shared.settings import BuildSettings
+from shared.settings import NetworkSettings
 from workers.executors import disk_watchdog
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
@@ -307,7 +307,9 @@ def test_environment_takes_registries_only_where_there_is_a_network() -> None:
 
 
 def test_every_package_manager_is_told_the_registries_of_the_settings() -> None:
-    settings = BuildSettings(npm_registry="https://npm.example.com/", python_index="https://python.example.com/simple")
+    settings = NetworkSettings(
+        npm_registry="https://npm.example.com/", python_index="https://python.example.com/simple"
+    )
     host = {
         "NPM_CONFIG_REGISTRY": "https://other.example.com/",
         "UV_INDEX": "https://more.example.com",
@@ -323,7 +325,7 @@ def test_every_package_manager_is_told_the_registries_of_the_settings() -> None:
     for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR"):
         assert told.pop(name) == "https://python.example.com/simple"
     assert told == {"UV_INDEX": "https://more.example.com"}
-    assert registry_environment(BuildSettings(), host) == {name: host[name] for name in host if name != "HOME"}
+    assert registry_environment(NetworkSettings(), host) == {name: host[name] for name in host if name != "HOME"}
 
 
 def test_certificates_of_the_settings_join_those_of_the_host(tmp_path: Path) -> None:
@@ -331,14 +333,14 @@ def test_certificates_of_the_settings_join_those_of_the_host(tmp_path: Path) -> 
     of_host.write_text("host")
     more.write_text("more\n")
     environment = {"SSL_CERT_FILE": str(of_host)}
-    assert gather_certificates(BuildSettings(), environment, tmp_path / "run") == of_host
+    assert gather_certificates(NetworkSettings(), environment, tmp_path / "run") == of_host
     for _ in range(2):
-        joined = gather_certificates(BuildSettings(ca_bundle=more), environment, tmp_path / "run")
+        joined = gather_certificates(NetworkSettings(ca_bundle=more), environment, tmp_path / "run")
         assert joined is not None
         assert joined.read_text() == "host\nmore\n"
         assert [path.name for path in (tmp_path / "run").iterdir()] == [joined.name]
     with pytest.raises(PlatformError, match="CLOUDIFY_CA_BUNDLE"):
-        gather_certificates(BuildSettings(ca_bundle=tmp_path / "absent"), environment, tmp_path / "run")
+        gather_certificates(NetworkSettings(ca_bundle=tmp_path / "absent"), environment, tmp_path / "run")
 
 
 def test_a_record_survives_and_a_reused_pid_is_not_taken_for_the_process(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
+from tests.support.blobs import LocalBlobs
 from tests.support.executors import wait_for
 from workers.executors.disk_watchdog import measure
 from workers.filesystem.trees import StageDirectories, remove_tree
@@ -124,10 +125,9 @@ def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(place: Path):
 def test_half_published_sites_are_deleted(tmp_path: Path):
     publisher = SiteDirectoryPublisher(tmp_path, router_url="http://unused", domain="localhost")
     file = ManifestFile(digest="a" * 64, size=1, content_type="text/html")
+    blobs = LocalBlobs({"a" * 64: tmp_path / "nowhere"})
     with pytest.raises(OSError, match="nowhere"):
-        publisher.publish(
-            "depl_1", Manifest(files={"index.html": file}), {"a" * 64: tmp_path / "nowhere"}, is_preview=False
-        )
+        publisher.publish("depl_1", Manifest(files={"index.html": file}), blobs, is_preview=False)
     assert list((tmp_path / ".deployments").iterdir()) == []
     for name in ("depl_1.old.partial", "depl_2.new.partial", "depl_3"):
         (tmp_path / ".deployments" / name).mkdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 
 import structlog
 from dramatiq.brokers.stub import StubBroker
@@ -14,13 +13,14 @@ from schemas.messages import Job
 from shared.deployments.state import Pool
 from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.records import AcquiredJob
+from shared.signals import Signal
 from workers.jobs.actors import declare_actor
 
 
 def test_lines_name_deployment_stage_attempt_fence_and_worker() -> None:
     payload = {"deployment_id": "depl_1", "tenant_id": "ten_1", "stage": "build"}
     job = Job(id="depl_1:build", pool="build", actor="run_stage", tenant_id="ten_1", payload=payload)
-    lease = RunningLease(AcquiredJob(job, 7, 2, is_cancelled=False), stopping=threading.Event())
+    lease = RunningLease(AcquiredJob(job, 7, 2, is_cancelled=False), stopping=Signal())
     seen: list[dict[str, object]] = []
     broker = StubBroker()
     declare_actor(

@@ -11,16 +11,18 @@ from dramatiq.errors import Retry
 from dramatiq.middleware import Shutdown
 
 from schemas.messages import Job
+from shared.backoff import Backoff
 from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import RunningLease, Settlement
-from shared.queue.dramatiq.outcome import Backoff, settle
+from shared.queue.dramatiq.outcome import settle
 from shared.queue.dramatiq.work_queue import WorkQueue
 from shared.queue.records import AcquiredJob, Outcome
+from shared.signals import Signal
 
 
 def lease(*, is_cancelled: bool = False, attempt: int = 1) -> RunningLease:
     job = Job(id="a", pool="clone", actor="run_stage", tenant_id="t", payload={}, max_attempts=3)
-    return RunningLease(AcquiredJob(job, 7, attempt, is_cancelled), stopping=threading.Event())
+    return RunningLease(AcquiredJob(job, 7, attempt, is_cancelled), stopping=Signal())
 
 
 def settled(

@@ -1,0 +1,10 @@
+"""What an installation chooses between: the names that CLOUDIFY_EXECUTOR and CLOUDIFY_PUBLISHER take.
+
+Each names a package of `workers/executors/` or a module of `workers/publishers/`, where `table.py` finds it.
+"""
+
+from __future__ import annotations
+
+# The first one is the default.
+EXECUTORS = ("bubblewrap", "docker")
+PUBLISHERS = ("site_directory",)

@@ -1,0 +1,39 @@
+"""Settings of the platform, by part; each part is handed to the code that needs it.
+
+`docs/settings.md` is made from these modules (`make docs`).
+"""
+
+from shared.settings.executor import ExecutorSettings
+from shared.settings.limits import LimitSettings
+from shared.settings.network import NetworkSettings
+from shared.settings.processes import (
+    DirectorySettings,
+    LogSettings,
+    MetricsSettings,
+    SecretSettings,
+    WorkerSettings,
+)
+from shared.settings.reader import SettingsError
+from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
+from shared.settings.settings import Settings, load_settings
+from shared.settings.web import ApiSettings, SiteSettings
+
+__all__ = [
+    "ApiSettings",
+    "CacheSettings",
+    "DatabaseSettings",
+    "DirectorySettings",
+    "ExecutorSettings",
+    "LimitSettings",
+    "LogSettings",
+    "MetricsSettings",
+    "NetworkSettings",
+    "ObjectStoreSettings",
+    "QueueSettings",
+    "SecretSettings",
+    "Settings",
+    "SettingsError",
+    "SiteSettings",
+    "WorkerSettings",
+    "load_settings",
+]

@@ -1,0 +1,89 @@
+"""What every process of the platform shares: its folder, keys, logs and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from shared.settings.declaration import part, setting
+from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECRET, choice, integer
+
+# Folders that others use as well; so are people's own below /home.
+_SHARED_FOLDERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/usr", "/etc")))
+
+
+@part
+class DirectorySettings:
+    """The folder that Cloudify keeps everything in, and those below it that several modules use."""
+
+    home: Path = setting(
+        "HOME", FOLDER, "Folder for all data on this machine, which nothing else uses.", default_text=".cloudify"
+    )
+
+    def problems(self) -> Iterator[str]:
+        home = self.home.resolve()
+        if home in _SHARED_FOLDERS or home.parent == Path("/home"):
+            # Its modes are corrected at each start, which would shut others out of everything there.
+            yield f"CLOUDIFY_HOME is {self.home}; name a folder that Cloudify has for itself."
+
+    @property
+    def sites(self) -> Path:
+        return self.home / "sites"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def work(self) -> Path:
+        return self.home / "work"
+
+
+@part
+class SecretSettings:
+    """Keys of the platform itself. `encryption_keys` maps a key's id to 32 bytes: the first encrypts, all decrypt."""
+
+    secret_key: bytes = setting("SECRET_KEY", SECRET, "Signs sessions and cursors.", is_secret=True)
+    encryption_keys: Mapping[str, bytes] = setting(
+        "ENCRYPTION_KEYS",
+        KEYRING,
+        "Encrypt variables and credentials: the first key encrypts, all decrypt. After `cloudify admin rotate-keys`"
+        " only the first is needed.",
+        is_secret=True,
+    )
+
+
+@part
+class LogSettings:
+    """The processes' own logs, on stderr."""
+
+    level: str = setting(
+        "LOG_LEVEL",
+        choice("debug", "info", "warning", "error"),
+        "Least level of the processes' own log events.",
+        default="info",
+    )
+
+
+@part
+class MetricsSettings:
+    """The internal listener of each process."""
+
+    port: int = setting(
+        "METRICS_PORT",
+        integer(0, 65535),
+        "Port of the process's Prometheus metrics, on a listener of their own; `0` for none.",
+        default=9464,
+    )
+
+
+@part
+class WorkerSettings:
+    """How workers are supervised on one machine."""
+
+    silence_seconds: float = setting(
+        "WORKER_SILENCE_SECONDS",
+        SECONDS,
+        "Time after which `cloudify up` ends and replaces a worker that shows no sign of life.",
+        default=30.0,
+    )

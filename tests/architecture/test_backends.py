@@ -1,0 +1,51 @@
+"""What an installation can choose is what there is: each name has its package or module, and each of these its name."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from shared.backends import EXECUTORS, PUBLISHERS
+from workers.executors.table import ExecutorBackend, executor_backend
+from workers.publishers.table import PublisherBackend, publisher_backend
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _parameters(function: object) -> list[str]:
+    assert callable(function)
+    return [name.strip("_") for name in inspect.signature(function).parameters if name != "self"]
+
+
+def test_every_executor_has_its_package_and_every_package_its_name() -> None:
+    folder = ROOT / "workers" / "executors"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(EXECUTORS)
+    for name in EXECUTORS:
+        backend = executor_backend(name)
+        for promised in ("open_executor", "owner_of_trees"):
+            assert _parameters(getattr(backend, promised)) == _parameters(getattr(ExecutorBackend, promised)), name
+
+
+def test_every_publisher_has_its_module_and_every_module_its_name() -> None:
+    folder = ROOT / "workers" / "publishers"
+    modules = {path.stem for path in folder.glob("*.py")}
+    openers = {name for name in modules if hasattr(import_module(f"workers.publishers.{name}"), "open_publisher")}
+    assert openers == set(PUBLISHERS)
+    for name in PUBLISHERS:
+        assert _parameters(publisher_backend(name).open_publisher) == _parameters(PublisherBackend.open_publisher), name
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_an_executor_that_is_not_opened_loads_no_client(name: str) -> None:
+    code = (
+        "import sys; from workers.executors.table import executor_backend\n"
+        f"executor_backend({name!r}).owner_of_trees()\n"
+        "print(*sorted({'docker', 'kubernetes', 'psutil'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

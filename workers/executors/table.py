@@ -1,0 +1,29 @@
+"""Opens executors by their names, which are those of packages in this folder (`shared.backends.EXECUTORS`).
+
+A package's `backend.py` has the functions of `ExecutorBackend` and loads nothing else before an executor is opened: a
+worker has only the client libraries of the one that it uses.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol, cast
+
+from shared.settings import Settings
+from workers.executors.base import Executor
+from workers.filesystem.ownership import Owner
+
+
+class ExecutorBackend(Protocol):
+    def open_executor(self, settings: Settings) -> Executor:
+        """An executor for this process; the caller probes it and closes it. Raises PlatformError with instructions."""
+        ...
+
+    def owner_of_trees(self) -> Owner | None:
+        """Owner that unpacked trees need for its sandboxes to use them, or None for the worker's user."""
+        ...
+
+
+def executor_backend(name: str) -> ExecutorBackend:
+    """`name` is one of EXECUTORS."""
+    return cast(ExecutorBackend, import_module(f"workers.executors.{name}.backend"))

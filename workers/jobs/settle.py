@@ -1,0 +1,121 @@
+"""What becomes of a job when its code has ended: one order and one `match` for every outcome and every pool.
+
+    the user's log → the database → the lease → metrics
+
+A crash between two of these leaves the job to be delivered again, and its next run finds what was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn, Protocol
+
+import structlog
+
+from schemas.messages import Job
+from shared import errors
+from shared.errors import LeaseLost, PlatformError, Unavailable
+from shared.queue.base import Lease
+from workers.pipeline.deployment_view import RETRY_MAXIMUM_SECONDS, retry_delay_seconds
+from workers.pipeline.outcome import Cancelled, Lost, Outcome, Released, Retry, Waiting
+
+_log = structlog.get_logger(__name__)
+
+
+class Subject(Protocol):
+    """What a job is about: a stage of a deployment, a release, a removal."""
+
+    def announce(self, outcome: Outcome[Any]) -> None:
+        """Writes the outcome to the user's log, where there is one, and waits until the log is stored.
+
+        Raises LeaseLost, PlatformError.
+        """
+        ...
+
+    def give_up(self, retry: Retry) -> Outcome[Any]:
+        """Returns the outcome of a job whose attempts are used up."""
+        ...
+
+    def record(self, outcome: Outcome[Any]) -> Sequence[Job]:
+        """Records the outcome in the database and returns the jobs that follow it. May be repeated.
+
+        Raises LeaseLost, PlatformError, Unavailable, and Cancelled if a cancellation came first.
+        """
+        ...
+
+    def count(self, outcome: Outcome[Any]) -> None:
+        """Counts the outcome in the metrics."""
+        ...
+
+
+def outcome_of(work: Callable[[], Outcome[Any]]) -> Outcome[Any]:
+    """Runs the work of a job. Never raises: a failure of the platform is an outcome, too."""
+    try:
+        return work()
+    except LeaseLost:
+        return Lost()
+    except (PlatformError, Unavailable, OSError) as error:
+        return retry_after(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the worker; it is logged
+        _log.exception("job.crashed")
+        return retry_after(error)
+
+
+def retry_after(error: Exception) -> Retry:
+    return Retry(kind=type(error).__name__, message=str(error))
+
+
+def settle(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> Outcome[Any]:
+    """Tells the outcome to everybody concerned and returns the final one. Never raises.
+
+    The final one differs if the lease turns out to be lost, a cancellation came first, the platform fails again while
+    the outcome is recorded, or the attempts are used up.
+    """
+    outcome, following = _recorded(lease, subject, outcome)
+    match outcome:
+        case Lost():
+            _log.warning("job.lease_lost")
+        case Retry(delay_seconds=delay):
+            lease.retry(retry_delay_seconds(lease.attempt) if delay is None else delay)
+        case Released(delay_seconds=delay):
+            lease.release(delay)
+        case Waiting(delay_seconds=delay):
+            lease.wait_for_slot(delay)
+        case _:
+            lease.done(following)
+    subject.count(outcome)
+    return outcome
+
+
+def _recorded(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> tuple[Outcome[Any], Sequence[Job]]:
+    """Returns the final outcome with the jobs that follow it."""
+    if isinstance(outcome, Lost):
+        return outcome, ()
+    try:
+        subject.announce(outcome)
+        return _record(lease, subject, outcome)
+    except errors.Cancelled:
+        outcome = Cancelled()
+    except Exception as error:  # noqa: BLE001 - the function sorts it
+        outcome = outcome_of(partial(_raise, error))
+    try:
+        return (outcome, ()) if isinstance(outcome, Lost) else _record(lease, subject, outcome)
+    except LeaseLost:
+        return Lost(), ()
+    except Exception:  # noqa: BLE001 - it is logged
+        # The database is still away: the queue's own attempts and the reconciler take care of the job.
+        _log.exception("job.not_recorded")
+        return Retry("Unavailable", "The outcome could not be recorded.", RETRY_MAXIMUM_SECONDS), ()
+
+
+def _record(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> tuple[Outcome[Any], Sequence[Job]]:
+    if isinstance(outcome, Retry):
+        _log.error("job.platform_error", error=outcome.message, attempt=lease.attempt)
+        if lease.is_last_attempt:
+            outcome = subject.give_up(outcome)
+    return outcome, subject.record(outcome)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
