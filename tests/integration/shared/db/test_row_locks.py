@@ -121,7 +121,7 @@ def test_files_that_a_release_publishes_after_their_removal_are_removed(world: A
         publisher=router,  # type: ignore[arg-type]
         artifacts=SimpleNamespace(manifest=lambda *_: None, blobs=lambda *_: {}),  # type: ignore[arg-type]
     )
-    lease: Any = SimpleNamespace(job=SimpleNamespace(payload={"release_id": release_id}), done=lambda: None)
+    lease: Any = SimpleNamespace(job=SimpleNamespace(payload={"release_id": release_id}), done=lambda _following: None)
 
     def remove(connection: Connection) -> None:
         world.deployments.find_locked(connection, world.tenant_id, older)
