@@ -37,6 +37,7 @@ from shared.deployments.queue_positions import QueuePositions
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.termination_service import TerminationService
 from shared.idempotency.repository import IdempotencyRepository
 from shared.limits.windows import RedisWindows
 from shared.logs.account_events import AccountEventStore
@@ -126,14 +127,25 @@ def build_account_services(settings: Settings, backends: Backends, clock: Clock)
 
 def build_deployment_service(settings: Settings, backends: Backends, clock: Clock) -> DeploymentService:
     database = backends.database
-    return DeploymentService(
+    deployments, stage_runs = DeploymentRepository(database), StageRunRepository(database)
+    terminations = TerminationService(
         database=database,
-        deployments=DeploymentRepository(database),
-        stage_runs=StageRunRepository(database),
+        deployments=deployments,
+        stage_runs=stage_runs,
         queue=backends.queue,
         log_store=backends.log_store,
         doorbell=backends.doorbell,
         clock=clock,
+    )
+    return DeploymentService(
+        database=database,
+        deployments=deployments,
+        stage_runs=stage_runs,
+        queue=backends.queue,
+        log_store=backends.log_store,
+        doorbell=backends.doorbell,
+        clock=clock,
+        terminations=terminations,
         site_settings=settings.sites,
     )
 

@@ -7,6 +7,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 
+def unix_milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
 class Clock(Protocol):
     """May be called from any thread at any time."""
 

@@ -10,6 +10,7 @@ from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import Stage
+from shared.deployments.termination_service import TerminationService
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
@@ -64,6 +65,15 @@ class WorkerContext:
             limits=settings.limits,
             site_settings=settings.sites,
         )
+        self.terminations = TerminationService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            queue=self.queue,
+            log_store=self.log_store,
+            doorbell=self.doorbell,
+            clock=self.clock,
+        )
         self.service = DeploymentService(
             database=self.database,
             deployments=self.deployments,
@@ -72,6 +82,7 @@ class WorkerContext:
             log_store=self.log_store,
             doorbell=self.doorbell,
             clock=self.clock,
+            terminations=self.terminations,
             site_settings=settings.sites,
         )
 

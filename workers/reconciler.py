@@ -26,13 +26,14 @@ from shared.deployments.jobs import (
     cleanup_job_id,
     release_job,
     release_job_id,
-    stage_job,
     stage_job_id,
+    stage_job_of,
 )
-from shared.deployments.repository import DeploymentRepository, DeploymentRow
-from shared.deployments.service import DeploymentService
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import LAST_STAGE, DeploymentStatus, Stage
+from shared.deployments.termination_service import TerminationService
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.idempotency.repository import IdempotencyRepository
 from shared.logging import configure_logging
@@ -70,7 +71,7 @@ class Reconciler:
         stage_runs: StageRunRepository,
         releases: ReleaseRepository,
         sites: SiteRepository,
-        service: DeploymentService,
+        terminations: TerminationService,
         publisher: Publisher,
         artifacts: ArtifactReader,
         clock: Clock,
@@ -83,7 +84,7 @@ class Reconciler:
         self._stage_runs = stage_runs
         self._releases = releases
         self._sites = sites
-        self._service = service
+        self._terminations = terminations
         self._publisher = publisher
         self._artifacts = artifacts
         self._clock = clock
@@ -212,7 +213,7 @@ class Reconciler:
             # Told once more: the queue may have been away when the cancellation was accepted.
             outcomes = {self._queue.cancel(stage_job_id(row.id, candidate), keeps_slot=True) for candidate in held}
             if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row.id):
-                self._service.end_cancelled(row)
+                self._terminations.end_cancelled(row)
             return
         # The queue was asked after the row was read: what finished in between needs nothing.
         if held or not self._deployments.is_live(row.id):
@@ -223,21 +224,11 @@ class Reconciler:
             return
         if dead:
             message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
-            self._service.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
+            self._terminations.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
             return
-        limits = limits_of(row.tenant_plan)
         if row.status != DeploymentStatus.QUEUED:
             self._hold_slot(row)
-        job = stage_job(
-            deployment_id=row.id,
-            tenant_id=row.tenant_id,
-            stage=stage,
-            priority=row.priority,
-            limits=limits,
-            enqueued_at=row.created_at,
-            traceparent=row.traceparent,
-        )
-        if self._queue.enqueue(job):
+        if self._queue.enqueue(stage_job_of(row, stage)):
             _log.warning("reconciler.enqueued", deployment_id=row.id, stage=stage.value)
 
     def _fail_worker_lost(self, row: DeploymentRow, stage: Stage) -> None:
@@ -245,7 +236,7 @@ class Reconciler:
             f"The {stage.value} stage ended two workers of the platform, so it isn't tried again. This is a failure of "
             "the platform, which its operator is told of; ask your operator before you deploy this commit again."
         )
-        if self._service.finish_failed(row, FailureCode.WORKER_LOST, stage, message):
+        if self._terminations.finish_failed(row, FailureCode.WORKER_LOST, stage, message):
             _log.error("deployment.worker_lost", deployment_id=row.id, stage=stage.value)
             metrics.count_deployment("failed", "any", FailureCode.WORKER_LOST)
 
@@ -309,7 +300,7 @@ def main() -> int:
             stage_runs=context.stage_runs,
             releases=context.releases,
             sites=context.sites,
-            service=context.service,
+            terminations=context.terminations,
             publisher=context.publisher,
             artifacts=context.artifacts,
             clock=context.clock,

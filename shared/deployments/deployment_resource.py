@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from schemas.deployments import DeploymentError, DeploymentResource, StageRunResource
 from schemas.projects import ProjectReference
-from shared.deployments.repository import DeploymentRow
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRow
 from shared.deployments.state import DeploymentStatus, SiteState
 from shared.settings import SiteSettings

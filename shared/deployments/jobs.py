@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR, Job
+from shared.clock import unix_milliseconds
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Pool, Stage
 from shared.identifiers import DEPLOYMENT, is_identifier
-from shared.plans import PlanLimits
+from shared.plans import PlanLimits, limits_of
 
 STAGE_ATTEMPTS = 6
 
@@ -44,8 +46,21 @@ def stage_job(
         tenant_limit=limits.concurrent_builds,
         tenant_weight=limits.weight,
         max_attempts=STAGE_ATTEMPTS,
-        enqueued_at_ms=None if enqueued_at is None else int(enqueued_at.timestamp() * 1000),
+        enqueued_at_ms=None if enqueued_at is None else unix_milliseconds(enqueued_at),
         traceparent=traceparent,
+    )
+
+
+def stage_job_of(row: DeploymentRow, stage: Stage) -> Job:
+    """The job of the deployment's stage, in the place in the line that the deployment has by its age."""
+    return stage_job(
+        deployment_id=row.id,
+        tenant_id=row.tenant_id,
+        stage=stage,
+        priority=row.priority,
+        limits=limits_of(row.tenant_plan),
+        enqueued_at=row.created_at,
+        traceparent=row.traceparent,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import LiteralString
 
 import msgspec
@@ -12,63 +11,18 @@ from psycopg.types.json import Jsonb
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest, keyset_clause, page_of
 from shared.db.rows import columns_of
-from shared.deployments.state import FINISHED, DeploymentStatus, SiteState, Stage, predecessors
+from shared.deployments.rows import (
+    DeployableProject,
+    DeploymentFilters,
+    DeploymentRow,
+    FormerDeployment,
+    HeldDeployment,
+    NewDeployment,
+)
+from shared.deployments.state import FINISHED, DeploymentStatus, predecessors
 from shared.plans import Plan
 
 SORTABLE: dict[str, LiteralString] = {"created_at": "d.created_at"}
-
-
-class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The project's settings when the deployment was made; None stands for what is detected."""
-
-    root_directory: str | None = None
-    framework: str | None = None
-    install_command: str | None = None
-    build_command: str | None = None
-    output_directory: str | None = None
-    node_version: str | None = None
-
-
-class DeploymentRow(msgspec.Struct, frozen=True):
-    """A deployment, with the names of its project and the plan of its tenant."""
-
-    id: str
-    tenant_id: str
-    tenant_plan: Plan
-    project_id: str
-    project_name: str
-    project_slug: str
-    created_by: str | None
-    trigger: str
-    status: DeploymentStatus
-    # The greatest fencing token that has touched the row.
-    fence: int
-    repository_url: str
-    # Whether a platform administrator set the repository's address, and is one still.
-    is_set_by_administrator: bool
-    branch: str
-    commit_sha: str | None
-    commit_message: str | None
-    settings: DeploymentSettings
-    is_preview: bool
-    is_active: bool
-    clean: bool
-    if_changed: bool
-    priority: int
-    release_sequence: int
-    host: str
-    site_state: SiteState
-    error_code: str | None
-    error_stage: Stage | None
-    error_message: str | None
-    ignored_reason: str | None
-    traceparent: str | None
-    cancel_requested_at: datetime | None
-    deleting_at: datetime | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
 
 _COLUMNS = columns_of(
     DeploymentRow,
@@ -86,18 +40,6 @@ SELECT {_COLUMNS}
 FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
 """  # noqa: S608 - constants only
 
-
-class DeployableProject(msgspec.Struct, frozen=True):
-    """What a deployment takes from its project; `release_sequence` is the number that was taken for it."""
-
-    slug: str
-    settings: DeploymentSettings
-    repository_url: str | None
-    repository_set_by: str | None
-    repository_branch: str
-    release_sequence: int
-
-
 _SETTINGS: LiteralString = """
 jsonb_build_object('root_directory', root_directory, 'framework', framework, 'install_command', install_command,
                    'build_command', build_command, 'output_directory', output_directory, 'node_version', node_version)
@@ -109,30 +51,6 @@ WHERE id = %(project_id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL
 RETURNING {columns_of(DeployableProject, settings=_SETTINGS)}
 """  # noqa: S608 - constants only
 
-
-class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a new deployment. `preview_days`: how long its site stays if it is a preview."""
-
-    id: str
-    tenant_id: str
-    project_id: str
-    created_by: str | None
-    trigger: str
-    repository_url: str
-    repository_set_by: str | None
-    branch: str
-    commit_sha: str | None
-    settings: DeploymentSettings
-    is_preview: bool
-    clean: bool
-    if_changed: bool
-    priority: int
-    release_sequence: int
-    host: str
-    traceparent: str | None
-    preview_days: int
-
-
 _INSERT = """
 INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
                          commit_sha, settings, is_preview, clean, if_changed, priority, release_sequence, host,
@@ -142,6 +60,8 @@ VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(re
         %(priority)s, %(release_sequence)s, %(host)s, %(traceparent)s,
         CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
 """
+
+_LOCK_HELD = "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE"
 
 _LOCK = "SELECT id FROM deployments WHERE id = %(id)s AND tenant_id = %(tenant_id)s FOR NO KEY UPDATE"
 
@@ -162,16 +82,6 @@ _ADVANCE = """
 UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COALESCE(started_at, now())
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
 """
-
-
-class FormerDeployment(msgspec.Struct, frozen=True):
-    """`watched` are the paths that its install stage recorded, None where it recorded none. `is_otherwise_changed`:
-    whether the settings, a variable or the repository's address are other ones now, or a deployment between the two
-    still runs."""
-
-    commit_sha: str | None
-    watched: list[str] | None
-    is_otherwise_changed: bool
 
 
 # A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
@@ -224,21 +134,6 @@ WHERE id = %(id)s AND tenant_id = %(tenant_id)s
 """
 
 _SET_DELETING = "UPDATE deployments SET site_state = 'removing', deleting_at = now() WHERE id = %(id)s"
-
-
-class _HeldDeployment(msgspec.Struct, frozen=True):
-    status: DeploymentStatus
-    fence: int
-
-
-class DeploymentFilters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a page of deployments is restricted to; None, or no statuses, for any."""
-
-    project_id: str | None = None
-    statuses: Sequence[DeploymentStatus] = ()
-    branch: str | None = None
-    is_preview: bool | None = None
-    is_active: bool | None = None
 
 
 class DeploymentRepository:
@@ -339,9 +234,11 @@ class DeploymentRepository:
             DeployableProject, _TAKE_RELEASE_SEQUENCE, {"project_id": project_id, "tenant_id": tenant_id}
         )
 
-    def insert(self, connection: Connection, deployment: NewDeployment) -> None:
+    def insert(self, connection: Connection, deployment: NewDeployment, *, preview_days: int) -> None:
+        """`preview_days`: how long the site stays if it is a preview."""
         settings = Jsonb(msgspec.structs.asdict(deployment.settings))
-        connection.execute(_INSERT, msgspec.structs.asdict(deployment) | {"settings": settings})
+        parameters = msgspec.structs.asdict(deployment) | {"settings": settings, "preview_days": preview_days}
+        connection.execute(_INSERT, parameters)
 
     def get_in(self, connection: Connection, deployment_id: str) -> DeploymentRow:
         row = connection.fetch_one(DeploymentRow, _SELECT + "WHERE d.id = %(id)s", {"id": deployment_id})
@@ -360,11 +257,7 @@ class DeploymentRepository:
 
     def is_held(self, connection: Connection, deployment_id: str, fence: int) -> bool:
         """Whether the deployment is live and no later worker has touched it. Locks its row."""
-        row = connection.fetch_one(
-            _HeldDeployment,
-            "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE",
-            {"id": deployment_id},
-        )
+        row = connection.fetch_one(HeldDeployment, _LOCK_HELD, {"id": deployment_id})
         return row is not None and row.status not in FINISHED and row.fence <= fence
 
     def finish(

@@ -8,31 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from schemas.deployments import DeploymentResource, QueuePosition
-from schemas.logs import LogEnd, LogLine, LogStatus
+from schemas.deployments import CreateDeploymentRequest, DeploymentResource, QueuePosition
+from schemas.logs import LogStatus
 from schemas.messages import Job
-from shared.clock import Clock
+from shared.clock import Clock, unix_milliseconds
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.deployments.deployment_input import preview_host, validate_deployment
 from shared.deployments.deployment_resource import deployment_resource
-from shared.deployments.jobs import cleanup_job, stage_job, stage_job_id
-from shared.deployments.repository import (
-    DeploymentFilters,
-    DeploymentRepository,
-    DeploymentRow,
-    NewDeployment,
-)
+from shared.deployments.jobs import cleanup_job, stage_job_id, stage_job_of
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeployableProject, DeploymentFilters, DeploymentRow, NewDeployment
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, FIRST_STAGE, DeploymentStatus, Stage
+from shared.deployments.termination_service import TerminationService
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.logs.base import Doorbell, LogStore
-from shared.plans import PlanLimits, limits_of
+from shared.plans import limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
 from shared.settings import SiteSettings
-from shared.text.storable import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
 
@@ -48,6 +44,7 @@ class DeploymentService:
         log_store: LogStore,
         doorbell: Doorbell,
         clock: Clock,
+        terminations: TerminationService,
         site_settings: SiteSettings,
     ) -> None:
         self._database = database
@@ -57,6 +54,7 @@ class DeploymentService:
         self._log_store = log_store
         self._doorbell = doorbell
         self._clock = clock
+        self._terminations = terminations
         self._site_settings = site_settings
 
     # Reading
@@ -97,15 +95,9 @@ class DeploymentService:
 
     def create(
         self,
-        *,
         tenant_id: str,
-        project_id: str,
-        branch: str | None = None,
-        commit_sha: str | None = None,
-        is_preview: bool = False,
-        clean: bool = False,
-        if_changed: bool = False,
-        priority: int = 5,
+        request: CreateDeploymentRequest,
+        *,
         created_by: str | None,
         trigger: str = "api",
         traceparent: str | None = None,
@@ -117,57 +109,24 @@ class DeploymentService:
         `record` runs in the same transaction. Raises NotFound, Conflict (PROJECT_DELETING), ValidationFailed, and
         Unavailable (QUEUE_UNAVAILABLE) when the tenant has as many waiting as its plan allows.
         """
-        validate_deployment(branch=branch, commit_sha=commit_sha, priority=priority)
+        validate_deployment(branch=request.branch, commit_sha=request.commit_sha, priority=request.priority)
         with self._database.transaction() as connection:
-            limits = self._admit(connection, tenant_id)
-            project = self._deployments.take_release_sequence(connection, tenant_id, project_id)
+            self._admit(connection, tenant_id)
+            project = self._deployments.take_release_sequence(connection, tenant_id, request.project_id)
             if project is None:
                 raise NotFound("There is no such project, or it is being deleted; check projectId.")
-            if not project.repository_url:
-                raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
-            deployment_id = new_identifier(DEPLOYMENT)
-            chosen_branch = branch or project.repository_branch
-            self._deployments.insert(
-                connection,
-                NewDeployment(
-                    id=deployment_id,
-                    tenant_id=tenant_id,
-                    project_id=project_id,
-                    created_by=created_by,
-                    trigger=trigger,
-                    repository_url=project.repository_url,
-                    repository_set_by=project.repository_set_by,
-                    branch=chosen_branch,
-                    commit_sha=commit_sha,
-                    settings=project.settings,
-                    is_preview=is_preview,
-                    clean=clean,
-                    if_changed=if_changed,
-                    priority=priority,
-                    release_sequence=project.release_sequence,
-                    host=preview_host(project.slug, chosen_branch, deployment_id) if is_preview else project.slug,
-                    traceparent=traceparent,
-                    preview_days=self._site_settings.preview_days,
-                ),
+            deployment = _new_deployment(
+                tenant_id, request, project, created_by=created_by, trigger=trigger, traceparent=traceparent
             )
-            entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
-            first, last = self._log_store.append(connection, deployment_id, [entry], fence=None)
-            row = self._deployments.get_in(connection, deployment_id)
+            self._deployments.insert(connection, deployment, preview_days=self._site_settings.preview_days)
+            entry = LogStatus(timestamp=unix_milliseconds(self._clock.now()), status=DeploymentStatus.QUEUED)
+            first, last = self._log_store.append(connection, deployment.id, [entry], fence=None)
+            row = self._deployments.get_in(connection, deployment.id)
             resource = deployment_resource(row, [], self._site_settings)
             if record is not None:
                 record(connection, resource)
-        self._doorbell.ring(deployment_id, first, last, [entry])
-        self._enqueue(
-            stage_job(
-                deployment_id=deployment_id,
-                tenant_id=tenant_id,
-                stage=FIRST_STAGE,
-                priority=priority,
-                limits=limits,
-                enqueued_at=row.created_at,
-                traceparent=traceparent,
-            )
-        )
+        self._doorbell.ring(deployment.id, first, last, [entry])
+        self._enqueue(stage_job_of(row, FIRST_STAGE))
         return resource
 
     def redeploy(
@@ -175,17 +134,14 @@ class DeploymentService:
     ) -> DeploymentResource:
         """A new deployment of the same commit (or branch, when the commit was never resolved)."""
         row = self._get_row(tenant_id, deployment_id)
-        return self.create(
-            tenant_id=tenant_id,
+        request = CreateDeploymentRequest(
             project_id=row.project_id,
             branch=row.branch,
             commit_sha=row.commit_sha,
             is_preview=row.is_preview,
             priority=row.priority,
-            created_by=created_by,
-            trigger="redeploy",
-            record=record,
         )
+        return self.create(tenant_id, request, created_by=created_by, trigger="redeploy", record=record)
 
     # Ending
 
@@ -210,53 +166,8 @@ class DeploymentService:
         except Unavailable:
             outcomes = {CancelOutcome.SIGNALLED}
         if CancelOutcome.SIGNALLED not in outcomes:
-            self.end_cancelled(row)
+            self._terminations.end_cancelled(row)
         return self.get(tenant_id, deployment_id)
-
-    def end_cancelled(self, row: DeploymentRow) -> None:
-        """Ends a deployment whose cancellation was asked for and of which the queue holds no job. `row` is its own.
-
-        A stage that has begun may still run where its worker is stopped or cut off from the queue. So its job is put
-        back: whoever takes it up ends what is left, then confirms.
-        """
-        stage = self._stage_runs.running_stage(row.id)
-        if stage is None:
-            if self.finish_cancelled(row):
-                self._free_slot(row)
-            return
-        limits = limits_of(row.tenant_plan)
-        job = stage_job(
-            deployment_id=row.id,
-            tenant_id=row.tenant_id,
-            stage=stage,
-            priority=row.priority,
-            limits=limits,
-            enqueued_at=row.created_at,
-            traceparent=row.traceparent,
-        )
-        try:
-            # It had a slot and must not wait behind other builds for one.
-            self._queue.hold_slot(row.tenant_id, row.id, limit=limits.concurrent_builds, weight=limits.weight)
-        except Unavailable:
-            return
-        self._enqueue(job)
-
-    def finish_cancelled(self, row: DeploymentRow) -> bool:
-        """Ends a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
-        read."""
-        end = LogEnd(timestamp=self._now_ms(), status=DeploymentStatus.CANCELLED)
-        return self._finish(row, DeploymentStatus.CANCELLED, end, error=None)
-
-    def finish_failed(self, row: DeploymentRow, code: str, stage: Stage | None, message: str) -> bool:
-        """Fails a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
-        read."""
-        message = storable(message)
-        end = LogEnd(
-            timestamp=self._now_ms(),
-            status=DeploymentStatus.FAILED,
-            error={"code": code, "stage": stage, "message": message},
-        )
-        return self._finish(row, DeploymentStatus.FAILED, end, error=(code, stage, message))
 
     def delete(self, tenant_id: str, deployment_id: str) -> None:
         """Removes a finished deployment and its site; the work is a job, the row is hidden at once."""
@@ -273,7 +184,7 @@ class DeploymentService:
 
     # Within
 
-    def _admit(self, connection: Connection, tenant_id: str) -> PlanLimits:
+    def _admit(self, connection: Connection, tenant_id: str) -> None:
         plan = self._deployments.lock_tenant(connection, tenant_id)
         if plan is None:
             raise NotFound("There is no such account.")
@@ -284,14 +195,6 @@ class DeploymentService:
                 "wait for some to finish or cancel them.",
                 retry_after_seconds=30,
             )
-        return limits
-
-    def _free_slot(self, row: DeploymentRow) -> None:
-        try:
-            self._queue.free_slot(row.tenant_id, row.id)
-        except Unavailable:
-            # The reconciler frees the slots of deployments that have ended.
-            return
 
     def _enqueue(self, job: Job) -> None:
         try:
@@ -299,24 +202,6 @@ class DeploymentService:
         except Unavailable:
             # Committed is accepted: the reconciler enqueues what the queue doesn't hold.
             return
-
-    def _finish(
-        self, row: DeploymentRow, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
-    ) -> bool:
-        deployment_id, fence = row.id, row.fence
-        entries = [LogStatus(timestamp=end.timestamp, status=status), end]
-        if error is not None:
-            stage = error[1] or FIRST_STAGE
-            entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
-        with self._database.transaction() as connection:
-            if not self._deployments.finish(connection, deployment_id, status, fence=fence, error=error):
-                return False
-            run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
-            self._stage_runs.end(connection, deployment_id, status=run_status, fence=fence)
-            first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
-        # A full log keeps its mark in the line's place: without the line, watchers read the store.
-        self._doorbell.ring(deployment_id, first, last, entries[-2:])
-        return True
 
     def _get_row(self, tenant_id: str, deployment_id: str) -> DeploymentRow:
         row = self._deployments.find(tenant_id, deployment_id)
@@ -346,8 +231,40 @@ class DeploymentService:
             return None
         return None
 
-    def _now_ms(self) -> int:
-        return int(self._clock.now().timestamp() * 1000)
+
+def _new_deployment(
+    tenant_id: str,
+    request: CreateDeploymentRequest,
+    project: DeployableProject,
+    *,
+    created_by: str | None,
+    trigger: str,
+    traceparent: str | None,
+) -> NewDeployment:
+    """Raises ValidationFailed when the project has no repository."""
+    if not project.repository_url:
+        raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
+    deployment_id = new_identifier(DEPLOYMENT)
+    branch = request.branch or project.repository_branch
+    return NewDeployment(
+        id=deployment_id,
+        tenant_id=tenant_id,
+        project_id=request.project_id,
+        created_by=created_by,
+        trigger=trigger,
+        repository_url=project.repository_url,
+        repository_set_by=project.repository_set_by,
+        branch=branch,
+        commit_sha=request.commit_sha,
+        settings=project.settings,
+        is_preview=request.is_preview,
+        clean=request.clean,
+        if_changed=request.if_changed,
+        priority=request.priority,
+        release_sequence=project.release_sequence,
+        host=preview_host(project.slug, branch, deployment_id) if request.is_preview else project.slug,
+        traceparent=traceparent,
+    )
 
 
 def _not_found() -> NotFound:

@@ -8,7 +8,8 @@ from schemas.deployments import DeploymentResource
 from shared.db.database import Database
 from shared.deployments.deployment_resource import deployment_resource
 from shared.deployments.jobs import release_job
-from shared.deployments.repository import DeploymentRepository, DeploymentRow
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.service import Record
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import DeploymentStatus, SiteState

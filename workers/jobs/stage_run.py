@@ -9,7 +9,7 @@ from schemas.messages import Job
 from shared import metrics
 from shared.clock import Clock
 from shared.deployments.jobs import stage_job
-from shared.deployments.repository import DeploymentRow
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Stage, next_stage
 from shared.errors import FailureCode, LeaseLost
 from shared.logs.masking.redaction import Redactor

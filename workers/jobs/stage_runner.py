@@ -15,7 +15,7 @@ import structlog
 
 from shared import errors, metrics
 from shared.clock import Clock
-from shared.deployments.repository import DeploymentRow
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import FIRST_STAGE, Stage
 from shared.errors import PlatformError, StageFailure, Unavailable
 from shared.logs.masking.redaction import Redactor

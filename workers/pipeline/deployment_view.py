@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.backoff import Backoff
-from shared.deployments.repository import DeploymentRow
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Stage
 from shared.plans import PlanLimits
 from shared.projects.variable_service import ProjectVariable

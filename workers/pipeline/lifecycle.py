@@ -15,9 +15,10 @@ import msgspec
 import tenacity
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
-from shared.clock import Clock
+from shared.clock import Clock, unix_milliseconds
 from shared.db.database import Connection, Database
-from shared.deployments.repository import DeploymentRepository, DeploymentRow
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, LAST_STAGE, STAGES, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
@@ -350,7 +351,7 @@ class LifecycleService:
         return [self._status(status), end]
 
     def _now_ms(self) -> int:
-        return int(self._clock.now().timestamp() * 1000)
+        return unix_milliseconds(self._clock.now())
 
 
 def _shown(message: str) -> str:

@@ -159,8 +159,8 @@ def test_a_deployment_that_a_worker_takes_up_is_not_ended_by_the_reconciler(worl
 
     def end() -> bool:
         if how == "cancelled":
-            return world.service.finish_cancelled(row)
-        return world.service.finish_failed(row, FailureCode.PLATFORM_ERROR, Stage.CLONE, "Given up.")
+            return world.terminations.finish_cancelled(row)
+        return world.terminations.finish_failed(row, FailureCode.PLATFORM_ERROR, Stage.CLONE, "Given up.")
 
     with overtaken(world.database, end, take_up) as waiter:
         assert waiter.result() is False
@@ -321,7 +321,7 @@ def reconciler_of(world: Any, router: Router) -> Reconciler:
         stage_runs=world.stage_runs,
         releases=world.releases,
         sites=world.sites,
-        service=world.service,
+        terminations=world.terminations,
         publisher=router,  # type: ignore[arg-type]
         artifacts=None,  # type: ignore[arg-type]
         clock=SystemClock(),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from schemas.deployments import CreateDeploymentRequest
 from shared.clock import SystemClock
 from shared.deployments.jobs import stage_job_id
 from shared.deployments.state import Stage
@@ -328,8 +329,8 @@ def test_an_installations_own_bound_outlives_the_queue(world: Any, plan: Plan, b
         connection.execute("UPDATE tenants SET plan = %s WHERE id = %s", (plan.value, world.tenant_id))
     queue = RedisJobQueue(world.redis, maximum_tenant_slots=builds_at_once)
     service = world.service_with(queue=queue)
-    made = {"tenant_id": world.tenant_id, "project_id": world.project_id, "created_by": None}
-    ids = [service.create(**made).id for _ in range(4)]
+    request = CreateDeploymentRequest(project_id=world.project_id)
+    ids = [service.create(world.tenant_id, request, created_by=None).id for _ in range(4)]
     assert len(queue.acquire("clone", 4, worker="w", request_id="r").jobs) == allowed
     lifecycle = world.lifecycle_with(limits=replace(world.settings.limits, builds_at_once=builds_at_once))
     begun = [lifecycle.begin_stage(world.tenant_id, each, Stage.CLONE, fence=9, worker="w").beginning for each in ids]

@@ -1,0 +1,102 @@
+"""Ends deployments that no worker holds."""
+
+from __future__ import annotations
+
+from schemas.logs import LogEnd, LogLine, LogStatus
+from shared.clock import Clock, unix_milliseconds
+from shared.db.database import Database
+from shared.deployments.jobs import stage_job_of
+from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeploymentRow
+from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.state import FIRST_STAGE, DeploymentStatus, Stage
+from shared.errors import Unavailable
+from shared.logs.base import Doorbell, LogStore
+from shared.plans import limits_of
+from shared.queue.base import JobQueue
+from shared.text.storable import storable
+
+
+class TerminationService:
+    """Deployments of which a worker still runs a stage are ended by that worker; see workers/pipeline/lifecycle.py."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        deployments: DeploymentRepository,
+        stage_runs: StageRunRepository,
+        queue: JobQueue,
+        log_store: LogStore,
+        doorbell: Doorbell,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._deployments = deployments
+        self._stage_runs = stage_runs
+        self._queue = queue
+        self._log_store = log_store
+        self._doorbell = doorbell
+        self._clock = clock
+
+    def end_cancelled(self, row: DeploymentRow) -> None:
+        """Ends a deployment whose cancellation was asked for and of which the queue holds no job. `row` is its own.
+
+        A stage that has begun may still run where its worker is stopped or cut off from the queue. So its job is put
+        back: whoever takes it up ends what is left, then confirms.
+        """
+        stage = self._stage_runs.running_stage(row.id)
+        if stage is None:
+            if self.finish_cancelled(row):
+                self._free_slot(row)
+            return
+        limits = limits_of(row.tenant_plan)
+        try:
+            # It had a slot and must not wait behind other builds for one.
+            self._queue.hold_slot(row.tenant_id, row.id, limit=limits.concurrent_builds, weight=limits.weight)
+            self._queue.enqueue(stage_job_of(row, stage))
+        except Unavailable:
+            # The reconciler enqueues what the queue doesn't hold.
+            return
+
+    def finish_cancelled(self, row: DeploymentRow) -> bool:
+        """Ends a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
+        read."""
+        end = LogEnd(timestamp=unix_milliseconds(self._clock.now()), status=DeploymentStatus.CANCELLED)
+        return self._finish(row, DeploymentStatus.CANCELLED, end, error=None)
+
+    def finish_failed(self, row: DeploymentRow, code: str, stage: Stage | None, message: str) -> bool:
+        """Fails a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
+        read."""
+        message = storable(message)
+        end = LogEnd(
+            timestamp=unix_milliseconds(self._clock.now()),
+            status=DeploymentStatus.FAILED,
+            error={"code": code, "stage": stage, "message": message},
+        )
+        return self._finish(row, DeploymentStatus.FAILED, end, error=(code, stage, message))
+
+    def _finish(
+        self, row: DeploymentRow, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
+    ) -> bool:
+        deployment_id, fence = row.id, row.fence
+        entries = [LogStatus(timestamp=end.timestamp, status=status), end]
+        if error is not None:
+            stage = error[1] or FIRST_STAGE
+            entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
+        with self._database.transaction() as connection:
+            if not self._deployments.finish(connection, deployment_id, status, fence=fence, error=error):
+                return False
+            run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
+            self._stage_runs.end(connection, deployment_id, status=run_status, fence=fence)
+            first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
+        # A full log keeps its mark in the line's place: without the line, watchers read the store.
+        self._doorbell.ring(deployment_id, first, last, entries[-2:])
+        return True
+
+    def _free_slot(self, row: DeploymentRow) -> None:
+        try:
+            self._queue.free_slot(row.tenant_id, row.id)
+        except Unavailable:
+            # The reconciler frees the slots of deployments that have ended.
+            return
