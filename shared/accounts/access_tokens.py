@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import jwt
+import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -31,6 +31,14 @@ class AccessClaims:
     family_id: str
 
 
+class _Payload(msgspec.Struct, frozen=True):
+    """The claims that this platform reads; `exp` is Unix time in seconds."""
+
+    sub: str
+    sid: str
+    exp: float
+
+
 class AccessTokens:
     """`secrets`: the first one signs, all verify. Safe from any thread."""
 
@@ -50,18 +58,18 @@ class AccessTokens:
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
             # The expiry is compared below, by our own clock.
-            payload: dict[str, Any] = jwt.decode(
+            decoded = jwt.decode(
                 token,
                 key,
                 algorithms=[_ALGORITHM],
                 issuer=_ISSUER,
                 options={"require": ["exp", "sub", "sid"], "verify_exp": False, "verify_iat": False},
             )
-            claims, expiry = AccessClaims(str(payload["sub"]), str(payload["sid"])), float(payload["exp"])
+            payload = msgspec.convert(decoded, _Payload)
         except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
             raise Unauthenticated("The access token is not valid; sign in again.") from error
-        if expiry <= self._clock.now().timestamp():
+        if payload.exp <= self._clock.now().timestamp():
             raise Unauthenticated(
                 "The access token has expired; get a new one from POST /api/auth/refresh.", code=ErrorCode.TOKEN_EXPIRED
             )
-        return claims
+        return AccessClaims(payload.sub, payload.sid)

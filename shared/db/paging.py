@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, LiteralString, Protocol, TypeVar
+from typing import Generic, LiteralString, Protocol, TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -18,7 +18,7 @@ class PageRequest:
     sort: str = "created_at"
     is_descending: bool = True
     limit: int = 20
-    after: tuple[Any, str] | None = None
+    after: tuple[object, str] | None = None
     with_total: bool = False
 
 
@@ -27,7 +27,7 @@ class Page(Generic[T]):
     """`position` is what the next PageRequest's `after` is, None when this is the last page."""
 
     items: Sequence[T]
-    position: tuple[Any, str] | None
+    position: tuple[object, str] | None
     total: int | None = None
 
     def map(self, function: Callable[[T], U]) -> Page[U]:

@@ -6,7 +6,7 @@ named: a column that a migration adds changes nothing for processes of the versi
 
 from __future__ import annotations
 
-from typing import Any, LiteralString, TypeVar, cast
+from typing import LiteralString, TypeVar, cast
 
 import msgspec
 from psycopg.rows import BaseRowFactory, args_row, kwargs_row
@@ -39,7 +39,7 @@ def struct_row(row: type[S]) -> BaseRowFactory[S]:
 def value_row(type_: type[T]) -> BaseRowFactory[T | None]:
     """The only column of each row, converted to `type_`; None for NULL."""
 
-    def make(value: Any) -> T | None:
+    def make(value: object) -> T | None:
         return None if value is None else msgspec.convert(value, type_)
 
     return args_row(make)

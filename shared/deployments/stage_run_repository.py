@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import msgspec
 from psycopg.types.json import Jsonb
@@ -28,7 +28,7 @@ class StageRunRow(msgspec.Struct, frozen=True):
 
 class _StageOutput(msgspec.Struct, frozen=True):
     stage: Stage
-    output: dict[str, Any]
+    output: dict[str, object]
 
 
 class _SucceededStage(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class StageRunRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def outputs(self, connection: Connection, deployment_id: str) -> dict[str, dict[str, Any]]:
+    def outputs(self, connection: Connection, deployment_id: str) -> dict[str, dict[str, object]]:
         """Stage → recorded output of the stages that have succeeded."""
         rows = connection.fetch_all(
             _StageOutput,
@@ -133,7 +133,7 @@ class StageRunRepository:
         stage: str,
         fence: int,
         *,
-        output: dict[str, Any],
+        output: dict[str, object],
         is_cache_hit: bool,
     ) -> bool:
         cursor = connection.execute(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -119,14 +118,15 @@ class ProjectService:
             # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
             return
 
-    def _validate(self, values: dict[str, Any], *, allows_files: bool) -> None:
+    def _validate(self, values: Mapping[str, object], *, allows_files: bool) -> None:
         problems = field_problems(values)
         code: ErrorCode | None = None
-        if isinstance(values.get("repository_url"), str):
+        address = values.get("repository_url")
+        if isinstance(address, str):
             try:
                 # The clone judges again, by what the name resolves to then; no name is resolved in a request.
                 policy = RepositoryPolicy(self._addresses, allows_files=allows_files)
-                policy.check(parse_repository_url(values["repository_url"]))
+                policy.check(parse_repository_url(address))
             except CloudifyError as error:
                 code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
                 fields = (error.details or {}).get("fields", [])
