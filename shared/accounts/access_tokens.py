@@ -21,7 +21,7 @@ _ALGORITHM = "HS256"
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:
-    """32 bytes for one purpose (HKDF-SHA256, RFC 5869): what one key reveals says nothing about the others."""
+    """Derives 32 bytes for one purpose (HKDF-SHA256, RFC 5869). One derived key reveals nothing about the others."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"cloudify {purpose}".encode()).derive(secret)
 
 
@@ -40,7 +40,7 @@ class _Payload(msgspec.Struct, frozen=True):
 
 
 class AccessTokens:
-    """`secrets`: the first one signs, all verify. Safe from any thread."""
+    """Signs with the first of `secrets` and verifies with all of them. Safe from any thread."""
 
     def __init__(self, secrets: Sequence[bytes], clock: Clock) -> None:
         keys = [derive_key(secret, "access token") for secret in secrets]
@@ -54,10 +54,10 @@ class AccessTokens:
         return jwt.encode(payload, self._keys[self._current], _ALGORITHM, headers={"kid": self._current})
 
     def verify(self, token: str) -> AccessClaims:
-        """Raises Unauthenticated: TOKEN_EXPIRED when its time is over, else UNAUTHENTICATED."""
+        """Raises Unauthenticated: TOKEN_EXPIRED for an expired token, otherwise UNAUTHENTICATED."""
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
-            # The expiry is compared below, by our own clock.
+            # The expiry is compared below, with the clock of this class.
             decoded = jwt.decode(
                 token,
                 key,

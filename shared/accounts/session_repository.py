@@ -1,7 +1,8 @@
-"""Logins as rows, and their refresh tokens.
+"""Database access to logins and their refresh tokens.
 
-Whether a login lives is decided by its row in `logins` alone. A refresh locks that row before it reads anything else;
-a revocation changes it. So a refresh either ends before the revocation, which then ends its new token, or finds it.
+Only a login's row in `logins` decides whether the login is valid. A refresh locks that row before it reads anything
+else, and a revocation changes it. So a refresh either commits before the revocation, which then ends its new token, or
+sees the revocation.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class SessionHolderRow(msgspec.Struct, frozen=True):
 
 
 class LoginRow(msgspec.Struct, frozen=True):
-    """A login, with what its present refresh token was issued to, and when."""
+    """A login, with the client of its current refresh token and the time when that token was issued."""
 
     id: str
     user_agent: str | None
@@ -90,7 +91,7 @@ FROM sessions s JOIN logins l ON l.id = s.family_id JOIN users u ON u.id = s.use
 WHERE s.refresh_token_hash = %(hash)s
 """
 
-# A login is shown by the row that holds its present refresh token.
+# The newest refresh token of a login shows its client and its last use.
 _LIST = """
 SELECT l.id, s.user_agent, s.address, l.expires_at, s.created_at AS last_used_at, l.created_at
 FROM logins l CROSS JOIN LATERAL (
@@ -109,7 +110,7 @@ class SessionRepository:
         connection.execute(_INSERT_LOGIN, {"id": login_id, "user_id": user_id, "expires_at": expires_at})
 
     def insert(self, connection: Connection, session: NewSession) -> None:
-        """Adds a refresh token. The caller has inserted or locked its login."""
+        """Adds a refresh token. The caller must have inserted or locked its login."""
         connection.execute(_INSERT, msgspec.structs.asdict(session))
 
     def prolong_login(self, connection: Connection, login_id: str, expires_at: datetime) -> None:
@@ -119,9 +120,9 @@ class SessionRepository:
         )
 
     def find_locked(self, connection: Connection, refresh_token_hash: bytes) -> SessionRow | None:
-        """The refresh token's row, and its login's `revoked_at`, with the login locked. None for an unknown token.
+        """Locks the login of the refresh token and returns the token's row. None for an unknown token.
 
-        Three statements: one that waited for the lock would still see the rows as they were before it.
+        Takes three statements: a single one that waited for the lock would still see the rows from before the wait.
         """
         parameters = {"hash": refresh_token_hash}
         family_id = connection.fetch_value(
@@ -145,7 +146,7 @@ class SessionRepository:
         )
 
     def revoke(self, connection: Connection, login_id: str, user_id: str, now: datetime) -> bool:
-        """Ends the login. False when the user has no such login, or it was ended before."""
+        """Ends the login. Returns False if the user has no such login or it has already ended."""
         return (
             connection.execute(
                 "UPDATE logins SET revoked_at = %(now)s "
@@ -164,12 +165,12 @@ class SessionRepository:
         return self._database.fetch_one(SessionHolderRow, _FIND_HOLDER, {"hash": refresh_token_hash, "now": now})
 
     def list_of(self, user_id: str, now: datetime) -> list[LoginRow]:
-        """The 100 latest logins that live."""
+        """Returns the 100 most recently used valid logins."""
         return self._database.fetch_all(LoginRow, _LIST, {"user_id": user_id, "now": now})
 
     def delete_expired(self, now: datetime) -> int:
-        """Deletes logins that are over, with their refresh tokens, and the old refresh tokens of others. Returns how
-        many logins it deleted."""
+        """Deletes expired logins with their refresh tokens, and expired refresh tokens of other logins. Returns the
+        number of deleted logins."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM sessions WHERE expires_at < %(now)s", {"now": now})
             return connection.execute("DELETE FROM logins WHERE expires_at < %(now)s", {"now": now}).rowcount

@@ -1,4 +1,4 @@
-"""Sessions: a login gives a short access token and a refresh token that is replaced at each use."""
+"""Sessions: a login issues a short-lived access token and a refresh token that is replaced at each use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.errors import ErrorCode, NotFound, Unauthenticated
 from shared.identifiers import SESSION, new_identifier
 
 REFRESH_LIFETIME = timedelta(days=30)
-# Two tabs may refresh at once; within this time the replaced token still gives a successor.
+# Two tabs may refresh at once: a replaced token can still be exchanged for this long.
 GRACE = timedelta(seconds=10)
 
 
@@ -31,7 +31,7 @@ class IssuedSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionHolder:
-    """Whose login it is; `session_id` is the family."""
+    """The user of a login; `session_id` is the login's id."""
 
     user_id: str
     email: str
@@ -56,10 +56,10 @@ class SessionService:
             return self._issue(connection, user_id, login_id, user_agent, address, expires_at)
 
     def refresh(self, refresh_token: str | None, *, user_agent: str | None, address: str | None) -> IssuedSession:
-        """Replaces the refresh token. A login lasts 30 days from its last use.
+        """Replaces the refresh token. A login expires 30 days after its last use.
 
-        Raises Unauthenticated: SESSION_REVOKED when the token was replaced more than 10 s ago (somebody else has it:
-        the whole family is revoked) or the login was ended; UNAUTHENTICATED when it is unknown.
+        Raises Unauthenticated: SESSION_REVOKED if the token was replaced more than 10 s ago (it may be stolen, so
+        the login is revoked) or the login has ended; UNAUTHENTICATED if it is unknown.
         """
         if not refresh_token:
             raise Unauthenticated("There is no refresh cookie; sign in.")
@@ -76,13 +76,13 @@ class SessionService:
                 self._sessions.set_replaced(connection, row.id, now)
                 self._sessions.prolong_login(connection, row.family_id, expires_at)
                 return self._issue(connection, row.user_id, row.family_id, user_agent, address, expires_at)
-        # Outside the block, so that the revocation is committed.
+        # Raised after the transaction, so that the revocation is committed.
         raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
 
     def identify(self, refresh_token: str) -> SessionHolder:
-        """Whose live login it is; changes nothing. A token that was replaced counts for 10 s more.
+        """Returns the user of a valid login, without side effects. A replaced token remains valid for 10 s.
 
-        Raises Unauthenticated: SESSION_REVOKED when the login was ended, UNAUTHENTICATED otherwise.
+        Raises Unauthenticated: SESSION_REVOKED if the login has ended, otherwise UNAUTHENTICATED.
         """
         now = self._clock.now()
         row = self._sessions.find_holder(_hash(refresh_token), now)
@@ -98,7 +98,7 @@ class SessionService:
         )
 
     def end(self, refresh_token: str | None) -> None:
-        """Ends the login of the refresh token; no error when there is none."""
+        """Ends the login of the refresh token. Does nothing if there is none."""
         if not refresh_token:
             return
         with self._database.transaction() as connection:
@@ -107,7 +107,7 @@ class SessionService:
                 self._sessions.revoke(connection, row.family_id, row.user_id, self._clock.now())
 
     def list(self, user_id: str, *, current: str | None) -> list[SessionResource]:
-        """The live logins, the latest first."""
+        """Returns the valid logins, the most recently used first."""
         return [
             SessionResource(
                 id=row.id,

@@ -1,4 +1,4 @@
-"""What open streams may go on for, asked of many at once."""
+"""Checks for many open streams at once whether they may continue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from shared.accounts.permissions import Role
 from shared.db.database import Database
 
-# As TokenRepository, SessionRepository and DeploymentRepository see them when a request comes.
+# The same conditions as for requests, in TokenRepository, SessionRepository and DeploymentRepository.
 _LIVE_TOKENS = """
 SELECT id FROM live_api_tokens WHERE id = ANY(%(ids)s) AND (expires_at IS NULL OR expires_at > now())
 """
@@ -38,7 +38,7 @@ class _DeploymentRow(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class StreamRights:
-    """`roles` by user, then by tenant; `deployments`: those that are there, with their tenants."""
+    """The valid tokens and sessions, the roles by user and tenant, and the existing deployments with their tenants."""
 
     tokens: frozenset[str]
     sessions: frozenset[str]
@@ -59,7 +59,7 @@ class StreamRightsRepository:
         deployment_ids: Collection[str],
         now: datetime,
     ) -> StreamRights:
-        """Four queries, however many streams there are. `session_ids` are logins. Raises Unavailable."""
+        """Runs four queries for any number of streams. `session_ids` are ids of logins. Raises Unavailable."""
         with self._database.transaction() as connection:
             tokens = connection.fetch_values(str, _LIVE_TOKENS, {"ids": list(token_ids)})
             sessions = connection.fetch_values(str, _LIVE_SESSIONS, {"ids": list(session_ids), "now": now})

@@ -1,4 +1,4 @@
-"""Tenants and who belongs to them."""
+"""Database access to tenants and their members."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TenantRepository:
         self._database = database
 
     def insert_personal(self, connection: Connection, *, tenant_id: str, name: str, user_id: str, plan: Plan) -> None:
-        """The user's own tenant, with the user as its owner."""
+        """Inserts the user's own tenant, with the user as its owner."""
         connection.execute(
             "INSERT INTO tenants (id, name, plan, personal_user_id) "
             "VALUES (%(id)s, %(name)s, %(plan)s::plan, %(user_id)s)",
@@ -34,7 +34,7 @@ class TenantRepository:
         )
 
     def memberships_of(self, user_id: str) -> list[Membership]:
-        """The personal tenant first, then the others by their age."""
+        """Returns the personal tenant first, then the others by age."""
         return self._database.fetch_all(
             Membership,
             "SELECT m.tenant_id, m.role FROM memberships m JOIN tenants t ON t.id = m.tenant_id "
@@ -54,7 +54,7 @@ class TenantRepository:
         return self._database.fetch_value(Plan, "SELECT plan FROM tenants WHERE id = %(id)s", {"id": tenant_id})
 
     def set_plan_by_email(self, email: str, plan: Plan) -> str | None:
-        """The id of the personal tenant whose plan was set, None when no user has this address."""
+        """Returns the id of the personal tenant whose plan was set, or None if no user has this address."""
         return self._database.fetch_value(
             str,
             "UPDATE tenants t SET plan = %(plan)s::plan FROM users u "

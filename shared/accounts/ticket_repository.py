@@ -1,4 +1,4 @@
-"""Tickets for streams as rows. Only the hash of a ticket is stored."""
+"""Database access to stream tickets. Only the hash of a ticket is stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.db.database import Database
 
 
 class NewTicket(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a new ticket; either `token_id` or `session_id` says what asked for it."""
+    """The values of a new ticket; it was requested with either `token_id` or `session_id`."""
 
     ticket_hash: bytes
     user_id: str
@@ -21,8 +21,8 @@ class NewTicket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TakenTicket(msgspec.Struct, frozen=True):
-    """A ticket with its user and the scopes of its token. `is_live`: whether what asked for it is neither revoked nor
-    expired."""
+    """A ticket with its user and the scopes of its token. `is_live`: the token or login that requested it is
+    neither revoked nor expired."""
 
     token_id: str | None
     session_id: str | None
@@ -40,7 +40,7 @@ INSERT INTO stream_tickets (ticket_hash, user_id, token_id, session_id, deployme
 VALUES (%(ticket_hash)s, %(user_id)s, %(token_id)s, %(session_id)s, %(deployment_id)s, %(expires_at)s)
 """
 
-# Of two that present the same ticket at once, the second waits for the first one's deletion and then finds nothing.
+# If two clients present the same ticket at once, the second waits for the deletion and then finds no row.
 _TAKE = """
 WITH taken AS (
   DELETE FROM stream_tickets WHERE ticket_hash = %(ticket_hash)s
@@ -67,7 +67,7 @@ class StreamTicketRepository:
             connection.execute(_INSERT, msgspec.structs.asdict(ticket))
 
     def take(self, ticket_hash: bytes, now: datetime) -> TakenTicket | None:
-        """Consumes the ticket."""
+        """Deletes and returns the ticket. None if it is unknown."""
         return self._database.fetch_one(TakenTicket, _TAKE, {"ticket_hash": ticket_hash, "now": now})
 
     def delete_expired(self, now: datetime) -> int:

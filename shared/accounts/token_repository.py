@@ -1,7 +1,7 @@
-"""API tokens as rows. Only the hash of a token is stored.
+"""Database access to API tokens. Only the hash of a token is stored.
 
-A token that another one made ends no later than that one, and is revoked with it: the view `live_api_tokens` looks at
-all the tokens that it descends from, so that one revoked row is enough, also beside a child that is being made.
+A token that was created with another one expires no later than that one and is revoked with it: the view
+`live_api_tokens` checks all ancestors, so revoking one row is enough, even while a child is being created.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SORTABLE: dict[str, LiteralString] = {"created_at": "created_at"}
 
 
 class TokenRow(msgspec.Struct, frozen=True):
-    """What a token's owner is shown of it."""
+    """The part of a token that its owner may see."""
 
     id: str
     name: str
@@ -31,7 +31,7 @@ class TokenRow(msgspec.Struct, frozen=True):
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a new token. `ancestor_ids`: the tokens that it descends from, oldest first."""
+    """The values of a new token. `ancestor_ids`: the tokens that it was created with, oldest first."""
 
     id: str
     user_id: str
@@ -44,7 +44,7 @@ class NewToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParentToken(msgspec.Struct, frozen=True):
-    """What a child needs to know of the token that makes it."""
+    """The part of a token that a new child depends on."""
 
     id: str
     ancestor_ids: list[str]
@@ -53,7 +53,7 @@ class ParentToken(msgspec.Struct, frozen=True):
 
 
 class ActiveToken(msgspec.Struct, frozen=True):
-    """A token that isn't revoked, and its user."""
+    """A token that is not revoked, and its user."""
 
     id: str
     scopes: list[str]
@@ -87,7 +87,7 @@ SELECT id, ancestor_ids, expires_at, COALESCE(expires_at <= now(), false) AS is_
 WHERE id = %(id)s AND user_id = %(user_id)s
 """
 
-# The last use is written at most once a minute, so that reading stays reading.
+# The last use is written at most once a minute, so that most requests only read.
 _FIND_ACTIVE = """
 SELECT k.id, k.scopes, COALESCE(k.expires_at <= now(), false) AS is_expired,
        u.id AS user_id, u.email, u.is_platform_administrator,
@@ -102,7 +102,7 @@ class TokenRepository:
         self._database = database
 
     def lock_user(self, connection: Connection, user_id: str) -> bool:
-        """False when there is no such user. Serialises creations, so that the bound on their number is exact."""
+        """Serialises the creation of tokens, so that their limit is exact. Returns False if there is no such user."""
         return connection.exists(_LOCK_USER, {"id": user_id})
 
     def insert(self, connection: Connection, token: NewToken) -> TokenRow:
@@ -134,11 +134,11 @@ class TokenRepository:
         )
 
     def find_parent(self, user_id: str, token_id: str) -> ParentToken | None:
-        """None when the token is revoked."""
+        """Returns None if the token is revoked."""
         return self._database.fetch_one(ParentToken, _FIND_PARENT, {"id": token_id, "user_id": user_id})
 
     def revoke(self, user_id: str, token_id: str) -> bool:
-        """Ends the token and all that descend from it. False when the user has no such token that lives."""
+        """Revokes the token and its descendants. Returns False if the user has no such valid token."""
         return self._database.exists(
             "UPDATE api_tokens SET revoked_at = now() WHERE revoked_at IS NULL "
             "AND id = (SELECT id FROM live_api_tokens WHERE id = %(id)s AND user_id = %(user_id)s) RETURNING id",
@@ -146,11 +146,11 @@ class TokenRepository:
         )
 
     def revoke_oldest(self, connection: Connection, user_id: str, name: str) -> None:
-        """Ends the oldest of the user's tokens that have this name, where there is one."""
+        """Revokes the oldest of the user's tokens with this name, if there is one."""
         connection.execute(_REVOKE_OLDEST, {"user_id": user_id, "name": name})
 
     def find_active(self, token_hash: bytes) -> ActiveToken | None:
-        """The token and its user; also notes the use."""
+        """Returns the token and its user, and records the use."""
         with self._database.transaction() as connection:
             row = connection.fetch_one(ActiveToken, _FIND_ACTIVE, {"token_hash": token_hash})
             if row is not None and row.is_use_due and not row.is_expired:

@@ -1,4 +1,4 @@
-"""API tokens: made, listed, revoked; shown once."""
+"""Creates, lists and revokes API tokens. A token's value is shown once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.identifiers import TOKEN, new_identifier
 from shared.text.written import find_name_problem
 
 MAXIMUM_TOKENS = 100
-# Nearer to the ends of what a datetime can hold, a change of the offset leaves them.
+# Closer to the limits of datetime, a change of the offset overflows.
 _EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -37,18 +37,19 @@ class TokenService:
         granted: Collection[str] = (),
         parent_id: str | None = None,
     ) -> CreatedTokenResource:
-        """`granted`: the scopes of the token that asks, empty when it has all rights of the user. `parent_id`: that
-        token; the new one ends no later, and is revoked with it. Without an end of its own it ends at the same time.
+        """Creates a token. `parent_id` is the token that made the request, if any, and `granted` are its scopes, empty
+        for all rights of the user. The new token expires no later than its parent, by default at the same time, and is
+        revoked with it.
 
-        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Unauthenticated (the parent has ended), Conflict (100
-        tokens).
+        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Unauthenticated (the parent has expired or was revoked),
+        Conflict (100 tokens).
         """
         scopes = list(dict.fromkeys(request.scopes))
         self._validate(request, scopes)
         missing = sorted(set(scopes) - set(granted)) if scopes else ["all scopes"]
         if granted and missing:
             raise Forbidden(
-                f"A token can't give more than it has: it lacks {', '.join(missing)}.",
+                f"A token can't grant scopes that it lacks: {', '.join(missing)}.",
                 code=ErrorCode.SCOPE_ESCALATION,
                 details={"missing": missing},
             )
@@ -61,8 +62,8 @@ class TokenService:
             )
 
     def create_for_platform(self, user_id: str, name: str) -> CreatedTokenResource:
-        """A token with all rights, for the platform's own use: it starts whatever tokens the account has. In an account
-        with 100 of them it takes the place of the oldest one of this name. Raises NotFound."""
+        """Creates a token with all rights, for the platform's own use, which must be able to start in any case: in an
+        account with 100 tokens it replaces the oldest one of this name. Raises NotFound."""
         with self._database.transaction() as connection:
             if self._has_most(connection, user_id):
                 self._tokens.revoke_oldest(connection, user_id, name)
@@ -79,12 +80,12 @@ class TokenService:
         return _resource(row)
 
     def revoke(self, user_id: str, token_id: str) -> None:
-        """Ends the token and the tokens that it made. Raises NotFound."""
+        """Revokes the token and its descendants. Raises NotFound."""
         if not self._tokens.revoke(user_id, token_id):
             raise NotFound("There is no such token; it may have been revoked.")
 
     def _has_most(self, connection: Connection, user_id: str) -> bool:
-        """Whether the account has all the tokens that it may have. No other is made until the transaction ends."""
+        """Whether the account has the maximum number of tokens. No other is created until the transaction ends."""
         if not self._tokens.lock_user(connection, user_id):
             raise NotFound("There is no such account.")
         return self._tokens.count_of(connection, user_id) >= MAXIMUM_TOKENS
@@ -118,16 +119,16 @@ class TokenService:
     def _within_parent(
         self, user_id: str, parent_id: str | None, expires_at: datetime | None
     ) -> tuple[datetime | None, Sequence[str]]:
-        """When the token ends, and the tokens that it descends from."""
+        """Returns the expiry of the token and its ancestors."""
         if parent_id is None:
             return expires_at, []
         parent = self._tokens.find_parent(user_id, parent_id)
         if parent is None or parent.is_expired:
-            raise Unauthenticated("The API token has ended meanwhile; use another one.")
+            raise Unauthenticated("The API token has expired or was revoked meanwhile; use another one.")
         latest = parent.expires_at
         if latest is not None and expires_at is not None and expires_at > latest:
             raise ValidationFailed(
-                {"expiresAt": f"can't be later than the end of the token that makes it, {latest.isoformat()}"}
+                {"expiresAt": f"can't be later than the expiry of the token that creates it, {latest.isoformat()}"}
             )
         return expires_at or latest, [*parent.ancestor_ids, parent.id]
 

@@ -1,4 +1,4 @@
-"""Users as rows."""
+"""Database access to users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.plans import Plan
 
 
 class UserRow(msgspec.Struct, frozen=True):
-    """A user; `tenant_id` and `plan` are of the personal tenant."""
+    """A user; `tenant_id` and `plan` belong to the personal tenant."""
 
     id: str
     email: str
@@ -54,7 +54,7 @@ class UserRepository:
         self._database = database
 
     def insert(self, connection: Connection, user: NewUser) -> None:
-        """Raises EmailTaken; the transaction is then of no more use."""
+        """Raises EmailTaken, after which the transaction can only be rolled back."""
         try:
             connection.execute(_INSERT, msgspec.structs.asdict(user))
         except UniqueViolation as error:
@@ -67,7 +67,7 @@ class UserRepository:
         return self._database.fetch_one(UserRow, _SELECT + "WHERE u.email = %(email)s", {"email": email})
 
     def set_password_hash(self, user_id: str, password_hash: str, *, expected: str) -> None:
-        """Changes nothing when the hash is no longer the expected one."""
+        """Does nothing if the stored hash is not the expected one."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE users SET password_hash = %(hash)s, updated_at = now() "
