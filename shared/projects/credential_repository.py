@@ -1,4 +1,4 @@
-"""Credentials of projects' repositories as rows, sealed before they get here, and the keys of SSH hosts."""
+"""Database access to sealed repository credentials and to the keys of SSH hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LockedProject(msgspec.Struct, frozen=True):
 
 
 class CredentialsRow(msgspec.Struct, frozen=True):
-    """What a client is shown of a repository's credentials."""
+    """The part of a repository's credentials that clients may see."""
 
     kind: Kind
     origin: str
@@ -29,7 +29,7 @@ class CredentialsRow(msgspec.Struct, frozen=True):
 
 
 class NewCredentials(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of credentials that are set."""
+    """The values of new credentials."""
 
     project_id: str
     kind: Kind
@@ -43,7 +43,7 @@ class NewCredentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SealedCredentials(msgspec.Struct, frozen=True):
-    """Credentials as they are stored."""
+    """Stored credentials, encrypted."""
 
     project_id: str
     kind: Kind
@@ -72,7 +72,7 @@ SET kind = excluded.kind, origin = excluded.origin, username = excluded.username
 RETURNING {_SHOWN}
 """  # noqa: S608 - constants only
 
-# The first one wins; whoever comes later learns which that was.
+# The first key wins; a later caller gets that key.
 _PIN = """
 INSERT INTO repository_host_keys AS k (project_id, host, host_key) VALUES (%(project_id)s, %(host)s, %(host_key)s)
 ON CONFLICT (project_id, host) DO UPDATE SET host_key = k.host_key RETURNING host_key
@@ -84,7 +84,7 @@ class RepositoryCredentialRepository:
         self._database = database
 
     def lock_project(self, connection: Connection, tenant_id: str, project_id: str) -> LockedProject | None:
-        """None when the tenant has no such project. Its address doesn't change until the transaction ends."""
+        """Locks the project until the transaction ends. Returns None if the tenant has no such project."""
         return connection.fetch_one(
             LockedProject,
             "SELECT repository_url FROM projects WHERE id = %(id)s AND tenant_id = %(tenant_id)s "
@@ -93,7 +93,7 @@ class RepositoryCredentialRepository:
         )
 
     def replace_address(self, connection: Connection, project_id: str, repository_url: str) -> None:
-        """For an address of a locked project that credentials are moved out of."""
+        """Stores the address of a locked project after its credentials were moved out of it."""
         connection.execute(
             "UPDATE projects SET repository_url = %(url)s WHERE id = %(id)s", {"id": project_id, "url": repository_url}
         )
@@ -126,7 +126,7 @@ class RepositoryCredentialRepository:
         return deleted.rowcount > 0
 
     def wrapped_by_others(self, key_id: str, *, after: str, limit: int) -> list[SealedCredentials]:
-        """Those of all projects that another key than `key_id` wrapped, by the project's id."""
+        """Returns credentials of all projects that were wrapped by another key than `key_id`, by project id."""
         return self._database.fetch_all(
             SealedCredentials,
             f"SELECT {_SEALED} FROM repository_credentials "  # noqa: S608 - constants only
@@ -135,7 +135,7 @@ class RepositoryCredentialRepository:
         )
 
     def replace_wrapping(self, project_id: str, *, key_id: str, wrapped_key: bytes, former: bytes) -> bool:
-        """False when they were set anew meanwhile: those have a wrapping of their own."""
+        """Returns False if new credentials have been set meanwhile, which are wrapped already."""
         return self._database.exists(
             "UPDATE repository_credentials SET key_id = %(key_id)s, wrapped_key = %(wrapped_key)s "
             "WHERE project_id = %(project_id)s AND wrapped_key = %(former)s RETURNING project_id",
@@ -150,7 +150,7 @@ class RepositoryCredentialRepository:
         )
 
     def pin_host_key(self, project_id: str, host: str, host_key: str) -> str:
-        """Keeps the key unless the host has one already; returns the one that holds."""
+        """Stores the key unless the host already has one, and returns the stored key."""
         pinned = self._database.fetch_value(str, _PIN, {"project_id": project_id, "host": host, "host_key": host_key})
         assert pinned is not None
         return pinned

@@ -1,4 +1,4 @@
-"""Credentials of projects' repositories: write-only for clients, opened for the clones alone."""
+"""Repository credentials: write-only for clients, decrypted only for clones."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class RepositoryCredentialService:
     def set(
         self, tenant_id: str, project_id: str, request: SetRepositoryCredentialsRequest
     ) -> RepositoryCredentialsResource:
-        """Makes or replaces them, for the host of the project's repositoryUrl, and forgets the SSH host keys that were
-        seen. Raises ValidationFailed, NotFound."""
+        """Creates or replaces the credentials for the host of the project's repositoryUrl, and deletes the known SSH
+        host keys. Raises ValidationFailed, NotFound."""
         key = _validate(request)
         with self._database.transaction() as connection:
             row = self._credentials.lock_project(connection, tenant_id, project_id)
@@ -50,10 +50,10 @@ class RepositoryCredentialService:
         return _resource(stored)
 
     def take_from(self, connection: Connection, project_id: str, url: RepositoryUrl) -> None:
-        """Stores the credentials that an address carries, if any, as the project's."""
+        """Stores credentials in the address, if any, as the project's."""
         if url.is_http and (url.user or url.password):
             credentials = RepositoryCredentials("token", url.origin, user=url.user or "", password=url.password or "")
-            # A user without a password is the token itself.
+            # A user without a password is a token.
             username = url.user if url.password else None
             self._store(connection, project_id, credentials, username=username, key=None)
 
@@ -65,20 +65,20 @@ class RepositoryCredentialService:
         return _resource(row)
 
     def delete(self, tenant_id: str, project_id: str) -> None:
-        """Forgets the SSH host keys as well. Raises NotFound."""
+        """Deletes the credentials and the known SSH host keys. Raises NotFound."""
         with self._database.transaction() as connection:
             row = self._credentials.lock_project(connection, tenant_id, project_id)
             if row is None:
                 raise _no_project()
             self._credentials.forget_host_keys(connection, project_id)
             deleted = self._credentials.delete(connection, project_id)
-            # Of an address that was stored before credentials were moved out of it.
+            # Older versions stored addresses with their credentials.
             deleted |= self._clean_address(connection, project_id, row.repository_url)
         if not deleted:
             raise _none_set()
 
     def open_for(self, project_id: str) -> RepositoryCredentials | None:
-        """For workers: never shown to a client. Raises PlatformError when a key is missing from the settings."""
+        """Decrypts the credentials. For workers only. Raises PlatformError if a key is missing from the settings."""
         row = self._credentials.find_sealed(project_id)
         if row is None:
             return None
@@ -90,7 +90,7 @@ class RepositoryCredentialService:
         return RepositoryCredentials(row.kind, row.origin, **values)
 
     def rotate_keys(self) -> Rotation:
-        """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
+        """Wraps all data keys with the current key. May be repeated and run concurrently with writes."""
         rewrapped, after = 0, ""
         unreadable: list[str] = []
         while rows := self._credentials.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
@@ -137,7 +137,7 @@ class RepositoryCredentialService:
         )
 
     def _clean_address(self, connection: Connection, project_id: str, address: str | None) -> bool:
-        """Whether the project's stored address had credentials; it has none afterwards."""
+        """Removes credentials from the project's stored address. Returns whether it had any."""
         try:
             url = parse_repository_url(address or "")
         except CloudifyError:
@@ -149,7 +149,7 @@ class RepositoryCredentialService:
 
 
 def _validate(request: SetRepositoryCredentialsRequest) -> DeployKey | None:
-    """The key, where one is given. Raises ValidationFailed with all that is wrong."""
+    """Returns the deploy key, if one is given. Raises ValidationFailed with all problems."""
     if request.kind not in ("token", "sshKey"):
         raise ValidationFailed({"kind": "must be token or sshKey"})
     given = {"username": request.username, "token": request.token, "privateKey": request.private_key}
@@ -179,7 +179,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _address(stored: str | None, *, kind: str) -> RepositoryUrl:
-    """Raises ValidationFailed where credentials of this kind are of no use."""
+    """Raises ValidationFailed if credentials of this kind can't be used for the address."""
     if stored is None:
         raise ValidationFailed({"kind": "needs a repository: set the project's repositoryUrl first"})
     url = parse_repository_url(stored)
@@ -191,7 +191,7 @@ def _address(stored: str | None, *, kind: str) -> RepositoryUrl:
 
 
 def _context(project_id: str, kind: str, origin: str) -> bytes:
-    """The host is part of it: a row that is moved to another one opens no more."""
+    """Includes the host, so that a row that is moved to another host can't be decrypted."""
     return f"repository credentials\x00{project_id}\x00{kind}\x00{origin}".encode()
 
 
@@ -211,4 +211,4 @@ def _no_project() -> NotFound:
 
 
 def _none_set() -> NotFound:
-    return NotFound("The project has no credentials for its repository; PUT sets some.")
+    return NotFound("The project has no credentials for its repository; set them with PUT.")

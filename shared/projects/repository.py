@@ -1,4 +1,4 @@
-"""Projects as rows."""
+"""Database access to projects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.plans import Plan
 
 SORTABLE: dict[str, LiteralString] = {"created_at": "p.created_at", "name": "p.name"}
 
-# Columns a client may change; anything else in an update is a mistake of the caller.
+# Columns that clients may change; any other column in an update is a bug of the caller.
 CHANGEABLE: tuple[LiteralString, ...] = (
     "name", "repository_url", "repository_branch", "root_directory", "framework", "install_command", "build_command",
     "output_directory", "node_version", "is_pinned", "repository_set_by",
@@ -80,13 +80,13 @@ RETURNING {columns_of(ProjectRow, active_deployment_id="NULL")}
 
 
 class ProjectRepository:
-    """A project that is being deleted is not found and not listed; it still counts for its slug."""
+    """A project that is being deleted is not found and not listed, but its slug remains taken."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def lock_tenant(self, connection: Connection, tenant_id: str) -> Plan | None:
-        """The tenant's plan. Serialises creations of a tenant, so that the plan's bound is exact."""
+        """Returns the tenant's plan. Serialises the creation of projects, so that the plan's limit is exact."""
         return connection.fetch_value(
             Plan, "SELECT plan FROM tenants WHERE id = %(id)s FOR NO KEY UPDATE", {"id": tenant_id}
         )
@@ -100,7 +100,7 @@ class ProjectRepository:
         return total or 0
 
     def insert(self, connection: Connection, project: NewProject) -> ProjectRow | None:
-        """None when the slug is taken, by a project or as the address of a preview; the transaction goes on."""
+        """Returns None if a project or a preview's address has the slug; the transaction remains usable."""
         return connection.fetch_one(ProjectRow, _INSERT, msgspec.structs.asdict(project))
 
     def find(self, tenant_id: str, project_id: str) -> ProjectRow | None:
@@ -140,7 +140,7 @@ class ProjectRepository:
         return page_of(rows, request, total)
 
     def update(self, connection: Connection, tenant_id: str, project_id: str, changes: Mapping[str, object]) -> bool:
-        """False when there is no such project."""
+        """Returns False if there is no such project."""
         unknown = set(changes) - set(CHANGEABLE)
         if unknown:
             raise ValueError(f"not changeable: {sorted(unknown)}")
@@ -152,7 +152,7 @@ class ProjectRepository:
         return connection.exists(query, {**changes, "id": project_id, "tenant_id": tenant_id})
 
     def set_deleting(self, tenant_id: str, project_id: str) -> Plan | None:
-        """The tenant's plan; None when there is no such project, or it is being deleted already."""
+        """Returns the tenant's plan, or None if there is no such project or it is already being deleted."""
         return self._database.fetch_value(
             Plan,
             "UPDATE projects p SET deleting_at = now(), updated_at = now() FROM tenants t "

@@ -1,4 +1,4 @@
-"""Projects: made, read, changed; deletion is asked for here and done by a worker."""
+"""Creates, reads and changes projects. Deletion is requested here and done by a worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.settings import NetworkSettings, SiteSettings
 
 Record = Callable[[Connection, ProjectResource], None]
 
-# How many numbered slugs are tried before the client is asked for one.
+# How many numbered slugs are tried before the client has to choose one.
 _SLUG_ATTEMPTS = 100
 
 
@@ -70,8 +70,9 @@ class ProjectService:
     def create(
         self, tenant_id: str, request: CreateProjectRequest, *, set_by: str | None, record: Record | None = None
     ) -> ProjectResource:
-        """`set_by`: the platform administrator who sets its address with the rights of one, None for anybody else: a
-        clone may read file:// for the former, while it is one. `record` runs in the same transaction.
+        """Creates a project. `set_by`: the platform administrator who sets its address, with administrator rights, or
+        None. Only such an address may be a file:// one, as long as the user is an administrator. `record` runs in the
+        same transaction.
 
         Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
         """
@@ -88,7 +89,7 @@ class ProjectService:
     def update(
         self, tenant_id: str, project_id: str, request: UpdateProjectRequest, *, set_by: str | None
     ) -> ProjectResource:
-        """Changes what the request names. `set_by`: as in `create`.
+        """Changes the fields that the request has. `set_by`: as in `create`.
 
         Raises ValidationFailed (URL_FORBIDDEN), NotFound.
         """
@@ -108,14 +109,14 @@ class ProjectService:
         return self.get(tenant_id, project_id)
 
     def delete(self, tenant_id: str, project_id: str) -> None:
-        """Hides the project at once; its deployments, sites and files are removed by a job. Raises NotFound."""
+        """Hides the project at once. A job removes its deployments, sites and files. Raises NotFound."""
         plan = self._projects.set_deleting(tenant_id, project_id)
         if plan is None:
             raise _not_found()
         try:
             self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(plan)))
         except Unavailable:
-            # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
+            # `deleting_at` is committed; the reconciler enqueues missing jobs.
             return
 
     def _validate(self, values: Mapping[str, object], *, allows_files: bool) -> None:
@@ -124,7 +125,7 @@ class ProjectService:
         address = values.get("repository_url")
         if isinstance(address, str):
             try:
-                # The clone judges again, by what the name resolves to then; no name is resolved in a request.
+                # The clone checks again with the resolved addresses; a request resolves no names.
                 policy = RepositoryPolicy(self._addresses, allows_files=allows_files)
                 policy.check(parse_repository_url(address))
             except CloudifyError as error:
@@ -135,7 +136,7 @@ class ProjectService:
             raise ValidationFailed(problems, code=code)
 
     def _keep_credentials(self, connection: Connection, project_id: str, address: str | None) -> None:
-        """Those that the address carries are kept encrypted, as the project's."""
+        """Encrypts and stores credentials in the address as the project's."""
         if address:
             self._credentials.take_from(connection, project_id, parse_repository_url(address))
 
@@ -151,7 +152,7 @@ class ProjectService:
             )
 
     def _insert(self, connection: Connection, project: NewProject, wanted: str | None) -> ProjectRow:
-        """Under the `wanted` slug, or the first free one that is made from the name."""
+        """Inserts the project with the `wanted` slug, or with the first free one derived from its name."""
         if wanted is not None:
             row = self._projects.insert(connection, msgspec.structs.replace(project, slug=wanted))
             if row is None:
@@ -175,7 +176,7 @@ class ProjectService:
             id=row.id,
             name=row.name,
             slug=row.slug,
-            # Credentials in the address are for the clone alone.
+            # Only clones may see credentials in the address.
             repository_url=None if row.repository_url is None else public_form(row.repository_url),
             repository_branch=row.repository_branch,
             root_directory=row.root_directory,
@@ -193,7 +194,7 @@ class ProjectService:
 
 
 def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | None) -> NewProject:
-    """Without a slug yet."""
+    """The slug is still empty."""
     return NewProject(
         id=new_identifier(PROJECT),
         tenant_id=tenant_id,
@@ -212,7 +213,7 @@ def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | No
 
 
 def _without_credentials(address: str | None) -> str | None:
-    """As it was written, unless it carries credentials."""
+    """The unchanged address, unless it has credentials."""
     if not address:
         return address
     url = parse_repository_url(address)

@@ -1,4 +1,4 @@
-"""Environment variables as rows; values are sealed before they get here."""
+"""Database access to environment variables with sealed values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.secrets_box import SealedSecret
 
 
 class VariableRow(msgspec.Struct, frozen=True):
-    """What a client is shown of a variable."""
+    """The part of a variable that clients may see."""
 
     key: str
     targets: list[str]
@@ -24,7 +24,7 @@ class VariableRow(msgspec.Struct, frozen=True):
 
 
 class NewVariable(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a variable that is set."""
+    """The values of a new variable."""
 
     id: str
     project_id: str
@@ -81,7 +81,7 @@ class VariableRepository:
         self._database = database
 
     def lock_project(self, connection: Connection, tenant_id: str, project_id: str) -> bool:
-        """False when the tenant has no such project. Serialises changes, so that the bound on their number is exact."""
+        """Serialises changes, so that the limit of variables is exact. Returns False if there is no such project."""
         return connection.exists(
             "SELECT id FROM projects WHERE id = %(id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL "
             "FOR NO KEY UPDATE",
@@ -89,7 +89,7 @@ class VariableRepository:
         )
 
     def measure_others(self, connection: Connection, project_id: str, key: str) -> tuple[int, int]:
-        """How many variables the project has beside this one, and the bytes of their names and sealed values."""
+        """Returns the number of the project's other variables and the bytes of their names and sealed values."""
         row = connection.fetch_one(
             _Size,
             "SELECT count(*) AS total, COALESCE(sum(octet_length(ciphertext) + length(key)), 0) AS bytes "
@@ -104,7 +104,7 @@ class VariableRepository:
         return row
 
     def list_of(self, tenant_id: str, project_id: str) -> list[VariableRow]:
-        """By key."""
+        """Returns the variables by key."""
         return self._database.fetch_all(
             VariableRow,
             f"SELECT {_SHOWN} "  # noqa: S608 - constants only
@@ -114,7 +114,7 @@ class VariableRepository:
         )
 
     def sealed_for(self, project_id: str, target: str) -> list[SealedVariable]:
-        """The variables of the target, by key."""
+        """Returns the variables of the target, by key."""
         return self._database.fetch_all(
             SealedVariable,
             f"SELECT {_SEALED} FROM environment_variables v "  # noqa: S608 - constants only
@@ -123,7 +123,7 @@ class VariableRepository:
         )
 
     def readable_values(self, tenant_id: str, project_id: str) -> list[SealedVariable]:
-        """The variables that hold for development, by key."""
+        """Returns the variables for development, by key."""
         return self._database.fetch_all(
             SealedVariable,
             f"SELECT {_SEALED} "  # noqa: S608 - constants only
@@ -134,7 +134,7 @@ class VariableRepository:
         )
 
     def wrapped_by_others(self, key_id: str, *, after: str, limit: int) -> list[SealedVariable]:
-        """Variables of all projects that another key than `key_id` wrapped, by id."""
+        """Returns variables of all projects that were wrapped by another key than `key_id`, by id."""
         return self._database.fetch_all(
             SealedVariable,
             f"SELECT {_SEALED} FROM environment_variables v "  # noqa: S608 - constants only
@@ -143,7 +143,7 @@ class VariableRepository:
         )
 
     def replace_wrapping(self, variable_id: str, *, key_id: str, wrapped_key: bytes, former: bytes) -> bool:
-        """False when the variable was set anew meanwhile: that value has a wrapping of its own."""
+        """Returns False if a new value has been set meanwhile, which is wrapped already."""
         return self._database.exists(
             "UPDATE environment_variables SET key_id = %(key_id)s, wrapped_key = %(wrapped_key)s "
             "WHERE id = %(id)s AND wrapped_key = %(former)s RETURNING id",
@@ -151,10 +151,10 @@ class VariableRepository:
         )
 
     def delete(self, tenant_id: str, project_id: str, key: str) -> bool:
-        """False when the tenant's project has no such variable."""
+        """Returns False if the tenant's project has no such variable."""
         parameters = {"project_id": project_id, "key": key}
         with self._database.transaction() as connection:
-            # The project is locked first, as where variables are set.
+            # Lock the project first, in the same order as when a variable is set.
             if not self.lock_project(connection, tenant_id, project_id):
                 return False
             if connection.execute(_DELETE, parameters).rowcount == 0:

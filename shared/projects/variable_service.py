@@ -1,4 +1,4 @@
-"""Environment variables of projects: write-only for clients, opened for the builds alone."""
+"""Environment variables of projects: write-only for clients, decrypted only for builds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TARGETS = ("production", "preview", "development")
 VARIABLE_STAGES = tuple(stage for stage, traits in STAGES.items() if traits.takes_variables)
 MAXIMUM_VARIABLES = 200
 MAXIMUM_VALUE_BYTES = 64 * 1024
-# Linux starts no program with more than some 2 MiB of variables and arguments.
+# Linux can't start a program with more than about 2 MiB of variables and arguments.
 MAXIMUM_TOTAL_BYTES = 1024 * 1024
-# Set for every build by the platform, over whatever a project says.
+# The platform sets these for every build and overrides the project's values.
 RESERVED = frozenset(
     ["PATH", "VIRTUAL_ENV", "CLOUDIFY"]
     + [f"CLOUDIFY_{name}" for name in ("ENVIRONMENT", "PROJECT", "BRANCH", "COMMIT_SHA", "URL")]
@@ -32,7 +32,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """`unreadable`: ids of records whose key is in no setting any more; they were left as they are."""
+    """`unreadable`: ids of unchanged records whose key is no longer in the settings."""
 
     rewrapped: int
     unreadable: tuple[str, ...]
@@ -40,7 +40,7 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class ProjectVariable:
-    """`stages`: whose commands see it."""
+    """`stages`: the stages whose commands see the variable."""
 
     key: str
     value: str = field(repr=False)
@@ -56,7 +56,7 @@ class VariableService:
     def set(
         self, tenant_id: str, project_id: str, key: str, request: SetVariableRequest
     ) -> EnvironmentVariableResource:
-        """Makes or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables, 1 MiB)."""
+        """Creates or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables, 1 MiB)."""
         targets, stages = list(dict.fromkeys(request.targets)), list(dict.fromkeys(request.stages))
         _validate(key, request.value, targets, stages)
         sealed = self._box.seal(request.value.encode(), _context(project_id, key))
@@ -68,7 +68,7 @@ class VariableService:
                 raise Conflict(f"The project has {MAXIMUM_VARIABLES} variables; delete one first.")
             if their_bytes + len(sealed.ciphertext) + len(key) > MAXIMUM_TOTAL_BYTES:
                 raise Conflict(
-                    "The project's variables would take more than 1 MiB together, with which no program can be started;"
+                    "The project's variables would take more than 1 MiB together, too much to start a program;"
                     " delete one first, or keep large values in the repository."
                 )
             row = self._variables.upsert(
@@ -87,7 +87,7 @@ class VariableService:
         return _resource(row)
 
     def list(self, tenant_id: str, project_id: str) -> list[EnvironmentVariableResource]:
-        """By key; at most 200."""
+        """Returns the variables by key; at most 200."""
         return [_resource(row) for row in self._variables.list_of(tenant_id, project_id)]
 
     def delete(self, tenant_id: str, project_id: str, key: str) -> None:
@@ -96,21 +96,21 @@ class VariableService:
             raise NotFound("The project has no such variable.")
 
     def development(self, tenant_id: str, project_id: str) -> DevelopmentEnvironmentResource:
-        """Values of the variables that hold for development alone; of those that a build gets too, only the names.
+        """Returns the values of variables that are only for development, and the names of those that builds see too.
 
-        Raises Unavailable when a key is missing from the settings.
+        Raises Unavailable if a key is missing from the settings.
         """
         rows = self._variables.readable_values(tenant_id, project_id)
         try:
             own = {row.key: self._open(project_id, row) for row in rows if row.targets == ["development"]}
         except PlatformError as error:
             raise Unavailable(
-                f"{error} Set the variable anew, or tell your operator.", retry_after_seconds=60
+                f"{error} Set the variable again, or tell your operator.", retry_after_seconds=60
             ) from error
         return DevelopmentEnvironmentResource(variables=own, withheld=[row.key for row in rows if row.key not in own])
 
     def rotate_keys(self) -> Rotation:
-        """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
+        """Wraps all data keys with the current key. May be repeated and run concurrently with writes."""
         rewrapped, after = 0, ""
         unreadable: list[str] = []
         while rows := self._variables.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
@@ -127,9 +127,9 @@ class VariableService:
         return Rotation(rewrapped, tuple(unreadable))
 
     def decrypt_for(self, project_id: str, target: str) -> list[ProjectVariable]:
-        """The project's variables for `production`, `preview` or `development`, by key.
+        """Decrypts the project's variables for `production`, `preview` or `development`, by key. For workers only.
 
-        Raises PlatformError when a key is missing from the settings. For workers: never shown to a client.
+        Raises PlatformError if a key is missing from the settings.
         """
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}")

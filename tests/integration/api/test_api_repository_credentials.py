@@ -119,7 +119,7 @@ def refused_keys() -> list[tuple[str, str]]:
         (pem(key, pkcs8, b"password"), "passphrase"),
         (pem(rsa.generate_private_key(65537, 1024), openssh), "1024 bits"),
         (pem(dsa.generate_private_key(1024), pkcs8), "Ed25519, ECDSA or RSA"),
-        (pem(ec.generate_private_key(ec.SECP256K1()), pkcs8), "SSH doesn't use"),
+        (pem(ec.generate_private_key(ec.SECP256K1()), pkcs8), "SSH doesn't support"),
         ("-----BEGIN " + "A" * 40_000, "32 KiB"),
     ]  # fmt: skip
 
