@@ -12,8 +12,8 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """`sort` is a column the repository lists as sortable; `after` is (value of the sort column, id) of the last row
-    of the page before, or None for the first page; `limit` is 1 to 100."""
+    """`sort` is a column that the repository lists as sortable. `after` is (value of the sort column, id) of the
+    previous page's last row, or None for the first page. `limit` is 1 to 100."""
 
     sort: str = "created_at"
     is_descending: bool = True
@@ -24,7 +24,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """`position` is what the next PageRequest's `after` is, None when this is the last page."""
+    """`position` is `after` of the next PageRequest, or None on the last page."""
 
     items: Sequence[T]
     position: tuple[object, str] | None
@@ -37,8 +37,8 @@ class Page(Generic[T]):
 def keyset_clause(
     request: PageRequest, *, column: LiteralString, id_column: LiteralString
 ) -> tuple[LiteralString, LiteralString, dict[str, object]]:
-    """The SQL condition, the ORDER BY … LIMIT, and their parameters. Fetches one row more than asked, to know of a
-    next page. `column` and `id_column` are constants of the repository, never input."""
+    """Returns the SQL condition, the ORDER BY … LIMIT, and their parameters. Fetches one extra row, which shows
+    whether there is a next page. `column` and `id_column` are constants of the repository, never input."""
     direction: LiteralString = "DESC" if request.is_descending else "ASC"
     order: LiteralString = f"ORDER BY {column} {direction}, {id_column} {direction} LIMIT %(page_limit)s"
     parameters: dict[str, object] = {"page_limit": request.limit + 1}
@@ -58,7 +58,7 @@ IdentifiedRow = TypeVar("IdentifiedRow", bound=Identified)
 
 
 def page_of(rows: Sequence[IdentifiedRow], request: PageRequest, total: int | None = None) -> Page[IdentifiedRow]:
-    """Cuts the extra row off. The rows must carry `id` and the sort column under its own name."""
+    """Removes the extra row. The rows must have `id` and the sort column under its own name."""
     items = rows[: request.limit]
     if len(rows) <= request.limit or not items:
         return Page(items, None, total)

@@ -1,4 +1,4 @@
-"""Shows a deployment's row to clients."""
+"""The representation of a deployment for clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.settings import SiteSettings
 
 
 def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], sites: SiteSettings) -> DeploymentResource:
-    """`row` carries the project's name and slug; `runs` are its stage runs in the order in which they started."""
+    """`runs` are the deployment's stage runs in the order in which they started."""
     finished, started = row.finished_at, row.started_at
     error = None
     if row.error_code is not None:

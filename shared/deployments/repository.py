@@ -1,4 +1,4 @@
-"""Deployments as rows. Every state change is a compare-and-set on the status and the fencing token."""
+"""Database access to deployments. Every state change is a compare-and-set on the status and the fencing token."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _LOCK_HELD = "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY
 
 _LOCK = "SELECT id FROM deployments WHERE id = %(id)s AND tenant_id = %(tenant_id)s FOR NO KEY UPDATE"
 
-# Serialises admissions of a tenant, so that the bound on its queue is exact.
+# Serialises the admission of a tenant's deployments, so that the limit of its queue is exact.
 _LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPDATE"
 
 _COUNT_LIVE = """
@@ -84,8 +84,8 @@ WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <
 """
 
 
-# A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
-# And one that still runs may take the former's place, so that what equals the former is not what will be served.
+# Besides a new commit, changed settings, variables or repository addresses require a rebuild. So does an unfinished
+# deployment that may replace the former one before this one ends.
 _FORMER = """
 SELECT former.commit_sha, run.output -> 'watched' AS watched,
        former.settings <> d.settings OR former.repository_url <> d.repository_url
@@ -111,8 +111,8 @@ LEFT JOIN stage_runs run ON run.deployment_id = former.id AND run.stage = 'insta
 WHERE d.id = %(id)s
 """
 
-# The API and the reconciler act only when no worker owns the deployment: they give the fence that they read, and change
-# nothing when a worker has taken the deployment up since.
+# The API and the reconciler act only if no worker holds the deployment: they pass the fence that they read, and change
+# nothing if a worker has taken the deployment since.
 _FINISH = """
 UPDATE deployments
 SET status = %(status)s, fence = GREATEST(fence, %(fence)s), finished_at = now(),
@@ -158,11 +158,11 @@ class DeploymentRepository:
         )
 
     def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> DeploymentRow | None:
-        """Also locks the row until the transaction ends; log chunks that refer to it may still be inserted."""
+        """Locks the row until the transaction ends. Log chunks that refer to it may still be inserted."""
         parameters = {"id": deployment_id, "tenant_id": tenant_id}
         if not connection.exists(_LOCK, parameters):
             return None
-        # In a statement of its own: one that waits for a lock still sees the rows that it joins as they were before.
+        # A separate statement: one that waited for the lock would see joined rows from before the wait.
         return connection.fetch_one(DeploymentRow, _SELECT + "WHERE d.id = %(id)s", parameters)
 
     def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: DeploymentFilters) -> Page[DeploymentRow]:
@@ -191,7 +191,7 @@ class DeploymentRepository:
         return page_of(rows, request, total)
 
     def live(self) -> list[DeploymentRow]:
-        """All that are not finished, oldest first: what the queue is rebuilt from."""
+        """Returns all unfinished deployments, oldest first. The queue is rebuilt from these."""
         return self._database.fetch_all(
             DeploymentRow,
             _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id",
@@ -204,23 +204,23 @@ class DeploymentRepository:
         return status is not None and status not in FINISHED
 
     def is_queued(self, connection: Connection, deployment_id: str) -> bool:
-        """False once it has started or ended, or was deleted, and never True again then."""
+        """Returns False once the deployment has started, ended or been deleted, and never True after that."""
         return connection.exists(
             "SELECT 1 FROM deployments WHERE id = %(id)s AND status = 'queued'", {"id": deployment_id}
         )
 
     def started(self, connection: Connection, tenant_id: str) -> list[str]:
-        """The tenant's deployments that hold a place of its plan. With the tenant locked no other can start."""
+        """Returns the tenant's deployments that occupy slots of its plan. While the tenant is locked, none can start."""
         return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id})
 
     def find_former(self, deployment_id: str) -> FormerDeployment | None:
-        """The ready deployment that the given one would follow: the active one, or the branch's last preview."""
+        """Returns the ready deployment that the given one would replace: active, or the branch's last preview."""
         return self._database.fetch_one(FormerDeployment, _FORMER, {"id": deployment_id})
 
     # Creating
 
     def lock_tenant(self, connection: Connection, tenant_id: str) -> Plan | None:
-        """The tenant's plan; other admissions and starts of the tenant wait until the transaction ends."""
+        """Locks the tenant and returns its plan. Its admissions and starts wait until the transaction ends."""
         return connection.fetch_value(Plan, _LOCK_TENANT, {"tenant_id": tenant_id})
 
     def count_live(self, connection: Connection, tenant_id: str) -> int:
@@ -229,7 +229,7 @@ class DeploymentRepository:
     def take_release_sequence(
         self, connection: Connection, tenant_id: str, project_id: str
     ) -> DeployableProject | None:
-        """Takes the project's next release sequence. None when there is no such project, or it is being deleted."""
+        """Takes the project's next release sequence. None if there is no such project or it is being deleted."""
         return connection.fetch_one(
             DeployableProject, _TAKE_RELEASE_SEQUENCE, {"project_id": project_id, "tenant_id": tenant_id}
         )
@@ -245,10 +245,10 @@ class DeploymentRepository:
         assert row is not None
         return row
 
-    # Moving
+    # State changes
 
     def advance(self, connection: Connection, deployment_id: str, status: DeploymentStatus, fence: int) -> bool:
-        """False when the deployment is finished, further on, or another's."""
+        """Returns False if the deployment is finished, in a later state, or held by another worker."""
         cursor = connection.execute(
             _ADVANCE,
             {"id": deployment_id, "status": status.value, "fence": fence, "allowed": _names(predecessors(status))},
@@ -256,7 +256,7 @@ class DeploymentRepository:
         return cursor.rowcount == 1
 
     def is_held(self, connection: Connection, deployment_id: str, fence: int) -> bool:
-        """Whether the deployment is live and no later worker has touched it. Locks its row."""
+        """Locks the row. Whether the deployment is unfinished and no later worker has changed it."""
         row = connection.fetch_one(HeldDeployment, _LOCK_HELD, {"id": deployment_id})
         return row is not None and row.status not in FINISHED and row.fence <= fence
 
@@ -270,7 +270,7 @@ class DeploymentRepository:
         error: tuple[str, str | None, str] | None = None,
         ignored_reason: str | None = None,
     ) -> bool:
-        """`error` is (code, stage, message). False when the deployment is finished already or another's."""
+        """`error` is (code, stage, message). Returns False if it is finished or another worker's."""
         code, stage, message = error or (None, None, None)
         cursor = connection.execute(
             _FINISH,
@@ -295,7 +295,7 @@ class DeploymentRepository:
         connection.execute(_REQUEST_CANCEL, {"id": deployment_id, "tenant_id": tenant_id})
 
     def set_deleting(self, connection: Connection, deployment_id: str) -> None:
-        """Hides the deployment; a worker removes its site, then the row."""
+        """Hides the deployment. A worker removes its site and then the row."""
         connection.execute(_SET_DELETING, {"id": deployment_id})
 
 

@@ -1,4 +1,4 @@
-"""Rows of deployments; their SQL is in repository.py."""
+"""Rows of deployments. Their SQL is in `repository.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.plans import Plan
 
 
 class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The project's settings when the deployment was made; None stands for what is detected."""
+    """The project's settings when the deployment was made; None means that the value is detected."""
 
     root_directory: str | None = None
     framework: str | None = None
@@ -34,10 +34,10 @@ class DeploymentRow(msgspec.Struct, frozen=True):
     created_by: str | None
     trigger: str
     status: DeploymentStatus
-    # The greatest fencing token that has touched the row.
+    # The greatest fencing token that has changed the row.
     fence: int
     repository_url: str
-    # Whether a platform administrator set the repository's address, and is one still.
+    # The user who set the repository's address is a platform administrator.
     is_set_by_administrator: bool
     branch: str
     commit_sha: str | None
@@ -97,9 +97,11 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FormerDeployment(msgspec.Struct, frozen=True):
-    """`watched` are the paths that its install stage recorded, None where it recorded none. `is_otherwise_changed`:
-    whether the settings, a variable or the repository's address are other ones now, or a deployment between the two
-    still runs."""
+    """The deployment that another one would replace.
+
+    `watched` are the paths that its install stage recorded, if any. `is_otherwise_changed`: the settings, a variable or
+    the repository's address have changed since, or a deployment between the two is unfinished.
+    """
 
     commit_sha: str | None
     watched: list[str] | None
@@ -112,7 +114,7 @@ class HeldDeployment(msgspec.Struct, frozen=True):
 
 
 class DeploymentFilters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a page of deployments is restricted to; None, or no statuses, for any."""
+    """Filters of a page of deployments; None or no statuses mean any."""
 
     project_id: str | None = None
     statuses: Sequence[DeploymentStatus] = ()

@@ -1,7 +1,7 @@
-"""Deployments as clients ask for them: create, read, cancel, roll back, promote, delete.
+"""Creates, reads, cancels and deletes deployments for clients.
 
-PostgreSQL is the truth: an accepted deployment is a committed row, and the enqueueing that follows may fail; the
-reconciler puts into the queue what the queue doesn't hold.
+PostgreSQL is the source of truth. An accepted deployment is a committed row; if the following enqueueing fails, the
+reconciler enqueues the job.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class DeploymentService:
         return Page(self._resources(rows.items), rows.position, rows.total)
 
     def explain(self, tenant_id: str, deployment_id: str) -> QueuePosition | None:
-        """Why the deployment waits; None when it has finished or the queue can't tell."""
+        """Returns why the deployment waits; None if it has finished or the queue doesn't know it."""
         row = self._get_row(tenant_id, deployment_id)
         return None if row.status in FINISHED else self._explain(row)
 
@@ -105,9 +105,9 @@ class DeploymentService:
     ) -> DeploymentResource:
         """Accepts a deployment: commits its row, then enqueues its first stage.
 
-        With `if_changed` it ends as ignored when there is nothing new to build, or its commit says [skip ci].
+        With `if_changed` it ends as ignored if there is nothing new to build or its commit message has [skip ci].
         `record` runs in the same transaction. Raises NotFound, Conflict (PROJECT_DELETING), ValidationFailed, and
-        Unavailable (QUEUE_UNAVAILABLE) when the tenant has as many waiting as its plan allows.
+        Unavailable (QUEUE_UNAVAILABLE) if the tenant has as many unfinished ones as its plan allows.
         """
         validate_deployment(branch=request.branch, commit_sha=request.commit_sha, priority=request.priority)
         with self._database.transaction() as connection:
@@ -132,7 +132,7 @@ class DeploymentService:
     def redeploy(
         self, tenant_id: str, deployment_id: str, *, created_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
-        """A new deployment of the same commit (or branch, when the commit was never resolved)."""
+        """Creates a deployment of the same commit, or of the branch if the commit was never resolved."""
         row = self._get_row(tenant_id, deployment_id)
         request = CreateDeploymentRequest(
             project_id=row.project_id,
@@ -146,7 +146,7 @@ class DeploymentService:
     # Ending
 
     def cancel(self, tenant_id: str, deployment_id: str) -> DeploymentResource:
-        """Asks for the end. What waits ends at once; a running stage ends when its worker has killed its processes."""
+        """Requests cancellation. A waiting deployment ends at once, a running one when its worker has stopped it."""
         with self._database.transaction() as connection:
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
             if row is None:
@@ -155,13 +155,13 @@ class DeploymentService:
                 return self._resources([row])[0]
             if row.status in FINISHED:
                 raise Conflict(
-                    f"The deployment is {row.status} already; there is nothing to cancel.",
+                    f"The deployment is already {row.status}; there is nothing to cancel.",
                     code=ErrorCode.ALREADY_FINISHED,
                 )
             self._deployments.request_cancel(connection, tenant_id, deployment_id)
-        # The request is durable now: if the queue can't be asked, the worker or the reconciler finds it in the row.
+        # The request is durable now: if the queue is unavailable, the worker or the reconciler finds it in the row.
         try:
-            # The row first, then the slot: else another deployment starts while this one still counts as started.
+            # End the row before freeing the slot. Otherwise another deployment could start while this one still counts.
             outcomes = {self._queue.cancel(stage_job_id(deployment_id, stage), keeps_slot=True) for stage in Stage}
         except Unavailable:
             outcomes = {CancelOutcome.SIGNALLED}
@@ -170,14 +170,14 @@ class DeploymentService:
         return self.get(tenant_id, deployment_id)
 
     def delete(self, tenant_id: str, deployment_id: str) -> None:
-        """Removes a finished deployment and its site; the work is a job, the row is hidden at once."""
+        """Hides a finished deployment at once. A job removes it and its site."""
         with self._database.transaction() as connection:
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
             if row is None or row.deleting_at is not None:
                 raise _not_found()
             if row.is_active or row.status not in FINISHED:
-                reason = "is what production serves; roll back first" if row.is_active else "runs; cancel it first"
-                raise Conflict(f"The deployment {reason}.", code=ErrorCode.DEPLOYMENT_ACTIVE)
+                reason = "is served in production; roll back" if row.is_active else "is still running; cancel it"
+                raise Conflict(f"The deployment {reason} first.", code=ErrorCode.DEPLOYMENT_ACTIVE)
             self._deployments.set_deleting(connection, deployment_id)
         limits = limits_of(row.tenant_plan)
         self._enqueue(cleanup_job(subject_id=deployment_id, tenant_id=tenant_id, limits=limits))
@@ -200,7 +200,7 @@ class DeploymentService:
         try:
             self._queue.enqueue(job)
         except Unavailable:
-            # Committed is accepted: the reconciler enqueues what the queue doesn't hold.
+            # A committed deployment is accepted; the reconciler enqueues missing jobs.
             return
 
     def _get_row(self, tenant_id: str, deployment_id: str) -> DeploymentRow:

@@ -1,4 +1,4 @@
-"""One row for each time a worker took up a stage; at most one of a stage succeeds."""
+"""Database access to stage runs: one row for each attempt of a stage, of which at most one succeeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.deployments.state import Stage
 
 
 class StageRunRow(msgspec.Struct, frozen=True):
-    """One attempt at a stage; `attempt` counts from 1."""
+    """One attempt of a stage; `attempt` counts from 1."""
 
     deployment_id: str
     stage: Stage
@@ -41,7 +41,7 @@ SELECT {columns_of(StageRunRow)} FROM stage_runs
 WHERE deployment_id = ANY(%(ids)s) ORDER BY started_at, fence
 """  # noqa: S608 - constants only
 
-# A run that another attempt replaces was cut off: its worker died or lost its lease.
+# The worker of a run that another attempt replaces died or lost its lease.
 _REPLACE = """
 UPDATE stage_runs SET status = 'retrying', finished_at = now(), error_message = 'The worker was lost.'
 WHERE deployment_id = %(deployment_id)s AND stage = %(stage)s AND status = 'running' AND fence < %(fence)s
@@ -78,7 +78,7 @@ class StageRunRepository:
         self._database = database
 
     def outputs(self, connection: Connection, deployment_id: str) -> dict[str, dict[str, object]]:
-        """Stage → recorded output of the stages that have succeeded."""
+        """Returns the recorded outputs of the succeeded stages, by stage."""
         rows = connection.fetch_all(
             _StageOutput,
             "SELECT stage, output FROM stage_runs WHERE deployment_id = %(id)s AND status = 'succeeded'",
@@ -98,7 +98,7 @@ class StageRunRepository:
         return stages
 
     def running_stage(self, deployment_id: str) -> Stage | None:
-        """The stage that a worker has begun and not ended, as far as is recorded."""
+        """Returns the stage that a worker has started and not ended, if one is recorded."""
         return self._database.fetch_value(
             Stage,
             "SELECT stage FROM stage_runs WHERE deployment_id = %(id)s AND status = 'running' "
@@ -107,11 +107,11 @@ class StageRunRepository:
         )
 
     def forget(self, connection: Connection, deployment_id: str, stages: Sequence[str], *, message: str) -> None:
-        """Takes back the success of these stages; they are run again."""
+        """Discards the success of these stages, so that they run again."""
         connection.execute(_FORGET, {"deployment_id": deployment_id, "stages": list(stages), "message": message})
 
     def of_deployments(self, connection: Connection, deployment_ids: Sequence[str]) -> dict[str, list[StageRunRow]]:
-        """All runs of each deployment, in the order in which they started."""
+        """Returns all runs of each deployment, in the order in which they started."""
         rows = connection.fetch_all(StageRunRow, _OF_DEPLOYMENTS, {"ids": list(deployment_ids)})
         runs: dict[str, list[StageRunRow]] = {deployment_id: [] for deployment_id in deployment_ids}
         for row in rows:
@@ -119,7 +119,7 @@ class StageRunRepository:
         return runs
 
     def start(self, connection: Connection, deployment_id: str, stage: str, fence: int, worker: str) -> int:
-        """Records the run and returns which attempt at the stage it is, from 1."""
+        """Records the run and returns the number of its attempt, from 1."""
         parameters = {"deployment_id": deployment_id, "stage": stage, "fence": fence, "worker": worker}
         connection.execute(_REPLACE, parameters)
         attempt = connection.fetch_value(int, _START, parameters)
@@ -157,7 +157,7 @@ class StageRunRepository:
         fence: int,
         error: tuple[str, str] | None = None,
     ) -> None:
-        """Closes whatever runs for the deployment: failed, cancelled or retrying. `error` is (code, message)."""
+        """Closes the deployment's running stage as failed, cancelled or retrying. `error` is (code, message)."""
         code, message = error or (None, None)
         connection.execute(
             _END,

@@ -18,7 +18,7 @@ from shared.text.storable import storable
 
 
 class TerminationService:
-    """Deployments of which a worker still runs a stage are ended by that worker; see workers/pipeline/lifecycle.py."""
+    """A deployment with a running stage is ended by its worker instead; see workers/pipeline/lifecycle.py."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class TerminationService:
         self._clock = clock
 
     def end_cancelled(self, row: DeploymentRow) -> None:
-        """Ends a deployment whose cancellation was asked for and of which the queue holds no job. `row` is its own.
+        """Ends a deployment whose cancellation was requested and which has no job in the queue.
 
-        A stage that has begun may still run where its worker is stopped or cut off from the queue. So its job is put
-        back: whoever takes it up ends what is left, then confirms.
+        A stage that has started may still run on a worker that is stopped or cut off from the queue. So its job is
+        enqueued again: the worker that takes it kills remaining processes and confirms the cancellation.
         """
         stage = self._stage_runs.running_stage(row.id)
         if stage is None:
@@ -52,22 +52,22 @@ class TerminationService:
             return
         limits = limits_of(row.tenant_plan)
         try:
-            # It had a slot and must not wait behind other builds for one.
+            # It had a slot and must not wait for one behind other builds.
             self._queue.hold_slot(row.tenant_id, row.id, limit=limits.concurrent_builds, weight=limits.weight)
             self._queue.enqueue(stage_job_of(row, stage))
         except Unavailable:
-            # The reconciler enqueues what the queue doesn't hold.
+            # The reconciler enqueues missing jobs.
             return
 
     def finish_cancelled(self, row: DeploymentRow) -> bool:
-        """Ends a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
-        read."""
+        """Cancels a deployment that no worker holds. Returns False if it has finished or a worker has taken it since
+        `row` was read."""
         end = LogEnd(timestamp=unix_milliseconds(self._clock.now()), status=DeploymentStatus.CANCELLED)
         return self._finish(row, DeploymentStatus.CANCELLED, end, error=None)
 
     def finish_failed(self, row: DeploymentRow, code: str, stage: Stage | None, message: str) -> bool:
-        """Fails a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
-        read."""
+        """Fails a deployment that no worker holds. Returns False if it has finished or a worker has taken it since
+        `row` was read."""
         message = storable(message)
         end = LogEnd(
             timestamp=unix_milliseconds(self._clock.now()),
@@ -90,7 +90,7 @@ class TerminationService:
             run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
             self._stage_runs.end(connection, deployment_id, status=run_status, fence=fence)
             first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
-        # A full log keeps its mark in the line's place: without the line, watchers read the store.
+        # A full log stores its truncation mark instead of the line. Without the line here, watchers read the store.
         self._doorbell.ring(deployment_id, first, last, entries[-2:])
         return True
 
@@ -98,5 +98,5 @@ class TerminationService:
         try:
             self._queue.free_slot(row.tenant_id, row.id)
         except Unavailable:
-            # The reconciler frees the slots of deployments that have ended.
+            # The reconciler frees the slots of finished deployments.
             return

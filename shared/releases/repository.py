@@ -1,4 +1,4 @@
-"""What production serves: the active deployment of a project, and the requests to change it."""
+"""Database access to releases: the active deployment of a project and the requests to change it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.plans import Plan
 
 
 class ReleaseKind(enum.StrEnum):
-    """A rollback also pins the project, so that deployments that webhooks trigger are not activated."""
+    """A rollback also pins the project, so that deployments triggered by webhooks are not activated."""
 
     ROLLBACK = "rollback"
     PROMOTE = "promote"
@@ -30,7 +30,7 @@ class ReleaseStatus(enum.StrEnum):
 
 
 class ReleaseRow(msgspec.Struct, frozen=True):
-    """A request to change what production serves. `host` and `manifest_digest` are its deployment's."""
+    """A request to change the active deployment. `host` and `manifest_digest` belong to the new one."""
 
     id: str
     tenant_id: str
@@ -63,7 +63,7 @@ class LockedProject(msgspec.Struct, frozen=True):
 
 
 class ActiveSite(msgspec.Struct, frozen=True):
-    """A host that must answer, and the deployment that it must serve."""
+    """A host and the deployment that it must serve."""
 
     host: str
     deployment_id: str
@@ -132,7 +132,7 @@ class ReleaseRepository:
     def move_pointer(
         self, connection: Connection, project_id: str, deployment_id: str, release_sequence: int, *, is_pinned: bool
     ) -> bool:
-        """Makes the ready deployment the active one unless a newer release is active; False then."""
+        """Activates the ready deployment. Returns False if a newer release is active."""
         parameters = {
             "project_id": project_id,
             "deployment_id": deployment_id,
@@ -160,12 +160,12 @@ class ReleaseRepository:
         return self._database.fetch_all(ActiveSite, _SERVED)
 
     def while_active(self, project_id: str, deployment_id: str, act: Callable[[], object]) -> bool:
-        """Calls `act` if the deployment is still what its host serves, with no release or removal in between."""
+        """Calls `act` if its host should still serve the deployment; prevents releases and removals meanwhile."""
         with self._database.transaction() as connection:
             project = self.lock_project(connection, project_id)
             if project is None or project.deleting_at is not None:
                 return False
-            # A statement of its own, as it must see what was committed while the project's lock was waited for. It
+            # A separate statement, because it must see changes that were committed during the wait for the lock. It
             # locks the row too: previews expire and deployments are deleted without the project's lock.
             if not connection.exists(_LOCK_SERVED, {"id": deployment_id}):
                 return False

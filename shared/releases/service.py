@@ -1,4 +1,4 @@
-"""Rollback and promotion as clients ask for them; workers do the swap (workers/jobs/release_runner.py)."""
+"""Accepts rollbacks and promotions. Workers carry them out (workers/jobs/release_runner.py)."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class ReleaseService:
     def rollback(
         self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
-        """Points production at this earlier deployment and pins it there."""
+        """Makes production serve this earlier deployment and pins the project."""
         return self._release(tenant_id, deployment_id, ReleaseKind.ROLLBACK, requested_by, record)
 
     def promote(
         self, tenant_id: str, deployment_id: str, *, requested_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
-        """Points production at this deployment and lets later ones replace it again."""
+        """Makes production serve this deployment until a later one replaces it."""
         return self._release(tenant_id, deployment_id, ReleaseKind.PROMOTE, requested_by, record)
 
     def _release(
@@ -60,7 +60,7 @@ class ReleaseService:
         if found is None:
             raise NotFound("There is no such deployment.")
         with self._database.transaction() as connection:
-            # The project's row first, as everywhere: a deployment that becomes ready locks both as well.
+            # Lock the project first, as everywhere: a deployment that becomes ready locks both too.
             project = self._deployments.take_release_sequence(connection, tenant_id, found.project_id)
             if project is None:
                 raise Conflict("The project is being deleted.", code=ErrorCode.PROJECT_DELETING)
@@ -89,7 +89,7 @@ class ReleaseService:
         try:
             self._queue.enqueue(release_job(release_id=release_id, tenant_id=tenant_id, limits=limits))
         except Unavailable as error:
-            # Committed is accepted: the reconciler enqueues what the queue doesn't hold.
+            # A committed release is accepted; the reconciler enqueues missing jobs.
             _log.warning("release.not_enqueued", release_id=release_id, error=error.message)
         return resource
 

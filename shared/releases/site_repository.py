@@ -1,4 +1,4 @@
-"""Sites that are to be removed: expired previews, deleted deployments, projects that are being deleted."""
+"""Database access to published sites and to their removal: expired previews, deleted deployments and projects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.plans import Plan
 
 
 class SiteRow(msgspec.Struct, frozen=True):
-    """What is served, or was, of a deployment; `id` is the deployment's."""
+    """The site of a deployment; `id` is the deployment's."""
 
     id: str
     tenant_id: str
@@ -29,7 +29,7 @@ class SiteRow(msgspec.Struct, frozen=True):
 
 
 class DeletingProject(msgspec.Struct, frozen=True):
-    """A project whose deletion was asked for."""
+    """A project whose deletion was requested."""
 
     id: str
     tenant_id: str
@@ -75,7 +75,7 @@ class SiteRepository:
         )
 
     def is_kept(self, connection: Connection, deployment_id: str) -> bool:
-        """Whether the deployment's site may be served: it neither is being removed nor was. Locks its row."""
+        """Locks the row. Whether the deployment's site may be served: it is not removed or being removed."""
         row = connection.fetch_one(
             _KeptSite,
             "SELECT site_state, deleting_at FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE",
@@ -84,7 +84,7 @@ class SiteRepository:
         return row is not None and row.deleting_at is None and row.site_state not in _GONE
 
     def is_removed(self, deployment_id: str) -> bool:
-        """Whether the deployment's site was removed or is being removed, alone or with its project."""
+        """Whether the deployment's site, or its project, is removed or being removed."""
         return not self._database.exists(
             "SELECT 1 FROM deployments d JOIN projects p ON p.id = d.project_id WHERE d.id = %(id)s "
             "AND d.site_state NOT IN ('removing', 'removed') AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
@@ -92,7 +92,7 @@ class SiteRepository:
         )
 
     def expire_previews(self) -> int:
-        """Marks the previews whose time is over; returns how many."""
+        """Marks expired previews for removal and returns their number."""
         with self._database.transaction() as connection:
             return connection.execute(
                 "UPDATE deployments SET site_state = 'removing' "
@@ -106,7 +106,7 @@ class SiteRepository:
         return self._database.fetch_all(DeletingProject, _SELECT_DELETING + "ORDER BY p.deleting_at")
 
     def close(self, deployment_id: str) -> None:
-        """The site is gone: the row too if it was deleted, else it stays as history."""
+        """Records the removal. Deletes the row of a deleted deployment; an expired preview's row stays as history."""
         with self._database.transaction() as connection:
             connection.execute(
                 "DELETE FROM deployments WHERE id = %(id)s AND deleting_at IS NOT NULL", {"id": deployment_id}
