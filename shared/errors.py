@@ -1,6 +1,6 @@
-"""Errors of the product: what a caller can act on, told apart by kind.
+"""The product's errors, by what callers can do about them.
 
-No HTTP status lives here: `api/errors.py` holds the one table that maps a code to a status.
+They have no HTTP statuses: the one table from codes to statuses is in `api/errors.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ErrorCode(enum.StrEnum):
-    """Every code a client of the API can meet."""
+    """All error codes of the API."""
 
     MALFORMED_JSON = "MALFORMED_JSON"
     INVALID_CURSOR = "INVALID_CURSOR"
@@ -60,7 +60,7 @@ class ErrorCode(enum.StrEnum):
 
 
 class FailureCode(enum.StrEnum):
-    """Why a deployment failed. All but PLATFORM_ERROR and WORKER_LOST are the user's to mend."""
+    """Why a deployment failed. The user can fix all but PLATFORM_ERROR and WORKER_LOST."""
 
     REPOSITORY_NOT_FOUND = "REPOSITORY_NOT_FOUND"
     REPOSITORY_AUTHENTICATION = "REPOSITORY_AUTHENTICATION"
@@ -89,9 +89,9 @@ class FailureCode(enum.StrEnum):
 
 
 class CloudifyError(Exception):
-    """An outcome that a caller can act on.
+    """An error that the caller can act on.
 
-    `message` is one or two sentences that say what to do next; `details` is JSON-serialisable.
+    `message` says in one or two sentences what to do next; `details` is JSON-serialisable.
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
@@ -125,7 +125,7 @@ class PlanLimit(CloudifyError):
 
 
 class Unavailable(CloudifyError):
-    """A dependency is down or full; `retry_after_seconds` becomes `Retry-After`."""
+    """A dependency is down or overloaded. `retry_after_seconds` becomes `Retry-After`."""
 
     code = ErrorCode.UNAVAILABLE
 
@@ -142,7 +142,7 @@ class Unavailable(CloudifyError):
 
 
 class ValidationFailed(CloudifyError):
-    """`fields` maps a field's name to what is wrong with it; all of them, not the first."""
+    """`fields` maps the names of all invalid fields to their problems."""
 
     code = ErrorCode.VALIDATION_ERROR
 
@@ -156,7 +156,7 @@ class ValidationFailed(CloudifyError):
 
 
 class StageFailure(Exception):
-    """The user's failure: the deployment fails at once with this reason and is not retried."""
+    """A failure that the user has to fix: the deployment fails at once and is not retried."""
 
     def __init__(self, code: FailureCode, message: str) -> None:
         super().__init__(message)
@@ -165,15 +165,15 @@ class StageFailure(Exception):
 
 
 class PlatformError(Exception):
-    """The platform's failure: the stage is retried with backoff."""
+    """A failure of the platform: the stage is retried with backoff."""
 
 
 class Cancelled(Exception):
-    """The deployment was cancelled while the stage ran; nothing of it is left running."""
+    """The deployment was cancelled during the stage; none of its processes is left."""
 
 
 class LeaseLost(Exception):
-    """Another worker owns the job now: write nothing, stop."""
+    """Another worker has the job now: stop without writing anything."""
 
 
 class Snooze(Exception):

@@ -210,7 +210,7 @@ class DeploymentRepository:
         )
 
     def started(self, connection: Connection, tenant_id: str) -> list[str]:
-        """Returns the tenant's deployments that occupy slots of its plan. While the tenant is locked, none can start."""
+        """Returns the tenant's deployments that occupy slots. While the tenant is locked, no other can start."""
         return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id})
 
     def find_former(self, deployment_id: str) -> FormerDeployment | None:
