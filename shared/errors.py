@@ -174,12 +174,3 @@ class Cancelled(Exception):
 
 class LeaseLost(Exception):
     """Another worker has the job now: stop without writing anything."""
-
-
-class Snooze(Exception):
-    """Not yet: put the job back and deliver it again after `delay_seconds`; counts as no attempt."""
-
-    def __init__(self, delay_seconds: float, reason: str) -> None:
-        super().__init__(reason)
-        self.delay_seconds = delay_seconds
-        self.reason = reason
