@@ -89,26 +89,26 @@ class Authenticator:
         row = self._tokens.find_active(token_hash(token)) if is_token(token) else None
         if row is None:
             raise Unauthenticated("The API token is not known or was revoked; make a new one.")
-        if row["is_expired"]:
+        if row.is_expired:
             raise Unauthenticated("The API token has expired; make a new one.", code=ErrorCode.TOKEN_EXPIRED)
         return Principal(
-            user_id=row["user_id"],
-            email=row["email"],
-            token_id=row["id"],
-            scopes=frozenset(row["scopes"]),
-            is_platform_administrator=row["is_platform_administrator"],
+            user_id=row.user_id,
+            email=row.email,
+            token_id=row.id,
+            scopes=frozenset(row.scopes),
+            is_platform_administrator=row.is_platform_administrator,
         )
 
     def _by_session(self, token: str) -> Principal:
         claims = self._access_tokens.verify(token)
         row = self._sessions.find_user(claims.user_id, claims.family_id, self._clock.now())
-        if row is None or not row["is_live"]:
+        if row is None or not row.is_live:
             raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
         return Principal(
-            user_id=row["user_id"],
-            email=row["email"],
+            user_id=row.user_id,
+            email=row.email,
             token_id=None,
             scopes=frozenset(),
-            is_platform_administrator=row["is_platform_administrator"],
+            is_platform_administrator=row.is_platform_administrator,
             session_id=claims.family_id,
         )

@@ -35,7 +35,7 @@ def prepare(settings: Settings) -> None:
         stored = _stored(path)
         token = stored.get("token")
         known = TokenRepository(backends.database).find_active(token_hash(token)) if isinstance(token, str) else None
-        if known is None or known["is_expired"]:
+        if known is None or known.is_expired:
             accounts, tokens = build_account_services(settings, backends, SystemClock())
             owner = accounts.ensure_owner(_OWNER)
             token = tokens.create_for_platform(owner.user_id, _TOKEN).token

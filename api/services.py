@@ -35,6 +35,7 @@ from shared.deployments.queue_positions import QueuePositions
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
+from shared.deployments.termination_service import TerminationService
 from shared.idempotency.repository import IdempotencyRepository
 from shared.logs.account_events import AccountEventStore
 from shared.logs.store import PostgresLogStore
@@ -47,7 +48,6 @@ from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.releases.repository import ReleaseRepository
 from shared.releases.service import ReleaseService
-from shared.releases.site_repository import SiteRepository
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings
 
@@ -150,16 +150,25 @@ def build_account_services(settings: Settings, backends: Backends, clock: Clock)
 
 def build_deployment_service(settings: Settings, backends: Backends, clock: Clock) -> DeploymentService:
     database = backends.database
-    return DeploymentService(
+    deployments, stage_runs = DeploymentRepository(database), StageRunRepository(database)
+    terminations = TerminationService(
         database=database,
-        deployments=DeploymentRepository(database),
-        stage_runs=StageRunRepository(database),
-        releases=ReleaseRepository(database),
-        sites=SiteRepository(database),
+        deployments=deployments,
+        stage_runs=stage_runs,
         queue=backends.queue,
         log_store=backends.log_store,
         notifier=backends.notifier,
         clock=clock,
+    )
+    return DeploymentService(
+        database=database,
+        deployments=deployments,
+        stage_runs=stage_runs,
+        queue=backends.queue,
+        log_store=backends.log_store,
+        notifier=backends.notifier,
+        clock=clock,
+        terminations=terminations,
         site_settings=settings.sites,
     )
 

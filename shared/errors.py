@@ -1,4 +1,7 @@
-"""Errors of the product: what a caller can act on, told apart by kind."""
+"""The product's errors, by what callers can do about them.
+
+They have no HTTP statuses: the one table from codes to statuses is in `api/errors.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from shared.error_codes import ErrorCode, FailureCode
 
 
 class CloudifyError(Exception):
-    """An outcome that a caller can act on.
+    """An error that the caller can act on.
 
-    `message` is one or two sentences that say what to do next; `details` is JSON-serialisable.
+    `message` says in one or two sentences what to do next; `details` is JSON-serialisable.
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
@@ -44,7 +47,7 @@ class PlanLimit(CloudifyError):
 
 
 class Unavailable(CloudifyError):
-    """A dependency is down or full; `retry_after_seconds` becomes `Retry-After`."""
+    """A dependency is down or overloaded. `retry_after_seconds` becomes `Retry-After`."""
 
     code = ErrorCode.UNAVAILABLE
 
@@ -61,7 +64,7 @@ class Unavailable(CloudifyError):
 
 
 class ValidationFailed(CloudifyError):
-    """`fields` maps a field's name to what is wrong with it; all of them, not the first."""
+    """`fields` maps the names of all invalid fields to their problems."""
 
     code = ErrorCode.VALIDATION_ERROR
 
@@ -75,7 +78,7 @@ class ValidationFailed(CloudifyError):
 
 
 class StageFailure(Exception):
-    """The user's failure: the deployment fails at once with this reason and is not retried."""
+    """A failure that the user has to fix: the deployment fails at once and is not retried."""
 
     def __init__(self, code: FailureCode, message: str) -> None:
         super().__init__(message)
@@ -84,12 +87,12 @@ class StageFailure(Exception):
 
 
 class PlatformError(Exception):
-    """The platform's failure: the stage is retried with backoff."""
+    """A failure of the platform: the stage is retried with backoff."""
 
 
 class Cancelled(Exception):
-    """The deployment was cancelled while the stage ran; nothing of it is left running."""
+    """The deployment was cancelled during the stage; none of its processes is left."""
 
 
 class LeaseLost(Exception):
-    """Another worker owns the job now: write nothing, stop."""
+    """Another worker has the job now: stop without writing anything."""

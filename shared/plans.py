@@ -1,4 +1,4 @@
-"""Plans and what each allows. Figures of the product; sizes in bytes, times in seconds."""
+"""Plans and their limits. Sizes are in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Plan(enum.StrEnum):
 class PlanLimits:
     """`weight` is the tenant's share in fair dispatch; `rollback_depth` ready deployments stay restorable.
 
-    `disk_entries`: files, directories and links of a build. Dependencies of 300 000 exist.
+    `disk_entries`: files, directories and links of a build. Some projects' dependencies have 300 000.
     """
 
     concurrent_builds: int
@@ -52,6 +52,6 @@ def limits_of(plan: Plan) -> PlanLimits:
 
 
 def slots_within(limit: int, builds_at_once: int | None) -> int:
-    """How many builds a tenant runs at once: the plan's `limit`, and what this installation gives any tenant at most
-    (None: no such bound). Whoever counts builds, in the queue or in the database, counts up to this."""
+    """Returns the number of builds that a tenant may run at once: the plan's `limit`, capped by this installation's own
+    (None: no cap). Both the queue and the database enforce it."""
     return limit if builds_at_once is None else min(limit, builds_at_once)

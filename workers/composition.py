@@ -10,6 +10,7 @@ from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import Stage
+from shared.deployments.termination_service import TerminationService
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
@@ -64,16 +65,24 @@ class WorkerContext:
             limits=settings.limits,
             site_settings=settings.sites,
         )
-        self.service = DeploymentService(
+        self.terminations = TerminationService(
             database=self.database,
             deployments=self.deployments,
             stage_runs=self.stage_runs,
-            releases=self.releases,
-            sites=self.sites,
             queue=self.queue,
             log_store=self.log_store,
             notifier=self.notifier,
             clock=self.clock,
+        )
+        self.service = DeploymentService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            queue=self.queue,
+            log_store=self.log_store,
+            notifier=self.notifier,
+            clock=self.clock,
+            terminations=self.terminations,
             site_settings=settings.sites,
         )
 

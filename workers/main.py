@@ -133,7 +133,7 @@ def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
         open_log=context.open_log,
         read_variables=variables.decrypt_for,
         read_credentials=credentials.open_for,
-        secrets_of=lambda row: list(secrets_of(row["repository_url"])),
+        secrets_of=lambda row: list(secrets_of(row.repository_url)),
         hold_slot=hold_slot,
         directories=StageDirectories(settings.directories.work),
         limits=settings.limits,

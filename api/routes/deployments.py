@@ -95,16 +95,9 @@ class DeploymentController(Controller):
         tenant_id = authorize(services, request.user, Permission.DEPLOY_CREATE, PROJECT, data.project_id)
         return idempotent_call.run(
             lambda record: services.deployments.create(
-                tenant_id=tenant_id,
-                project_id=data.project_id,
-                branch=data.branch,
-                commit_sha=data.commit_sha,
-                is_preview=data.is_preview,
-                clean=data.clean,
-                if_changed=data.if_changed,
-                priority=data.priority,
+                tenant_id,
+                data,
                 created_by=request.user.user_id,
-                trigger="api",
                 traceparent=_traceparent(request),
                 record=record,
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -12,8 +11,7 @@ from schemas.logs import LogEntry
 from shared.db.database import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class LogHead:
+class LogHead(msgspec.Struct, frozen=True):
     """`last_seq` is 0 for a log without entries."""
 
     last_seq: int

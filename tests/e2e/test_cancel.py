@@ -76,9 +76,11 @@ def test_cancel_in_a_quick_stage(platform: Platform, repositories: Path, stage: 
         assert deployment["status"] == "cancelled"  # what was accepted holds
     assert platform.build_processes() == []
     with platform.database() as database:
-        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-    assert row is not None
-    wait_for(lambda: deployment_id not in queue.running_set(row["tenant_id"]), what="the slot is free")
+        tenant_id = database.fetch_value(
+            str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+        )
+    assert tenant_id is not None
+    wait_for(lambda: deployment_id not in queue.running_set(tenant_id), what="the slot is free")
 
 
 def test_cancel_twice_is_a_no_op_and_after_the_end_a_conflict(platform: Platform, repositories: Path):

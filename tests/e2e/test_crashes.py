@@ -28,14 +28,15 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
     places = [stage_job_id(deployment_id, stage) for stage in Stage]
     wait_for(lambda: all(queue.find(place) is None for place in places), what="no job is left")
     with platform.database() as database:
-        tenant = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-        ends = database.fetch_one(
-            "SELECT h.is_closed, h.next_seq FROM log_heads h WHERE deployment_id = %(id)s", {"id": deployment_id}
+        tenant_id = database.fetch_value(
+            str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
         )
-    assert tenant is not None
-    assert ends is not None
-    assert ends["is_closed"]
-    wait_for(lambda: deployment_id not in queue.running_set(tenant["tenant_id"]), what="the slot is free")
+        is_closed = database.fetch_value(
+            bool, "SELECT is_closed FROM log_heads WHERE deployment_id = %(id)s", {"id": deployment_id}
+        )
+    assert tenant_id is not None
+    assert is_closed
+    wait_for(lambda: deployment_id not in queue.running_set(tenant_id), what="the slot is free")
     return deployment
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from schemas.deployments import CreateDeploymentRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import Stage
+from shared.deployments.termination_service import TerminationService
 from shared.identifiers import PROJECT, TENANT, new_identifier
 from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
@@ -70,7 +72,13 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
     }
     sites = {"site_settings": settings.sites}
     limits = {"limits": settings.limits}
-    service = DeploymentService(queue=queue, **parts, **sites)
+    service_parts = {name: part for name, part in parts.items() if name not in ("releases", "sites")} | {"queue": queue}
+
+    def service_with(**others: Any) -> DeploymentService:
+        own_parts = service_parts | others
+        return DeploymentService(terminations=TerminationService(**own_parts), **own_parts, **sites)
+
+    terminations = TerminationService(**service_parts)
 
     def make_reconciler(queue: RedisJobQueue) -> Reconciler:
         return Reconciler(
@@ -80,7 +88,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
             stage_runs=parts["stage_runs"],
             releases=parts["releases"],
             sites=parts["sites"],
-            service=service,
+            terminations=terminations,
             publisher=NoRoutes(),  # type: ignore[arg-type]
             artifacts=None,  # type: ignore[arg-type]
             clock=SystemClock(),
@@ -99,8 +107,9 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         settings=settings,
         queue=queue,
         redis=redis,
-        service=service,
-        service_with=lambda **others: DeploymentService(**(parts | sites | {"queue": queue} | others)),
+        service=service_with(),
+        terminations=terminations,
+        service_with=service_with,
         release_service=ReleaseService(
             queue=queue,
             **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases")},
@@ -116,9 +125,9 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
     redis.close()
 
 
-def create(world: Any, **options: Any) -> str:
-    resource = world.service.create(tenant_id=world.tenant_id, project_id=world.project_id, created_by=None, **options)
-    return resource.id
+def create(world: Any, *, trigger: str = "api", **options: Any) -> str:
+    request = CreateDeploymentRequest(project_id=world.project_id, **options)
+    return world.service.create(world.tenant_id, request, created_by=None, trigger=trigger).id
 
 
 def entries(world: Any, deployment_id: str) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, Self
 
 from schemas.logs import LogEntry, Stream
 from shared.backoff import Backoff
-from shared.clock import Clock, SystemClock
+from shared.clock import Clock, SystemClock, unix_milliseconds
 from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
 from shared.logs.base import Notifier
@@ -190,7 +190,7 @@ class LogWriter:
     def _enqueue(self, stream: Stream, lines: list[SplitLine], *, may_wait: bool = True) -> None:
         if not lines:
             return
-        timestamp = int(self._clock.now().timestamp() * 1000)
+        timestamp = unix_milliseconds(self._clock.now())
         for parcel in parcels_of(lines, timestamp=timestamp, stage=self._stage, stream=stream):
             with self._state:
                 # What is little (the platform's own lines, the last ones) doesn't wait for room.

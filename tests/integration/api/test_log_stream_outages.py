@@ -87,12 +87,14 @@ class Ground:
     def deployment(self) -> str:
         deployment_id = new_deployment(self.database)
         with self.database.transaction() as connection:
-            user = connection.execute("SELECT id FROM users").fetchone()
-            made = connection.execute("SELECT tenant_id FROM deployments WHERE id = %s", (deployment_id,)).fetchone()
-            assert user is not None
-            assert made is not None
+            user_id = connection.fetch_value(str, "SELECT id FROM users")
+            tenant_id = connection.fetch_value(
+                str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+            )
+            assert user_id is not None
+            assert tenant_id is not None
             TenantRepository(self.database).insert_membership(
-                connection, tenant_id=made["tenant_id"], user_id=user["id"], role=Role.VIEWER
+                connection, tenant_id=tenant_id, user_id=user_id, role=Role.VIEWER
             )
         return deployment_id
 

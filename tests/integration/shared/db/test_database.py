@@ -13,7 +13,7 @@ from tests.support.log_rows import eventually
 
 def answers(database: Database) -> bool:
     try:
-        return database.fetch_one("SELECT 1 AS one") == {"one": 1}
+        return database.exists("SELECT 1")
     except Unavailable:
         return False
 
@@ -22,7 +22,7 @@ def test_an_answer_that_does_not_come_is_given_up_and_its_connection_with_it(dat
     database = Database(database_url, maximum_connections=1, answer_seconds=0.3)
     try:
         with pytest.raises(Unavailable):
-            database.fetch_one("SELECT pg_sleep(3600)")
+            database.exists("SELECT pg_sleep(3600)")
         # The next one has a connection that works; on a busy machine its answer may be late, too.
         eventually(lambda: answers(database))
     finally:
@@ -32,11 +32,11 @@ def test_an_answer_that_does_not_come_is_given_up_and_its_connection_with_it(dat
 def test_an_error_that_the_server_answers_keeps_the_connection(database_url: str) -> None:
     database = Database(database_url, maximum_connections=1, answer_seconds=120.0)
     try:
-        database.fetch_one("SELECT set_config('statement_timeout', '10', false)")
-        before = database.fetch_one("SELECT pg_backend_pid() AS pid")
+        database.exists("SELECT set_config('statement_timeout', '10', false)")
+        before = database.fetch_value(int, "SELECT pg_backend_pid()")
         with pytest.raises(Unavailable):
-            database.fetch_one("SELECT pg_sleep(3600)")
-        assert database.fetch_one("SELECT pg_backend_pid() AS pid") == before
+            database.exists("SELECT pg_sleep(3600)")
+        assert database.fetch_value(int, "SELECT pg_backend_pid()") == before
     finally:
         database.close()
 
@@ -55,8 +55,7 @@ def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
 def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(database_url: str) -> None:
     database = Database(database_url)
     try:
-        row = database.fetch_one("SHOW idle_in_transaction_session_timeout")
-        assert row == {"idle_in_transaction_session_timeout": "1min"}
+        assert database.fetch_value(str, "SHOW idle_in_transaction_session_timeout") == "1min"
 
         def sleep_in_a_transaction() -> None:
             with database.transaction() as connection:

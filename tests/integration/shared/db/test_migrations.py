@@ -61,7 +61,7 @@ class Old:
         with closing(Database(self.url)) as database:
             row = SessionRepository(database).find_user("user_1", family, NOW)
         assert row is not None
-        return row["is_live"]
+        return row.is_live
 
 
 @pytest.fixture

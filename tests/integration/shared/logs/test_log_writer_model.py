@@ -7,13 +7,14 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from random import Random
-from typing import Any, Literal
+from typing import Literal, LiteralString
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from schemas.logs import LogLine
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database, Parameters
+from shared.db.rows import S
 from shared.errors import LeaseLost, PlatformError, Unavailable
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
@@ -52,11 +53,11 @@ class Process(Database):
             with self._lock:
                 self._running -= 1
 
-    def fetch_one(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
+    def fetch_one(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> S | None:
         """Faults are kept for what writes."""
         if self.is_dead:
             raise Unavailable("refused")
-        return self._database.fetch_one(query, parameters)
+        return self._database.fetch_one(row, query, parameters)
 
     def die(self) -> None:
         """Returns when nothing of it goes on in the server either."""

@@ -180,7 +180,7 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     run_to_end(world, second)
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
-    release = world.releases.find(pending["id"])
+    release = world.releases.find(pending.id)
     assert world.lifecycle.release(release, activate=lambda: None) is True
     assert world.lifecycle.release(release, activate=lambda: None) is False  # delivered again
     assert world.service.get(world.tenant_id, first).is_active
@@ -278,7 +278,7 @@ def test_delete_hides_at_once_and_asks_for_the_removal(world: Any):
     world.service.delete(world.tenant_id, deployment_id)
     with pytest.raises(NotFound):
         world.service.get(world.tenant_id, deployment_id)
-    assert [row["id"] for row in world.sites.removing()] == [deployment_id]
+    assert [row.id for row in world.sites.removing()] == [deployment_id]
 
 
 def test_pages_are_complete_while_rows_are_added(world: Any):
@@ -379,7 +379,7 @@ def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
     lost = lose_two_workers(world, "rollback")
     world.reconciler.run_once()
     assert [world.queue.find(job.id) for job in (lost, removal)] == ["dead", "dead"]
-    assert world.releases.find(lost.payload["release_id"])["status"] == "failed"
+    assert world.releases.find(lost.payload["release_id"]).status == "failed"
 
 
 def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
@@ -388,7 +388,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     run_to_end(world, second)
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
-    release = world.releases.find(pending["id"])
+    release = world.releases.find(pending.id)
     world.service.delete(world.tenant_id, first)
     activated: list[str] = []
     assert world.lifecycle.release(release, activate=lambda: activated.append("x")) is False
@@ -405,14 +405,14 @@ def test_what_a_deployment_would_follow_is_out_of_date_while_another_runs(world:
     back = create(world, commit_sha="a" * 40, if_changed=True)
 
     former = world.deployments.find_former(back)
-    assert (former["commit_sha"], former["is_otherwise_changed"]) == ("a" * 40, True)
+    assert (former.commit_sha, former.is_otherwise_changed) == ("a" * 40, True)
     # A preview takes nothing's place, and what was asked for later is no reason.
     preview = create(world, branch="topic", is_preview=True)
     assert world.deployments.find_former(preview) is None
-    assert world.deployments.find_former(between)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(between).is_otherwise_changed is False
 
     world.service.cancel(world.tenant_id, between)
-    assert world.deployments.find_former(back)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(back).is_otherwise_changed is False
 
 
 def test_a_deleted_variable_is_a_reason_to_build(world: Any):
@@ -422,13 +422,13 @@ def test_a_deleted_variable_is_a_reason_to_build(world: Any):
         service.set(world.tenant_id, world.project_id, key, SetVariableRequest(value="x", targets=["production"]))
     assert run_to_end(world, create(world, commit_sha="a" * 40))
     again = create(world, commit_sha="a" * 40, if_changed=True)
-    assert world.deployments.find_former(again)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(again).is_otherwise_changed is False
 
     with pytest.raises(NotFound):
         service.delete(world.tenant_id, world.project_id, "OTHER")
     with pytest.raises(NotFound):
         service.delete(new_identifier(TENANT), world.project_id, "GONE")
-    assert world.deployments.find_former(again)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(again).is_otherwise_changed is False
     service.delete(world.tenant_id, world.project_id, "GONE")
-    assert world.deployments.find_former(again)["is_otherwise_changed"] is True
+    assert world.deployments.find_former(again).is_otherwise_changed is True
     assert [variable.key for variable in service.list(world.tenant_id, world.project_id)] == ["KEPT"]

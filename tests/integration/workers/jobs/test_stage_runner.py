@@ -231,7 +231,7 @@ def test_a_redelivered_job_with_nothing_to_do_leaves_no_scratch_directory(world:
     with world.database.transaction() as connection:
         connection.execute("UPDATE tenants SET plan = 'ENTERPRISE'")
         world.deployments.request_cancel(connection, world.tenant_id, cancelled)
-    world.service.finish_failed(world.deployments.find(world.tenant_id, failed), "TIMEOUT", Stage.CLONE, "Over.")
+    world.terminations.finish_failed(world.deployments.find(world.tenant_id, failed), "TIMEOUT", Stage.CLONE, "Over.")
     with world.database.transaction() as connection:
         connection.execute("DELETE FROM deployments WHERE id = %s", (deleted,))
     ids = [recorded, cancelled, failed, deleted]
