@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 
+import msgspec
 import pytest
 
 from shared.db.database import Database
+from shared.deployments.rows import DeploymentSettings
+from shared.deployments.state import DeploymentStatus
 from shared.errors import Unavailable
 from tests.support.log_rows import eventually
 
@@ -71,3 +74,37 @@ def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(databas
             other.execute("SELECT pg_sleep(0.1)")
     finally:
         database.close()
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    status: DeploymentStatus
+    settings: DeploymentSettings
+    commit_sha: str | None
+
+
+_FETCHED = """
+SELECT 'ready'::deployment_status AS status, '{"framework": "vite", "of_a_newer_version": 1}'::jsonb AS settings,
+       NULL::text AS commit_sha, 1 AS of_a_newer_version
+"""
+
+
+def test_values_become_what_the_fields_say(database: Database) -> None:
+    expected = Fetched(DeploymentStatus.READY, DeploymentSettings(framework="vite"), None)
+    assert database.fetch_one(Fetched, _FETCHED) == expected
+    assert database.fetch_all(Fetched, _FETCHED) == [expected]
+    assert database.fetch_one(Fetched, _FETCHED + "WHERE false") is None
+
+
+def test_a_value_that_does_not_fit_its_field_is_refused(database: Database) -> None:
+    with pytest.raises(msgspec.ValidationError, match="status"):
+        database.fetch_one(Fetched, "SELECT 'x' AS status, '{}'::jsonb AS settings, NULL::text AS commit_sha")
+    with pytest.raises(msgspec.ValidationError, match="commit_sha"):
+        database.fetch_one(Fetched, "SELECT 'ready' AS status, '{}'::jsonb AS settings")
+
+
+def test_single_values_are_converted_and_null_is_none(database: Database) -> None:
+    assert database.fetch_value(DeploymentStatus, "SELECT 'ready'::deployment_status") is DeploymentStatus.READY
+    assert database.fetch_value(str, "SELECT NULL::text") is None
+    assert database.fetch_values(int, "SELECT unnest(ARRAY[1, NULL, 2])") == [1, 2]
+    assert database.exists("SELECT 1")
+    assert not database.exists("SELECT 1 WHERE false")
