@@ -30,10 +30,12 @@ from workers.executors.cgroups import ControlGroups
 from workers.pipeline.stage import StageContext, StageResult
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stages.clone.addresses import reachable_address
+from workers.stages.clone.addresses import Network
+from workers.stages.clone.deadline import Deadline
 from workers.stages.clone.git.confinement import Confinement
 from workers.stages.clone.git.runner import Git, GitLimits
 from workers.stages.clone.ignored import IgnoredBuilds
+from workers.stages.clone.session import CloneSessions
 from workers.stages.clone.stage import CloneStage
 
 pytestmark = pytest.mark.integration
@@ -58,9 +60,10 @@ class Cloner:
             network = {"egress_allowed_networks": ("127.0.0.0/8",)} | network
         settings = make_settings(directory, store, network=NetworkSettings(**network))
         ignored = IgnoredBuilds(DeploymentRepository(database))
-        host_keys = RepositoryCredentialRepository(database)
+        self.host_keys = RepositoryCredentialRepository(database)
+        self.sessions = CloneSessions(settings, self.host_keys, control_groups)
         index = SnapshotIndex(database)
-        self.stage = CloneStage(self.snapshots, index, settings, ignored, host_keys, control_groups)
+        self.stage = CloneStage(self.snapshots, index, settings, ignored, self.host_keys, control_groups)
         self.directory = directory
         self.allow_local = allow_local
         self.numbers = itertools.count(1)
@@ -263,7 +266,7 @@ def test_a_name_of_many_silent_addresses_holds_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr("socket.create_connection", connect)
     url = parse_repository_url("https://example.com/site.git")
     with pytest.raises(Cancelled):
-        reachable_address(url, cancelled, RepositoryPolicy(AddressPolicy()))
+        Network(RepositoryPolicy(AddressPolicy()), cancelled).reachable_address(url)
     assert [address for address, _ in tried] == [f"127.0.0.{number}" for number in (1, 2, 3, 4, 1, 2, 3, 4, 1, 2)]
 
 
@@ -406,9 +409,9 @@ def test_the_workers_own_git_configuration_plays_no_part(
 
 
 def test_a_list_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path) -> None:
-    limits = GitLimits(deadline=time.monotonic() + 300, maximum_bytes=1 << 30, watched=tmp_path)
+    deadline = Deadline(time.monotonic() + 300, threading.Event())
     with Confinement.opened(None, "depl_1", LIMITS[Plan.FREE]) as confinement:
-        git = Git(tmp_path, limits, threading.Event(), lambda _: None, confinement=confinement)
+        git = Git(tmp_path, GitLimits(1 << 30), deadline, lambda _: None, confinement=confinement)
         assert len(git.run_program(["head", "-c", "4000000", "/dev/zero"], tmp_path)) == 4_000_000
         assert len(git.run_program(["cat", "/dev/zero"], tmp_path, most=1000)) == 1000
         with pytest.raises(StageFailure, match="more than 4 MiB") as caught:
