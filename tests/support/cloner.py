@@ -22,6 +22,7 @@ from workers.pipeline.stage import StageContext, StageResult
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.clone.ignored import IgnoredBuilds
+from workers.stages.clone.session import CloneSessions
 from workers.stages.clone.stage import CloneStage
 
 
@@ -42,9 +43,10 @@ class Cloner:
             network = {"egress_allowed_networks": ("127.0.0.0/8",)} | network
         settings = make_settings(directory, store, network=NetworkSettings(**network))
         ignored = IgnoredBuilds(DeploymentRepository(database))
-        host_keys = RepositoryCredentialRepository(database)
+        self.host_keys = RepositoryCredentialRepository(database)
+        self.sessions = CloneSessions(settings, self.host_keys, control_groups)
         index = SnapshotIndex(database)
-        self.stage = CloneStage(self.snapshots, index, settings, ignored, host_keys, control_groups)
+        self.stage = CloneStage(self.snapshots, index, settings, ignored, self.host_keys, control_groups)
         self.directory = directory
         self.allow_local = allow_local
         self.numbers = itertools.count(1)

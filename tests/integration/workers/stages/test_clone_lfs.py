@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import socket
 import threading
 import time
@@ -12,23 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from shared.errors import Cancelled, FailureCode, StageFailure
-from shared.network.address_policy import AddressPolicy
 from shared.projects.repository_credentials import RepositoryCredentials
-from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
+from shared.projects.repository_url import parse_repository_url
 from tests.support.cloner import Cloner
 from tests.support.git_server import GitServer, serving
 from tests.support.lfs_server import CONTENT, OID, TRACKED, Answer, LfsStore, pointer
 from tests.support.repositories import commit, git, make_repository
-from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.lfs.client import Endpoint, LfsClient, LfsObject
+from workers.stages.clone.deadline import Deadline
+from workers.stages.clone.lfs.client import Endpoint, LfsClient
 from workers.stages.clone.lfs.connections import LfsConnections
+from workers.stages.clone.lfs.objects import LfsObject
 
 pytestmark = pytest.mark.integration
 
@@ -255,22 +256,13 @@ def test_a_server_that_drips_holds_nothing(
     cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path, scheme: str, content: bytes, what: str
 ) -> None:
     started = time.monotonic()
-
-    def check_time() -> None:
-        if time.monotonic() - started > 1:
-            raise Cancelled
-
-    policy = RepositoryPolicy(AddressPolicy(("127.0.0.0/8",)))
-    opened = RepositoryAccess.opened(
-        parse_repository_url("https://git.example.com/r.git"), "proj_1", None, cloner.stage._host_keys, tmp_path, policy
-    )
-    with dripping(content) as port, opened as access:
+    context = cloner.context("https://git.example.com/r.git")
+    ending = threading.Timer(1, context.cancelled.set)
+    with dripping(content) as port, cloner.sessions.open(context) as session:
+        ending.start()
         lfs.href = f"{scheme}://127.0.0.1:{port}/x"
         url = lfs.href if what == "batch" else http.url("site.git/info/lfs")
-        with (
-            LfsClient(check_time, threading.Event(), access, is_last_attempt=True) as client,
-            pytest.raises(Cancelled),
-        ):
+        with LfsClient(session) as client, pytest.raises(Cancelled):
             client.fetch(Endpoint(url, {}), {LfsObject(OID, len(CONTENT)): "big.bin"}, tmp_path)
     assert time.monotonic() - started < 3
 
@@ -308,17 +300,10 @@ def test_more_files_than_can_be_fetched_are_refused_at_once(
 
 def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
     cloner = make_cloner(allow_local=False)
-    policy = RepositoryPolicy(AddressPolicy())
-    opened = RepositoryAccess.opened(
-        parse_repository_url("https://git.example.com/r.git"), "proj_1", None, cloner.stage._host_keys, tmp_path, policy
-    )
     refused = ["https://169.254.169.254/x", "https://127.0.0.1/x", "https://[::ffff:10.0.0.1]/x", "https://LOCALHOST/x"]
-    with opened as access:
+    with cloner.sessions.open(cloner.context("https://git.example.com/r.git")) as session:
         for url in [*refused, "http://example.com/x"]:
-            with (
-                LfsClient(lambda: None, threading.Event(), access, is_last_attempt=True) as client,
-                pytest.raises(StageFailure) as caught,
-            ):
+            with LfsClient(session) as client, pytest.raises(StageFailure) as caught:
                 client.fetch(Endpoint(url, {}), {LfsObject(OID, 1): "big.bin"}, tmp_path)
             assert caught.value.code is FailureCode.URL_FORBIDDEN, url
 
@@ -340,11 +325,9 @@ def test_attributes_and_configuration_run_nothing(
 
 def test_a_server_of_many_hosts_holds_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    monkeypatch.setattr(
-        "workers.stages.clone.lfs.connections.find_route", lambda url, *_: Route(address=f"192.0.2.{url.port}")
-    )
+    network = Mock(find_route=lambda url: Route(address=f"192.0.2.{url.port}"))
     monkeypatch.setattr("httpx.Client.close", lambda _client: closed.append("one"))
-    connections = LfsConnections(lambda: None, threading.Event(), cast("Any", Mock()), None)
+    connections = LfsConnections(Deadline(math.inf, threading.Event()), network, None)
     urls = [parse_repository_url(f"https://git.example.com:{port}/x") for port in range(1, 102)]
     first = connections.find(urls[0])
     for url in urls[:100]:

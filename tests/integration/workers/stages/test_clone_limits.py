@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +21,7 @@ from tests.support.hostile_repositories import commit_tree, nested_trees, tree, 
 from tests.support.repositories import git, make_repository
 from workers.executors.cgroups import ControlGroups, discover_control_groups
 from workers.pipeline.stage import NothingToBuild
+from workers.stages.clone.deadline import Deadline
 from workers.stages.clone.git.confinement import Confinement
 from workers.stages.clone.git.failures import is_disk_full
 from workers.stages.clone.git.runner import Git, GitFailed, GitLimits
@@ -46,15 +46,10 @@ def confinement(groups: ControlGroups | None) -> Iterator[Confinement]:
         yield opened
 
 
-def make_git(directory: Path, confinement: Confinement, **limits: Any) -> Git:
-    values: dict[str, Any] = {"deadline": time.monotonic() + 300, "maximum_bytes": 1 << 30, "watched": directory}
-    return Git(
-        directory,
-        GitLimits(**values | limits),
-        threading.Event(),
-        lambda _: None,
-        confinement=confinement,
-    )
+def make_git(directory: Path, confinement: Confinement, **limits: int) -> Git:
+    deadline = Deadline(time.monotonic() + 300, threading.Event())
+    bounds = GitLimits(**{"maximum_bytes": 1 << 30} | limits)
+    return Git(directory, bounds, deadline, lambda _: None, confinement=confinement)
 
 
 @pytest.mark.parametrize("leaf", [b"x", None], ids=["files", "directories alone"])

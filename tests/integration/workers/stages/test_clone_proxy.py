@@ -268,7 +268,7 @@ def test_an_ssh_repository(make_cloner: MakeCloner, database: Database, tmp_path
             cloner = make_cloner(allow_local=False, egress_proxy=f"http://127.0.0.1:{proxy.port}")
             assert cloner.files(cloner.clone(url, credentials=credentials)) == {"index.html": b"one"}
             # The host is known by its name from now on, whatever leads to it.
-            assert cloner.stage._host_keys.find_host_key("proj_1", f"{NAME}:22") is not None
+            assert cloner.host_keys.find_host_key("proj_1", f"{NAME}:22") is not None
             ssh.stop()
             ssh.start()
             failure = cloner.failure(url, credentials=credentials)

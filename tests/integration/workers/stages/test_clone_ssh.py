@@ -77,7 +77,7 @@ def test_a_host_with_another_key_gets_nothing(
     assert "Accepted" not in ssh.output.read_text()
     # Setting credentials forgets the key (see the tests of the API).
     with database.transaction() as connection:
-        cloner.stage._host_keys.forget_host_keys(connection, PROJECT)
+        cloner.host_keys.forget_host_keys(connection, PROJECT)
     assert cloner.clone(url, credentials=deploy_key(ssh), clean=True).output.source
 
 
@@ -87,7 +87,7 @@ def test_a_known_host_is_not_believed_by_a_key_of_another_type(
     add_project(database)
     make_repository(tmp_path / "site", {"index.html": "one"})
     # ssh's own accept-new would take it.
-    cloner.stage._host_keys.pin_host_key(PROJECT, f"127.0.0.1:{ssh.port}", "ecdsa-sha2-nistp256 AAAA")
+    cloner.host_keys.pin_host_key(PROJECT, f"127.0.0.1:{ssh.port}", "ecdsa-sha2-nistp256 AAAA")
     failure = cloner.failure(ssh.url(tmp_path / "site"), credentials=deploy_key(ssh))
     assert "another SSH host key" in failure.message
 

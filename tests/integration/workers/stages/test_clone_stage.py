@@ -20,7 +20,8 @@ from tests.support.cloner import Cloner, MakeCloner, add_submodule
 from tests.support.git_server import GitServer
 from tests.support.repositories import commit, git, make_repository
 from tests.support.stage_context import TENANT
-from workers.stages.clone.addresses import reachable_address
+from workers.stages.clone.addresses import Network
+from workers.stages.clone.deadline import Deadline
 from workers.stages.clone.git.confinement import Confinement
 from workers.stages.clone.git.runner import Git, GitLimits
 
@@ -175,7 +176,7 @@ def test_a_name_of_many_silent_addresses_holds_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr("socket.create_connection", connect)
     url = parse_repository_url("https://example.com/site.git")
     with pytest.raises(Cancelled):
-        reachable_address(url, cancelled, RepositoryPolicy(AddressPolicy()))
+        Network(RepositoryPolicy(AddressPolicy()), cancelled).reachable_address(url)
     assert [address for address, _ in tried] == [f"127.0.0.{number}" for number in (1, 2, 3, 4, 1, 2, 3, 4, 1, 2)]
 
 
@@ -311,9 +312,9 @@ def test_the_workers_own_git_configuration_plays_no_part(
 
 
 def test_a_list_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path) -> None:
-    limits = GitLimits(deadline=time.monotonic() + 300, maximum_bytes=1 << 30, watched=tmp_path)
+    deadline = Deadline(time.monotonic() + 300, threading.Event())
     with Confinement.opened(None, "depl_1", LIMITS[Plan.FREE]) as confinement:
-        git = Git(tmp_path, limits, threading.Event(), lambda _: None, confinement=confinement)
+        git = Git(tmp_path, GitLimits(1 << 30), deadline, lambda _: None, confinement=confinement)
         assert len(git.run_program(["head", "-c", "4000000", "/dev/zero"], tmp_path)) == 4_000_000
         assert len(git.run_program(["cat", "/dev/zero"], tmp_path, most=1000)) == 1000
         with pytest.raises(StageFailure, match="more than 4 MiB") as caught:
