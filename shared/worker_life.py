@@ -80,14 +80,14 @@ def read_life(path: Path) -> Life | None:
         return None
 
 
-def pronounce(path: Path, verdict: Verdict, beat: int) -> None:
+def record_verdict(path: Path, verdict: Verdict, beat: int) -> None:
     """Writes the verdict. Call it before killing the process. `beat`: st_mtime_ns of the file. Raises OSError."""
     partial = path.with_suffix(".verdict.partial")
     partial.write_text(json.dumps([verdict, beat]))
     partial.replace(path.with_suffix(".verdict"))
 
 
-def verdict_on(path: Path) -> Verdict | None:
+def read_verdict(path: Path) -> Verdict | None:
     """Returns the verdict, or None if there is none or the process has had another beat since."""
     try:
         verdict, beat = json.loads(path.with_suffix(".verdict").read_text())
@@ -229,13 +229,13 @@ def _judge(path: Path, life: Life, status: os.stat_result) -> Verdict | None:
 
     Returns None in doubt. A found verdict is written, because the counter shows it only now.
     """
-    verdict, before = verdict_on(path), life.memory
+    verdict, before = read_verdict(path), life.memory
     if verdict is not None or before is None or not 0 <= time.time() - status.st_mtime < _FRESH_SECONDS:
         return verdict
     now = _read_memory_kills(before.counter)
     if now is None or now.kills <= before.kills or now != replace(before, kills=now.kills):
         return None
-    pronounce(path, Verdict.MEMORY, status.st_mtime_ns)
+    record_verdict(path, Verdict.MEMORY, status.st_mtime_ns)
     return Verdict.MEMORY
 
 

@@ -1,4 +1,4 @@
-"""Renews the leases of this process, on a thread that no job can hold up."""
+"""Renews this process's leases, on a thread that no job can block."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _log: Any = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Beats every third of a lease; sweeps all pools and calls `on_tick` each second; registers the worker.
+    """Renews leases every third of their length, sweeps and calls `on_tick` each second, and registers the worker.
 
-    While Redis can't be reached no lease is declared lost: the work goes on, database writes are fenced by the token,
-    and the first beat that is answered decides. What Redis has lost (FLUSHALL), it answers as lost.
+    No lease is declared lost while Redis can't be reached: jobs continue, the token fences their database writes, and
+    the first reply decides. Leases that Redis has forgotten (FLUSHALL) are lost by its reply.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Heartbeat:
         self._task.start()
 
     def stop(self) -> None:
-        """Ends the beats and takes the worker out of the registry."""
+        """Ends the heartbeat and removes the worker from the registry."""
         self._task.stop()
         try:
             for pool in self._pools():
@@ -69,12 +69,12 @@ class Heartbeat:
             pass  # the record expires
 
     def beat_soon(self) -> None:
-        """Beats and registers at once, on the heartbeat's thread."""
+        """Makes the heartbeat's thread renew and register at once."""
         self._is_beat_asked_for.set()
         self._task.wake()
 
     def _tick(self) -> float:
-        """Does what is due. Returns the seconds until the next thing is."""
+        """Does what is due. Returns the seconds until something is due again."""
         now = time.monotonic()
         if self._is_beat_asked_for.is_set():
             self._is_beat_asked_for.clear()
