@@ -50,9 +50,6 @@ class TenantRepository:
             {"tenant_id": tenant_id, "user_id": user_id},
         )
 
-    def find_plan(self, tenant_id: str) -> Plan | None:
-        return self._database.fetch_value(Plan, "SELECT plan FROM tenants WHERE id = %(id)s", {"id": tenant_id})
-
     def set_plan_by_email(self, email: str, plan: Plan) -> str | None:
         """Returns the id of the personal tenant whose plan was set, or None if no user has this address."""
         return self._database.fetch_value(

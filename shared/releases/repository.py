@@ -106,7 +106,7 @@ SELECT {columns_of(ActiveSite, "d", host=_HOST, deployment_id="d.id")}
 FROM deployments d JOIN projects p ON p.id = d.project_id WHERE p.deleting_at IS NULL AND {_IS_SERVED}
 """  # noqa: S608 - constants only
 
-_LOCK_SERVED: LiteralString = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608
+_LOCK_SERVED: LiteralString = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608 - constants only
 
 
 class ReleaseRepository:
