@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from api.edge.turns import Caller
 from api.streams.account_channel import ready_event
 from api.streams.account_hub import AccountHub, AccountWatch
-from api.streams.sse import Follower, EventChunk
+from api.streams.sse import EventChunk, Follower
 from api.streams.stream_lease import StreamRight
 from shared.accounts.permissions import ROLES_WITH, Permission
 from shared.accounts.stream_rights import StreamRights

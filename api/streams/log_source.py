@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from api.edge.turns import Caller
 from api.streams.hub import StreamHub
-from api.streams.sse import Follower, EventChunk
+from api.streams.sse import EventChunk, Follower
 from api.streams.watch import Watch
 
 
