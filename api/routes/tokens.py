@@ -41,7 +41,7 @@ class TokenController(Controller):
     def create_token(
         self, request: UserRequest, data: JSONBody[CreateTokenRequest], services: NamedDependency[Services]
     ) -> Response[Success[CreatedTokenResource]]:
-        """Creates a token and shows it once. One that a token creates expires no later and is revoked with that token."""
+        """Creates a token and shows it once. A token that it creates expires no later and is revoked with it."""
         principal: Principal = request.user
         token = services.tokens.create(principal.user_id, data, granted=principal.scopes, parent_id=principal.token_id)
         return answer(token, status=201, location=f"/api/auth/tokens/{token.id}")
