@@ -61,7 +61,7 @@ def create_app(
     lifespan: Sequence[Lifespan] = (),
     body_pace: BodyPace | None = None,
 ) -> Litestar:
-    """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
+    """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are added under /api."""
     lanes = Lanes()
     application = Application(
         route_handlers=[_api_router(routes)],
@@ -103,7 +103,7 @@ def _api_router(routes: Sequence[ControllerRouterHandler]) -> Router:
 
 
 def _state(services: Services, lanes: Lanes, body_pace: BodyPace) -> State:
-    """What the middleware, the guard and the request class read. `describe` fills the query parameters."""
+    """The state that the middleware, the guard and the request class read. `describe` fills the query parameters."""
     return State(
         {
             "services": services,
@@ -119,7 +119,7 @@ def _state(services: Services, lanes: Lanes, body_pace: BodyPace) -> State:
 
 
 def _methods_by_address(application: Litestar) -> dict[str, str]:
-    """Path template → what `Allow` says of it."""
+    """Path template → its `Allow` header."""
     methods: dict[str, set[str]] = {}
     for route in application.routes:
         if isinstance(route, HTTPRoute):
@@ -130,7 +130,7 @@ def _methods_by_address(application: Litestar) -> dict[str, str]:
 
 
 async def _allow_all_methods(message: Message, scope: Scope) -> None:
-    """Litestar's answer to OPTIONS knows only the first method that an address was given."""
+    """Litestar's answer to OPTIONS names only the first method of an address."""
     if message["type"] == "http.response.start" and scope.get("method") == "OPTIONS" and message["status"] == 204:
         allowed = scope["litestar_app"].state.methods.get(scope["path_template"])
         if allowed is not None:

@@ -39,9 +39,9 @@ class Backends:
 
 
 def connect_backends(settings: Settings) -> Backends:
-    """Connects nothing yet: each connects on first use, so that the API starts while they don't answer."""
+    """Each server is connected to on first use, so that the API starts while they don't answer."""
     closers = ExitStack()
-    # Clients wait for these answers: what doesn't come soon is a 503, and the reconciler makes up for the queue.
+    # Clients wait for these answers: a late one becomes a 503, and the reconciler makes up for the queue.
     database = Database(
         settings.database.url, maximum_connections=_DATABASE_CONNECTIONS, timeout_seconds=3.0, answer_seconds=5.0
     )
@@ -51,7 +51,7 @@ def connect_backends(settings: Settings) -> Backends:
     )
     closers.callback(redis.close)
     notifier = RedisNotifier.connect(settings.queue.redis_url)
-    # Pages of finished logs are read there, by several threads at once: a request that fails is worth another.
+    # Several threads read pages of finished logs there: a failed request is worth a retry.
     archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
     return Backends(
         database=database,
@@ -61,7 +61,7 @@ def connect_backends(settings: Settings) -> Backends:
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
         notifier=notifier,
         listener=RedisNotificationListener(settings.queue.redis_url),
-        # Only asked whether it answers; an outage isn't waited out.
+        # Only for the health check, which doesn't wait out an outage.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
         windows=RedisWindows(redis, SystemClock()),
         close=closers.close,

@@ -1,7 +1,7 @@
-"""Bodies: JSON only, strictly typed, and every wrong field is named, not the first.
+"""Bodies: JSON only, strictly typed; errors name every invalid field, not only the first.
 
-Nothing here looks at a body in Python: it is split into the raw values of the struct's fields, and only those are
-decoded, each to its type. Whatever else a client sends is skipped by the parser, and makes no objects.
+No Python code walks a body: the parser splits it into the raw values of the struct's fields, and only those are
+decoded, each to its type. The parser skips everything else, so that it makes no objects.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MISSING = msgspec.Raw()
 
 
 class JsonRequest(PublicRequest):
-    """Litestar's request, whose `json()` gives the handler's struct or raises with all that is wrong."""
+    """Litestar's request; `json()` returns the handler's struct or raises an error that names every problem."""
 
     async def json(self) -> msgspec.Struct:
         if not _MEDIA_TYPE.fullmatch(self.content_type[0].lower()):
@@ -107,7 +107,7 @@ def _split(struct: type[msgspec.Struct], body: bytes) -> tuple[Mapping[str, msgs
 
 @lru_cache
 def _raw_structs(struct: type[msgspec.Struct]) -> tuple[type[msgspec.Struct], type[msgspec.Struct]]:
-    """Structs of the same fields, not decoded; the second takes no others."""
+    """Structs with the same fields, undecoded; the second refuses other fields."""
     fields = [(field.encode_name, msgspec.Raw, _MISSING) for field in msgspec.structs.fields(struct)]
     name = f"Raw{struct.__name__}"
     return msgspec.defstruct(name, fields), msgspec.defstruct(name, fields, forbid_unknown_fields=True)

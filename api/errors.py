@@ -1,4 +1,4 @@
-"""The one table from error codes to HTTP statuses, and the one handler that every error goes through."""
+"""The one table from error codes to HTTP statuses, and the one handler of all errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def handle_error(request: PublicRequest, error: Exception) -> Response[Failure]:
     known = error if isinstance(error, CloudifyError) else _translate(request, error)
     if known is None:
         _log.error("unhandled_error", exc_info=error, request_id=request_id_of(request.scope))
-        known = CloudifyError("Something went wrong on our side; if it stays, report it with the request id.")
+        known = CloudifyError("Something went wrong on our side; if it persists, report it with the request id.")
     status = STATUS_OF[known.code]
     headers: dict[str, str] = {}
     if isinstance(known, Unavailable):
@@ -86,7 +86,7 @@ def handle_error(request: PublicRequest, error: Exception) -> Response[Failure]:
 
 
 def _translate(request: PublicRequest, error: Exception) -> CloudifyError | None:
-    """Litestar's own errors as ours; None for what nobody foresaw."""
+    """Litestar's own errors as ours; None for unexpected ones."""
     match error:
         case ValidationException():
             return _validation(error)
@@ -94,7 +94,7 @@ def _translate(request: PublicRequest, error: Exception) -> CloudifyError | None
             return RequestRefused("There is nothing at this address; see /api/docs.", code=ErrorCode.NOT_FOUND)
         case MethodNotAllowedException():
             return RequestRefused(
-                "This address doesn't know the method; see the Allow header.", code=ErrorCode.METHOD_NOT_ALLOWED
+                "This address doesn't support the method; see the Allow header.", code=ErrorCode.METHOD_NOT_ALLOWED
             )
         case RequestEntityTooLarge():
             most = (request.route_handler.resolve_request_max_body_size() or 0) // 1024
@@ -125,7 +125,7 @@ def _validation(error: ValidationException) -> CloudifyError:
 
 
 def _camel(name: str) -> str:
-    """A parameter under the name that clients know."""
+    """A parameter's name in the API."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
 
 

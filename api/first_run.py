@@ -1,6 +1,6 @@
-"""`python -m api.first_run`: brings the database up to date and makes the first owner and token.
+"""`python -m api.first_run`: migrates the database and creates the first owner and token.
 
-`cloudify up` runs it at every start, in a process of its own so that the supervisor stays small. May be repeated, also
+`cloudify up` runs it at every start, in a process of its own so that the supervisor stays small. Can be repeated, also
 after a crash at any point.
 """
 
@@ -47,7 +47,7 @@ def prepare(settings: Settings) -> None:
 
 
 def _stored(path: Path) -> dict[str, object]:
-    """Empty when there are none, or they are damaged: another token does as well."""
+    """Empty if the file is missing or damaged: a new token replaces it."""
     try:
         found = read_private(path)
     except StackError:

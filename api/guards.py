@@ -1,4 +1,4 @@
-"""The one guard: principal → role in the resource's tenant → permission. What isn't declared is denied.
+"""The one guard: principal → role in the resource's tenant → permission. Denies routes that declare nothing.
 
 Every route handler declares exactly one of these in `opt`:
 - `public: True`;
@@ -45,7 +45,7 @@ _PLATFORM_PERMISSIONS = frozenset({Permission.ADMIN_READ, Permission.ADMIN_WRITE
 
 
 class UndeclaredRoutes(Exception):
-    """Routes that don't say who may use them; the application refuses to start."""
+    """Routes don't declare who may use them; the application refuses to start."""
 
 
 async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -58,10 +58,10 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     lane = lanes.named(handler.opt.get("threads", "requests"))
     is_public = handler.opt.get("public") is True
     if is_public and not (handler.opt.get("details") and _has_credential(connection)):
-        # Without a thread: /health/live answers while every thread waits for the database.
+        # Without a thread, so that /health/live answers while every thread waits for the database.
         connection.scope["user"] = None
     else:
-        # Health says something about requests, and doesn't wait behind them.
+        # Health reports on requests, so it doesn't wait behind them.
         enter(lane if is_public else lanes.requests, caller)
         await sync_to_thread(_admit, connection, handler.opt)
         if connection.user is not None:
@@ -73,10 +73,10 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
 def authorize(
     services: Services, principal: Principal, permission: Permission, resource: Resource, identifier: str
 ) -> str:
-    """The tenant of the resource, where the principal may do this. For resources that a body names.
+    """The resource's tenant, if the principal has the permission there. Routes call it for resources in bodies.
 
-    Raises NotFound when the principal can't read it, Forbidden when it can read but not do this. Blocks: call it from
-    a thread.
+    Raises NotFound if the principal can't read the resource, Forbidden if it can read it but lacks the permission.
+    Blocks: call it from a thread.
     """
     tenant_id = None
     if is_identifier(identifier, resource.prefix):
@@ -92,7 +92,7 @@ def authorize(
 
 
 def authorize_anywhere(services: Services, principal: Principal, permission: Permission) -> list[str]:
-    """The tenants where the principal may do this, the personal one first.
+    """The tenants where the principal has the permission, the personal one first.
 
     Raises Forbidden if there are none. Blocks: call it from a thread.
     """
@@ -150,7 +150,7 @@ def _admit(connection: Connection, opt: Mapping[str, object]) -> None:
 
 
 def _authenticate(services: Services, connection: Connection, opt: Mapping[str, object]) -> Principal:
-    """The header wins over a ticket, and that over the cookie: one credential is looked at, and counts or doesn't."""
+    """The header precedes a ticket, and a ticket the cookie: only the first credential found is tried."""
     authorization = connection.headers.get("authorization")
     if opt.get("stream") is True and authorization is None:
         ticket = connection.query_params.get(TICKET_PARAMETER)
@@ -169,7 +169,7 @@ def _has_credential(connection: Connection) -> bool:
 
 
 def _find_principal(services: Services, authorization: str | None) -> Principal | None:
-    """For public routes that show administrators more: a bad credential shows less, and is no error."""
+    """For public routes that show administrators more: an invalid credential shows less and isn't an error."""
     try:
         return services.authenticator.authenticate(authorization) if authorization else None
     except CloudifyError:
@@ -197,7 +197,7 @@ def _forbidden(permission: Permission, principal: Principal, role: Role | None) 
 
 
 def _check_text(connection: Connection) -> None:
-    """NUL and half surrogate pairs get as far as this, and the database takes neither."""
+    """Refuses NUL and lone surrogates, which the database doesn't accept."""
     if any(_is_unusable(str(value)) for value in connection.path_params.values()):
         raise NotFound("There is nothing at this address; see /api/docs.")
     for name, value in connection.query_params.multi_items():
@@ -210,7 +210,7 @@ def _is_unusable(text: str) -> bool:
 
 
 def _check_query(connection: Connection) -> None:
-    """A parameter that the route's documentation doesn't list is a mistake that would silently change the answer."""
+    """Refuses parameters that the route's documentation doesn't list: mistakes would silently change the answer."""
     scope = cast(HTTPScope, connection.scope)
     known: frozenset[str] | None = connection.app.state.query_parameters.get((scope["path_template"], scope["method"]))
     if known is None:

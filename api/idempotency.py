@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _AnsweredMeanwhile(Exception):
-    """Another request with the key committed first; raising it rolls this one's effect back."""
+    """Another request with the key has committed first; raising this rolls back the effect of this request."""
 
     def __init__(self, kept: KeptAnswer) -> None:
         super().__init__("answered meanwhile")
@@ -34,7 +34,7 @@ class _AnsweredMeanwhile(Exception):
 
 
 class IdempotentCall:
-    """`scope` is None when the client sent no key: then the effect simply happens."""
+    """`scope` is None if the client sent no key: then nothing is recorded."""
 
     def __init__(self, repository: IdempotencyRepository, scope: IdempotencyScope | None, fingerprint: bytes) -> None:
         self._repository = repository
@@ -48,7 +48,7 @@ class IdempotentCall:
         status: int,
         location: Callable[[T], str] | None = None,
     ) -> Response[Success[T]]:
-        """Calls `effect` with the callback that it has to call inside its transaction.
+        """Calls `effect` with a callback, which it must call inside its transaction.
 
         Raises RequestRefused (IDEMPOTENCY_MISMATCH), Conflict (IDEMPOTENCY_IN_PROGRESS).
         """
@@ -73,7 +73,7 @@ class IdempotentCall:
     def _record(self, connection: Connection, scope: IdempotencyScope, kept: KeptAnswer) -> None:
         if not self._repository.try_lock(connection, scope):
             raise Conflict(
-                "A request with this Idempotency-Key is being worked on; repeat it in a second.",
+                "A request with this Idempotency-Key is in progress; repeat it in a second.",
                 code=ErrorCode.IDEMPOTENCY_IN_PROGRESS,
             )
         earlier = self._repository.find_in(connection, scope)

@@ -32,7 +32,7 @@ _M_ARENA_MAX = -8
 
 
 def main() -> int:
-    """0 after a stop that was asked for, 2 when the settings can't be used, 1 for anything else."""
+    """0 after a requested stop, 2 for invalid settings, 1 for any other failure."""
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
@@ -45,8 +45,8 @@ def main() -> int:
 
 
 def return_large_blocks_early() -> None:
-    """Has glibc give blocks from 1 MiB back when they are freed: it would keep the 19 MiB of each password hash, once
-    the first was freed (mallopt(3), M_MMAP_THRESHOLD). Other C libraries have no such call and need none."""
+    """Makes glibc return blocks from 1 MiB to the system when they are freed: it would keep the 19 MiB of each password
+    hash after the first (mallopt(3), M_MMAP_THRESHOLD). Other C libraries have no such call and don't need it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 20)
@@ -68,7 +68,7 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
-        # 0 is for none; a socket would take it for any free port.
+        # 0 disables the listener; a socket would take it for any free port.
         port = settings.metrics.port
         metrics = start_metrics_listener(port, names=settings.api.hosts) if port else None
     except OSError as error:

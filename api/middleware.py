@@ -40,7 +40,7 @@ API_VERSION = "2026-02-12"
 
 _REQUEST_ID = re.compile(rb"[\w-]{1,64}", re.ASCII)
 
-# Of every answer, those of the server itself too.
+# Of every answer, also of the server's own.
 EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
     (
@@ -55,11 +55,11 @@ EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"api-version", API_VERSION.encode()),
 )
 
-# Path and query. The longest that we give are cursors, of a few hundred bytes.
+# Path and query. Our longest addresses hold cursors, of a few hundred bytes.
 MAXIMUM_TARGET_BYTES = 4 * 1024
 MAXIMUM_PARAMETERS = 64
 
-# nginx's status for a client that left; it is logged and counted, nobody gets it.
+# nginx's status for a client that left; it is logged and counted, never sent.
 _CLIENT_LEFT = 499
 _REQUEST_TIMEOUT = 408
 
@@ -84,7 +84,7 @@ _USUAL_BUDGET = BodyBudget()
 
 
 _EMPTY_BODY: HTTPResponseBodyEvent = {"type": "http.response.body", "body": b"", "more_body": False}
-_LAST_RESORT = "Something went wrong on our side; if it stays, report it with the request id."
+_LAST_RESORT = "Something went wrong on our side; if it persists, report it with the request id."
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -156,7 +156,7 @@ class _RequestLifecycle:
         return await self._body.receive(is_answered=self._status != 0)
 
     async def _refuse_target(self) -> bool:
-        """Whether the request was answered because of its address: what follows takes it apart, and remembers it."""
+        """Whether the request was refused because of its address, before that is parsed and logged."""
         query = self._scope["query_string"]
         length = len(self._scope["path"]) + len(query)
         if length <= MAXIMUM_TARGET_BYTES and query.count(b"&") < MAXIMUM_PARAMETERS:
@@ -166,7 +166,7 @@ class _RequestLifecycle:
         return True
 
     async def _refuse_host(self) -> bool:
-        """Whether the request was answered because of its `Host`."""
+        """Whether the request was refused because of its `Host`."""
         given = [value for name, value in self._scope["headers"] if name == b"host"]
         is_old = self._scope.get("http_version") == "1.0"
         if len(given) > 1 or not (is_old or (given and given[0])):

@@ -1,6 +1,6 @@
-"""The API's own description: Litestar's schema, completed with the errors of each route, and a page that shows it.
+"""The API's own description: Litestar's schema, completed with each route's errors, and a page that shows it.
 
-The page is written here, without scripts, so that nothing is loaded from elsewhere.
+The page has no scripts, so that nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ _SECURITY_SCHEMES: dict[str, SecurityScheme | Reference] = {
         type="apiKey",
         name=TICKET_PARAMETER,
         security_scheme_in="query",
-        description="Opens one stream, once, within 60 s; from POST /api/auth/stream-tickets.",
+        description="Opens one stream, once, within 60 s. From POST /api/auth/stream-tickets.",
     ),
     "sessionCookie": SecurityScheme(
         type="apiKey",
         name=REFRESH_COOKIE,
         security_scheme_in="cookie",
-        description="The cookie of a login. Streams take it from pages of this site; elsewhere it only refreshes.",
+        description="The cookie of a login. Streams accept it from pages of this site; otherwise it only refreshes.",
     ),
 }
 _TICKET: _Parameter = {
@@ -163,7 +163,7 @@ def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mappi
 
 
 def _complete(operation: _Operation, opt: Mapping[str, object]) -> None:
-    """Lists each error that the route can answer with, by status."""
+    """Adds each error that the route can answer with, by status."""
     declared = cast("Sequence[ErrorCode]", opt.get("errors", ()))
     codes = [*_EVERYWHERE, *declared]
     if opt.get("public") is True:

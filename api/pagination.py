@@ -1,4 +1,4 @@
-"""Cursors: opaque and signed, and of use only for the list, sort, filters and user that they came from."""
+"""Cursors: opaque, signed and valid only for the list, sort, filters and user that they were made for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CursorSigner:
     def encode(self, position: tuple[object, str], binding: bytes) -> str:
         """`position` is (datetime or text, id)."""
         value, identifier = position
-        # A datetime is written with its microseconds, which is all that PostgreSQL keeps.
+        # A datetime is written with microseconds, PostgreSQL's precision.
         kind, text = ("t", value.isoformat()) if isinstance(value, datetime) else ("s", str(value))
         payload = msgspec.json.encode([kind, text, identifier])
         return base64.urlsafe_b64encode(self._sign(payload, binding) + payload).rstrip(b"=").decode()
@@ -53,7 +53,7 @@ class CursorSigner:
             return (datetime.fromisoformat(text) if kind == "t" else text), identifier
         except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
             raise RequestRefused(
-                "The cursor doesn't belong to this list, sort and filter; begin again without one.",
+                "The cursor doesn't belong to this list, sort and filter; start again without one.",
                 code=ErrorCode.INVALID_CURSOR,
             ) from error
 
@@ -77,7 +77,7 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class ListParameters:
-    """The query parameters that every list has."""
+    """The query parameters of every list."""
 
     signer: CursorSigner
     scope: str
@@ -105,7 +105,7 @@ class ListParameters:
 
 def provide_list_parameters(
     request: UserRequest,
-    cursor: Annotated[str | None, QueryParameter(description="`meta.pagination.cursor` of the page before")] = None,
+    cursor: Annotated[str | None, QueryParameter(description="`meta.pagination.cursor` of the previous page")] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=MAXIMUM_LIMIT, description="Items a page")] = 20,
     sort: Annotated[str | None, QueryParameter(description="A field's name, with - before it for descending")] = None,
     total: Annotated[bool, QueryParameter(description="Whether to count all items")] = False,

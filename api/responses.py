@@ -1,4 +1,4 @@
-"""Answers in the envelope."""
+"""Responses in the envelope."""
 
 from __future__ import annotations
 

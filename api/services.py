@@ -134,7 +134,7 @@ def build_services(
 
 
 def build_account_services(settings: Settings, backends: Backends, clock: Clock) -> tuple[AccountService, TokenService]:
-    """What the first run and the administrator's commands need."""
+    """The services of the first run and of the administrator's commands."""
     database = backends.database
     accounts = AccountService(
         database=database,
@@ -235,5 +235,5 @@ def build_stream_hub(backends: Backends) -> StreamHub:
 
 
 def build_account_hub(backends: Backends) -> AccountHub:
-    """It shares the connection that the stream hub listens on."""
+    """Shares the connection that the stream hub listens on."""
     return AccountHub(AccountEventStore(backends.database), backends.listener)

@@ -7,14 +7,14 @@ from litestar.datastructures import Cookie, Headers
 from api.errors import RequestRefused
 from shared.errors import ErrorCode
 
-# A browser keeps a `__Host-` cookie for this host alone, and only when it is Secure and has the path /.
+# A browser keeps a `__Host-` cookie for this host only, and only if it is Secure and has the path /.
 REFRESH_COOKIE = "__Host-cloudify_refresh"
 
 
 def read_cookie(headers: Headers, name: str) -> str | None:
     """The cookie's value; of two, the last.
 
-    Litestar would take every cookie apart and remember a thousand such headers, whatever clients put into them.
+    Litestar would parse every cookie and cache a thousand such headers, whatever clients put into them.
     """
     for part in reversed(headers.get("cookie", "").split(";")):
         given, _, value = part.strip().partition("=")

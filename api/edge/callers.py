@@ -1,5 +1,4 @@
-"""Whose turn a request takes in a lane: its user's, or before sign-in that of the account its device belongs to, or its
-address's."""
+"""The caller whose turn a request takes in a lane: its user; before sign-in its device's account, or its address."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ _REMEMBERED = 10_000
 
 
 class Callers:
-    """Remembers which credentials were good, for their turns alone: a credential that isn't known takes the turn of its
-    address, so that invented ones make no callers. Belongs to one event loop."""
+    """Remembers valid credentials, only to assign turns: an unknown credential takes the turn of its address, so that
+    invented ones make no callers. Belongs to one event loop."""
 
     def __init__(self, device_cookies: DeviceCookies) -> None:
         self._device_cookies = device_cookies

@@ -31,7 +31,7 @@ _RETRY_SECONDS = 2
 
 
 class Overloaded(Unavailable):
-    """Too much of this kind waits already."""
+    """Too many requests of this kind are waiting."""
 
 
 @dataclass(slots=True)
@@ -71,11 +71,10 @@ class Lane:
         self._start(started)
         if refused is not None:
             self._refuse(refused)
-        # The future of what the function returns.
         return cast("Future[T]", job.future)
 
     def close(self) -> None:
-        """Refuses what waits. What runs is not interrupted and not waited for."""
+        """Refuses waiting functions. Running ones are neither interrupted nor waited for."""
         with self._lock:
             left = self._turns.take_all()
             self._is_closed = True
@@ -108,7 +107,7 @@ class Lane:
             elif job.future.set_running_or_notify_cancel():
                 try:
                     result = job.function()
-                except BaseException as error:  # noqa: BLE001 - the future carries it to whoever waits
+                except BaseException as error:  # noqa: BLE001 - the future carries it to the caller
                     job.future.set_exception(error)
                 else:
                     job.future.set_result(result)
@@ -135,7 +134,7 @@ class Lane:
 
 
 class Lanes:
-    """`requests`: what is bound by the database, the authentication of every request included. `passwords`: hashing.
+    """`requests`: work bound by the database, including the authentication of every request. `passwords`: hashing.
     `logs`: pages of logs, which may come from the object store. `health`: the health checks. `bodies`: decoding of
     large bodies. A route names its lane as `threads` in its `opt`."""
 
@@ -153,8 +152,8 @@ class Lanes:
 
     @asynccontextmanager
     async def running(self, _application: object = None) -> AsyncGenerator[None]:
-        """Has the running loop send the synchronous functions of requests to their lanes. Litestar runs handlers by the
-        loop's default executor."""
+        """Makes the running loop send the synchronous functions of requests to their lanes, by replacing its default
+        executor, on which Litestar runs handlers."""
         asyncio.get_running_loop().set_default_executor(_RequestThreads(max_workers=4, thread_name_prefix="other"))
         try:
             yield
@@ -168,12 +167,12 @@ _place: ContextVar[tuple[Lane, Caller] | None] = ContextVar("place", default=Non
 
 
 def enter(lane: Lane, caller: Caller) -> None:
-    """What this task gives to a thread from now on runs in the lane, as the caller's."""
+    """Functions that this task gives to a thread from now on run in the lane, on behalf of the caller."""
     _place.set((lane, caller))
 
 
 async def run_in(lane: Lane, function: Callable[[], T]) -> T:
-    """Runs the function in another lane than the request's, as the same caller's. Raises Overloaded."""
+    """Runs the function in another lane than the request's, on behalf of the same caller. Raises Overloaded."""
     place = _place.get()
     return await asyncio.wrap_future(lane.submit(NOBODY if place is None else place[1], function))
 

@@ -1,9 +1,9 @@
-"""The HTTP server of the process: uvicorn, with what thousands of long answers need.
+"""The HTTP server of the process: uvicorn, prepared for thousands of long responses.
 
-A client that takes nothing, or that is gone without a word, must not keep its connection. The kernel ends those whose
-peer acknowledges nothing or keeps its window shut (TCP_USER_TIMEOUT, tcp(7); keepalive while nothing is being sent).
-The server ends those it has closed and whose client takes the rest too slowly: closing waits for it without end. So it
-does those that don't come to the end of a request's head, for which uvicorn has no limit.
+A client that reads nothing or has vanished must not keep its connection. The kernel ends connections whose peer
+acknowledges nothing or keeps its window shut (TCP_USER_TIMEOUT, tcp(7); keepalive while nothing is being sent). The
+server ends those that it has closed and whose client reads the rest too slowly, because closing has no time limit, and
+those that don't come to the end of a request's head, for which uvicorn has none either.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from api.edge.connection import Connection, ConnectionState
 
-# What a client that is let go must take of the rest while the server looks again, or it is cut off.
+# A closing connection whose client reads less than this between two checks is cut off.
 _LEAST_BYTES = 16 * 1024
 _KEEPALIVE_PROBES = 3
 # Each event of a thousand streams leaves thousands of objects alive for a moment; with Python's 700 they grow old, and
@@ -38,7 +38,7 @@ class Hub(Protocol):
 class Server(uvicorn.Server):
     """Tells the streams to end before it waits for connections to drain.
 
-    `silence_seconds`: see the module. `asking_seconds`: how long a client may take for a request's head, at most twice.
+    `silence_seconds`: see the module. `asking_seconds`: the time for a request's head; it may take up to twice as long.
     `draining_seconds`: how long a stopping server still answers requests on idle connections, so that none is dropped
     that was sent before its client could know; each answer closes its connection. `config` names Connection as `http`.
     """
@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
             if before is None or left <= before - _LEAST_BYTES:
                 closing[connection] = left
             else:
-                # A reset: what the kernel holds for the client goes, too.
+                # A reset: the kernel drops what it holds for the client, too.
                 transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
@@ -148,7 +148,7 @@ class Socket(Protocol):
 
 
 def limit_silence(listening: Socket, seconds: float) -> None:
-    """Connections that are accepted from now on inherit it. Systems without an option do without."""
+    """Connections that are accepted from now on inherit these options. Those that a system doesn't have are skipped."""
     whole = max(1, round(seconds))
     options = {
         "TCP_USER_TIMEOUT": round(seconds * 1000),
@@ -163,7 +163,7 @@ def limit_silence(listening: Socket, seconds: float) -> None:
 
 
 def collect_rarely() -> None:
-    """What the process has made so far lives as long as it does: collections needn't look at it."""
+    """Exempts the objects that exist now from collections: they live as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTION_THRESHOLDS)

@@ -1,4 +1,4 @@
-"""Signing up, in and out, and the sessions that come of it."""
+"""Registration, sign-in, sign-out and sessions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AuthenticationController(Controller):
     def register(
         self, request: PublicRequest, data: JSONBody[RegisterRequest], services: NamedDependency[Services]
     ) -> Response[Success[SignedIn]]:
-        """Makes an account and signs in."""
+        """Creates an account and signs in."""
         user = services.accounts.register(data)
         session = services.sessions.start(user.id, user_agent=_user_agent(request), address=_address(request))
         return _signed_in(user, session, status=201, device=_device(request, services, data.email))
@@ -67,7 +67,7 @@ class AuthenticationController(Controller):
         self, request: PublicRequest, data: JSONBody[LoginRequest], services: NamedDependency[Services]
     ) -> Response[Success[SignedIn]]:
         """Signs in. Wrong passwords are limited to 5 a minute for an account and 20 for an address; a client that
-        signed in to the account before, and sends the cookie that it was given then, has 5 of its own."""
+        has signed in to the account before, and sends the cookie that it was given then, has 5 of its own."""
         address, cookie = _address(request), read_cookie(request.headers, DEVICE_COOKIE)
         device = services.device_cookies.device_of(cookie, login_name(data.email))
         user = services.accounts.authenticate(data.email, data.password, address=address, device=device)
@@ -76,7 +76,7 @@ class AuthenticationController(Controller):
 
     @post("/refresh", status_code=200, opt={"public": True, "errors": _REFRESH_ERRORS}, sync_to_thread=True)
     def refresh(self, request: PublicRequest, services: NamedDependency[Services]) -> Response[Success[SignedIn]]:
-        """Gives a new access token for the refresh cookie, and replaces the cookie."""
+        """Returns a new access token for the refresh cookie, and replaces the cookie."""
         refuse_foreign_site(request.headers)
         cookie = read_cookie(request.headers, REFRESH_COOKIE)
         session = services.sessions.refresh(cookie, user_agent=_user_agent(request), address=_address(request))
@@ -91,14 +91,14 @@ class AuthenticationController(Controller):
 
     @get("/me", opt={"self": True, "scoped": True}, sync_to_thread=True)
     def me(self, request: UserRequest, services: NamedDependency[Services]) -> Success[UserResource]:
-        """Who is signed in."""
+        """The signed-in user."""
         return success(services.accounts.get(request.user.user_id))
 
     @get("/sessions", opt={"self": True}, sync_to_thread=True)
     def list_sessions(
         self, request: UserRequest, services: NamedDependency[Services]
     ) -> Success[list[SessionResource]]:
-        """The live sessions, the latest first."""
+        """The live sessions, latest first."""
         return success(services.sessions.list(request.user.user_id, current=request.user.session_id))
 
     @delete("/sessions/{session_id:str}", opt={"self": True, "errors": (ErrorCode.NOT_FOUND,)}, sync_to_thread=True)
@@ -119,8 +119,8 @@ class AuthenticationController(Controller):
         data: JSONBody[CreateStreamTicketRequest],
         services: NamedDependency[Services],
     ) -> Response[Success[StreamTicketResource]]:
-        """Gives a ticket that opens one stream, once, within 60 s, as `?ticket=`: of a deployment's log, or without
-        `deploymentId` of the account's events. The stream has the rights of whoever asked for the ticket."""
+        """Returns a ticket that opens one stream, once, within 60 s, as `?ticket=`: of a deployment's log, or without
+        `deploymentId` of the account's events. The stream has the rights of the ticket's user."""
         principal: Principal = request.user
         deployment_id = None if data.deployment_id is UNSET else data.deployment_id
         if deployment_id is None:

@@ -91,7 +91,7 @@ class DeploymentController(Controller):
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
     ) -> Response[Success[DeploymentResource]]:
-        """Accepts a deployment of a project; it is queued."""
+        """Creates a deployment of a project and queues it."""
         tenant_id = authorize(services, request.user, Permission.DEPLOY_CREATE, PROJECT, data.project_id)
         return idempotent_call.run(
             lambda record: services.deployments.create(
@@ -109,7 +109,7 @@ class DeploymentController(Controller):
     def get_deployment(
         self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[DeploymentResource]:
-        """One deployment, with its stages, its error and its place in the queue."""
+        """One deployment, with its stages, its error and its position in the queue."""
         return success(services.deployments.get(request.state.tenant_id, deployment_id))
 
     @delete(
@@ -140,7 +140,7 @@ class DeploymentController(Controller):
     def cancel_deployment(
         self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[DeploymentResource]:
-        """Asks for the end of a deployment; asking again changes nothing."""
+        """Requests the cancellation of a deployment. Repeating the request changes nothing."""
         return success(services.deployments.cancel(request.state.tenant_id, deployment_id))
 
     @post(
@@ -207,7 +207,7 @@ class DeploymentController(Controller):
     def explain_queue(
         self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[QueuePosition | None]:
-        """Why the deployment waits, and for how long; null when it doesn't."""
+        """The reason for which the deployment waits, and for how long; null if it doesn't."""
         return success(services.deployments.explain(request.state.tenant_id, deployment_id))
 
 
@@ -216,7 +216,7 @@ def _location(deployment: DeploymentResource) -> str:
 
 
 def _traceparent(request: UserRequest) -> str | None:
-    """The W3C trace context, as far as it has its fixed length."""
+    """The W3C trace context, if it has its fixed length."""
     value = request.headers.get("traceparent")
     return value if value is not None and len(value) == 55 and value.isascii() else None
 

@@ -1,4 +1,4 @@
-"""The status changes of everything that the caller may see, live."""
+"""The status changes of all deployments that the caller may see, live."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STREAM = {
     "errors": (ErrorCode.INVALID_CURSOR,),
 }
 
-After = Annotated[str | None, QueryParameter(description="The id of an event of this stream; what follows it is sent")]
+After = Annotated[str | None, QueryParameter(description="The id of an event of this stream; later events are sent")]
 
 
 class EventController(Controller):
@@ -41,10 +41,10 @@ class EventController(Controller):
         stream_leases: NamedDependency[StreamLeases],
         after: After = None,
     ) -> Response[object]:
-        """Server-sent events after `Last-Event-ID`, else `after`, else from now on; `ready` comes first."""
+        """Server-sent events after `Last-Event-ID`, else `after`, else from now on. The first one is `ready`."""
         tenant_ids: list[str] = request.state.tenant_ids
         heads = await account_hub.heads(tenant_ids)
-        # Tenants that the position doesn't know, such as teams joined since, begin now.
+        # Tenants that aren't in the position, such as teams joined since, begin now.
         positions = dict(heads)
         if position := request.headers.get("last-event-id") or after:
             positions |= decode_cursor(position, tenant_ids)

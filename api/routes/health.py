@@ -1,4 +1,4 @@
-"""Health: live does no I/O, ready asks the dependencies, startup waits for the migrations."""
+"""Health: `live` does no I/O, `ready` asks the dependencies, `startup` waits for the migrations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode, Unavailable
 
 _ERRORS = (ErrorCode.UNAVAILABLE,)
-# On threads that no other request has.
+# On threads of their own.
 _PUBLIC = {"public": True, "errors": _ERRORS, "threads": "health"}
 
 
@@ -27,12 +27,12 @@ class HealthController(Controller):
     # One handler at two addresses would be wrapped twice by Litestar, which then documents its own wrapper.
     @get("/", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
     def health(self, request: PublicRequest, services: NamedDependency[Services]) -> Success[HealthResource]:
-        """Whether everything answers that a request needs. An administrator of the platform sees the details."""
+        """Whether all dependencies of requests answer. Administrators of the platform see the details."""
         return _report(request, services)
 
     @get("/ready", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
     def ready(self, request: PublicRequest, services: NamedDependency[Services]) -> Success[HealthResource]:
-        """The same, for orchestrators: whether to send requests here."""
+        """The same, for orchestrators: whether to route requests here."""
         return _report(request, services)
 
     @get("/live", opt={"public": True}, sync_to_thread=False)
@@ -63,5 +63,5 @@ def _report(request: PublicRequest, services: Services) -> Success[HealthResourc
         ]
     if any(result.problem for result in results):
         shown = None if details is None else {"dependencies": msgspec.to_builtins(details)}
-        raise Unavailable("Not everything that requests need answers; try again in a few seconds.", details=shown)
+        raise Unavailable("Some dependencies don't answer; try again in a few seconds.", details=shown)
     return success(HealthResource(status="ok", dependencies=details))

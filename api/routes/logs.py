@@ -35,8 +35,8 @@ _READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment", "errors
 _STREAM = {**_READ, "stream": True}
 
 Direction = Literal["forward", "backward"]
-After = Annotated[str | None, QueryParameter(description="A number in the log; entries that follow it are sent")]
-Tail = Annotated[int | None, QueryParameter(ge=1, le=100_000, description="Only the last so many entries")]
+After = Annotated[str | None, QueryParameter(description="A number in the log; later entries are sent")]
+Tail = Annotated[int | None, QueryParameter(ge=1, le=100_000, description="The most entries from the end")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAXIMUM_LIMIT, description="Lines a page")]
 StageFilter = Annotated[Stage | None, QueryParameter(description="Only this stage's lines")]
 DirectionFilter = Annotated[
@@ -79,7 +79,7 @@ class LogController(Controller):
         after: After = None,
         tail: Tail = None,
     ) -> Response[object]:
-        """Server-sent events after `Last-Event-ID`, else `after`, else from the beginning. 204 when all was read."""
+        """Server-sent events after `Last-Event-ID`, else `after`, else from the beginning. 204 at its end."""
         last_event_id = request.headers.get("last-event-id") or None
         position = parse_position(last_event_id or after or "0")
         head = await sync_to_thread(log_store.head, deployment_id)
@@ -110,7 +110,7 @@ def _prefers_text(request: UserRequest) -> bool:
 
 
 def _json_response(page: LogPage) -> Response[object]:
-    # The position is given on the last page too: later lines of a live log follow it.
+    # The last page has a position, too: later lines of a live log follow it.
     pagination = Pagination(has_more=page.has_more, cursor=str(page.position))
     lines = [_resource(numbered) for numbered in page.entries]
     return EnvelopeResponse[object](
@@ -123,7 +123,7 @@ def _json_response(page: LogPage) -> Response[object]:
 def _text_response(page: LogPage, *, is_backward: bool) -> Response[object]:
     parts: list[str] = []
     for numbered in page.entries:
-        # A line that was cut for its length is put together again, where its parts come in order.
+        # The parts of a line that was split for its length are joined if they come in order.
         is_continued = isinstance(numbered.entry, LogLine) and numbered.entry.continued and not is_backward
         parts += (_resource(numbered).text, "" if is_continued else "\n")
     headers = {"Vary": "Accept", "X-Next-Cursor": str(page.position), "X-Has-More": str(page.has_more).lower()}

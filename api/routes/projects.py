@@ -64,7 +64,7 @@ class ProjectController(Controller):
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
     ) -> Response[Success[ProjectResource]]:
-        """Makes a project in the caller's own tenant."""
+        """Creates a project in the caller's own tenant."""
         tenant_id, set_by = request.state.tenant_ids[0], _administrator(request)
         return idempotent_call.run(
             lambda record: services.projects.create(tenant_id, data, set_by=set_by, record=record),
@@ -106,7 +106,7 @@ class ProjectController(Controller):
         data: JSONBody[UpdateProjectRequest],
         services: NamedDependency[Services],
     ) -> Success[ProjectResource]:
-        """Changes what the body names, for the deployments to come."""
+        """Changes the fields in the body, for later deployments."""
         set_by = _administrator(request)
         return success(services.projects.update(request.state.tenant_id, project_id, data, set_by=set_by))
 
@@ -125,5 +125,5 @@ class ProjectController(Controller):
 
 
 def _administrator(request: UserRequest) -> str | None:
-    """The caller, when the credential of this request has the rights of a platform administrator."""
+    """The caller, if the request's credential has the rights of a platform administrator."""
     return request.user.user_id if is_administrator(request.user, Permission.ADMIN_WRITE) else None

@@ -1,4 +1,4 @@
-"""Old paths lead to the new ones, method and body kept."""
+"""Redirects old paths to the new ones, keeping method and body."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class TokenController(Controller):
         list_parameters: NamedDependency[ListParameters],
         services: NamedDependency[Services],
     ) -> Success[list[TokenResource]]:
-        """The tokens that are not revoked."""
+        """The tokens that aren't revoked."""
         query = list_parameters.with_filters({}, sortable={"createdAt": "created_at"}, default="-createdAt")
         return query.answer(services.tokens.list(request.user.user_id, query.page))
 
@@ -41,7 +41,7 @@ class TokenController(Controller):
     def create_token(
         self, request: UserRequest, data: JSONBody[CreateTokenRequest], services: NamedDependency[Services]
     ) -> Response[Success[CreatedTokenResource]]:
-        """Makes a token; it is shown this once. One that a token makes ends no later than that token, and with it."""
+        """Creates a token and shows it once. A token that it creates expires no later and is revoked with it."""
         principal: Principal = request.user
         token = services.tokens.create(principal.user_id, data, granted=principal.scopes, parent_id=principal.token_id)
         return answer(token, status=201, location=f"/api/auth/tokens/{token.id}")
@@ -55,5 +55,5 @@ class TokenController(Controller):
 
     @delete("/{token_id:str}", opt={"self": True, "errors": (ErrorCode.NOT_FOUND,)}, sync_to_thread=True)
     def revoke_token(self, request: UserRequest, token_id: FromPath[str], services: NamedDependency[Services]) -> None:
-        """Revokes a token and the tokens that it made; they stop working at once."""
+        """Revokes a token and the tokens that it created; they stop working at once."""
         services.tokens.revoke(request.user.user_id, token_id)

@@ -1,4 +1,4 @@
-"""Environment variables of a project; values that builds get are never read back."""
+"""Environment variables of a project. Values for builds can't be read back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class VariableController(Controller):
     def development_variables(
         self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[DevelopmentEnvironmentResource]:
-        """What a developer's machine needs: values of the variables that hold for development alone."""
+        """The values of variables that are for development only, for a developer's machine."""
         # No variable can have the path's name: keys hold no hyphen.
         return success(services.variables.development(request.state.tenant_id, project_id))
 
@@ -47,7 +47,7 @@ class VariableController(Controller):
         data: JSONBody[SetVariableRequest],
         services: NamedDependency[Services],
     ) -> Success[EnvironmentVariableResource]:
-        """Makes or replaces a variable, for the deployments to come."""
+        """Creates or replaces a variable, for later deployments."""
         return success(services.variables.set(request.state.tenant_id, project_id, key, data))
 
     @delete("/{key:str}", opt=_SETTINGS, sync_to_thread=True)
@@ -58,5 +58,5 @@ class VariableController(Controller):
         key: FromPath[str],
         services: NamedDependency[Services],
     ) -> None:
-        """Removes a variable."""
+        """Deletes a variable."""
         services.variables.delete(request.state.tenant_id, project_id, key)

@@ -1,4 +1,4 @@
-"""What one process keeps of a tenant whose changes somebody watches: the newest, encoded once for all streams."""
+"""The newest changes of a watched tenant, encoded once for all streams of the process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from shared.logs.account_events import AccountEvent, AccountPage
 
 _RING_EVENTS = 1000
 _RING_BYTES = 256 * 1024
-# What a stream sends at once, more or less: of one tenant, and in all.
+# What a stream sends at once, approximately: of one tenant, and in total.
 BATCH_EVENTS = 200
 _BATCH_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedChange:
-    """`frame` is the event without its id, which depends on who follows what. `seq` is the last number it covers."""
+    """`frame` is the event without its id, which depends on the tenants that a stream follows. `seq` is the last number
+    that it covers."""
 
     seq: int
     timestamp: int
@@ -50,7 +51,7 @@ class TenantChannel:
             signal.wake()
 
     def extend(self, page: AccountPage) -> None:
-        """Takes over what follows `last` and drops what is known."""
+        """Adds the events above `last`."""
         for event in page.events:
             if event.seq > self.last:
                 self._ring.append(encode_change(event))
@@ -58,12 +59,12 @@ class TenantChannel:
             self._ring.skip_to(page.last_seq)
 
     def after(self, position: int) -> list[EncodedChange] | None:
-        """What follows the position, when the ring has it."""
+        """The changes after the position; None if the ring doesn't have the next one."""
         return self._ring.after(position, BATCH_EVENTS)
 
 
 def encode_page(position: int, page: AccountPage) -> list[EncodedChange]:
-    """A page that was read after the position, as events; what has been removed becomes a gap."""
+    """A page that was read after the position, as events; removed events become a gap."""
     if not page.events:
         return [_gap(position + 1, page.last_seq, 0)]
     first = page.events[0]
@@ -87,12 +88,12 @@ def encode_change(event: AccountEvent) -> EncodedChange:
 
 
 def ready_event(positions: Mapping[str, int]) -> bytes:
-    """The first event: its id is where the stream begins, for clients that are cut off before the first change."""
+    """The first event. Its id is the stream's start, for clients that are cut off before the first change."""
     return _with_id(positions, _frame("ready", {}))
 
 
 def compose(positions: dict[str, int], news: Mapping[str, Sequence[EncodedChange]]) -> bytes:
-    """Events of several tenants, by their time as far as each tenant's order allows. Moves the positions on."""
+    """Events of several tenants, by time as far as each tenant's order allows. Advances the positions."""
     parts: list[bytes] = []
     size = 0
     of_tenants = [[(tenant_id, change) for change in changes] for tenant_id, changes in news.items()]

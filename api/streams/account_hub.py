@@ -1,6 +1,6 @@
 """The status changes of whole accounts for any number of streams of one process.
 
-One query reads what is new of all watched tenants: when a notification arrives (at most every 50 ms), every 15 s, and
+One query reads the news of all watched tenants: when a notification arrives (at most every 50 ms), every 15 s, and
 every second while Redis is down. Each change is encoded once. Streams pull by cursor and have no queue.
 """
 
@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 _COALESCED_SECONDS = 0.05
 # Changes before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_EVENTS = 20
-# Tenants whose changes one query reads: it doesn't hold the event loop up for long when everybody comes back at once.
+# Tenants whose changes one query reads: few enough not to hold up the event loop for long when all clients reconnect.
 _TENANTS_AT_ONCE = 50
 
 
@@ -75,8 +75,8 @@ class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
 
     @asynccontextmanager
     async def watch(self, heads: Mapping[str, int], caller: Caller) -> AsyncGenerator[AccountWatch]:
-        """`heads`: the tenants, and a number of each that has been given. All that is numbered above is noticed.
-        `caller`: whose turns pages of the store take."""
+        """`heads`: the tenants, and a number of each that exists. All later changes are noticed. `caller`: takes the
+        turns for pages of the store."""
         if not self._channels:
             self._listener.watch_accounts(self)
         channels = [self._channel(tenant_id, head) for tenant_id, head in heads.items()]
@@ -107,7 +107,7 @@ class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
     # What an AccountWatch calls.
 
     async def pages(self, positions: Mapping[str, int], caller: Caller, seconds: float) -> dict[str, AccountPage]:
-        """What the store has after the positions; nothing when the time is over. Raises Unavailable."""
+        """The store's changes after the positions; empty when the time is over. Raises Unavailable."""
         read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
         return await self._pages.read(caller, frozenset(positions.items()), read, seconds) or {}
 
@@ -129,7 +129,7 @@ class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
                 await asyncio.sleep(self.timing.poll)
                 self._due.set()
             except Exception:
-                # Whatever it is, streams must not fall silent for good.
+                # After any error: streams must not fall silent for good.
                 _logger.exception("Status changes of accounts can't be read.")
                 await asyncio.sleep(self.timing.poll)
                 self._due.set()
@@ -145,7 +145,7 @@ class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
                 return
 
     async def _look(self) -> None:
-        """Brings all channels up to date, or nearer: then it is due again."""
+        """Brings all channels up to date, or closer: then it is due again."""
         if not self._channels:
             return
         heads = await self._read(partial(self._store.heads, list(self._channels)))
@@ -168,7 +168,7 @@ class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
 
 
 class AccountWatch(CursorWatch[AccountHub, dict[str, int], bytes]):
-    """The cursor holds a position for each tenant; `next` moves it on by the events that it returns."""
+    """The cursor holds a position for each tenant; `next` advances it by the events that it returns."""
 
     def __init__(
         self, hub: AccountHub, channels: Sequence[TenantChannel], signal: ChangeSignal, caller: Caller

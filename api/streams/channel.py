@@ -1,4 +1,4 @@
-"""What one process keeps of a deployment that somebody watches: the newest entries, encoded once for all streams."""
+"""The newest log entries of a watched deployment, encoded once for all streams of the process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shared.logs.base import LogHead, NumberedEntry
 
 RING_ENTRIES = 2000
 _RING_BYTES = 1024 * 1024
-# What a stream sends at once, more or less.
+# What a stream sends at once, approximately.
 BATCH_BYTES = 64 * 1024
 BATCH_ENTRIES = 1000
-# Streams that are nearly up to date share these; those that begin anywhere else are many, each at a place of its own.
+# Streams that are nearly up to date share batches; others start at places of their own.
 _KEPT_BATCHES = 16
 
 
@@ -36,7 +36,7 @@ class Channel:
     """Belongs to one event loop. `last` is the number of the newest entry in the ring; None until it is loaded.
 
     `mentioned` is the greatest number known from notifications or the head: above `last`, entries are missing.
-    `position`: the event that tells the place in the queue while the deployment waits there; empty when not known.
+    `position`: the event with the deployment's position in the queue while it waits there; empty when unknown.
     """
 
     def __init__(self, deployment_id: str) -> None:
@@ -64,14 +64,14 @@ class Channel:
         return self.last is None or self.mentioned > self.last
 
     def is_read_to_the_end(self, cursor: int) -> bool:
-        """Whether nothing will ever follow."""
+        """Whether nothing will follow."""
         return self.is_closed and not self.is_behind and self.last is not None and cursor >= self.last
 
     def wake(self) -> None:
         self.signal.wake()
 
     def show_position(self, position: int | None) -> None:
-        """The place in the queue, 1 being next; None when it isn't known any more."""
+        """The position in the queue, 1 being next; None when it is no longer known."""
         known = position is not None and self.is_queued and self.last is not None
         event = queue_position_frame(self.last or 0, position or 0) if known else b""
         if event != self.position:
@@ -79,7 +79,7 @@ class Channel:
             self.wake()
 
     def load(self, head: LogHead, entries: Sequence[NumberedEntry]) -> None:
-        """The first entries of the ring: those before the head, if any are kept."""
+        """Adds the first entries: those before the head, if any are kept."""
         self._ring.skip_to(entries[0].seq - 1 if entries else head.last_seq)
         self.is_loaded = True
         self.mentioned = max(self.mentioned, head.last_seq)
@@ -88,7 +88,7 @@ class Channel:
         self.wake()
 
     def extend(self, entries: Sequence[NumberedEntry]) -> None:
-        """Takes over what follows the ring and drops what it holds already."""
+        """Adds the entries above `last`."""
         fresh = [numbered for numbered in entries if self.last is None or numbered.seq > self.last]
         if not fresh:
             return
@@ -109,7 +109,7 @@ class Channel:
             self.position = b""
 
     def batch(self, cursor: int) -> Batch | None:
-        """The events after `cursor`, when the ring has them."""
+        """The events after `cursor`; None if the ring doesn't have the next one."""
         if cursor in self._batches:
             return self._batches[cursor]
         entries = self._ring.after(cursor, BATCH_ENTRIES)
@@ -122,7 +122,7 @@ class Channel:
 
 
 def page_batch(cursor: int, entries: Sequence[NumberedEntry], last: int) -> Batch | None:
-    """The events for a page of the store that was read after `cursor` and ought to reach up to `last`."""
+    """The events of a page that was read after `cursor`, from a store that should have entries up to `last`."""
     if not entries:
         return Batch(gap_frame(cursor + 1, last), last, is_end=False) if last > cursor else None
     # Up to where entries are missing; the next page begins with that gap.

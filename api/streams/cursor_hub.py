@@ -1,10 +1,10 @@
 """What the hubs of logs and of account events have in common.
 
 A hub has a channel for each key that some stream watches: the newest entries, encoded once for all streams. Streams
-pull by cursor and have no queue. A notification wakes the hub, which reads the news from the store into the channel and
-wakes the channel's streams; a stream that is behind its channel reads pages of the store, in its caller's turn. Nothing
-depends on a notification arriving: channels are compared with the store from time to time, more often while Redis is
-down.
+pull by cursor and have no queue. A notification wakes the hub, which reads new entries from the store into the
+channel and wakes the channel's streams; a stream that is behind its channel reads pages of the store, in its caller's
+turn. Nothing depends on a notification arriving: channels are compared with the store from time to time, more often
+while Redis is down.
 """
 
 from __future__ import annotations

@@ -72,12 +72,12 @@ def frames(entries: Iterable[EncodedEntry]) -> bytes:
 
 
 def gap_frame(first: int, last: int) -> bytes:
-    """Entries that are no longer stored."""
+    """An event for entries that are no longer stored."""
     return _frame(last, "gap", _json({"from": first, "to": last, "reason": "retention"}))
 
 
 def queue_position_frame(seq: int, position: int) -> bytes:
-    """A place in the queue is no entry of the log: without an id, it doesn't move the client's position."""
+    """A position in the queue is not an entry of the log: without an id, it doesn't move the client's position."""
     fields = {"seq": seq, "status": "queued", "stage": None, "attempt": None, "queuePosition": position}
     return _frame(None, "status", _json(fields))
 
@@ -87,7 +87,7 @@ def reconnect_frame(reason: ReconnectReason) -> bytes:
 
 
 def retry_frame() -> bytes:
-    """Jittered, so that the clients of a server that went away don't all come back in the same moment."""
+    """Jittered, so that the clients of a stopped server don't all reconnect at the same moment."""
     return b"retry: %d\n\n" % random.randint(1000, 5000)  # noqa: S311  jitter
 
 

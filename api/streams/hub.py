@@ -1,9 +1,9 @@
 """Live logs for any number of streams of one process.
 
-One Redis connection wakes the hub; each watched deployment is read from PostgreSQL once, however many watch it. Streams
-pull by cursor and have no queue. Nothing depends on a Redis message arriving: what a message skips is read from the
-store, every acknowledged (re)subscription is followed by a look at the store, and heads are compared every 15 s, or
-every second while Redis is down.
+One Redis connection wakes the hub; each watched deployment is read from PostgreSQL once, however many streams watch it.
+Nothing depends on a Redis message arriving: entries that a message skips are read from the store, every acknowledged
+(re)subscription is followed by a read of the store, and heads are compared every 15 s, or every second while Redis is
+down.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.logs.notifier import Notification
 
 _logger = logging.getLogger(__name__)
 
-# Entries before the head that a new channel loads: streams that come back after a restart find their place there.
+# Entries before the head that a new channel loads: streams that reconnect after a restart find their place there.
 _PRELOADED_ENTRIES = 200
 _READERS = 4
 
@@ -77,9 +77,8 @@ class StreamHub(CursorHub[Channel, Batch | None]):
 
     @asynccontextmanager
     async def watch(self, deployment_id: str, caller: Caller) -> AsyncGenerator[Watch]:
-        """The channel is set up when this returns: nothing that is written from now on is missed.
-
-        The caller's are the turns that pages of the store take.
+        """The channel is set up when this returns: no later entry is missed. `caller`: takes the turns for pages of the
+        store.
         """
         channel = self._channels.get(deployment_id)
         if channel is None:
@@ -130,7 +129,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
 
     async def page(self, channel: Channel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
         """A page of the store as events; None when there are none, or the time is over. Raises Unavailable."""
-        # As it is before the read: what is missing up to it then has been removed.
+        # From before the read: entries up to it that the read doesn't find have been removed.
         read = partial(self._read_page, channel.deployment_id, cursor, channel.last or 0)
         return await self._pages.read(caller, (channel.deployment_id, cursor), read, seconds)
 
@@ -139,7 +138,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
         return page_batch(cursor, entries, last)
 
     def _refresh(self, channel: Channel) -> None:
-        """Brings the ring up to date, once more if that is under way."""
+        """Brings the ring up to date, and again if that is under way."""
         channel.is_refresh_due = True
         if channel.refresh is None or channel.refresh.done():
             channel.refresh = self._tasks.spawn(self._bring_up_to_date(channel))
@@ -164,7 +163,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
     async def _load(self, channel: Channel) -> None:
         head = await self._read(partial(self._store.head, channel.deployment_id))
         if head.is_closed:
-            # Its entries may be in the object store, and nothing that takes no turns waits for that.
+            # Its entries may be in the object store, which only reads in turn may wait for.
             channel.load(head, [])
             return
         after = max(0, head.last_seq - _PRELOADED_ENTRIES)
@@ -182,7 +181,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
             except Unavailable:
                 continue
             except Exception:
-                # Whatever it is, what a lost message said must not stay unknown for good.
+                # After any error: a lost message must not go unnoticed for good.
                 _logger.exception("The heads of watched logs can't be compared.")
 
     async def _compare_all(self) -> None:
@@ -196,7 +195,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
 
     def _compare(self, channel: Channel, head: LogHead | None, *, was_there: bool) -> None:
         if head is None:
-            # A head never goes away but with its deployment; one that has come since the look is news, not a loss.
+            # A head only disappears with its deployment. One that didn't exist before is new, not lost.
             if was_there:
                 channel.is_gone = True
                 channel.wake()

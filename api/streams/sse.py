@@ -1,4 +1,4 @@
-"""The response that sends what a source gives as server-sent events.
+"""The response that sends a source's events as server-sent events.
 
 Litestar's own ServerSentEvent is not used: it sends no heartbeats, and its generator is closed at garbage collection.
 Here one task sends and one waits for the client to leave; when either ends, both end, at once.
@@ -36,12 +36,12 @@ HEADERS: Mapping[str, str] = {
     "X-Accel-Buffering": "no",
 }
 
-# Why a stream ended: what `reconnect` says, the end of what it tells of, or its client, who left or takes nothing.
+# Why a stream ended: the reason that `reconnect` gives, the end of its source, or a client that left or reads nothing.
 Ending = ReconnectReason | Literal["end", "left", "stalled"]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class EventChunk:
     """`payload` holds whole events (it may be empty). After `is_end` nothing follows, and the stream is complete."""
 
     payload: bytes
@@ -49,25 +49,25 @@ class Piece:
 
 
 class Follower(Protocol):
-    """One stream's place in what it follows; used by one task."""
+    """One stream's position in its source; used by one task."""
 
-    async def next(self, timeout_seconds: float) -> Piece | None:
-        """What follows the piece before, waiting for it; None when the time is over. May be cancelled.
+    async def next(self, timeout_seconds: float) -> EventChunk | None:
+        """The next chunk, waiting for it; None when the time is over. May be cancelled.
 
-        Raises HubClosing when the process is about to stop, DeploymentGone when what it follows is no more.
+        Raises HubClosing when the process is about to stop, DeploymentGone when the deployment was deleted.
         """
         ...
 
 
 class Source(Protocol):
     def follow(self) -> AbstractAsyncContextManager[Follower]:
-        """Nothing that happens from the moment it is entered is missed. Leaving it may happen under cancellation."""
+        """From the moment it is entered no event is missed. It may be left by cancellation."""
         ...
 
 
 class EventStream(Response[object]):
-    """Sends what the source gives, up to its end. `lease` is held from before the headers until the stream has ended,
-    whatever ends it; what it raises on entry becomes the answer."""
+    """Sends the source's events, up to its end. `lease` is held from before the headers until the stream has ended,
+    whatever ends it; an error on entry becomes the answer."""
 
     def __init__(
         self, source: Source, timing: StreamTiming, lease: AbstractAsyncContextManager[StreamLease] | None = None
@@ -142,8 +142,8 @@ class _StreamingResponse(ASGIResponse):
         return await self._send_away(send)
 
     async def _send_away(self, send: Send) -> Ending:
-        """The source is let go already. A client that takes up reading again soon is told why; of one that doesn't,
-        the response stays incomplete, and the server closes the connection."""
+        """The source is released already. A client that resumes reading soon is told why; for one that doesn't, the
+        response stays incomplete, and the server closes the connection."""
         with StallTimeout(send, self._timing.farewell) as sender:
             await sender.send(reconnect_frame("slow"), is_last=True)
             return "slow"
@@ -174,10 +174,10 @@ class _StreamingResponse(ASGIResponse):
             if now >= heartbeat_at:
                 await sender.send(HEARTBEAT)
                 heartbeat_at = now + self._timing.heartbeat
-            piece = await follower.next(min(heartbeat_at, retire_at) - now)
-            if piece is None:
+            chunk = await follower.next(min(heartbeat_at, retire_at) - now)
+            if chunk is None:
                 continue
-            if piece.payload:
-                await sender.send(piece.payload)
-            if piece.is_end:
+            if chunk.payload:
+                await sender.send(chunk.payload)
+            if chunk.is_end:
                 return "end"

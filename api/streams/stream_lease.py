@@ -1,5 +1,5 @@
-"""Who may stream, and for how long: each open stream keeps a slot of its user, and its right is checked every few
-seconds, for all streams of the process at once."""
+"""Permits streams: each open stream holds a slot of its user, and its right is checked every few seconds, for all
+streams of the process at once."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _log = structlog.get_logger("streams")
 
 @dataclass(frozen=True, slots=True)
 class StreamRight:
-    """What a stream goes on for: its principal may read in all of `tenant_ids`, and `deployment_id`, when it follows
-    one, is there and belongs to one of them."""
+    """The condition of a stream: its principal may read in all of `tenant_ids`, and `deployment_id`, if it follows one,
+    exists and belongs to one of them."""
 
     principal: Principal
     tenant_ids: frozenset[str]
@@ -78,7 +78,7 @@ class StreamLeases:
         self._clock = clock
         self._check_seconds = check_seconds
         self._leases: set[StreamLease] = set()
-        # Checks that were made, and those that the database gave no answer to.
+        # Checks that were made, and checks that the database didn't answer.
         self.rounds = 0
         self.failed_rounds = 0
         self._limiter: anyio.CapacityLimiter | None = None
@@ -114,7 +114,7 @@ class StreamLeases:
                 await asyncio.wait([task])
 
     async def check(self) -> None:
-        """Ends the streams whose right is lost. While the database is away they go on."""
+        """Ends the streams whose right is lost. While the database is unavailable they continue."""
         leases = list(self._leases)
         if not leases:
             return
@@ -143,5 +143,5 @@ class StreamLeases:
             await asyncio.sleep(self._check_seconds)
             try:
                 await self.check()
-            except Exception:  # noqa: BLE001 - the check must outlive whatever happens to one of its rounds
+            except Exception:  # noqa: BLE001 - the check must outlive any failure of one round
                 _log.exception("stream_rights_check_failed")

@@ -22,7 +22,7 @@ class LogPages(WatchedHub, Protocol):
 
 
 class Watch(CursorWatch[LogPages, int, Batch]):
-    """The cursor is the number of the last entry that the stream has; `next` also raises DeploymentGone."""
+    """The cursor is the number of the stream's last entry; `next` also raises DeploymentGone."""
 
     def __init__(self, hub: LogPages, channel: Channel, caller: Caller) -> None:
         super().__init__(hub, channel.signal, caller)
