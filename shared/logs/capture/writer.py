@@ -9,10 +9,10 @@ from typing import Literal, Self
 
 from schemas.logs import LogEntry, Stream
 from shared.backoff import Backoff
-from shared.clock import Clock, SystemClock
+from shared.clock import Clock, SystemClock, unix_milliseconds
 from shared.db.database import Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
-from shared.logs.base import Doorbell
+from shared.logs.base import Notifier
 from shared.logs.capture.batch_appender import BatchAppender, BatchStore
 from shared.logs.capture.line_buffer import LineBuffer, LineGroup, group_lines
 from shared.logs.capture.splitter import LineSplitter, SplitLine
@@ -44,7 +44,7 @@ class LogWriter:
         self,
         store: BatchStore,
         database: Database,
-        doorbell: Doorbell,
+        notifier: Notifier,
         deployment_id: str,
         stage: str,
         fence: int,
@@ -55,7 +55,7 @@ class LogWriter:
         buffer_bytes: int = _BUFFER_BYTES,
     ) -> None:
         self.lost = Signal()
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._deployment_id = deployment_id
         self._stage = stage
         self._appender = BatchAppender(store, database, deployment_id, fence)
@@ -171,18 +171,18 @@ class LogWriter:
     def _enqueue(self, stream: Stream, lines: list[SplitLine], *, may_wait: bool = True) -> None:
         if not lines:
             return
-        timestamp = int(self._clock.now().timestamp() * 1000)
+        timestamp = unix_milliseconds(self._clock.now())
         for group in group_lines(lines, timestamp=timestamp, stage=self._stage, stream=stream):
             with self._state:
                 # Small amounts (the platform's own lines, the last lines) don't wait for space.
                 if may_wait and self._waiting.memory >= self._buffer_bytes:
-                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_deaf)
-                if self._is_deaf:
+                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_closed)
+                if self._is_closed:
                     return
                 self._add(group)
 
     @property
-    def _is_deaf(self) -> bool:
+    def _is_closed(self) -> bool:
         """Whether further lines are dropped."""
         return self._is_ended or self._is_closing or self._is_full
 
@@ -202,7 +202,7 @@ class LogWriter:
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
-            self._doorbell.ring(self._deployment_id, appended.first, appended.last, appended.entries)
+            self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
     def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Repeats until the batch is stored. Returns None if the writer was abandoned or has lost its lease."""

@@ -33,7 +33,7 @@ from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import LeaseTable, RunningLease, Settlement, current_lease, current_running_lease
 from shared.queue.dramatiq.lease_context import LeaseContext
 from shared.queue.dramatiq.messages import job_of
-from shared.queue.dramatiq.notifier import Doorbell
+from shared.queue.dramatiq.notifier import Notifier
 from shared.queue.dramatiq.outcome import settle
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
@@ -87,14 +87,14 @@ class PriorityBroker(dramatiq.Broker):
             queue, self.leases, self.idle,
             worker=self.worker, pools=self._exchanges.copy, on_tick=self._send_overdue,
         )  # fmt: skip
-        self.doorbell = Doorbell(
-            queue.redis, on_ring=self._ring, on_cancel=self.leases.cancel, on_connect=self._connected
+        self.notifier = Notifier(
+            queue.redis, on_ready=self._notify, on_cancel=self.leases.cancel, on_connect=self._connected
         )
 
     # -- the worker's life ---------------------------------------------------------------------------------------
 
     def boot(self, threads: int) -> None:
-        """Starts the heartbeat and the doorbell, for a worker of so many threads."""
+        """Starts the heartbeat and the notifier for a worker with this many threads."""
         with self._life:
             self.idle.resize(threads)
             if self._is_up:
@@ -103,7 +103,7 @@ class PriorityBroker(dramatiq.Broker):
             self.closing.clear()
             self._stop_by = None
             self.heartbeat.start()
-            self.doorbell.start()
+            self.notifier.start()
             self._is_up = True
 
     def stop_acquiring(self) -> None:
@@ -111,7 +111,7 @@ class PriorityBroker(dramatiq.Broker):
         self._stop_by = time.monotonic() + self.queue.lease_seconds
         self.stopping.set()
         for exchange in self._exchanges.copy().values():
-            exchange.ring()
+            exchange.notify()
 
     def shut_down(self) -> None:
         with self._life:
@@ -120,7 +120,7 @@ class PriorityBroker(dramatiq.Broker):
             self._is_up = False
         self.stopping.set()
         self.closing.set()
-        self.doorbell.stop()
+        self.notifier.stop()
         self.heartbeat.stop()
 
     def close(self) -> None:
@@ -255,13 +255,13 @@ class PriorityBroker(dramatiq.Broker):
                 )  # fmt: skip
             return self._exchanges[pool]
 
-    def _ring(self, pool: str) -> None:
+    def _notify(self, pool: str) -> None:
         if pool in self._exchanges:
-            self._exchanges[pool].ring()
+            self._exchanges[pool].notify()
 
     def _connected(self) -> None:
         for exchange in self._exchanges.copy().values():
-            exchange.ring()
+            exchange.notify()
         self.heartbeat.beat_soon()
 
     def _send_overdue(self) -> None:

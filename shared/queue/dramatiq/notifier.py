@@ -1,4 +1,4 @@
-"""Wakes waiting consumers when there is something to acquire, and tells running jobs that they were cancelled."""
+"""Wakes consumers when there may be a job to acquire, and tells running jobs that they were cancelled."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _RECONNECT = Backoff(0.05, 1.0, jitter=0.0)
 _log: Any = structlog.get_logger(__name__)
 
 
-class Doorbell:
-    """One subscription a process, on a thread of its own.
+class Notifier:
+    """The subscription of a process, on a thread of its own.
 
-    `on_ring` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being made
-    again, so a new subscription calls `on_connect`. All are called on the doorbell's thread.
+    `on_ready` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being restored,
+    so a new subscription calls `on_connect`. All are called on the notifier's thread.
     """
 
     def __init__(
         self,
         redis: Redis,
         *,
-        on_ring: Callable[[str], None],
+        on_ready: Callable[[str], None],
         on_cancel: Callable[[str], None],
         on_connect: Callable[[], None],
     ) -> None:
         self._redis = redis
-        self._on_ring = on_ring
+        self._on_ready = on_ready
         self._on_cancel = on_cancel
         self._on_connect = on_connect
-        self._thread = BackgroundThread("queue-doorbell", self._run)
+        self._thread = BackgroundThread("queue-notifier", self._run)
 
     def start(self) -> None:
         self._thread.start()
@@ -61,7 +61,7 @@ class Doorbell:
                         self._receive(message)
             except (RedisError, OSError) as error:
                 failures += 1
-                _log.warning("queue_doorbell_disconnected", error=str(error))
+                _log.warning("queue_notifier_disconnected", error=str(error))
                 stopping.wait(_RECONNECT.delay_seconds(failures))
             finally:
                 subscription.close()
@@ -70,6 +70,6 @@ class Doorbell:
         if message["type"] == "subscribe":
             self._on_connect()
         elif message["type"] == "message" and message["channel"] == NEW_CHANNEL.encode():
-            self._on_ring(message["data"].decode())
+            self._on_ready(message["data"].decode())
         elif message["type"] == "message":
             self._on_cancel(message["data"].decode())

@@ -20,7 +20,7 @@ from shared.network.embedded_addresses import embedded_addresses
 from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl, parse_repository_url
 from tests.support.address_cases import ADMITTED, MISLEADING, OWN_IPV4, OWN_IPV6, REFUSED
 from workers.egress.policy import EgressPolicy
-from workers.stages.clone.addresses import find_route, parse_for_clone
+from workers.stages.clone.addresses import Network, parse_for_clone
 from workers.stages.clone.submodules import resolve_submodule
 
 OWN = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1", OWN_IPV4, OWN_IPV6)))
@@ -112,7 +112,7 @@ def test_everything_that_a_repository_names_is_judged(address: str) -> None:
     for judged in (
         lambda: parse_for_clone(url.public, policy),
         lambda: resolve_submodule(parent, url.public, policy),
-        lambda: find_route(url, cancelled, None, policy),
+        lambda: Network(policy, cancelled).find_route(url),
     ):
         with pytest.raises(StageFailure) as caught:
             judged()
@@ -220,7 +220,7 @@ def test_files_are_for_administrators(monkeypatch: pytest.MonkeyPatch) -> None:
         RepositoryPolicy(AddressPolicy(["0.0.0.0/0"])).check(url)
     RepositoryPolicy(AddressPolicy(), allows_files=True).check(url)
     with pytest.raises(StageFailure):
-        find_route(url, threading.Event(), None, RepositoryPolicy(AddressPolicy()))
+        Network(RepositoryPolicy(AddressPolicy()), threading.Event()).find_route(url)
 
 
 def test_names_that_dont_resolve_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/egress/proxy.py": "connects to what it admitted",
         "workers/egress/upstream.py": "the operator's own proxy",
         "workers/stages/clone/ssh_tunnel.py": "the clone's own proxy",
-        "workers/stages/clone/lfs_connections.py": "connects to what find_route returned",
+        "workers/stages/clone/lfs/connections.py": "connects to what find_route returned",
         "workers/publishers/site_directory.py": "the platform's own router",
         "api/client/transport.py": "the user's command, on the user's machine",
     }

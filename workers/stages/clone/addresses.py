@@ -12,8 +12,8 @@ from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
 from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
 from shared.projects.repository_url import FIELD, RepositoryPolicy, RepositoryUrl, parse_repository_url
-from workers.egress.upstream import UpstreamAway
-from workers.stages.clone.git_failures import proxy_failure, unreachable
+from workers.egress.upstream import UpstreamAway, UpstreamFailure
+from workers.stages.clone.git.failures import proxy_failure, unreachable
 
 if TYPE_CHECKING:
     from workers.stages.clone.proxy import CloneProxy
@@ -48,32 +48,68 @@ def parse_for_clone(url: str, policy: RepositoryPolicy, *, name: str = FIELD, ne
     return parsed
 
 
-def find_route(
-    url: RepositoryUrl, cancelled: threading.Event, proxy: CloneProxy | None, policy: RepositoryPolicy
-) -> Route:
-    """A way to the host that is allowed and leads there. `proxy`: for what isn't reached directly, where there is one.
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where one clone may lead, and how it gets there. Not shared between threads.
 
-    Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, PlatformError for the proxy's own troubles, Cancelled.
+    `policy` judges every address; `proxy`: where the outside is reached through one, that. `cancelled` ends waits.
     """
-    if url.scheme == "file":
-        parse_for_clone(url.public, policy)
-        return Route()
-    if proxy is None:
-        return Route(address=reachable_address(url, cancelled, policy))
-    if _is_direct(url, policy):
-        return Route(address=reachable_address(url, cancelled, policy))
-    started = time.monotonic()
-    for attempt in range(_CONNECT_TRIES):
-        if attempt and cancelled.wait(0.5 * attempt):
+
+    policy: RepositoryPolicy
+    cancelled: threading.Event
+    proxy: CloneProxy | None = None
+
+    def find_route(self, url: RepositoryUrl) -> Route:
+        """A way to the host that is allowed and leads there.
+
+        Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, PlatformError for the proxy's own troubles,
+        Cancelled.
+        """
+        if url.scheme == "file":
+            parse_for_clone(url.public, self.policy)
+            return Route()
+        if self.proxy is None or _is_direct(url, self.policy):
+            return Route(address=self.reachable_address(url))
+        self._open(url, self.proxy)
+        return Route(proxy=self.proxy.url)
+
+    def find_proxy_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
+        """Why the latest contact with the host didn't get through the company's proxy; None if it did."""
+        return None if self.proxy is None else self.proxy.find_failure(url)
+
+    def reachable_address(self, url: RepositoryUrl) -> str:
+        """An address of the host that is allowed and accepts connections. Tries for a few seconds."""
+        reason = ""
+        for attempt in range(_CONNECT_TRIES):
+            self._pause_before(attempt)
+            reason = f"the name {url.host} does not resolve"
+            for address in _admitted(url, self.policy)[:_MAXIMUM_ADDRESSES]:
+                if self.cancelled.is_set():
+                    raise Cancelled
+                try:
+                    socket.create_connection((str(address), url.port), timeout=_CONNECT_SECONDS).close()
+                except OSError as error:
+                    reason = f"{url.host} port {url.port}: {error.strerror or 'no answer'}"
+                else:
+                    return str(address)
+        raise unreachable(url, reason)
+
+    def _open(self, url: RepositoryUrl, proxy: CloneProxy) -> None:
+        """Lets the clone reach the host through the proxy. Raises what a contact that it refuses stands for."""
+        started = time.monotonic()
+        for attempt in range(_CONNECT_TRIES):
+            self._pause_before(attempt)
+            failure = proxy.open(url)
+            if failure is None:
+                return
+            is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _PATIENCE_SECONDS
+            # A proxy that is away is left to the stage's next attempt.
+            if is_last or not failure.may_pass or isinstance(failure, UpstreamAway):
+                raise proxy_failure(url, failure, is_last_attempt=True)
+
+    def _pause_before(self, attempt: int) -> None:
+        if attempt and self.cancelled.wait(0.5 * attempt):
             raise Cancelled
-        failure = proxy.open(url)
-        if failure is None:
-            return Route(proxy=proxy.url)
-        is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _PATIENCE_SECONDS
-        # A proxy that is away is left to the stage's next attempt.
-        if is_last or not failure.may_pass or isinstance(failure, UpstreamAway):
-            raise proxy_failure(url, failure, is_last_attempt=True)
-    raise AssertionError("the last try returns or raises")
 
 
 def _is_direct(url: RepositoryUrl, policy: RepositoryPolicy) -> bool:
@@ -110,22 +146,3 @@ def _admitted(url: RepositoryUrl, policy: RepositoryPolicy) -> tuple[Address, ..
         return ()
     except CloudifyError as error:
         raise StageFailure(FailureCode.URL_FORBIDDEN, error.message) from error
-
-
-def reachable_address(url: RepositoryUrl, cancelled: threading.Event, policy: RepositoryPolicy) -> str:
-    """An address of the host that is allowed and accepts connections. Tries for a few seconds."""
-    reason = ""
-    for attempt in range(_CONNECT_TRIES):
-        if attempt and cancelled.wait(0.5 * attempt):
-            raise Cancelled
-        reason = f"the name {url.host} does not resolve"
-        for address in _admitted(url, policy)[:_MAXIMUM_ADDRESSES]:
-            if cancelled.is_set():
-                raise Cancelled
-            try:
-                socket.create_connection((str(address), url.port), timeout=_CONNECT_SECONDS).close()
-            except OSError as error:
-                reason = f"{url.host} port {url.port}: {error.strerror or 'no answer'}"
-            else:
-                return str(address)
-    raise unreachable(url, reason)

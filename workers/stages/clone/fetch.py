@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.projects.repository_url import RepositoryUrl
-from workers.pipeline.stage import StageLog
-from workers.stages.clone.access import RepositoryAccess
-from workers.stages.clone.addresses import Route, find_route
-from workers.stages.clone.git import Git, GitFailed
-from workers.stages.clone.git_failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
-from workers.stages.clone.http_answers import HttpAnswer, read_trace
+from workers.stages.clone.addresses import Route
+from workers.stages.clone.git.failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
+from workers.stages.clone.git.http_answers import HttpAnswer, read_trace
+from workers.stages.clone.git.runner import GitFailed
+from workers.stages.clone.session import CloneSession
 
 # Bytes of a list of branches: a message names some of them.
 _MAXIMUM_REFERENCES = 16 << 10
@@ -28,42 +26,22 @@ class RemoteRepository:
     Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
     """
 
-    def __init__(
-        self,
-        git: Git,
-        access: RepositoryAccess,
-        url: RepositoryUrl,
-        route: Route,
-        log: StageLog,
-        *,
-        is_last_attempt: bool,
-    ) -> None:
+    def __init__(self, session: CloneSession, url: RepositoryUrl, route: Route) -> None:
         self.url = url
-        self._git = git
-        self._access = access
         self.route = route
-        self._log = log
-        self._is_last_attempt = is_last_attempt
+        self._session = session
+        self._git = session.git
         self._answers: list[HttpAnswer] = []
 
     @classmethod
-    def connect(
-        cls,
-        git: Git,
-        access: RepositoryAccess,
-        url: RepositoryUrl,
-        log: StageLog,
-        cancelled: threading.Event,
-        *,
-        is_last_attempt: bool,
-    ) -> RemoteRepository:
+    def connect(cls, session: CloneSession, url: RepositoryUrl) -> RemoteRepository:
         """Raises StageFailure URL_FORBIDDEN, REPOSITORY_UNREACHABLE or REPOSITORY_AUTHENTICATION, PlatformError,
         Cancelled."""
-        route = find_route(url, cancelled, access.proxy, access.policy)
-        authorised = access.authorise(url)
-        if (origin := access.withheld_from(url)) is not None:
-            log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
-        return cls(git, access, authorised, route, log, is_last_attempt=is_last_attempt)
+        route = session.network.find_route(url)
+        authorised = session.access.authorise(url)
+        if (origin := session.access.withheld_from(url)) is not None:
+            session.log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
+        return cls(session, authorised, route)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
         """The SHA of the branch's newest commit. Raises StageFailure."""
@@ -93,7 +71,10 @@ class RemoteRepository:
     def _references(self, patterns: list[str], directory: Path) -> dict[str, str]:
         """SHA by name, of as many as fit some KiB."""
         arguments = ["ls-remote", "--quiet", "--", "URL", *patterns]
-        output = self._contact(arguments, directory, most=_MAXIMUM_REFERENCES)
+        try:
+            output = self._contact(arguments, directory, most=_MAXIMUM_REFERENCES)
+        except GitFailed as error:
+            raise self._failure_of(error) from error
         references: dict[str, str] = {}
         for line in output.decode("utf-8", "replace").splitlines():
             sha, _, name = line.partition("\t")
@@ -107,27 +88,7 @@ class RemoteRepository:
         A server that doesn't hand out commits by SHA is asked for the branch, then for everything.
         """
         self._initialise(sha, directory)
-        wanted = [["--depth=1", sha], ["--tags", "+refs/heads/*:refs/remotes/origin/*"]]
-        if branch is not None:
-            wanted.insert(1, ["--depth=50", f"refs/heads/{branch}"])
-        for specification in wanted:
-            *options, reference = specification
-            try:
-                self._contact(
-                    ["fetch", "--progress", "--no-recurse-submodules", *options, "--", "URL", reference],
-                    directory,
-                    is_raw=True,
-                )
-            except GitFailed as error:
-                if not is_commit_absent(error.stderr):
-                    raise self._failure_of(error) from error
-            if self._has_commit(sha, directory):
-                break
-        else:
-            raise StageFailure(
-                FailureCode.COMMIT_NOT_FOUND,
-                f"{self.url.public} has no commit {sha}. It may have been removed by a force-push.",
-            )
+        self._fetch_commit(sha, directory, branch)
         self._git.check_tree(sha, directory)
         try:
             self._git.run(["checkout", "--quiet", "--force", "--detach", sha], directory)
@@ -138,6 +99,24 @@ class RemoteRepository:
             ) from error
         self._git.check_size()
 
+    def _fetch_commit(self, sha: str, directory: Path, branch: str | None) -> None:
+        wanted = [["--depth=1", sha], ["--tags", "+refs/heads/*:refs/remotes/origin/*"]]
+        if branch is not None:
+            wanted.insert(1, ["--depth=50", f"refs/heads/{branch}"])
+        for *options, reference in wanted:
+            arguments = ["fetch", "--progress", "--no-recurse-submodules", *options, "--", "URL", reference]
+            try:
+                self._contact(arguments, directory)
+            except GitFailed as error:
+                if not is_commit_absent(error.stderr):
+                    raise self._failure_of(error) from error
+            if self._has_commit(sha, directory):
+                return
+        raise StageFailure(
+            FailureCode.COMMIT_NOT_FOUND,
+            f"{self.url.public} has no commit {sha}. It may have been removed by a force-push.",
+        )
+
     def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
         """Fetches the commits into the repository `directory` (made where there is none), without their files where
         the server can leave them out. False when they can't be had; nothing depends on it. Raises StageFailure for
@@ -146,7 +125,7 @@ class RemoteRepository:
             self._initialise(shas[0], directory)
         options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
         try:
-            self._contact(["fetch", *options, "--", "URL", *shas], directory, is_raw=True, is_patient=False)
+            self._contact_once(["fetch", *options, "--", "URL", *shas], directory)
         except GitFailed:
             return False
         if not all(self._has_commit(sha, directory) for sha in shas):
@@ -165,37 +144,24 @@ class RemoteRepository:
             return False
         return True
 
-    def _contact(
-        self,
-        arguments: list[str],
-        directory: Path,
-        *,
-        is_raw: bool = False,
-        is_patient: bool = True,
-        most: int | None = None,
-    ) -> bytes:
-        """Runs git with this repository's address in place of "URL"; again, if `is_patient`, after what may pass.
-        `most`: as for `Git.run`.
-
-        Raises GitFailed if `is_raw`, else its meaning.
-        """
-        pauses = list(PAUSES) if is_patient else []
+    def _contact(self, arguments: list[str], directory: Path, *, most: int | None = None) -> bytes:
+        """Runs git with this repository's address in place of "URL"; again after what may pass. `most`: as for
+        `Git.run`. Raises GitFailed."""
+        pauses = list(PAUSES)
         while True:
             try:
                 return self._contact_once(arguments, directory, most)
             except GitFailed as error:
-                is_ours = self._access.find_proxy_failure(self.url) is not None
+                is_ours = self._session.network.find_proxy_failure(self.url) is not None
                 can_wait = bool(pauses) and not is_ours
                 wait = find_wait_seconds(error, pauses.pop(0)) if can_wait else None
                 if wait is None:
-                    if is_raw:
-                        raise
-                    raise self._failure_of(error) from error
+                    raise
                 status = f"answers {error.answers[-1].status}" if error.answers else "broke off"
-                self._log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
-                self._git.pause(wait)
+                self._session.log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
+                self._session.deadline.pause(wait)
 
-    def _contact_once(self, arguments: list[str], directory: Path, most: int | None) -> bytes:
+    def _contact_once(self, arguments: list[str], directory: Path, most: int | None = None) -> bytes:
         try:
             return self._run(arguments, directory, most)
         except GitFailed as error:
@@ -208,7 +174,7 @@ class RemoteRepository:
     def _run(self, arguments: list[str], directory: Path, most: int | None) -> bytes:
         trace = self._git.trace
         trace.unlink(missing_ok=True)
-        remote = self._access.environment(self.url, self.route)
+        remote = self._session.access.environment(self.url, self.route)
         # Headers alone; git leaves credentials out.
         remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
         filled = [self.url.public if argument == "URL" else argument for argument in arguments]
@@ -220,8 +186,8 @@ class RemoteRepository:
             raise
         finally:
             trace.unlink(missing_ok=True)
-        self._access.keep_host_key(self.url)
+        self._session.access.keep_host_key(self.url)
         return output
 
     def _failure_of(self, error: GitFailed) -> Exception:
-        return self._access.failure_of(error, self.url, is_last_attempt=self._is_last_attempt, has_waited=True)
+        return self._session.failure_of(error, self.url, has_waited=True)

@@ -8,16 +8,15 @@ that decide how its dependencies are installed. In doubt it is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shared.deployments.repository import DeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
-from workers.pipeline.stage import DeploymentView
+from workers.pipeline.stage import DeploymentView, NothingToBuild
 from workers.stages.clone.fetch import RemoteRepository
-from workers.stages.clone.git import OFFLINE, Git, GitFailed
+from workers.stages.clone.git.runner import OFFLINE, Git, GitFailed
+from workers.stages.clone.session import CloneSession
 
 _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]", re.IGNORECASE)
 
@@ -34,11 +33,16 @@ class IgnoredBuilds:
     def __init__(self, deployments: DeploymentRepository) -> None:
         self._deployments = deployments
 
-    def find_reason(
-        self, deployment: DeploymentView, git: Git, remote: RemoteRepository, sha: str, directory: Path
-    ) -> str | None:
-        """Why there is nothing to build, or None. `directory` is empty, and used up."""
-        former = self._former(deployment)
+    def check(self, session: CloneSession, remote: RemoteRepository, sha: str) -> None:
+        """Raises NothingToBuild when there is nothing to build."""
+        reason = self._find_reason(session, remote, sha)
+        if reason is not None:
+            raise NothingToBuild(reason)
+
+    def _find_reason(self, session: CloneSession, remote: RemoteRepository, sha: str) -> str | None:
+        git, directory = session.git, session.directory / "comparison"
+        directory.mkdir()
+        former = self._former(session.deployment)
         if former is not None and former.commit_sha == sha:
             return f"Commit {sha[:12]} is deployed already."
         wanted = [sha] if former is None else [sha, former.commit_sha]
@@ -59,10 +63,9 @@ class IgnoredBuilds:
 
     def _former(self, deployment: DeploymentView) -> FormerBuild | None:
         row = self._deployments.find_former(deployment.id)
-        if row is None or not row["commit_sha"] or row["is_otherwise_changed"]:
+        if row is None or not row.commit_sha or row.is_otherwise_changed:
             return None
-        watched: Sequence[Any] = row["watched"] or ["."]
-        return FormerBuild(row["commit_sha"], tuple(str(path) for path in watched))
+        return FormerBuild(row.commit_sha, tuple(row.watched or ["."]))
 
 
 def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bool:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import posixpath
-import threading
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from shared.errors import FailureCode, StageFailure
 from shared.projects.repository_url import RepositoryPolicy, RepositoryUrl
-from workers.pipeline.stage import StageLog
-from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.fetch import RemoteRepository
-from workers.stages.clone.git import Git, GitFailed
-from workers.stages.clone.lfs import LfsFetcher
+from workers.stages.clone.git.runner import GitFailed
+from workers.stages.clone.lfs.fetcher import LfsFetcher
+from workers.stages.clone.session import CloneSession
 
 _MAXIMUM_SUBMODULE_DEPTH = 5
 _MAXIMUM_SUBMODULES = 100
@@ -30,22 +28,9 @@ _MAXIMUM_LINES = 20
 class SubmoduleFetcher:
     """Fetches the submodules of a checked-out commit, each at the commit that the parent names, and theirs."""
 
-    def __init__(
-        self,
-        git: Git,
-        access: RepositoryAccess,
-        lfs: LfsFetcher,
-        log: StageLog,
-        cancelled: threading.Event,
-        *,
-        is_last_attempt: bool,
-    ) -> None:
-        self._git = git
-        self._access = access
+    def __init__(self, session: CloneSession, lfs: LfsFetcher) -> None:
+        self._session = session
         self._lfs = lfs
-        self._log = log
-        self._cancelled = cancelled
-        self._is_last_attempt = is_last_attempt
         self._count = 0
         self._left_empty = 0
 
@@ -61,7 +46,7 @@ class SubmoduleFetcher:
                 # A leftover of git itself: an embedded repository that was committed by mistake. git ignores it too.
                 self._left_empty += 1
                 if self._left_empty <= _MAXIMUM_LINES:
-                    self._log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
+                    self._session.log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
                 continue
             self._count += 1
             if depth >= _MAXIMUM_SUBMODULE_DEPTH or self._count > _MAXIMUM_SUBMODULES:
@@ -76,33 +61,26 @@ class SubmoduleFetcher:
                 raise StageFailure(failure.code, f"Submodule {path}: {failure.message}") from failure
 
     def _fetch_one(self, parent: RepositoryUrl, url: str, sha: str, directory: Path, depth: int) -> None:
-        repository = resolve_submodule(parent, url, self._access.policy)
-        self._log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
-        remote = RemoteRepository.connect(
-            self._git,
-            self._access,
-            repository,
-            self._log,
-            self._cancelled,
-            is_last_attempt=self._is_last_attempt,
-        )
+        repository = resolve_submodule(parent, url, self._session.network.policy)
+        self._session.log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
+        remote = RemoteRepository.connect(self._session, repository)
         # git made an empty directory there at checkout and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
         remote.fetch(sha, directory, None)
-        self._lfs.fetch(remote.url, remote.route, directory)
+        self._lfs.fetch(remote, directory)
         self.fetch(remote.url, directory, depth + 1)
 
     def _links(self, directory: Path) -> dict[str, str]:
         """Path → commit of every submodule in the index."""
         links = _Links()
-        self._git.run(["ls-files", "--stage", "-z"], directory, consume=links.add)
+        self._session.git.run(["ls-files", "--stage", "-z"], directory, consume=links.add)
         return links.found
 
     def _urls(self, directory: Path) -> dict[str, str]:
         """Path → address, of .gitmodules as committed (never through a link in the working tree)."""
         arguments = ["config", "--blob", "HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"]
         try:
-            output = self._git.run(arguments, directory, is_silent=True)
+            output = self._session.git.run(arguments, directory, is_silent=True)
         except GitFailed as error:
             if "bad config" in error.stderr:
                 # Without it the submodules would be left empty, as those that it doesn't name.

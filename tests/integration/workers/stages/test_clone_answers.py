@@ -5,24 +5,21 @@ from __future__ import annotations
 import tracemalloc
 from email.message import Message
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from shared.errors import FailureCode, PlatformError, StageFailure
-from shared.network.address_policy import AddressPolicy
 from shared.projects.repository_credentials import RepositoryCredentials
-from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
-from tests.integration.workers.stages.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
+from shared.projects.repository_url import parse_repository_url
+from tests.support.cloner import Cloner, add_submodule
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import git, make_repository
 from workers.stages.clone.access import RepositoryAccess
-from workers.stages.clone.git import GitFailed
-from workers.stages.clone.git_failures import failure_of, wait_after
-from workers.stages.clone.http_answers import HttpAnswer, read_trace, retry_after_seconds
+from workers.stages.clone.git.failures import failure_of, wait_after
+from workers.stages.clone.git.http_answers import HttpAnswer, read_trace, retry_after_seconds
+from workers.stages.clone.git.runner import GitFailed
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -168,20 +165,15 @@ def test_the_advice_for_a_private_submodule_elsewhere_works(cloner: Cloner, http
         ("https://github.com/acme/site", "https://github.com/acme/theme", "set an access token"),
     ],
 )  # fmt: skip
-def test_the_advice_for_a_private_submodule_can_be_followed(
-    tmp_path: Path, own: str, submodule: str, said: str
-) -> None:
-    repository, url, policy = (
-        parse_repository_url(own),
-        parse_repository_url(submodule),
-        RepositoryPolicy(AddressPolicy()),
-    )
-    with RepositoryAccess.opened(repository, "proj_1", None, cast("Any", None), tmp_path, policy) as access:
-        try:
-            access.authorise(url)
-            failure = access.failure_of(GitFailed("fatal: Authentication failed for x", 128), url, is_last_attempt=True)
-        except StageFailure as raised:
-            failure = raised
+def test_the_advice_for_a_private_submodule_can_be_followed(own: str, submodule: str, said: str) -> None:
+    repository, url = parse_repository_url(own), parse_repository_url(submodule)
+    access = RepositoryAccess(repository, None, None)
+    try:
+        access.authorise(url)
+        error = GitFailed("fatal: Authentication failed for x", 128)
+        failure = access.explained(failure_of(error, url, is_last_attempt=True), url)
+    except StageFailure as raised:
+        failure = raised
     assert isinstance(failure, StageFailure)
     assert (failure.code, said in failure.message) == (_REFUSED, True), failure.message
     assert ("credentials set" in failure.message) == (repository.origin == url.origin)

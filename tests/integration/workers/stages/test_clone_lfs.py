@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
+import math
 import socket
 import threading
 import time
@@ -13,75 +13,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from shared.errors import Cancelled, FailureCode, StageFailure
-from shared.network.address_policy import AddressPolicy
 from shared.projects.repository_credentials import RepositoryCredentials
-from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
-from tests.integration.workers.stages.test_clone_stage import Cloner, cloner, http, make_cloner
+from shared.projects.repository_url import parse_repository_url
+from tests.support.cloner import Cloner
 from tests.support.git_server import GitServer, serving
+from tests.support.lfs_server import CONTENT, OID, TRACKED, Answer, LfsStore, pointer
 from tests.support.repositories import commit, git, make_repository
-from workers.stages.clone.access import RepositoryAccess
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.lfs_client import Endpoint, LfsClient, LfsObject
-from workers.stages.clone.lfs_connections import LfsConnections
+from workers.stages.clone.deadline import Deadline
+from workers.stages.clone.lfs.client import Endpoint, LfsClient
+from workers.stages.clone.lfs.connections import LfsConnections
+from workers.stages.clone.lfs.objects import LfsObject
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
-
-CONTENT = bytes(range(256)) * 700
-OID = hashlib.sha256(CONTENT).hexdigest()
-TRACKED = "*.bin filter=lfs diff=lfs merge=lfs -text\n"
-Answer = tuple[int, dict[str, str], bytes]
-
-
-def pointer(content: bytes = CONTENT, *, size: int | None = None) -> str:
-    oid = hashlib.sha256(content).hexdigest()
-    return (
-        f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content) if size is None else size}\n"
-    )
-
-
-class LfsStore:
-    """What an LFS server does: batch API and basic transfers. `href`, `action` and `sent` make it a bad one."""
-
-    def __init__(self, server: GitServer) -> None:
-        self.server = server
-        self.objects = {OID: CONTENT}
-        self.href = f"http://127.0.0.1:{server.server_port}/storage/%s?signature=s1gned-s3cret"
-        self.action: dict[str, Any] = {}
-        self.sent: Answer | None = None
-        self.batch: Answer | None = None
-        self.asked: list[tuple[str, str, str | None]] = []
-        server.respond = self.respond
-
-    def respond(self, method: str, path: str, headers: Message, body: bytes) -> Answer | None:
-        if path.endswith("/info/lfs/objects/batch") or path == "/objects/batch":
-            self.asked.append((method, path, headers.get("Authorization")))
-            return self.batch or self._batch(json.loads(body))
-        if path.startswith("/storage/"):
-            self.asked.append((method, path, headers.get("Authorization")))
-            oid = path.removeprefix("/storage/").partition("?")[0]
-            return self.sent or (200, {}, self.objects[oid])
-        return None
-
-    def _batch(self, request: dict[str, Any]) -> Answer:
-        assert (request["operation"], request["hash_algo"]) == ("download", "sha256")
-        objects = []
-        for wanted in request["objects"]:
-            entry: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] in self.objects:
-                href = self.href % wanted["oid"] if "%s" in self.href else self.href
-                entry["actions"] = {"download": {"href": href, **self.action}}
-            else:
-                entry["error"] = {"code": 404, "message": "gone"}
-            objects.append(entry)
-        answer = {"transfer": "basic", "objects": objects}
-        return 200, {"Content-Type": "application/vnd.git-lfs+json"}, json.dumps(answer).encode()
 
 
 @pytest.fixture
@@ -248,7 +198,7 @@ def test_a_server_in_trouble_is_waited_for_and_then_told(
     times: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.stages.clone.lfs_client.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.lfs.client.PAUSES", (0.0, 0.0, 0.0))
     url = site(http)
     lfs.sent = answer
     failure = cloner.failure(url)
@@ -306,22 +256,13 @@ def test_a_server_that_drips_holds_nothing(
     cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path, scheme: str, content: bytes, what: str
 ) -> None:
     started = time.monotonic()
-
-    def check_time() -> None:
-        if time.monotonic() - started > 1:
-            raise Cancelled
-
-    policy = RepositoryPolicy(AddressPolicy(("127.0.0.0/8",)))
-    opened = RepositoryAccess.opened(
-        parse_repository_url("https://git.example.com/r.git"), "proj_1", None, cloner.stage._host_keys, tmp_path, policy
-    )
-    with dripping(content) as port, opened as access:
+    context = cloner.context("https://git.example.com/r.git")
+    ending = threading.Timer(1, context.cancelled.set)
+    with dripping(content) as port, cloner.sessions.open(context) as session:
+        ending.start()
         lfs.href = f"{scheme}://127.0.0.1:{port}/x"
         url = lfs.href if what == "batch" else http.url("site.git/info/lfs")
-        with (
-            LfsClient(check_time, threading.Event(), access, is_last_attempt=True) as client,
-            pytest.raises(Cancelled),
-        ):
+        with LfsClient(session) as client, pytest.raises(Cancelled):
             client.fetch(Endpoint(url, {}), {LfsObject(OID, len(CONTENT)): "big.bin"}, tmp_path)
     assert time.monotonic() - started < 3
 
@@ -352,24 +293,17 @@ def test_more_files_than_can_be_fetched_are_refused_at_once(
     files = {f"file-{number:02}": pointer() for number in range(40)}
     url = make_repository(tmp_path / "r", {".gitattributes": "* filter=lfs\n", **files})
     for name, value in limits.items():
-        monkeypatch.setattr(f"workers.stages.clone.lfs.{name}", value)
+        monkeypatch.setattr(f"workers.stages.clone.lfs.fetcher.{name}", value)
     failure = cloner.failure(url)
     assert (failure.code, "files in Git LFS" in failure.message) == (FailureCode.REPOSITORY_TOO_LARGE, True)
 
 
 def test_a_private_address_is_refused_where_local_ones_are_not_allowed(make_cloner: Any, tmp_path: Path) -> None:
     cloner = make_cloner(allow_local=False)
-    policy = RepositoryPolicy(AddressPolicy())
-    opened = RepositoryAccess.opened(
-        parse_repository_url("https://git.example.com/r.git"), "proj_1", None, cloner.stage._host_keys, tmp_path, policy
-    )
     refused = ["https://169.254.169.254/x", "https://127.0.0.1/x", "https://[::ffff:10.0.0.1]/x", "https://LOCALHOST/x"]
-    with opened as access:
+    with cloner.sessions.open(cloner.context("https://git.example.com/r.git")) as session:
         for url in [*refused, "http://example.com/x"]:
-            with (
-                LfsClient(lambda: None, threading.Event(), access, is_last_attempt=True) as client,
-                pytest.raises(StageFailure) as caught,
-            ):
+            with LfsClient(session) as client, pytest.raises(StageFailure) as caught:
                 client.fetch(Endpoint(url, {}), {LfsObject(OID, 1): "big.bin"}, tmp_path)
             assert caught.value.code is FailureCode.URL_FORBIDDEN, url
 
@@ -391,11 +325,9 @@ def test_attributes_and_configuration_run_nothing(
 
 def test_a_server_of_many_hosts_holds_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    monkeypatch.setattr(
-        "workers.stages.clone.lfs_connections.find_route", lambda url, *_: Route(address=f"192.0.2.{url.port}")
-    )
+    network = Mock(find_route=lambda url: Route(address=f"192.0.2.{url.port}"))
     monkeypatch.setattr("httpx.Client.close", lambda _client: closed.append("one"))
-    connections = LfsConnections(lambda: None, threading.Event(), cast("Any", Mock()), None)
+    connections = LfsConnections(Deadline(math.inf, threading.Event()), network, None)
     urls = [parse_repository_url(f"https://git.example.com:{port}/x") for port in range(1, 102)]
     first = connections.find(urls[0])
     for url in urls[:100]:

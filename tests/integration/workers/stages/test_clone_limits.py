@@ -9,31 +9,23 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.plans import LIMITS, Plan
-from tests.integration.workers.stages.test_clone_stage import (
-    Cloner,
-    MakeCloner,
-    add_submodule,
-    cloner,
-    http,
-    make_cloner,
-)
+from tests.support.cloner import Cloner, MakeCloner, add_submodule
 from tests.support.git_server import GitServer
 from tests.support.hostile_repositories import commit_tree, nested_trees, tree, write_object
 from tests.support.repositories import git, make_repository
 from workers.executors.cgroups import ControlGroups, discover_control_groups
 from workers.pipeline.stage import NothingToBuild
-from workers.stages.clone.confinement import Confinement
-from workers.stages.clone.git import Git, GitFailed, GitLimits
-from workers.stages.clone.git_failures import is_disk_full
+from workers.stages.clone.deadline import Deadline
+from workers.stages.clone.git.confinement import Confinement
+from workers.stages.clone.git.failures import is_disk_full
+from workers.stages.clone.git.runner import Git, GitFailed, GitLimits
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 _GROUPS = discover_control_groups()
@@ -54,15 +46,10 @@ def confinement(groups: ControlGroups | None) -> Iterator[Confinement]:
         yield opened
 
 
-def make_git(directory: Path, confinement: Confinement, **limits: Any) -> Git:
-    values: dict[str, Any] = {"deadline": time.monotonic() + 300, "maximum_bytes": 1 << 30, "watched": directory}
-    return Git(
-        directory,
-        GitLimits(**values | limits),
-        threading.Event(),
-        lambda _: None,
-        confinement=confinement,
-    )
+def make_git(directory: Path, confinement: Confinement, **limits: int) -> Git:
+    deadline = Deadline(time.monotonic() + 300, threading.Event())
+    bounds = GitLimits(**{"maximum_bytes": 1 << 30} | limits)
+    return Git(directory, bounds, deadline, lambda _: None, confinement=confinement)
 
 
 @pytest.mark.parametrize("leaf", [b"x", None], ids=["files", "directories alone"])
@@ -176,7 +163,7 @@ def test_a_git_that_is_killed_is_tried_again(cloner: Cloner, http: GitServer, vi
     def run() -> None:
         try:
             cloner.clone(http.url("r.git"), attempt=3)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - told to the thread that waits
             outcome.append(error)
 
     thread = threading.Thread(target=run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import pytest
 from shared.db.database import Database
 from shared.errors import FailureCode
 from shared.projects.repository_credentials import RepositoryCredentials
-from tests.integration.workers.stages.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
-from tests.integration.workers.stages.test_clone_stage import Cloner, cloner, http, make_cloner
+from tests.support.cloner import Cloner
 from tests.support.git_server import GitServer
+from tests.support.lfs_server import CONTENT, TRACKED, LfsStore, pointer
 from tests.support.repositories import commit, git, make_repository
 from tests.support.ssh_server import SshServer, make_key, running
-from tests.support.stage_context import PROJECT, TENANT
+from tests.support.stage_context import PROJECT, add_project
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 PRIVATE, PUBLIC = make_key()
@@ -34,13 +32,6 @@ def ssh(tmp_path: Path) -> Iterator[SshServer]:
 
 def deploy_key(server: SshServer, private_key: str = PRIVATE) -> RepositoryCredentials:
     return RepositoryCredentials("sshKey", server.origin, private_key=private_key)
-
-
-def add_project(database: Database) -> None:
-    with database.transaction() as connection:
-        connection.execute(
-            "INSERT INTO projects (id, tenant_id, name, slug) VALUES (%s, %s, 'site', 'site')", [PROJECT, TENANT]
-        )
 
 
 def test_a_deploy_key_reads_a_repository_and_its_submodules(
@@ -85,7 +76,7 @@ def test_a_host_with_another_key_gets_nothing(
     assert "Accepted" not in ssh.output.read_text()
     # Setting credentials forgets the key (see the tests of the API).
     with database.transaction() as connection:
-        cloner.stage._host_keys.forget_host_keys(connection, PROJECT)
+        cloner.host_keys.forget_host_keys(connection, PROJECT)
     assert cloner.clone(url, credentials=deploy_key(ssh), clean=True).output.source
 
 
@@ -95,7 +86,7 @@ def test_a_known_host_is_not_believed_by_a_key_of_another_type(
     add_project(database)
     make_repository(tmp_path / "site", {"index.html": "one"})
     # ssh's own accept-new would take it.
-    cloner.stage._host_keys.pin_host_key(PROJECT, f"127.0.0.1:{ssh.port}", "ecdsa-sha2-nistp256 AAAA")
+    cloner.host_keys.pin_host_key(PROJECT, f"127.0.0.1:{ssh.port}", "ecdsa-sha2-nistp256 AAAA")
     failure = cloner.failure(ssh.url(tmp_path / "site"), credentials=deploy_key(ssh))
     assert "another SSH host key" in failure.message
 
@@ -142,7 +133,7 @@ def test_the_host_says_over_ssh_where_lfs_is(
     program = ssh.root / "bin" / "git-lfs-authenticate"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {ssh.root}/asked\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
-    os.chmod(program, 0o755)  # noqa: PTH101
+    program.chmod(0o755)
     assert cloner.files(cloner.clone(url, credentials=deploy_key(ssh)))["big.bin"] == CONTENT
     assert (ssh.root / "asked").read_text().splitlines() == [str(tmp_path / "site"), "download"]
     assert [asked[2] for asked in store.asked] == ["RemoteAuth s3cret", "RemoteAuth s3cret"]

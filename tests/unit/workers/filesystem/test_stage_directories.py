@@ -16,7 +16,7 @@ from tests.support.executors import wait_for
 from workers.executors.disk_watchdog import measure
 from workers.filesystem.trees import StageDirectories, remove_tree
 from workers.publishers.site_directory import SiteDirectoryPublisher
-from workers.stages.clone.stage import remove_repositories
+from workers.stages.clone.checkout import remove_repositories
 
 
 @pytest.fixture

@@ -3,11 +3,17 @@ one tree several times, nested), so reading stops at the bounds."""
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 from shared.errors import FailureCode, StageFailure
 from workers.snapshots.tar_format import MAXIMUM_DEPTH
 
 # Files and directories of everything that one deployment checks out. Linux has 90 000, Chromium 450 000.
 MAXIMUM_ENTRIES = 500_000
+# On the disk: a checkout, and what git keeps beside it.
+_MAXIMUM_WATCHED = 2 * MAXIMUM_ENTRIES
 # Of all paths together: git's index holds them in memory, and so do we.
 MAXIMUM_LIST_BYTES = 64 << 20
 # The operating system's own, PATH_MAX.
@@ -64,3 +70,29 @@ def too_many_entries(maximum: int) -> StageFailure:
         f"The repository has more than {maximum} files and directories, submodules included. Deploy a repository that "
         "holds the site alone.",
     )
+
+
+def directory_bytes(directory: Path) -> int:
+    """The sizes of all files below, links not followed; what disappears meanwhile counts nothing.
+
+    Raises StageFailure for more entries than a clone may leave, and for a tree too deep to be measured.
+    """
+    total, entries_left, waiting = 0, _MAXIMUM_WATCHED, [str(directory)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    entries_left -= 1
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise StageFailure(
+                    FailureCode.REPOSITORY_TOO_LARGE, "The repository nests directories too deeply to be kept."
+                ) from error
+            continue
+        if entries_left < 0:
+            raise too_many_entries(_MAXIMUM_WATCHED)
+    return total

@@ -18,7 +18,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.plans import PlanLimits
 from workers.executors.base import Limits
 from workers.executors.cgroups import ControlGroup, ControlGroups
-from workers.stages.clone.git_trace import GitTrace
+from workers.stages.clone.git.trace import GitTrace
 
 _NAME_PREFIX = "git-"
 _numbers = itertools.count(1)

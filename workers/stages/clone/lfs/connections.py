@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shared.errors import FailureCode, StageFailure
 from shared.projects.repository_url import RepositoryUrl
-from workers.stages.clone.access import RepositoryAccess
-from workers.stages.clone.addresses import find_route
+from workers.stages.clone.addresses import Network
+from workers.stages.clone.deadline import Deadline
 
 if TYPE_CHECKING:
     import httpx
@@ -26,16 +24,9 @@ class LfsConnections:
     """By origin: a connection is only used for the name that its certificate was checked for. Not shared between
     threads. `certificates`: a PEM file in place of the host's."""
 
-    def __init__(
-        self,
-        check_time: Callable[[], None],
-        cancelled: threading.Event,
-        access: RepositoryAccess,
-        certificates: str | None,
-    ) -> None:
-        self._check_time = check_time
-        self._cancelled = cancelled
-        self._access = access
+    def __init__(self, deadline: Deadline, network: Network, certificates: str | None) -> None:
+        self._deadline = deadline
+        self._network = network
         self._certificates = certificates
         # The one that was used last at the end.
         self._kept: OrderedDict[str, tuple[str, httpx.Client]] = OrderedDict()
@@ -63,7 +54,7 @@ class LfsConnections:
     def _connect(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
         import httpx
 
-        from workers.stages.clone.bounded_http import BoundedTransport
+        from workers.stages.clone.lfs.bounded_http import BoundedTransport
 
         self._origins.add(url.origin)
         if len(self._origins) > _MAXIMUM_ORIGINS:
@@ -74,9 +65,9 @@ class LfsConnections:
             )
         if len(self._kept) >= _KEPT:
             self._kept.popitem(last=False)[1][1].close()
-        route = find_route(url, self._cancelled, self._access.proxy, self._access.policy)
+        route = self._network.find_route(url)
         client = httpx.Client(
-            transport=BoundedTransport(self._check_time, self._tls, route.proxy),
+            transport=BoundedTransport(self._deadline.check, self._tls, route.proxy),
             timeout=httpx.Timeout(20.0, connect=10.0),
             follow_redirects=False,
             trust_env=False,

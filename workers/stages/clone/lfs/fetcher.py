@@ -12,8 +12,8 @@ import shlex
 import shutil
 import stat
 import tempfile
-import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
@@ -22,14 +22,15 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from shared.text.wording import counted
 from workers.filesystem.descent import opened_parent
-from workers.pipeline.stage import StageLog
 from workers.reading.lfs_pointers import VERSION
-from workers.reading.reader import ContentReader
-from workers.stages.clone.access import RepositoryAccess, authorization
+from workers.stages.clone.access import authorization
 from workers.stages.clone.addresses import Route, parse_for_clone
-from workers.stages.clone.git import Git, GitFailed
-from workers.stages.clone.git_failures import LFS_SETTINGS
-from workers.stages.clone.lfs_client import Endpoint, LfsClient, LfsObject, verified_copy
+from workers.stages.clone.fetch import RemoteRepository
+from workers.stages.clone.git.failures import LFS_SETTINGS
+from workers.stages.clone.git.runner import GitFailed
+from workers.stages.clone.lfs.client import Endpoint, LfsClient
+from workers.stages.clone.lfs.objects import LfsObject, verified_copy
+from workers.stages.clone.session import CloneSession
 
 # Of a host that says where its files in LFS are.
 _MAXIMUM_ANSWER = 65536
@@ -68,29 +69,16 @@ class _Names:
 
 
 class LfsFetcher:
-    """For one clone; not shared between threads. `directory` is the stage's own."""
+    """For one clone; not shared between threads."""
 
-    def __init__(
-        self,
-        git: Git,
-        access: RepositoryAccess,
-        log: StageLog,
-        cancelled: threading.Event,
-        directory: Path,
-        *,
-        reader: ContentReader,
-        is_last_attempt: bool,
-    ) -> None:
-        self._reader = reader
-        self._git = git
-        self._access = access
-        self._log = log
-        self._cancelled = cancelled
-        self._directory = directory / "lfs"
-        self._is_last_attempt = is_last_attempt
+    def __init__(self, session: CloneSession) -> None:
+        self._session = session
+        self._git = session.git
+        self._directory = session.directory / "lfs"
 
-    def fetch(self, repository: RepositoryUrl, route: Route, tree: Path) -> None:
-        """`repository`: where the commit in `tree` came from, authorised, by this route. Raises StageFailure."""
+    def fetch(self, remote: RemoteRepository, tree: Path) -> None:
+        """`remote`: where the commit in `tree` came from. Raises StageFailure."""
+        repository = remote.url
         pointers = self._pointers(tree)
         if not pointers:
             return
@@ -103,18 +91,13 @@ class LfsFetcher:
         configured = self._configured_url(tree)
         source = repository if configured is None else self._authorise_configured(configured, repository)
         files = counted(len(pointers), "file")
-        self._log.system(f"Fetching {files} ({_mebibytes(total)}) from Git LFS at {source.public}.")
+        self._session.log.system(f"Fetching {files} ({_mebibytes(total)}) from Git LFS at {source.public}.")
         if source.scheme == "file":
             self._copy_local(source, first_paths)
         else:
-            with LfsClient(
-                self._git.check_time,
-                self._cancelled,
-                self._access,
-                is_last_attempt=self._is_last_attempt,
-                certificates=self._git.certificates,
-            ) as client:
-                client.fetch(self._endpoint(source, route, configured), first_paths, self._directory)
+            endpoint = self._endpoint(source, remote.route, configured)
+            with LfsClient(self._session) as client:
+                client.fetch(endpoint, first_paths, self._directory)
         self._put_in_place(pointers, tree)
         self._git.check_size()
 
@@ -130,7 +113,7 @@ class LfsFetcher:
                     return []
                 # Pointers would pass for files.
                 raise PlatformError(f"git can't look for files in LFS: {error.stderr.strip()[-300:]}") from error
-            found = self._reader.read_lfs_pointers(tree, file, self._cancelled)
+            found = self._session.reader.read_lfs_pointers(tree, file, self._session.cancelled)
         return [_Pointer(name, LfsObject(oid, size)) for name, oid, size in found]
 
     def _configured_url(self, tree: Path) -> str | None:
@@ -143,14 +126,14 @@ class LfsFetcher:
 
     def _authorise_configured(self, configured: str, repository: RepositoryUrl) -> RepositoryUrl:
         try:
-            url = parse_for_clone(configured, self._access.policy, name="lfs.url", needs_path=False)
+            url = parse_for_clone(configured, self._session.network.policy, name="lfs.url", needs_path=False)
             if not url.is_http:
                 raise StageFailure(FailureCode.URL_FORBIDDEN, f"{url.scheme}:// is refused there; use https://.")
         except StageFailure as failure:
             raise StageFailure(failure.code, f".lfsconfig: {failure.message}") from failure
         if url.origin == repository.origin and not url.secrets:
             return replace(url, user=repository.user, password=repository.password)
-        return self._access.authorise(url, LFS_SETTINGS)
+        return self._session.access.authorise(url, LFS_SETTINGS)
 
     def _endpoint(self, source: RepositoryUrl, route: Route, configured: str | None) -> Endpoint:
         if source.scheme == "ssh":
@@ -167,9 +150,17 @@ class LfsFetcher:
         """The HTTP address that the host hands out to the deploy key (`git-lfs-authenticate`)."""
         asked = f"git-lfs-authenticate {shlex.quote(unquote(source.path))} download"
         user = [] if source.user is None else ["-l", source.user]
-        ssh = [*self._access.ssh_command(source, route), "-p", str(source.port), *user, "--", source.host, asked]
+        ssh = [
+            *self._session.access.ssh.command(source, route),
+            "-p",
+            str(source.port),
+            *user,
+            "--",
+            source.host,
+            asked,
+        ]
         try:
-            remote = self._access.ssh_environment(route)
+            remote = self._session.access.ssh.environment(route)
             data = self._git.run_program(ssh, self._directory, remote, is_silent=True)
             answer = json.loads(data) if len(data) <= _MAXIMUM_ANSWER else {}
             href, header = answer["href"], answer.get("header") or {}
@@ -178,7 +169,7 @@ class LfsFetcher:
         except GitFailed as error:
             # The shell's or the host's word for a command that it doesn't have names the command.
             if "git-lfs-authenticate" not in error.stderr:
-                raise self._access.failure_of(error, source, is_last_attempt=self._is_last_attempt) from error
+                raise self._session.failure_of(error, source) from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass
         raise StageFailure(
@@ -189,9 +180,9 @@ class LfsFetcher:
 
     def _copy_local(self, source: RepositoryUrl, wanted: dict[LfsObject, str]) -> None:
         base = Path(unquote(source.path))
-        for thing, path in wanted.items():
+        for item, path in wanted.items():
             names = ("lfs/objects", ".git/lfs/objects")
-            candidates = [base / name / thing.oid[:2] / thing.oid[2:4] / thing.oid for name in names]
+            candidates = [base / name / item.oid[:2] / item.oid[2:4] / item.oid for name in names]
             found = next((candidate for candidate in candidates if candidate.is_file()), None)
             if found is None:
                 raise StageFailure(
@@ -199,14 +190,15 @@ class LfsFetcher:
                     f"{path}: its content is not in the repository's Git LFS storage. Run `git lfs fetch --all` there.",
                 )
             with found.open("rb") as file:
-                verified_copy(iter(lambda: file.read(1 << 20), b""), thing, path, self._directory, self._git.check_time)
+                chunks = iter(partial(file.read, 1 << 20), b"")
+                verified_copy(chunks, item, path, self._directory, self._session.deadline)
 
     def _put_in_place(self, pointers: list[_Pointer], tree: Path) -> None:
         uses: dict[LfsObject, int] = {}
         for pointer in pointers:
             uses[pointer.object] = uses.get(pointer.object, 0) + 1
         for pointer in pointers:
-            self._git.check_time()
+            self._session.deadline.check()
             content = self._directory / pointer.object.oid
             uses[pointer.object] -= 1
             if uses[pointer.object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -13,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.private_files import PUBLIC_UMASK
-from workers.stages.clone.confinement import Confinement, too_large
-from workers.stages.clone.git_output import Messages, Output
-from workers.stages.clone.git_trace import GitTrace
-from workers.stages.clone.http_answers import HttpAnswer
-from workers.stages.clone.tree_size import MAXIMUM_ENTRIES, TreeSize, too_many_entries
+from workers.stages.clone.deadline import Deadline
+from workers.stages.clone.git.confinement import Confinement, too_large
+from workers.stages.clone.git.http_answers import HttpAnswer
+from workers.stages.clone.git.output import Messages, Output
+from workers.stages.clone.git.trace import GitTrace
+from workers.stages.clone.git.tree_size import MAXIMUM_ENTRIES, TreeSize, directory_bytes
 
 # The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
 _CONFIGURATION = """\
@@ -54,8 +53,6 @@ _CONFIGURATION = """\
 	lowSpeedTime = 60
 """
 _PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
-# A checkout, and what git keeps beside it.
-_MAXIMUM_WATCHED = 2 * MAXIMUM_ENTRIES
 _SIZE_INTERVAL = 0.5
 # Of a commit; people are shown far less.
 _MAXIMUM_MESSAGE = 64 << 10
@@ -77,17 +74,15 @@ class GitFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GitLimits:
-    """`deadline` is a time of `time.monotonic`; `maximum_bytes` bounds the watched directory,
-    `maximum_entries` the files and directories that are checked out."""
+    """`maximum_bytes` bounds the clone's directory, `maximum_entries` the files and directories of all that is checked
+    out."""
 
-    deadline: float
     maximum_bytes: int
-    watched: Path
     maximum_entries: int = MAXIMUM_ENTRIES
 
 
 class Git:
-    """For one clone; not shared between threads. `directory` holds its configuration.
+    """For one clone; not shared between threads. `directory` holds its configuration, and everything that it fetches.
 
     `certificates`: a PEM file of those that servers' certificates are checked against, in place of the host's.
     """
@@ -96,14 +91,15 @@ class Git:
         self,
         directory: Path,
         limits: GitLimits,
-        cancelled: threading.Event,
+        deadline: Deadline,
         on_stderr: Callable[[bytes], None],
         *,
         confinement: Confinement,
         certificates: Path | None = None,
     ) -> None:
+        self._directory = directory
         self._limits = limits
-        self._cancelled = cancelled
+        self._deadline = deadline
         self._on_stderr = on_stderr
         self._confinement = confinement
         self._entries: dict[Path, int] = {}
@@ -129,15 +125,10 @@ class Git:
         setpriv = shutil.which("setpriv")
         self._prefix = (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
 
-    def pause(self, seconds: float) -> None:
-        """Waits. Raises Cancelled, and StageFailure when the time is over."""
-        self._cancelled.wait(min(seconds, max(0.0, self._limits.deadline - time.monotonic() + 0.01)))
-        self.check_time()
-
     @property
     def trace(self) -> Path:
         """Where git is told to note what HTTP servers answer."""
-        return Path(self._environment["HOME"], "http-answers")
+        return self._directory / "http-answers"
 
     @property
     def certificates(self) -> str | None:
@@ -233,7 +224,7 @@ class Git:
                 pause = min(pause * 2, 0.05)
             if output.failure is not None or output.is_enough:
                 return
-            self.check_time()
+            self._deadline.check()
             self._confinement.check_memory(process.pid)
             now = time.monotonic()
             if now > next_size_check:
@@ -254,16 +245,9 @@ class Git:
             self._entries[directory] = size.entries
             self.check_size(size.file_bytes)
 
-    def check_time(self) -> None:
-        """Raises Cancelled, and StageFailure when the time is over."""
-        if self._cancelled.is_set():
-            raise Cancelled
-        if time.monotonic() > self._limits.deadline:
-            raise StageFailure(FailureCode.TIMEOUT, "Fetching the repository took longer than the plan allows.")
-
     def check_size(self, expected_bytes: int = 0) -> None:
-        """Raises StageFailure when the watched directory, with what is expected beside, has outgrown its bound."""
-        if directory_bytes(self._limits.watched) + expected_bytes > self._limits.maximum_bytes:
+        """Raises StageFailure when the clone's directory, with what is expected beside, has outgrown its bound."""
+        if directory_bytes(self._directory) + expected_bytes > self._limits.maximum_bytes:
             raise too_large(self._limits.maximum_bytes)
 
 
@@ -279,29 +263,3 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
-
-
-def directory_bytes(directory: Path) -> int:
-    """The sizes of all files below, links not followed; what disappears meanwhile counts nothing.
-
-    Raises StageFailure for more entries than a clone may leave, and for a tree too deep to be measured.
-    """
-    total, entries_left, waiting = 0, _MAXIMUM_WATCHED, [str(directory)]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    entries_left -= 1
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_size
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise StageFailure(
-                    FailureCode.REPOSITORY_TOO_LARGE, "The repository nests directories too deeply to be kept."
-                ) from error
-            continue
-        if entries_left < 0:
-            raise too_many_entries(_MAXIMUM_WATCHED)
-    return total

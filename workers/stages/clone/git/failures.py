@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from workers.egress.upstream import UpstreamAway, UpstreamFailure
-from workers.stages.clone.git import GitFailed
-from workers.stages.clone.http_answers import HttpAnswer
+from workers.stages.clone.git.http_answers import HttpAnswer
+from workers.stages.clone.git.runner import GitFailed
 
 # Matched against git's messages in the C locale, in this order.
 _MOVED = re.compile(r"returned error: 30\d|unable to update url base from redirection|redirect", re.IGNORECASE)
