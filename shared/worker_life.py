@@ -262,7 +262,7 @@ def _own_memory_kills(membership: Path, mount: Path) -> MemoryKills | None:
 
 def _read_memory_kills(counter: str) -> MemoryKills | None:
     try:
-        with open(counter) as file:  # noqa: PTH123 - the same file is asked what it is
+        with open(counter) as file:  # noqa: PTH123 - fstat needs the same file
             status = os.fstat(file.fileno())
             table = dict(line.split() for line in file)
         return MemoryKills(counter, status.st_dev, status.st_ino, int(table["oom_kill"]))

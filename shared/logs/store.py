@@ -288,7 +288,7 @@ class PostgresLogStore:
                 return
 
     def _stored(self, query: LiteralString, parameters: Parameters) -> tuple[list[_Chunk], LogArchive | None]:
-        """The next chunks, or the archive where there are none.
+        """The next chunks, or the archive if there are none.
 
         In this order, a log that is moved between the two statements is found by the second. No connection is held
         while the object store is read.

@@ -12,7 +12,7 @@ from shared.stack.server import Server
 
 
 class CaddyServer(Server):
-    """Serves `<label>.<domain>` from `sites_directory`; the layout is described in the Caddyfile beside this module."""
+    """Serves `<label>.<domain>` from `sites_directory`; the Caddyfile in this folder describes the layout."""
 
     name = "caddy"
 
@@ -45,7 +45,7 @@ class CaddyServer(Server):
         return spawn(
             [self._program(), "run", "--adapter", "caddyfile", "--config", Path(__file__).with_name("Caddyfile")],
             log_path=self.log_path,
-            # Caddy resolves roots from its working directory, so no path has to be quoted in its configuration.
+            # Caddy resolves roots relative to its working directory, so no path must be quoted in its configuration.
             directory=self._sites_directory,
             environment={
                 "CADDY_PORT": str(self._port),

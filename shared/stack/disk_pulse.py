@@ -1,4 +1,4 @@
-"""Tells whether a disk takes writes at all: a tenant's may hold up everybody's for as long as it writes."""
+"""Tells whether a disk accepts writes: a tenant's writes may block all others for as long as they last."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from shared.worker_life import BEAT_SECONDS
 
 
 class DiskPulse:
-    """From `start` to `stop`, a thread writes to `path` as often as workers do to their own files. `answered_at`: when
-    the last write ended, on the monotonic clock. A full disk answers, too; one that stalls doesn't."""
+    """From `start` to `stop`, writes to `path` as often as workers do to their own files.
+
+    `answered_at`: when the last write ended, on the monotonic clock. A full disk answers too, a stalled one doesn't.
+    """
 
     def __init__(self, path: Path) -> None:
         self.answered_at = time.monotonic()
@@ -24,7 +26,7 @@ class DiskPulse:
         self._task.start()
 
     def stop(self) -> None:
-        """Doesn't wait for the thread, which may wait for the disk."""
+        """Doesn't wait for the thread, which may be blocked by the disk."""
         self._task.stop(timeout_seconds=0)
 
     def _beat(self) -> None:

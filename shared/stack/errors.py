@@ -1,11 +1,11 @@
-"""What can go wrong with the stack, said in one sentence each."""
+"""Errors of the stack. Each message is one sentence."""
 
 from __future__ import annotations
 
 
 class StackError(Exception):
-    """The stack can't start or go on; the message says why and what to do."""
+    """The stack can't start or continue. The message tells why and what to do."""
 
 
 class BusyPort(StackError):
-    """A port that people were told about belongs to another program."""
+    """Another program uses a public port."""

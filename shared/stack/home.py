@@ -1,4 +1,4 @@
-"""The folder that holds everything of a platform on one machine: who uses it, which version made it, its secrets."""
+"""The folder with all data of a platform on one machine: its lock, its version and its secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INTERNAL_PORTS = (
 
 
 class Home:
-    """`directory` is CLOUDIFY_HOME. Nothing is touched before `lock`."""
+    """`directory` is CLOUDIFY_HOME. Nothing is changed before `lock`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -45,9 +45,9 @@ class Home:
         return self.logs_directory / f"{role}.log"
 
     def lock(self) -> None:
-        """Held until this process ends, which from here on writes for its own account only.
+        """Locks the folder until this process ends. From then on files are only readable by their owner.
 
-        Raises StackError when another one holds it or the folder can't be used.
+        Raises StackError if another process holds the lock or the folder can't be used.
         """
         try:
             keep_files_private(self.directory)
@@ -63,7 +63,7 @@ class Home:
             _lock_within(self._lock, _LOCK_SECONDS)
         except BlockingIOError as error:
             raise StackError(
-                f"Another `cloudify up` runs on {self.directory}; stop it, or set CLOUDIFY_HOME to another folder."
+                f"Another `cloudify up` is using {self.directory}; stop it, or set CLOUDIFY_HOME to another folder."
             ) from error
         close_home(self.directory)
 
@@ -73,7 +73,7 @@ class Home:
             self._lock = None
 
     def check_version(self) -> None:
-        """Marks a new folder with this version. Raises StackError for the folder of another one."""
+        """Marks a new folder with this version. Raises StackError for a folder of another version."""
         path = self.directory / "version.json"
         mine = {"layout": LAYOUT_VERSION, "postgres": MAJOR_VERSION}
         found = read_private(path)
@@ -86,7 +86,7 @@ class Home:
             )
 
     def is_nearly_full(self, least_free_bytes: int = _RESERVE_BYTES) -> bool:
-        """Whether what runs will soon find no space."""
+        """Whether running processes will soon run out of space."""
         return shutil.disk_usage(self.directory).free < least_free_bytes
 
     def check_space(self, least_free_bytes: int = _LEAST_FREE_BYTES) -> None:
@@ -94,7 +94,7 @@ class Home:
             raise StackError(_full(self.directory))
 
     def secrets(self) -> dict[str, str]:
-        """Generated on the first run, the same ever after."""
+        """The secrets, generated on the first run and then kept."""
         path = self.directory / "secrets.json"
         found = read_private(path)
         fresh = {
@@ -106,9 +106,9 @@ class Home:
             "s3SecretKey": secrets.token_hex(24),
         }
         if found is None:
-            # The database was made with the lost ones: nothing in it could be opened with others.
+            # The database was created with the lost secrets; it can't be opened with others.
             if (self.directory / "postgres" / "data").exists():
-                raise StackError(f"{path} is missing, and the data beside it can't be used without; {_RESTORE}")
+                raise StackError(f"{path} is missing, and the data can't be used without it; {_RESTORE}")
             write_private(path, fresh)
             return fresh
         if not isinstance(found, dict) or not all(found.get(name) and isinstance(found[name], str) for name in fresh):
@@ -116,7 +116,7 @@ class Home:
         return found
 
     def internal_ports(self) -> dict[str, int]:
-        """Ports of the stores, kept from run to run; one that another program took meanwhile is replaced."""
+        """The ports of the stores, kept between runs. A port that another program has taken is replaced."""
         path = self.run_directory / "ports.json"
         kept = _read_ports(path)
         fresh = iter(free_ports(len(_INTERNAL_PORTS)))
@@ -125,13 +125,13 @@ class Home:
         return ports
 
     def empty_metrics(self) -> None:
-        """The counters of processes that are gone."""
+        """Deletes the counters of former processes."""
         shutil.rmtree(self.metrics_directory, ignore_errors=True)
         self.metrics_directory.mkdir(parents=True)
 
 
 def _lock_within(descriptor: int, seconds: float) -> None:
-    """One that was killed just now may still hold it for a moment. Raises BlockingIOError."""
+    """Waits, because a process that was just killed may still hold the lock. Raises BlockingIOError."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -144,7 +144,7 @@ def _lock_within(descriptor: int, seconds: float) -> None:
 
 
 def write_private(path: Path, content: Any) -> None:
-    """JSON that only its owner may read, replaced as a whole."""
+    """Writes JSON that only the owner can read, and replaces the file atomically."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -156,7 +156,7 @@ def write_private(path: Path, content: Any) -> None:
 
 
 def read_private(path: Path) -> Any:
-    """None when there is no such file. Raises StackError."""
+    """Returns None if the file doesn't exist. Raises StackError if it can't be read."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -166,7 +166,7 @@ def read_private(path: Path) -> Any:
 
 
 def _read_ports(path: Path) -> dict[str, int]:
-    """Empty when the file is missing or damaged: other ports do as well."""
+    """Returns no ports if the file is missing or damaged, because any others will do."""
     try:
         found: Any = json.loads(path.read_text())
     except (OSError, ValueError):

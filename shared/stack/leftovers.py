@@ -1,4 +1,4 @@
-"""Processes that a run which was killed left at work on a server's directory, whether or not it recorded them."""
+"""Finds and ends processes of a killed run that still use a server's directory, recorded or not."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _KILLED_WITHIN_SECONDS = 5.0
 
 
 def state_of(pid: int) -> str | None:
-    """The state as proc(5) has it, None when there is no such process.
+    """The state as in proc(5), or None if the process doesn't exist.
 
-    A zombie that has threads which haven't ended yet still holds its files and ports: it counts as running ("R").
+    A zombie with threads that haven't ended still holds its files and ports, so it counts as running ("R").
     """
     try:
-        # The name in parentheses may hold anything; what follows the last one has fixed places.
+        # The name in parentheses may contain anything; the fields after the last parenthesis have fixed positions.
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         if state in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) > 1:
             return "R"
@@ -29,28 +29,28 @@ def state_of(pid: int) -> str | None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether nothing of the process is left but, at most, an exit code that its parent hasn't asked for.
+    """Whether at most an exit code is left of the process, which its parent hasn't collected.
 
-    A zombie has given back its memory, files, locks and ports; whether and when it is collected is its parent's matter,
-    and some first processes of containers never do.
+    A zombie has released its memory, files, locks and ports. Its parent decides when to collect it, and the first
+    processes of some containers never do.
     """
     return (state_of(pid) or "X") in "ZX"
 
 
 def wait_for_dying(pid: int, seconds: float) -> None:
-    """Waits while the process is on its way out: it has no program any more, but may still hold files and ports."""
+    """Waits for a process that is ending: it has no program any more, but may still hold files and ports."""
     deadline = time.monotonic() + seconds
     while not is_gone(pid) and _program_of(pid) is None and time.monotonic() < deadline:
         time.sleep(_STEP_SECONDS)
 
 
 def sees_processes() -> bool:
-    """Whether this system shows what its processes run."""
+    """Whether this system shows the programs and directories of its processes."""
     return _link(os.getpid(), "exe") is not None and _link(os.getpid(), "cwd") is not None
 
 
 def processes_of(program: Path, directory: Path) -> list[int]:
-    """Live processes that run a program of this name in the directory. Empty where processes can't be looked at."""
+    """Live processes that run a program of this name in the directory. Empty if processes can't be inspected."""
     try:
         place = directory.stat()
     except OSError:
@@ -60,15 +60,15 @@ def processes_of(program: Path, directory: Path) -> list[int]:
 
 
 def end_processes_of(program: Path, directory: Path, signals: Sequence[tuple[signal.Signals, float]]) -> list[int]:
-    """Ends what runs the program in the directory: by each signal in turn, waiting so many seconds, then by SIGKILL.
+    """Ends the program's processes in the directory: by each signal in turn with its timeout in seconds, then SIGKILL.
 
-    Returns what it found. What still lives after that can't be ended, and is left to whoever meets it.
+    Returns the processes that it found. One that survives SIGKILL can't be ended; the caller's next step will fail.
     """
     found = processes_of(program, directory)
     if not found:
         return []
     for number, seconds in (*signals, (signal.SIGKILL, _KILLED_WITHIN_SECONDS)):
-        # Looked up again each time: a pid may be another process by now, and some have made children.
+        # Looked up again each time: a pid may have been reused, and processes may have started children.
         alive = processes_of(program, directory)
         for pid in alive:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -82,14 +82,14 @@ def end_processes_of(program: Path, directory: Path, signals: Sequence[tuple[sig
 
 
 def _program_of(pid: int) -> str | None:
-    """The name of the program's file. Not its path: another installation may have started it."""
+    """The name of the program's file. Its path may differ, because another installation may have started it."""
     program = _link(pid, "exe")
     # So the kernel marks a program whose file was replaced meanwhile, as by an upgrade.
     return None if program is None else Path(program.removesuffix(" (deleted)")).name
 
 
 def _is_in(pid: int, place: os.stat_result) -> bool:
-    """Whether the process works in this very directory; a path may mean another one, as in a container."""
+    """Whether the directory is the process's. Paths can't be compared: in a container they may differ."""
     try:
         return os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), place)
     except OSError:

@@ -1,7 +1,7 @@
 """`python -m shared.stack.minimal_imports MODULE ARGUMENT…`: runs a module as `python -m` would, with less memory.
 
-structlog and httpx load rich and pygments when they are installed, which the CLI needs them to be. A process that
-writes JSON lines has no use for some 6 MB of them.
+structlog and httpx import rich and pygments if they are installed, as the CLI requires. That costs about 6 MB, which a
+process that writes JSON lines doesn't need.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 def main() -> None:
     modules = cast("dict[str, Any]", sys.modules)
-    # None makes an import fail, as if the package weren't there; both libraries do without it then.
+    # None makes an import fail as if the package were missing; both libraries work without it.
     modules["rich"] = None
     modules["pygments"] = None
     module, sys.argv = sys.argv[1], sys.argv[1:]

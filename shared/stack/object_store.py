@@ -20,7 +20,7 @@ from shared.stack.server import Server, program
 
 @dataclass(frozen=True, slots=True)
 class ObjectStorePorts:
-    """SeaweedFS is four services in one process, each with an HTTP and a gRPC port."""
+    """SeaweedFS runs four services in one process, each with an HTTP and a gRPC port."""
 
     s3: int
     s3_grpc: int
@@ -35,11 +35,11 @@ class ObjectStorePorts:
 class ObjectStoreServer(Server):
     """S3 on loopback with one pair of keys. Objects survive a kill of the process.
 
-    The other ports ask for a certificate that nobody but this server and this process has.
+    The other ports require a certificate that only the server and this process have.
     """
 
     name = "object-store"
-    # Its own shutdown closes the volumes at once and then waits 15 s for connections of its own services.
+    # Its shutdown closes the volumes at once, then waits 15 s for connections of its own services.
     stop_seconds = 1.5
 
     def __init__(
@@ -69,7 +69,7 @@ class ObjectStoreServer(Server):
         return program("weed")
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        # The paths given are relative: a comma in one would be read as a list.
+        # The paths are relative, because a comma in one would make it a list.
         (self.directory / "data").mkdir(exist_ok=True)
         self._write_keys()
         self._tls = write_security(self.directory)
@@ -78,11 +78,11 @@ class ObjectStoreServer(Server):
             log_path=self.log_path,
             directory=self.directory,
             environment={
-                # A soft ceiling: the collector works harder near it, nothing is refused. At 224 MiB and less it never
-                # rests, though half of that is in use, and takes a tenth of a core from the builds.
+                # A soft limit: near it the collector works harder, but no allocation fails. At 224 MiB and less it runs
+                # all the time, though half of that is in use, and takes a tenth of a core from the builds.
                 "GOMEMLIMIT": "256MiB",
                 "GOGC": "50",
-                # One volume at a time for a bucket instead of seven.
+                # A bucket grows by one volume at a time instead of seven.
                 "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
             },
         )
@@ -112,7 +112,7 @@ class ObjectStoreServer(Server):
             "-filer",
             f"-filer.port={ports.filer}",
             f"-filer.port.grpc={ports.filer_grpc}",
-            # It asks for nothing, and serves everything.
+            # Sockets need no credentials and serve everything, so they are in the private directory.
             "-filer.localSocket=filer.sock",
             "-s3",
             f"-s3.port={ports.s3}",
@@ -122,7 +122,7 @@ class ObjectStoreServer(Server):
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
-            # Nobody else stands for election: waiting out the usual 10 s after a restart would only cost.
+            # There is no other candidate for the election, so the usual wait of 10 s after a restart is unnecessary.
             "-master.electionTimeout=500ms",
             "-master.heartbeatInterval=100ms",
             "-master.volumeSizeLimitMB=1024",
@@ -133,14 +133,14 @@ class ObjectStoreServer(Server):
 
     def stop(self) -> None:
         super().stop()
-        # Killed, it leaves its sockets; their place is fixed in it.
+        # After SIGKILL its sockets remain; their paths are fixed in the program.
         for port in astuple(self._ports):
             for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - SeaweedFS puts them there
                 with contextlib.suppress(OSError):
                     leftover.unlink()
 
     def is_ready(self) -> bool:
-        # The gateway answers before the disk is registered with the master, and writes would fail until then.
+        # The gateway answers before the disk is registered with the master; writes would fail until then.
         try:
             master = f"https://127.0.0.1:{self._ports.master}/dir/status"
             with urlopen(master, timeout=1, context=self._tls) as answer:
@@ -148,7 +148,7 @@ class ObjectStoreServer(Server):
                     return False
             urlopen(f"http://127.0.0.1:{self._ports.s3}/", timeout=1).close()
         except HTTPError as error:
-            # Anonymous requests are refused, by a server that answers.
+            # A server that answers refuses anonymous requests.
             return error.code == http.client.FORBIDDEN
         except (URLError, OSError, http.client.HTTPException, ValueError, KeyError):
             return False

@@ -1,4 +1,4 @@
-"""Mutual TLS between SeaweedFS's services: a client without the key of this start is refused in the handshake."""
+"""Mutual TLS between SeaweedFS's services. The handshake refuses a client without the key of this start."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _CERTIFICATE, _KEY, _CONFIGURATION = "tls.crt", "tls.key", "security.toml"
-# Longer than any server runs: each start makes another certificate.
+# Longer than any server runs; each start creates a new certificate.
 _VALID = datetime.timedelta(days=3650)
-# Clocks of one machine may be set back.
+# The machine's clock may be set back.
 _BEFORE = datetime.timedelta(days=1)
 _GRPC = ("master", "volume", "filer", "s3", "client")
 _HTTPS = ("master", "volume", "filer", "client")
 
 
 def write_security(directory: Path) -> ssl.SSLContext:
-    """Writes a fresh key, its certificate and SeaweedFS's security.toml; returns how a client of ours connects.
+    """Writes a new key, its certificate and SeaweedFS's security.toml. Returns the TLS context of a client.
 
-    The certificate is its own authority, so only holders of the key are let in. `weed scaffold -config=security` shows
-    all options. The paths in it are relative to `directory`, where the server runs.
+    The certificate is its own authority, so only holders of the key are admitted. `weed scaffold -config=security`
+    shows all options. Paths in the file are relative to `directory`, where the server runs.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     encoding = serialization.Encoding.PEM

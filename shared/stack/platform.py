@@ -1,4 +1,4 @@
-"""What a platform on one machine is made of: its servers, its processes, and the environment they share."""
+"""The parts of a platform on one machine: servers, processes, and their shared environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.stack.valkey import ValkeyServer
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One of our own processes: a module and its arguments, as `python -m` takes them."""
+    """A process of the platform: a module and its arguments, as for `python -m`."""
 
     role: str
     arguments: tuple[str, ...]
@@ -32,7 +32,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """`servers` start first and stop last; `programs` are in the order in which they start."""
+    """`servers` start first and stop last; `programs` are in their starting order."""
 
     settings: Settings
     environment: Mapping[str, str]
@@ -41,7 +41,7 @@ class Platform:
 
 
 def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings:
-    """The settings as far as they are known before any server is; checks everything that a person may have set."""
+    """The settings before any server is known. Checks every setting of the environment."""
     placeholder = {
         "CLOUDIFY_DATABASE_URL": "postgresql://127.0.0.1/cloudify",
         "CLOUDIFY_REDIS_URL": "redis://127.0.0.1/0",
@@ -55,7 +55,7 @@ def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings
 
 
 def check_ports(settings: Settings) -> None:
-    """Raises BusyPort for a port that people are told about. The stores' own ports are chosen free."""
+    """Raises BusyPort if a public port is in use. The stores' internal ports are chosen among free ones."""
     named: dict[int, str] = {}
     for name, port, host in _public_ports(settings):
         if port and port in named:
@@ -66,7 +66,7 @@ def check_ports(settings: Settings) -> None:
 
 
 def claim_ports(settings: Settings, claims: list[socket.socket]) -> None:
-    """Adds to `claims` what keeps other platforms from these ports until closed. Raises BusyPort."""
+    """Adds sockets to `claims` that keep other platforms from these ports until they are closed. Raises BusyPort."""
     for name, port, _host in _public_ports(settings):
         if port:
             held = claim(port)
@@ -88,14 +88,14 @@ def _busy(name: str, port: int) -> BusyPort:
 
 
 def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
-    """Builds servers for what the environment names no external one, and the environment of all processes."""
+    """Builds the servers that have no external replacement in the environment, and the environment of all processes."""
     generated = home.secrets()
     before = preliminary_settings(home.directory, environment)
     stores = _stores(home, environment, generated)
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
-        # Whatever a plan allows, the machine is one.
+        # One machine's bounds apply regardless of the plan.
         "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
         "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites.port}",
@@ -161,12 +161,12 @@ def _object_store(home: Home, generated: Mapping[str, str], ports: Mapping[str, 
 
 
 def largest_build_mebibytes(machine_bytes: int) -> int:
-    """What one of the builds that run at once may take: an equal share of all but 2 GiB, at least 512 MiB."""
+    """The memory of each concurrent build: an equal share of all but 2 GiB, at least 512 MiB."""
     return max((machine_bytes - 2 * 1024**3) // DEFAULT_THREADS[Pool.BUILD] // 1024**2, 512)
 
 
 def _machine_bytes() -> int:
-    """The memory of the machine, or of the container that it is."""
+    """The memory of the machine or container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -175,7 +175,7 @@ def _machine_bytes() -> int:
 
 
 def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
-    # The processes count into files of one folder, and the reconciler's listener shows them all.
+    # All processes write counters to files in one folder, and the reconciler's listener serves them.
     metrics = {"PROMETHEUS_MULTIPROC_DIR": str(home.metrics_directory)}
     silent = metrics | {"CLOUDIFY_METRICS_PORT": "0"}
     listening = metrics | {"CLOUDIFY_METRICS_PORT": str(settings.metrics.port)}
@@ -195,7 +195,7 @@ def _is_set(environment: Mapping[str, str], name: str) -> bool:
 
 
 def _completed(environment: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """`values` where the environment names none, itself or by a file."""
+    """The environment with `values` for settings that it sets neither directly nor by a file."""
     return {
         **{name: value for name, value in values.items() if not _is_set(environment, name)},
         **{name: value for name, value in environment.items() if value != "" or name not in values},

@@ -11,7 +11,7 @@ _HOST = "127.0.0.1"
 
 
 def is_free(port: int, host: str = _HOST) -> bool:
-    """Whether a server could listen on the port now."""
+    """Whether a server could listen on the port now. Raises StackError if the address can't be used at all."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -24,10 +24,10 @@ def is_free(port: int, host: str = _HOST) -> bool:
 
 
 def claim(port: int) -> socket.socket | None:
-    """Keeps other `cloudify up`s from the port while the socket is open; None when one of them has it.
+    """Keeps other runs of `cloudify up` from the port while the socket is open. Returns None if one of them has it.
 
-    Caddy shares a port with whoever allows that too, so two platforms that start at once could both get it. The name
-    is an abstract one, which lives in the same network namespace as the port and goes with this process.
+    Caddy shares a port with any program that allows it, so two platforms that start simultaneously could both get it.
+    The socket's name is abstract: it belongs to the same network namespace as the port, and ends with this process.
     """
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -39,7 +39,7 @@ def claim(port: int) -> socket.socket | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that nobody listens on now."""
+    """`count` different ports that are free now."""
     probes: list[socket.socket] = []
     try:
         for _ in range(count):

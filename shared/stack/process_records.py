@@ -1,4 +1,4 @@
-"""Which processes a run started, on disk, so that the next run finds and ends what a killed one left behind."""
+"""Records a run's processes on disk, so that the next run can end those that a killed run left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE_SECONDS = 4.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """`started`: boot id and start time in ticks; with the pid it names one process, ever."""
+    """`started`: boot id and start time in ticks, which together with the pid identify a process uniquely."""
 
     role: str
     pid: int
@@ -26,9 +26,9 @@ class ProcessRecord:
 
 
 def start_of(pid: int) -> str | None:
-    """None when there is no such process, or it is a zombie."""
+    """A process's `started`, or None if it doesn't exist or is a zombie."""
     try:
-        # The name in parentheses may hold anything; what follows the last one has fixed places (proc(5)).
+        # The name in parentheses may contain anything; the fields after it have fixed positions (proc(5)).
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -42,12 +42,12 @@ class ProcessRecords:
         self._records: dict[str, ProcessRecord] = {}
 
     def add(self, role: str, pid: int) -> None:
-        """Replaces the role's former process."""
+        """Records the role's process in place of its former one."""
         self._records[role] = ProcessRecord(role, pid, start_of(pid) or "")
         self._write()
 
     def is_unclean(self) -> bool:
-        """Whether the former run ended without `clear`: it was killed."""
+        """Whether the former run ended without `clear`, that is, was killed."""
         return bool(self._read())
 
     def clear(self) -> None:
@@ -55,13 +55,13 @@ class ProcessRecords:
         self._write()
 
     def end_orphans(self) -> list[str]:
-        """Ends what a former run left behind; returns the roles. A pid that is another process now is left alone."""
+        """Ends the processes of a former run. Returns their roles. A reused pid is left alone."""
         orphans = [record for record in self._read() if start_of(record.pid) == record.started]
         for record in orphans:
             _signal(record, signal.SIGINT if record.role == "postgres" else signal.SIGTERM)
         _wait_gone(orphans, _PATIENCE_SECONDS)
         for record in orphans:
-            # PostgreSQL's immediate shutdown takes its own children along.
+            # PostgreSQL's immediate shutdown also ends its children.
             _signal(record, signal.SIGQUIT if record.role == "postgres" else signal.SIGKILL)
         _wait_gone(orphans, _PATIENCE_SECONDS)
         for record in orphans:

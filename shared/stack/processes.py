@@ -1,4 +1,4 @@
-"""Starts, watches and ends operating-system processes of the stack."""
+"""Starts and ends operating-system processes of the stack."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shared.stack.errors import StackError
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
 
-# Loaded before any fork: between fork and exec nothing may take the loader's lock.
+# Loaded before any fork: nothing may take the loader's lock between fork and exec.
 _LIBC: ctypes.CDLL | None = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(parent: int) -> None:
-    """Between fork and exec: the kernel ends this process when the thread that started it is gone.
+    """Call it between fork and exec: the kernel then ends this process when the thread that started it ends.
 
-    Call it only for children of a main thread, and after any change of identity, which would clear it.
+    Call it only for children of a main thread, and after any change of identity, which would reset it.
     """
     if _LIBC is None:
         return
@@ -35,7 +35,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def _enter_user_namespace(user: int) -> bool:
-    """Between fork and exec: become `user`, who still owns root's files. False where that is not allowed."""
+    """Call it between fork and exec to become `user`, which then owns root's files. Returns False if not allowed."""
     if _LIBC is None or _LIBC.unshare(_CLONE_NEWUSER) != 0:
         return False
     for name, content in (("setgroups", "deny"), ("uid_map", f"{user} 0 1"), ("gid_map", f"{user} 0 1")):
@@ -46,12 +46,12 @@ def _enter_user_namespace(user: int) -> bool:
 
 
 def _unprivileged_account() -> pwd.struct_passwd:
-    """An account of this machine that isn't root; initdb wants it to have a name."""
+    """An account of this machine other than root. initdb requires it to have a name."""
     return max(pwd.getpwall(), key=lambda account: (account.pw_name == "nobody", account.pw_uid != 0))
 
 
 def _user_namespaces_work(user: int) -> bool:
-    """Whether a process may enter a user namespace here; tried in a child."""
+    """Whether a process may enter a user namespace here, tested in a child."""
     child = os.fork()
     if child == 0:
         try:
@@ -62,10 +62,10 @@ def _user_namespaces_work(user: int) -> bool:
 
 
 def unprivileged(owned: Path) -> Callable[[], None] | None:
-    """How a program that refuses root is started, as a function to run between fork and exec; None when not root.
+    """A function to run between fork and exec for a program that refuses root; None if this process isn't root.
 
-    A user namespace is preferred: the data stays the user's own, in any folder. Where those are forbidden, the program
-    runs as `nobody`, who is given `owned` and may pass through its parent. Raises StackError when it can't be reached.
+    It enters a user namespace, in which the data keeps its owner, in any folder. If those are forbidden, it becomes
+    `nobody`, to whom `owned` is given with access through its parent. Raises StackError if `nobody` can't reach it.
     """
     if os.geteuid() != 0:
         return None
@@ -81,7 +81,7 @@ def unprivileged(owned: Path) -> Callable[[], None] | None:
         if not folder.stat().st_mode & 0o001:
             raise StackError(
                 f"PostgreSQL refuses to run as root, user namespaces are off, and `nobody` can't reach {folder}. "
-                f"Run this as an ordinary user, or put CLOUDIFY_HOME where everybody may pass."
+                f"Run this as an ordinary user, or put CLOUDIFY_HOME in a folder that all users can enter."
             )
     for path in (owned, *owned.rglob("*")):
         os.lchown(path, account.pw_uid, account.pw_gid)
@@ -102,9 +102,9 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     become: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a program in a session of its own, appending its output to `log_path`. Call from the main thread.
+    """Starts a program in its own session and appends its output to `log_path`. Call it from the main thread.
 
-    It dies with this process. `environment` is added to this process's own.
+    The program ends with this process. `environment` is added to this process's environment.
     """
     parent = os.getpid()
 
@@ -128,7 +128,7 @@ def spawn(
 
 
 def end(process: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTERM, seconds: float = 5.0) -> None:
-    """Asks the process to end, and kills it after `seconds`. Safe to call again."""
+    """Asks the process to end, and kills it after `seconds`. May be called again."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(how)
@@ -140,7 +140,7 @@ def end(process: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTER
 
 
 def last_lines(path: Path, count: int = 12) -> str:
-    """The end of a log, for the message of a start that failed."""
+    """The end of a log, for the message of a failed start."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""What all embedded servers share: start, wait until ready, stop."""
+"""The base class of embedded servers: start, wait until ready, stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DISK_FULL = ("No space left on device", "not enough space", "ENOSPC")
 
 
 def program(name: str) -> Path:
-    """A program that a wheel installed beside this Python, else one on PATH. Raises StackError."""
+    """A program that a wheel installed next to this Python, otherwise one on PATH. Raises StackError."""
     beside = Path(sys.executable).parent / name
     if beside.exists():
         return beside
@@ -31,8 +31,8 @@ def program(name: str) -> Path:
 class Server(ABC):
     """One server process with a directory of its own.
 
-    `start` returns at once (call it from the main thread), `wait` when the server answers, `stop` when it is gone.
-    A stopped server may be started again on its directory.
+    `start` returns at once (call it from the main thread), `wait` when the server answers, `stop` when it has ended.
+    A stopped server may be started again.
     """
 
     name: str
@@ -46,33 +46,33 @@ class Server(ABC):
 
     @abstractmethod
     def _launch(self) -> subprocess.Popen[bytes]:
-        """Prepares the directory if it is new, and starts the process."""
+        """Prepares a new directory, and starts the process."""
 
     @abstractmethod
     def is_ready(self) -> bool:
         """Whether the server answers now."""
 
     def _program(self) -> Path:
-        """The program that runs. Raises StackError when it is missing."""
+        """The server's program. Raises StackError if it is missing."""
         return program(self.name)
 
     @property
     def _working_directory(self) -> Path:
-        """Where it runs; no other server runs the same program there."""
+        """The working directory. No other server runs the same program in it."""
         return self.directory
 
     def start(self) -> None:
-        """Ends what a killed run left at work on the directory, and starts the server."""
+        """Ends processes of a killed run on the directory, and starts the server."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._recover()
         self.process = self._launch()
 
     def _recover(self) -> None:
-        """Two processes on the same files would destroy them, and a dying one may still hold its port."""
+        """Ends former processes: two on the same files destroy them, and an ending one may still hold its port."""
         end_processes_of(self._program(), self._working_directory, [(self.stop_signal, self.stop_seconds)])
 
     def wait(self, seconds: float = 30.0) -> None:
-        """Raises StackError with the end of the log when the process ends or stays silent for `seconds`."""
+        """Raises StackError with the end of the log if the process ends or doesn't answer within `seconds`."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while not self.is_ready():

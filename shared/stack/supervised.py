@@ -1,4 +1,4 @@
-"""Keeps processes running: starts again what ended, waiting longer each time, and says so."""
+"""One process that is restarted after it ends, with growing delays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shared.backoff import Backoff
 from shared.stack.processes import end
 
 _SETTLED_SECONDS = 30.0
-# The first start again is immediate, so this is the wait before the second.
+# The first restart is immediate; these are the delays before the second and further ones.
 _RESTART = Backoff(0.25, 10.0, jitter=0.0)
 _LOG_BYTES = 10 * 1024 * 1024
 
 
 class Supervised:
-    """One role: `launch` starts its process. Not for several threads."""
+    """A role. `launch` starts its process. Not safe from several threads."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Supervised:
         return self._process.pid
 
     def ended(self) -> str | None:
-        """How the process ended, once; the next start is due at once, then after a wait that doubles each time."""
+        """Tells once how the process ended. The first restart is due at once, the next after delays that double."""
         if self._process is None or self._process.poll() is None:
             return None
         code = self._process.returncode
@@ -61,11 +61,11 @@ class Supervised:
 
     @property
     def pid(self) -> int | None:
-        """None while nothing runs. Until `ended` has collected the process, no other one has the number."""
+        """None while no process runs. The pid isn't reused before `ended` has collected the process."""
         return None if self._process is None else self._process.pid
 
     def kill(self) -> None:
-        """Ends the process at once, stopped or not; it is then started again as any that ended."""
+        """Kills the process, even a stopped one. It is restarted like any that ended."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
@@ -83,10 +83,10 @@ class Supervised:
 
 
 def rotate(path: Path, largest: int = _LOG_BYTES) -> None:
-    """Keeps one former log. The writers append, so a log may be emptied under them."""
+    """Keeps one former log. The writers append, so a log can be truncated while it is written."""
     try:
         if path.stat().st_size > largest:
             shutil.copyfile(path, path.with_name(path.name + ".1"))
             os.truncate(path, 0)
     except OSError:
-        return  # a log that can't be rotated is no reason to stop
+        return  # a failed rotation must not stop the platform

