@@ -186,7 +186,7 @@ def test_a_second_up_on_one_home(running: Platform):
     before = running.records()
     code, output = refused(running)
     assert code == 1
-    assert one_sentence(output).startswith(f"Another `cloudify up` runs on {running.home}")
+    assert one_sentence(output).startswith(f"Another `cloudify up` is using {running.home}")
     assert running.records() == before
     assert running.call("GET", "/api/auth/me")
 
