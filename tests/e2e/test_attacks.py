@@ -1,4 +1,7 @@
-"""Every attack on every executor, as deployments of one platform: all at once, beside builds that mean no harm."""
+"""Every attack on every executor, as deployments of one platform, together with builds that mean no harm.
+
+Those that end by themselves come first, all at once; then those that only a time limit ends, all at once.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def _ports(platform: Platform) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
-    """Deploys everything on every executor at the same time, and returns when all has ended."""
+    """Deploys everything on all executors at the same time, and returns when all has ended."""
     directory = tmp_path_factory.mktemp("attacks")
     outside = directory / "outside"
     outside.mkdir()
@@ -82,6 +85,8 @@ def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             campaign.launch(directory / executor, server)
         for executor, campaign in campaigns.items():
             campaign.replace_history(directory / executor / "replaced-history")
+        for executor, campaign in campaigns.items():
+            campaign.launch_endless(directory / executor, server)
         for campaign in campaigns.values():
             campaign.finish()
         yield Theatre(campaigns, obstacle, outside, canary)
