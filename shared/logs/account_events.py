@@ -1,8 +1,7 @@
-"""The status changes of a tenant's deployments as one sequence, written with the log entries that tell of them.
+"""The status changes of a tenant's deployments as one sequence, written in the same transaction as the log entries.
 
-Locks are taken in one order everywhere: the deployment's row, the head of its log, the head of its tenant; nothing is
-locked after that, so writers can't wait for each other in a circle. The tenant's head is held until the commit, which
-makes commit order equal sequence order.
+Locks are always taken in the order deployment, head of its log, head of its tenant, and nothing is locked after that,
+so writers can't deadlock. The tenant's head stays locked until the commit, so commit order equals sequence order.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from shared.db.database import Connection, Database
 KEPT_HOURS = 24
 KEPT_EVENTS = 10_000
 
-# The project and the account are read where the numbers are taken: one round trip for any number of changes.
+# Reads the project and the tenant, takes the numbers and inserts in one round trip, for any number of changes.
 _RECORD = """
   WITH changed AS (
     SELECT tenant_id, project_id, is_preview FROM deployments WHERE id = %(id)s
@@ -34,7 +33,7 @@ _RECORD = """
     change.payload, clock_timestamp()
   FROM head, changed, unnest(%(payloads)s::text[]) WITH ORDINALITY AS change (payload, place)"""
 _HEADS = "SELECT tenant_id, next_seq - 1 AS last_seq FROM account_event_heads WHERE tenant_id = ANY(%(tenants)s)"
-# One statement, so heads and events are of one moment: what is missing up to a head is gone, not late.
+# One statement, so heads and events are from one snapshot: an event missing below a head is deleted, not late.
 _READ = """
   SELECT h.tenant_id, h.next_seq - 1 AS last_seq, COALESCE(e.seq, 0) AS seq,
     COALESCE(e.deployment_id, '') AS deployment_id, COALESCE(e.project_id, '') AS project_id,
@@ -46,7 +45,7 @@ _READ = """
     WHERE tenant_id = asked.tenant_id AND seq > asked.position ORDER BY seq LIMIT %(limit)s
   ) e ON true
   ORDER BY h.tenant_id, e.seq"""
-# What is left of a tenant's events has no holes, even where clocks went back.
+# The remaining events of a tenant have no gaps, even if clocks were set back.
 _DELETE_EXPIRED = """
   WITH bound AS (
     SELECT h.tenant_id, GREATEST(
@@ -59,8 +58,10 @@ _DELETE_EXPIRED = """
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is stored of a change. `ts` is Unix time in milliseconds; `error` is {"code", "stage", "message"}, `ignored`
-    why nothing was built."""
+    """A change as it is stored.
+
+    `ts` is Unix time in milliseconds, `error` is {"code", "stage", "message"}, `ignored` why nothing was built.
+    """
 
     status: str
     stage: str | None = None
@@ -90,7 +91,7 @@ class _EventRow(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class AccountEvent:
-    """One change of one deployment; numbers are the tenant's."""
+    """One change of one deployment. `seq` counts the changes of the tenant."""
 
     tenant_id: str
     seq: int
@@ -102,15 +103,17 @@ class AccountEvent:
 
 @dataclass(frozen=True, slots=True)
 class AccountPage:
-    """Events of one tenant in order. `last_seq` was its newest number in the same moment: up to it, or to the last
-    event where the page is full, numbers that are missing have been deleted."""
+    """Events of one tenant in order. `last_seq` was its newest number in the same snapshot.
+
+    Numbers missing up to `last_seq`, or up to the last event of a full page, have been deleted.
+    """
 
     last_seq: int
     events: Sequence[AccountEvent]
 
 
 def changes_of(entries: Sequence[LogEntry]) -> list[StatusChange]:
-    """The changes that entries of a log tell of. An end and the status before it are one."""
+    """The changes in entries of a log. An end and the status directly before it are one change."""
     changes: list[StatusChange] = []
     is_status_before = False
     for entry in entries:
@@ -142,9 +145,9 @@ def tells_of_change(entries: Sequence[LogEntry]) -> bool:
 
 
 def record_changes(connection: Connection, deployment_id: str, entries: Sequence[LogEntry]) -> None:
-    """Appends what the entries tell of to the sequence of the deployment's tenant, in the caller's transaction.
+    """Appends the entries' changes to the sequence of the deployment's tenant, in the caller's transaction.
 
-    Called while the head of the deployment's log is locked; from here on the caller locks nothing.
+    The caller holds the lock on the head of the deployment's log, and must lock nothing afterwards.
     """
     if not tells_of_change(entries):
         return
@@ -165,7 +168,7 @@ class AccountEventStore:
         return dict.fromkeys(tenant_ids, 0) | {row.tenant_id: row.last_seq for row in rows}
 
     def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]:
-        """For each tenant at most `limit` events above its position; tenants without news are missing."""
+        """For each tenant at most `limit` events above its position. Tenants without new events are left out."""
         parameters = {"tenants": list(positions), "positions": list(positions.values()), "limit": limit}
         rows = self._database.fetch_all(_EventRow, _READ, parameters)
         return {

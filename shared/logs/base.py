@@ -1,4 +1,4 @@
-"""The seams of the log: where entries are stored, how watchers are woken, and who writes for a stage."""
+"""The interfaces of the log: where entries are stored, and how watchers are woken."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class LogHead(msgspec.Struct, frozen=True):
 
 
 class NumberedEntry(msgspec.Struct, frozen=True):
-    """A struct, not a dataclass: a log has a million of them, and these are made five times as fast."""
+    """A struct instead of a dataclass: a log may have a million, and a struct is created five times as fast."""
 
     seq: int
     entry: LogEntry
 
 
 def numbered_above(after: int, entries: Sequence[LogEntry], first: int) -> Iterator[NumberedEntry]:
-    """Of entries numbered from `first`: those above `after`, ascending."""
+    """The entries above `after`, ascending. `first` is the number of the first one given."""
     for place in range(max(0, after + 1 - first), len(entries)):
         yield NumberedEntry(first + place, entries[place])
 
 
 def numbered_below(before: int, entries: Sequence[LogEntry], first: int) -> Iterator[NumberedEntry]:
-    """Of entries numbered from `first`: those below `before`, descending."""
+    """The entries below `before`, descending. `first` is the number of the first one given."""
     for place in range(min(len(entries), before - first) - 1, -1, -1):
         yield NumberedEntry(first + place, entries[place])
 
@@ -49,12 +49,12 @@ class LogStore(Protocol):
         fence: int | None,
         batch: int = 0,
     ) -> tuple[int, int]:
-        """Numbers and stores the entries inside the caller's transaction; returns the first and last number.
+        """Numbers and stores the entries in the caller's transaction. Returns the first and the last number.
 
-        With a fence: raises LeaseLost when a greater one has written, and repeats of the same (fence, batch > 0)
-        change nothing. Without one (the API): whoever holds the row lock may write. A LogEnd closes the log;
-        appending to a closed log changes nothing. Where nothing changes, the range is empty: (head + 1, head).
-        Raises NotFound when the deployment has been deleted.
+        With a fence: raises LeaseLost if a greater one has written, and a repeat of the same (fence, batch > 0) changes
+        nothing. Without one (the API), the row lock suffices. A LogEnd closes the log; appending to a closed log
+        changes nothing. If nothing changes, the range is empty: (head + 1, head). Raises NotFound if the deployment
+        has been deleted.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""A chunk's entries as they are stored in PostgreSQL: a msgpack array, compressed with zstd."""
+"""The format of a chunk in PostgreSQL: a msgpack array of entries, compressed with zstd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ChunkCodec:
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[LogEntry])
-        # zstd contexts are costly to make and not thread-safe: one pair a thread.
+        # zstd contexts are expensive to create and not thread-safe, so each thread has its own pair.
         self._contexts = threading.local()
 
     def encode(self, entries: Sequence[LogEntry]) -> bytes:

@@ -1,7 +1,7 @@
 """The watcher's side of notifications: one Redis connection a process, for any number of deployments and accounts.
 
-redis-py subscribes again by itself after a reconnect, without a word; messages published meanwhile are gone. So every
-acknowledgement of a subscription, the first or a later one, is reported: whatever was known is to be checked then.
+redis-py resubscribes silently after a reconnect, and messages published in between are lost. Every acknowledgement of a
+subscription, also a later one, is therefore reported, so that the handler checks for missed changes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from shared.logs.notifier import ACCOUNTS_CHANNEL, Notification, channel_of, dec
 
 _logger = logging.getLogger(__name__)
 
-# Always subscribed: keeps the connection in subscriber mode; its acknowledgement shows that the connection works.
+# Always subscribed to, to keep the connection in subscriber mode. Its acknowledgement shows that the connection works.
 _OWN_CHANNEL = "deployment:-:events"
 _TIMEOUT_SECONDS = 2.0
-# Silence after which a ping is sent; as much again without an answer is a dead connection.
+# A ping is sent after this long without a message; if there is no reply within the same time, the connection is dead.
 _SILENCE_SECONDS = 5.0
 _RECONNECT = Backoff(0.1, 1.0)
 
@@ -39,7 +39,7 @@ class NotificationHandler(Protocol):
         ...
 
     def subscribed(self, deployment_id: str) -> None:
-        """From now on messages arrive; those before may have been missed."""
+        """Messages arrive from now on; earlier ones may have been missed."""
         ...
 
 
@@ -149,7 +149,7 @@ class RedisNotificationListener:
             handler.notified(deployment_id, decode_notification(message["data"]))
 
     async def _subscribe(self, pubsub: PubSub, writing: asyncio.Lock) -> None:
-        """Makes the subscriptions what they should be, whenever that changes."""
+        """Subscribes and unsubscribes whenever the wanted channels change."""
         current: set[str] = set()
         while True:
             self._changed.clear()

@@ -1,4 +1,4 @@
-"""Wakes watchers through Redis: PUBLISH after each commit. Lost messages cost a second, never a line."""
+"""Wakes watchers with a PUBLISH after each commit. A lost message costs a second, never a line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.logs import LogEntry
 from shared.clock import Clock, SystemClock
 from shared.logs.account_events import tells_of_change
 
-# Holds a batch of a build that prints a lot, 32 KiB of text. What is larger, those who watch read from PostgreSQL.
+# Room for a batch of a build that prints a lot, 32 KiB of text. Watchers read larger batches from PostgreSQL.
 _MAXIMUM_FRAME_BYTES = 64 * 1024
 # Also notified when the status of any deployment changes.
 ACCOUNTS_CHANNEL = "accounts:events"
@@ -56,8 +56,8 @@ def decode_notification(data: bytes) -> Notification | None:
 class RedisNotifier:
     """The Notifier on Redis pub/sub. Safe from any thread, never raises.
 
-    The client should have short timeouts and no retries, as `connect` makes it. While Redis is down, calls return at
-    once but for one attempt now and then, so builds are not slowed.
+    The client should have short timeouts and no retries, like the one that `connect` makes. While Redis is down, calls
+    return at once except for an occasional attempt, so that builds aren't slowed.
     """
 
     def __init__(self, client: redis.Redis, *, clock: Clock | None = None) -> None:

@@ -1,7 +1,7 @@
 """The log in PostgreSQL: one head row and compressed chunks for each deployment.
 
-A finished log is moved into the object store by the LogCompactor. Its chunks disappear in the transaction in which its
-archive appears, so whoever finds no chunks and then no archive knows that there are no entries.
+The LogCompactor moves a finished log into the object store. One transaction deletes the chunks and adds the archive, so
+a reader that finds no chunks and then no archive knows that there are no entries.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from shared.logs.base import LogHead, NumberedEntry, numbered_above, numbered_be
 from shared.logs.chunks import ChunkCodec
 
 MAXIMUM_LOG_BYTES = 100 * 1024 * 1024
-# What a line costs beside its text, so that a million empty lines are not free.
+# What a line costs in addition to its text, so that a million empty lines aren't free.
 _LINE_OVERHEAD_BYTES = 16
-# A page ends early when it has grown to this size.
+# A page ends early at this size.
 _PAGE_BYTES = 1024 * 1024
 _FIRST_CHUNKS, _CHUNKS_AT_ONCE = 4, 64
-# How much a filtered page looks through before it answers with what it has.
+# How many entries a filtered page examines before it returns what it has found.
 _SCANNED_ENTRIES = 50_000
-# Above every number of an entry, and far enough from the end of bigint to be counted on from.
+# Above the number of any entry, and far enough below the limit of bigint for additions.
 _GREATEST_SEQ = 2**62
 
 _LOCK_HEAD = """
@@ -47,7 +47,7 @@ _INSERT_CHUNK = """
 _HEAD = "SELECT next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = %(id)s"
 _HEADS = "SELECT deployment_id, next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = ANY(%(ids)s)"
 _POSITION = "SELECT fence, batch FROM log_heads WHERE deployment_id = %(id)s"
-# Chunks don't overlap, so the greatest beginning up to a number finds the chunk that holds it, by the primary key.
+# Chunks don't overlap, so the greatest seq_from up to a number finds the chunk with that number, by the primary key.
 _CHUNKS_FORWARD = """
   SELECT seq_from, seq_to, entries FROM log_chunks
   WHERE deployment_id = %(id)s AND seq_to > %(after)s AND seq_from >= COALESCE((
@@ -88,9 +88,9 @@ class _Chunk(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`entries` are those stored, numbered `first` to `last`; none when nothing changed (then first = last + 1).
+    """`entries` are the stored ones, numbered `first` to `last`; empty if nothing changed (then first = last + 1).
 
-    `is_repeat`: the batch's number has been used before. `is_full`: no further lines are going to be stored.
+    `is_repeat`: the batch's number has been used before. `is_full`: no further lines will be stored.
     """
 
     first: int
@@ -102,7 +102,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """`position` is where the next page goes on, whether or not anything matched. `has_more`: ask again from there."""
+    """The next page starts from `position`, whether or not anything matched; there is one if `has_more`."""
 
     entries: list[NumberedEntry]
     position: int
@@ -110,11 +110,11 @@ class LogPage:
 
 
 class PostgresLogStore:
-    """The LogStore on PostgreSQL. Safe from any thread; reads take a connection of their own for each page.
+    """The LogStore on PostgreSQL. Safe from any thread; reads take a connection for each page.
 
     A row lock on the head makes commit order equal sequence order. Output beyond `maximum_bytes` is replaced by one
-    LogTruncated; status changes and the end are stored all the same. Reading raises Unavailable while the database, or
-    for an archived log the object store, doesn't answer. Only a process that never reads may go without `archives`.
+    LogTruncated, but status changes and the end are still stored. Reading raises Unavailable if the database, or the
+    object store for an archived log, doesn't answer. Only a process that never reads may omit `archives`.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class PostgresLogStore:
         fence: int | None,
         batch: int = 0,
     ) -> Appended:
-        """As `append`, and tells what was stored: less than given when the log is full."""
+        """As `append`, but returns what was stored: less than was given if the log is full."""
         head = self._lock_head(connection, deployment_id)
         if fence is not None and head.fence > fence:
             raise LeaseLost(f"A later worker writes the log of {deployment_id}.")
@@ -199,7 +199,7 @@ class PostgresLogStore:
     def read(
         self, deployment_id: str, *, after: int, limit: int, maximum_bytes: int = _PAGE_BYTES
     ) -> list[NumberedEntry]:
-        """At most `limit` entries above `after`, in order; fewer when they are large, none only when there are none."""
+        """At most `limit` entries above `after`, in order. Fewer if they are large; empty only if there are no more."""
         page: list[NumberedEntry] = []
         size = 0
         for numbered in self._forward(deployment_id, after):
@@ -290,8 +290,8 @@ class PostgresLogStore:
     def _stored(self, query: LiteralString, parameters: Parameters) -> tuple[list[_Chunk], LogArchive | None]:
         """The next chunks, or the archive where there are none.
 
-        In this order: what is moved between the two statements is found by the second. No connection is held while the
-        object store is read.
+        In this order, a log that is moved between the two statements is found by the second. No connection is held
+        while the object store is read.
         """
         with self._database.transaction() as connection:
             chunks = connection.fetch_all(_Chunk, query, parameters)
@@ -306,7 +306,7 @@ class PostgresLogStore:
 
 
 def _chunk_counts() -> Iterator[int]:
-    """How many chunks to ask for, time after time: they may be large, and a page small."""
+    """How many chunks to read with each query: few at first, because chunks may be large and a page small."""
     count = _FIRST_CHUNKS
     while True:
         yield count
@@ -314,7 +314,7 @@ def _chunk_counts() -> Iterator[int]:
 
 
 def _size_of(entry: LogEntry) -> int:
-    """Bytes that count for the limits."""
+    """The bytes that an entry counts towards the limits."""
     if not isinstance(entry, LogLine):
         return _LINE_OVERHEAD_BYTES
     text = entry.text

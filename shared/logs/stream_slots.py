@@ -1,7 +1,7 @@
-"""How many streams each user has open, counted across all API processes.
+"""Limits the streams that each user has open, across all API processes.
 
-Each open stream holds a slot: a member of a sorted set in Redis, with a lease that its process renews. So the slots of
-a process that was killed run out by themselves. While Redis is away, each process counts its own streams only.
+Each open stream holds a slot: a member of a sorted set in Redis, with a lease that its process renews, so the slots of
+a killed process expire. While Redis is away, each process counts only its own streams.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from shared.text.wording import counted
 _logger = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 1.0
-# After a failed attempt streams are let in without asking Redis for so long, so that none of them waits for it.
+# After a failed attempt streams are admitted for this long without asking Redis, so that none of them waits for it.
 _REST_SECONDS = 1.0
-# Taking a slot is one short command; streams that come all at once share these.
+# Taking a slot is one short command; simultaneous streams share these connections.
 _CONNECTIONS = 8
 _RETRY_AFTER_SECONDS = 10
 
@@ -41,12 +41,12 @@ class StreamLimitReached(Unavailable):
 class _Script:
     def __init__(self, name: str) -> None:
         self.text = (resources.files("shared.logs") / name).read_text()
-        # A digest names a script; it protects nothing.
+        # The digest only names a script; it isn't for security.
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisStreamSlots:
-    """Belongs to one event loop. Leases are renewed while `running` is entered."""
+    """Belongs to one event loop. Leases are renewed inside `running`."""
 
     def __init__(self, redis_url: str, *, limit: int, lease_seconds: float = 20.0, renew_seconds: float = 5.0) -> None:
         self._limit = limit
@@ -64,7 +64,7 @@ class RedisStreamSlots:
             client_name="cloudify-streams",
         )
         self._redis: Any = Redis.from_pool(pool)
-        # Streams of this process: all by user, those that are open with their slots, those that have ended.
+        # This process's streams by user: the count of all, the slots of open ones, and the slots of ended ones.
         self._counts: Counter[str] = Counter()
         self._held: dict[str, set[str]] = {}
         self._ended: dict[str, set[str]] = {}
@@ -75,12 +75,12 @@ class RedisStreamSlots:
 
     @property
     def open_count(self) -> int:
-        """Streams of this process, those that are being let in included."""
+        """This process's streams, including those that are being admitted."""
         return self._counts.total()
 
     @asynccontextmanager
     async def hold(self, user_id: str) -> AsyncGenerator[None]:
-        """A slot for the length of the block. Raises StreamLimitReached."""
+        """Holds a slot for the length of the block. Raises StreamLimitReached."""
         if self._counts[user_id] >= self._limit:
             raise self._refusal()
         self._counts[user_id] += 1
@@ -89,7 +89,7 @@ class RedisStreamSlots:
         self._taking.add(taking)
         taking.add_done_callback(self._taking.discard)
         try:
-            # Shielded, because redis-py can lose a cancellation that meets one of its own timeouts.
+            # Shielded, because redis-py can lose a cancellation that coincides with one of its own timeouts.
             if not await asyncio.shield(taking):
                 raise self._refusal()
             self._held.setdefault(user_id, set()).add(slot)
@@ -102,12 +102,12 @@ class RedisStreamSlots:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """At its end gives back the slots of the streams that have ended; others run out with their lease."""
+        """Renews leases inside the block. At its end, returns slots of ended streams; others expire by their lease."""
         task = asyncio.create_task(self._run())
         try:
             yield
         finally:
-            # Asked to stop, not cancelled, for the same reason as above.
+            # Asked to stop instead of cancelled, for the same reason as in `hold`.
             self._is_closing = True
             self._changed.set()
             await asyncio.wait([task, *self._taking])
@@ -115,7 +115,7 @@ class RedisStreamSlots:
             await self._redis.aclose()
 
     async def _run(self) -> None:
-        """One pipeline at a time, so that no late renewal brings a slot back that was given back."""
+        """Runs one pipeline at a time, so that a late renewal can't restore a slot that was returned."""
         loop = asyncio.get_running_loop()
         renew_at = loop.time() + self._renew_seconds
         while not self._is_closing:
@@ -136,7 +136,7 @@ class RedisStreamSlots:
         )
 
     def _give_back(self, user_id: str, slot: str) -> None:
-        """Never waits: it also runs where a stream is cancelled."""
+        """Never waits, because it also runs when a stream is cancelled."""
         self._counts[user_id] -= 1
         if self._counts[user_id] <= 0:
             del self._counts[user_id]
@@ -144,23 +144,23 @@ class RedisStreamSlots:
             held.discard(slot)
             if not held:
                 del self._held[user_id]
-        # Also what was not held: a reply may have been lost after the slot was taken.
+        # Also a slot that isn't held: its reply may have been lost after it was taken.
         self._ended.setdefault(user_id, set()).add(slot)
         self._changed.set()
 
     async def _take(self, user_id: str, slot: str) -> bool:
-        """True also while Redis is away."""
+        """Returns whether the stream is admitted; True while Redis is away."""
         now = asyncio.get_running_loop().time
         if now() < self._resting_until:
             return True
-        # Those that have ended don't count any more, also when Redis has not been told yet.
+        # Ended streams no longer count, even if Redis doesn't know yet.
         arguments = (1, _key(user_id), slot, self._limit, self._lease, *self._ended.get(user_id, ()))
         try:
             try:
                 reply = await self._redis.evalsha(self._take_script.digest, *arguments)
             except NoScriptError:
                 reply = await self._redis.eval(self._take_script.text, *arguments)
-        except Exception as error:  # noqa: BLE001  whatever happens to a connection, streams are let in
+        except Exception as error:  # noqa: BLE001  any failure of a connection admits the stream
             self._rest(error)
             return True
         return reply == 1
@@ -173,7 +173,7 @@ class RedisStreamSlots:
             return
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
-                # Redis may have been started anew since the last one.
+                # Redis may have been restarted since the last one.
                 pipeline.script_load(self._renew_script.text)
                 for user_id in users:
                     gone = ended.get(user_id, ())
@@ -181,8 +181,8 @@ class RedisStreamSlots:
                     pipeline.evalsha(self._renew_script.digest, 1, _key(user_id), self._lease, len(gone), *gone, *held)
                 await pipeline.execute()
             self._resting_until = 0.0
-        except Exception as error:  # noqa: BLE001  the renewal must outlive whatever happens to a connection
-            # What has ended is not renewed any more, so it runs out.
+        except Exception as error:  # noqa: BLE001  the renewal must survive any failure of a connection
+            # Slots of ended streams are no longer renewed, so they expire.
             self._rest(error)
         for user_id, slots in ended.items():
             self._ended[user_id].difference_update(slots)

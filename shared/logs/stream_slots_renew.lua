@@ -1,10 +1,10 @@
--- Renews the leases of slots that one process holds for one user, and gives back what it holds no more. A slot that
--- Redis has lost is put back: its stream is open.
--- KEYS[1]  sorted set of the user's slots; the score is when the lease ends, in milliseconds of Redis's clock
+-- Renews the leases of the slots that one process holds for one user, and removes those that it returns. A held slot
+-- that Redis has lost is restored, because its stream is open.
+-- KEYS[1]  sorted set of the user's slots; the score is the end of the lease, in milliseconds of Redis's clock
 -- ARGV[1]  the lease in milliseconds
--- ARGV[2]  how many of the slots that follow are given back
--- ARGV[3…] slots: first those that are given back, then those that are held
--- Reply: how many slots the user holds
+-- ARGV[2]  how many of the following slots are returned
+-- ARGV[3…] slots: first the returned ones, then the held ones
+-- Reply: the number of slots that the user holds
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)

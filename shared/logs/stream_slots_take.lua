@@ -1,10 +1,10 @@
--- Takes a slot for a stream of one user, when there are fewer than the limit.
--- KEYS[1]  sorted set of the user's slots; the score is when the lease ends, in milliseconds of Redis's clock
+-- Takes a slot for a stream of one user, unless the user holds as many as the limit.
+-- KEYS[1]  sorted set of the user's slots; the score is the end of the lease, in milliseconds of Redis's clock
 -- ARGV[1]  the slot
--- ARGV[2]  how many slots the user may hold
+-- ARGV[2]  the maximum number of slots of the user
 -- ARGV[3]  the lease in milliseconds
--- ARGV[4…] slots of the user that are given back
--- Reply: 1 when the slot is held (again), 0 when there is none free
+-- ARGV[4…] slots that the user returns
+-- Reply: 1 if the slot is held, also from an earlier call, 0 if none is free
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)

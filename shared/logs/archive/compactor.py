@@ -1,8 +1,8 @@
 """Moves finished logs from PostgreSQL into the object store.
 
-The steps of one log: write its archive to a file, upload it, read the object back and compare, then in one transaction
-record the object and delete the chunks. Until that commits the log is read from the chunks, so a crash anywhere changes
-nothing; what was uploaded has a name that the next attempt, or the removal of the deployment, finds again.
+For each log: write its archive to a file, upload it, read the object back and compare, then in one transaction record
+the object and delete the chunks. Until that commits the log is read from the chunks, so a crash at any step changes
+nothing. The next attempt, or the removal of the deployment, finds an uploaded object by its name.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from shared.storage.base import ArtifactStore, ObjectNotFound
 
 _log = structlog.get_logger(__name__)
 
-# Any constant that nothing else locks.
+# An arbitrary key of an advisory lock, which nothing else uses.
 _LOCK = 0x636F6D706163746F
-# Those who watched a deployment end read its last lines from PostgreSQL.
+# Clients that watched a deployment end read its last lines from PostgreSQL.
 _AFTER_SECONDS = 60.0
 _INTERVAL_SECONDS = 10.0
 _LOGS_AT_ONCE = 100
 _CHUNKS_AT_ONCE = 64
-# A log that could not be moved is left alone for so long.
+# Before another attempt with a log that could not be moved.
 _RETRY_SECONDS = 600.0
 _FIRST_SWEEP_SECONDS = 3600.0
 _SWEEP_SECONDS = 24 * 3600.0
@@ -51,8 +51,8 @@ _LOG = """
     h.next_seq - 1 AS last_seq, h.is_closed, h.is_archived
   FROM log_heads h JOIN deployments d ON d.id = h.deployment_id JOIN projects p ON p.id = d.project_id
   WHERE h.deployment_id = %(id)s"""
-# The deployment's row first, as those who delete it do. Removal of objects begins after deleting_at is committed: who
-# doesn't see it here records an object that the removal finds, who sees it deletes the object.
+# The deployment's row first, as deletion does. Objects are removed after deleting_at is committed: a compactor that
+# doesn't see it here records an object that the removal finds, and one that sees it deletes the object.
 _LOCK_DEPLOYMENT = "SELECT id FROM deployments WHERE id = %(id)s FOR KEY SHARE"
 _DELETING = """
   SELECT COALESCE(d.deleting_at, p.deleting_at) AS deleting_at
@@ -97,14 +97,14 @@ class _Chunk(msgspec.Struct, frozen=True):
 
 
 class LogDamaged(Exception):
-    """What PostgreSQL or the object store gave isn't the log; the chunks are kept. The message says what is wrong."""
+    """PostgreSQL or the object store returned wrong data; the chunks are kept. The message tells the problem."""
 
 
 class LogCompactor:
-    """One thread runs `run`; of several processes one at a time works.
+    """One thread runs `run`. Of several processes one works at a time.
 
-    A log is moved once it has been closed for `after_seconds`. `directory` is for temporary files, and the compactor's
-    own: what a crash left there is removed. A file has the size of the compressed log, and there are two at most.
+    A log is moved once it has been closed for `after_seconds`. `directory` is for temporary files and belongs to the
+    compactor, which deletes its content after a crash: at most two files of the size of the compressed log.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class LogCompactor:
         self._interval_seconds = interval_seconds
         self._clock = clock or SystemClock()
         self._raw_entries = msgspec.msgpack.Decoder(list[msgspec.Raw])
-        # Logs that failed, and when each may be tried again.
+        # Logs that failed, and when each may be attempted again.
         self._deferred: dict[str, float] = {}
         self._sweep_at = self._clock.monotonic() + _FIRST_SWEEP_SECONDS
 
     def run(self, stop: threading.Event) -> None:
-        """Passes until `stop` is set."""
+        """Repeats passes until `stop` is set."""
         while not stop.is_set():
             try:
                 with self._database.try_lock(_LOCK) as is_held:
@@ -137,12 +137,12 @@ class LogCompactor:
                         self.run_once(stop)
             except (Unavailable, PlatformError, OSError) as error:
                 _log.warning("log_compactor.pass_failed", error=str(error))
-            except Exception:  # noqa: BLE001 - the next pass must not end with it
+            except Exception:  # noqa: BLE001 - a failure must not prevent the next pass
                 _log.exception("log_compactor.pass_crashed")
             stop.wait(self._interval_seconds)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Moves every log that is due, oldest first; returns how many. Raises PlatformError, Unavailable, OSError."""
+        """Moves all due logs, oldest first. Returns how many. Raises PlatformError, Unavailable, OSError."""
         stop = stop or threading.Event()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ class LogCompactor:
         return moved
 
     def compact(self, deployment_id: str) -> bool:
-        """Moves one log; False when there is none to move. May be repeated, also after a crash.
+        """Moves one log. Returns False if there is nothing to move. May be repeated, also after a crash.
 
         Raises LogDamaged, PlatformError, Unavailable and OSError; the log stays in PostgreSQL then.
         """
@@ -176,16 +176,16 @@ class LogCompactor:
             self._verify(key, summary, Path(directory) / "copy.zst")
         recorded_key = self._record(deployment_id, key, summary, chunks)
         if recorded_key != key:
-            # The deployment was deleted meanwhile, or another compactor was quicker.
+            # The deployment was deleted in the meantime, or another compactor was faster.
             self._store.delete(key)
             return False
         _log.info("log_compactor.archived", deployment_id=deployment_id, size_bytes=summary.size_bytes)
         return True
 
     def sweep(self) -> int:
-        """Deletes objects of deployments that are gone; returns how many.
+        """Deletes objects of deployments that no longer exist. Returns how many.
 
-        Only a compactor that died just when a deployment was removed leaves such objects.
+        Only a compactor that dies while a deployment is being removed leaves such objects.
         """
         keys = [key for key in self._store.list(ARCHIVES) if deployment_of(key) is not None]
         deleted = 0
@@ -207,21 +207,21 @@ class LogCompactor:
         return self._database.fetch_values(str, _DUE, parameters)
 
     def _attempt(self, deployment_id: str) -> bool:
-        """One log that can't be moved doesn't keep those after it; an outage does."""
+        """Moves one log. A damaged log doesn't end the pass, but an outage does."""
         try:
             is_moved = self.compact(deployment_id)
         except (Unavailable, PlatformError, OSError):
             metrics.count_log_compaction("unavailable")
             self._defer(deployment_id)
             raise
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, its chunks are kept
+        except Exception as error:  # noqa: BLE001 - the chunks are kept after any failure
             metrics.count_log_compaction("damaged")
             self._defer(deployment_id)
             is_expected = isinstance(error, LogDamaged)
             _log.error("log_compactor.damaged", deployment_id=deployment_id, error=str(error), exc_info=not is_expected)
             return False
         if not is_moved:
-            # Nor is it asked for again in this pass, whatever the reason.
+            # So that this pass doesn't select it again.
             self._defer(deployment_id)
         metrics.count_log_compaction("archived" if is_moved else "gone")
         return is_moved
@@ -230,7 +230,7 @@ class LogCompactor:
         self._deferred[deployment_id] = self._clock.monotonic() + _RETRY_SECONDS
 
     def _write(self, deployment_id: str, path: Path) -> tuple[ArchiveSummary, int]:
-        """The archive of what the chunks hold, and the count of chunks. Raises LogDamaged."""
+        """Writes the chunks' entries as an archive. Returns its summary and the number of chunks. Raises LogDamaged."""
         decompressor = zstandard.ZstdDecompressor()
         count = 0
         with path.open("wb") as file:
@@ -256,17 +256,17 @@ class LogCompactor:
         )
 
     def _verify(self, key: str, expected: ArchiveSummary, copy: Path) -> None:
-        """Raises LogDamaged unless the store gives back exactly what was written."""
+        """Raises LogDamaged unless the store returns exactly what was written."""
         try:
             self._store.get_file(key, copy)
             found = check_archive(copy)
         except (ObjectNotFound, ArchiveDamaged) as error:
             raise LogDamaged(f"the object can't be read back: {error}") from error
         if found != expected:
-            raise LogDamaged("the object that is read back isn't the one that was written")
+            raise LogDamaged("the object that was read back differs from the one that was written")
 
     def _record(self, deployment_id: str, key: str, summary: ArchiveSummary, chunks: int) -> str | None:
-        """The switch from the chunks to the object; returns the key of the log's object, None for a deleted log."""
+        """Replaces the chunks by the object. Returns the key of the log's object, or None for a deleted log."""
         parameters = {
             "id": deployment_id,
             "key": key,

@@ -1,17 +1,17 @@
-"""The object that holds a finished log. Pure.
+"""The format of the object that holds a finished log. Pure.
 
     frame | frame | … | index
 
-A frame is a zstd frame of its own (RFC 8878, with its content size and checksum). Its content is at least 256 KiB (the
-last one's may be less) of entries as msgpack maps, one after the other, as `schemas.logs` encodes them. The index is a
-skippable frame (RFC 8878, 3.1.2), which zstd passes over: `zstd -d` of the object gives all entries of the log.
+A frame is an independent zstd frame (RFC 8878, with its content size and checksum). Its content is at least 256 KiB
+(less in the last one) of entries as msgpack maps, one after the other, as `schemas.logs` encodes them. The index is a
+skippable frame (RFC 8878, 3.1.2), which zstd ignores: `zstd -d` of the object returns all entries of the log.
 
     index    magic 0x184D2A5C u32, size of what follows u32, rows, trailer
     row      seq_from u64, seq_to u64, offset u64, length u32, content length u32      one for each frame
-    trailer  last_seq u64, count of rows u32, CRC-32 of the rows u32, b"CLDYLOG1"      the object's last 24 bytes
+    trailer  last_seq u64, count of rows u32, CRC-32 of the rows u32, b"CLDYLOG1"      the last 24 bytes
 
-All numbers are little-endian, offsets count from the object's beginning. Rows are in order and without gaps: the first
-begins at entry 1 and offset 0, the last ends at last_seq and where the index begins.
+All numbers are little-endian; offsets count from the start of the object. Rows are in order and without gaps: the first
+starts at entry 1 and offset 0, the last ends at last_seq and at the start of the index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import zstandard
 from schemas.logs import LogEntry
 
 _CONTENT_BYTES = 256 * 1024
-# The content of a frame is that and one entry at most; a damaged length must not take the memory away.
+# A frame's content exceeds _CONTENT_BYTES by one entry at most; a damaged length must not exhaust the memory.
 _MAXIMUM_CONTENT_BYTES = 64 * 1024 * 1024
 # Higher levels take twice the time for a twentieth less.
 _LEVEL = 3
@@ -47,7 +47,7 @@ _ENTRIES = msgspec.msgpack.Decoder(list[LogEntry])
 
 
 class ArchiveDamaged(Exception):
-    """The object isn't what it was when it was written; the message says what is wrong."""
+    """The object has changed since it was written. The message tells the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSummary:
-    """Of an object: `digest` is the SHA-256 of all of it, `content_digest` that of the entries uncompressed."""
+    """`digest` is the SHA-256 of the whole object, `content_digest` that of the uncompressed entries."""
 
     last_seq: int
     size_bytes: int
@@ -79,12 +79,12 @@ class ArchiveIndex:
         self._ends = [frame.seq_to for frame in frames]
 
     def find(self, seq: int) -> int:
-        """The place of the first frame that ends at or after `seq`; the count of frames when none does."""
+        """The index of the first frame that ends at or after `seq`, or the number of frames if none does."""
         return bisect_left(self._ends, seq)
 
 
 class ArchiveWriter:
-    """Writes an archive to a file that is open for writing and empty. Not safe from several threads."""
+    """Writes an archive to an empty file that is open for writing. Not safe from several threads."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -98,7 +98,7 @@ class ArchiveWriter:
         self._content_digest = hashlib.sha256()
 
     def add(self, entries: Iterable[msgspec.Raw]) -> None:
-        """Encoded entries that follow those before."""
+        """Appends encoded entries."""
         for entry in entries:
             self._content += entry
             self.last_seq += 1
@@ -106,7 +106,7 @@ class ArchiveWriter:
                 self._end_frame()
 
     def finish(self) -> ArchiveSummary:
-        """Writes what is left and the index; the caller closes the file. Raises ValueError without an entry."""
+        """Writes the last frame and the index; the caller closes the file. Raises ValueError without an entry."""
         if self._content:
             self._end_frame()
         index_offset = self._offset
@@ -137,7 +137,7 @@ class ArchiveWriter:
 
 
 def decode_index(data: bytes) -> ArchiveIndex:
-    """The index from its bytes. Raises ArchiveDamaged."""
+    """Decodes and checks an index. Raises ArchiveDamaged."""
     if len(data) < _HEADER.size + _ROW.size + _TRAILER.size:
         raise ArchiveDamaged("the index is too short")
     magic, size = _HEADER.unpack_from(data)
@@ -146,7 +146,7 @@ def decode_index(data: bytes) -> ArchiveIndex:
     if magic != _MAGIC or signature != _SIGNATURE or size != len(data) - _HEADER.size:
         raise ArchiveDamaged("there is no index where one should be")
     if len(rows) != count * _ROW.size or zlib.crc32(rows) != checksum:
-        raise ArchiveDamaged("the index doesn't fit its checksum")
+        raise ArchiveDamaged("the index doesn't match its checksum")
     frames = [Frame(*row) for row in _ROW.iter_unpack(rows)]
     beginning = Frame(1, 0, 0, 0, 0)
     for before, frame in itertools.pairwise([beginning, *frames]):
@@ -159,12 +159,12 @@ def decode_index(data: bytes) -> ArchiveIndex:
 
 
 def decode_frame(frame: Frame, data: bytes) -> list[LogEntry]:
-    """The entries of a frame from its bytes. Raises ArchiveDamaged."""
+    """Decodes the entries of a frame. Raises ArchiveDamaged."""
     return _decode(frame, _decompress(frame, data))
 
 
 def check_archive(path: Path) -> ArchiveSummary:
-    """Reads all of an archive: each entry can be decoded, and the numbers have no gap. Raises ArchiveDamaged."""
+    """Reads a whole archive. Raises ArchiveDamaged unless every entry can be decoded and no number is missing."""
     digest, content_digest = hashlib.sha256(), hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -218,14 +218,14 @@ def _decompress(frame: Frame, data: bytes) -> bytes:
         raise ArchiveDamaged(f"entries {frame.seq_from} to {frame.seq_to} are incomplete")
     try:
         if zstandard.frame_content_size(data) != frame.content_length:
-            raise ArchiveDamaged(f"entries {frame.seq_from} to {frame.seq_to} have another size")
+            raise ArchiveDamaged(f"entries {frame.seq_from} to {frame.seq_to} have the wrong size")
         return zstandard.ZstdDecompressor().decompress(data)
     except zstandard.ZstdError as error:
         raise ArchiveDamaged(f"entries {frame.seq_from} to {frame.seq_to} can't be decompressed: {error}") from error
 
 
 def _decode(frame: Frame, content: bytes) -> list[LogEntry]:
-    # As an array: its header (array 32) and the entries.
+    # As a msgpack array: its header (array 32) and the entries.
     count = frame.seq_to - frame.seq_from + 1
     try:
         return _ENTRIES.decode(b"\xdd" + count.to_bytes(4, "big") + content)

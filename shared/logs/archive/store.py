@@ -1,4 +1,4 @@
-"""Finished logs in the object store: where they are, how they are read, how they are removed."""
+"""Finished logs in the object store: their keys, reading and removal."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 ARCHIVES = "logs/"
-# Decoded frames are kept up to this size in all; streams at different places of one log share them.
+# The total size of decoded frames that are kept; streams at different positions of one log share them.
 _CACHE_BYTES = 32 * 1024 * 1024
 _INDEX_CACHE_BYTES = 4 * 1024 * 1024
-# What an entry costs in memory beside its text, and a frame in an index.
+# The memory of an entry in addition to its text, and of a frame in an index.
 _ENTRY_OVERHEAD_BYTES = 250
 _FRAME_OVERHEAD_BYTES = 250
-# Who reads one frame after the other gets so many at once: a request costs more than its bytes.
+# A sequential reader fetches this many frames at once, because a request costs more than its bytes.
 _READ_AHEAD_FRAMES = 4
-# The last so many bytes come with the index: all of most logs, and of the others what their readers begin with who ask
-# for the last lines.
+# This many bytes at the end are fetched with the index: all of most logs, and of others what a reader of the last lines
+# starts with.
 _TAIL_BYTES = 64 * 1024
-# After a failure one request at a time is made, so long after the one before, whoever asks: others would only wait for
-# the same failure, in threads that those who watch live logs need too.
+# After a failure, one request at a time is made, this long after the previous one. Other readers fail at once: they
+# would only wait for the same failure, in threads that streams of live logs need.
 _REST_SECONDS = 2.0
 
 
@@ -49,18 +49,18 @@ class LogArchive(msgspec.Struct, frozen=True):
 
 
 def archive_key(tenant_id: str, deployment_id: str, digest: str) -> str:
-    """The digest of the object is in its name: a compaction that is repeated can't change what a row refers to."""
+    """The object's digest is part of its key, so that a repeated compaction can't change the object of a row."""
     return f"{_prefix(tenant_id, deployment_id)}{digest[:32]}.zst"
 
 
 def deployment_of(key: str) -> str | None:
-    """The deployment whose log the object holds; None for a key that isn't one of `archive_key`."""
+    """The deployment of a key that `archive_key` made; None for any other key."""
     parts = key.split("/")
     return parts[2] if key.startswith(ARCHIVES) and len(parts) == 4 else None
 
 
 class LogArchiveRemover:
-    """Removes what the object store holds of a deployment's log."""
+    """Removes a deployment's log from the object store."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
@@ -72,10 +72,10 @@ class LogArchiveRemover:
 
 
 class ArchiveReader:
-    """Entries of archived logs. Safe from any thread.
+    """Reads archived logs. Safe from any thread.
 
-    Raises Unavailable while the object store doesn't answer. Entries that are lost for good (the object was removed, or
-    is damaged) are left out, as those that nobody keeps any more: whoever reads sees it by their missing numbers.
+    Raises Unavailable while the object store doesn't answer. Entries that are permanently lost (the object was removed
+    or is damaged) are left out, like expired ones; a reader notices their missing numbers.
     """
 
     def __init__(self, store: ArtifactStore, *, cache_bytes: int = _CACHE_BYTES, clock: Clock | None = None) -> None:
@@ -107,7 +107,7 @@ class ArchiveReader:
             yield from numbered_below(before, entries, index.frames[number].seq_from)
 
     def _index(self, archive: LogArchive) -> ArchiveIndex | None:
-        """None when it is lost."""
+        """Returns None if the object is lost."""
         index = self._indexes.get(archive.object_key)
         if index is not None:
             return index
@@ -128,7 +128,7 @@ class ArchiveReader:
         return index
 
     def _entries_of(self, archive: LogArchive, index: ArchiveIndex, number: int, *, step: int) -> list[LogEntry]:
-        """A frame's entries; none when they are lost. Nothing that is lost is remembered: it may be put back."""
+        """A frame's entries, empty if they are lost. A loss isn't cached, because the object may be restored."""
         key = archive.object_key
         entries = self._entries.get((key, number))
         if entries is not None:
@@ -146,7 +146,7 @@ class ArchiveReader:
         return kept[number - min(number, edge)]
 
     def _keep(self, archive: LogArchive, number: int, frame: Frame, data: bytes) -> list[LogEntry]:
-        """Decodes the frame that the data begins with, and puts it into the cache."""
+        """Decodes the frame at the start of `data` and puts it into the cache."""
         try:
             entries = decode_frame(frame, data[: frame.length])
         except ArchiveDamaged as error:
@@ -156,7 +156,7 @@ class ArchiveReader:
         return entries
 
     def _fetch(self, archive: LogArchive, offset: int, length: int) -> bytes | None:
-        """None when there is no such object."""
+        """Returns None if the object doesn't exist."""
         data: bytes | None = None
         with self._request():
             try:
@@ -167,7 +167,7 @@ class ArchiveReader:
 
     @contextmanager
     def _request(self) -> Generator[None]:
-        """Raises Unavailable: at once while the store is known not to answer, and for a PlatformError of the block."""
+        """Raises Unavailable at once while the store is known to be down, and if the block raises a PlatformError."""
         unavailable = Unavailable(
             "The object store, which keeps this log, does not answer; try again in a few seconds."
         )
@@ -192,7 +192,7 @@ class ArchiveReader:
 
 
 class _Cache(Generic[T]):
-    """The values used last, up to a size in all. Safe from any thread."""
+    """Keeps the most recently used values up to a total size. Safe from any thread."""
 
     def __init__(self, maximum_bytes: int) -> None:
         self._maximum_bytes = maximum_bytes
@@ -225,6 +225,6 @@ def _prefix(tenant_id: str, deployment_id: str) -> str:
 
 
 def _size_of(entries: Sequence[LogEntry]) -> int:
-    """More or less what they take in memory."""
+    """The approximate memory of the entries."""
     texts = sum(len(entry.text) for entry in entries if isinstance(entry, LogLine))
     return texts + len(entries) * _ENTRY_OVERHEAD_BYTES

@@ -1,4 +1,4 @@
-"""Lines on their way from a command to the store: how much waits, when a batch is due, and what it holds. Pure."""
+"""Buffers lines between a command and the store, and decides when a batch is due and what it contains. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 from schemas.logs import LogLine, Stream
 from shared.logs.capture.splitter import SplitLine
 
-# A batch goes out after so long without new output, or so long after its first line, or at this size.
+# A batch is due after this long without new output, this long after its first line, or at this size.
 _QUIET_SECONDS = 0.05
 _DELAY_SECONDS = 0.1
 _BATCH_BYTES = 32 * 1024
-# What piled up while the store was busy goes in larger batches.
+# Lines that accumulated while the store was busy are stored in larger batches.
 _MAXIMUM_BATCH_BYTES = 256 * 1024
-# What a line counts beside its text, in a batch and in memory.
+# What a line counts in addition to its text, for the size of batches and in memory.
 _LINE_BYTES = 16
 _LINE_MEMORY_BYTES = 200
 
 
 class LineGroup(msgspec.Struct, frozen=True):
-    """Some lines that wait and go out together. `size` is for the size of batches, `memory` for the buffer's bound."""
+    """Lines that are buffered and stored together. `size` counts for batches, `memory` for the buffer's bound."""
 
     lines: list[LogLine]
     size: int
@@ -32,7 +32,7 @@ class LineGroup(msgspec.Struct, frozen=True):
 
 
 def group_lines(lines: list[SplitLine], *, timestamp: int, stage: str, stream: Stream) -> list[LineGroup]:
-    """The lines in groups of at most about a batch."""
+    """Divides the lines into groups of about the size of a batch at most."""
     groups: list[LineGroup] = []
     packed: list[LogLine] = []
     size = 0
@@ -49,7 +49,7 @@ def group_lines(lines: list[SplitLine], *, timestamp: int, stage: str, stream: S
 
 
 class LineBuffer:
-    """A queue of groups. Times are monotonic seconds. Not thread-safe: its writer has the lock."""
+    """A queue of line groups. Times are monotonic seconds. Not thread-safe: its writer holds a lock."""
 
     def __init__(self) -> None:
         self._groups: deque[LineGroup] = deque()
@@ -63,7 +63,7 @@ class LineBuffer:
 
     @property
     def is_large(self) -> bool:
-        """Whether a batch is due for its size."""
+        """Whether a batch is due because of its size."""
         return self._size >= _BATCH_BYTES
 
     def append(self, group: LineGroup, now: float) -> None:
@@ -75,11 +75,11 @@ class LineBuffer:
         self.memory += group.memory
 
     def due_at(self) -> float | None:
-        """When the next batch is due for its age; None when nothing waits."""
+        """When the next batch is due because of its age; None if the buffer is empty."""
         return min(self._last_at + _QUIET_SECONDS, self._first_at + _DELAY_SECONDS) if self._groups else None
 
     def batch(self) -> list[LineGroup]:
-        """What is to be stored next. It stays here until `remove`, so that nothing is lost with a failed try."""
+        """The groups to store next. They stay in the buffer until `remove`, so that a failed attempt loses nothing."""
         batch: list[LineGroup] = []
         size = 0
         for group in self._groups:
@@ -90,7 +90,7 @@ class LineBuffer:
         return batch
 
     def remove(self, batch: list[LineGroup], now: float) -> None:
-        """Takes a stored batch out, the oldest groups of which it consists."""
+        """Removes a stored batch, which consists of the oldest groups."""
         for group in batch:
             self._groups.popleft()
             self._size -= group.size

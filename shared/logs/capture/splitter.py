@@ -1,9 +1,9 @@
-"""Raw output of a command → lines of text. Pure.
+"""Splits the raw output of a command into lines of text. Pure.
 
-Bytes are decoded as UTF-8 (what isn't, and NUL, becomes U+FFFD), then masked, then split: masking comes before
-splitting so that no secret hides across a line's 64 KiB cut. LF and CR LF end a line. A lone CR ends one too — a
-progress bar shows each of its states, and text before it isn't lost — but empty lines of that kind are dropped. However
-the input is cut into pieces, the lines are the same.
+Bytes are decoded as UTF-8 (invalid ones and NUL become U+FFFD), then masked, then split. Masking comes before splitting
+so that no secret is hidden by the cut of a line at 64 KiB. LF and CR LF end a line. So does a lone CR, so that every
+state of a progress bar is shown and text before a CR isn't lost, but empty lines of that kind are dropped. The lines
+don't depend on how the input is divided.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import msgspec
 MAXIMUM_LINE_BYTES = 64 * 1024
 
 _RETURNS = re.compile(r"\r\r+")
-# Stands for the end of a line by a lone CR, of which empty ones are dropped. No NUL comes from outside.
+# Marks a line that a lone CR has ended; empty ones are dropped. The input contains no NUL.
 _RETURN_END = "\0"
 
 
 class SplitLine(msgspec.Struct, frozen=True):
-    """`continued`: the line was longer than the limit and goes on in the next one."""
+    """`continued`: the line was longer than the limit and continues in the next one."""
 
     text: str
     continued: bool = False
 
 
 class TextFilter(Protocol):
-    """Changes text on its way to the splitter; may keep some back until it has seen more."""
+    """Changes text before it is split. May hold back some until it has seen more."""
 
     def feed(self, text: str) -> str: ...
 
@@ -47,7 +47,7 @@ class LineSplitter:
         self._maximum = maximum_line_bytes
         self._pieces: list[str] = []
         self._size = 0
-        # A CR came last: whether it ends a line of its own or belongs to a CR LF shows with the next character.
+        # The input ended with a CR: the next character decides whether it is a lone CR or part of a CR LF.
         self._returned = False
 
     def feed(self, data: bytes) -> list[SplitLine]:
@@ -55,14 +55,14 @@ class LineSplitter:
         return self._split(self._filtered(data, final=False))
 
     def end_partial_line(self) -> list[SplitLine]:
-        """Ends the line in progress, if there is one; what the filter keeps back stays there."""
+        """Ends the line in progress, if any. Text that the filter holds back stays there."""
         lines: list[SplitLine] = []
         self._end_line(lines, keep_empty=False)
         self._returned = False
         return lines
 
     def flush(self) -> list[SplitLine]:
-        """The last line, when the input doesn't end in a line's end. The splitter can be used again afterwards."""
+        """The last line, if the input doesn't end with an end of line. The splitter can be used again afterwards."""
         text = self._filtered(b"", final=True)
         if self._filter is not None:
             text += self._filter.flush()
@@ -88,8 +88,10 @@ class LineSplitter:
         return lines
 
     def _with_plain_ends(self, text: str) -> str:
-        """The text with LF for every line's end, after a NUL where the end was a lone CR. Keeps a CR at the end back:
-        what it is shows with the next character."""
+        """Replaces every end of line by LF, with a NUL before it if it was a lone CR.
+
+        Holds back a CR at the end, because the next character decides what it is.
+        """
         if self._returned and text:
             text = "\r" + text
             self._returned = False

@@ -1,4 +1,4 @@
-"""The log of one attempt of one stage: raw output in, masked lines stored in order, watchers woken."""
+"""Writes the log of one attempt of a stage: masks and stores raw output as lines in order, and wakes watchers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.signals import Signal
 
 _logger = logging.getLogger(__name__)
 
-# Beyond this, `write` waits: a build that outruns the store is slowed and memory stays flat.
+# Above it, `write` blocks: a build that is faster than the store is slowed, and memory stays bounded.
 _BUFFER_BYTES = 1024 * 1024
 _RETRY = Backoff(0.1, 2.0, jitter=0.0)
 # How long an outage of PostgreSQL may last before a stage fails for its log.
@@ -32,12 +32,12 @@ _PATIENCE_SECONDS = 60.0
 class LogWriter:
     """A StageLog. Safe from any thread; its own thread stores the lines.
 
-    `fence` is the token of the lease under which the stage runs. When a later one has written, or the deployment is
-    gone, `lost` is set, `on_lost` is called once (from the writer's thread), and everything further is dropped. While
-    PostgreSQL is down the batch in hand is kept and retried under the same number, and `write` blocks once 1 MiB waits.
+    `fence` is the token of the lease under which the stage runs. If a later one has written, or the deployment has been
+    deleted, `lost` is set, `on_lost` is called once (on the writer's thread), and further lines are dropped. While
+    PostgreSQL is down, the current batch is retried under the same number, and `write` blocks once 1 MiB is buffered.
 
     Call `close` before the stage's result is recorded: only then is everything stored. One writer at a time may use a
-    fence; a second one after it goes on with its batch numbers.
+    fence; a second one after it continues with its batch numbers.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class LogWriter:
         self._clock = clock or SystemClock()
         self._on_lost = on_lost
         self._buffer_bytes = buffer_bytes
-        # Guards the splitters and the order of lines; held while a write waits for room, so that lines stay in order.
+        # Guards the splitters. Held while a write waits for space, so that lines stay in order.
         self._input = threading.Lock()
         self._splitters: dict[Stream, LineSplitter] = {
             "stdout": LineSplitter(redactor.stream()),
             "stderr": LineSplitter(redactor.stream()),
         }
-        # Guards what follows. Notified when lines come, when lines have been stored, and when the writer ends.
+        # Guards the fields below. Notified when lines arrive, when lines have been stored, and when the writer ends.
         self._state = threading.Condition()
         self._waiting = LineBuffer()
         self._flushes = 0
@@ -92,12 +92,12 @@ class LogWriter:
             self._enqueue(stream, self._splitters[stream].feed(data))
 
     def system(self, text: str) -> None:
-        """See StageLog. Ends lines in progress first, so that a command's last words come before what follows it."""
+        """See StageLog. Ends lines in progress first, so that a command's last output comes before this line."""
         splitter = LineSplitter()
         masked = self._redactor.mask(text)
         lines = splitter.feed(masked.encode(errors="replace")) + splitter.flush()
         if not self._input.acquire(timeout=_PATIENCE_SECONDS):
-            # Output has been waiting for room all that time; `close` is going to say so.
+            # Output has been waiting for space all this time; `close` will raise.
             _logger.warning("A line of the log of %s is dropped: the database does not answer.", self._deployment_id)
             return
         try:
@@ -108,10 +108,10 @@ class LogWriter:
             self._input.release()
 
     def flush(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
-        """Returns when everything is stored. Raises LeaseLost, or PlatformError after the time is over.
+        """Returns when everything is stored. Raises LeaseLost, or PlatformError after the timeout.
 
-        Ends lines in progress, so call it when no command is running: a secret of which only the first half has come
-        would be let through.
+        It ends lines in progress, so call it only when no command runs: if only the first half of a secret had arrived,
+        that half would not be masked.
         """
         self._end_lines(timeout_seconds)
         with self._state:
@@ -126,10 +126,10 @@ class LogWriter:
             raise PlatformError("The log could not be stored; the database does not answer.")
 
     def close(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
-        """Stores what is left, the unfinished last line too, and ends the thread. May be called twice.
+        """Stores the rest, including an unfinished last line, and ends the thread. May be called twice.
 
-        Raises PlatformError when it couldn't be stored in time; then the stage must not be recorded as done. A lost
-        lease raises nothing: look at `lost`.
+        Raises PlatformError if that takes longer than the timeout; the stage must not be recorded as done then. For a
+        lost lease nothing is raised: check `lost`.
         """
         try:
             self._end_lines(timeout_seconds)
@@ -154,7 +154,7 @@ class LogWriter:
 
     def _end_lines(self, timeout_seconds: float) -> None:
         if not self._input.acquire(timeout=timeout_seconds):
-            # A write waits for room that doesn't come.
+            # A write still waits for space.
             raise PlatformError("The log could not be stored; the database does not answer.")
         try:
             for stream, splitter in self._splitters.items():
@@ -174,7 +174,7 @@ class LogWriter:
         timestamp = unix_milliseconds(self._clock.now())
         for group in group_lines(lines, timestamp=timestamp, stage=self._stage, stream=stream):
             with self._state:
-                # What is little (the platform's own lines, the last ones) doesn't wait for room.
+                # Small amounts (the platform's own lines, the last lines) don't wait for space.
                 if may_wait and self._waiting.memory >= self._buffer_bytes:
                     self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_closed)
                 if self._is_closed:
@@ -205,7 +205,7 @@ class LogWriter:
             self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
     def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
-        """Tries until it is stored; None when the writer was given up or has lost its lease."""
+        """Repeats until the batch is stored. Returns None if the writer was abandoned or has lost its lease."""
         failures = 0
         while True:
             try:
@@ -214,7 +214,7 @@ class LogWriter:
                 self._lose()
                 return None
             except Exception as error:
-                # Whatever it is, the lines in hand must not be lost to it.
+                # No error may lose the lines of this batch.
                 if not isinstance(error, Unavailable):
                     _logger.exception("A batch of the log of %s could not be stored.", self._deployment_id)
                 failures += 1
@@ -222,7 +222,7 @@ class LogWriter:
                     return None
 
     def _next_batch(self) -> list[LineGroup] | None:
-        """Waits until a batch is due; None at the end. The batch stays in the buffer until it is stored."""
+        """Waits until a batch is due. Returns None at the end. The batch stays in the buffer until it is stored."""
         with self._state:
             while True:
                 if self._is_ended or (self._is_closing and not self._waiting):
@@ -246,13 +246,13 @@ class LogWriter:
                 return
             self._waiting.remove(batch, self._clock.monotonic())
             if is_full:
-                # Nothing further would be stored.
+                # Further lines would not be stored.
                 self._is_full = True
                 self._waiting.clear()
             self._state.notify_all()
 
     def _pause(self, failures: int) -> bool:
-        """Waits before the next try; False when the writer was given up."""
+        """Waits before the next attempt. Returns False if the writer was abandoned or has lost its lease."""
         with self._state:
             self._state.wait_for(lambda: self._is_ended, _RETRY.delay_seconds(failures))
             return not self._is_ended

@@ -1,8 +1,8 @@
-"""Finds many fixed texts in a buffer, quickly and in linear time. Pure.
+"""Finds many fixed texts in a buffer in linear time. Pure.
 
-Searching for each of hundreds of texts takes hundreds of passes. So a sieve comes first: it looks at every twelfth (for
-shorter texts every fourth, for the shortest each) position of the buffer and tells from the four bytes there which
-texts may occur at all; mostly none, and only those are searched for.
+Searching for hundreds of texts one by one takes hundreds of passes. A sieve therefore examines every twelfth position
+of the buffer (every fourth for shorter texts, every one for the shortest) and tells from the four bytes there which
+texts may occur: mostly none. Only those are searched for.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from functools import cached_property
 Interval = tuple[int, int]
 
 _GROUP_BYTES = 4
-# Strides of the sieves. A text takes part when it is so long that wherever it lies, a looked-at group lies within it.
+# Strides of the sieves. A text is long enough for a stride if it contains an examined group at any position.
 _STRIDES = (12, 4, 1)
-# A pass for each of so few texts costs less than a sieve's.
+# For fewer texts, one pass for each costs less than a sieve.
 _MINIMUM_SIEVED = 8
-# So many places of a text's head near the end of a buffer are tried one by one; then the whole end is gone through.
+# Maximum positions of a text's head near the end of a buffer that are tried one by one, before a full search.
 _MAXIMUM_TRIES = 32
 _HEAD_LENGTH = 8
 
 
 class Literal:
-    """One text. Its occurrences are found with `str.find`, which is linear.
+    """One text. `str.find` finds its occurrences in linear time.
 
-    Occurrences that overlap by a period of at most half the length ("aaaa") come as one interval, or a long run of
-    them would be quadratic.
+    Occurrences that overlap by a period of at most half the length ("aaaa") are merged into one interval; otherwise a
+    long run of them would take quadratic time.
     """
 
     def __init__(self, text: str) -> None:
@@ -36,7 +36,7 @@ class Literal:
 
     @cached_property
     def _borders(self) -> list[int]:
-        """Made when the text is first met: most never are, and long ones take a while."""
+        """Computed when the text first occurs: most never do, and long ones take a while."""
         return _borders(self.text)
 
     @cached_property
@@ -45,7 +45,7 @@ class Literal:
 
     @cached_property
     def _run(self) -> re.Pattern[str] | None:
-        """Further periods after an occurrence."""
+        """Matches further periods after an occurrence."""
         length, period = len(self.text), self._period
         if 2 * period > length:
             return None
@@ -66,7 +66,7 @@ class Literal:
             start = buffer.find(self.text, following)
 
     def unfinished_start(self, buffer: str) -> int:
-        """Where the longest end of `buffer` begins that is a beginning of the text, but not all of it."""
+        """The start of the longest suffix of `buffer` that is a proper prefix of the text, else the buffer's length."""
         end = len(buffer)
         head = self.text[:_HEAD_LENGTH]
         start = buffer.find(head, max(0, end - len(self.text) + 1))
@@ -84,7 +84,7 @@ class Literal:
         return end
 
     def _overlap(self, tail: str) -> int:
-        """Knuth, Morris, Pratt: the length of the longest end of `tail`, shorter than the text, that begins it."""
+        """Knuth, Morris, Pratt: the length of the longest suffix of `tail` that is a proper prefix of the text."""
         borders, length = self._borders, 0
         for character in tail:
             while length and character != self.text[length]:
@@ -108,7 +108,7 @@ class LiteralSet:
                 taken = set(longest)
                 unsieved = [literal for literal in unsieved if literal not in taken]
         self._unsieved = unsieved
-        # To see at once that a buffer's end begins none of the texts. NUL is in no text and in no buffer.
+        # For quick proof that no suffix of a buffer is a prefix of a text. NUL is in no text and in no buffer.
         self._beginnings = "\0".join(text[:-1] for text in self.texts)
         self._inner = frozenset(self._beginnings)
         self._heads = [frozenset(text[:size] for text in self.texts) for size in (1, 2)]
@@ -124,7 +124,7 @@ class LiteralSet:
             yield from literal.find(buffer)
 
     def unfinished_start(self, buffer: str) -> int:
-        """Where the longest end of `buffer` begins that is a beginning of one of the texts, but not all of it."""
+        """The start of the longest suffix of `buffer` that is a proper prefix of a text, else the buffer's length."""
         end = len(buffer)
         if not buffer or buffer[-1] not in self._inner:
             return end
@@ -140,7 +140,7 @@ class LiteralSet:
 
 
 class _Sieve:
-    """Tells which of many texts may occur, from every `stride`-th byte and the three after it."""
+    """Finds which texts may occur, from every `stride`-th byte and the three after it."""
 
     def __init__(self, literals: Sequence[Literal], stride: int) -> None:
         self._stride = stride
@@ -152,7 +152,7 @@ class _Sieve:
                 self._add(int.from_bytes(group, sys.byteorder), alone)
 
     def _add(self, key: int, alone: list[Literal]) -> None:
-        """Most groups are of one text; all of a text's share one list."""
+        """Most groups belong to one text, and all groups of a text share one list."""
         others = self._groups.get(key)
         if others is None:
             self._groups[key] = alone
@@ -175,7 +175,7 @@ def _encode(text: str) -> bytes:
 
 
 def _borders(text: str) -> list[int]:
-    """Knuth, Morris, Pratt: for each beginning, the length of its longest proper beginning that also ends it."""
+    """Knuth, Morris, Pratt: for each prefix, the length of its longest proper prefix that is also its suffix."""
     borders = [0] * len(text)
     length = 0
     for index in range(1, len(text)):

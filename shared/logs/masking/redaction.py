@@ -1,11 +1,10 @@
-"""Masks secrets in text that arrives in pieces. Pure; time is linear in the text, whatever the text and the secrets.
+"""Masks secrets in text that arrives in pieces. Pure; takes linear time for any text and any secrets.
 
-What is masked: every occurrence of every form of every secret (see `secret_forms`; very long ones have fewer),
-overlapping ones included, and the user part of every URL (`https://user:password@host`), known as a secret or not.
-Secrets of two or three characters are masked as whole words only; single characters and words like "true" not at all. A
-secret is also found with a carriage return or a colour in the middle of it, which then follows its mask. The result
-doesn't depend on how the text is cut into pieces: text that may be the beginning of something to mask is kept back
-until more of it is known.
+It masks every occurrence, also overlapping ones, of every form of every secret (see `secret_forms`; very long ones have
+fewer), and the user part of every URL (`https://user:password@host`), even if it isn't a known secret. Secrets of two
+or three characters are only masked as whole words; single characters and words like "true" not at all. A secret is also
+found with a carriage return or a colour in the middle of it, which then follows its mask. The result doesn't depend on
+how the text is divided into pieces: text that may be the start of a secret is held back until more has arrived.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ _URL_START = re.compile(r":\\?/\\?/")
 _URL_START_PREFIX = re.compile(r":(?:\\|\\?/\\?)?\Z")
 _MAXIMUM_AUTHORITY = 2048
 _AUTHORITY = re.compile(r"[^\s/?#\"'<>`]{0,2049}")
-# The user that every ssh URL of a git host names; not a credential.
+# The user in every SSH URL of a Git host; not a credential.
 _HARMLESS_USERS = frozenset({"git"})
-# So many control characters between two visible ones are let through.
+# Maximum control characters that are kept between two visible ones.
 _MAXIMUM_RUN = 256
 _WORD_CHARACTER = re.compile(r"\w")
 
 
 class Redactor:
-    """Immutable and safe from any thread; each stream of text gets its own `stream()`."""
+    """Immutable and safe from any thread. Each stream of text needs its own `stream()`."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         secrets_to_find: set[str] = set()
@@ -63,8 +62,10 @@ class Redactor:
         return RedactionStream(self)
 
     def intervals(self, buffer: str, start: int = 0, breaks: Collection[int] = ()) -> list[Interval]:
-        """Where to mask in visible text, in any order; they may overlap. What comes before `start` is only looked back
-        at. `breaks`: where control characters stand, which end a word."""
+        """The intervals to mask in visible text, in any order; they may overlap.
+
+        Text before `start` is only context. `breaks` are the positions of control characters, which end a word.
+        """
         found = list(self._literals.find(buffer))
         for word in self._words:
             found += word.find(buffer, start, breaks)
@@ -73,7 +74,7 @@ class Redactor:
         return found
 
     def settled(self, buffer: str) -> int:
-        """Up to where nothing that follows the buffer can change what is masked."""
+        """The position up to which text after the buffer can't change what is masked."""
         end = len(buffer)
         if not buffer:
             return end
@@ -90,7 +91,7 @@ class Redactor:
 
 
 class _Word:
-    """A text that is masked only where no letter, digit or underscore touches it."""
+    """A text that is masked only if no letter, digit or underscore is adjacent to it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -102,12 +103,14 @@ class _Word:
             is_begun = begin == 0 or begin in breaks or not _WORD_CHARACTER.match(buffer, begin - 1)
             if is_begun and (end in breaks or not _WORD_CHARACTER.match(buffer, end)):
                 yield begin, end
-            # Overlapping ones too ("--" in "---"), else the result would depend on where the buffer begins.
+            # Overlapping ones too ("--" in "---"); otherwise the result would depend on where the buffer starts.
             begin = buffer.find(self._text, begin + 1)
 
     def unfinished_start(self, buffer: str) -> int:
-        """Where the longest end of `buffer` begins that is a beginning of the text, or all of it: whether the word
-        ends there shows with the next character."""
+        """The start of the longest suffix of `buffer` that is a prefix of the text, or the whole text.
+
+        The next character decides whether a whole text is a word.
+        """
         end = len(buffer)
         for size in range(min(len(self._text), end), 0, -1):
             if buffer.endswith(self._text[:size]):
@@ -120,20 +123,20 @@ class RedactionStream:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        # The end of the input where it may be the beginning of an escape sequence.
+        # The end of the input, if it may be the start of an escape sequence.
         self._unfinished = ""
-        # The last visible character let through (a word's beginning depends on it), then visible text not let through
-        # yet, and the control characters in that, by their place in it.
+        # The last visible character that was released (the start of a word depends on it), the visible text that is
+        # held back, and the control characters in it by position.
         self._context = ""
         self._kept = ""
         self._controls: list[Controls] = []
-        # How many of the kept characters belong to a mask that has been written already.
+        # How many of the held characters belong to a mask that has already been written.
         self._masked = 0
-        # How many control characters have come since the last visible one.
+        # The number of control characters since the last visible one.
         self._run = 0
 
     def feed(self, text: str) -> str:
-        """Masked text; the end may be kept back until the next call."""
+        """Returns masked text. The end may be held back until the next call."""
         if not text:
             return ""
         text = self._unfinished + text
@@ -141,15 +144,15 @@ class RedactionStream:
         self._unfinished = text[cut:]
         added, controls = self._separate(text[:cut])
         if self._kept and not added:
-            # What is kept back waits for visible text; looking at it again for every control character would be
-            # quadratic.
+            # Held text waits for visible text; searching it again for every control character would take quadratic
+            # time.
             self._controls += [(len(self._kept) + place, control) for place, control in controls]
             return ""
         buffer, controls = self._with_kept(added, controls)
         return self._release(buffer, controls, max(len(self._context), self._redactor.settled(buffer)))
 
     def flush(self) -> str:
-        """What was kept back. The stream can be used again afterwards, as if new."""
+        """Returns the held text, masked. The stream can be used again afterwards, like a new one."""
         buffer, controls = self._with_kept(*self._separate(self._unfinished))
         released = self._release(buffer, controls, len(buffer))
         self._unfinished = self._context = ""
@@ -157,8 +160,10 @@ class RedactionStream:
         return released
 
     def _separate(self, text: str) -> tuple[str, list[Controls]]:
-        """The visible text and its control characters. Of a run of those only the beginning stays, whole sequences: a
-        run without an end would be kept back without an end."""
+        """The visible text and its control characters.
+
+        Of a long run only the first whole sequences are kept; an endless run would be held back endlessly.
+        """
         added, found = separate(text)
         controls: list[Controls] = []
         last = 0
@@ -178,7 +183,7 @@ class RedactionStream:
         return added, controls
 
     def _with_kept(self, added: str, controls: list[Controls]) -> tuple[str, list[Controls]]:
-        """The visible text to look at, and the control characters in it by their place there."""
+        """The visible text to search, and the control characters in it by position."""
         before = self._context + self._kept
         kept = [(len(self._context) + place, control) for place, control in self._controls]
         return before + added, kept + [(len(before) + place, control) for place, control in controls]
@@ -203,7 +208,7 @@ class RedactionStream:
         self._masked = max(0, covered - end)
         self._context = buffer[max(0, end - 1) : end]
         if controls and output.last_control == end:
-            # A word may begin here, whatever the last visible character is.
+            # A word may start here, regardless of the last visible character.
             self._context = "\n"
         self._kept = buffer[end:]
         self._controls = [(place - end, control) for place, control in output.rest()]
@@ -211,8 +216,10 @@ class RedactionStream:
 
 
 class _Output:
-    """What becomes of visible text from `position` on. Control characters stay between the characters where they
-    stood, and follow the mask of what they interrupted."""
+    """Builds the output for visible text from `position` on.
+
+    Control characters keep their place between characters, and follow the mask of a secret that they interrupted.
+    """
 
     def __init__(self, buffer: str, controls: list[Controls], position: int) -> None:
         self._buffer = buffer
@@ -220,7 +227,7 @@ class _Output:
         self._next = 0
         self._position = position
         self._pieces: list[str] = []
-        # Where the last of the control characters stood that were let through.
+        # The position of the last control characters that were released.
         self.last_control = -1
 
     def show_to(self, end: int) -> None:
@@ -237,7 +244,7 @@ class _Output:
             self._position = end
 
     def skip_to(self, end: int) -> None:
-        """Lets the control characters before `end` through, and no text."""
+        """Releases the control characters before `end`, but no text."""
         while self._next < len(self._controls) and self._controls[self._next][0] < end:
             self.last_control, controls = self._controls[self._next]
             self._pieces.append(controls)

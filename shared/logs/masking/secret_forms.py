@@ -1,4 +1,4 @@
-"""The shapes in which a secret shows up in output: as it is, base64, hex, URL-encoded, escaped, line by line. Pure."""
+"""The forms in which a secret appears in output: plain, base64, hex, URL-encoded, escaped, line by line. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
-# Shorter values are masked as whole words only: as parts of words they are everywhere ("dev" in "device"). Elsewhere
-# such values are not masked at all (CircleCI below 4 characters, GitLab below 8) or everywhere (GitHub).
+# Shorter values are only masked as whole words: as parts of words they are too frequent ("dev" in "device"). Other
+# products don't mask such values at all (CircleCI below 4 characters, GitLab below 8) or always (GitHub).
 MINIMUM_LENGTH = 4
-# A single character is no secret, and masking it would eat the log.
+# A single character isn't a secret, and masking it would make the log unreadable.
 MINIMUM_WORD_LENGTH = 2
-# Forms cost a worker memory and time in each stage, and each may have to be searched for in all that a build prints.
-# So much of a project's values gets all forms, the shortest values first: any number of tokens, and some keys.
+# Forms cost a worker memory and time in each stage, and each may have to be searched for in a build's whole output. All
+# forms are made for this much of a project's values, the shortest first: any number of tokens, and some keys.
 MOST_CHARACTERS = 32 * 1024
 MOST_FORMS = 6000
-# Of the values beyond that, so many lines are masked one by one; what has more of them, as a whole.
+# Of the other values, up to this many lines are masked one by one; a value with more lines is masked as a whole.
 MOST_LINES = 2000
-# Values that variables often have and that are no secrets; masking them would make the log unreadable.
+# Frequent values of variables that aren't secrets; masking them would make the log unreadable.
 _HARMLESS = re.compile(
     "true|false|yes|no|on|off|null|none|undefined|enabled|disabled"
     "|production|prod|development|dev|test|testing|staging|stage|preview|local"
@@ -28,14 +28,14 @@ _HARMLESS = re.compile(
     "|localhost|127.0.0.1|0.0.0.0|utf-8|utf8|en_us.utf-8|c.utf-8|node|npm|yarn|pnpm|bun"
 )
 
-# Shorter secrets are masked in their own case only: "Main" would hide every "main".
+# Shorter secrets are only masked in their own case: "Main" would hide every "main".
 _MINIMUM_CASED = 8
-# Width at which `xxd -p` wraps.
+# The width at which `xxd -p` wraps.
 _HEX_WIDTH = 60
 # Widths at which base64 is wrapped: openssl and PEM, GNU coreutils and MIME.
 _BASE64_WIDTHS = (64, 76)
 _HTML_IN_JSON = re.compile("[<>&]")
-# Not the x of an escape.
+# Without the x of an escape.
 _UPPER_HEX = str.maketrans("abcdef", "ABCDEF")
 _JSON_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 _IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
@@ -44,8 +44,10 @@ _URL_SAFE_SETS = ("", "/", "!'()*~", ";,/?:@&=+$-_.!~*'()#")
 
 
 def forms_of_all(secrets: Iterable[str]) -> set[str]:
-    """Every text to mask for secrets of at least MINIMUM_LENGTH characters. Their number, and the time that it takes to
-    find them, are bounded whatever the secrets: above the bounds long ones are masked as they are, and no more."""
+    """Every text to mask for secrets of at least MINIMUM_LENGTH characters.
+
+    Their number and the time to find them are bounded: above the bounds, long secrets are only masked in plain form.
+    """
     forms: set[str] = set()
     long: list[str] = []
     characters = 0
@@ -74,7 +76,7 @@ def forms_of(secret: str) -> set[str]:
 
 
 def words_of(secret: str) -> set[str]:
-    """What to mask as whole words for a secret of two or three characters."""
+    """The whole words to mask for a secret of two or three characters."""
     word = secret.strip()
     encoded = {
         encode(word.encode(errors="replace")).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)
@@ -85,7 +87,7 @@ def words_of(secret: str) -> set[str]:
 
 
 def is_harmless(secret: str) -> bool:
-    """Whether the value is one that configuration is made of, like "true" and "production"."""
+    """Whether the value is an ordinary one of configuration, such as "true" or "production"."""
     return _HARMLESS.fullmatch(secret.strip().lower()) is not None
 
 
@@ -95,14 +97,14 @@ def _plain_forms(secret: str) -> set[str]:
         return {secret, secret.strip()}
     long_lines = {line for line in lines if len(line) >= MINIMUM_LENGTH}
     if long_lines:
-        # Its short lines ("}") are left alone: they are everywhere, and give nothing away without the others.
+        # Short lines ("}") aren't masked: they are frequent, and reveal nothing without the others.
         return long_lines
     return {secret, secret.strip(), secret.replace("\n", "\r\n")}
 
 
 def _base64_forms(secret: str) -> set[str]:
-    """Base64 of the secret inside any longer text: one form for each of the three ways it can lie on the 3-byte grid,
-    cut to the characters that depend on the secret alone."""
+    """Base64 of the secret inside any longer text: one form for each of its three alignments to groups of 3 bytes, cut
+    to the characters that depend only on the secret."""
     data = secret.encode(errors="replace")
     forms: set[str] = set()
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -119,7 +121,7 @@ def _base64_forms(secret: str) -> set[str]:
 
 
 def _hex_forms(secret: str) -> set[str]:
-    """As `xxd -p`, `hexdump` and Python print bytes: run together, apart, and with an escape for each."""
+    """The formats of `xxd -p`, `hexdump` and Python: digits without a separator, with one, and with escapes."""
     digits = secret.encode(errors="replace").hex()
     pairs = [digits[start : start + 2] for start in range(0, len(digits), 2)]
     forms = {digits, *(separator.join(pairs) for separator in (" ", ":", "-"))}
@@ -143,7 +145,7 @@ def _with_lower_escapes(quoted: str) -> str:
 
 def _escaped_forms(secret: str) -> set[str]:
     forms = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    # Go and many servers escape what is special in HTML; others use capital digits, or escape the slash.
+    # Go and many servers escape the special characters of HTML; others use upper-case digits, or escape the slash.
     forms |= {_HTML_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", form) for form in forms}
     forms |= {_JSON_ESCAPE.sub(lambda match: "\\u" + match[1].upper(), form) for form in forms}
     forms |= {form.replace("/", "\\/") for form in forms}
@@ -153,7 +155,7 @@ def _escaped_forms(secret: str) -> set[str]:
 
 
 def _shell_forms(secret: str) -> set[str]:
-    """As shells and Python quote words: `set -x`, shlex.quote, inside double quotes, printf %q, repr."""
+    """Words quoted by shells and Python: `set -x`, shlex.quote, in double quotes, printf %q, repr."""
     return {
         secret.replace("'", "'\\''"),
         secret.replace("'", "'\"'\"'"),
