@@ -153,6 +153,7 @@ BROKEN: list[tuple[dict[str, Any], FailureCode]] = [
     ({"batch": (404, {}, b"")}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b"[" * 100_000)}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b'{"objects": [3, null]}')}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (200, {}, b'{"objects": [{"oid": []}]}')}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b" " * (5 << 20))}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b'{"transfer": "ssh", "objects": []}')}, FailureCode.REPOSITORY_LFS_MISSING),
 ]

@@ -108,6 +108,17 @@ def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: 
     answered = find_answer_failure(repository, error.answers)
     if answered is not None:
         return answered
+    meaning = _find_meaning(stderr, repository)
+    if meaning is not None:
+        return meaning
+    if _PASSING.search(stderr) and not _UNREACHABLE.search(stderr) and not is_last_attempt:
+        return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
+    return unreachable(repository, _last_line(stderr))
+
+
+def _find_meaning(stderr: str, repository: RepositoryUrl) -> StageFailure | None:
+    """What git's messages say of the repository itself; None where they only say that the contact failed."""
+    shown = repository.public
     if is_moved(stderr):
         return StageFailure(
             FailureCode.REPOSITORY_NOT_FOUND,
@@ -134,11 +145,7 @@ def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: 
             f"The certificate of {repository.host} is not trusted: {_last_line(stderr).rstrip('.')}. If it is signed "
             "by an authority of one's own, the operator of this installation adds that to CLOUDIFY_CA_BUNDLE.",
         )
-    if _UNREACHABLE.search(stderr):
-        return unreachable(repository, _last_line(stderr))
-    if _PASSING.search(stderr) and not is_last_attempt:
-        return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
-    return unreachable(repository, _last_line(stderr))
+    return None
 
 
 def find_answer_failure(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,10 +177,26 @@ class Git:
         """As `run`, for another program that contacts the repository."""
         events = Path(self._environment["GIT_TRACE2_EVENT"])
         events.unlink(missing_ok=True)
+        output, messages = Output(consume, most), Messages(None if is_silent else self._on_stderr)
+        with self._started(command, directory, remote or {}, output, messages) as process:
+            self._wait(process, output)
+        if output.failure is not None:
+            raise output.failure
+        if process.returncode != 0 and not output.is_enough:
+            trace = GitTrace.read(events)
+            killed = self._confinement.find_failure(command[0], process.returncode, messages.text(), trace)
+            raise killed or GitFailed(messages.text(), process.returncode, trace.messages)
+        return bytes(output.data)
+
+    @contextmanager
+    def _started(
+        self, command: list[str], directory: Path, remote: Mapping[str, str], output: Output, messages: Messages
+    ) -> Generator[subprocess.Popen[bytes]]:
+        """The program within its bounds, read by two threads. Leaving the context ends it, then the threads."""
         process = subprocess.Popen(
             self._confinement.command([*self._prefix, *command]),
             cwd=directory,
-            env=self._environment | dict(remote or {}),
+            env=self._environment | dict(remote),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -189,7 +206,6 @@ class Git:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        output, messages = Output(consume, most), Messages(None if is_silent else self._on_stderr)
         readers = [
             threading.Thread(target=output.read, args=(process.stdout,), daemon=True),
             threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
@@ -197,7 +213,7 @@ class Git:
         for reader in readers:
             reader.start()
         try:
-            self._wait(process, output)
+            yield process
         finally:
             # Also after success: a helper that outlived git would hold the pipes open.
             end_group(process)
@@ -205,13 +221,6 @@ class Git:
                 reader.join()
             process.stdout.close()
             process.stderr.close()
-        if output.failure is not None:
-            raise output.failure
-        if process.returncode != 0 and not output.is_enough:
-            trace = GitTrace.read(events)
-            killed = self._confinement.find_failure(command[0], process.returncode, messages.text(), trace)
-            raise killed or GitFailed(messages.text(), process.returncode, trace.messages)
-        return bytes(output.data)
 
     def _wait(self, process: subprocess.Popen[bytes], output: Output) -> None:
         next_size_check = time.monotonic() + _SIZE_INTERVAL

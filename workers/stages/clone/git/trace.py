@@ -9,7 +9,6 @@ import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _MAXIMUM_TRACE = 4 << 20
 _MAXIMUM_MESSAGES = 100
@@ -39,7 +38,7 @@ class GitTrace:
             return cls()
         messages: list[str] = []
         child_signal: int | None = None
-        over_ssh: set[tuple[Any, Any]] = set()
+        over_ssh: set[tuple[object, object]] = set()
         for line in lines:
             if b'"event":"child_' not in line and b'"event":"error"' not in line:
                 continue
@@ -61,6 +60,6 @@ class GitTrace:
         return cls(tuple(own[-_MAXIMUM_MESSAGES:]), child_signal)
 
 
-def _signal_of(code: Any) -> int | None:
+def _signal_of(code: object) -> int | None:
     number = code - 128 if isinstance(code, int) else 0
     return number if 0 < number < signal.NSIG and number not in _NOT_TOLD else None
