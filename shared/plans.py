@@ -18,7 +18,7 @@ class Plan(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """`weight` is the tenant's share in fair dispatch; `rollback_depth` ready deployments stay restorable.
+    """`weight` is the tenant's share in fair dispatch.
 
     `disk_entries`: files, directories and links of a build. Dependencies of 300 000 exist.
     """
@@ -32,18 +32,14 @@ class PlanLimits:
     process_count: int
     disk_bytes: int
     stage_timeout_seconds: int
-    requests_per_minute: int
-    rollback_depth: int
     disk_entries: int
 
 
 LIMITS: dict[Plan, PlanLimits] = {
-    Plan.FREE: PlanLimits(1, 1, 100, 50, 2 * _GIBIBYTE, 2, 512, 4 * _GIBIBYTE, 900, 100, 10, 500_000),
-    Plan.PRO: PlanLimits(3, 2, 500, 500, 4 * _GIBIBYTE, 2, 512, 8 * _GIBIBYTE, 1800, 500, 30, 1_000_000),
-    Plan.TEAM: PlanLimits(6, 4, 2000, 2000, 8 * _GIBIBYTE, 4, 1024, 16 * _GIBIBYTE, 1800, 1000, 50, 2_000_000),
-    Plan.ENTERPRISE: PlanLimits(
-        20, 8, 10000, 10000, 16 * _GIBIBYTE, 8, 2048, 32 * _GIBIBYTE, 3600, 5000, 100, 4_000_000
-    ),
+    Plan.FREE: PlanLimits(1, 1, 100, 50, 2 * _GIBIBYTE, 2, 512, 4 * _GIBIBYTE, 900, 500_000),
+    Plan.PRO: PlanLimits(3, 2, 500, 500, 4 * _GIBIBYTE, 2, 512, 8 * _GIBIBYTE, 1800, 1_000_000),
+    Plan.TEAM: PlanLimits(6, 4, 2000, 2000, 8 * _GIBIBYTE, 4, 1024, 16 * _GIBIBYTE, 1800, 2_000_000),
+    Plan.ENTERPRISE: PlanLimits(20, 8, 10000, 10000, 16 * _GIBIBYTE, 8, 2048, 32 * _GIBIBYTE, 3600, 4_000_000),
 }
 
 

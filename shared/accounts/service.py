@@ -155,13 +155,6 @@ class AccountService:
             # The plan is committed; the next job that is enqueued carries its limits to the queue.
             _log.warning("plan_not_in_queue_yet", tenant_id=tenant_id, plan=plan.value)
 
-    def plan_of(self, tenant_id: str) -> Plan:
-        """Raises NotFound."""
-        plan = self._tenants.find_plan(tenant_id)
-        if plan is None:
-            raise NotFound("There is no such account.")
-        return plan
-
     def memberships_of(self, user_id: str) -> list[Membership]:
         """The personal tenant first."""
         return self._tenants.memberships_of(user_id)

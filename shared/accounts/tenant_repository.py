@@ -51,10 +51,6 @@ class TenantRepository:
         )
         return None if row is None else Role(row["role"])
 
-    def find_plan(self, tenant_id: str) -> Plan | None:
-        row = self._database.fetch_one("SELECT plan FROM tenants WHERE id = %(id)s", {"id": tenant_id})
-        return None if row is None else Plan(row["plan"])
-
     def set_plan_by_email(self, email: str, plan: Plan) -> str | None:
         """The id of the personal tenant whose plan was set, None when no user has this address."""
         row = self._database.fetch_one(

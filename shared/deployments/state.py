@@ -76,7 +76,6 @@ DEFAULT_THREADS: dict[Pool, int] = {
 }
 
 FINISHED = frozenset({DeploymentStatus.READY, DeploymentStatus.FAILED, DeploymentStatus.CANCELLED})
-LIVE = frozenset(DeploymentStatus) - FINISHED
 
 _ORDER = [DeploymentStatus.QUEUED, *(traits.status for traits in STAGES.values()), DeploymentStatus.READY]
 

@@ -13,7 +13,7 @@ from shared.queue.base import CancelOutcome, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
 from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, HandedBack, Outcome, WorkerRecord
-from shared.queue.scripts import ROOT, Scripts
+from shared.queue.scripts import Scripts
 
 # So many jobs go into one script: it ends within milliseconds, and others' turn comes.
 _CHUNK = 100
@@ -288,9 +288,3 @@ class RedisJobQueue:
 
     def _members(self, name: str) -> set[str]:
         return {member.decode() for member in self._scripts.run("members", name)}
-
-
-def purge(redis: Redis) -> None:
-    """Deletes everything that the queue keeps. For tests."""
-    for key in redis.scan_iter(match=f"{ROOT}*", count=1000):
-        redis.delete(key)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from schemas.logs import LogEntry
-from shared.clock import ManualClock
 from shared.db.database import Connection, Database
 from shared.logs.archive.compactor import LogCompactor
 from shared.logs.archive.store import ArchiveReader
@@ -17,6 +16,7 @@ from shared.logs.store import LogPage, PostgresLogStore
 from shared.storage.base import ArtifactStore
 from tests.support.artifact_stores import MemoryArtifactStore, ObservedArtifactStore
 from tests.support.log_rows import new_deployment
+from tests.support.manual_clock import ManualClock
 
 
 class Crash(Exception):

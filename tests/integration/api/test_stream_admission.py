@@ -16,12 +16,12 @@ import pytest
 from prometheus_client import REGISTRY
 from redis import Redis
 
-from shared.clock import ManualClock
 from shared.db.database import Database
 from shared.settings import QueueSettings, Settings
 from shared.stack.valkey import ValkeyServer
 from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.support.log_rows import end, eventually, line
+from tests.support.manual_clock import ManualClock
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration

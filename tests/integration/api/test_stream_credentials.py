@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from api.session_cookie import REFRESH_COOKIE
-from shared.clock import ManualClock
 from shared.settings import Settings
 from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.support.log_rows import line
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -16,10 +16,10 @@ from api.session_cookie import read_cookie
 from shared.accounts.access_tokens import AccessClaims, AccessTokens
 from shared.accounts.api_tokens import is_token, new_token
 from shared.accounts.passwords import Passwords
-from shared.clock import ManualClock
 from shared.errors import ErrorCode, Unauthenticated
 from shared.projects.project_input import field_problems, numbered_slug, slug_from, slug_problem
 from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
+from tests.support.manual_clock import ManualClock
 
 STATUSES = {
     400: "MALFORMED_JSON INVALID_CURSOR INVALID_SORT INVALID_FILTER",

@@ -13,10 +13,10 @@ from shared.accounts.access_tokens import AccessTokens
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.session_service import GRACE, IssuedSession, SessionService
 from shared.accounts.user_repository import UserRepository
-from shared.clock import ManualClock
 from shared.db.database import Database
 from shared.errors import ErrorCode, NotFound, Unauthenticated
 from tests.support.database_locks import Blocked, blocked
+from tests.support.manual_clock import ManualClock
 
 USER = "user_1"
 
