@@ -59,7 +59,7 @@ def main() -> int:
     try:
         prepare(load_settings(os.environ))
     except (SettingsError, MigrationError, StackError, CloudifyError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     return 0
 

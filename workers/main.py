@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 2
     pool = Pool(options.pool)
     configure_logging(f"worker-{pool.value}", settings.logs.level)
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     return 0
 

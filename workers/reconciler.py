@@ -287,7 +287,7 @@ def main() -> int:
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 2
     configure_logging("reconciler", settings.logs.level)
     stop = threading.Event()

@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
             connection.begin_draining()
         until = time.monotonic() + self._draining_seconds
         # uvicorn waits for its connections in the same way, as nothing tells when one has closed.
-        while not self.force_exit and time.monotonic() < until and any(one.is_idle for one in connections):  # noqa: ASYNC110
+        while not self.force_exit and time.monotonic() < until and any(one.is_idle for one in connections):  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.02)
 
     def _cut_off_slow_closing(self) -> None:

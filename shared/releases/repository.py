@@ -37,7 +37,7 @@ SELECT CASE WHEN d.is_preview THEN d.host ELSE p.slug END AS host, d.id AS deplo
 FROM deployments d JOIN projects p ON p.id = d.project_id WHERE p.deleting_at IS NULL AND {_IS_SERVED}
 """  # noqa: S608 - constants only
 
-_LOCK_SERVED = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608
+_LOCK_SERVED = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608 - constants only
 
 
 class ReleaseRepository:

@@ -130,7 +130,7 @@ class ObjectStoreServer(Server):
         super().stop()
         # Killed, it leaves its sockets; their place is fixed in it.
         for port in astuple(self._ports):
-            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - SeaweedFS puts them there
                 with contextlib.suppress(OSError):
                     leftover.unlink()
 

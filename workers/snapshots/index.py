@@ -41,7 +41,7 @@ class SnapshotIndex:
         SELECT {_COLUMNS} FROM snapshots
         WHERE tenant_id = %(tenant_id)s AND scope = ANY(%(scopes)s) AND kind = %(kind)s AND key = %(key)s
         ORDER BY array_position(%(scopes)s::text[], scope) LIMIT 1
-    """  # noqa: S608
+    """  # noqa: S608 - constants only
 
     def find(self, tenant_id: str, scopes: Sequence[str], kind: str, key: str) -> SnapshotRecord | None:
         """The record in the first of the scopes that has one."""
@@ -55,7 +55,7 @@ class SnapshotIndex:
         SELECT {_COLUMNS} FROM snapshots
         WHERE tenant_id = %(tenant_id)s AND scope = ANY(%(scopes)s) AND kind = %(kind)s AND group_name = %(group)s
         ORDER BY last_used_at DESC LIMIT 1
-    """  # noqa: S608
+    """  # noqa: S608 - constants only
 
     def latest(self, tenant_id: str, scopes: Sequence[str], kind: str, group: str) -> SnapshotRecord | None:
         """The group's record that was made or used last, in any of the scopes."""

@@ -176,7 +176,7 @@ def test_a_git_that_is_killed_is_tried_again(cloner: Cloner, http: GitServer, vi
     def run() -> None:
         try:
             cloner.clone(http.url("r.git"), attempt=3)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - told to the thread that waits
             outcome.append(error)
 
     thread = threading.Thread(target=run)

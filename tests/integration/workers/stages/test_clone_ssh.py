@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,7 +141,7 @@ def test_the_host_says_over_ssh_where_lfs_is(
     program = ssh.root / "bin" / "git-lfs-authenticate"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {ssh.root}/asked\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
-    os.chmod(program, 0o755)  # noqa: PTH101
+    program.chmod(0o755)
     assert cloner.files(cloner.clone(url, credentials=deploy_key(ssh)))["big.bin"] == CONTENT
     assert (ssh.root / "asked").read_text().splitlines() == [str(tmp_path / "site"), "download"]
     assert [asked[2] for asked in store.asked] == ["RemoteAuth s3cret", "RemoteAuth s3cret"]
