@@ -33,25 +33,25 @@ class RepositoryAccess:
         assert self._ssh is not None
         return self._ssh
 
-    def authorise(self, url: RepositoryUrl, place: str = SUBMODULES) -> RepositoryUrl:
+    def authorise(self, url: RepositoryUrl, named_in: str = SUBMODULES) -> RepositoryUrl:
         """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key.
 
-        `place`: the file of the repository that names the address, if it isn't the project's.
+        `named_in`: the file of the repository that names the address, if it isn't the project's.
         """
         own = self._credentials
         if url.scheme == "ssh" and (own is None or self._ssh is None or not own.is_for(url)):
-            raise self.explained(AccessRefused(self._missing_key(url)), url, place)
+            raise self.with_advice(AccessRefused(self._missing_key(url)), url, named_in)
         return url if own is None else own.add_to(url)
 
-    def explained(self, failure: Exception, url: RepositoryUrl, place: str = SUBMODULES) -> Exception:
+    def with_advice(self, failure: Exception, url: RepositoryUrl, named_in: str = SUBMODULES) -> Exception:
         """With advice that can be followed: for an address of another host no credentials can be set."""
         if isinstance(failure, AccessRefused) and url.origin != self._repository.origin:
-            return refused_elsewhere(url, self._repository, place)
+            return refused_elsewhere(url, self._repository, named_in)
         return failure
 
-    def refusal(self, url: RepositoryUrl, place: str) -> Exception:
-        """The failure of an address that wants credentials, or others. `place`: as for `authorise`."""
-        return self.explained(refused(url), url, place)
+    def refusal(self, url: RepositoryUrl, named_in: str) -> Exception:
+        """The failure of an address that wants credentials, or others. `named_in`: as for `authorise`."""
+        return self.with_advice(refused(url), url, named_in)
 
     def withheld_from(self, url: RepositoryUrl) -> str | None:
         """Whom the project's credentials are for, where that is not this address."""

@@ -23,7 +23,7 @@ _CONNECT_TRIES = 3
 # Whoever owns the name chooses how many it has, and each may be silent.
 _MAXIMUM_ADDRESSES = 4
 # After a proxy that took longer for its refusal, it isn't asked again.
-_PATIENCE_SECONDS = 10.0
+_RETRY_SECONDS = 10.0
 _PROXIED_PORTS = (22, 80, 443)
 
 
@@ -102,7 +102,7 @@ class Network:
             failure = proxy.open(url)
             if failure is None:
                 return
-            is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _PATIENCE_SECONDS
+            is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _RETRY_SECONDS
             # A proxy that is away is left to the stage's next attempt.
             if is_last or not failure.may_pass or isinstance(failure, UpstreamAway):
                 raise proxy_failure(url, failure, is_last_attempt=True)

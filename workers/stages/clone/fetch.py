@@ -10,7 +10,7 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.git.failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
+from workers.stages.clone.git.failures import PAUSES, find_foreign_answer, find_wait_seconds, is_commit_absent, is_moved
 from workers.stages.clone.git.http_answers import HttpAnswer, read_trace
 from workers.stages.clone.git.runner import GitFailed
 from workers.stages.clone.session import CloneSession
@@ -59,7 +59,7 @@ class RemoteRepository:
             )
         branches = [name.removeprefix("refs/heads/") for name in self._references(["refs/heads/*"], directory)]
         if not branches:
-            other = find_other_server(self.url, self._answers)
+            other = find_foreign_answer(self.url, self._answers)
             if other is not None:
                 raise other
             raise StageFailure(
@@ -72,7 +72,7 @@ class RemoteRepository:
         """SHA by name, of as many as fit some KiB."""
         arguments = ["ls-remote", "--quiet", "--", "URL", *patterns]
         try:
-            output = self._contact(arguments, directory, most=_MAXIMUM_REFERENCES)
+            output = self._contact(arguments, directory, limit=_MAXIMUM_REFERENCES)
         except GitFailed as error:
             raise self._failure_of(error) from error
         references: dict[str, str] = {}
@@ -144,13 +144,13 @@ class RemoteRepository:
             return False
         return True
 
-    def _contact(self, arguments: list[str], directory: Path, *, most: int | None = None) -> bytes:
-        """Runs git with this repository's address in place of "URL"; again after what may pass. `most`: as for
+    def _contact(self, arguments: list[str], directory: Path, *, limit: int | None = None) -> bytes:
+        """Runs git with this repository's address in place of "URL"; again after what may pass. `limit`: as for
         `Git.run`. Raises GitFailed."""
         pauses = list(PAUSES)
         while True:
             try:
-                return self._contact_once(arguments, directory, most)
+                return self._contact_once(arguments, directory, limit)
             except GitFailed as error:
                 is_ours = self._session.network.find_proxy_failure(self.url) is not None
                 can_wait = bool(pauses) and not is_ours
@@ -161,17 +161,17 @@ class RemoteRepository:
                 self._session.log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
                 self._session.deadline.pause(wait)
 
-    def _contact_once(self, arguments: list[str], directory: Path, most: int | None = None) -> bytes:
+    def _contact_once(self, arguments: list[str], directory: Path, limit: int | None = None) -> bytes:
         try:
-            return self._run(arguments, directory, most)
+            return self._run(arguments, directory, limit)
         except GitFailed as error:
             # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
             if not is_moved(error.stderr) or self.url.path.endswith(".git"):
                 raise
             self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
-            return self._run(arguments, directory, most)
+            return self._run(arguments, directory, limit)
 
-    def _run(self, arguments: list[str], directory: Path, most: int | None) -> bytes:
+    def _run(self, arguments: list[str], directory: Path, limit: int | None) -> bytes:
         trace = self._git.trace
         trace.unlink(missing_ok=True)
         remote = self._session.access.environment(self.url, self.route)
@@ -179,7 +179,7 @@ class RemoteRepository:
         remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
         filled = [self.url.public if argument == "URL" else argument for argument in arguments]
         try:
-            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote", most=most)
+            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote", limit=limit)
             self._answers = read_trace(trace)
         except GitFailed as error:
             error.answers = read_trace(trace)

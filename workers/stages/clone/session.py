@@ -83,7 +83,7 @@ class CloneSession:
         if of_proxy is not None:
             return proxy_failure(url, of_proxy, is_last_attempt=self.is_last_attempt)
         failure = failure_of(error, url, is_last_attempt=self.is_last_attempt or has_waited)
-        return self.access.explained(failure, url)
+        return self.access.with_advice(failure, url)
 
 
 class CloneSessions:

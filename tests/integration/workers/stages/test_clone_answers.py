@@ -172,7 +172,7 @@ def test_the_advice_for_a_private_submodule_can_be_followed(own: str, submodule:
     try:
         access.authorise(url)
         error = GitFailed("fatal: Authentication failed for x", 128)
-        failure = access.explained(failure_of(error, url, is_last_attempt=True), url)
+        failure = access.with_advice(failure_of(error, url, is_last_attempt=True), url)
     except StageFailure as raised:
         failure = raised
     assert isinstance(failure, StageFailure)

@@ -32,7 +32,7 @@ _UNREACHABLE = re.compile(
 )
 # As the end of a message of git's own.
 _DISK = re.compile(r": (?:No space left on device|Disk quota exceeded)\Z")
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection (reset|closed by)|unexpected disconnect|"
     r"hung up unexpectedly|invalid index-pack output|transfer closed|bad pack header|index-pack failed|unexpected EOF",
     re.IGNORECASE,
@@ -76,16 +76,16 @@ def is_commit_absent(stderr: str) -> bool:
 def find_wait_seconds(error: GitFailed, default: float) -> float | None:
     """How long to wait before the contact is tried again; None where that won't help, or is too long."""
     stderr, answers = error.stderr, error.answers
-    if answers and answers[-1].is_passing:
+    if answers and answers[-1].is_transient:
         return wait_after(answers[-1], default)
     is_other = (
         is_commit_absent(stderr) or is_disk_full(error) or _NOT_FOUND.search(stderr) or _AUTHENTICATION.search(stderr)
     )
-    return default if _PASSING.search(stderr) and not is_other else None
+    return default if _TRANSIENT.search(stderr) and not is_other else None
 
 
 def wait_after(answer: HttpAnswer, default: float) -> float | None:
-    """Seconds to wait after an answer that `is_passing`, None where the server asks for too many; `default`: at
+    """Seconds to wait after an answer that `is_transient`, None where the server asks for too many; `default`: at
     least, also where it asks for less."""
     seconds = max(default, answer.retry_after_seconds or 0.0)
     return seconds if seconds <= MAXIMUM_WAIT_SECONDS else None
@@ -111,7 +111,7 @@ def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: 
     meaning = _find_meaning(stderr, repository)
     if meaning is not None:
         return meaning
-    if _PASSING.search(stderr) and not _UNREACHABLE.search(stderr) and not is_last_attempt:
+    if _TRANSIENT.search(stderr) and not _UNREACHABLE.search(stderr) and not is_last_attempt:
         return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
     return unreachable(repository, _last_line(stderr))
 
@@ -165,12 +165,12 @@ def find_answer_failure(repository: RepositoryUrl, answers: Sequence[HttpAnswer]
             f"{shown} redirects to {page}, a page to sign in: the repository is private, or the address isn't one that "
             "git reads. Check the project's repositoryUrl, and set an access token: `cloudify credentials set`.",
         )
-    if last.is_passing:
-        return host_in_trouble(repository.host, last)
+    if last.is_transient:
+        return host_failing(repository.host, last)
     return None if not 200 <= last.status < 300 or last.is_git else _not_git(repository, last)
 
 
-def find_other_server(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
+def find_foreign_answer(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
     """For a repository without branches: git takes any answer for a server of files, and an empty list for a
     repository without commits. None when it was git's protocol after all."""
     if not answers or any(answer.is_git for answer in answers):
@@ -188,8 +188,8 @@ def _not_git(repository: RepositoryUrl, answer: HttpAnswer) -> StageFailure:
     )
 
 
-def host_in_trouble(host: str, answer: HttpAnswer) -> StageFailure:
-    """For an answer that `is_passing`, when the waiting is over."""
+def host_failing(host: str, answer: HttpAnswer) -> StageFailure:
+    """For an answer that `is_transient`, when the waiting is over."""
     asked = answer.retry_after_seconds
     wait = "later" if asked is None or asked < 1 else f"in {asked:.0f} seconds, as it asks"
     cause = "too many requests" if answer.status in (403, 429) else "a fault there"
@@ -199,16 +199,16 @@ def host_in_trouble(host: str, answer: HttpAnswer) -> StageFailure:
     )
 
 
-def refused_elsewhere(repository: RepositoryUrl, own: RepositoryUrl, place: str) -> AccessRefused:
-    """For an address that a file of the repository names, `place`, and that isn't of the host of `own`, the project's
-    repository, whose credentials are the only ones."""
+def refused_elsewhere(repository: RepositoryUrl, own: RepositoryUrl, named_in: str) -> AccessRefused:
+    """For an address that a file of the repository names, `named_in`, and that isn't of the host of `own`, the
+    project's repository, whose credentials are the only ones."""
     begin = own.public.removesuffix(own.path)
     problem = f"{repository.public} can't be read without credentials, and a project's credentials are for the host of "
     problem += f"its own repository alone ({begin})."
     if repository.host == own.host and repository.scheme != own.scheme:
-        relative = ", or relative to it (../name.git)" if place == SUBMODULES else ""
-        return AccessRefused(f"{problem} Write its address in {place} like the project's, as {begin}/…{relative}.")
-    advice = f"Name a copy on that host in {place}, make it public, or commit its files in its place."
+        relative = ", or relative to it (../name.git)" if named_in == SUBMODULES else ""
+        return AccessRefused(f"{problem} Write its address in {named_in} like the project's, as {begin}/…{relative}.")
+    advice = f"Name a copy on that host in {named_in}, make it public, or commit its files in its place."
     return AccessRefused(f"{problem} {advice}")
 
 
@@ -270,5 +270,5 @@ def proxy_failure(repository: RepositoryUrl, failure: UpstreamFailure, *, is_las
 def _last_line(stderr: str) -> str:
     """The line that says what went wrong: the last that git calls fatal or an error, else the last one."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    grave = [line for line in lines if line.startswith(("fatal:", "error:"))]
-    return (grave or lines or ["git gave no reason"])[-1][:300]
+    errors = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    return (errors or lines or ["git gave no reason"])[-1][:300]

@@ -22,7 +22,7 @@ _SMART = re.compile(r"application/x-git-[a-z-]+", re.IGNORECASE)
 _WORDS = re.compile(r"[\w.+-]+/[\w.+-]+")
 _SIGN_IN = re.compile(r"login|log-in|logon|sign[-_]?in|signin|/auth|oauth|saml|sso\b", re.IGNORECASE)
 # 520 to 527 are how Cloudflare says that the server behind it is in trouble.
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
 _REFERENCES = "/info/refs"
 _KINDS: Mapping[str, str] = {
     "text/html": "a web page (text/html), as sign-in pages and firewalls do,",
@@ -51,10 +51,10 @@ class HttpAnswer:
         return _KINDS.get(found[0].lower(), f"{found[0][:60].lower()}")
 
     @property
-    def is_passing(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether the server says that another time it may be otherwise; 403 is how some limit rates."""
         is_limited = self.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in self.headers
-        return self.status in _PASSING_STATUSES or (self.status == 403 and is_limited)
+        return self.status in _TRANSIENT_STATUSES or (self.status == 403 and is_limited)
 
     @property
     def retry_after_seconds(self) -> float | None:

@@ -20,15 +20,15 @@ _MAXIMUM_LINE = 2000
 class Output:
     """A program's standard output: kept, or handed on. `failure` and `is_enough` end the program.
 
-    `most`: that many bytes are enough. None: all of it is wanted.
+    `limit`: that many bytes are enough. None: all of it is wanted.
     """
 
-    def __init__(self, consume: Callable[[bytes], None] | None, most: int | None) -> None:
+    def __init__(self, consume: Callable[[bytes], None] | None, limit: int | None) -> None:
         self.data = bytearray()
         self.failure: Exception | None = None
         self.is_enough = False
         self._consume = consume or self._keep
-        self._most = most
+        self._limit = limit
 
     def read(self, pipe: IO[bytes]) -> None:
         while self.failure is None and not self.is_enough and (data := os.read(pipe.fileno(), 65536)):
@@ -39,8 +39,8 @@ class Output:
 
     def _keep(self, data: bytes) -> None:
         self.data += data
-        if self._most is not None and len(self.data) >= self._most:
-            del self.data[self._most :]
+        if self._limit is not None and len(self.data) >= self._limit:
+            del self.data[self._limit :]
             self.is_enough = True
         elif len(self.data) > _MAXIMUM_OUTPUT:
             # A part of it would pass for the whole.

@@ -144,16 +144,18 @@ class Git:
         *,
         is_silent: bool = False,
         consume: Callable[[bytes], None] | None = None,
-        most: int | None = None,
+        limit: int | None = None,
     ) -> bytes:
         """Standard output. `remote`: environment made by `RepositoryAccess.environment`. `consume` gets the output in
         pieces, from another thread, instead of it being returned; what it raises ends git and is raised here. After
-        `most` bytes of it git is ended, and they are returned.
+        `limit` bytes of it git is ended, and they are returned.
 
         Raises GitFailed, Cancelled, StageFailure when the time, the size or the memory is passed, and PlatformError
         when git was killed; nothing is left running.
         """
-        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume, most=most)
+        return self.run_program(
+            ["git", *arguments], directory, remote, is_silent=is_silent, consume=consume, limit=limit
+        )
 
     def read_message(self, sha: str, directory: Path, *, header: str = "") -> str:
         """The commit's message, after a line of its `header` (placeholders of `git log`) where one is asked for.
@@ -162,7 +164,7 @@ class Git:
         """
         form = f"--format={header}%n%B" if header else "--format=%B"
         arguments = ["log", "-1", "--no-show-signature", form, "--encoding=UTF-8", sha]
-        return self.run(arguments, directory, OFFLINE, most=_MAXIMUM_MESSAGE).decode("utf-8", "replace")
+        return self.run(arguments, directory, OFFLINE, limit=_MAXIMUM_MESSAGE).decode("utf-8", "replace")
 
     def run_program(
         self,
@@ -172,12 +174,12 @@ class Git:
         *,
         is_silent: bool = False,
         consume: Callable[[bytes], None] | None = None,
-        most: int | None = None,
+        limit: int | None = None,
     ) -> bytes:
         """As `run`, for another program that contacts the repository."""
         events = Path(self._environment["GIT_TRACE2_EVENT"])
         events.unlink(missing_ok=True)
-        output, messages = Output(consume, most), Messages(None if is_silent else self._on_stderr)
+        output, messages = Output(consume, limit), Messages(None if is_silent else self._on_stderr)
         with self._started(command, directory, remote or {}, output, messages) as process:
             self._wait(process, output)
         if output.failure is not None:

@@ -13,11 +13,11 @@ from pathlib import Path
 _MAXIMUM_TRACE = 4 << 20
 _MAXIMUM_MESSAGES = 100
 # What a server says comes as an error of git's own, after these words.
-_SERVERS_WORDS = "remote error: "
+_REMOTE_PREFIX = "remote error: "
 # ssh ends with the status of the server's program, so that one could be chosen.
 _SSH = "transport/ssh"
 # 128 + 1 is how git ends after a wrong option; 2, 3 and 13 follow from another end.
-_NOT_TOLD = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE})
+_IGNORED_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class GitTrace:
                     child_signal = _signal_of(event.get("code")) or child_signal
                 case _:
                     pass
-        own = [text for text in messages if not text.startswith(_SERVERS_WORDS)]
+        own = [text for text in messages if not text.startswith(_REMOTE_PREFIX)]
         return cls(tuple(own[-_MAXIMUM_MESSAGES:]), child_signal)
 
 
 def _signal_of(code: object) -> int | None:
     number = code - 128 if isinstance(code, int) else 0
-    return number if 0 < number < signal.NSIG and number not in _NOT_TOLD else None
+    return number if 0 < number < signal.NSIG and number not in _IGNORED_SIGNALS else None

@@ -23,9 +23,9 @@ import httpx
 T = TypeVar("T")
 
 # The longest time between two questions whether there is time left.
-_TURN_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 # For another request, as httpx does.
-_KEPT_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 5.0
 
 
 class BoundedTransport(httpx.BaseTransport):
@@ -39,15 +39,15 @@ class BoundedTransport(httpx.BaseTransport):
         backend = _Backend(check_time)
         if proxy is None:
             self._pool = httpcore.ConnectionPool(
-                context, keepalive_expiry=_KEPT_SECONDS, retries=0, network_backend=backend
+                context, keepalive_expiry=_KEEPALIVE_SECONDS, retries=0, network_backend=backend
             )
         else:
-            place = httpx.Proxy(proxy)
+            upstream = httpx.Proxy(proxy)
             self._pool = httpcore.HTTPProxy(
-                str(place.url),
-                place.raw_auth,
+                str(upstream.url),
+                upstream.raw_auth,
                 ssl_context=context,
-                keepalive_expiry=_KEPT_SECONDS,
+                keepalive_expiry=_KEEPALIVE_SECONDS,
                 network_backend=backend,
             )
 
@@ -136,16 +136,16 @@ class _Stream(httpcore.NetworkStream):
     def connect(self, host: str, port: int, timeout: float | None) -> None:
         with self._closed_on_failure():
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._patiently(partial(_connect, self._connection, (host, port)), select.POLLOUT, timeout)
+            self._wait_for(partial(_connect, self._connection, (host, port)), select.POLLOUT, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _errors_of_httpcore(httpcore.ReadTimeout, httpcore.ReadError):
-            return self._patiently(partial(self._connection.recv, max_bytes), select.POLLIN, timeout)
+            return self._wait_for(partial(self._connection.recv, max_bytes), select.POLLIN, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         with _errors_of_httpcore(httpcore.WriteTimeout, httpcore.WriteError):
             while buffer:
-                sent = self._patiently(partial(self._connection.send, buffer), select.POLLOUT, timeout)
+                sent = self._wait_for(partial(self._connection.send, buffer), select.POLLOUT, timeout)
                 buffer = buffer[sent:]
 
     def start_tls(
@@ -156,7 +156,7 @@ class _Stream(httpcore.NetworkStream):
                 self._connection, server_hostname=server_hostname, do_handshake_on_connect=False
             )
             self._connection = wrapped
-            self._patiently(wrapped.do_handshake, select.POLLIN, timeout)
+            self._wait_for(wrapped.do_handshake, select.POLLIN, timeout)
         return self
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class _Stream(httpcore.NetworkStream):
             return self._connection if isinstance(self._connection, ssl.SSLSocket) else None
         return self._is_ready(select.POLLIN, 0) if info == "is_readable" else None
 
-    def _patiently(self, action: Callable[[], T], event: int, timeout: float | None) -> T:
+    def _wait_for(self, action: Callable[[], T], event: int, timeout: float | None) -> T:
         """Does it as soon as it can be done. Raises TimeoutError, OSError, what `check_time` raises."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -182,7 +182,7 @@ class _Stream(httpcore.NetworkStream):
                 pass
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"nothing came for {timeout} seconds")
-            self._is_ready(event, _TURN_SECONDS)
+            self._is_ready(event, _POLL_SECONDS)
 
     def _is_ready(self, event: int, seconds: float) -> bool:
         poll = select.poll()

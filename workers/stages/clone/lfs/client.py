@@ -22,7 +22,7 @@ from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.git.failures import (
     LFS_SETTINGS,
     PAUSES,
-    host_in_trouble,
+    host_failing,
     proxy_failure,
     unreachable,
     wait_after,
@@ -43,7 +43,7 @@ _MAXIMUM_ANSWER = 4 << 20
 _MAXIMUM_REDIRECTS = 3
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
 # Whatever the server asks for, these are the client's own.
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
+_RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -71,7 +71,7 @@ class _Target:
         return (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
 
 
-class _InTrouble(Exception):
+class _TransientAnswer(Exception):
     def __init__(self, host: str, answer: HttpAnswer) -> None:
         super().__init__(host)
         self.host = host
@@ -98,19 +98,19 @@ class LfsClient:
         objects = list(wanted)
         for start in range(0, len(objects), _BATCH):
             batch = {item: wanted[item] for item in objects[start : start + _BATCH]}
-            downloads = self._patiently(partial(self._ask, endpoint, batch))
+            downloads = self._retrying(partial(self._ask, endpoint, batch))
             for item, path in batch.items():
-                self._patiently(partial(self._download, endpoint, item, downloads[item], path, directory))
+                self._retrying(partial(self._download, endpoint, item, downloads[item], path, directory))
 
-    def _patiently(self, action: Callable[[], T]) -> T:
+    def _retrying(self, action: Callable[[], T]) -> T:
         """Tries again after answers that may pass, when the server says. Raises StageFailure when it is no better."""
         for pause in (*PAUSES, None):
             try:
                 return action()
-            except _InTrouble as error:
+            except _TransientAnswer as error:
                 wait = None if pause is None else wait_after(error.answer, pause)
                 if wait is None:
-                    raise host_in_trouble(f"The Git LFS server {error.host}", error.answer) from error
+                    raise host_failing(f"The Git LFS server {error.host}", error.answer) from error
                 self._session.deadline.pause(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -132,7 +132,7 @@ class LfsClient:
         target = self._target(download.url)
         headers = download.headers
         if not any(name.lower() == "authorization" for name in headers):
-            headers = {**headers, **self._own_headers(endpoint, target)}
+            headers = {**headers, **self._credentials_for(endpoint, target)}
         for _ in range(_MAXIMUM_REDIRECTS + 1):
             with self._answer("GET", target, headers) as response:
                 if response.status_code not in _REDIRECTS:
@@ -148,7 +148,7 @@ class LfsClient:
                 headers = {}
         raise server_unusable(target.host, "redirects again and again")
 
-    def _own_headers(self, endpoint: Endpoint, target: _Target) -> Mapping[str, str]:
+    def _credentials_for(self, endpoint: Endpoint, target: _Target) -> Mapping[str, str]:
         if target.public.origin == self._target(endpoint.url).public.origin:
             return endpoint.headers
         own = authorization(self._session.access.authorise(target.public, LFS_SETTINGS))
@@ -181,7 +181,7 @@ class LfsClient:
         address, client = self._connections.find(url)
         host = f"[{url.host}]" if ":" in url.host else url.host
         shown = f"[{address}]" if ":" in address else address
-        given = {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
+        given = {name: value for name, value in headers.items() if name.lower() not in _RESERVED_HEADERS}
         try:
             request = client.build_request(
                 method,
@@ -194,7 +194,7 @@ class LfsClient:
         except (httpx.LocalProtocolError, httpx.InvalidURL, ValueError, TypeError) as error:
             raise server_unusable(target.host, "gives headers or an address that HTTP doesn't allow") from error
         except (httpx.TransportError, OSError) as error:
-            raise self._broken(target, type(error).__name__) from error
+            raise self._broken_off(target, type(error).__name__) from error
         try:
             yield response
         finally:
@@ -206,9 +206,9 @@ class LfsClient:
         try:
             yield from response.iter_raw()
         except httpx.TransportError as error:
-            raise self._broken(target, type(error).__name__) from error
+            raise self._broken_off(target, type(error).__name__) from error
 
-    def _broken(self, target: _Target, reason: str) -> Exception:
+    def _broken_off(self, target: _Target, reason: str) -> Exception:
         # Whoever cancelled while the server said nothing is told that.
         self._check_time()
         failure = self._session.network.find_proxy_failure(target.public)
@@ -221,8 +221,8 @@ class LfsClient:
     def _failure(self, response: httpx.Response, target: _Target, is_authenticated: bool) -> Exception:
         status = response.status_code
         answer = HttpAnswer(status, {name.lower(): value[:1000] for name, value in response.headers.items()})
-        if answer.is_passing:
-            return _InTrouble(target.host, answer)
+        if answer.is_transient:
+            return _TransientAnswer(target.host, answer)
         if status in (507, 509):
             return server_unusable(
                 target.host, f"is over its quota (status {status}); its owner raises it, or removes files"
