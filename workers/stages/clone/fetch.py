@@ -15,15 +15,15 @@ from workers.stages.clone.git.http_answers import HttpAnswer, read_trace
 from workers.stages.clone.git.runner import GitFailed
 from workers.stages.clone.session import CloneSession
 
-# Bytes of a list of branches: a message names some of them.
+# Bytes of a list of branches. A message names only some of them.
 _MAXIMUM_REFERENCES = 16 << 10
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 class RemoteRepository:
-    """A repository that is being talked to. Not shared between threads.
+    """A repository on a server. Not shared between threads.
 
-    Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
+    Made by `connect`, which checks the address; every later contact takes the route that was checked.
     """
 
     def __init__(self, session: CloneSession, url: RepositoryUrl, route: Route) -> None:
@@ -44,7 +44,7 @@ class RemoteRepository:
         return cls(session, authorised, route)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
-        """The SHA of the branch's newest commit. Raises StageFailure."""
+        """Returns the SHA of the branch's newest commit. Raises StageFailure."""
         if branch.startswith("-") or any(character in branch for character in "\0\n *?[\\^~:"):
             raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{branch!r} can't be the name of a branch.")
         reference, tag = f"refs/heads/{branch}", f"refs/tags/{branch}"
@@ -69,7 +69,7 @@ class RemoteRepository:
         raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{self.url.public} has no branch {branch!r}. It has: {some}.")
 
     def _references(self, patterns: list[str], directory: Path) -> dict[str, str]:
-        """SHA by name, of as many as fit some KiB."""
+        """SHAs by name; a list longer than 16 KiB is cut off."""
         arguments = ["ls-remote", "--quiet", "--", "URL", *patterns]
         try:
             output = self._contact(arguments, directory, limit=_MAXIMUM_REFERENCES)
@@ -85,7 +85,7 @@ class RemoteRepository:
     def fetch(self, sha: str, directory: Path, branch: str | None) -> None:
         """Fetches the commit into the new repository `directory` and checks it out. Raises StageFailure.
 
-        A server that doesn't hand out commits by SHA is asked for the branch, then for everything.
+        If the server doesn't serve commits by SHA, fetches the branch, then everything.
         """
         self._initialise(sha, directory)
         self._fetch_commit(sha, directory, branch)
@@ -118,9 +118,9 @@ class RemoteRepository:
         )
 
     def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
-        """Fetches the commits into the repository `directory` (made where there is none), without their files where
-        the server can leave them out. False when they can't be had; nothing depends on it. Raises StageFailure for
-        commits that are too large to be compared."""
+        """Fetches the commits into the repository `directory`, which is created if it is missing, without their files
+        if the server can leave those out. Returns False if they are unavailable. Raises StageFailure if they are too
+        large to be compared."""
         if not (directory / ".git").exists():
             self._initialise(shas[0], directory)
         options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
@@ -145,8 +145,9 @@ class RemoteRepository:
         return True
 
     def _contact(self, arguments: list[str], directory: Path, *, limit: int | None = None) -> bytes:
-        """Runs git with this repository's address in place of "URL"; again after what may pass. `limit`: as for
-        `Git.run`. Raises GitFailed."""
+        """Runs git with this repository's address in place of "URL", and retries after transient failures.
+
+        `limit`: as for `Git.run`. Raises GitFailed."""
         pauses = list(PAUSES)
         while True:
             try:
@@ -165,7 +166,7 @@ class RemoteRepository:
         try:
             return self._run(arguments, directory, limit)
         except GitFailed as error:
-            # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
+            # Some hosts redirect to the address with .git. git follows none: they could lead to a private address.
             if not is_moved(error.stderr) or self.url.path.endswith(".git"):
                 raise
             self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
@@ -175,7 +176,7 @@ class RemoteRepository:
         trace = self._git.trace
         trace.unlink(missing_ok=True)
         remote = self._session.access.environment(self.url, self.route)
-        # Headers alone; git leaves credentials out.
+        # Headers only; git redacts credentials.
         remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
         filled = [self.url.public if argument == "URL" else argument for argument in arguments]
         try:

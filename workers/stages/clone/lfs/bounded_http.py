@@ -1,7 +1,7 @@
-"""HTTP to a server that a tenant chose: whatever it sends, however slowly, every wait ends when the caller says so.
+"""HTTP to a server that a tenant chose: the caller can end every wait, however slowly the server sends.
 
-The timeouts of httpx hold for one read each, so a server that sends a byte now and then is never late. Here each wait
-for a socket (for the connection, TLS, the head, the content) asks in short turns whether there is time left.
+A timeout of httpx is for one read, so a server that sends a byte now and then never times out. Here every wait for a
+socket (to connect, for TLS, the head and the content) checks at short intervals whether there is time left.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import httpx
 
 T = TypeVar("T")
 
-# The longest time between two questions whether there is time left.
+# The longest time between two checks whether there is time left.
 _POLL_SECONDS = 0.25
-# For another request, as httpx does.
+# How long idle connections are kept; the default of httpx.
 _KEEPALIVE_SECONDS = 5.0
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """For addresses alone: no name is resolved. Sends nothing twice. Not shared between threads.
+    """Connects to IP addresses only; resolves no names. Sends nothing twice. Not shared between threads.
 
-    `check_time` is asked before, during and after every wait; what it raises ends the request as it is. `proxy`: the
-    URL of an HTTP proxy on this host, with its credentials.
+    `check_time` is called before, during and after every wait; an exception that it raises ends the request. `proxy` is
+    the URL of an HTTP proxy on this host, with its credentials.
     """
 
     def __init__(self, check_time: Callable[[], None], context: ssl.SSLContext, proxy: str | None = None) -> None:
@@ -85,7 +85,7 @@ class _Content(httpx.SyncByteStream):
 
 @contextmanager
 def _errors_of_httpx() -> Generator[None]:
-    """httpx has a class of the same name for each of these."""
+    """Translates exceptions: httpx has a class of the same name for each of these."""
     try:
         yield
     except (
@@ -168,7 +168,7 @@ class _Stream(httpcore.NetworkStream):
         return self._is_ready(select.POLLIN, 0) if info == "is_readable" else None
 
     def _wait_for(self, action: Callable[[], T], event: int, timeout: float | None) -> T:
-        """Does it as soon as it can be done. Raises TimeoutError, OSError, what `check_time` raises."""
+        """Calls `action` until it doesn't block. Raises TimeoutError, OSError, and what `check_time` raises."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self._check_time()
@@ -199,7 +199,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 def _connect(connection: socket.socket, address: tuple[str, int]) -> None:
-    """Asked again until it is done: the system then tells what became of it."""
+    """Called again until the connection is made or fails. Raises BlockingIOError in between."""
     result = connection.connect_ex(address)
     if result in (errno.EINPROGRESS, errno.EALREADY):
         raise BlockingIOError

@@ -1,8 +1,8 @@
-"""The client of a Git LFS server: asks for objects in batches, downloads and verifies them.
+"""The client of a Git LFS server: requests objects in batches, downloads and verifies them.
 
-https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md and basic-transfers.md. The server is untrusted: it may
-name no address inside, gets credentials only if it is the host they are for, and what it sends is bounded by what the
-pointers say.
+https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md and basic-transfers.md. The server is untrusted: it can't
+redirect to private addresses, gets credentials only if they are for its host, and a download is limited to the size
+that the pointer names.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _BATCH = 100
 _MAXIMUM_ANSWER = 4 << 20
 _MAXIMUM_REDIRECTS = 3
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
-# Whatever the server asks for, these are the client's own.
+# Set by the client; the server can't change them.
 _RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask. `headers` authenticate, and go to no other host."""
+    """A server's address. `headers` authenticate, and are sent to no other host."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -57,7 +57,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """An accepted address of the server. `public` has neither credentials nor query."""
+    """An address that passed the checks. `public` has neither credentials nor query."""
 
     public: RepositoryUrl
     parts: SplitResult
@@ -79,7 +79,7 @@ class _TransientAnswer(Exception):
 
 
 class LfsClient:
-    """For one repository's objects; not shared between threads. A context manager: leaving it ends the connections."""
+    """Fetches one repository's objects. Not shared between threads. Leaving the context closes the connections."""
 
     def __init__(self, session: CloneSession) -> None:
         self._session = session
@@ -93,8 +93,10 @@ class LfsClient:
         self._connections.close()
 
     def fetch(self, endpoint: Endpoint, wanted: Mapping[LfsObject, str], directory: Path) -> None:
-        """Puts each object into `directory` under its oid. `wanted` gives a path to name it by. Raises StageFailure,
-        PlatformError for what may pass, Cancelled."""
+        """Writes each object to `directory`/oid. `wanted`: a path of each, for messages.
+
+        Raises StageFailure, PlatformError for transient failures, and Cancelled.
+        """
         objects = list(wanted)
         for start in range(0, len(objects), _BATCH):
             batch = {item: wanted[item] for item in objects[start : start + _BATCH]}
@@ -103,7 +105,7 @@ class LfsClient:
                 self._retrying(partial(self._download, endpoint, item, downloads[item], path, directory))
 
     def _retrying(self, action: Callable[[], T]) -> T:
-        """Tries again after answers that may pass, when the server says. Raises StageFailure when it is no better."""
+        """Retries after transient answers, with the server's delay. Raises StageFailure after the last try."""
         for pause in (*PAUSES, None):
             try:
                 return action()
@@ -125,7 +127,7 @@ class LfsClient:
                 self._check_time()
                 data += chunk
                 if len(data) > _MAXIMUM_ANSWER:
-                    raise server_unusable(target.host, "answers without end")
+                    raise server_unusable(target.host, f"sends a response of more than {_MAXIMUM_ANSWER >> 20} MiB")
         return read_answer(bytes(data), target.host, batch)
 
     def _download(self, endpoint: Endpoint, item: LfsObject, download: Download, path: str, directory: Path) -> None:
@@ -146,7 +148,7 @@ class LfsClient:
             former, target = target, self._target(location, base=target.parts.geturl())
             if former.public.origin != target.public.origin:
                 headers = {}
-        raise server_unusable(target.host, "redirects again and again")
+        raise server_unusable(target.host, "redirects too often")
 
     def _credentials_for(self, endpoint: Endpoint, target: _Target) -> Mapping[str, str]:
         if target.public.origin == self._target(endpoint.url).public.origin:
@@ -155,7 +157,7 @@ class LfsClient:
         return {} if own is None else {"Authorization": own}
 
     def _target(self, url: str, base: str = "") -> _Target:
-        """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and where the policy refuses it."""
+        """Checks an address. Raises StageFailure URL_FORBIDDEN if it isn't http(s) or the policy refuses it."""
         try:
             parts = urlsplit(urljoin(base, url) if base else url)
             bare = parts._replace(query="", fragment="").geturl()
@@ -167,7 +169,7 @@ class LfsClient:
         except StageFailure as failure:
             raise StageFailure(failure.code, f"The Git LFS server names an address: {failure.message}") from failure
         except ValueError:
-            raise StageFailure(FailureCode.URL_FORBIDDEN, "The Git LFS server names an address that is none.") from None
+            raise StageFailure(FailureCode.URL_FORBIDDEN, "The Git LFS server names an invalid address.") from None
         return _Target(public, parts)
 
     @contextmanager
@@ -209,7 +211,7 @@ class LfsClient:
             raise self._broken_off(target, type(error).__name__) from error
 
     def _broken_off(self, target: _Target, reason: str) -> Exception:
-        # Whoever cancelled while the server said nothing is told that.
+        # If the clone was cancelled meanwhile, that is the reason.
         self._check_time()
         failure = self._session.network.find_proxy_failure(target.public)
         if failure is not None:
@@ -225,10 +227,10 @@ class LfsClient:
             return _TransientAnswer(target.host, answer)
         if status in (507, 509):
             return server_unusable(
-                target.host, f"is over its quota (status {status}); its owner raises it, or removes files"
+                target.host, f"is over its quota (status {status}); its owner has to raise it or remove files"
             )
         if status >= 500:
-            return server_unusable(target.host, f"doesn't do what it is asked (status {status})")
+            return server_unusable(target.host, f"fails (status {status})")
         if status in (401, 403):
             if not is_authenticated:
                 return self._session.access.refusal(target.public, LFS_SETTINGS)
@@ -238,7 +240,7 @@ class LfsClient:
                 "`cloudify credentials set`.",
             )
         if status in _REDIRECTS:
-            return server_unusable(target.host, "redirects elsewhere; name its present address in .lfsconfig")
+            return server_unusable(target.host, "redirects to another address; name its current one in .lfsconfig")
         if status == 404:
             return server_unusable(target.host, "has no Git LFS there; name the server in .lfsconfig")
         return server_unusable(target.host, f"refuses with status {status}")
