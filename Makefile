@@ -6,12 +6,14 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
+# Of `make test`: most tests wait for servers and builds, so there are more than processors. Each has its own servers.
+TEST_PROCESSES ?= 4
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
 TEXTS := README.md CHANGELOG.md docs .github .ci/run Makefile Dockerfile pyproject.toml
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench clean
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench docs clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
@@ -20,7 +22,7 @@ run: .venv/run.stamp ## Run the whole platform on this machine and deploy the sa
 	@exec $(BIN)/cloudify up
 
 test: .venv/dev.stamp ## Run all tests
-	$(BIN)/python -m tests.side_by_side
+	$(BIN)/python -m pytest -p tests.support.lanes -n $(TEST_PROCESSES)
 
 unit: .venv/dev.stamp ## Run the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/architecture
@@ -46,6 +48,9 @@ streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while
 
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
+
+docs: .venv/dev.stamp ## Write the pages that are made from the code: settings and failure codes
+	$(BIN)/python -m tests.support.documentation
 
 lint: .venv/dev.stamp types ## Check style, formatting, types, imports and words
 	$(BIN)/ruff check $(SOURCES)

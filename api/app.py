@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from litestar import Litestar, Router
 from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
-from litestar.types import Message, Scope
+from litestar.types import ControllerRouterHandler, Message, Scope
 
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
 from api.edge.body_budget import BodyBudget
 from api.edge.callers import Callers
 from api.edge.lanes import Lanes
+from api.edge.request_body import BodyPace
 from api.errors import handle_error
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
-from api.middleware import Application, BodyPace
+from api.middleware import Application
 from api.openapi import describe, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
@@ -38,7 +38,7 @@ from api.services import Services
 from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
 
-Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 CONTROLLERS = (
     HealthController,
@@ -57,12 +57,35 @@ CONTROLLERS = (
 def create_app(
     services: Services,
     *,
-    routes: Sequence[Any] = (),
+    routes: Sequence[ControllerRouterHandler] = (),
     lifespan: Sequence[Lifespan] = (),
     body_pace: BodyPace | None = None,
 ) -> Litestar:
-    """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are served under /api, too."""
-    api = Router(
+    """Raises UndeclaredRoutes for a route that doesn't say who may use it. `routes` are added under /api."""
+    lanes = Lanes()
+    application = Application(
+        route_handlers=[_api_router(routes)],
+        guards=[guard],
+        dependencies=_service_dependencies(services),
+        exception_handlers={Exception: handle_error},
+        request_class=JsonRequest,
+        response_class=EnvelopeResponse,
+        request_max_body_size=MAXIMUM_BODY_BYTES,
+        openapi_config=openapi_config(),
+        state=_state(services, lanes, body_pace or BodyPace()),
+        lifespan=[lanes.running, *lifespan, services.stream_leases.running],
+        before_send=[_allow_all_methods],
+        logging_config=None,
+        debug=False,
+    )
+    check_declarations(application)
+    application.state.methods = _methods_by_address(application)
+    describe(application)
+    return application
+
+
+def _api_router(routes: Sequence[ControllerRouterHandler]) -> Router:
+    return Router(
         "/api",
         route_handlers=[
             *CONTROLLERS,
@@ -77,41 +100,26 @@ def create_app(
             "idempotent_call": Provide(provide_idempotent_call),
         },
     )
-    lanes = Lanes()
-    application = Application(
-        route_handlers=[api],
-        guards=[guard],
-        dependencies=_service_dependencies(services),
-        exception_handlers={Exception: handle_error},
-        request_class=JsonRequest,
-        response_class=EnvelopeResponse,
-        request_max_body_size=MAXIMUM_BODY_BYTES,
-        openapi_config=openapi_config(),
-        state=State(
-            {
-                "services": services,
-                "query_parameters": {},
-                "lanes": lanes,
-                "callers": Callers(services.device_cookies),
-                "hosts": Hosts(services.settings.api.hosts),
-                "trusted_proxies": TrustedProxies(services.settings.api.trusted_proxies),
-                "body_pace": body_pace or BodyPace(),
-                "body_budget": BodyBudget(),
-            }
-        ),
-        lifespan=[lanes.running, *lifespan, services.stream_admission.running],
-        before_send=[_allow_all_methods],
-        logging_config=None,
-        debug=False,
+
+
+def _state(services: Services, lanes: Lanes, body_pace: BodyPace) -> State:
+    """The state that the middleware, the guard and the request class read. `describe` fills the query parameters."""
+    return State(
+        {
+            "services": services,
+            "query_parameters": {},
+            "lanes": lanes,
+            "callers": Callers(services.device_cookies),
+            "hosts": Hosts(services.settings.api.hosts),
+            "trusted_proxies": TrustedProxies(services.settings.api.trusted_proxies),
+            "body_pace": body_pace,
+            "body_budget": BodyBudget(),
+        }
     )
-    check_declarations(application)
-    application.state.methods = _methods_by_address(application)
-    describe(application)
-    return application
 
 
 def _methods_by_address(application: Litestar) -> dict[str, str]:
-    """Path template → what `Allow` says of it."""
+    """Path template → its `Allow` header."""
     methods: dict[str, set[str]] = {}
     for route in application.routes:
         if isinstance(route, HTTPRoute):
@@ -122,7 +130,7 @@ def _methods_by_address(application: Litestar) -> dict[str, str]:
 
 
 async def _allow_all_methods(message: Message, scope: Scope) -> None:
-    """Litestar's answer to OPTIONS knows only the first method that an address was given."""
+    """Litestar's answer to OPTIONS names only the first method of an address."""
     if message["type"] == "http.response.start" and scope.get("method") == "OPTIONS" and message["status"] == 204:
         allowed = scope["litestar_app"].state.methods.get(scope["path_template"])
         if allowed is not None:
@@ -136,10 +144,10 @@ def _service_dependencies(services: Services) -> dict[str, Provide]:
         "log_store": services.log_store,
         "stream_hub": services.stream_hub,
         "account_hub": services.account_hub,
-        "stream_admission": services.stream_admission,
+        "stream_leases": services.stream_leases,
     }
     return {name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}
 
 
-def _constant(value: Any) -> Callable[[], Any]:
+def _constant(value: object) -> Callable[[], object]:
     return lambda: value

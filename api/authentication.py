@@ -1,4 +1,4 @@
-"""Who asks: from the `Authorization` header to a principal."""
+"""Authentication: from a credential to a principal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from shared.errors import ErrorCode, Unauthenticated
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """`scopes`: what a token is limited to, empty for all rights of the user. Either of `token_id` and `session_id`
-    is set."""
+    """`scopes`: the limits of a token, empty for all rights of the user. One of `token_id` and `session_id` is set."""
 
     user_id: str
     email: str
@@ -62,7 +61,7 @@ class Authenticator:
         return self._by_token(credential) if credential.startswith(PREFIX) else self._by_session(credential)
 
     def by_ticket(self, ticket: str, *, deployment_id: str | None) -> Principal:
-        """Who asked for the ticket, which is used up. Raises Unauthenticated."""
+        """Consumes the ticket; returns the user who requested it. Raises Unauthenticated."""
         holder = self._stream_tickets.redeem(ticket, deployment_id=deployment_id)
         return Principal(
             user_id=holder.user_id,
@@ -74,7 +73,7 @@ class Authenticator:
         )
 
     def by_session_cookie(self, refresh_token: str) -> Principal:
-        """Whose login the cookie holds; the cookie is not replaced. Raises Unauthenticated."""
+        """The user whose login the cookie holds. Does not replace the cookie. Raises Unauthenticated."""
         holder = self._session_service.identify(refresh_token)
         return Principal(
             user_id=holder.user_id,
@@ -88,27 +87,27 @@ class Authenticator:
     def _by_token(self, token: str) -> Principal:
         row = self._tokens.find_active(token_hash(token)) if is_token(token) else None
         if row is None:
-            raise Unauthenticated("The API token is not known or was revoked; make a new one.")
-        if row["is_expired"]:
-            raise Unauthenticated("The API token has expired; make a new one.", code=ErrorCode.TOKEN_EXPIRED)
+            raise Unauthenticated("The API token is unknown or was revoked; create a new one.")
+        if row.is_expired:
+            raise Unauthenticated("The API token has expired; create a new one.", code=ErrorCode.TOKEN_EXPIRED)
         return Principal(
-            user_id=row["user_id"],
-            email=row["email"],
-            token_id=row["id"],
-            scopes=frozenset(row["scopes"]),
-            is_platform_administrator=row["is_platform_administrator"],
+            user_id=row.user_id,
+            email=row.email,
+            token_id=row.id,
+            scopes=frozenset(row.scopes),
+            is_platform_administrator=row.is_platform_administrator,
         )
 
     def _by_session(self, token: str) -> Principal:
         claims = self._access_tokens.verify(token)
         row = self._sessions.find_user(claims.user_id, claims.family_id, self._clock.now())
-        if row is None or not row["is_live"]:
+        if row is None or not row.is_live:
             raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
         return Principal(
-            user_id=row["user_id"],
-            email=row["email"],
+            user_id=row.user_id,
+            email=row.email,
             token_id=None,
             scopes=frozenset(),
-            is_platform_administrator=row["is_platform_administrator"],
+            is_platform_administrator=row.is_platform_administrator,
             session_id=claims.family_id,
         )

@@ -1,7 +1,7 @@
-"""Bodies: JSON only, strictly typed, and every wrong field is named, not the first.
+"""Bodies: JSON only, strictly typed; errors name every invalid field, not only the first.
 
-Nothing here looks at a body in Python: it is split into the raw values of the struct's fields, and only those are
-decoded, each to its type. Whatever else a client sends is skipped by the parser, and makes no objects.
+No Python code walks a body: the parser splits it into the raw values of the struct's fields, and only those are
+decoded, each to its type. The parser skips everything else, so that it makes no objects.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
-from litestar import Request
 
+from api.connections import PublicRequest
 from api.edge.lanes import Lanes, run_in
 from api.errors import RequestRefused
 from shared.errors import ErrorCode, ValidationFailed
@@ -35,10 +35,10 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = msgspec.Raw()
 
 
-class JsonRequest(Request[Any, Any, Any]):
-    """Litestar's request, whose `json()` gives the handler's struct or raises with all that is wrong."""
+class JsonRequest(PublicRequest):
+    """Litestar's request; `json()` returns the handler's struct or raises an error that names every problem."""
 
-    async def json(self) -> Any:
+    async def json(self) -> msgspec.Struct:
         if not _MEDIA_TYPE.fullmatch(self.content_type[0].lower()):
             raise RequestRefused(
                 "Send JSON, with Content-Type: application/json.", code=ErrorCode.UNSUPPORTED_MEDIA_TYPE
@@ -47,7 +47,7 @@ class JsonRequest(Request[Any, Any, Any]):
         field = self.route_handler.parsed_data_field
         if field is None:
             raise RuntimeError("Only handlers that take `data` have a body.")
-        struct: Any = field.annotation
+        struct: type[msgspec.Struct] = field.annotation
         if len(body) <= _LARGE_BYTES:
             return decode_body(struct, body)
         lanes: Lanes = self.app.state.lanes
@@ -62,7 +62,7 @@ def decode_body(struct: type[T], body: bytes) -> T:
     if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
         raise ValidationFailed({"body": "holds a NUL character; remove it"})
     problems: dict[str, str] = {}
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     for field in msgspec.structs.fields(struct):
         raw = values.get(field.encode_name)
         if raw is None:
@@ -107,7 +107,7 @@ def _split(struct: type[msgspec.Struct], body: bytes) -> tuple[Mapping[str, msgs
 
 @lru_cache
 def _raw_structs(struct: type[msgspec.Struct]) -> tuple[type[msgspec.Struct], type[msgspec.Struct]]:
-    """Structs of the same fields, not decoded; the second takes no others."""
+    """Structs with the same fields, undecoded; the second refuses other fields."""
     fields = [(field.encode_name, msgspec.Raw, _MISSING) for field in msgspec.structs.fields(struct)]
     name = f"Raw{struct.__name__}"
     return msgspec.defstruct(name, fields), msgspec.defstruct(name, fields, forbid_unknown_fields=True)

@@ -1,12 +1,11 @@
-"""The one table from error codes to HTTP statuses, and the one handler that every error goes through."""
+"""The one table from error codes to HTTP statuses, and the one handler of all errors."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import structlog
-from litestar import Request, Response
+from litestar import Response
 from litestar.enums import ParamType
 from litestar.exceptions import (
     ClientException,
@@ -17,6 +16,7 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from api.connections import PublicRequest
 from api.middleware import request_id_of
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import CloudifyError, ErrorCode, Unavailable
@@ -28,12 +28,10 @@ STATUS_OF: dict[ErrorCode, int] = {
     ErrorCode.INVALID_CURSOR: 400,
     ErrorCode.INVALID_SORT: 400,
     ErrorCode.INVALID_FILTER: 400,
-    ErrorCode.TOKEN_INVALID: 400,
     ErrorCode.UNAUTHENTICATED: 401,
     ErrorCode.INVALID_CREDENTIALS: 401,
     ErrorCode.TOKEN_EXPIRED: 401,
     ErrorCode.SESSION_REVOKED: 401,
-    ErrorCode.BAD_SIGNATURE: 401,
     ErrorCode.PLAN_LIMIT: 402,
     ErrorCode.FORBIDDEN: 403,
     ErrorCode.SCOPE_ESCALATION: 403,
@@ -42,31 +40,22 @@ STATUS_OF: dict[ErrorCode, int] = {
     ErrorCode.METHOD_NOT_ALLOWED: 405,
     ErrorCode.CONFLICT: 409,
     ErrorCode.SLUG_TAKEN: 409,
-    ErrorCode.DOMAIN_TAKEN: 409,
-    ErrorCode.DNS_NOT_READY: 409,
     ErrorCode.IDEMPOTENCY_IN_PROGRESS: 409,
     ErrorCode.ALREADY_FINISHED: 409,
     ErrorCode.DEPLOYMENT_ACTIVE: 409,
     ErrorCode.PROJECT_DELETING: 409,
     ErrorCode.NOT_READY: 409,
     ErrorCode.ARTIFACT_EXPIRED: 409,
-    ErrorCode.LAST_OWNER: 409,
-    ErrorCode.TEAM_NOT_EMPTY: 409,
-    ErrorCode.ALREADY_MEMBER: 409,
     ErrorCode.REQUEST_TIMEOUT: 408,
-    ErrorCode.EXPIRED: 410,
-    ErrorCode.PRECONDITION_FAILED: 412,
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ErrorCode.MISDIRECTED_REQUEST: 421,
     ErrorCode.VALIDATION_ERROR: 422,
     ErrorCode.IDEMPOTENCY_MISMATCH: 422,
     ErrorCode.URL_FORBIDDEN: 422,
-    ErrorCode.RATE_LIMITED: 429,
     ErrorCode.LOGIN_THROTTLED: 429,
     ErrorCode.STREAM_LIMIT: 429,
     ErrorCode.INTERNAL: 500,
-    ErrorCode.UPSTREAM_ERROR: 502,
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.QUEUE_UNAVAILABLE: 503,
 }
@@ -76,12 +65,12 @@ class RequestRefused(CloudifyError):
     """The request's form is wrong: its JSON, its media type, its query."""
 
 
-def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[Failure]:
+def handle_error(request: PublicRequest, error: Exception) -> Response[Failure]:
     """Litestar's handler for every exception, its own 404 and 405 included."""
     known = error if isinstance(error, CloudifyError) else _translate(request, error)
     if known is None:
         _log.error("unhandled_error", exc_info=error, request_id=request_id_of(request.scope))
-        known = CloudifyError("Something went wrong on our side; if it stays, report it with the request id.")
+        known = CloudifyError("Something went wrong on our side; if it persists, report it with the request id.")
     status = STATUS_OF[known.code]
     headers: dict[str, str] = {}
     if isinstance(known, Unavailable):
@@ -96,8 +85,8 @@ def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     return Response(Failure(error=body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _translate(request: Request[Any, Any, Any], error: Exception) -> CloudifyError | None:
-    """Litestar's own errors as ours; None for what nobody foresaw."""
+def _translate(request: PublicRequest, error: Exception) -> CloudifyError | None:
+    """Litestar's own errors as ours; None for unexpected ones."""
     match error:
         case ValidationException():
             return _validation(error)
@@ -105,7 +94,7 @@ def _translate(request: Request[Any, Any, Any], error: Exception) -> CloudifyErr
             return RequestRefused("There is nothing at this address; see /api/docs.", code=ErrorCode.NOT_FOUND)
         case MethodNotAllowedException():
             return RequestRefused(
-                "This address doesn't know the method; see the Allow header.", code=ErrorCode.METHOD_NOT_ALLOWED
+                "This address doesn't support the method; see the Allow header.", code=ErrorCode.METHOD_NOT_ALLOWED
             )
         case RequestEntityTooLarge():
             most = (request.route_handler.resolve_request_max_body_size() or 0) // 1024
@@ -120,7 +109,7 @@ def _translate(request: Request[Any, Any, Any], error: Exception) -> CloudifyErr
 
 def _validation(error: ValidationException) -> CloudifyError:
     """Query parameters are 400, path parameters 404, bodies 422."""
-    problems: list[dict[str, Any]] = error.extra if isinstance(error.extra, list) else []
+    problems: list[dict[str, object]] = error.extra if isinstance(error.extra, list) else []
     sources = {problem.get("source") for problem in problems}
     fields = [
         {"field": _camel(str(problem.get("key", "body"))), "message": str(problem.get("message", "is not valid"))}
@@ -136,7 +125,7 @@ def _validation(error: ValidationException) -> CloudifyError:
 
 
 def _camel(name: str) -> str:
-    """A parameter under the name that clients know."""
+    """A parameter's name in the API."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
 
 

@@ -1,6 +1,6 @@
-"""`python -m api.first_run`: brings the database up to date and makes the first owner and token.
+"""`python -m api.first_run`: migrates the database and creates the first owner and token.
 
-`cloudify up` runs it at every start, in a process of its own so that the supervisor stays small. May be repeated, also
+`cloudify up` runs it at every start, in a process of its own so that the supervisor stays small. Can be repeated, also
 after a crash at any point.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from api.composition import build_account_services, connect_backends
+from api.backends import connect_backends
+from api.services import build_account_services
 from shared.accounts.api_tokens import token_hash
 from shared.accounts.token_repository import TokenRepository
 from shared.clock import SystemClock
@@ -35,7 +35,7 @@ def prepare(settings: Settings) -> None:
         stored = _stored(path)
         token = stored.get("token")
         known = TokenRepository(backends.database).find_active(token_hash(token)) if isinstance(token, str) else None
-        if known is None or known["is_expired"]:
+        if known is None or known.is_expired:
             accounts, tokens = build_account_services(settings, backends, SystemClock())
             owner = accounts.ensure_owner(_OWNER)
             token = tokens.create_for_platform(owner.user_id, _TOKEN).token
@@ -46,8 +46,8 @@ def prepare(settings: Settings) -> None:
         backends.close()
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    """Empty when there are none, or they are damaged: another token does as well."""
+def _stored(path: Path) -> dict[str, object]:
+    """Empty if the file is missing or damaged: a new token replaces it."""
     try:
         found = read_private(path)
     except StackError:
@@ -59,7 +59,7 @@ def main() -> int:
     try:
         prepare(load_settings(os.environ))
     except (SettingsError, MigrationError, StackError, CloudifyError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     return 0
 

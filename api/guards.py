@@ -1,10 +1,11 @@
-"""The one guard: principal → role in the resource's tenant → permission. What isn't declared is denied.
+"""The one guard: principal → role in the resource's tenant → permission. Denies routes that declare nothing.
 
 Every route handler declares exactly one of these in `opt`:
 - `public: True`;
 - `self: True`: any signed-in user, own data. A token with scopes is refused unless `scoped: True` is declared too;
-- `permission: Permission.X` with `resource`: `project` or `deployment` (the path names it; `request.state.tenant_id` is
-  set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform` (platform administrators).
+- `permission: Permission.X` with `resource`: the name of one in api.resources (the path names it by its parameter;
+  `request.state.tenant_id` is set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform`
+  (platform administrators).
 
 A handler that also declares `stream: True` takes a ticket or the session's cookie where there is no header. `threads`
 names the lane (api.edge.lanes) that its function runs in; without it that is `requests`.
@@ -14,38 +15,37 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import cast
 
 from litestar import Litestar
 from litestar.concurrency import sync_to_thread
-from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
+from litestar.types import HTTPScope
 
 from api.authentication import Principal
+from api.connections import Connection
 from api.edge.lanes import Lanes, enter
 from api.errors import RequestRefused
+from api.resources import DEPLOYMENT, RESOURCES, Resource
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
 from shared.accounts.permissions import Permission, Role, permissions_of
 from shared.errors import CloudifyError, ErrorCode, Forbidden, NotFound
-from shared.identifiers import DEPLOYMENT, PROJECT, is_identifier
-
-Connection = ASGIConnection[Any, Any, Any, Any]
+from shared.identifiers import is_identifier
 
 # The query parameter of the stream routes that takes a ticket.
 TICKET_PARAMETER = "ticket"
 
-_RESOURCES = frozenset({"project", "deployment", "tenants", "platform"})
-_PARAMETERS = {"project": "project_id", "deployment": "deployment_id"}
-_PREFIXES = {"project": PROJECT, "deployment": DEPLOYMENT}
-_READS = {"project": Permission.PROJECT_READ, "deployment": Permission.DEPLOY_READ}
+# What `resource` in a route's `opt` may be.
+_RESOURCES = frozenset({*RESOURCES, "tenants", "platform"})
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _PLATFORM_PERMISSIONS = frozenset({Permission.ADMIN_READ, Permission.ADMIN_WRITE})
 
 
 class UndeclaredRoutes(Exception):
-    """Routes that don't say who may use them; the application refuses to start."""
+    """Routes don't declare who may use them; the application refuses to start."""
 
 
 async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -58,10 +58,10 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     lane = lanes.named(handler.opt.get("threads", "requests"))
     is_public = handler.opt.get("public") is True
     if is_public and not (handler.opt.get("details") and _has_credential(connection)):
-        # Without a thread: /health/live answers while every thread waits for the database.
+        # Without a thread, so that /health/live answers while every thread waits for the database.
         connection.scope["user"] = None
     else:
-        # Health says something about requests, and doesn't wait behind them.
+        # Health reports on requests, so it doesn't wait behind them.
         enter(lane if is_public else lanes.requests, caller)
         await sync_to_thread(_admit, connection, handler.opt)
         if connection.user is not None:
@@ -70,34 +70,37 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     _check_query(connection)
 
 
-def authorize(connection: Connection, permission: Permission, resource: str, identifier: str) -> str:
-    """The tenant of the resource, where the principal may do this. For resources that a body names.
+def authorize(
+    services: Services, principal: Principal, permission: Permission, resource: Resource, identifier: str
+) -> str:
+    """The resource's tenant, if the principal has the permission there. Routes call it for resources in bodies.
 
-    Raises NotFound when the principal can't read it, Forbidden when it can read but not do this. Blocks: call it from
-    a thread.
+    Raises NotFound if the principal can't read the resource, Forbidden if it can read it but lacks the permission.
+    Blocks: call it from a thread.
     """
-    services: Services = connection.app.state.services
-    principal: Principal = connection.user
     tenant_id = None
-    if is_identifier(identifier, _PREFIXES[resource]):
-        owner = services.projects if resource == "project" else services.deployments
-        tenant_id = owner.tenant_of(identifier)
+    if is_identifier(identifier, resource.prefix):
+        tenant_id = resource.tenant_of(services, identifier)
     role = None if tenant_id is None else services.tenants.find_role(tenant_id, principal.user_id)
     if tenant_id is None or role is None:
-        raise NotFound(f"There is no such {resource}.")
+        raise NotFound(f"There is no such {resource.name}.")
     if not _may(principal, role, permission):
-        if not _may(principal, role, _READS[resource]):
-            raise NotFound(f"There is no such {resource}.")
+        if not _may(principal, role, resource.read):
+            raise NotFound(f"There is no such {resource.name}.")
         raise _forbidden(permission, principal, role)
     return tenant_id
 
 
-def authorize_anywhere(connection: Connection, permission: Permission) -> list[str]:
-    """The tenants where the principal may do this, the personal one first.
+def authorize_anywhere(services: Services, principal: Principal, permission: Permission) -> list[str]:
+    """The tenants where the principal has the permission, the personal one first.
 
-    Raises Forbidden when there is none. Blocks: call it from a thread.
+    Raises Forbidden if there are none. Blocks: call it from a thread.
     """
-    return _tenants_with(connection.app.state.services, connection.user, permission)
+    memberships = services.tenants.memberships_of(principal.user_id)
+    tenant_ids = [member.tenant_id for member in memberships if _may(principal, member.role, permission)]
+    if not tenant_ids:
+        raise _forbidden(permission, principal, memberships[0].role if memberships else None)
+    return tenant_ids
 
 
 def check_declarations(application: Litestar) -> None:
@@ -113,12 +116,12 @@ def check_declarations(application: Litestar) -> None:
         raise UndeclaredRoutes("These routes don't declare who may use them: " + ", ".join(sorted(undeclared)))
 
 
-def _is_declared(opt: dict[str, Any]) -> bool:
+def _is_declared(opt: Mapping[str, object]) -> bool:
     kinds = [opt.get("public") is True, opt.get("self") is True, isinstance(opt.get("permission"), Permission)]
     return sum(kinds) == 1 and ("permission" not in opt or opt.get("resource") in _RESOURCES)
 
 
-def _admit(connection: Connection, opt: dict[str, Any]) -> None:
+def _admit(connection: Connection, opt: Mapping[str, object]) -> None:
     services: Services = connection.app.state.services
     authorization = connection.headers.get("authorization")
     if opt.get("public") is True:
@@ -132,28 +135,31 @@ def _admit(connection: Connection, opt: dict[str, Any]) -> None:
         if principal.scopes and not opt.get("scoped"):
             raise Forbidden("A token with scopes can't do this; sign in, or use a token with all rights.")
         return
-    permission: Permission = opt["permission"]
-    match opt["resource"]:
+    permission, name = opt["permission"], opt["resource"]
+    assert isinstance(permission, Permission)
+    assert isinstance(name, str)
+    match name:
         case "platform":
             _admit_to_platform(principal, permission)
         case "tenants":
-            connection.state.tenant_ids = _tenants_with(services, principal, permission)
-        case resource:
-            identifier = connection.path_params[_PARAMETERS[resource]]
-            connection.state.tenant_id = authorize(connection, permission, resource, identifier)
+            connection.state.tenant_ids = authorize_anywhere(services, principal, permission)
+        case _:
+            resource = RESOURCES[name]
+            identifier = connection.path_params[resource.path_parameter]
+            connection.state.tenant_id = authorize(services, principal, permission, resource, identifier)
 
 
-def _authenticate(services: Services, connection: Connection, opt: dict[str, Any]) -> Principal:
-    """The header wins over a ticket, and that over the cookie: one credential is looked at, and counts or doesn't."""
+def _authenticate(services: Services, connection: Connection, opt: Mapping[str, object]) -> Principal:
+    """The header precedes a ticket, and a ticket the cookie: only the first credential found is tried."""
     authorization = connection.headers.get("authorization")
     if opt.get("stream") is True and authorization is None:
         ticket = connection.query_params.get(TICKET_PARAMETER)
         if ticket is not None:
-            deployment_id = connection.path_params.get(_PARAMETERS["deployment"])
+            deployment_id = connection.path_params.get(DEPLOYMENT.path_parameter)
             return services.authenticator.by_ticket(ticket, deployment_id=deployment_id)
-        cookie = read_cookie(connection, REFRESH_COOKIE)
+        cookie = read_cookie(connection.headers, REFRESH_COOKIE)
         if cookie:
-            refuse_foreign_site(connection)
+            refuse_foreign_site(connection.headers)
             return services.authenticator.by_session_cookie(cookie)
     return services.authenticator.authenticate(authorization)
 
@@ -163,7 +169,7 @@ def _has_credential(connection: Connection) -> bool:
 
 
 def _find_principal(services: Services, authorization: str | None) -> Principal | None:
-    """For public routes that show administrators more: a bad credential shows less, and is no error."""
+    """For public routes that show administrators more: an invalid credential shows less and isn't an error."""
     try:
         return services.authenticator.authenticate(authorization) if authorization else None
     except CloudifyError:
@@ -179,15 +185,6 @@ def _admit_to_platform(principal: Principal, permission: Permission) -> None:
         raise Forbidden("Only administrators of the platform can do this.", details={"permission": permission.value})
 
 
-def _tenants_with(services: Services, principal: Principal, permission: Permission) -> list[str]:
-    """The tenants where the principal may do this, the personal one first."""
-    memberships = services.tenants.memberships_of(principal.user_id)
-    tenant_ids = [member.tenant_id for member in memberships if _may(principal, member.role, permission)]
-    if not tenant_ids:
-        raise _forbidden(permission, principal, memberships[0].role if memberships else None)
-    return tenant_ids
-
-
 def _may(principal: Principal, role: Role, permission: Permission) -> bool:
     return permission in permissions_of(role) and principal.has_scope(permission)
 
@@ -200,7 +197,7 @@ def _forbidden(permission: Permission, principal: Principal, role: Role | None) 
 
 
 def _check_text(connection: Connection) -> None:
-    """NUL and half surrogate pairs get as far as this, and the database takes neither."""
+    """Refuses NUL and lone surrogates, which the database doesn't accept."""
     if any(_is_unusable(str(value)) for value in connection.path_params.values()):
         raise NotFound("There is nothing at this address; see /api/docs.")
     for name, value in connection.query_params.multi_items():
@@ -213,9 +210,9 @@ def _is_unusable(text: str) -> bool:
 
 
 def _check_query(connection: Connection) -> None:
-    """A parameter that the route's documentation doesn't list is a mistake that would silently change the answer."""
-    scope: Any = connection.scope
-    known = connection.app.state.query_parameters.get((scope["path_template"], scope["method"]))
+    """Refuses parameters that the route's documentation doesn't list: mistakes would silently change the answer."""
+    scope = cast(HTTPScope, connection.scope)
+    known: frozenset[str] | None = connection.app.state.query_parameters.get((scope["path_template"], scope["method"]))
     if known is None:
         return
     given = Counter(name[:50] for name, _ in connection.query_params.multi_items())

@@ -1,4 +1,4 @@
-"""Whether the API's dependencies answer: all at once, a second each, asked at most every two seconds."""
+"""Checks of the API's dependencies: all at once, with a second each, at most every two seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CheckResult:
 
 class HealthChecks:
     """`checks`: name → a call that raises when the dependency doesn't answer. `is_migrated` says whether the database
-    has every migration of this version; once it was true it is not asked again. Safe from any thread."""
+    has every migration of this version; it is called until it is true once. Safe from any thread."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class HealthChecks:
             return self._cached[1]
 
     def has_started(self) -> bool:
-        """Whether the database is migrated; False too when it doesn't answer in time."""
+        """Whether the database is migrated; also False if it doesn't answer in time."""
         if self._was_migrated:
             return True
         with self._migrations_lock:
-            # One that still hangs from the last time is waited for, instead of asking again.
+            # A check that still hangs is waited for, instead of starting another.
             if self._migrations is None or self._migrations.done():
                 self._migrations = self._executor.submit(self._ask_migrations)
             asked = self._migrations
@@ -72,7 +72,7 @@ class HealthChecks:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self) -> list[CheckResult]:
-        # A check that still hangs from the last time is not started again.
+        # A check that still hangs is not started again.
         for name in self._checks:
             if name not in self._running or self._running[name].done():
                 self._running[name] = self._executor.submit(self._run, name)
@@ -86,7 +86,7 @@ class HealthChecks:
     def _ask_migrations(self) -> None:
         try:
             self._was_migrated = self._is_migrated()
-        except Exception as error:  # noqa: BLE001 - any failure to tell means not yet
+        except Exception as error:  # noqa: BLE001 - after any failure the answer is: not yet
             _log.warning("migrations_unknown", error=str(error))
 
     def _run(self, name: str) -> CheckResult:
@@ -94,7 +94,7 @@ class HealthChecks:
         problem: str | None = None
         try:
             self._checks[name]()
-        except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
+        except Exception as error:  # noqa: BLE001 - any error is the answer
             problem = str(error) or type(error).__name__
             _log.warning("dependency_down", dependency=name, error=problem)
         return CheckResult(name, round((self._clock.monotonic() - begun) * 1000, 1), problem)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import msgspec
-from litestar import Request, Response
+from litestar import Response
 from litestar.params import HeaderParameter
 
+from api.connections import UserRequest
 from api.errors import RequestRefused
 from api.responses import answer
 from schemas.envelope import Success
@@ -25,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _AnsweredMeanwhile(Exception):
-    """Another request with the key committed first; raising it rolls this one's effect back."""
+    """Another request with the key has committed first; raising this rolls back the effect of this request."""
 
     def __init__(self, kept: KeptAnswer) -> None:
         super().__init__("answered meanwhile")
@@ -33,7 +34,7 @@ class _AnsweredMeanwhile(Exception):
 
 
 class IdempotentCall:
-    """`scope` is None when the client sent no key: then the effect simply happens."""
+    """`scope` is None if the client sent no key: then nothing is recorded."""
 
     def __init__(self, repository: IdempotencyRepository, scope: IdempotencyScope | None, fingerprint: bytes) -> None:
         self._repository = repository
@@ -47,7 +48,7 @@ class IdempotentCall:
         status: int,
         location: Callable[[T], str] | None = None,
     ) -> Response[Success[T]]:
-        """Calls `effect` with the callback that it has to call inside its transaction.
+        """Calls `effect` with a callback, which it must call inside its transaction.
 
         Raises RequestRefused (IDEMPOTENCY_MISMATCH), Conflict (IDEMPOTENCY_IN_PROGRESS).
         """
@@ -56,7 +57,7 @@ class IdempotentCall:
             return answer(resource, status=status, location=None if location is None else location(resource))
         kept = self._repository.find(self._scope)
         if kept is not None:
-            return self._replay(kept)
+            return cast("Response[Success[T]]", self._replay(kept))
         scope = self._scope
 
         def record(connection: Connection, resource: T) -> None:
@@ -66,13 +67,13 @@ class IdempotentCall:
         try:
             resource = effect(record)
         except _AnsweredMeanwhile as meanwhile:
-            return self._replay(meanwhile.kept)
+            return cast("Response[Success[T]]", self._replay(meanwhile.kept))
         return answer(resource, status=status, location=None if location is None else location(resource))
 
     def _record(self, connection: Connection, scope: IdempotencyScope, kept: KeptAnswer) -> None:
         if not self._repository.try_lock(connection, scope):
             raise Conflict(
-                "A request with this Idempotency-Key is being worked on; repeat it in a second.",
+                "A request with this Idempotency-Key is in progress; repeat it in a second.",
                 code=ErrorCode.IDEMPOTENCY_IN_PROGRESS,
             )
         earlier = self._repository.find_in(connection, scope)
@@ -80,7 +81,8 @@ class IdempotentCall:
             raise _AnsweredMeanwhile(earlier)
         self._repository.insert(connection, scope, kept)
 
-    def _replay(self, kept: KeptAnswer) -> Response[Success[Any]]:
+    def _replay(self, kept: KeptAnswer) -> Response[Success[msgspec.Raw]]:
+        """The answer as it was encoded the first time."""
         if kept.fingerprint != self._fingerprint:
             raise RequestRefused(
                 "The Idempotency-Key was used for another body; use a new key for a new request.",
@@ -92,7 +94,7 @@ class IdempotentCall:
 
 
 async def provide_idempotent_call(
-    request: Request[Any, Any, Any],
+    request: UserRequest,
     idempotency_key: Annotated[
         str | None,
         HeaderParameter(name="Idempotency-Key", description="At most 255 characters; repeats within 24 h act once"),

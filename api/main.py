@@ -6,16 +6,16 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import uvicorn
+from litestar import Litestar
 
 from api.app import create_app
-from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.backends import connect_backends
 from api.edge.connection import Connection, ConnectionState
 from api.edge.places import LOOPBACK, Places, connections_for
 from api.edge.server import Server, collect_rarely
+from api.services import build_services
 from api.streams.account_hub import AccountHub
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
@@ -32,7 +32,7 @@ _M_ARENA_MAX = -8
 
 
 def main() -> int:
-    """0 after a stop that was asked for, 2 when the settings can't be used, 1 for anything else."""
+    """0 after a requested stop, 2 for invalid settings, 1 for any other failure."""
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
@@ -45,8 +45,8 @@ def main() -> int:
 
 
 def return_large_blocks_early() -> None:
-    """Has glibc give blocks from 1 MiB back when they are freed: it would keep the 19 MiB of each password hash, once
-    the first was freed (mallopt(3), M_MMAP_THRESHOLD). Other C libraries have no such call and need none."""
+    """Makes glibc return blocks from 1 MiB to the system when they are freed: it would keep the 19 MiB of each password
+    hash after the first (mallopt(3), M_MMAP_THRESHOLD). Other C libraries have no such call and don't need it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 20)
@@ -56,52 +56,26 @@ def return_large_blocks_early() -> None:
 def run(settings: Settings) -> int:
     backends = connect_backends(settings)
     try:
-        hub = build_stream_hub(settings, backends)
-        services = build_services(settings, backends, stream_hub=hub)
+        services = build_services(settings, backends)
         try:
-            hubs = [hub, services.account_hub]
-            return _serve(settings, create_app(services, lifespan=[partial(running_hub, hub)]), hubs)
+            hubs = [services.stream_hub, services.account_hub]
+            return _serve(settings, create_app(services, lifespan=[services.running_hubs]), hubs)
         finally:
             services.health.close()
     finally:
         backends.close()
 
 
-def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | AccountHub]) -> int:
+def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> int:
     try:
-        # 0 is for none; a socket would take it for any free port.
+        # 0 disables the listener; a socket would take it for any free port.
         port = settings.metrics.port
         metrics = start_metrics_listener(port, names=settings.api.hosts) if port else None
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
-    timing = StreamTiming()
-    places = Places(
-        most=connections_for(raise_file_limit()),
-        most_of_an_address=settings.api.connections_per_address,
-        uncounted=[*LOOPBACK, *TrustedProxies(settings.api.trusted_proxies).networks],
-    )
     try:
-        server = Server(
-            uvicorn.Config(
-                application,
-                host=settings.api.host,
-                port=settings.api.port,
-                http=Connection,
-                loop="uvloop",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=settings.api.keep_alive_seconds,  # pyright: ignore[reportArgumentType]
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            ),
-            hubs,
-            silence_seconds=timing.stall + timing.farewell,
-            state=ConnectionState(places),
-        )
+        server = _server(settings, application, hubs)
         server.stop_on_signals()
         collect_rarely()
         server.run()
@@ -110,6 +84,32 @@ def _serve(settings: Settings, application: Any, hubs: Sequence[StreamHub | Acco
         if metrics is not None:
             metrics.shutdown()
             metrics.server_close()
+
+
+def _server(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> Server:
+    timing = StreamTiming()
+    places = Places(
+        most=connections_for(raise_file_limit()),
+        most_of_an_address=settings.api.connections_per_address,
+        uncounted=[*LOOPBACK, *TrustedProxies(settings.api.trusted_proxies).networks],
+    )
+    config = uvicorn.Config(
+        application,
+        host=settings.api.host,
+        port=settings.api.port,
+        http=Connection,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.api.keep_alive_seconds,  # pyright: ignore[reportArgumentType]
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    silence_seconds = timing.stall + timing.farewell
+    return Server(config, hubs, silence_seconds=silence_seconds, state=ConnectionState(places))
 
 
 if __name__ == "__main__":

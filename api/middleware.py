@@ -1,37 +1,46 @@
-"""What holds for every exchange, errors of any layer included: `Host`, request id, headers, HEAD, slow bodies, log
-line, metrics.
+"""The middleware of every request, errors of any layer included: `Host`, request id, headers, HEAD, bodies, log line,
+metrics.
 
 It wraps the whole application, because Litestar's own middleware never sees a 404 or 405.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
 import secrets
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import msgspec
 import structlog
 from litestar import Litestar
-from litestar.types import Message, Receive, Scope, Send
+from litestar.types import (
+    ASGIApp,
+    HTTPReceiveMessage,
+    HTTPResponseBodyEvent,
+    HTTPResponseStartEvent,
+    HTTPScope,
+    Message,
+    Receive,
+    Scope,
+    Send,
+)
+from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
 
 from api.edge.body_budget import BodyBudget, HeldBody
+from api.edge.request_body import BodyPace, RequestBody
 from schemas.envelope import ErrorBody, Failure
-from shared.errors import CloudifyError, ErrorCode
+from shared.errors import ErrorCode
 from shared.hosts import Hosts
 from shared.metrics import observe_request
-from shared.network.client_addresses import TrustedProxies, network_of
+from shared.network.client_addresses import TrustedProxies
 
 API_VERSION = "2026-02-12"
 
 _REQUEST_ID = re.compile(rb"[\w-]{1,64}", re.ASCII)
 
-# Of every answer, those of the server itself too.
+# Of every answer, also of the server's own.
 EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
     (
@@ -46,16 +55,11 @@ EDGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"api-version", API_VERSION.encode()),
 )
 
-# Path and query. The longest that we give are cursors, of a few hundred bytes.
+# Path and query. Our longest addresses hold cursors, of a few hundred bytes.
 MAXIMUM_TARGET_BYTES = 4 * 1024
 MAXIMUM_PARAMETERS = 64
 
-# A body of at most so many bytes that nobody wanted is read, so that its connection can be used again.
-_SMALL_REST_BYTES = 64 * 1024
-# Of a larger one so much is read and so long: a client that is still sending sees the answer before the end.
-_LINGERING_BYTES = 1024 * 1024
-_LINGERING_SECONDS = 1.0
-# nginx's status for a client that left; it is logged and counted, nobody gets it.
+# nginx's status for a client that left; it is logged and counted, never sent.
 _CLIENT_LEFT = 499
 _REQUEST_TIMEOUT = 408
 
@@ -63,23 +67,14 @@ _log = structlog.get_logger("api")
 _started: ContextVar[float] = ContextVar("started")
 
 
-def request_id_of(scope: Any) -> str:
-    return scope["state"]["request_id"]
+def request_id_of(scope: Scope) -> str:
+    request_id: str = scope["state"]["request_id"]
+    return request_id
 
 
 def elapsed_ms() -> float:
     """Milliseconds since the request of this task began, to the microsecond."""
     return round((time.perf_counter() - _started.get()) * 1000, 3)
-
-
-@dataclass(frozen=True, slots=True)
-class BodyPace:
-    """A body must come within `grace_seconds` and one second more for each `bytes_per_second` that have come, and in
-    `deadline_seconds` at most. Only the time counts in which the application waits for the client."""
-
-    grace_seconds: float = 10.0
-    bytes_per_second: int = 4096
-    deadline_seconds: float = 120.0
 
 
 _NO_NAMES = Hosts()
@@ -88,59 +83,58 @@ _USUAL_PACE = BodyPace()
 _USUAL_BUDGET = BodyBudget()
 
 
-class ClientLeft(CloudifyError):
-    """The client closed the connection before its body was complete. Nobody sees the answer."""
-
-    code = ErrorCode.REQUEST_TIMEOUT
+_EMPTY_BODY: HTTPResponseBodyEvent = {"type": "http.response.body", "body": b"", "more_body": False}
+_LAST_RESORT = "Something went wrong on our side; if it persists, report it with the request id."
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Application(Litestar):
-    """Litestar inside the exchange. `state` may have `hosts` (Hosts), `body_pace`, `body_budget`, and `trusted_proxies`
-    (TrustedProxies), which say who the client is; nothing inside asks for the connection's peer."""
+    """Litestar inside the middleware. `state` may have `hosts` (Hosts), `body_pace`, `body_budget`, and
+    `trusted_proxies` (TrustedProxies), which say who the client is; nothing inside asks for the connection's peer."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            hosts, pace = self.state.get("hosts", _NO_NAMES), self.state.get("body_pace", _USUAL_PACE)
-            proxies = self.state.get("trusted_proxies", _NO_PROXIES)
-            scope["client"] = proxies.client_of(scope.get("client"), scope["headers"])
-            body = HeldBody(self.state.get("body_budget", _USUAL_BUDGET))
-            exchange = _Exchange(scope, receive, send, hosts=hosts, pace=pace, body=body)
-            await exchange.run(super().__call__)
-        else:
-            await super().__call__(scope, receive, send)
-
-
-class _Exchange:
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, hosts: Hosts, pace: BodyPace, body: HeldBody
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
-        self._method = scope["method"]  # pyright: ignore[reportTypedDictNotRequiredAccess, reportGeneralTypeIssues]
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        http = cast(HTTPScope, scope)
+        proxies = self.state.get("trusted_proxies", _NO_PROXIES)
+        http["client"] = proxies.client_of(http.get("client"), http["headers"])
+        lifecycle = _RequestLifecycle(
+            http,
+            cast(Receive, receive),
+            cast(Send, send),
+            hosts=self.state.get("hosts", _NO_NAMES),
+            pace=self.state.get("body_pace", _USUAL_PACE),
+            held=HeldBody(self.state.get("body_budget", _USUAL_BUDGET)),
+        )
+        await lifecycle.run(super().__call__)
+
+
+class _RequestLifecycle:
+    """One request, from its head to its line in the log."""
+
+    def __init__(
+        self, scope: HTTPScope, receive: Receive, send: Send, *, hosts: Hosts, pace: BodyPace, held: HeldBody
+    ) -> None:
+        # Of any name: clients may send one that isn't HTTP's.
+        self._method = str(scope["method"])
         self._is_head = self._method == "HEAD"
-        state = dict(scope.get("state") or {})
         self._request_id = _request_id(scope)
-        state["request_id"] = self._request_id
         self._began = time.perf_counter()
-        # HEAD is GET without the body.
-        self._scope: Any = {**scope, "state": state, "method": "GET" if self._is_head else self._method}
-        self._receive = receive
+        self._scope = scope.copy()
+        self._scope["state"] = {**(scope.get("state") or {}), "request_id": self._request_id}
+        if self._is_head:
+            # HEAD is GET without the body.
+            self._scope["method"] = "GET"
         self._send = send
         self._status = 0
         self._hosts = hosts
-        self._pace = pace
-        self._body = body
-        # None for a body whose length isn't known beforehand.
-        self._declared_bytes = _declared_bytes(scope)
-        self._has_whole_body = self._declared_bytes == 0
-        # The client sends no body before it is asked to: by "100 Continue", when the application receives.
-        self._is_body_withheld = any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"]
-        )
-        self._received_bytes = 0
-        self._waited_seconds = 0.0
+        self._body = RequestBody(self._scope, receive, pace=pace, held=held)
         self._is_lingering = False
-        self._has_client_left = False
 
-    async def run(self, application: Any) -> None:
+    async def run(self, application: ASGIApp) -> None:
         _started.set(self._began)
         with structlog.contextvars.bound_contextvars(request_id=self._request_id):
             try:
@@ -155,48 +149,15 @@ class _Exchange:
                 self._body.release()
                 self._report()
 
-    async def _receive_message(self) -> Any:
+    async def _receive_message(self) -> HTTPReceiveMessage:
         if self._is_head and self._status:
             # The answer to HEAD ends with its headers; a stream that waits for its client to leave sees it leave.
             return {"type": "http.disconnect"}
-        return await self._receive() if self._has_whole_body else await self._receive_body()
-
-    async def _receive_body(self) -> Any:
-        self._is_body_withheld = False
-        allowed = self._pace.grace_seconds + self._received_bytes / self._pace.bytes_per_second
-        left = min(allowed, self._pace.deadline_seconds) - self._waited_seconds
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, left)):
-                message: Any = await self._receive()
-        except TimeoutError:
-            if self._status:
-                return {"type": "http.disconnect"}
-            raise CloudifyError(
-                "The body comes too slowly; send it again over a faster connection.", code=ErrorCode.REQUEST_TIMEOUT
-            ) from None
-        self._waited_seconds += time.monotonic() - began
-        if message["type"] == "http.request":
-            size = len(message.get("body", b""))
-            self._received_bytes += size
-            self._has_whole_body = not message.get("more_body", False)
-            if not self._status:
-                self._body.grow(self._caller(), size)
-        elif not self._status:
-            self._has_client_left = True
-            raise ClientLeft("The client left before its request was complete.")
-        return message
-
-    def _caller(self) -> str:
-        """The user that the guard has found, else the address; of IPv6 the /48, which an organisation gets."""
-        user, client = self._scope.get("user"), self._scope.get("client")
-        if user is not None:
-            return user.user_id
-        return network_of(client[0], ipv6_bits=48) if client else ""
+        return await self._body.receive(is_answered=self._status != 0)
 
     async def _refuse_target(self) -> bool:
-        """Whether the request was answered because of its address: what follows takes it apart, and remembers it."""
-        query: bytes = self._scope["query_string"]
+        """Whether the request was refused because of its address, before that is parsed and logged."""
+        query = self._scope["query_string"]
         length = len(self._scope["path"]) + len(query)
         if length <= MAXIMUM_TARGET_BYTES and query.count(b"&") < MAXIMUM_PARAMETERS:
             return False
@@ -205,7 +166,7 @@ class _Exchange:
         return True
 
     async def _refuse_host(self) -> bool:
-        """Whether the request was answered because of its `Host`."""
+        """Whether the request was refused because of its `Host`."""
         given = [value for name, value in self._scope["headers"] if name == b"host"]
         is_old = self._scope.get("http_version") == "1.0"
         if len(given) > 1 or not (is_old or (given and given[0])):
@@ -220,51 +181,29 @@ class _Exchange:
 
     async def _send_message(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
-            # From here on nothing is kept of what comes.
-            self._body.release()
-            headers = list(message.get("headers", []))
-            present = {name.lower() for name, _ in headers}
-            headers += [(name, value) for name, value in EDGE_HEADERS if name not in present]
-            headers.append((b"x-request-id", self._request_id.encode()))
-            is_slow = self._status == _REQUEST_TIMEOUT
-            if not self._has_whole_body and self._declared_bytes is None and not self._is_body_withheld:
-                await self._look_for_end()
-            if not self._has_whole_body and (is_slow or not self._is_rest_small()):
-                headers.append((b"connection", b"close"))
-                self._is_lingering = not self._is_head and not is_slow
-            await self._send({**message, "headers": headers})  # pyright: ignore[reportArgumentType]
-            if self._is_head:
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send_head(message)
         elif self._is_lingering and message["type"] == "http.response.body" and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
-            await self._discard_rest()
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._body.discard_rest()
+            await self._send(_EMPTY_BODY)
         elif not self._is_head:
             await self._send(message)
 
-    def _is_rest_small(self) -> bool:
-        """Whether a small rest comes. One that was withheld never comes, and the next request would be taken for it."""
-        if self._declared_bytes is None or self._is_body_withheld:
-            return False
-        return self._declared_bytes - self._received_bytes <= _SMALL_REST_BYTES
-
-    async def _look_for_end(self) -> None:
-        """A chunked body that nobody wanted may be there to its end, as an empty one mostly is. Waits for nothing."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0):
-                message: Any = await self._receive()
-                self._has_whole_body = not message.get("more_body", False)
-
-    async def _discard_rest(self) -> None:
-        """Without this the client's end of the connection would be reset, and the answer lost with it."""
-        left = _LINGERING_BYTES
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGERING_SECONDS):
-                while left > 0 and not self._has_whole_body:
-                    message: Any = await self._receive()
-                    left -= len(message.get("body", b""))
-                    self._has_whole_body = not message.get("more_body", False)
+    async def _send_head(self, message: HTTPResponseStartEvent) -> None:
+        self._status = message["status"]
+        self._body.release()
+        headers = list(message.get("headers", []))
+        present = {name.lower() for name, _ in headers}
+        headers += [(name, value) for name, value in EDGE_HEADERS if name not in present]
+        headers.append((b"x-request-id", self._request_id.encode()))
+        is_slow = self._status == _REQUEST_TIMEOUT
+        await self._body.look_for_end()
+        if not self._body.is_complete and (is_slow or not self._body.is_rest_small()):
+            headers.append((b"connection", b"close"))
+            self._is_lingering = not self._is_head and not is_slow
+        await self._send({**message, "headers": headers})
+        if self._is_head:
+            await self._send(_EMPTY_BODY)
 
     async def _send_error(self, status: int, code: ErrorCode, text: str) -> None:
         error = ErrorBody(code=code.value, message=text, request_id=self._request_id)
@@ -277,16 +216,12 @@ class _Exchange:
         seconds = time.perf_counter() - self._began
         route = self._scope.get("path_template") or "unmatched"
         known = self._method if self._method in _METHODS else "OTHER"
-        status = _CLIENT_LEFT if self._has_client_left else self._status
+        status = _CLIENT_LEFT if self._body.has_client_left else self._status
         observe_request(route, known, status, seconds)
         _log.info("request", method=known, route=route, status=status, milliseconds=round(seconds * 1000, 1))
 
 
-_LAST_RESORT = "Something went wrong on our side; if it stays, report it with the request id."
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def _request_id(scope: Any) -> str:
+def _request_id(scope: HTTPScope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
@@ -295,13 +230,3 @@ def _request_id(scope: Any) -> str:
 
 def new_request_id() -> str:
     return f"req_{secrets.token_hex(10)}"
-
-
-def _declared_bytes(scope: Any) -> int | None:
-    """None when the length isn't known. The server has checked the header."""
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding":
-            return None
-        if name == b"content-length":
-            return int(value) if value.isdigit() else None
-    return 0

@@ -1,6 +1,6 @@
-"""The API's own description: Litestar's schema, completed with the errors of each route, and a page that shows it.
+"""The API's own description: Litestar's schema, completed with each route's errors, and a page that shows it.
 
-The page is written here, without scripts, so that nothing is loaded from elsewhere.
+The page has no scripts, so that nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -8,19 +8,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict, cast
 
 import msgspec
-from litestar import Litestar, Request, Response, Router, get
+from litestar import Litestar, Response, Router, get
 from litestar.enums import MediaType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.routes import HTTPRoute
 
+from api.connections import PublicRequest
 from api.errors import STATUS_OF
 from api.guards import TICKET_PARAMETER
 from api.middleware import API_VERSION
+from api.resources import RESOURCES
 from api.session_cookie import REFRESH_COOKIE
 from shared.errors import ErrorCode
 
@@ -42,7 +44,32 @@ _WITH_BODY = (
 )
 _METHODS = ("get", "put", "post", "delete", "patch")
 
-Schema = dict[str, Any]
+Schema = dict[str, object]
+# The parts of the schema that are read or completed here.
+_Parameter = TypedDict("_Parameter", {"name": str, "in": str, "required": bool, "description": str, "schema": Schema})
+_Content = Mapping[str, Mapping[str, Mapping[str, str]]]
+
+
+_Answer = TypedDict(
+    "_Answer", {"description": str, "content": NotRequired[Schema], "x-error-codes": NotRequired[list[str]]}
+)
+
+
+class _Body(TypedDict):
+    content: _Content
+
+
+class _Operation(TypedDict):
+    responses: dict[str, _Answer]
+    security: NotRequired[list[dict[str, list[str]]]]
+    parameters: NotRequired[list[_Parameter]]
+    requestBody: NotRequired[_Body]
+    tags: NotRequired[list[str]]
+    summary: NotRequired[str]
+    description: NotRequired[str]
+
+
+_Paths = Mapping[str, Mapping[str, _Operation]]
 
 _SECURITY_SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(type="http", scheme="bearer"),
@@ -50,16 +77,16 @@ _SECURITY_SCHEMES: dict[str, SecurityScheme | Reference] = {
         type="apiKey",
         name=TICKET_PARAMETER,
         security_scheme_in="query",
-        description="Opens one stream, once, within 60 s; from POST /api/auth/stream-tickets.",
+        description="Opens one stream, once, within 60 s. From POST /api/auth/stream-tickets.",
     ),
     "sessionCookie": SecurityScheme(
         type="apiKey",
         name=REFRESH_COOKIE,
         security_scheme_in="cookie",
-        description="The cookie of a login. Streams take it from pages of this site; elsewhere it only refreshes.",
+        description="The cookie of a login. Streams accept it from pages of this site; otherwise it only refreshes.",
     ),
 }
-_TICKET: Schema = {
+_TICKET: _Parameter = {
     "name": TICKET_PARAMETER,
     "in": "query",
     "required": False,
@@ -85,7 +112,7 @@ def openapi_config() -> OpenAPIConfig:
 
 
 @get("/", media_type=MediaType.HTML, sync_to_thread=False)
-def docs_page(request: Request[Any, Any, Any]) -> Response[bytes]:
+def docs_page(request: PublicRequest) -> Response[bytes]:
     page: bytes = request.app.state.docs_page
     policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'; base-uri 'none'"
     return Response(
@@ -94,7 +121,7 @@ def docs_page(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @get("/openapi.json", media_type=MediaType.JSON, sync_to_thread=False)
-def docs_schema(request: Request[Any, Any, Any]) -> Response[bytes]:
+def docs_schema(request: PublicRequest) -> Response[bytes]:
     schema: bytes = request.app.state.openapi
     return Response(schema, media_type=MediaType.JSON)
 
@@ -105,10 +132,11 @@ def docs_router() -> Router:
 
 def describe(application: Litestar) -> None:
     """Fills `state.openapi`, `state.docs_page` and `state.query_parameters` ((path, method) → names)."""
-    schema: Schema = application.openapi_schema.to_schema()
+    schema = application.openapi_schema.to_schema()
+    paths: _Paths = schema["paths"]
     operations = _operations(application)
     known: dict[tuple[str, str], frozenset[str]] = {}
-    for path, item in schema["paths"].items():
+    for path, item in paths.items():
         for method in _METHODS:
             if method in item:
                 template, opt = operations[path, method.upper()]
@@ -119,11 +147,11 @@ def describe(application: Litestar) -> None:
     schema["components"]["schemas"]["ErrorCode"] = {"type": "string", "enum": [code.value for code in ErrorCode]}
     schema["components"]["schemas"]["Failure"] = _FAILURE
     application.state.openapi = msgspec.json.encode(schema)
-    application.state.docs_page = _page(schema).encode()
+    application.state.docs_page = _page(paths, schema["info"]["description"]).encode()
     application.state.query_parameters = known
 
 
-def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mapping[str, Any]]]:
+def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mapping[str, object]]]:
     """(path as the schema writes it, method) → (path template as the router writes it, opt)."""
     return {
         (route.path_format or "/", str(method)): (route.path_format or "/", handler.opt)
@@ -134,22 +162,23 @@ def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mappi
     }
 
 
-def _complete(operation: Schema, opt: Mapping[str, Any]) -> None:
-    """Lists each error that the route can answer with, by status."""
-    codes = [*_EVERYWHERE, *opt.get("errors", ())]
+def _complete(operation: _Operation, opt: Mapping[str, object]) -> None:
+    """Adds each error that the route can answer with, by status."""
+    declared = cast("Sequence[ErrorCode]", opt.get("errors", ()))
+    codes = [*_EVERYWHERE, *declared]
     if opt.get("public") is True:
         operation["security"] = []
     else:
         codes += _SIGNED_IN
     if opt.get("stream") is True:
         operation["security"] = [{"bearer": []}, {"streamTicket": []}, {"sessionCookie": []}]
-        operation["parameters"] = [*operation.get("parameters", []), dict(_TICKET)]
+        operation["parameters"] = [*operation.get("parameters", []), _TICKET.copy()]
         codes += (ErrorCode.CSRF_REJECTED, ErrorCode.STREAM_LIMIT)
-    if opt.get("resource") in ("project", "deployment"):
+    if opt.get("resource") in RESOURCES:
         codes.append(ErrorCode.NOT_FOUND)
     if "requestBody" in operation:
         codes += _WITH_BODY
-    responses: Schema = {status: answer for status, answer in operation["responses"].items() if status < "400"}
+    responses = {status: answer for status, answer in operation["responses"].items() if status < "400"}
     by_status: dict[str, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(str(STATUS_OF[code]), []).append(code.value)
@@ -188,9 +217,9 @@ _STYLE = (
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 
-def _page(schema: Schema) -> str:
+def _page(paths: _Paths, description: str) -> str:
     sections: dict[str, list[str]] = {}
-    for path, item in sorted(schema["paths"].items()):
+    for path, item in sorted(paths.items()):
         for method in _METHODS:
             if method in item:
                 tag = (item[method].get("tags") or ["Other"])[0]
@@ -198,15 +227,15 @@ def _page(schema: Schema) -> str:
     body = "".join(f"<h2>{html.escape(tag)}</h2>{''.join(parts)}" for tag, parts in sorted(sections.items()))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Cloudify API</title><style>{_STYLE}</style>'
-        f"<h1>Cloudify API</h1><p>Version {API_VERSION}. {html.escape(schema['info']['description'])} "
+        f"<h1>Cloudify API</h1><p>Version {API_VERSION}. {html.escape(description)} "
         f'For tools: <a href="{DOCS_PATH}/openapi.json">openapi.json</a>.</p>{body}</html>'
     )
 
 
-def _operation_html(path: str, method: str, operation: Schema) -> str:
+def _operation_html(path: str, method: str, operation: _Operation) -> str:
     text = operation.get("description") or operation.get("summary") or ""
     inputs = [f"{name['name']} ({name['in']})" for name in operation.get("parameters", [])]
-    bodies = operation.get("requestBody", {}).get("content", {}).values()
+    bodies = operation["requestBody"]["content"].values() if "requestBody" in operation else ()
     inputs += [f"body: {media.get('schema', {}).get('$ref', '').rpartition('/')[2]}" for media in bodies]
     listed = f"<p>Takes: <code>{html.escape(', '.join(inputs))}</code></p>" if inputs else ""
     errors = "; ".join(

@@ -1,4 +1,4 @@
-"""Cursors: opaque and signed, and of use only for the list, sort, filters and user that they came from."""
+"""Cursors: opaque, signed and valid only for the list, sort, filters and user that they were made for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from litestar import Request
 from litestar.params import QueryParameter
 
+from api.connections import UserRequest
 from api.errors import RequestRefused
 from api.responses import paginated
 from schemas.envelope import Success
@@ -34,15 +34,15 @@ class CursorSigner:
     def __init__(self, secret: bytes) -> None:
         self._key = derive_key(secret, "page cursor")
 
-    def encode(self, position: tuple[Any, str], binding: bytes) -> str:
+    def encode(self, position: tuple[object, str], binding: bytes) -> str:
         """`position` is (datetime or text, id)."""
         value, identifier = position
-        # A datetime is written with its microseconds, which is all that PostgreSQL keeps.
+        # A datetime is written with microseconds, PostgreSQL's precision.
         kind, text = ("t", value.isoformat()) if isinstance(value, datetime) else ("s", str(value))
         payload = msgspec.json.encode([kind, text, identifier])
         return base64.urlsafe_b64encode(self._sign(payload, binding) + payload).rstrip(b"=").decode()
 
-    def decode(self, cursor: str, binding: bytes) -> tuple[Any, str]:
+    def decode(self, cursor: str, binding: bytes) -> tuple[object, str]:
         """Raises RequestRefused (INVALID_CURSOR)."""
         try:
             data = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
@@ -53,7 +53,7 @@ class CursorSigner:
             return (datetime.fromisoformat(text) if kind == "t" else text), identifier
         except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
             raise RequestRefused(
-                "The cursor doesn't belong to this list, sort and filter; begin again without one.",
+                "The cursor doesn't belong to this list, sort and filter; start again without one.",
                 code=ErrorCode.INVALID_CURSOR,
             ) from error
 
@@ -77,7 +77,7 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class ListParameters:
-    """The query parameters that every list has."""
+    """The query parameters of every list."""
 
     signer: CursorSigner
     scope: str
@@ -104,8 +104,8 @@ class ListParameters:
 
 
 def provide_list_parameters(
-    request: Request[Any, Any, Any],
-    cursor: Annotated[str | None, QueryParameter(description="`meta.pagination.cursor` of the page before")] = None,
+    request: UserRequest,
+    cursor: Annotated[str | None, QueryParameter(description="`meta.pagination.cursor` of the previous page")] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=MAXIMUM_LIMIT, description="Items a page")] = 20,
     sort: Annotated[str | None, QueryParameter(description="A field's name, with - before it for descending")] = None,
     total: Annotated[bool, QueryParameter(description="Whether to count all items")] = False,

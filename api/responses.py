@@ -1,22 +1,43 @@
-"""Answers in the envelope."""
+"""Responses in the envelope."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Generic, TypedDict, TypeVar, Unpack
 
-from litestar import Response
+from litestar import Litestar, Response
+from litestar.background_tasks import BackgroundTask, BackgroundTasks
 from litestar.datastructures import Cookie
+from litestar.enums import MediaType
+from litestar.response.base import ASGIResponse
+from litestar.types import TypeEncodersMap
 
+from api.connections import UserRequest
 from api.middleware import elapsed_ms
 from schemas.envelope import Meta, Pagination, Success, Timing
 
 T = TypeVar("T")
 
 
+class AsgiOptions(TypedDict, total=False):
+    """The options of litestar's Response.to_asgi_response."""
+
+    background: BackgroundTask | BackgroundTasks | None
+    cookies: Iterable[Cookie] | None
+    encoded_headers: Iterable[tuple[bytes, bytes]] | None
+    headers: dict[str, str] | None
+    is_head_response: bool
+    media_type: MediaType | str | None
+    status_code: int | None
+    type_encoders: TypeEncodersMap | None
+
+
 class EnvelopeResponse(Response[T], Generic[T]):
     """Writes `meta.timing` at the last moment."""
 
-    def to_asgi_response(self, app: Any, request: Any, **options: Any) -> Any:
+    def to_asgi_response(
+        self, app: Litestar | None, request: UserRequest, **options: Unpack[AsgiOptions]
+    ) -> ASGIResponse:
         if isinstance(self.content, Success):
             self.content.meta.timing = Timing(duration_ms=elapsed_ms())
         return super().to_asgi_response(app, request, **options)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar.connection import ASGIConnection
-from litestar.datastructures import Cookie
+from litestar.datastructures import Cookie, Headers
 
 from api.errors import RequestRefused
 from shared.errors import ErrorCode
 
-# A browser keeps a `__Host-` cookie for this host alone, and only when it is Secure and has the path /.
+# A browser keeps a `__Host-` cookie for this host only, and only if it is Secure and has the path /.
 REFRESH_COOKIE = "__Host-cloudify_refresh"
 
 
-def read_cookie(connection: ASGIConnection[Any, Any, Any, Any], name: str) -> str | None:
+def read_cookie(headers: Headers, name: str) -> str | None:
     """The cookie's value; of two, the last.
 
-    Litestar would take every cookie apart and remember a thousand such headers, whatever clients put into them.
+    Litestar would parse every cookie and cache a thousand such headers, whatever clients put into them.
     """
-    for part in reversed(connection.headers.get("cookie", "").split(";")):
+    for part in reversed(headers.get("cookie", "").split(";")):
         given, _, value = part.strip().partition("=")
         if given == name:
             return value.strip('"')
@@ -32,10 +29,10 @@ def refresh_cookie(value: str, seconds: int) -> Cookie:
     )
 
 
-def refuse_foreign_site(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+def refuse_foreign_site(headers: Headers) -> None:
     """The cookie is SameSite=Strict already; this also stops a page on another port or subdomain of the site.
 
     Raises RequestRefused (CSRF_REJECTED).
     """
-    if connection.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise RequestRefused("The request comes from another site's page.", code=ErrorCode.CSRF_REJECTED)

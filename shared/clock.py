@@ -1,4 +1,4 @@
-"""Time as a collaborator, so that tests decide what time it is."""
+"""Clocks as collaborators, so that tests control the time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 
+def unix_milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
 class Clock(Protocol):
     """May be called from any thread at any time."""
 
     def now(self) -> datetime:
-        """The wall clock, always aware, always UTC."""
+        """Returns the wall-clock time, aware and in UTC."""
         ...
 
     def monotonic(self) -> float:
@@ -25,23 +29,3 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
-
-
-class ManualClock:
-    """A clock that stands still until it is moved. For tests."""
-
-    def __init__(self, now: datetime | None = None) -> None:
-        self._now = now or datetime(2026, 1, 1, tzinfo=UTC)
-        self._monotonic = 0.0
-
-    def now(self) -> datetime:
-        return self._now
-
-    def monotonic(self) -> float:
-        return self._monotonic
-
-    def advance(self, seconds: float) -> None:
-        from datetime import timedelta
-
-        self._now += timedelta(seconds=seconds)
-        self._monotonic += seconds

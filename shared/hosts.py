@@ -1,7 +1,7 @@
-"""Which `Host` headers a listener answers to.
+"""The `Host` headers that a listener accepts.
 
-A page that an attacker's name server leads here by rebinding always sends the attacker's name. So listeners answer to
-addresses, `localhost`, and the names of `CLOUDIFY_API_HOSTS`.
+In a DNS rebinding attack, the browser sends the attacker's name. So listeners accept only addresses, `localhost` and
+the names in `CLOUDIFY_API_HOSTS`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
 
 
 class Hosts:
-    """`names`: what is answered to besides addresses and `localhost`; see `host_name`."""
+    """`names` are accepted in addition to addresses and `localhost`; see `host_name`."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(names) | {"localhost"}
@@ -33,7 +33,7 @@ class Hosts:
 
 
 def host_name(text: str) -> str:
-    """The name in the spelling that Hosts compares. Raises ValueError for anything else than a host name."""
+    """Normalises a name as Hosts compares it. Raises ValueError if it is not a host name."""
     name = text.lower().removesuffix(".")
     if len(name) > 253 or not _NAME.fullmatch(name):
         raise ValueError(text)

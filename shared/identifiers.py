@@ -1,7 +1,7 @@
 """Prefixed, time-ordered identifiers: `depl_` + a UUIDv7 in lower-case Crockford base32.
 
-The first 10 of the 26 characters are the time in milliseconds, so identifiers sort by creation; the rest is random
-but for the version and variant bits. UUIDv7: RFC 9562, section 5.7.
+The first 10 of the 26 characters are the time in milliseconds, so identifiers sort by creation. The rest is random,
+except the version and variant bits. UUIDv7: RFC 9562, section 5.7.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VARIABLE = "env"
 
 
 def uuid7() -> int:
-    """A UUIDv7 as a 128-bit integer."""
+    """Returns a UUIDv7 as a 128-bit integer."""
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds & 0xFFFFFFFFFFFF) << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76

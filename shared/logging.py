@@ -1,4 +1,4 @@
-"""structlog as JSON lines on stderr, with whatever context is bound: request id, deployment, stage, worker."""
+"""structlog as JSON lines on stderr, with the bound context: request id, deployment, stage, worker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import structlog
 
 
 def configure_logging(role: str, level: str = "info") -> None:
-    """Once, at the start of a process. Libraries that log through the standard library come out the same way."""
+    """Configures structlog and the standard library's logging. Call it once, at the start of a process."""
 
     def say_role(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # Not bound to a context: threads begin with an empty one.
+        # Not bound to the context, because threads start with an empty one.
         event.setdefault("role", role)
         return event
 

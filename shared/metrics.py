@@ -1,7 +1,7 @@
-"""Prometheus metrics. Labels are bounded: enums and route templates, never identifiers.
+"""Prometheus metrics. Labels have few values: enums and route templates, never identifiers.
 
-On one machine the processes share a directory (PROMETHEUS_MULTIPROC_DIR) and one internal listener shows them all;
-elsewhere each process has its own listener.
+On one machine the processes share a directory (PROMETHEUS_MULTIPROC_DIR), and one internal listener serves them all.
+Otherwise each process has its own listener.
 """
 
 from __future__ import annotations
@@ -88,19 +88,19 @@ def count_release(kind: str, outcome: str) -> None:
 
 
 def count_log_compaction(outcome: str) -> None:
-    """`outcome`: archived, gone (deleted meanwhile), damaged or unavailable (both tried again later)."""
+    """`outcome`: archived, gone (deleted meanwhile), damaged or unavailable (both are retried later)."""
     _log_compactions.labels(outcome).inc()
 
 
 def count_refusal(lane: str) -> None:
-    """`lane`: the name of one in api.edge.lanes."""
+    """`lane`: a name in api.edge.lanes."""
     _refusals.labels(lane).inc()
 
 
 class QueueCollector(Collector):
-    """Asks the queue at each scrape. One exporter of a platform registers it, so that nothing is counted twice.
+    """Reads the queue at each scrape. Only one exporter of a platform registers it, so that nothing is counted twice.
 
-    `workers`: the live worker processes. A pool without any has no series of theirs: alert on its absence.
+    `workers` returns the live worker processes. A pool without workers has no worker series: alert on their absence.
     """
 
     def __init__(self, stats: Callable[[], list[PoolStats]], workers: Callable[[], list[WorkerRecord]]) -> None:
@@ -153,9 +153,9 @@ def _gauge(name: str, text: str, label: str, values: dict[str, float]) -> Metric
 def start_metrics_listener(
     port: int, *, host: str = "127.0.0.1", collectors: Iterable[Collector] = (), names: Iterable[str] = ()
 ) -> WSGIServer:
-    """Serves `/api/metrics/prometheus` from a thread, on an address that is not the API's.
+    """Serves `/api/metrics/prometheus` from a thread, on another address than the API.
 
-    `names`: those of CLOUDIFY_API_HOSTS; see shared.hosts.
+    `names`: the names in CLOUDIFY_API_HOSTS; see shared.hosts.
     """
     hosts = Hosts(names)
     registry = CollectorRegistry()
@@ -196,11 +196,11 @@ def _start(application: Callable[..., object], port: int, host: str) -> tuple[WS
         daemon_threads = True
 
     class QuietHandler(WSGIRequestHandler):
-        # A client that sends nothing must not keep its thread.
+        # A client that sends nothing must not block its thread.
         timeout = 30
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Scrapes aren't logged."""
+            """Scrapes are not logged."""
 
     server = make_server(host, port, application, Server, QuietHandler)  # pyright: ignore[reportArgumentType]
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)

@@ -1,18 +1,18 @@
-"""How many files this process may have open."""
+"""The limit of open files of this process."""
 
 from __future__ import annotations
 
 import resource
 
-# More slows down programs that close every descriptor there might be.
+# A higher limit slows down programs that close all possible descriptors.
 _OPEN_FILES = 65_536
 
 
 def raise_file_limit() -> int:
-    """Goes as far as the system lets this process, up to 65,536. Returns how many it may open from now on.
+    """Raises the limit as far as the system allows, up to 65,536. Returns the new limit.
 
-    The limit that programs begin with is mostly 1024. A build may hold 512 open files by its way out to the network, so
-    that two would stop all that run beside them; the API holds one for each connection.
+    The usual default is 1024. The network connections of a build may take 512 files, so two builds would block all
+    others; the API takes one for each connection.
     """
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)

@@ -1,4 +1,4 @@
-"""Plans and what each allows. Figures of the product; sizes in bytes, times in seconds."""
+"""Plans and their limits. Sizes are in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Plan(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """`weight` is the tenant's share in fair dispatch; `rollback_depth` ready deployments stay restorable.
+    """`weight` is the tenant's share in fair dispatch.
 
-    `disk_entries`: files, directories and links of a build. Dependencies of 300 000 exist.
+    `disk_entries`: files, directories and links of a build. Some projects' dependencies have 300 000.
     """
 
     concurrent_builds: int
@@ -32,18 +32,14 @@ class PlanLimits:
     process_count: int
     disk_bytes: int
     stage_timeout_seconds: int
-    requests_per_minute: int
-    rollback_depth: int
     disk_entries: int
 
 
 LIMITS: dict[Plan, PlanLimits] = {
-    Plan.FREE: PlanLimits(1, 1, 100, 50, 2 * _GIBIBYTE, 2, 512, 4 * _GIBIBYTE, 900, 100, 10, 500_000),
-    Plan.PRO: PlanLimits(3, 2, 500, 500, 4 * _GIBIBYTE, 2, 512, 8 * _GIBIBYTE, 1800, 500, 30, 1_000_000),
-    Plan.TEAM: PlanLimits(6, 4, 2000, 2000, 8 * _GIBIBYTE, 4, 1024, 16 * _GIBIBYTE, 1800, 1000, 50, 2_000_000),
-    Plan.ENTERPRISE: PlanLimits(
-        20, 8, 10000, 10000, 16 * _GIBIBYTE, 8, 2048, 32 * _GIBIBYTE, 3600, 5000, 100, 4_000_000
-    ),
+    Plan.FREE: PlanLimits(1, 1, 100, 50, 2 * _GIBIBYTE, 2, 512, 4 * _GIBIBYTE, 900, 500_000),
+    Plan.PRO: PlanLimits(3, 2, 500, 500, 4 * _GIBIBYTE, 2, 512, 8 * _GIBIBYTE, 1800, 1_000_000),
+    Plan.TEAM: PlanLimits(6, 4, 2000, 2000, 8 * _GIBIBYTE, 4, 1024, 16 * _GIBIBYTE, 1800, 2_000_000),
+    Plan.ENTERPRISE: PlanLimits(20, 8, 10000, 10000, 16 * _GIBIBYTE, 8, 2048, 32 * _GIBIBYTE, 3600, 4_000_000),
 }
 
 
@@ -52,6 +48,6 @@ def limits_of(plan: Plan) -> PlanLimits:
 
 
 def slots_within(limit: int, builds_at_once: int | None) -> int:
-    """How many builds a tenant runs at once: the plan's `limit`, and what this installation gives any tenant at most
-    (None: no such bound). Whoever counts builds, in the queue or in the database, counts up to this."""
+    """Returns the number of builds that a tenant may run at once: the plan's `limit`, capped by this installation's own
+    (None: no cap). Both the queue and the database enforce it."""
     return limit if builds_at_once is None else min(limit, builds_at_once)

@@ -1,4 +1,4 @@
-"""Keeps the platform's files for its own account: no other account of the machine reaches builds, keys or logs."""
+"""Restricts the platform's files to its own account: no other account can read builds, keys or logs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import stat
 from pathlib import Path
 
 _UMASK = 0o077
-# What is shown to builds, and what they write, has the modes that people expect: a checkout's are part of its content.
+# Inputs and outputs of builds keep their modes: those of a checkout are part of its content.
 PUBLIC_UMASK = 0o022
 _OTHERS_PASS = 0o001
 
 
 def keep_files_private(home: Path) -> None:
-    """Makes this process and its children write for their own account only, and corrects what `home` has already.
+    """Sets the umask of this process and its children to their own account, and corrects existing files in `home`.
 
-    `home` is CLOUDIFY_HOME, which need not exist. Directories become 0700 and files lose what others may do; those of
-    another account are left alone. A home that `let_others_pass` opened stays passable. Raises OSError.
+    `home` is CLOUDIFY_HOME, which need not exist. Directories get mode 0700 and files lose the rights of others; files
+    of another account are not changed. A home that `let_others_pass` opened remains passable. Raises OSError.
     """
     os.umask(_UMASK)
     if not os.access(home, os.R_OK | os.X_OK):
@@ -31,22 +31,22 @@ def keep_files_private(home: Path) -> None:
             if stat.S_ISDIR(mode):
                 _restrict(entry, stat.S_IRWXU)
             elif stat.S_ISREG(mode):
-                # A program of the owner's that lies here stays one.
+                # The owner's executables remain executable.
                 _restrict(entry, stat.S_IMODE(mode) & stat.S_IRWXU)
 
 
 def close_home(home: Path) -> None:
-    """Ends what `let_others_pass` allowed."""
+    """Reverts `let_others_pass`."""
     _restrict(home, stat.S_IRWXU)
 
 
 def let_others_pass(home: Path) -> None:
-    """Lets other accounts reach a directory of their own in `home`; they still can't list it or enter another one."""
+    """Lets other accounts reach their own directory in `home`; they can't list `home` or enter other directories."""
     _restrict(home, stat.S_IRWXU | _OTHERS_PASS)
 
 
 def _restrict(path: Path, mode: int) -> None:
     status = path.stat()
-    # Also a setgid bit, which everything made in the directory would inherit.
+    # Also removes a setgid bit, which everything created in the directory would inherit.
     if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
         path.chmod(mode)

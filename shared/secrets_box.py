@@ -1,7 +1,7 @@
-"""Envelope encryption: one data key a record, AES-256-GCM, the data key wrapped by a key-encryption key with an id.
+"""Envelope encryption: AES-256-GCM with one data key for each record, wrapped by a key-encryption key with an id.
 
-Rotation: put a new key first into the settings; old records stay readable as long as their key is listed. Wrapping
-them again (`cloudify admin rotate-keys`) makes the old key dispensable; the values themselves are not touched.
+To rotate, put a new key first in the settings. Old records remain readable as long as their key is listed. Wrapping
+their data keys again (`cloudify admin rotate-keys`) makes the old key unnecessary; the values are not changed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _WRAP_CONTEXT = b"cloudify data key\x00"
 
 
 class SecretUnreadable(Exception):
-    """The key that sealed the record is not in the settings, or the record was changed or moved."""
+    """The record's key is not in the settings, or the record was changed or moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedSecret:
-    """`wrapped_key` and `ciphertext` each are nonce (12 bytes) + AES-GCM output."""
+    """`wrapped_key` and `ciphertext` each consist of a nonce (12 bytes) and AES-GCM output."""
 
     key_id: str
     wrapped_key: bytes = field(repr=False)
@@ -29,7 +29,7 @@ class SealedSecret:
 
 
 class SecretsBox:
-    """`keys`: id → 32 bytes; the first one seals, all open. Safe from any thread."""
+    """Seals with the first of `keys` (id → 32 bytes) and opens with all of them. Safe from any thread."""
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         if not keys:
@@ -38,7 +38,7 @@ class SecretsBox:
         self._current = next(iter(keys))
 
     def seal(self, plaintext: bytes, context: bytes) -> SealedSecret:
-        """`context` names the record (it is authenticated, not stored): it opens nowhere else."""
+        """Encrypts a value. `context` identifies the record; it is authenticated but not stored."""
         data_key = os.urandom(_KEY_BYTES)
         return SealedSecret(
             key_id=self._current,
@@ -55,7 +55,7 @@ class SecretsBox:
         return _decrypt(self._unwrap(sealed, context), sealed.ciphertext, context)
 
     def rewrap(self, sealed: SealedSecret, context: bytes) -> SealedSecret:
-        """The same record under the current key. Raises SecretUnreadable."""
+        """Wraps the data key with the current key. Raises SecretUnreadable."""
         data_key = self._unwrap(sealed, context)
         wrapped = _encrypt(self._keys[self._current], data_key, _WRAP_CONTEXT + context)
         return SealedSecret(self._current, wrapped, sealed.ciphertext)
@@ -69,7 +69,7 @@ class SecretsBox:
         return _decrypt(wrapper, sealed.wrapped_key, _WRAP_CONTEXT + context)
 
 
-# The library takes some 10 MB: a worker that meets no variable never loads it.
+# The library takes about 10 MB; a worker without variables never loads it.
 
 
 def _encrypt(key: bytes, plaintext: bytes, context: bytes) -> bytes:
@@ -87,6 +87,6 @@ def _decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
         return AESGCM(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context)
     except (InvalidTag, ValueError) as error:
         raise SecretUnreadable(
-            "A sealed value was changed or moved to another record, or its key's id has another key now in"
-            " CLOUDIFY_ENCRYPTION_KEYS."
+            "A sealed value was changed or moved to another record, or the id of its key now belongs to another"
+            " key in CLOUDIFY_ENCRYPTION_KEYS."
         ) from error

@@ -1,12 +1,12 @@
-"""What a worker process leaves on its host's disk while it lives: proof that it lives, and a heartbeat.
+"""Files on a worker's host that prove that its process is alive, with a heartbeat.
 
-Each process has one file in `<home>/run/workers`. It holds a lock on it (a record lock, which children don't inherit
-and which the kernel gives back with the process, however it ends), and writes into it each second from a plain thread.
+Each process has one file in `<home>/run/workers`. It holds a record lock on the file, which children don't inherit and
+which the kernel releases when the process ends for any reason. A plain thread writes to the file every second.
 
-- Who gets the lock knows that the process is gone; no clock, process id or host name is asked.
-- A file that doesn't change belongs to a process that is stopped, or whose interpreter is held. Redis plays no part.
-- Who ends a process for that writes the verdict first, so that it outlives both. It is about one beat: should the
-  process live on, its next one makes the verdict void.
+- A process that gets the lock knows that the owner has ended, without clocks, process ids or host names.
+- A file that doesn't change belongs to a process that is stopped or whose interpreter is blocked, independent of Redis.
+- A process that kills another one for that reason writes a verdict first, so that the verdict survives both. It applies
+  to one beat: if the process survives, its next beat invalidates the verdict.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import enum
 import fcntl
 import json
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,22 +24,23 @@ from typing import Any
 
 import structlog
 
+from shared.background import PeriodicTask
 from shared.errors import Unavailable
 
 _log: Any = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 1.0
-# Above it the memory killer's counter may have risen for another process's sake.
+# After this time, the counter of memory kills may have increased because of another process.
 _FRESH_SECONDS = 10.0
 _BYTES = 1024
-# No start, and no end that a verdict was for, takes so long.
+# Longer than any start of a process, and any kill after a verdict, takes.
 _SWEPT_AFTER_SECONDS = 3600.0
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")
 
 
 class Verdict(enum.StrEnum):
-    """Why a worker was ended, where that speaks against the job that it ran."""
+    """Why a worker was killed, if its job may be the cause."""
 
     HEARTBEAT = "heartbeat"
     MEMORY = "memory"
@@ -48,8 +48,8 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryKills:
-    """What a control group's `counter`, a file, said. `device` and `inode` are that file's: by its path another
-    container finds its own."""
+    """The memory kills in a control group's `counter` file. `device` and `inode` identify the file, because the same
+    path is another file in another container."""
 
     counter: str
     device: int
@@ -59,7 +59,7 @@ class MemoryKills:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """`memory`: how many processes of its control group the kernel had ended at the last beat; None: unknown."""
+    """`memory`: the kernel's memory kills in the process's control group at the last beat; None if unknown."""
 
     worker: str
     pool: str
@@ -73,22 +73,22 @@ def lives_directory(home: Path) -> Path:
 
 
 def read_life(path: Path) -> Life | None:
-    """None when the file is gone or damaged."""
+    """Returns None if the file is missing or damaged."""
     try:
         return _parse(path.read_bytes())
     except OSError:
         return None
 
 
-def pronounce(path: Path, verdict: Verdict, beat: int) -> None:
-    """Call it before the process is ended. `beat`: the last one seen, the file's st_mtime_ns. Raises OSError."""
+def record_verdict(path: Path, verdict: Verdict, beat: int) -> None:
+    """Writes the verdict. Call it before killing the process. `beat`: st_mtime_ns of the file. Raises OSError."""
     partial = path.with_suffix(".verdict.partial")
     partial.write_text(json.dumps([verdict, beat]))
     partial.replace(path.with_suffix(".verdict"))
 
 
-def verdict_on(path: Path) -> Verdict | None:
-    """None when there is none, or when the process had another beat since."""
+def read_verdict(path: Path) -> Verdict | None:
+    """Returns the verdict, or None if there is none or the process has had another beat since."""
     try:
         verdict, beat = json.loads(path.with_suffix(".verdict").read_text())
         return Verdict(verdict) if beat == path.stat().st_mtime_ns else None
@@ -97,97 +97,88 @@ def verdict_on(path: Path) -> Verdict | None:
 
 
 class WorkerLife:
-    """The file of this process, from `start` to `stop`. A process that has several knows only the last as its own."""
+    """The file of this process, from `start` to `stop`. Of several in a process, only the last is known as its own."""
 
     def __init__(
         self, directory: Path, worker: str, pool: str, *, membership: Path = _MEMBERSHIP, mount: Path = _MOUNT
     ) -> None:
-        """`membership` says which control groups the process is in, `mount` shows them."""
+        """`membership` lists the control groups of the process, which are mounted at `mount`."""
         self.path = directory / f"{worker}.life"
         self._membership = membership
         self._mount = mount
         self._life = Life(worker, pool, os.getpid(), None, 0)
         self._descriptor = -1
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker-life", daemon=True)
+        self._task = PeriodicTask("worker-life", self._beat, BEAT_SECONDS, waits_first=True)
 
     def start(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # It appears under its name with the lock held, so that nobody takes it for a dead one's.
+        # The file is renamed with the lock held, so that nobody mistakes it for a dead process's file.
         partial = self.path.with_suffix(".partial")
         self._descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._write()
         partial.replace(self.path)
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
-        """Only after the leases are handed back: the file is what others find them by."""
-        self._stopped.set()
-        self._thread.join()
+        """Deletes the file. Call it after all leases are released, because others find them by the file."""
+        self._task.stop()
         self.path.with_suffix(".verdict").unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
-    def _run(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            try:
-                self._write()
-            except OSError as error:
-                _log.warning("worker.heartbeat_failed", error=str(error))
-                # A full disk is no reason to look dead: this needs no space.
-                with suppress(OSError):
-                    os.utime(self._descriptor)
+    def _beat(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            _log.warning("worker.heartbeat_failed", error=str(error))
+            # Works on a full disk too, because it needs no space.
+            with suppress(OSError):
+                os.utime(self._descriptor)
 
     def _write(self) -> None:
-        # Looked up each time: the executor moves this process into a group of its own after its start.
+        # Looked up each time, because the executor moves this process into its own group after the start.
         memory = _own_memory_kills(self._membership, self._mount)
         self._life = replace(self._life, memory=memory, beats=self._life.beats + 1)
-        # Of one length and in one call: a reader never sees half of it, and a full disk has its place already.
+        # One write of constant length: readers never see a part of it, and the space is already allocated.
         os.pwrite(self._descriptor, json.dumps(asdict(self._life)).encode().ljust(_BYTES), 0)
 
 
 class DeadWorkers:
-    """Finds the workers of this host that are gone, and has what they held handed back.
+    """Finds dead workers of this host and hands their jobs back.
 
-    `hand_back(pool, worker, counts)` raises Unavailable while the queue is away; it is called again then, and must bear
-    to be. `counts`: the death speaks against the jobs.
+    `hand_back(pool, worker, counts)` raises Unavailable while the queue is unavailable, and is then called again; it
+    must be idempotent. `counts`: the death counts against the jobs.
     """
 
     def __init__(self, directory: Path, own: WorkerLife, hand_back: Callable[[str, str, bool], object]) -> None:
         self._directory = directory
         self._own = own.path
         self._hand_back = hand_back
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="dead-workers", daemon=True)
+        self._task = PeriodicTask("dead-workers", self._look_again, BEAT_SECONDS)
 
     def start(self) -> None:
-        """Looks at once, and each second: any worker of the host does it for any other, of whichever pool."""
-        self._thread.start()
+        """Checks now and every second. Every worker of the host does so for all others, of any pool."""
+        self._task.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._task.stop()
 
     def look(self) -> None:
         for path in sorted(self._directory.glob("*.life")):
-            # Our own must not even be opened: to close it would give up the lock.
+            # The own file must not be opened: closing it would release the lock.
             if path != self._own:
                 self._look_at(path)
         self._sweep()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self.look()
-            except (OSError, Unavailable) as error:
-                _log.warning("worker.hand_back_delayed", error=str(error))
-            except Exception:  # noqa: BLE001 - the next look must not end with this one
-                _log.exception("worker.hand_back_failed")
-            self._stopped.wait(BEAT_SECONDS)
+    def _look_again(self) -> None:
+        try:
+            self.look()
+        except (OSError, Unavailable) as error:
+            _log.warning("worker.hand_back_delayed", error=str(error))
 
     def _sweep(self) -> None:
-        """Deletes what starts that died, and verdicts on processes that went by themselves, left behind."""
+        """Deletes files of failed starts, and verdicts on processes that ended by themselves."""
         horizon = time.time() - _SWEPT_AFTER_SECONDS
         for pattern in ("*.partial", "*.verdict"):
             for path in self._directory.glob(pattern):
@@ -203,7 +194,7 @@ class DeadWorkers:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            return  # it lives, or another one looks after it
+            return  # it is alive, or another process handles it
         else:
             life = read_life_of(descriptor)
             if life is not None:
@@ -217,7 +208,7 @@ class DeadWorkers:
 
 
 def read_life_of(descriptor: int) -> Life | None:
-    """As `read_life`, without a second descriptor, whose end would end the lock."""
+    """As `read_life`, without a second descriptor: closing that would release the lock."""
     try:
         return _parse(os.pread(descriptor, _BYTES * 8, 0))
     except OSError:
@@ -234,22 +225,22 @@ def _parse(text: bytes) -> Life | None:
 
 
 def _judge(path: Path, life: Life, status: os.stat_result) -> Verdict | None:
-    """What was pronounced; else whether the kernel's memory killer ended a process of its group since the last beat.
+    """Returns the written verdict, or MEMORY if the kernel killed a process of the group since the last beat.
 
-    In doubt None. What is found is written down: the counter tells it only now.
+    Returns None in doubt. A found verdict is written, because the counter shows it only now.
     """
-    verdict, before = verdict_on(path), life.memory
+    verdict, before = read_verdict(path), life.memory
     if verdict is not None or before is None or not 0 <= time.time() - status.st_mtime < _FRESH_SECONDS:
         return verdict
     now = _read_memory_kills(before.counter)
     if now is None or now.kills <= before.kills or now != replace(before, kills=now.kills):
         return None
-    pronounce(path, Verdict.MEMORY, status.st_mtime_ns)
+    record_verdict(path, Verdict.MEMORY, status.st_mtime_ns)
     return Verdict.MEMORY
 
 
 def _own_memory_kills(membership: Path, mount: Path) -> MemoryKills | None:
-    """Of the group that the process is in, subgroups not included."""
+    """Returns the kills in the control group of the process, without subgroups."""
     try:
         lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
     except OSError:
@@ -261,7 +252,7 @@ def _own_memory_kills(membership: Path, mount: Path) -> MemoryKills | None:
             root, name = mount / "memory", "memory.oom_control"
         else:
             continue
-        # In a container the membership may name the host's path while the mount shows only the container's own part.
+        # In a container the membership may show the host's path, while the mount has only the container's part.
         for directory in (root / group.lstrip("/"), root):
             found = _read_memory_kills(str(directory / name))
             if found is not None:

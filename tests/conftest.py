@@ -7,10 +7,9 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TypeVar
 
-import psycopg
 import pytest
 import redis
 from hypothesis import HealthCheck
@@ -24,11 +23,13 @@ from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
+from tests.support.build_times import pytest_terminal_summary  # noqa: F401 - a hook
+from tests.support.databases import fresh_database
 from tests.support.docker_engine import docker_engine  # noqa: F401 - a fixture
 from tests.support.ports import free_ports
 
 S = TypeVar("S", bound=Server)
-_numbers = itertools.count(1)
+_buckets = itertools.count(1)
 
 # Who starts the tests in the background may have made them, and so all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -69,18 +70,6 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 def _template_database(postgres_server: PostgresServer) -> str:
     migrate(postgres_server.url)
     return "cloudify"
-
-
-@contextmanager
-def fresh_database(postgres_server: PostgresServer, template: str) -> Iterator[str]:
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-    try:
-        yield postgres_server.url_of(name)
-    finally:
-        with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -135,7 +124,7 @@ def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ob
 
 
 def fresh_bucket(object_store_server: ObjectStoreServer) -> ObjectStoreSettings:
-    settings = object_store_server.settings(bucket=f"test-{next(_numbers)}")
+    settings = object_store_server.settings(bucket=f"test-{next(_buckets)}")
     client = Minio(
         settings.endpoint.removeprefix("http://"), settings.access_key, settings.secret_key, secure=False,
         region=settings.region,

@@ -10,10 +10,11 @@ from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import Stage
+from shared.deployments.termination_service import TerminationService
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
@@ -49,7 +50,7 @@ class WorkerContext:
         self.sites = SiteRepository(self.database)
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
-        self.doorbell = RedisDoorbell.connect(settings.queue.redis_url)
+        self.notifier = RedisNotifier.connect(settings.queue.redis_url)
         self.publisher = publisher_backend(settings.sites.publisher).open_publisher(settings, self.database)
         self.artifacts = ArtifactReader(self.store, settings.directories.cache)
         self.lifecycle = LifecycleService(
@@ -59,21 +60,29 @@ class WorkerContext:
             releases=self.releases,
             sites=self.sites,
             log_store=self.log_store,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             clock=self.clock,
             limits=settings.limits,
             site_settings=settings.sites,
+        )
+        self.terminations = TerminationService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            queue=self.queue,
+            log_store=self.log_store,
+            notifier=self.notifier,
+            clock=self.clock,
         )
         self.service = DeploymentService(
             database=self.database,
             deployments=self.deployments,
             stage_runs=self.stage_runs,
-            releases=self.releases,
-            sites=self.sites,
             queue=self.queue,
             log_store=self.log_store,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             clock=self.clock,
+            terminations=self.terminations,
             site_settings=settings.sites,
         )
 
@@ -88,7 +97,7 @@ class WorkerContext:
         return LogWriter(
             store=self.log_store,
             database=self.database,
-            doorbell=self.doorbell,
+            notifier=self.notifier,
             deployment_id=deployment_id,
             stage=stage.value,
             fence=fence,
@@ -106,7 +115,7 @@ class WorkerContext:
         )
 
     def close(self) -> None:
-        self.doorbell.close()
+        self.notifier.close()
         self.redis.close()
         self.database.close()
         # Last: a job that is still running could otherwise record that its sandbox was lost.

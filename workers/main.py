@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 2
     pool = Pool(options.pool)
     configure_logging(f"worker-{pool.value}", settings.logs.level)
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     return 0
 
@@ -133,7 +133,7 @@ def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
         open_log=context.open_log,
         read_variables=variables.decrypt_for,
         read_credentials=credentials.open_for,
-        secrets_of=lambda row: list(secrets_of(row["repository_url"])),
+        secrets_of=lambda row: list(secrets_of(row.repository_url)),
         hold_slot=hold_slot,
         directories=StageDirectories(settings.directories.work),
         limits=settings.limits,

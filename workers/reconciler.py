@@ -19,30 +19,32 @@ import structlog
 from shared import metrics
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.ticket_repository import StreamTicketRepository
+from shared.background import BackgroundThread
 from shared.clock import Clock
-from shared.db.database import Database, Row
+from shared.db.database import Database
 from shared.deployments.jobs import (
     cleanup_job,
     cleanup_job_id,
     release_job,
     release_job_id,
-    stage_job,
     stage_job_id,
+    stage_job_of,
 )
 from shared.deployments.repository import DeploymentRepository
-from shared.deployments.service import DeploymentService
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import LAST_STAGE, DeploymentStatus, Stage
+from shared.deployments.termination_service import TerminationService
 from shared.errors import FailureCode, PlatformError, Unavailable
 from shared.idempotency.repository import IdempotencyRepository
 from shared.logging import configure_logging
 from shared.logs.account_events import AccountEventStore
 from shared.logs.archive.compactor import LogCompactor
-from shared.plans import Plan, limits_of
+from shared.plans import limits_of
 from shared.private_files import keep_files_private
 from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
-from shared.releases.repository import ReleaseRepository
+from shared.releases.repository import ActiveSite, ReleaseRepository, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
 from shared.settings import SettingsError, load_settings
 from workers.artifacts.reader import ArtifactReader
@@ -70,7 +72,7 @@ class Reconciler:
         stage_runs: StageRunRepository,
         releases: ReleaseRepository,
         sites: SiteRepository,
-        service: DeploymentService,
+        terminations: TerminationService,
         publisher: Publisher,
         artifacts: ArtifactReader,
         clock: Clock,
@@ -83,7 +85,7 @@ class Reconciler:
         self._stage_runs = stage_runs
         self._releases = releases
         self._sites = sites
-        self._service = service
+        self._terminations = terminations
         self._publisher = publisher
         self._artifacts = artifacts
         self._clock = clock
@@ -118,23 +120,23 @@ class Reconciler:
         """Every live deployment has exactly one job in the queue, or is ended."""
         rows = self._deployments.live()
         # All of them before anything is enqueued: a queue that lost its slots would hand out what waits as well.
-        self._hold_slots([row for row in rows if row["status"] != DeploymentStatus.QUEUED])
-        succeeded = self._stage_runs.succeeded_stages([row["id"] for row in rows])
+        self._hold_slots([row for row in rows if row.status != DeploymentStatus.QUEUED])
+        succeeded = self._stage_runs.succeeded_stages([row.id for row in rows])
         for row in rows:
-            stage = next((stage for stage in Stage if stage.value not in succeeded[row["id"]]), LAST_STAGE)
-            self._attempt_one(row["id"], partial(self._reconcile_deployment, row, stage))
+            stage = next((stage for stage in Stage if stage not in succeeded[row.id]), LAST_STAGE)
+            self._attempt_one(row.id, partial(self._reconcile_deployment, row, stage))
 
-    def _hold_slots(self, started: Sequence[Row]) -> None:
-        held = {tenant_id: self._queue.running_set(tenant_id) for tenant_id in {row["tenant_id"] for row in started}}
+    def _hold_slots(self, started: Sequence[DeploymentRow]) -> None:
+        held = {tenant_id: self._queue.running_set(tenant_id) for tenant_id in {row.tenant_id for row in started}}
         for row in started:
             # The queue was asked after the rows were read: one that isn't held may have ended since.
-            if row["id"] not in held[row["tenant_id"]] and self._deployments.is_live(row["id"]):
+            if row.id not in held[row.tenant_id] and self._deployments.is_live(row.id):
                 self._hold_slot(row)
-                _log.warning("reconciler.slot_held", tenant_id=row["tenant_id"], deployment_id=row["id"])
+                _log.warning("reconciler.slot_held", tenant_id=row.tenant_id, deployment_id=row.id)
 
-    def _hold_slot(self, row: Row) -> None:
-        limits = limits_of(Plan(row["tenant_plan"]))
-        self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
+    def _hold_slot(self, row: DeploymentRow) -> None:
+        limits = limits_of(row.tenant_plan)
+        self._queue.hold_slot(row.tenant_id, row.id, limit=limits.concurrent_builds, weight=limits.weight)
 
     def reconcile_slots(self) -> None:
         """A slot that no live deployment holds is freed."""
@@ -146,55 +148,53 @@ class Reconciler:
 
     def reconcile_releases(self) -> None:
         for release in self._releases.pending():
-            job_id = release_job_id(release["id"])
+            job_id = release_job_id(release.id)
             if self._queue.death_reason(job_id) == WORKER_LOST:
-                self._attempt_one(release["id"], partial(self._fail_release, release["id"]))
+                self._attempt_one(release.id, partial(self._fail_release, release.id))
             # A dead job has used up its attempts, or its worker died each time: it is tried again, as nobody else will.
             elif self._queue.find(job_id) in (None, "dead"):
-                limits = limits_of(Plan(release["tenant_plan"]))
-                self._queue.enqueue(
-                    release_job(release_id=release["id"], tenant_id=release["tenant_id"], limits=limits)
-                )
+                limits = limits_of(release.tenant_plan)
+                self._queue.enqueue(release_job(release_id=release.id, tenant_id=release.tenant_id, limits=limits))
 
     def reconcile_removals(self) -> None:
         self._sites.expire_previews()
         for row in [*self._sites.removing(), *self._sites.deleting_projects()]:
-            job_id = cleanup_job_id(row["id"])
+            job_id = cleanup_job_id(row.id)
             if self._queue.death_reason(job_id) == WORKER_LOST:
                 # Left to the operator, who is told until the dead letter is requeued or dropped.
-                _log.error("cleanup.worker_lost", subject_id=row["id"], job=job_id)
+                _log.error("cleanup.worker_lost", subject_id=row.id, job=job_id)
             elif self._queue.find(job_id) in (None, "dead"):
-                limits = limits_of(Plan(row["tenant_plan"]))
-                self._queue.enqueue(cleanup_job(subject_id=row["id"], tenant_id=row["tenant_id"], limits=limits))
+                limits = limits_of(row.tenant_plan)
+                self._queue.enqueue(cleanup_job(subject_id=row.id, tenant_id=row.tenant_id, limits=limits))
 
     def reconcile_routes(self) -> None:
         """Every site that is live answers with the deployment that the database says."""
         hosts = self._publisher.hosts()
         for site in self._releases.active_sites():
-            if hosts.get(site["host"]) != site["deployment_id"]:
-                self._attempt_one(site["deployment_id"], partial(self._mend_route, site))
+            if hosts.get(site.host) != site.deployment_id:
+                self._attempt_one(site.deployment_id, partial(self._mend_route, site))
 
-    def _mend_route(self, site: Row) -> None:
-        deployment_id = site["deployment_id"]
+    def _mend_route(self, site: ActiveSite) -> None:
+        deployment_id = site.deployment_id
         is_ours = not self._publisher.is_published(deployment_id)
         if is_ours:
             publish_artifact(
                 self._publisher,
                 self._artifacts,
-                tenant_id=site["tenant_id"],
+                tenant_id=site.tenant_id,
                 deployment_id=deployment_id,
-                digest=site["manifest_digest"],
-                is_preview=site["is_preview"],
+                digest=site.manifest_digest,
+                is_preview=site.is_preview,
             )
         former: list[str | None] = []
         # Read again under the project's lock: a release may have moved the pointer since.
         is_served = self._releases.while_active(
-            site["project_id"],
+            site.project_id,
             deployment_id,
-            lambda: former.append(self._publisher.activate(site["host"], deployment_id)),
+            lambda: former.append(self._publisher.activate(site.host, deployment_id)),
         )
         if is_served and former != [deployment_id]:
-            _log.warning("reconciler.route_mended", host=site["host"], deployment_id=deployment_id)
+            _log.warning("reconciler.route_mended", host=site.host, deployment_id=deployment_id)
         if not is_served and is_ours and self._sites.is_removed(deployment_id):
             # The removal may have come before these files, and nothing would come back for them.
             self._publisher.remove_deployment(deployment_id)
@@ -207,48 +207,38 @@ class Reconciler:
             self._attempt_one("expired", delete)
         self._next_expiry = self._clock.monotonic() + _EXPIRY_SECONDS
 
-    def _reconcile_deployment(self, row: Row, stage: Stage) -> None:
-        places = {candidate: self._queue.find(stage_job_id(row["id"], candidate)) for candidate in Stage}
+    def _reconcile_deployment(self, row: DeploymentRow, stage: Stage) -> None:
+        places = {candidate: self._queue.find(stage_job_id(row.id, candidate)) for candidate in Stage}
         held = [candidate for candidate, place in places.items() if place in ("ready", "delayed", "running")]
-        if row["cancel_requested_at"] is not None:
+        if row.cancel_requested_at is not None:
             # Told once more: the queue may have been away when the cancellation was accepted.
-            outcomes = {self._queue.cancel(stage_job_id(row["id"], candidate), keeps_slot=True) for candidate in held}
-            if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row["id"]):
-                self._service.end_cancelled(row)
+            outcomes = {self._queue.cancel(stage_job_id(row.id, candidate), keeps_slot=True) for candidate in held}
+            if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row.id):
+                self._terminations.end_cancelled(row)
             return
         # The queue was asked after the row was read: what finished in between needs nothing.
-        if held or not self._deployments.is_live(row["id"]):
+        if held or not self._deployments.is_live(row.id):
             return
-        dead = [stage_job_id(row["id"], candidate) for candidate, place in places.items() if place == "dead"]
+        dead = [stage_job_id(row.id, candidate) for candidate, place in places.items() if place == "dead"]
         if any(self._queue.death_reason(job_id) == WORKER_LOST for job_id in dead):
             self._fail_worker_lost(row, stage)
             return
         if dead:
             message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
-            self._service.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
+            self._terminations.finish_failed(row, FailureCode.PLATFORM_ERROR, stage, message)
             return
-        limits = limits_of(Plan(row["tenant_plan"]))
-        if row["status"] != DeploymentStatus.QUEUED:
+        if row.status != DeploymentStatus.QUEUED:
             self._hold_slot(row)
-        job = stage_job(
-            deployment_id=row["id"],
-            tenant_id=row["tenant_id"],
-            stage=stage,
-            priority=row["priority"],
-            limits=limits,
-            enqueued_at=row["created_at"],
-            traceparent=row["traceparent"],
-        )
-        if self._queue.enqueue(job):
-            _log.warning("reconciler.enqueued", deployment_id=row["id"], stage=stage.value)
+        if self._queue.enqueue(stage_job_of(row, stage)):
+            _log.warning("reconciler.enqueued", deployment_id=row.id, stage=stage.value)
 
-    def _fail_worker_lost(self, row: Row, stage: Stage) -> None:
+    def _fail_worker_lost(self, row: DeploymentRow, stage: Stage) -> None:
         message = (
             f"The {stage.value} stage ended two workers of the platform, so it isn't tried again. This is a failure of "
             "the platform, which its operator is told of; ask your operator before you deploy this commit again."
         )
-        if self._service.finish_failed(row, FailureCode.WORKER_LOST, stage, message):
-            _log.error("deployment.worker_lost", deployment_id=row["id"], stage=stage.value)
+        if self._terminations.finish_failed(row, FailureCode.WORKER_LOST, stage, message):
+            _log.error("deployment.worker_lost", deployment_id=row.id, stage=stage.value)
             metrics.count_deployment("failed", "any", FailureCode.WORKER_LOST)
 
     def _fail_release(self, release_id: str) -> None:
@@ -257,7 +247,7 @@ class Reconciler:
             "which its operator is told of; ask your operator."
         )
         with self._database.transaction() as connection:
-            self._releases.close(connection, release_id, "failed", message)
+            self._releases.close(connection, release_id, ReleaseStatus.FAILED, message)
         _log.error("release.worker_lost", release_id=release_id)
         metrics.count_release("any", "worker_lost")
 
@@ -287,7 +277,7 @@ def main() -> int:
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 2
     configure_logging("reconciler", settings.logs.level)
     stop = threading.Event()
@@ -302,7 +292,8 @@ def main() -> int:
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
-        compacting = threading.Thread(target=compactor.run, args=(stop,), name="log-compactor", daemon=True)
+        # It ends with the signal, not only when the reconciler's pass has.
+        compacting = BackgroundThread("log-compactor", lambda _stopping: compactor.run(stop))
         compacting.start()
         Reconciler(
             database=context.database,
@@ -311,7 +302,7 @@ def main() -> int:
             stage_runs=context.stage_runs,
             releases=context.releases,
             sites=context.sites,
-            service=context.service,
+            terminations=context.terminations,
             publisher=context.publisher,
             artifacts=context.artifacts,
             clock=context.clock,
@@ -325,7 +316,7 @@ def main() -> int:
                 lambda: context.publisher.sweep(context.sites.is_removed),
             ],
         ).run(stop)
-        compacting.join(_COMPACTOR_STOP_SECONDS)
+        compacting.stop(_COMPACTOR_STOP_SECONDS)
     finally:
         context.close()
     return 0

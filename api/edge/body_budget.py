@@ -1,4 +1,4 @@
-"""How many bytes of bodies may be in memory at once, from when they come until their requests are answered."""
+"""Bounds the bytes of request bodies in memory at once, from their arrival until their requests are answered."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _RETRY_SECONDS = 2
 
 
 class BodyBudget:
-    """A caller may hold `of_a_caller` bytes. When all hold `in_all`, a caller may still have its equal share of that: a
-    few with large bodies keep nobody else from sending one. Belongs to one event loop."""
+    """A caller may hold `of_a_caller` bytes. When all callers hold `in_all`, each may still have an equal share of it:
+    a few with large bodies don't keep others from sending one. Belongs to one event loop."""
 
     def __init__(self, *, of_a_caller: int = 8 * _MEBIBYTE, in_all: int = 32 * _MEBIBYTE) -> None:
         self._of_a_caller = of_a_caller
@@ -24,7 +24,7 @@ class BodyBudget:
         self._total = 0
 
     def take(self, caller: str, size: int) -> None:
-        """Raises Unavailable, and takes nothing then."""
+        """Raises Unavailable and takes nothing if the caller would hold too much."""
         held = self._held.get(caller, 0) + size
         share = self._of_a_caller
         if self._total + size > self._in_all:
@@ -32,7 +32,7 @@ class BodyBudget:
         if held > share:
             count_refusal("bodies")
             raise Unavailable(
-                f"Too many large bodies are on their way; send fewer at once, and this one again in {_RETRY_SECONDS} "
+                f"Too many large bodies are being received; send fewer at once, and this one again in {_RETRY_SECONDS} "
                 "seconds.",
                 retry_after_seconds=_RETRY_SECONDS,
             )
@@ -47,7 +47,7 @@ class BodyBudget:
 
 
 class HeldBody:
-    """What one request holds."""
+    """The bytes that one request holds."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget

@@ -1,7 +1,7 @@
 """A connection of the server: uvicorn's, with bounds and a graceful end.
 
-- The connections of one address are bounded, and so are those of all together (api.edge.places). Loopback counts only
-  among all: the proxies of this machine connect from there.
+- The connections of one address are bounded, and so is their total (api.edge.places). Loopback counts only in the
+  total: the proxies of this machine connect from there.
 - A request's head is bounded, and so is what surrounds the bytes of a body (chunk sizes, trailers).
 - Few requests wait behind the one that is being answered, and nothing is read while one waits.
 - The host of an absolute request target replaces the `Host` header (RFC 9112, 3.2.2).
@@ -11,15 +11,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import select
 import time
 from collections.abc import Sized
-from typing import Any
+from typing import Protocol, cast
 
 import httptools
 import msgspec
 import structlog
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -30,9 +32,9 @@ from schemas.envelope import ErrorBody, Failure
 from shared.errors import ErrorCode
 from shared.network.client_addresses import network_of
 
-# As Node.js has it; what a proxy and a browser with its cookies add fits well.
+# Node.js's limit. The headers of a proxy and of a browser with its cookies fit well.
 MAXIMUM_HEAD_BYTES = 16 * 1024
-# Each costs the application time before it knows who asks. Trailers count, too.
+# Each costs the application time before the caller is known. Trailers count, too.
 MAXIMUM_HEADERS = 100
 # Requests that wait behind the one that is being answered. Clients that send many wait for answers.
 MAXIMUM_WAITING = 4
@@ -66,13 +68,20 @@ class ConnectionState(ServerState):
 
 
 class _Refused(Exception):
-    """Stops the parser, which would otherwise go on to the end of what was read. The connection has ended."""
+    """Stops the parser, which would otherwise parse the rest of the data that was read. The connection has ended."""
+
+
+class _Target(Protocol):
+    """A parsed request target; httptools' own types don't tell that parts may be missing."""
+
+    host: bytes | None
+    port: int | None
 
 
 class _Flow(FlowControl):
-    """uvicorn's, but nothing is read while requests wait: uvicorn reads on after each answer, however many wait."""
+    """uvicorn's, but reads nothing while requests wait: uvicorn resumes after each answer, however many wait."""
 
-    def __init__(self, transport: Any, waiting: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
         super().__init__(transport)
         self._waiting = waiting
 
@@ -82,7 +91,7 @@ class _Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    # The request that came last; uvicorn has it as one that is always there.
+    # The latest request; uvicorn declares that there always is one.
     cycle: RequestResponseCycle | None  # pyright: ignore[reportIncompatibleVariableOverride]
     _answering: RequestResponseCycle | None = None
     _is_in_head = True
@@ -90,7 +99,7 @@ class Connection(HttpToolsProtocol):
     _has_ended_message = False
     _has_ended_head = False
     _read_body_bytes = 0
-    # Of the head, what was read while it was incomplete, and what the parser has given so far.
+    # Of the head: bytes read while it was incomplete, and bytes that the parser has reported so far.
     _read_head_bytes = 0
     _head_bytes = 0
     _header_count = 0
@@ -103,7 +112,7 @@ class Connection(HttpToolsProtocol):
         assert isinstance(state, ConnectionState)
         return state
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
         host = self.client[0] if self.client else ""
@@ -128,7 +137,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._is_in_head:
-            # What came before the head in the same read isn't the head's; of that read nothing is counted.
+            # Bytes before the head in the same read aren't the head's; such a read isn't counted.
             self._read_head_bytes += 0 if self._has_ended_message else len(data)
             if self._read_head_bytes > MAXIMUM_HEAD_BYTES:
                 self._cut_off()
@@ -167,7 +176,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        # What comes now belongs to the next request.
+        # From now on data belongs to the next request.
         self._has_ended_message = self._is_in_head = True
         self._read_head_bytes = 0
 
@@ -195,7 +204,7 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def begin_draining(self) -> None:
-        """What is being answered says that the connection closes. An idle connection answers one more request."""
+        """The current answer says that the connection closes. An idle connection answers one more request."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
@@ -209,8 +218,8 @@ class Connection(HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def _take_host_of_target(self) -> None:
-        target: Any = httptools.parse_url(self.url)
-        host: bytes | None = target.host
+        target = cast(_Target, httptools.parse_url(self.url))
+        host = target.host
         if host is None:
             return
         authority = b"[" + host + b"]" if b":" in host else host
@@ -218,7 +227,7 @@ class Connection(HttpToolsProtocol):
             authority += b":" + str(target.port).encode()
         self.headers[:] = [(b"host", authority), *(header for header in self.headers if header[0] != b"host")]
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -245,13 +254,13 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _is_next_to_answer(self) -> bool:
-        """Whether what is being read is the one request without any answer."""
+        """Whether the request that is being read is the only one without an answer."""
         if self._is_in_head:
             return self.cycle is None or self.cycle.response_complete
         return self.cycle is not None and not self.cycle.response_started and not self.pipeline
 
     def _answer(self, status: int, code: ErrorCode, message: str) -> None:
-        """For what no application sees: the envelope, and the end of the connection."""
+        """Answers a request that the application doesn't see, in the envelope, and ends the connection."""
         request_id = new_request_id()
         body = msgspec.json.encode(Failure(error=ErrorBody(code=code.value, message=message, request_id=request_id)))
         headers = [*self.server_state.default_headers, *EDGE_HEADERS, (b"content-type", b"application/json")]

@@ -1,4 +1,4 @@
-"""The cookie that says to which accounts this browser or client has signed in before.
+"""The cookie that tells which accounts this browser or client has signed in to before.
 
 It gives no rights. It only gives its holder an attempt count and a place in line of its own, so that strangers who
 guess at an account can't lock its user out. Each entry is bound to one account by a signature.
@@ -21,14 +21,14 @@ from shared.accounts.access_tokens import derive_key
 from shared.clock import Clock
 
 LIFETIME_SECONDS = 365 * 24 * 3600
-# Accounts that one browser signs in to, the latest first.
+# Accounts of one browser, the latest first.
 _MAXIMUM_ENTRIES = 5
 _ENTRY = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{22})")
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`account` stands for the account that the device has signed in to, alike for all devices that have."""
+    """`account`: a pseudonym of the account that the device has signed in to, the same for all its devices."""
 
     name: str
     account: str
@@ -58,7 +58,7 @@ class DeviceCookies:
         return next((entry.name for entry in self._valid(cookie) if entry.account == account), None)
 
     def latest(self, cookie: str | None) -> Device | None:
-        """The device, by the account that it signed in to last, whichever that is."""
+        """The device, with the account that it signed in to last."""
         return next((Device(entry.name, entry.account) for entry in self._valid(cookie)), None)
 
     def signed_in(self, cookie: str | None, email: str) -> Cookie:

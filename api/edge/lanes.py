@@ -1,8 +1,8 @@
 """Threads for requests: a lane of its own for each kind of work, so that one kind never holds the threads of another.
 
-A lane has few threads, and a short queue each for users and strangers (api.edge.turns). Callers take turns in it,
-one caller runs on at most half of its threads, and when the queue is full the newest request of the caller that has the
-most waiting ones is refused. A flood therefore refuses and delays only itself; everybody else waits for a turn at most.
+A lane has few threads, and a short queue each for users and strangers (api.edge.turns). Callers take turns in it, one
+caller runs on at most half of its threads, and when the queue is full the newest request of the caller with the most
+waiting requests is refused. A flood therefore delays and refuses itself, and everybody else waits for one turn at most.
 However many strangers there are, a user's request finds a place, and every second turn is a user's.
 """
 
@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from api.edge.turns import NOBODY, Caller, Turns
 from shared.errors import Unavailable
@@ -31,26 +31,26 @@ _RETRY_SECONDS = 2
 
 
 class Overloaded(Unavailable):
-    """Too much of this kind waits already."""
+    """Too many requests of this kind are waiting."""
 
 
 @dataclass(slots=True)
 class _Job:
     caller: Caller
-    function: Callable[[], Any]
+    function: Callable[[], object]
     begun: float
-    future: Future[Any] = field(default_factory=Future[Any])
+    future: Future[object] = field(default_factory=Future[object])
 
 
 class Lane:
     """Runs functions on at most `threads` threads and lets `waiting` more of users and `waiting` of strangers wait,
-    each for `patience_seconds` at most. Safe from any thread."""
+    each for `maximum_wait_seconds` at most. Safe from any thread."""
 
-    def __init__(self, name: str, *, threads: int, waiting: int, patience_seconds: float = 10.0) -> None:
+    def __init__(self, name: str, *, threads: int, waiting: int, maximum_wait_seconds: float = 10.0) -> None:
         self.name = name
         self._threads = threads
         self.most_of_a_caller = max(1, threads // 2)
-        self._patience_seconds = patience_seconds
+        self._maximum_wait_seconds = maximum_wait_seconds
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._turns = Turns[_Job](waiting)
@@ -71,10 +71,10 @@ class Lane:
         self._start(started)
         if refused is not None:
             self._refuse(refused)
-        return job.future
+        return cast("Future[T]", job.future)
 
     def close(self) -> None:
-        """Refuses what waits. What runs is not interrupted and not waited for."""
+        """Refuses waiting functions. Running ones are neither interrupted nor waited for."""
         with self._lock:
             left = self._turns.take_all()
             self._is_closed = True
@@ -102,12 +102,12 @@ class Lane:
 
     def _run(self, job: _Job) -> None:
         try:
-            if time.monotonic() - job.begun > self._patience_seconds:
+            if time.monotonic() - job.begun > self._maximum_wait_seconds:
                 self._refuse(job)
             elif job.future.set_running_or_notify_cancel():
                 try:
                     result = job.function()
-                except BaseException as error:  # noqa: BLE001 - the future carries it to whoever waits
+                except BaseException as error:  # noqa: BLE001 - the future carries it to the caller
                     job.future.set_exception(error)
                 else:
                     job.future.set_result(result)
@@ -134,7 +134,7 @@ class Lane:
 
 
 class Lanes:
-    """`requests`: what is bound by the database, the authentication of every request included. `passwords`: hashing.
+    """`requests`: work bound by the database, including the authentication of every request. `passwords`: hashing.
     `logs`: pages of logs, which may come from the object store. `health`: the health checks. `bodies`: decoding of
     large bodies. A route names its lane as `threads` in its `opt`."""
 
@@ -151,9 +151,9 @@ class Lanes:
         return lane
 
     @asynccontextmanager
-    async def running(self, _application: Any = None) -> AsyncGenerator[None]:
-        """Has the running loop send the synchronous functions of requests to their lanes. Litestar runs handlers by the
-        loop's default executor."""
+    async def running(self, _application: object = None) -> AsyncGenerator[None]:
+        """Makes the running loop send the synchronous functions of requests to their lanes, by replacing its default
+        executor, on which Litestar runs handlers."""
         asyncio.get_running_loop().set_default_executor(_RequestThreads(max_workers=4, thread_name_prefix="other"))
         try:
             yield
@@ -167,12 +167,12 @@ _place: ContextVar[tuple[Lane, Caller] | None] = ContextVar("place", default=Non
 
 
 def enter(lane: Lane, caller: Caller) -> None:
-    """What this task gives to a thread from now on runs in the lane, as the caller's."""
+    """Functions that this task gives to a thread from now on run in the lane, on behalf of the caller."""
     _place.set((lane, caller))
 
 
 async def run_in(lane: Lane, function: Callable[[], T]) -> T:
-    """Runs the function in another lane than the request's, as the same caller's. Raises Overloaded."""
+    """Runs the function in another lane than the request's, on behalf of the same caller. Raises Overloaded."""
     place = _place.get()
     return await asyncio.wrap_future(lane.submit(NOBODY if place is None else place[1], function))
 

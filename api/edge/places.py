@@ -1,8 +1,8 @@
-"""Who holds how many of the server's connections.
+"""Bounds the server's connections by address and in total.
 
 An address has a bounded number of them, and so has a /64 of IPv6, which belongs to one customer of a provider; a /48,
 which an organisation gets, has four times as many. All together hold fewer than the process may open files: when
-all places are taken, whoever holds the most makes room for whoever holds fewer.
+all places are taken, the address with the most makes room for one with fewer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress
 # Addresses that an organisation can take at will count together, for so many times the bound of one.
 _SITE_PREFIX = 48
 _SITES_SHARE = 4
-# For everything that isn't a connection of a client: the database, the queue, the object store, files.
+# For everything but clients' connections: the database, the queue, the object store, files.
 _OTHER_FILES = 128
 # An idle connection takes some 10 KiB.
 _MOST_CONNECTIONS = 16_384
@@ -42,15 +42,15 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Empty for an address that isn't counted. `site` is the address itself, but for IPv6."""
+    """Empty for an address that isn't counted. `site` is the address itself, or the /48 of an IPv6 address."""
 
     address: str = ""
     site: str = ""
 
 
 class Places:
-    """Belongs to one event loop. Bounds of 0 are none. Each call takes the same time, however many places are taken,
-    but for the choice among the connections of the one that must make room."""
+    """Belongs to one event loop. A bound of 0 is no bound. Each call takes the same time, however many places are
+    taken, except for the choice among the connections of the address that must make room."""
 
     def __init__(self, *, most: int = 0, most_of_an_address: int = 0, uncounted: Sequence[Network] = LOOPBACK) -> None:
         self._most = most
@@ -65,7 +65,7 @@ class Places:
         self._largest = 0
 
     def take(self, holder: Holder, host: str) -> bool:
-        """False when the address has all its places, or when there are none and nobody holds more than it would."""
+        """False if the address has all its places, or if none is free and no address holds more than this one would."""
         origin = self._origin(host)
         if self._has_all(origin) or not self._has_room(origin):
             return False
@@ -78,7 +78,7 @@ class Places:
         return True
 
     def give_back(self, holder: Holder) -> None:
-        """Nothing happens for one that has no place."""
+        """Does nothing for a connection without a place."""
         origin = self._origins.pop(holder, None)
         if origin is None or not origin.site:
             return
@@ -108,7 +108,7 @@ class Places:
         if self._largest <= self._held(origin.site) + 1:
             return False
         holders = self._sites[next(iter(self._by_count[self._largest]))]
-        # One that is being answered only where all are.
+        # A connection that is being answered only if all are.
         victim = next((holder for holder in holders if holder.is_idle), next(reversed(holders)))
         self.give_back(victim)
         victim.give_way()
@@ -124,7 +124,7 @@ class Places:
                 del self._by_count[before]
         if after:
             self._by_count.setdefault(after, OrderedDict())[site] = None
-        # A count changes by one: whoever was alone at the top is now next to it.
+        # A count changes by one: a site that was alone at the top is now next to it.
         if after > self._largest or (before == self._largest and before not in self._by_count):
             self._largest = after
 

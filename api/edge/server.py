@@ -1,9 +1,9 @@
-"""The HTTP server of the process: uvicorn, with what thousands of long answers need.
+"""The HTTP server of the process: uvicorn, prepared for thousands of long responses.
 
-A client that takes nothing, or that is gone without a word, must not keep its connection. The kernel ends those whose
-peer acknowledges nothing or keeps its window shut (TCP_USER_TIMEOUT, tcp(7); keepalive while nothing is being sent).
-The server ends those it has closed and whose client takes the rest too slowly: closing waits for it without end. So it
-does those that don't come to the end of a request's head, for which uvicorn has no limit.
+A client that reads nothing or has vanished must not keep its connection. The kernel ends connections whose peer
+acknowledges nothing or keeps its window shut (TCP_USER_TIMEOUT, tcp(7); keepalive while nothing is being sent). The
+server ends those that it has closed and whose client reads the rest too slowly, because closing has no time limit, and
+those that don't come to the end of a request's head, for which uvicorn has none either.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import struct
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.edge.connection import Connection, ConnectionState
 
-# What a client that is let go must take of the rest while the server looks again, or it is cut off.
+# A closing connection whose client reads less than this between two checks is cut off.
 _LEAST_BYTES = 16 * 1024
 _KEEPALIVE_PROBES = 3
 # Each event of a thousand streams leaves thousands of objects alive for a moment; with Python's 700 they grow old, and
@@ -37,7 +38,7 @@ class Hub(Protocol):
 class Server(uvicorn.Server):
     """Tells the streams to end before it waits for connections to drain.
 
-    `silence_seconds`: see the module. `asking_seconds`: how long a client may take for a request's head, at most twice.
+    `silence_seconds`: see the module. `asking_seconds`: the time for a request's head; it may take up to twice as long.
     `draining_seconds`: how long a stopping server still answers requests on idle connections, so that none is dropped
     that was sent before its client could know; each answer closes its connection. `config` names Connection as `http`.
     """
@@ -60,9 +61,9 @@ class Server(uvicorn.Server):
         self._asking_seconds = asking_seconds
         self._look_at = self._look_for_asking_at = 0.0
         # Bytes that wait in connections that were closing at the last look.
-        self._closing: dict[Any, int] = {}
+        self._closing: dict[HttpToolsProtocol, int] = {}
         # Connections that waited for a head at the last look, and the request before it.
-        self._asking: dict[Any, Any] = {}
+        self._asking: dict[HttpToolsProtocol, RequestResponseCycle | None] = {}
 
     def stop_on_signals(self) -> None:
         """uvicorn raises a signal again for the handlers of before when it has stopped; by default those would end the
@@ -101,13 +102,17 @@ class Server(uvicorn.Server):
             connection.begin_draining()
         until = time.monotonic() + self._draining_seconds
         # uvicorn waits for its connections in the same way, as nothing tells when one has closed.
-        while not self.force_exit and time.monotonic() < until and any(one.is_idle for one in connections):  # noqa: ASYNC110
+        while not self.force_exit and time.monotonic() < until and any(one.is_idle for one in connections):  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.02)
 
+    def _http_connections(self) -> list[HttpToolsProtocol]:
+        # `config` names Connection as `http`, and there are no WebSockets.
+        return cast("list[HttpToolsProtocol]", list(self.server_state.connections))
+
     def _cut_off_slow_closing(self) -> None:
-        closing: dict[Any, int] = {}
-        for connection in list(self.server_state.connections):
-            transport: Any = connection.transport
+        closing: dict[HttpToolsProtocol, int] = {}
+        for connection in self._http_connections():
+            transport = connection.transport
             if not transport.is_closing():
                 continue
             left = transport.get_write_buffer_size()
@@ -115,7 +120,7 @@ class Server(uvicorn.Server):
             if before is None or left <= before - _LEAST_BYTES:
                 closing[connection] = left
             else:
-                # A reset: what the kernel holds for the client goes, too.
+                # A reset: the kernel drops what it holds for the client, too.
                 transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
@@ -123,22 +128,27 @@ class Server(uvicorn.Server):
         self._closing = closing
 
     def _cut_off_slow_asking(self) -> None:
-        asking: dict[Any, Any] = {}
-        for connection in list(self.server_state.connections):
-            protocol: Any = connection
-            request = protocol.cycle
+        asking: dict[HttpToolsProtocol, RequestResponseCycle | None] = {}
+        for connection in self._http_connections():
+            request = cast("RequestResponseCycle | None", connection.cycle)
             # Between two requests, before the first byte of the next one, uvicorn's own timer runs.
-            if protocol.timeout_keep_alive_task is not None or not (request is None or request.response_complete):
+            if connection.timeout_keep_alive_task is not None or not (request is None or request.response_complete):
                 continue
             if connection in self._asking and self._asking[connection] is request:
-                protocol.transport.abort()
+                connection.transport.abort()
             else:
                 asking[connection] = request
         self._asking = asking
 
 
-def limit_silence(listening: Any, seconds: float) -> None:
-    """Connections that are accepted from now on inherit it. Systems without an option do without."""
+class Socket(Protocol):
+    """A socket, or asyncio's view of one."""
+
+    def setsockopt(self, level: int, optname: int, value: int, /) -> None: ...
+
+
+def limit_silence(listening: Socket, seconds: float) -> None:
+    """Connections that are accepted from now on inherit these options. Those that a system doesn't have are skipped."""
     whole = max(1, round(seconds))
     options = {
         "TCP_USER_TIMEOUT": round(seconds * 1000),
@@ -153,7 +163,7 @@ def limit_silence(listening: Any, seconds: float) -> None:
 
 
 def collect_rarely() -> None:
-    """What the process has made so far lives as long as it does: collections needn't look at it."""
+    """Exempts the objects that exist now from collections: they live as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTION_THRESHOLDS)

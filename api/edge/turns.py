@@ -1,7 +1,7 @@
-"""Whose turn it is: callers wait in two lines that take turns, and within a line by group, then by name.
+"""The order of waiting callers: two lines take turns, and within a line groups do, then names.
 
-Whoever is known by a credential stands in one line, everybody else, by address, in the other; each has its own places,
-so that no number of strangers takes a user's place, and no user's flood theirs.
+Callers with a known credential wait in one line, all others, by address, in the other. Each line has its own places,
+so that no number of strangers takes a user's place, and no user's flood takes theirs.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Turns(Generic[J]):
         self._next_known = True
 
     def add(self, job: J) -> None:
-        """The caller then takes what may run, and what is too much."""
+        """The caller of this then takes what may run (`take`) and what is too much (`take_excess`)."""
         self._lines[job.caller.is_known].add(job)
 
     def take_excess(self, newcomer: Caller) -> J | None:
-        """What has no place in the newcomer's line: the newest job of the group that has most, and in it of the name
-        that has most; of several with as many it is the newcomer's."""
+        """The job without a place in the newcomer's line: the newest of the group with most jobs, and in it of the name
+        with most; the newcomer's if it is among several with as many."""
         return self._lines[newcomer.is_known].take_excess(newcomer)
 
     def take(self, may_run: Callable[[str], bool]) -> J | None:
-        """The next job of a group that may run. The other line is first the next time."""
+        """The next job of a group that may run. The other line comes first the next time."""
         for is_known in (self._next_known, not self._next_known):
             job = self._lines[is_known].take(may_run)
             if job is not None:
@@ -67,7 +67,7 @@ class _Line(Generic[J]):
     def __init__(self, places: int) -> None:
         self._places = places
         self._count = 0
-        # Group → name → its jobs; of groups and of names, who comes next first.
+        # Group → name → its jobs; groups and names in the order of their turns.
         self._groups: OrderedDict[str, OrderedDict[str, deque[J]]] = OrderedDict()
 
     def add(self, job: J) -> None:
@@ -113,6 +113,6 @@ V = TypeVar("V")
 
 
 def _largest(sizes: OrderedDict[str, V], newcomer: str, size: Callable[[V], int]) -> str:
-    """The newcomer, unless another one has more."""
+    """The newcomer, unless another has more."""
     largest = max(sizes, key=lambda name: size(sizes[name]))
     return newcomer if newcomer in sizes and size(sizes[newcomer]) >= size(sizes[largest]) else largest

@@ -25,7 +25,7 @@ _DROP = {
 }
 _RETRY = {**_DROP, "errors": (*_QUEUE, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.ALREADY_FINISHED)}
 
-Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many at most")]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most to return")]
 
 
 class AdministrationController(Controller):
@@ -34,32 +34,32 @@ class AdministrationController(Controller):
 
     @get("/queues", opt=_READ, sync_to_thread=True)
     def list_queues(self, services: NamedDependency[Services]) -> Success[list[QueueResource]]:
-        """Every pool: its depth, the age of its oldest job, what runs, what is dead, its workers."""
+        """Every pool: its depth, the age of its oldest job, its running and dead jobs, its workers."""
         return success(services.queue_administration.queues())
 
     @post("/queues/{pool:str}/pause", status_code=200, opt=_PAUSE, sync_to_thread=True)
     def pause(self, pool: FromPath[str], services: NamedDependency[Services]) -> Success[QueueResource]:
-        """Hands out no more jobs of the pool; what runs goes on."""
+        """Pauses the pool. Running jobs are not interrupted."""
         return success(services.queue_administration.pause(pool))
 
     @post("/queues/{pool:str}/resume", status_code=200, opt=_PAUSE, sync_to_thread=True)
     def resume(self, pool: FromPath[str], services: NamedDependency[Services]) -> Success[QueueResource]:
-        """Hands out the pool's jobs again."""
+        """Resumes the pool."""
         return success(services.queue_administration.resume(pool))
 
     @get("/jobs", opt=_READ, sync_to_thread=True)
     def list_dead_jobs(
         self, services: NamedDependency[Services], pool: FromQuery[str | None] = None, limit: Limit = 100
     ) -> Success[list[DeadJobResource]]:
-        """The dead letters, the newest first."""
+        """The dead letters, newest first."""
         return success(services.queue_administration.dead_jobs(pool=pool, limit=limit))
 
     @post("/jobs/{job_id:str}/retry", status_code=200, opt=_RETRY, sync_to_thread=True)
     def retry(self, job_id: FromPath[str], services: NamedDependency[Services]) -> Success[JobPlace]:
-        """Puts a dead letter back into line; refused when its deployment has ended."""
+        """Puts a dead letter back into the queue. Refused if its deployment has ended."""
         return success(services.queue_administration.retry(job_id))
 
     @post("/jobs/{job_id:str}/drop", status_code=200, opt=_DROP, sync_to_thread=True)
     def drop(self, job_id: FromPath[str], services: NamedDependency[Services]) -> Success[JobPlace]:
-        """Forgets a dead letter."""
+        """Deletes a dead letter."""
         return success(services.queue_administration.drop(job_id))

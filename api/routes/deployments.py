@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
-from litestar import Controller, Request, Response, delete, get, post
+from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from api.bodies import SMALL_BODY_BYTES
+from api.connections import UserRequest
 from api.errors import RequestRefused
 from api.guards import authorize
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
+from api.resources import PROJECT
 from api.responses import success
 from api.services import Services
 from schemas.deployments import CreateDeploymentRequest, DeploymentResource, QueuePosition
@@ -33,6 +35,14 @@ _CREATE_ERRORS = (ErrorCode.QUEUE_UNAVAILABLE, ErrorCode.NOT_FOUND, *_IDEMPOTENC
 _READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment"}
 
 
+class _Filters(TypedDict):
+    project_id: str | None
+    statuses: list[DeploymentStatus]
+    branch: str | None
+    is_preview: bool | None
+    is_active: bool | None
+
+
 class DeploymentController(Controller):
     path = "/deployments"
     tags = ["Deployments"]  # noqa: RUF012 - Litestar reads it as it is
@@ -49,7 +59,7 @@ class DeploymentController(Controller):
     )
     def list_deployments(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         list_parameters: NamedDependency[ListParameters],
         services: NamedDependency[Services],
         project_id: Annotated[str | None, QueryParameter(name="projectId")] = None,
@@ -59,7 +69,7 @@ class DeploymentController(Controller):
         is_active: Annotated[bool | None, QueryParameter(name="isActive")] = None,
     ) -> Success[list[DeploymentResource]]:
         """The deployments of all tenants that the caller belongs to; `status` may name several, with commas."""
-        filters: dict[str, Any] = {
+        filters: _Filters = {
             "project_id": project_id,
             "statuses": _statuses(status),
             "branch": branch,
@@ -76,25 +86,18 @@ class DeploymentController(Controller):
     )
     def create_deployment(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         data: JSONBody[CreateDeploymentRequest],
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
     ) -> Response[Success[DeploymentResource]]:
-        """Accepts a deployment of a project; it is queued."""
-        tenant_id = authorize(request, Permission.DEPLOY_CREATE, "project", data.project_id)
+        """Creates a deployment of a project and queues it."""
+        tenant_id = authorize(services, request.user, Permission.DEPLOY_CREATE, PROJECT, data.project_id)
         return idempotent_call.run(
             lambda record: services.deployments.create(
-                tenant_id=tenant_id,
-                project_id=data.project_id,
-                branch=data.branch,
-                commit_sha=data.commit_sha,
-                is_preview=data.is_preview,
-                clean=data.clean,
-                if_changed=data.if_changed,
-                priority=data.priority,
+                tenant_id,
+                data,
                 created_by=request.user.user_id,
-                trigger="api",
                 traceparent=_traceparent(request),
                 record=record,
             ),
@@ -104,9 +107,9 @@ class DeploymentController(Controller):
 
     @get("/{deployment_id:str}", opt=_READ, sync_to_thread=True)
     def get_deployment(
-        self, request: Request[Any, Any, Any], deployment_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[DeploymentResource]:
-        """One deployment, with its stages, its error and its place in the queue."""
+        """One deployment, with its stages, its error and its position in the queue."""
         return success(services.deployments.get(request.state.tenant_id, deployment_id))
 
     @delete(
@@ -119,7 +122,7 @@ class DeploymentController(Controller):
         sync_to_thread=True,
     )
     def delete_deployment(
-        self, request: Request[Any, Any, Any], deployment_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> None:
         """Removes a finished deployment and its site."""
         services.deployments.delete(request.state.tenant_id, deployment_id)
@@ -135,9 +138,9 @@ class DeploymentController(Controller):
         sync_to_thread=True,
     )
     def cancel_deployment(
-        self, request: Request[Any, Any, Any], deployment_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[DeploymentResource]:
-        """Asks for the end of a deployment; asking again changes nothing."""
+        """Requests the cancellation of a deployment. Repeating the request changes nothing."""
         return success(services.deployments.cancel(request.state.tenant_id, deployment_id))
 
     @post(
@@ -148,7 +151,7 @@ class DeploymentController(Controller):
     )
     def roll_back(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         deployment_id: FromPath[str],
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
@@ -168,7 +171,7 @@ class DeploymentController(Controller):
     )
     def promote(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         deployment_id: FromPath[str],
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
@@ -187,7 +190,7 @@ class DeploymentController(Controller):
     )
     def trigger(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         deployment_id: FromPath[str],
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
@@ -202,9 +205,9 @@ class DeploymentController(Controller):
 
     @get("/{deployment_id:str}/queue", opt=_READ, sync_to_thread=True)
     def explain_queue(
-        self, request: Request[Any, Any, Any], deployment_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, deployment_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[QueuePosition | None]:
-        """Why the deployment waits, and for how long; null when it doesn't."""
+        """The reason for which the deployment waits, and for how long; null if it doesn't."""
         return success(services.deployments.explain(request.state.tenant_id, deployment_id))
 
 
@@ -212,8 +215,8 @@ def _location(deployment: DeploymentResource) -> str:
     return f"/api/deployments/{deployment.id}"
 
 
-def _traceparent(request: Request[Any, Any, Any]) -> str | None:
-    """The W3C trace context, as far as it has its fixed length."""
+def _traceparent(request: UserRequest) -> str | None:
+    """The W3C trace context, if it has its fixed length."""
     value = request.headers.get("traceparent")
     return value if value is not None and len(value) == 55 and value.isascii() else None
 

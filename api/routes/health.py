@@ -1,13 +1,12 @@
-"""Health: live does no I/O, ready asks the dependencies, startup waits for the migrations."""
+"""Health: `live` does no I/O, `ready` asks the dependencies, `startup` waits for the migrations."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from litestar import Controller, Request, get
+from litestar import Controller, get
 from litestar.di import NamedDependency
 
+from api.connections import PublicRequest
 from api.guards import is_administrator
 from api.responses import success
 from api.services import Services
@@ -17,7 +16,7 @@ from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode, Unavailable
 
 _ERRORS = (ErrorCode.UNAVAILABLE,)
-# On threads that no other request has.
+# On threads of their own.
 _PUBLIC = {"public": True, "errors": _ERRORS, "threads": "health"}
 
 
@@ -27,13 +26,13 @@ class HealthController(Controller):
 
     # One handler at two addresses would be wrapped twice by Litestar, which then documents its own wrapper.
     @get("/", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
-    def health(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
-        """Whether everything answers that a request needs. An administrator of the platform sees the details."""
+    def health(self, request: PublicRequest, services: NamedDependency[Services]) -> Success[HealthResource]:
+        """Whether all dependencies of requests answer. Administrators of the platform see the details."""
         return _report(request, services)
 
     @get("/ready", opt={**_PUBLIC, "details": True}, sync_to_thread=True)
-    def ready(self, request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Success[HealthResource]:
-        """The same, for orchestrators: whether to send requests here."""
+    def ready(self, request: PublicRequest, services: NamedDependency[Services]) -> Success[HealthResource]:
+        """The same, for orchestrators: whether to route requests here."""
         return _report(request, services)
 
     @get("/live", opt={"public": True}, sync_to_thread=False)
@@ -49,7 +48,7 @@ class HealthController(Controller):
         return success(HealthResource(status="ok"))
 
 
-def _report(request: Request[Any, Any, Any], services: Services) -> Success[HealthResource]:
+def _report(request: PublicRequest, services: Services) -> Success[HealthResource]:
     results = services.health.results()
     details = None
     if is_administrator(request.user, Permission.ADMIN_READ):
@@ -64,5 +63,5 @@ def _report(request: Request[Any, Any, Any], services: Services) -> Success[Heal
         ]
     if any(result.problem for result in results):
         shown = None if details is None else {"dependencies": msgspec.to_builtins(details)}
-        raise Unavailable("Not everything that requests need answers; try again in a few seconds.", details=shown)
+        raise Unavailable("Some dependencies don't answer; try again in a few seconds.", details=shown)
     return success(HealthResource(status="ok", dependencies=details))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from litestar import Controller, Request, get
+from litestar import Controller, get
 from litestar.concurrency import sync_to_thread
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Response
 
+from api.connections import UserRequest
 from api.edge.callers import user_caller
 from api.responses import EnvelopeResponse
 from api.streams.hub import StreamHub
 from api.streams.log_source import LogSource
 from api.streams.sse import EventStream
-from api.streams.stream_lease import StreamAdmission, StreamRight
+from api.streams.stream_lease import StreamLeases, StreamRight
 from schemas.deployments import LogLineResource
 from schemas.envelope import Meta, Pagination, Success
 from schemas.logs import LogLine, LogTruncated
@@ -34,8 +35,8 @@ _READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment", "errors
 _STREAM = {**_READ, "stream": True}
 
 Direction = Literal["forward", "backward"]
-After = Annotated[str | None, QueryParameter(description="A number in the log; entries that follow it are sent")]
-Tail = Annotated[int | None, QueryParameter(ge=1, le=100_000, description="Only the last so many entries")]
+After = Annotated[str | None, QueryParameter(description="A number in the log; later entries are sent")]
+Tail = Annotated[int | None, QueryParameter(ge=1, le=100_000, description="The most entries from the end")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAXIMUM_LIMIT, description="Lines a page")]
 StageFilter = Annotated[Stage | None, QueryParameter(description="Only this stage's lines")]
 DirectionFilter = Annotated[
@@ -50,14 +51,14 @@ class LogController(Controller):
     @get(opt={**_READ, "threads": "logs"}, sync_to_thread=True, summary="Lines of a deployment's log")
     def page(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         deployment_id: FromPath[str],
         log_store: NamedDependency[PostgresLogStore],
         after: After = None,
         limit: Limit = 100,
         stage: StageFilter = None,
         direction: DirectionFilter = "forward",
-    ) -> Response[Any]:
+    ) -> Response[object]:
         """JSON, or plain text when `Accept` asks for it. `meta.pagination.cursor` is the next page's `after`."""
         position = None if after is None else parse_position(after)
         lines = log_store.read_lines(
@@ -70,15 +71,15 @@ class LogController(Controller):
     @get("/stream", opt=_STREAM, summary="A deployment's log as it is written", media_type="text/event-stream")
     async def stream(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         deployment_id: FromPath[str],
         log_store: NamedDependency[PostgresLogStore],
         stream_hub: NamedDependency[StreamHub],
-        stream_admission: NamedDependency[StreamAdmission],
+        stream_leases: NamedDependency[StreamLeases],
         after: After = None,
         tail: Tail = None,
-    ) -> Response[Any]:
-        """Server-sent events after `Last-Event-ID`, else `after`, else from the beginning. 204 when all was read."""
+    ) -> Response[object]:
+        """Server-sent events after `Last-Event-ID`, else `after`, else from the beginning. 204 at its end."""
         last_event_id = request.headers.get("last-event-id") or None
         position = parse_position(last_event_id or after or "0")
         head = await sync_to_thread(log_store.head, deployment_id)
@@ -87,10 +88,10 @@ class LogController(Controller):
         if tail is not None and last_event_id is None:
             position = max(position, head.last_seq - tail)
         if head.is_closed and position >= head.last_seq:
-            return Response(content=None, status_code=204)
+            return Response[object](content=None, status_code=204)
         right = StreamRight(request.user, frozenset([request.state.tenant_id]), deployment_id)
         source = LogSource(stream_hub, deployment_id, position, user_caller(request.user.user_id))
-        return EventStream(source, stream_hub.timing, stream_admission.admit(right))
+        return EventStream(source, stream_hub.timing, stream_leases.acquire(right))
 
 
 def parse_position(text: str) -> int:
@@ -104,29 +105,29 @@ def invalid_position(message: str) -> CloudifyError:
     return CloudifyError(message, code=ErrorCode.INVALID_CURSOR)
 
 
-def _prefers_text(request: Request[Any, Any, Any]) -> bool:
+def _prefers_text(request: UserRequest) -> bool:
     return request.accept.best_match(["application/json", "text/plain"]) == "text/plain"
 
 
-def _json_response(page: LogPage) -> Response[Any]:
-    # The position is given on the last page too: later lines of a live log follow it.
+def _json_response(page: LogPage) -> Response[object]:
+    # The last page has a position, too: later lines of a live log follow it.
     pagination = Pagination(has_more=page.has_more, cursor=str(page.position))
     lines = [_resource(numbered) for numbered in page.entries]
-    return EnvelopeResponse(
+    return EnvelopeResponse[object](
         Success(data=lines, meta=Meta(pagination=pagination)),
         media_type="application/json",
         headers={"Vary": "Accept"},
     )
 
 
-def _text_response(page: LogPage, *, is_backward: bool) -> Response[Any]:
+def _text_response(page: LogPage, *, is_backward: bool) -> Response[object]:
     parts: list[str] = []
     for numbered in page.entries:
-        # A line that was cut for its length is put together again, where its parts come in order.
+        # The parts of a line that was split for its length are joined if they come in order.
         is_continued = isinstance(numbered.entry, LogLine) and numbered.entry.continued and not is_backward
         parts += (_resource(numbered).text, "" if is_continued else "\n")
     headers = {"Vary": "Accept", "X-Next-Cursor": str(page.position), "X-Has-More": str(page.has_more).lower()}
-    return Response("".join(parts).encode(), media_type="text/plain", headers=headers)
+    return Response[object]("".join(parts).encode(), media_type="text/plain", headers=headers)
 
 
 def _resource(numbered: NumberedEntry) -> LogLineResource:

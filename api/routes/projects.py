@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody
 
 from api.bodies import MEDIUM_BODY_BYTES
+from api.connections import UserRequest
 from api.guards import is_administrator
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
@@ -42,7 +41,7 @@ class ProjectController(Controller):
     )
     def list_projects(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         list_parameters: NamedDependency[ListParameters],
         services: NamedDependency[Services],
         framework: FromQuery[str | None] = None,
@@ -60,12 +59,12 @@ class ProjectController(Controller):
     )
     def create_project(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         data: JSONBody[CreateProjectRequest],
         idempotent_call: NamedDependency[IdempotentCall],
         services: NamedDependency[Services],
     ) -> Response[Success[ProjectResource]]:
-        """Makes a project in the caller's own tenant."""
+        """Creates a project in the caller's own tenant."""
         tenant_id, set_by = request.state.tenant_ids[0], _administrator(request)
         return idempotent_call.run(
             lambda record: services.projects.create(tenant_id, data, set_by=set_by, record=record),
@@ -79,14 +78,14 @@ class ProjectController(Controller):
         sync_to_thread=True,
     )
     def get_project_by_slug(
-        self, request: Request[Any, Any, Any], slug: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, slug: FromPath[str], services: NamedDependency[Services]
     ) -> Success[ProjectResource]:
         """One project by its slug."""
         return success(services.projects.get_by_slug(request.state.tenant_ids, slug))
 
     @get("/{project_id:str}", opt={"permission": Permission.PROJECT_READ, "resource": "project"}, sync_to_thread=True)
     def get_project(
-        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[ProjectResource]:
         """One project."""
         return success(services.projects.get(request.state.tenant_id, project_id))
@@ -102,12 +101,12 @@ class ProjectController(Controller):
     )
     def update_project(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         project_id: FromPath[str],
         data: JSONBody[UpdateProjectRequest],
         services: NamedDependency[Services],
     ) -> Success[ProjectResource]:
-        """Changes what the body names, for the deployments to come."""
+        """Changes the fields in the body, for later deployments."""
         set_by = _administrator(request)
         return success(services.projects.update(request.state.tenant_id, project_id, data, set_by=set_by))
 
@@ -118,13 +117,13 @@ class ProjectController(Controller):
         sync_to_thread=True,
     )
     def delete_project(
-        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[None]:
         """Hides the project at once; a job removes its deployments and sites."""
         services.projects.delete(request.state.tenant_id, project_id)
         return success(None)
 
 
-def _administrator(request: Request[Any, Any, Any]) -> str | None:
-    """The caller, when the credential of this request has the rights of a platform administrator."""
+def _administrator(request: UserRequest) -> str | None:
+    """The caller, if the request's credential has the rights of a platform administrator."""
     return request.user.user_id if is_administrator(request.user, Permission.ADMIN_WRITE) else None

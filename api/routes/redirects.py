@@ -1,13 +1,14 @@
-"""Old paths lead to the new ones, method and body kept."""
+"""Redirects old paths to the new ones, keeping method and body."""
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote
 
-from litestar import Request, Response, route
+from litestar import Response, route
 from litestar.enums import HttpMethod
 from litestar.params import FromPath
+
+from api.connections import PublicRequest
 
 # RFC 9745 and RFC 8594: deprecated since the API's version, gone a year later.
 _DEPRECATED_SINCE = "@1770854400"
@@ -16,12 +17,12 @@ _METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, H
 
 
 @route("/deploy", http_method=_METHODS, opt={"public": True}, include_in_schema=False, sync_to_thread=False)
-def redirect_deploy(request: Request[Any, Any, Any]) -> Response[bytes]:
+def redirect_deploy(request: PublicRequest) -> Response[bytes]:
     return _redirect(request, "/api/deployments")
 
 
 @route("/deploy/{rest:path}", http_method=_METHODS, opt={"public": True}, include_in_schema=False, sync_to_thread=False)
-def redirect_deploy_path(request: Request[Any, Any, Any], rest: FromPath[str]) -> Response[bytes]:
+def redirect_deploy_path(request: PublicRequest, rest: FromPath[str]) -> Response[bytes]:
     parts = [part for part in str(rest).split("/") if part]
     if len(parts) == 2 and parts[1] == "stream":
         parts[1:] = ["logs", "stream"]
@@ -35,11 +36,11 @@ def redirect_deploy_path(request: Request[Any, Any, Any], rest: FromPath[str]) -
     include_in_schema=False,
     sync_to_thread=False,
 )
-def redirect_stream(request: Request[Any, Any, Any], deployment_id: FromPath[str]) -> Response[bytes]:
+def redirect_stream(request: PublicRequest, deployment_id: FromPath[str]) -> Response[bytes]:
     return _redirect(request, f"/api/deployments/{deployment_id}/logs/stream")
 
 
-def _redirect(request: Request[Any, Any, Any], path: str) -> Response[bytes]:
+def _redirect(request: PublicRequest, path: str) -> Response[bytes]:
     target = quote(path, safe="/-._~")
     query = request.scope["query_string"].decode("latin-1")
     return Response(

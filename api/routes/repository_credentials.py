@@ -1,14 +1,13 @@
-"""What the clones of a project's repository authenticate with; the secret is never read back."""
+"""The credentials that clones of a project's repository use. The secret can't be read back."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Controller, Request, delete, get, put
+from litestar import Controller, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from api.bodies import MEDIUM_BODY_BYTES
+from api.connections import UserRequest
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
@@ -25,25 +24,25 @@ class RepositoryCredentialsController(Controller):
 
     @get("/", opt=_SETTINGS, sync_to_thread=True)
     def get_credentials(
-        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[RepositoryCredentialsResource]:
-        """What they are and whom they are for, without the secret."""
+        """The kind of credentials and their host, without the secret."""
         return success(services.repository_credentials.get(request.state.tenant_id, project_id))
 
     @put("/", opt=_SETTINGS, sync_to_thread=True)
     def set_credentials(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         project_id: FromPath[str],
         data: JSONBody[SetRepositoryCredentialsRequest],
         services: NamedDependency[Services],
     ) -> Success[RepositoryCredentialsResource]:
-        """Makes or replaces them, for the host of the project's repositoryUrl, and forgets its SSH host key."""
+        """Creates or replaces the credentials for the host of the project's repositoryUrl; forgets its SSH host key."""
         return success(services.repository_credentials.set(request.state.tenant_id, project_id, data))
 
     @delete("/", opt=_SETTINGS, sync_to_thread=True)
     def delete_credentials(
-        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> None:
-        """Removes them, and forgets the SSH host key that was seen."""
+        """Deletes the credentials, and forgets the SSH host key that was seen."""
         services.repository_credentials.delete(request.state.tenant_id, project_id)

@@ -1,14 +1,13 @@
-"""Environment variables of a project; values that builds get are never read back."""
+"""Environment variables of a project. Values for builds can't be read back."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Controller, Request, delete, get, put
+from litestar import Controller, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from api.bodies import VALUE_BODY_BYTES
+from api.connections import UserRequest
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
@@ -26,38 +25,38 @@ class VariableController(Controller):
 
     @get("/", opt=_SETTINGS, sync_to_thread=True)
     def list_variables(
-        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[list[EnvironmentVariableResource]]:
         """The variables by key, without their values."""
         return success(services.variables.list(request.state.tenant_id, project_id))
 
     @get("/for-development", opt=_SETTINGS, sync_to_thread=True)
     def development_variables(
-        self, request: Request[Any, Any, Any], project_id: FromPath[str], services: NamedDependency[Services]
+        self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[DevelopmentEnvironmentResource]:
-        """What a developer's machine needs: values of the variables that hold for development alone."""
+        """The values of variables that are for development only, for a developer's machine."""
         # No variable can have the path's name: keys hold no hyphen.
         return success(services.variables.development(request.state.tenant_id, project_id))
 
     @put("/{key:str}", opt=_SETTINGS | {"errors": (ErrorCode.CONFLICT,)}, sync_to_thread=True)
     def set_variable(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         project_id: FromPath[str],
         key: FromPath[str],
         data: JSONBody[SetVariableRequest],
         services: NamedDependency[Services],
     ) -> Success[EnvironmentVariableResource]:
-        """Makes or replaces a variable, for the deployments to come."""
+        """Creates or replaces a variable, for later deployments."""
         return success(services.variables.set(request.state.tenant_id, project_id, key, data))
 
     @delete("/{key:str}", opt=_SETTINGS, sync_to_thread=True)
     def delete_variable(
         self,
-        request: Request[Any, Any, Any],
+        request: UserRequest,
         project_id: FromPath[str],
         key: FromPath[str],
         services: NamedDependency[Services],
     ) -> None:
-        """Removes a variable."""
+        """Deletes a variable."""
         services.variables.delete(request.state.tenant_id, project_id, key)

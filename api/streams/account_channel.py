@@ -1,75 +1,70 @@
-"""What one process keeps of a tenant whose changes somebody watches: the newest, encoded once for all streams."""
+"""The newest changes of a watched tenant, encoded once for all streams of the process."""
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import msgspec
 
 from api.streams.account_cursor import encode_cursor
+from api.streams.cursor_hub import ChangeSignal
+from api.streams.ring import EntryRing
 from shared.logs.account_events import AccountEvent, AccountPage
 
 _RING_EVENTS = 1000
 _RING_BYTES = 256 * 1024
-# What a stream sends at once, more or less: of one tenant, and in all.
+# What a stream sends at once, approximately: of one tenant, and in total.
 BATCH_EVENTS = 200
 _BATCH_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedChange:
-    """`frame` is the event without its id, which depends on who follows what. `seq` is the last number it covers."""
+    """`frame` is the event without its id, which depends on the tenants that a stream follows. `seq` is the last number
+    that it covers."""
 
     seq: int
     timestamp: int
     frame: bytes
 
+    @property
+    def size(self) -> int:
+        return len(self.frame)
+
 
 class TenantChannel:
-    """Belongs to one event loop. The ring holds numbers without gaps up to `last`."""
+    """Belongs to one event loop. The ring holds numbers without gaps up to `last`. `signals`: of the streams."""
 
     def __init__(self, tenant_id: str, last: int) -> None:
         self.tenant_id = tenant_id
-        self.last = last
-        self._ring: deque[EncodedChange] = deque()
-        self._ring_bytes = 0
+        self.signals: set[ChangeSignal] = set()
+        self._ring = EntryRing[EncodedChange](maximum_entries=_RING_EVENTS, maximum_bytes=_RING_BYTES, last=last)
+
+    @property
+    def last(self) -> int:
+        return self._ring.last
+
+    def wake(self) -> None:
+        for signal in self.signals:
+            signal.wake()
 
     def extend(self, page: AccountPage) -> None:
-        """Takes over what follows `last` and drops what is known."""
+        """Adds the events above `last`."""
         for event in page.events:
-            if event.seq <= self.last:
-                continue
-            if event.seq != self.last + 1:
-                # Events between have been removed; streams that are before them find that out from the store.
-                self._clear()
-            encoded = encode_change(event)
-            self._ring.append(encoded)
-            self._ring_bytes += len(encoded.frame)
-            self.last = event.seq
+            if event.seq > self.last:
+                self._ring.append(encode_change(event))
         if not page.events and page.last_seq > self.last:
-            self._clear()
-            self.last = page.last_seq
-        while len(self._ring) > _RING_EVENTS or self._ring_bytes > _RING_BYTES:
-            self._ring_bytes -= len(self._ring.popleft().frame)
+            self._ring.skip_to(page.last_seq)
 
     def after(self, position: int) -> list[EncodedChange] | None:
-        """What follows the position, when the ring has it."""
-        if not self._ring or not self._ring[0].seq - 1 <= position < self._ring[-1].seq:
-            return None
-        start = position + 1 - self._ring[0].seq
-        return list(islice(self._ring, start, start + BATCH_EVENTS))
-
-    def _clear(self) -> None:
-        self._ring.clear()
-        self._ring_bytes = 0
+        """The changes after the position; None if the ring doesn't have the next one."""
+        return self._ring.after(position, BATCH_EVENTS)
 
 
 def encode_page(position: int, page: AccountPage) -> list[EncodedChange]:
-    """A page that was read after the position, as events; what has been removed becomes a gap."""
+    """A page that was read after the position, as events; removed events become a gap."""
     if not page.events:
         return [_gap(position + 1, page.last_seq, 0)]
     first = page.events[0]
@@ -93,12 +88,12 @@ def encode_change(event: AccountEvent) -> EncodedChange:
 
 
 def ready_event(positions: Mapping[str, int]) -> bytes:
-    """The first event: its id is where the stream begins, for clients that are cut off before the first change."""
+    """The first event. Its id is the stream's start, for clients that are cut off before the first change."""
     return _with_id(positions, _frame("ready", {}))
 
 
 def compose(positions: dict[str, int], news: Mapping[str, Sequence[EncodedChange]]) -> bytes:
-    """Events of several tenants, by their time as far as each tenant's order allows. Moves the positions on."""
+    """Events of several tenants, by time as far as each tenant's order allows. Advances the positions."""
     parts: list[bytes] = []
     size = 0
     of_tenants = [[(tenant_id, change) for change in changes] for tenant_id, changes in news.items()]

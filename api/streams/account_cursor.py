@@ -1,7 +1,7 @@
-"""Where a stream is in the sequences of the tenants that it follows, as an opaque word: what events have as their id.
+"""A stream's position in the sequences of its tenants, as an opaque word: the id of its events.
 
 The word is base64url (RFC 4648, without padding) of: a version byte; for each tenant 8 bytes that stand for its id and
-its position as a LEB128 number; a CRC-32, so that a word that was cut or changed is refused instead of misread. One
+its position as a LEB128 number; a CRC-32, so that a truncated or altered word is refused instead of misread. One
 tenant takes some 20 characters, each further one some 13. It grants nothing: positions of tenants that the caller may
 not see are ignored.
 """

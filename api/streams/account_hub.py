@@ -1,7 +1,7 @@
 """The status changes of whole accounts for any number of streams of one process.
 
-One query reads what is new of all tenants that somebody watches, when the doorbell rings (at most every 50 ms), every
-15 s, and every second while Redis is down. Each change is encoded once. Streams pull by cursor and have no queue.
+One query reads the news of all watched tenants: when a notification arrives (at most every 50 ms), every 15 s, and
+every second while Redis is down. Each change is encoded once. Streams pull by cursor and have no queue.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
 
-import anyio
 from litestar.concurrency import sync_to_thread
 
 from api.edge.turns import Caller
@@ -25,22 +24,18 @@ from api.streams.account_channel import (
     compose,
     encode_page,
 )
-from api.streams.background import BackgroundTasks, run_in_thread
-from api.streams.page_reads import PageReads
+from api.streams.cursor_hub import ChangeSignal, Connected, CursorHub, CursorWatch
 from api.streams.timing import StreamTiming
-from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountPage
-from shared.logs.listener import AccountRingHandler
+from shared.logs.listener import AccountChangeHandler
 
 _logger = logging.getLogger(__name__)
 
 _COALESCED_SECONDS = 0.05
-# Longer than a RedisDoorbell rests after a failure.
-_WRITERS_RETURN_SECONDS = 5.0
 # Changes before the head that a new channel loads: streams that come back after a restart find their place there.
 _PRELOADED_EVENTS = 20
-# Tenants whose changes one query reads: it doesn't hold the event loop up for long when everybody comes back at once.
+# Tenants whose changes one query reads: few enough not to hold up the event loop for long when all clients reconnect.
 _TENANTS_AT_ONCE = 50
 
 
@@ -52,47 +47,27 @@ class AccountReader(Protocol):
     def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]: ...
 
 
-class AccountListener(Protocol):
-    """See RedisDoorbellListener, which the StreamHub runs."""
+class AccountListener(Connected, Protocol):
+    """See RedisNotificationListener, which the StreamHub runs."""
 
-    is_connected: bool
-
-    def watch_accounts(self, handler: AccountRingHandler) -> None: ...
+    def watch_accounts(self, handler: AccountChangeHandler) -> None: ...
 
     def unwatch_accounts(self) -> None: ...
 
 
-class AccountHub:
-    """Belongs to the event loop that `start` runs on; only `begin_shutdown` may be called from elsewhere. Stopped in
-    two steps, as the StreamHub is."""
+class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
+    """Channels by tenant. The listener is one that the StreamHub runs."""
 
     def __init__(self, store: AccountReader, listener: AccountListener, timing: StreamTiming | None = None) -> None:
-        self.timing = timing or StreamTiming()
-        self.is_closing = False
+        failure = "Status changes of accounts could not be read."
+        super().__init__(lane="account_pages", readers=1, listener=listener, timing=timing, failure=failure)
         self._store = store
         self._listener = listener
-        self._channels: dict[str, TenantChannel] = {}
-        self._watches: dict[str, set[AccountWatch]] = {}
-        self._tasks = BackgroundTasks("Status changes of accounts could not be read.")
-        self._pages = PageReads[dict[str, AccountPage]]("account_pages", self._tasks)
         self._due = asyncio.Event()
-        self._disconnected_at = 0.0
-        # What is new is read in a thread of its own, and doesn't wait for pages.
-        self._own_reader: anyio.CapacityLimiter | None = None
 
-    async def start(self) -> None:
-        self._tasks.start()
-        self._own_reader = anyio.CapacityLimiter(1)
-        self._disconnected_at = asyncio.get_running_loop().time()
+    def _spawn_tasks(self) -> None:
+        self._schedule.note_outage()
         self._tasks.spawn(self._keep_up())
-
-    def begin_shutdown(self) -> None:
-        """Safe from any thread and from a signal handler; may be called again."""
-        self._tasks.call_soon(self._tell_shutdown)
-
-    async def close(self) -> None:
-        self._tell_shutdown()
-        await self._tasks.close()
 
     async def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
         """The newest number of each tenant. Reads in the lane of the request that asks. Raises Unavailable."""
@@ -100,43 +75,39 @@ class AccountHub:
 
     @asynccontextmanager
     async def watch(self, heads: Mapping[str, int], caller: Caller) -> AsyncGenerator[AccountWatch]:
-        """`heads`: the tenants, and a number of each that has been given. All that is numbered above is noticed.
-        `caller`: whose turns pages of the store take."""
+        """`heads`: the tenants, and a number of each that exists. All later changes are noticed. `caller`: takes the
+        turns for pages of the store."""
         if not self._channels:
             self._listener.watch_accounts(self)
-        watch = AccountWatch(self, [self._channel(tenant_id, head) for tenant_id, head in heads.items()], caller)
-        for tenant_id in heads:
-            self._watches.setdefault(tenant_id, set()).add(watch)
+        channels = [self._channel(tenant_id, head) for tenant_id, head in heads.items()]
+        signal = ChangeSignal()
+        for channel in channels:
+            channel.signals.add(signal)
         self._due.set()
         try:
-            yield watch
+            yield AccountWatch(self, channels, signal, caller)
         finally:
-            for tenant_id in heads:
-                self._watches[tenant_id].discard(watch)
-                if not self._watches[tenant_id]:
-                    del self._watches[tenant_id], self._channels[tenant_id]
+            for channel in channels:
+                channel.signals.discard(signal)
+                if not channel.signals:
+                    del self._channels[channel.tenant_id]
             if not self._channels:
                 self._listener.unwatch_accounts()
 
-    @property
-    def watched_count(self) -> int:
-        """Tenants that somebody watches."""
-        return len(self._channels)
-
     # What the listener calls.
 
-    def accounts_rung(self) -> None:
+    def accounts_changed(self) -> None:
         self._due.set()
 
     def accounts_subscribed(self) -> None:
-        # As after an outage: those who ring may rest from it still.
-        self._disconnected_at = asyncio.get_running_loop().time()
+        # As after an outage: notifiers may still pause after it.
+        self._schedule.note_outage()
         self._due.set()
 
     # What an AccountWatch calls.
 
     async def pages(self, positions: Mapping[str, int], caller: Caller, seconds: float) -> dict[str, AccountPage]:
-        """What the store has after the positions; nothing when the time is over. Raises Unavailable."""
+        """The store's changes after the positions; empty when the time is over. Raises Unavailable."""
         read = partial(self._store.read, dict(positions), limit=BATCH_EVENTS)
         return await self._pages.read(caller, frozenset(positions.items()), read, seconds) or {}
 
@@ -150,7 +121,7 @@ class AccountHub:
 
     async def _keep_up(self) -> None:
         while True:
-            await self._time_to_look()
+            await self._wait_until_due()
             self._due.clear()
             try:
                 await self._look()
@@ -158,36 +129,31 @@ class AccountHub:
                 await asyncio.sleep(self.timing.poll)
                 self._due.set()
             except Exception:
-                # Whatever it is, streams must not fall silent for good.
+                # After any error: streams must not fall silent for good.
                 _logger.exception("Status changes of accounts can't be read.")
                 await asyncio.sleep(self.timing.poll)
                 self._due.set()
             await asyncio.sleep(_COALESCED_SECONDS)
 
-    async def _time_to_look(self) -> None:
-        clock = asyncio.get_running_loop().time
-        looked_at = clock()
+    async def _wait_until_due(self) -> None:
+        self._schedule.note_comparison()
         while not self._due.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.timing.poll):
                     await self._due.wait()
-            if not self._listener.is_connected:
-                self._disconnected_at = clock()
-            # Writers take a moment longer to find out that Redis is back.
-            is_up = clock() - self._disconnected_at > _WRITERS_RETURN_SECONDS
-            if not is_up or clock() - looked_at >= self.timing.compare:
+            if self._schedule.is_due():
                 return
 
     async def _look(self) -> None:
-        """Brings all channels up to date, or nearer: then it is due again."""
+        """Brings all channels up to date, or closer: then it is due again."""
         if not self._channels:
             return
-        heads = await run_in_thread(partial(self._store.heads, list(self._channels)), self._own_reader)
+        heads = await self._read(partial(self._store.heads, list(self._channels)))
         positions = {channel.tenant_id: channel.last for channel in self._channels.values()}
         behind = [tenant_id for tenant_id, head in heads.items() if head > positions.get(tenant_id, head)]
         for start in range(0, len(behind), _TENANTS_AT_ONCE):
             asked = {tenant_id: positions[tenant_id] for tenant_id in behind[start : start + _TENANTS_AT_ONCE]}
-            pages = await run_in_thread(partial(self._store.read, asked, limit=BATCH_EVENTS), self._own_reader)
+            pages = await self._read(partial(self._store.read, asked, limit=BATCH_EVENTS))
             for tenant_id, page in pages.items():
                 self._extend(tenant_id, page)
 
@@ -196,61 +162,25 @@ class AccountHub:
         if channel is None:
             return
         channel.extend(page)
-        for watch in self._watches[tenant_id]:
-            watch.wake()
+        channel.wake()
         if channel.last < page.last_seq:
             self._due.set()
 
-    def _tell_shutdown(self) -> None:
-        self.is_closing = True
-        # Streams that wait for their turns can say goodbye.
-        self._pages.close()
-        for watches in self._watches.values():
-            for watch in watches:
-                watch.wake()
 
+class AccountWatch(CursorWatch[AccountHub, dict[str, int], bytes]):
+    """The cursor holds a position for each tenant; `next` advances it by the events that it returns."""
 
-class AccountWatch:
-    """One stream's view of its tenants."""
-
-    def __init__(self, hub: AccountHub, channels: Sequence[TenantChannel], caller: Caller) -> None:
-        self._hub = hub
+    def __init__(
+        self, hub: AccountHub, channels: Sequence[TenantChannel], signal: ChangeSignal, caller: Caller
+    ) -> None:
+        super().__init__(hub, signal, caller)
         self._channels = channels
-        self._caller = caller
-        self._changed = asyncio.Event()
 
-    def wake(self) -> None:
-        self._changed.set()
-
-    async def next(self, positions: dict[str, int], timeout_seconds: float) -> bytes | None:
-        """The events after the positions, waiting for them; moves the positions on. None when the time is over.
-
-        Raises HubClosing. While PostgreSQL is down it waits, too.
-        """
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + timeout_seconds
-        while True:
-            if self._hub.is_closing:
-                raise HubClosing
-            self._changed.clear()
-            pause = timeout_seconds
-            try:
-                news = await self._news(positions, deadline - clock())
-            except Unavailable:
-                news, pause = {}, self._hub.timing.poll
-            if news:
-                return compose(positions, news)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(min(pause, deadline - clock()), 0)):
-                    await self._changed.wait()
-            if clock() >= deadline:
-                return None
-
-    async def _news(self, positions: Mapping[str, int], seconds: float) -> dict[str, list[EncodedChange]]:
+    async def _find(self, cursor: dict[str, int], seconds: float) -> bytes | None:
         news: dict[str, list[EncodedChange]] = {}
         unknown: dict[str, int] = {}
         for channel in self._channels:
-            position = positions[channel.tenant_id]
+            position = cursor[channel.tenant_id]
             if position < channel.last:
                 changes = channel.after(position)
                 if changes is None:
@@ -258,7 +188,7 @@ class AccountWatch:
                 else:
                     news[channel.tenant_id] = changes
         if unknown and not news:
-            # These may have to wait for their turn, which what is here already doesn't.
+            # These may have to wait for their turn; changes of the channels don't.
             pages = await self._hub.pages(unknown, self._caller, seconds)
             news |= {tenant_id: encode_page(unknown[tenant_id], page) for tenant_id, page in pages.items()}
-        return news
+        return compose(cursor, news) if news else None

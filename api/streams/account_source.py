@@ -1,4 +1,4 @@
-"""The status changes of accounts as what a stream follows, and for how long it may."""
+"""The status changes of accounts as a stream's source, and its right to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from api.edge.turns import Caller
 from api.streams.account_channel import ready_event
 from api.streams.account_hub import AccountHub, AccountWatch
-from api.streams.sse import Follower, Piece
+from api.streams.sse import EventChunk, Follower
 from api.streams.stream_lease import StreamRight
 from shared.accounts.permissions import ROLES_WITH, Permission
 from shared.accounts.stream_rights import StreamRights
@@ -17,8 +17,8 @@ from shared.accounts.stream_rights import StreamRights
 
 @dataclass(frozen=True, slots=True)
 class AccountStreamRight(StreamRight):
-    """`tenant_ids` are all tenants whose changes the principal may see: with a tenant more, too, the stream ends, and
-    its client comes back to follow that one as well."""
+    """`tenant_ids` are all tenants whose changes the principal may see. The stream also ends when there is one more,
+    and its client reconnects to follow that one as well."""
 
     def holds(self, now: StreamRights) -> bool:
         visible = frozenset(
@@ -30,7 +30,7 @@ class AccountStreamRight(StreamRight):
 
 
 class AccountSource:
-    """The changes above the positions, then what comes. `heads` and `caller` are as AccountHub.watch takes them."""
+    """The changes above the positions, then live ones. `heads` and `caller`: see AccountHub.watch."""
 
     def __init__(self, hub: AccountHub, positions: Mapping[str, int], heads: Mapping[str, int], caller: Caller) -> None:
         self._hub = hub
@@ -50,9 +50,9 @@ class AccountFollower:
         self._positions = positions
         self._is_begun = False
 
-    async def next(self, timeout_seconds: float) -> Piece | None:
+    async def next(self, timeout_seconds: float) -> EventChunk | None:
         if not self._is_begun:
             self._is_begun = True
-            return Piece(ready_event(self._positions))
+            return EventChunk(ready_event(self._positions))
         payload = await self._watch.next(self._positions, timeout_seconds)
-        return None if payload is None else Piece(payload)
+        return None if payload is None else EventChunk(payload)

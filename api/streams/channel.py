@@ -1,24 +1,25 @@
-"""What one process keeps of a deployment that somebody watches: the newest entries, encoded once for all streams."""
+"""The newest log entries of a watched deployment, encoded once for all streams of the process."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import takewhile
 
+from api.streams.cursor_hub import ChangeSignal
 from api.streams.frames import EncodedEntry, encode_entry, frames, gap_frame, queue_position_frame
+from api.streams.ring import EntryRing
 from schemas.logs import LogEnd, LogStatus
 from shared.deployments.state import DeploymentStatus
 from shared.logs.base import LogHead, NumberedEntry
 
 RING_ENTRIES = 2000
 _RING_BYTES = 1024 * 1024
-# What a stream sends at once, more or less.
+# What a stream sends at once, approximately.
 BATCH_BYTES = 64 * 1024
 BATCH_ENTRIES = 1000
-# Streams that are nearly up to date share these; those that begin anywhere else are many, each at a place of its own.
+# Streams that are nearly up to date share batches; others start at places of their own.
 _KEPT_BATCHES = 16
 
 
@@ -32,63 +33,45 @@ class Batch:
 
 
 class Channel:
-    """Belongs to one event loop. The ring holds a range without gaps up to `last`; None until first loaded.
+    """Belongs to one event loop. `last` is the number of the newest entry in the ring; None until it is loaded.
 
-    `mentioned` is the greatest number heard of, from the doorbell or from the head: above `last`, entries are missing.
-    `position`: the event that tells the place in the queue while the deployment waits there; empty when not known.
+    `mentioned` is the greatest number known from notifications or the head: above `last`, entries are missing.
+    `position`: the event with the deployment's position in the queue while it waits there; empty when unknown.
     """
 
     def __init__(self, deployment_id: str) -> None:
         self.deployment_id = deployment_id
+        self.signal = ChangeSignal()
         self.watchers = 0
-        self.last: int | None = None
+        self.is_loaded = False
         self.mentioned = 0
         self.is_closed = False
         self.is_gone = False
         self.acknowledged = asyncio.Event()
-        self.changes = 0
         self.is_queued = False
         self.position = b""
         self.refresh: asyncio.Task[None] | None = None
         self.is_refresh_due = False
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._ring: deque[EncodedEntry] = deque()
-        self._ring_bytes = 0
+        self._ring = EntryRing[EncodedEntry](maximum_entries=RING_ENTRIES, maximum_bytes=_RING_BYTES)
         self._batches: dict[int, Batch] = {}
+
+    @property
+    def last(self) -> int | None:
+        return self._ring.last if self.is_loaded else None
 
     @property
     def is_behind(self) -> bool:
         return self.last is None or self.mentioned > self.last
 
     def is_read_to_the_end(self, cursor: int) -> bool:
-        """Whether nothing will ever follow."""
+        """Whether nothing will follow."""
         return self.is_closed and not self.is_behind and self.last is not None and cursor >= self.last
 
     def wake(self) -> None:
-        self.changes += 1
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self, changes: int, seconds: float) -> None:
-        """Returns when there are more than so many `changes`, or after so long.
-
-        Thousands may wait here: an Event under a timeout costs twice as much.
-        """
-        if self.changes > changes:
-            return
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, _end_wait, waiter)
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiters.discard(waiter)
+        self.signal.wake()
 
     def show_position(self, position: int | None) -> None:
-        """The place in the queue, 1 being next; None when it isn't known any more."""
+        """The position in the queue, 1 being next; None when it is no longer known."""
         known = position is not None and self.is_queued and self.last is not None
         event = queue_position_frame(self.last or 0, position or 0) if known else b""
         if event != self.position:
@@ -96,29 +79,22 @@ class Channel:
             self.wake()
 
     def load(self, head: LogHead, entries: Sequence[NumberedEntry]) -> None:
-        """The first entries of the ring: those before the head, if any are kept."""
-        self.last = entries[0].seq - 1 if entries else head.last_seq
+        """Adds the first entries: those before the head, if any are kept."""
+        self._ring.skip_to(entries[0].seq - 1 if entries else head.last_seq)
+        self.is_loaded = True
         self.mentioned = max(self.mentioned, head.last_seq)
         self.is_closed = head.is_closed
         self.extend(entries)
         self.wake()
 
     def extend(self, entries: Sequence[NumberedEntry]) -> None:
-        """Takes over what follows the ring and drops what it holds already."""
+        """Adds the entries above `last`."""
         fresh = [numbered for numbered in entries if self.last is None or numbered.seq > self.last]
         if not fresh:
             return
         for numbered in fresh:
-            if self.last is not None and numbered.seq != self.last + 1:
-                # Entries between have been removed; streams that are before them find that out from the store.
-                self._ring.clear()
-                self._ring_bytes = 0
-            encoded = encode_entry(numbered)
-            self._ring.append(encoded)
-            self._ring_bytes += len(encoded.data)
-            self.last = numbered.seq
-        while len(self._ring) > RING_ENTRIES or (self._ring_bytes > _RING_BYTES and len(self._ring) > 1):
-            self._ring_bytes -= len(self._ring.popleft().data)
+            self._ring.append(encode_entry(numbered))
+        self.is_loaded = True
         self.mentioned = max(self.mentioned, fresh[-1].seq)
         self.is_closed = self.is_closed or isinstance(fresh[-1].entry, LogEnd)
         self._note_status(fresh)
@@ -133,19 +109,20 @@ class Channel:
             self.position = b""
 
     def batch(self, cursor: int) -> Batch | None:
-        """The events after `cursor`, when the ring has them."""
-        if not self._ring or not self._ring[0].seq - 1 <= cursor < self._ring[-1].seq:
+        """The events after `cursor`; None if the ring doesn't have the next one."""
+        if cursor in self._batches:
+            return self._batches[cursor]
+        entries = self._ring.after(cursor, BATCH_ENTRIES)
+        if entries is None:
             return None
-        if cursor not in self._batches:
-            start = cursor + 1 - self._ring[0].seq
-            if len(self._batches) >= _KEPT_BATCHES:
-                self._batches.pop(next(iter(self._batches)))
-            self._batches[cursor] = _batch(cursor, list(islice(self._ring, start, start + BATCH_ENTRIES)))
-        return self._batches[cursor]
+        if len(self._batches) >= _KEPT_BATCHES:
+            self._batches.pop(next(iter(self._batches)))
+        batch = self._batches[cursor] = _batch(cursor, entries)
+        return batch
 
 
 def page_batch(cursor: int, entries: Sequence[NumberedEntry], last: int) -> Batch | None:
-    """The events for a page of the store that was read after `cursor` and ought to reach up to `last`."""
+    """The events of a page that was read after `cursor`, from a store that should have entries up to `last`."""
     if not entries:
         return Batch(gap_frame(cursor + 1, last), last, is_end=False) if last > cursor else None
     # Up to where entries are missing; the next page begins with that gap.
@@ -166,8 +143,3 @@ def _batch(cursor: int, entries: list[EncodedEntry]) -> Batch:
     if chosen[0].seq > cursor + 1:
         payload = gap_frame(cursor + 1, chosen[0].seq - 1) + payload
     return Batch(payload, chosen[-1].seq, is_end=chosen[-1].event == "end")
-
-
-def _end_wait(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -26,6 +26,10 @@ class EncodedEntry:
     event: str
     data: bytes
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
 
 def encode_entry(numbered: NumberedEntry) -> EncodedEntry:
     seq, entry = numbered.seq, numbered.entry
@@ -38,7 +42,7 @@ def encode_entry(numbered: NumberedEntry) -> EncodedEntry:
         case LogTruncated():
             return EncodedEntry(seq, "gap", _json({"from": seq, "to": seq, "reason": "truncated"}))
         case LogEnd():
-            end: dict[str, Any] = {"status": entry.status, "seq": seq}
+            end: dict[str, object] = {"status": entry.status, "seq": seq}
             if entry.url is not None:
                 end["url"] = entry.url
             if entry.error is not None:
@@ -68,12 +72,12 @@ def frames(entries: Iterable[EncodedEntry]) -> bytes:
 
 
 def gap_frame(first: int, last: int) -> bytes:
-    """Entries that are no longer stored."""
+    """An event for entries that are no longer stored."""
     return _frame(last, "gap", _json({"from": first, "to": last, "reason": "retention"}))
 
 
 def queue_position_frame(seq: int, position: int) -> bytes:
-    """A place in the queue is no entry of the log: without an id, it doesn't move the client's position."""
+    """A position in the queue is not an entry of the log: without an id, it doesn't move the client's position."""
     fields = {"seq": seq, "status": "queued", "stage": None, "attempt": None, "queuePosition": position}
     return _frame(None, "status", _json(fields))
 
@@ -83,12 +87,12 @@ def reconnect_frame(reason: ReconnectReason) -> bytes:
 
 
 def retry_frame() -> bytes:
-    """Jittered, so that the clients of a server that went away don't all come back in the same moment."""
+    """Jittered, so that the clients of a stopped server don't all reconnect at the same moment."""
     return b"retry: %d\n\n" % random.randint(1000, 5000)  # noqa: S311  jitter
 
 
-def _line(seq: int, entry: LogLine) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _line(seq: int, entry: LogLine) -> dict[str, object]:
+    fields: dict[str, object] = {
         "seq": seq,
         "ts": entry.timestamp,
         "stage": entry.stage,

@@ -1,9 +1,9 @@
 """Live logs for any number of streams of one process.
 
-One Redis connection wakes the hub; each watched deployment is read from PostgreSQL once, however many watch it. Streams
-pull by cursor and have no queue. Nothing depends on a Redis message arriving: what a message skips is read from the
-store, every acknowledged (re)subscription is followed by a look at the store, and heads are compared every 15 s, or
-every second while Redis is down.
+One Redis connection wakes the hub; each watched deployment is read from PostgreSQL once, however many streams watch it.
+Nothing depends on a Redis message arriving: entries that a message skips are read from the store, every acknowledged
+(re)subscription is followed by a read of the store, and heads are compared every 15 s, or every second while Redis is
+down.
 """
 
 from __future__ import annotations
@@ -16,28 +16,21 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
 
-import anyio
-
 from api.edge.turns import Caller
-from api.streams.background import BackgroundTasks, run_in_thread
 from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
-from api.streams.page_reads import PageReads
+from api.streams.cursor_hub import Connected, CursorHub
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.listener import RingHandler
-from shared.logs.notifier import Ring
+from shared.logs.listener import NotificationHandler
+from shared.logs.notifier import Notification
 
 _logger = logging.getLogger(__name__)
 
-# Entries before the head that a new channel loads: streams that come back after a restart find their place there.
+# Entries before the head that a new channel loads: streams that reconnect after a restart find their place there.
 _PRELOADED_ENTRIES = 200
-# Longer than a RedisDoorbell rests after a failure.
-_WRITERS_RETURN_SECONDS = 5.0
-# Threads that keep channels up to date, each with a connection of the process's pool. Streams that are behind have
-# others (PageReads): what is live doesn't wait for pages of finished logs when their store is slow.
 _READERS = 4
 
 
@@ -51,64 +44,41 @@ class LogReader(Protocol):
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]: ...
 
 
-class DoorbellListener(Protocol):
-    """See RedisDoorbellListener."""
-
-    is_connected: bool
+class NotificationListener(Connected, Protocol):
+    """See RedisNotificationListener."""
 
     def watch(self, deployment_id: str) -> None: ...
 
     def unwatch(self, deployment_id: str) -> None: ...
 
-    async def run(self, handler: RingHandler) -> None: ...
+    async def run(self, handler: NotificationHandler) -> None: ...
 
 
-class StreamHub:
-    """Belongs to the event loop that `start` runs on; only `begin_shutdown` may be called from elsewhere.
-
-    Stopping takes two steps, because uvicorn waits for connections to end before it runs shutdown hooks:
-    `begin_shutdown` on SIGTERM tells every stream to send `reconnect` and end, `close` frees what is left.
-    """
-
+class StreamHub(CursorHub[Channel, Batch | None]):
     def __init__(
         self,
         store: LogReader,
-        listener: DoorbellListener,
+        listener: NotificationListener,
         timing: StreamTiming | None = None,
         *,
         positions: AskPositions | None = None,
     ) -> None:
-        self.timing = timing or StreamTiming()
+        failure = "The log of a watched deployment could not be read."
+        super().__init__(lane="log_pages", readers=_READERS, listener=listener, timing=timing, failure=failure)
         self._store = store
         self._positions = positions
         self._listener = listener
-        self._channels: dict[str, Channel] = {}
-        self._tasks = BackgroundTasks("The log of a watched deployment could not be read.")
-        self._pages = PageReads[Batch | None]("log_pages", self._tasks)
-        self._readers: anyio.CapacityLimiter | None = None
-        self._is_closing = False
 
-    async def start(self) -> None:
-        self._tasks.start()
-        self._readers = anyio.CapacityLimiter(_READERS)
+    def _spawn_tasks(self) -> None:
         self._tasks.spawn(self._listener.run(self))
         self._tasks.spawn(self._compare_heads())
         if self._positions is not None:
             self._tasks.spawn(show_positions(self._channels.values, self._positions, self.timing.position))
 
-    def begin_shutdown(self) -> None:
-        """Safe from any thread and from a signal handler; may be called again."""
-        self._tasks.call_soon(self._tell_shutdown)
-
-    async def close(self) -> None:
-        self._tell_shutdown()
-        await self._tasks.close()
-
     @asynccontextmanager
     async def watch(self, deployment_id: str, caller: Caller) -> AsyncGenerator[Watch]:
-        """The channel is set up when this returns: nothing that is written from now on is missed.
-
-        The caller's are the turns that pages of the store take.
+        """The channel is set up when this returns: no later entry is missed. `caller`: takes the turns for pages of the
+        store.
         """
         channel = self._channels.get(deployment_id)
         if channel is None:
@@ -130,17 +100,8 @@ class StreamHub:
                 self._listener.unwatch(deployment_id)
 
     @property
-    def watched_count(self) -> int:
-        """Deployments that somebody watches."""
-        return len(self._channels)
-
-    @property
     def stream_count(self) -> int:
         return sum(channel.watchers for channel in self._channels.values())
-
-    @property
-    def is_closing(self) -> bool:
-        return self._is_closing
 
     # What the listener calls.
 
@@ -149,16 +110,18 @@ class StreamHub:
             channel.acknowledged.set()
             self._refresh(channel)
 
-    def rung(self, deployment_id: str, ring: Ring | None) -> None:
+    def notified(self, deployment_id: str, notification: Notification | None) -> None:
         channel = self._channels.get(deployment_id)
         if channel is None:
             return
-        if ring is None:
+        if notification is None:
             self._refresh(channel)
             return
-        channel.mentioned = max(channel.mentioned, ring.last)
-        if ring.entries and channel.last is not None and ring.first == channel.last + 1:
-            channel.extend([NumberedEntry(seq, entry) for seq, entry in enumerate(ring.entries, start=ring.first)])
+        channel.mentioned = max(channel.mentioned, notification.last)
+        if notification.entries and channel.last is not None and notification.first == channel.last + 1:
+            channel.extend(
+                [NumberedEntry(seq, entry) for seq, entry in enumerate(notification.entries, start=notification.first)]
+            )
         elif channel.is_behind:
             self._refresh(channel)
 
@@ -166,7 +129,7 @@ class StreamHub:
 
     async def page(self, channel: Channel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
         """A page of the store as events; None when there are none, or the time is over. Raises Unavailable."""
-        # As it is before the read: what is missing up to it then has been removed.
+        # From before the read: entries up to it that the read doesn't find have been removed.
         read = partial(self._read_page, channel.deployment_id, cursor, channel.last or 0)
         return await self._pages.read(caller, (channel.deployment_id, cursor), read, seconds)
 
@@ -175,7 +138,7 @@ class StreamHub:
         return page_batch(cursor, entries, last)
 
     def _refresh(self, channel: Channel) -> None:
-        """Brings the ring up to date, once more if that is under way."""
+        """Brings the ring up to date, and again if that is under way."""
         channel.is_refresh_due = True
         if channel.refresh is None or channel.refresh.done():
             channel.refresh = self._tasks.spawn(self._bring_up_to_date(channel))
@@ -189,7 +152,7 @@ class StreamHub:
                 if channel.is_closed and not channel.is_behind:
                     return
                 read = partial(self._store.read, channel.deployment_id, after=channel.last or 0, limit=RING_ENTRIES)
-                entries = await run_in_thread(read, self._readers)
+                entries = await self._read(read)
             except Unavailable:
                 channel.is_refresh_due = True
                 await asyncio.sleep(self.timing.poll)
@@ -198,33 +161,27 @@ class StreamHub:
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
 
     async def _load(self, channel: Channel) -> None:
-        head = await run_in_thread(partial(self._store.head, channel.deployment_id), self._readers)
+        head = await self._read(partial(self._store.head, channel.deployment_id))
         if head.is_closed:
-            # Its entries may be in the object store, and nothing that takes no turns waits for that.
+            # Its entries may be in the object store, which only reads in turn may wait for.
             channel.load(head, [])
             return
         after = max(0, head.last_seq - _PRELOADED_ENTRIES)
         read = partial(self._store.read, channel.deployment_id, after=after, limit=_PRELOADED_ENTRIES)
-        channel.load(head, await run_in_thread(read, self._readers))
+        channel.load(head, await self._read(read))
 
     async def _compare_heads(self) -> None:
-        compared_at = disconnected_at = 0.0
         while True:
             await asyncio.sleep(self.timing.poll)
-            now = asyncio.get_running_loop().time()
-            if not self._listener.is_connected:
-                disconnected_at = now
-            # Writers take a moment longer to find out that Redis is back.
-            is_up = now - disconnected_at > _WRITERS_RETURN_SECONDS
-            if is_up and now - compared_at < self.timing.compare:
+            if not self._schedule.is_due():
                 continue
-            compared_at = now
+            self._schedule.note_comparison()
             try:
                 await self._compare_all()
             except Unavailable:
                 continue
             except Exception:
-                # Whatever it is, what a lost message said must not stay unknown for good.
+                # After any error: a lost message must not go unnoticed for good.
                 _logger.exception("The heads of watched logs can't be compared.")
 
     async def _compare_all(self) -> None:
@@ -232,13 +189,13 @@ class StreamHub:
         if not known:
             return
         identifiers = [channel.deployment_id for channel, _ in known]
-        heads = await run_in_thread(partial(self._store.heads, identifiers), self._readers)
+        heads = await self._read(partial(self._store.heads, identifiers))
         for channel, last in known:
             self._compare(channel, heads.get(channel.deployment_id), was_there=bool(last))
 
     def _compare(self, channel: Channel, head: LogHead | None, *, was_there: bool) -> None:
         if head is None:
-            # A head never goes away but with its deployment; one that has come since the look is news, not a loss.
+            # A head only disappears with its deployment. One that didn't exist before is new, not lost.
             if was_there:
                 channel.is_gone = True
                 channel.wake()
@@ -246,10 +203,3 @@ class StreamHub:
         channel.mentioned = max(channel.mentioned, head.last_seq)
         if channel.is_behind:
             self._refresh(channel)
-
-    def _tell_shutdown(self) -> None:
-        self._is_closing = True
-        # Streams that wait for their turns can say goodbye.
-        self._pages.close()
-        for channel in self._channels.values():
-            channel.wake()

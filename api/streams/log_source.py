@@ -1,4 +1,4 @@
-"""A deployment's log as what a stream follows."""
+"""A deployment's log as a stream's source."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 from api.edge.turns import Caller
 from api.streams.hub import StreamHub
-from api.streams.sse import Follower, Piece
+from api.streams.sse import EventChunk, Follower
 from api.streams.watch import Watch
 
 
 class LogSource:
-    """The entries above `after`, then what comes, up to the end of the log. Its pages take the caller's turns."""
+    """The entries above `after`, then live ones, up to the end of the log. Its pages take the caller's turns."""
 
     def __init__(self, hub: StreamHub, deployment_id: str, after: int, caller: Caller) -> None:
         self._hub = hub
@@ -31,9 +31,9 @@ class LogFollower:
         self._watch = watch
         self._cursor = cursor
 
-    async def next(self, timeout_seconds: float) -> Piece | None:
+    async def next(self, timeout_seconds: float) -> EventChunk | None:
         batch = await self._watch.next(self._cursor, timeout_seconds)
         if batch is None:
             return None
         self._cursor = batch.cursor
-        return Piece(batch.payload, batch.is_end)
+        return EventChunk(batch.payload, batch.is_end)

@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 # Each takes a connection of the process's pool, and one caller runs on at most half of them.
 _THREADS = 4
-# More are refused, as by a store that is away: their streams ask again. An open stream has one page at most here, so
-# that this bounds what streams leave behind that end while they wait.
+# More are refused, as by an unavailable store: their streams ask again. An open stream has one page at most here, so
+# that this bounds the reads that streams leave behind when they end while waiting.
 _WAITING = 1024
 
 
@@ -26,15 +26,15 @@ class PageReads(Generic[T]):
 
     def __init__(self, name: str, tasks: BackgroundTasks) -> None:
         """`name`: the lane's, for its metrics."""
-        # A stream wants its page however long that takes.
-        self._lane = Lane(name, threads=_THREADS, waiting=_WAITING, patience_seconds=math.inf)
+        # A stream waits for its page as long as it takes.
+        self._lane = Lane(name, threads=_THREADS, waiting=_WAITING, maximum_wait_seconds=math.inf)
         self._tasks = tasks
         self._reads: dict[tuple[Caller, Hashable], asyncio.Task[T]] = {}
 
     async def read(self, caller: Caller, place: Hashable, function: Callable[[], T], seconds: float) -> T | None:
-        """What the function returns; None when the time is over. The read goes on then, for whoever asks again.
+        """The function's result; None when the time is over. The read then continues, for the next call.
 
-        Raises Unavailable, also when too many wait, and what the function raises.
+        Raises Unavailable, also if too many wait, and the function's errors.
         """
         key = (caller, place)
         task = self._reads.get(key)
@@ -45,7 +45,7 @@ class PageReads(Generic[T]):
         return task.result() if done else None
 
     def close(self) -> None:
-        """Refuses what waits, now and from now on. May be called again."""
+        """Refuses waiting and later reads. May be called again."""
         self._lane.close()
 
     async def _take_turn(self, caller: Caller, function: Callable[[], T]) -> T:

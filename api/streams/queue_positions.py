@@ -1,4 +1,4 @@
-"""Shows watched deployments that wait in the queue their place there, which no entry of their logs tells."""
+"""Shows the position in the queue of watched deployments that wait there; their logs have no entry for it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _logger = logging.getLogger(__name__)
 # Asked for at once; each is a round trip to the queue.
 _CHANNELS_AT_ONCE = 200
 
-# Deployments → places in the queue, 1 being next, of those that wait there. Called from a thread; raises Unavailable.
+# Deployments → positions in the queue, 1 being next, of those that wait. Called from a thread; raises Unavailable.
 AskPositions = Callable[[Sequence[str]], Mapping[str, int]]
 
 
 async def show_positions(channels: Callable[[], Collection[Channel]], ask: AskPositions, seconds: float) -> None:
-    """Never ends. Asks every so often; while the queue doesn't answer, what was shown stays."""
+    """Runs until cancelled, asking every `seconds`. While the queue doesn't answer, shown positions stay."""
     # A thread of its own: readers of logs don't wait for a queue that doesn't answer.
     limiter = anyio.CapacityLimiter(1)
     asked: list[Channel] = []
@@ -32,7 +32,7 @@ async def show_positions(channels: Callable[[], Collection[Channel]], ask: AskPo
         queued = [channel for channel in channels() if channel.is_queued]
         if not queued:
             continue
-        # In turns, when there are many: those first that weren't asked for the last time.
+        # In turns, if there are many: first those that weren't asked for last time.
         last = set(asked)
         queued.sort(key=last.__contains__)
         asked = list(islice(queued, _CHANNELS_AT_ONCE))
@@ -42,7 +42,7 @@ async def show_positions(channels: Callable[[], Collection[Channel]], ask: AskPo
         except Unavailable:
             continue
         except Exception:
-            _logger.exception("The places of deployments in the queue could not be asked for.")
+            _logger.exception("The positions of deployments in the queue could not be read.")
             continue
         for channel in asked:
             channel.show_position(found.get(channel.deployment_id))

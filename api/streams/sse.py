@@ -1,4 +1,4 @@
-"""The response that sends what a source gives as server-sent events.
+"""The response that sends a source's events as server-sent events.
 
 Litestar's own ServerSentEvent is not used: it sends no heartbeats, and its generator is closed at garbage collection.
 Here one task sends and one waits for the client to leave; when either ends, both end, at once.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, Unpack
 
 import anyio
-from litestar import Litestar, Request
-from litestar.background_tasks import BackgroundTask, BackgroundTasks
+from litestar import Litestar
 from litestar.datastructures.cookie import Cookie
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
+from api.connections import UserRequest
+from api.responses import AsgiOptions
+from api.streams.cursor_hub import HubClosing
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
 from api.streams.metrics import count_stream_begin, count_stream_end
-from api.streams.stall_timeout import PatientSender
+from api.streams.stall_timeout import StallTimeout
+from api.streams.stream_lease import StreamLease
 from api.streams.timing import StreamTiming
-from api.streams.watch import DeploymentGone, HubClosing
+from api.streams.watch import DeploymentGone
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {
@@ -33,12 +36,12 @@ HEADERS: Mapping[str, str] = {
     "X-Accel-Buffering": "no",
 }
 
-# Why a stream ended: what `reconnect` says, the end of what it tells of, or its client, who left or takes nothing.
+# Why a stream ended: the reason that `reconnect` gives, the end of its source, or a client that left or reads nothing.
 Ending = ReconnectReason | Literal["end", "left", "stalled"]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class EventChunk:
     """`payload` holds whole events (it may be empty). After `is_end` nothing follows, and the stream is complete."""
 
     payload: bytes
@@ -46,63 +49,44 @@ class Piece:
 
 
 class Follower(Protocol):
-    """One stream's place in what it follows; used by one task."""
+    """One stream's position in its source; used by one task."""
 
-    async def next(self, timeout_seconds: float) -> Piece | None:
-        """What follows the piece before, waiting for it; None when the time is over. May be cancelled.
+    async def next(self, timeout_seconds: float) -> EventChunk | None:
+        """The next chunk, waiting for it; None when the time is over. May be cancelled.
 
-        Raises HubClosing when the process is about to stop, DeploymentGone when what it follows is no more.
+        Raises HubClosing when the process is about to stop, DeploymentGone when the deployment was deleted.
         """
         ...
 
 
 class Source(Protocol):
     def follow(self) -> AbstractAsyncContextManager[Follower]:
-        """Nothing that happens from the moment it is entered is missed. Leaving it may happen under cancellation."""
+        """From the moment it is entered no event is missed. It may be left by cancellation."""
         ...
 
 
-class Seat(Protocol):
-    """A stream's right to go on."""
-
-    def on_revoked(self, call: Callable[[], None]) -> None:
-        """`call` is called once, on the event loop, when the right is lost: at once when it is lost already."""
-        ...
-
-
-class EventStream(Response[None]):
-    """Sends what the source gives, up to its end. `admission` is held from before the headers until the stream has
-    ended, whatever ends it; what it raises on entry becomes the answer."""
+class EventStream(Response[object]):
+    """Sends the source's events, up to its end. `lease` is held from before the headers until the stream has ended,
+    whatever ends it; an error on entry becomes the answer."""
 
     def __init__(
-        self, source: Source, timing: StreamTiming, admission: AbstractAsyncContextManager[Seat] | None = None
+        self, source: Source, timing: StreamTiming, lease: AbstractAsyncContextManager[StreamLease] | None = None
     ) -> None:
         super().__init__(content=None, media_type=MEDIA_TYPE, status_code=200, headers=dict(HEADERS))
         self._source = source
         self._timing = timing
-        self._admission = admission
+        self._lease = lease
 
     def to_asgi_response(
-        self,
-        app: Litestar | None,
-        request: Request[Any, Any, Any],
-        *,
-        background: BackgroundTask | BackgroundTasks | None = None,
-        cookies: Iterable[Cookie] | None = None,
-        encoded_headers: Iterable[tuple[bytes, bytes]] | None = None,
-        headers: dict[str, str] | None = None,
-        is_head_response: bool = False,
-        media_type: Any = None,
-        status_code: int | None = None,
-        type_encoders: Any = None,
+        self, app: Litestar | None, request: UserRequest, **options: Unpack[AsgiOptions]
     ) -> ASGIResponse:
         return _StreamingResponse(
             self._source,
             self._timing,
-            self._admission,
-            headers={**(headers or {}), **self.headers},
-            cookies=[*self.cookies, *(cookies or ())],
-            is_head_response=is_head_response,
+            self._lease,
+            headers={**(options.get("headers") or {}), **self.headers},
+            cookies=[*self.cookies, *(options.get("cookies") or ())],
+            is_head_response=options.get("is_head_response", False),
         )
 
 
@@ -113,23 +97,23 @@ class _StreamingResponse(ASGIResponse):
         self,
         source: Source,
         timing: StreamTiming,
-        admission: AbstractAsyncContextManager[Seat] | None,
+        lease: AbstractAsyncContextManager[StreamLease] | None,
         *,
-        headers: dict[str, Any],
+        headers: dict[str, str],
         cookies: list[Cookie],
         is_head_response: bool,
     ) -> None:
         super().__init__(headers=headers, cookies=cookies, media_type=MEDIA_TYPE, is_head_response=is_head_response)
         self._source = source
         self._timing = timing
-        self._admission = admission
-        self._seat: Seat | None = None
+        self._acquire = lease
+        self._lease: StreamLease | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._admission is None:
+        if self._acquire is None:
             await super().__call__(scope, receive, send)
             return
-        async with self._admission as self._seat:
+        async with self._acquire as self._lease:
             await super().__call__(scope, receive, send)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
@@ -150,26 +134,26 @@ class _StreamingResponse(ASGIResponse):
             count_stream_end(ending)
 
     async def _stream(self, send: Send) -> Ending:
-        with PatientSender(send, self._timing.stall) as sender:
+        with StallTimeout(send, self._timing.stall) as sender:
             await sender.send(retry_frame())
-            ending = await self._follow_while_admitted(sender)
+            ending = await self._follow_while_permitted(sender)
             await sender.send(b"" if ending == "end" else reconnect_frame(ending), is_last=True)
             return ending
         return await self._send_away(send)
 
     async def _send_away(self, send: Send) -> Ending:
-        """The source is let go already. A client that takes up reading again soon is told why; of one that doesn't,
-        the response stays incomplete, and the server closes the connection."""
-        with PatientSender(send, self._timing.farewell) as sender:
+        """The source is released already. A client that resumes reading soon is told why; for one that doesn't, the
+        response stays incomplete, and the server closes the connection."""
+        with StallTimeout(send, self._timing.farewell) as sender:
             await sender.send(reconnect_frame("slow"), is_last=True)
             return "slow"
         return "stalled"
 
-    async def _follow_while_admitted(self, sender: PatientSender) -> Literal["end"] | ReconnectReason:
+    async def _follow_while_permitted(self, sender: StallTimeout) -> Literal["end"] | ReconnectReason:
         # A lost right also ends a wait for the client: a body that was not sent is asked for again, if it may be.
-        with anyio.CancelScope() as admitted:
-            if self._seat is not None:
-                self._seat.on_revoked(admitted.cancel)
+        with anyio.CancelScope() as permitted:
+            if self._lease is not None:
+                self._lease.on_revoked(permitted.cancel)
             try:
                 async with self._source.follow() as follower:
                     return await self._follow(follower, sender)
@@ -179,7 +163,7 @@ class _StreamingResponse(ASGIResponse):
                 return "revoked"
         return "revoked"
 
-    async def _follow(self, follower: Follower, sender: PatientSender) -> Literal["end", "max_age"]:
+    async def _follow(self, follower: Follower, sender: StallTimeout) -> Literal["end", "max_age"]:
         clock = asyncio.get_running_loop().time
         retire_at = clock() + self._timing.maximum_age * random.uniform(0.9, 1.0)  # noqa: S311  jitter
         heartbeat_at = clock() + self._timing.heartbeat
@@ -190,10 +174,10 @@ class _StreamingResponse(ASGIResponse):
             if now >= heartbeat_at:
                 await sender.send(HEARTBEAT)
                 heartbeat_at = now + self._timing.heartbeat
-            piece = await follower.next(min(heartbeat_at, retire_at) - now)
-            if piece is None:
+            chunk = await follower.next(min(heartbeat_at, retire_at) - now)
+            if chunk is None:
                 continue
-            if piece.payload:
-                await sender.send(piece.payload)
-            if piece.is_end:
+            if chunk.payload:
+                await sender.send(chunk.payload)
+            if chunk.is_end:
                 return "end"

@@ -1,4 +1,4 @@
-"""How long a stream waits for its client."""
+"""Bounds how long a stream waits for its client."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import anyio
 from litestar.types import HTTPResponseBodyEvent, Send
 
 
-class PatientSender:
-    """Sends bodies; a context that is left, silently, when one of them has waited for the client for `seconds`.
+class StallTimeout:
+    """Sends bodies. The context is left, silently, when a send has waited for the client for `seconds`.
 
-    One timer serves for all sends: a timeout around each would cost as much as the send.
+    One timer serves all sends: a timeout around each would cost as much as the send.
     """
 
     def __init__(self, send: Send, seconds: float) -> None:

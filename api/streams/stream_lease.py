@@ -1,5 +1,5 @@
-"""Who may stream, and for how long: each open stream keeps a slot of its user, and its right is checked every few
-seconds, for all streams of the process at once."""
+"""Permits streams: each open stream holds a slot of its user, and its right is checked every few seconds, for all
+streams of the process at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -26,8 +25,8 @@ _log = structlog.get_logger("streams")
 
 @dataclass(frozen=True, slots=True)
 class StreamRight:
-    """What a stream goes on for: its principal may read in all of `tenant_ids`, and `deployment_id`, when it follows
-    one, is there and belongs to one of them."""
+    """The condition of a stream: its principal may read in all of `tenant_ids`, and `deployment_id`, if it follows one,
+    exists and belongs to one of them."""
 
     principal: Principal
     tenant_ids: frozenset[str]
@@ -47,8 +46,8 @@ class StreamRight:
         return all(roles.get(tenant_id) in ROLES_WITH[Permission.DEPLOY_READ] for tenant_id in self.tenant_ids)
 
 
-class AdmittedSeat:
-    """See api.streams.sse.Seat."""
+class StreamLease:
+    """Permission for one open stream. Used on the event loop."""
 
     def __init__(self, right: StreamRight) -> None:
         self.right = right
@@ -56,6 +55,7 @@ class AdmittedSeat:
         self._call: Callable[[], None] | None = None
 
     def on_revoked(self, call: Callable[[], None]) -> None:
+        """Calls `call` once, on the event loop, when the right is lost: at once if it is lost already."""
         self._call = call
         if self._is_revoked:
             call()
@@ -67,7 +67,7 @@ class AdmittedSeat:
                 self._call()
 
 
-class StreamAdmission:
+class StreamLeases:
     """Belongs to one event loop, the one that `running` is entered on."""
 
     def __init__(
@@ -77,32 +77,32 @@ class StreamAdmission:
         self._slots = slots
         self._clock = clock
         self._check_seconds = check_seconds
-        self._seats: set[AdmittedSeat] = set()
-        # Checks that were made, and those that the database gave no answer to.
+        self._leases: set[StreamLease] = set()
+        # Checks that were made, and checks that the database didn't answer.
         self.rounds = 0
         self.failed_rounds = 0
         self._limiter: anyio.CapacityLimiter | None = None
 
     @property
     def open_count(self) -> int:
-        return len(self._seats)
+        return len(self._leases)
 
     @asynccontextmanager
-    async def admit(self, right: StreamRight) -> AsyncGenerator[AdmittedSeat]:
-        """A seat for the length of the block, which must begin after the right was checked for the request.
+    async def acquire(self, right: StreamRight) -> AsyncGenerator[StreamLease]:
+        """A lease for the length of the block, which must begin after the right was checked for the request.
 
         Raises StreamLimitReached.
         """
         async with self._slots.hold(right.principal.user_id):
-            seat = AdmittedSeat(right)
-            self._seats.add(seat)
+            lease = StreamLease(right)
+            self._leases.add(lease)
             try:
-                yield seat
+                yield lease
             finally:
-                self._seats.discard(seat)
+                self._leases.discard(lease)
 
     @asynccontextmanager
-    async def running(self, _application: Any = None) -> AsyncGenerator[None]:
+    async def running(self, _application: object = None) -> AsyncGenerator[None]:
         # A thread of its own: the check doesn't wait for requests that wait for a database.
         self._limiter = anyio.CapacityLimiter(1)
         async with self._slots.running():
@@ -114,12 +114,12 @@ class StreamAdmission:
                 await asyncio.wait([task])
 
     async def check(self) -> None:
-        """Ends the streams whose right is lost. While the database is away they go on."""
-        seats = list(self._seats)
-        if not seats:
+        """Ends the streams whose right is lost. While the database is unavailable they continue."""
+        leases = list(self._leases)
+        if not leases:
             return
-        principals = [seat.right.principal for seat in seats]
-        deployments = [seat.right.deployment_id for seat in seats]
+        principals = [lease.right.principal for lease in leases]
+        deployments = [lease.right.deployment_id for lease in leases]
         read = partial(
             self._rights.read,
             token_ids={principal.token_id for principal in principals if principal.token_id is not None},
@@ -133,9 +133,9 @@ class StreamAdmission:
         except Unavailable:
             self.failed_rounds += 1
             return
-        for seat in seats:
-            if not seat.right.holds(rights):
-                seat.revoke()
+        for lease in leases:
+            if not lease.right.holds(rights):
+                lease.revoke()
         self.rounds += 1
 
     async def _check_forever(self) -> None:
@@ -143,5 +143,5 @@ class StreamAdmission:
             await asyncio.sleep(self._check_seconds)
             try:
                 await self.check()
-            except Exception:  # noqa: BLE001 - the check must outlive whatever happens to one of its rounds
+            except Exception:  # noqa: BLE001 - the check must outlive any failure of one round
                 _log.exception("stream_rights_check_failed")

@@ -1,4 +1,4 @@
-"""How long streams wait for what."""
+"""The timing of streams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class StreamTiming:
     """Seconds.
 
-    `heartbeat`: between comments that keep a connection alive. `stall`: a client that takes nothing for so long is
-    let go. `maximum_age`: a stream is asked to come back after it (less up to a tenth), which checks its rights anew.
-    `poll`: between looks at the store while Redis is down. `compare`: between looks while it is up. `acknowledge`: how
-    long a new stream waits for its subscription before it goes on without. `farewell`: how much longer than `stall` a
-    client may take to hear that it was too slow. `position`: between looks at the queue for deployments that wait.
+    `heartbeat`: between comments that keep a connection alive. `stall`: a stream ends when its
+    client reads nothing for so long. `maximum_age`: a stream's client is asked to reconnect after it (less up to a
+    tenth), which checks its rights again. `poll`: between reads of the store while Redis is down. `compare`: between
+    comparisons with the store while it is up. `acknowledge`: how long a new stream waits for its subscription before it
+    continues without. `farewell`: how much longer than `stall` a client may take to hear that it was too slow.
+    `position`: between reads of the queue for waiting deployments.
     """
 
     heartbeat: float = 15.0

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import jwt
+import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -21,7 +21,7 @@ _ALGORITHM = "HS256"
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:
-    """32 bytes for one purpose (HKDF-SHA256, RFC 5869): what one key reveals says nothing about the others."""
+    """Derives 32 bytes for one purpose (HKDF-SHA256, RFC 5869). One derived key reveals nothing about the others."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"cloudify {purpose}".encode()).derive(secret)
 
 
@@ -31,8 +31,16 @@ class AccessClaims:
     family_id: str
 
 
+class _Payload(msgspec.Struct, frozen=True):
+    """The claims that this platform reads; `exp` is Unix time in seconds."""
+
+    sub: str
+    sid: str
+    exp: float
+
+
 class AccessTokens:
-    """`secrets`: the first one signs, all verify. Safe from any thread."""
+    """Signs with the first of `secrets` and verifies with all of them. Safe from any thread."""
 
     def __init__(self, secrets: Sequence[bytes], clock: Clock) -> None:
         keys = [derive_key(secret, "access token") for secret in secrets]
@@ -46,22 +54,22 @@ class AccessTokens:
         return jwt.encode(payload, self._keys[self._current], _ALGORITHM, headers={"kid": self._current})
 
     def verify(self, token: str) -> AccessClaims:
-        """Raises Unauthenticated: TOKEN_EXPIRED when its time is over, else UNAUTHENTICATED."""
+        """Raises Unauthenticated: TOKEN_EXPIRED for an expired token, otherwise UNAUTHENTICATED."""
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
-            # The expiry is compared below, by our own clock.
-            payload: dict[str, Any] = jwt.decode(
+            # The expiry is compared below, with the clock of this class.
+            decoded = jwt.decode(
                 token,
                 key,
                 algorithms=[_ALGORITHM],
                 issuer=_ISSUER,
                 options={"require": ["exp", "sub", "sid"], "verify_exp": False, "verify_iat": False},
             )
-            claims, expiry = AccessClaims(str(payload["sub"]), str(payload["sid"])), float(payload["exp"])
+            payload = msgspec.convert(decoded, _Payload)
         except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
             raise Unauthenticated("The access token is not valid; sign in again.") from error
-        if expiry <= self._clock.now().timestamp():
+        if payload.exp <= self._clock.now().timestamp():
             raise Unauthenticated(
                 "The access token has expired; get a new one from POST /api/auth/refresh.", code=ErrorCode.TOKEN_EXPIRED
             )
-        return claims
+        return AccessClaims(payload.sub, payload.sid)

@@ -1,6 +1,6 @@
-"""The form of API tokens: `cfy_` + 30 random base62 characters + a CRC-32 of both as 6 base62 characters.
+"""The format of API tokens: `cfy_` + 30 random base62 characters + a CRC-32 of both as 6 base62 characters.
 
-The checksum lets a typo be refused without a look-up, and scanners of leaked secrets tell a token from noise.
+The checksum rejects typing errors without a look-up, and helps secret scanners to tell tokens from other text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def new_token() -> str:
 
 
 def is_token(text: str) -> bool:
-    """Whether the form and the checksum are right; says nothing about whether the token was ever issued."""
+    """Whether the format and the checksum are valid. The token may never have been issued."""
     return _PATTERN.fullmatch(text) is not None and secrets.compare_digest(_checksum(text[:-6]), text[-6:])
 
 
 def token_hash(token: str) -> bytes:
-    """32 bytes. A plain hash is enough: 30 base62 characters are 178 random bits."""
+    """SHA-256, 32 bytes. No slow hash is needed: 30 base62 characters are 178 random bits."""
     return hashlib.sha256(token.encode()).digest()
 
 

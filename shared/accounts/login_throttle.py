@@ -1,7 +1,7 @@
-"""Guesses of passwords, limited across all processes.
+"""Limits password guesses across all processes.
 
-An attempt is counted before its password is hashed, and taken back when the password was right, so that what is counted
-are wrong ones and attempts that are still being checked. Above a limit nothing is checked: a right password gets the
+An attempt is counted before its password is hashed and removed again when the password is correct. So the count covers
+wrong passwords and attempts that are still being checked. Above a limit no password is checked: a correct one gets the
 same answer as a wrong one.
 """
 
@@ -27,16 +27,19 @@ class LoginThrottled(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
-    """An attempt that is counted."""
+    """A counted attempt."""
 
     event: str
     windows: tuple[Window, ...]
 
 
 class LoginThrottle:
-    """Within a minute: `per_account` attempts at an account from all addresses together, `per_address` from one address
-    at all accounts together. A device that signed in to the account before has `per_account` attempts of its own, which
-    nobody else can use up. Safe from any thread."""
+    """Allows, within a minute, `per_account` attempts on an account from all addresses together and `per_address`
+    attempts from one address on all accounts together.
+
+    A device that has signed in to the account before has `per_account` attempts of its own, which nobody else can use
+    up. Safe from any thread.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class LoginThrottle:
         self._seconds = window_seconds
 
     def begin(self, email: str, address: str, *, device: str | None) -> LoginAttempt:
-        """Counts an attempt. `device`: proven to have signed in to this account before. Raises LoginThrottled."""
+        """Counts an attempt. `device` has proven that it signed in to this account before. Raises LoginThrottled."""
         account = _digest(email)
         if device is None:
             windows = (
@@ -71,10 +74,10 @@ class LoginThrottle:
         return attempt
 
     def take_back(self, attempt: LoginAttempt) -> None:
-        """The password was right, or was not looked at."""
+        """Removes the attempt from the count, because the password was correct or was not checked."""
         self._windows.give_back(attempt.windows, attempt.event)
 
 
 def _digest(text: str) -> str:
-    """Keys have one length, and Redis learns neither addresses nor names."""
+    """Gives all keys one length and keeps addresses and names out of Redis."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]

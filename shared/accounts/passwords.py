@@ -1,6 +1,7 @@
 """Passwords, hashed with argon2id.
 
-19 MiB, 2 passes, 1 lane: the minimum of OWASP's Password Storage Cheat Sheet, which keeps the API's memory small.
+The parameters (19 MiB, 2 passes, 1 lane) are the minimum of OWASP's Password Storage Cheat Sheet, which keeps the
+API's memory use low.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ MAXIMUM_LENGTH = 256
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """`rehash`: the hash was made with other parameters; store a new one."""
+    """`rehash`: the hash has outdated parameters; store a new one."""
 
     is_correct: bool
     rehash: bool = False
 
 
 class Passwords:
-    """Safe from any thread. At most `concurrency` hashes are worked at once, which bounds memory and processor."""
+    """Computes at most `concurrency` hashes at once, which limits memory and CPU use. Safe from any thread."""
 
     def __init__(self, *, memory_kib: int = 19 * 1024, passes: int = 2, concurrency: int = 2) -> None:
         self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1, type=Type.ID)
         self._slots = threading.BoundedSemaphore(concurrency)
-        # What unknown accounts are compared with, so that they take the same time.
+        # Passwords for unknown accounts are compared with this hash, so that they take the same time.
         self._decoy = self._hasher.hash("no account has this password")
 
     def hash(self, password: str) -> str:
@@ -37,7 +38,7 @@ class Passwords:
             return self._hasher.hash(password)
 
     def verify(self, password_hash: str | None, password: str) -> Verified:
-        """None stands for an unknown account: never correct, as slow as a known one."""
+        """Returns "not correct" for None, an unknown account, after the same time as for a known one."""
         with self._slots:
             try:
                 self._hasher.verify(password_hash or self._decoy, password)

@@ -1,4 +1,4 @@
-"""Who may do what: roles, permissions, and the one table that joins them. Deny by default."""
+"""Roles, permissions, and the one table that maps between them. Anything not listed is denied."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Permission(enum.StrEnum):
     BILLING_WRITE = "billing:write"
     WEBHOOK_WRITE = "webhook:write"
     AUDIT_READ = "audit:read"
-    # Rights on the platform itself: granted to platform administrators, never by a role in a team.
+    # For the platform itself: granted to platform administrators, never by a role in a team.
     ADMIN_READ = "admin:read"
     ADMIN_WRITE = "admin:write"
 

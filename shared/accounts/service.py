@@ -1,4 +1,4 @@
-"""Accounts: who a user is, and which plan the user's tenant has."""
+"""User accounts and the plans of their tenants."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from schemas.accounts import RegisterRequest, UserResource
 from shared.accounts.login_throttle import LoginThrottle
 from shared.accounts.passwords import MAXIMUM_LENGTH, MINIMUM_LENGTH, Passwords
 from shared.accounts.tenant_repository import Membership, TenantRepository
-from shared.accounts.user_repository import EmailTaken, UserRepository
-from shared.db.database import Database, Row
+from shared.accounts.user_repository import EmailTaken, NewUser, UserRepository, UserRow
+from shared.db.database import Database
 from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, Unavailable, ValidationFailed
 from shared.identifiers import TENANT, USER, new_identifier
 from shared.plans import Plan, limits_of
@@ -29,7 +29,7 @@ _log = structlog.get_logger("accounts")
 
 @dataclass(frozen=True, slots=True)
 class OwnerAccount:
-    """`password` is set when the account was made just now; it is stored nowhere."""
+    """`password` is set only if the account has just been created; it is not stored anywhere."""
 
     user_id: str
     tenant_id: str
@@ -58,14 +58,14 @@ class AccountService:
         self._registration_enabled = registration_enabled
 
     def register(self, request: RegisterRequest) -> UserResource:
-        """Makes the user, a personal tenant and its ownership at once.
+        """Creates the user, a personal tenant and its ownership in one transaction.
 
         Raises Forbidden (registration is closed), ValidationFailed, Conflict (the address is taken).
         """
         if not self._registration_enabled:
             raise Forbidden(
                 "Registration is closed on this installation; ask its administrator for an account. The administrator "
-                "makes the first with `cloudify admin create-owner EMAIL`, or sets CLOUDIFY_REGISTRATION_ENABLED."
+                "creates the first one with `cloudify admin create-owner EMAIL`, or sets CLOUDIFY_REGISTRATION_ENABLED."
             )
         email, name = normalise_email(request.email), request.name.strip()
         fields = _credential_problems(email, request.password)
@@ -77,9 +77,9 @@ class AccountService:
         return self.get(user_id)
 
     def create_owner(self, email: str, password: str) -> UserResource:
-        """A platform administrator on the largest plan, for whoever has the platform's own settings.
+        """Creates a platform administrator on the largest plan. The caller must have access to the platform's settings.
 
-        Raises ValidationFailed, Conflict (the address is taken, by whomever).
+        Raises ValidationFailed, Conflict (the address is taken).
         """
         email = normalise_email(email)
         if fields := _credential_problems(email, password):
@@ -87,27 +87,27 @@ class AccountService:
         return self.get(self._create(email, "", password, Plan.ENTERPRISE, is_platform_administrator=True))
 
     def authenticate(self, email: str, password: str, *, address: str, device: str | None = None) -> UserResource:
-        """`device`: what has proven that it signed in to this account before.
+        """Checks a password. `device` has proven that it signed in to this account before.
 
-        Raises Unauthenticated (INVALID_CREDENTIALS), alike for a wrong password and an unknown account, and
-        LoginThrottled, alike for a right and a wrong password.
+        Raises Unauthenticated (INVALID_CREDENTIALS), the same for a wrong password and an unknown account, and
+        LoginThrottled, the same for a correct and a wrong password.
         """
         email = login_name(email)
         attempt = self._throttle.begin(email, address, device=device)
         try:
             row = self._users.find_by_email(email) if is_email(email) else None
-            stored = None if row is None else row["password_hash"]
-            # No stored password is longer; hashing a megabyte would only cost.
+            stored = None if row is None else row.password_hash
+            # No stored password is longer, and hashing a megabyte would waste time.
             verified = self._passwords.verify(stored, password[: MAXIMUM_LENGTH + 1])
         except Exception:
-            # Nothing was found out about the password.
+            # The password was not checked.
             self._throttle.take_back(attempt)
             raise
         if row is None or not verified.is_correct:
             raise Unauthenticated("The e-mail address or the password is wrong.", code=ErrorCode.INVALID_CREDENTIALS)
         self._throttle.take_back(attempt)
         if verified.rehash:
-            self._users.set_password_hash(row["id"], self._passwords.hash(password), expected=row["password_hash"])
+            self._users.set_password_hash(row.id, self._passwords.hash(password), expected=row.password_hash)
         return _resource(row)
 
     def get(self, user_id: str) -> UserResource:
@@ -117,10 +117,10 @@ class AccountService:
         return _resource(row)
 
     def ensure_owner(self, email: str) -> OwnerAccount:
-        """The platform's administrator of this address, made with a random password where there is none.
+        """Returns the platform administrator with this address, or creates one with a random password.
 
-        For the first run; may be repeated and run by several processes at once. Raises ValidationFailed, and Forbidden
-        for an account that is no administrator: somebody else may have registered the address.
+        For the first run. May be repeated and run by several processes at once. Raises ValidationFailed, and Forbidden
+        if the account is not an administrator's: another person may have registered the address.
         """
         email = normalise_email(email)
         if not is_email(email):
@@ -134,16 +134,16 @@ class AccountService:
                 password = None
         row = self._users.find_by_email(email)
         if row is None:
-            raise NotFound("The account was removed while it was set up; try again.")
-        if not row["is_platform_administrator"]:
+            raise NotFound("The account was deleted during the set-up; try again.")
+        if not row.is_platform_administrator:
             raise Forbidden(
-                f"The account {email} is no platform administrator, so it isn't taken for this platform's owner. "
-                "Make one with `cloudify admin create-owner EMAIL`, then sign in with `cloudify login`."
+                f"The account {email} is not a platform administrator, so it can't be this platform's owner. "
+                "Create one with `cloudify admin create-owner EMAIL`, then sign in with `cloudify login`."
             )
-        return OwnerAccount(row["id"], row["tenant_id"], email, password)
+        return OwnerAccount(row.id, row.tenant_id, email, password)
 
     def set_plan(self, email: str, plan: Plan) -> None:
-        """Takes effect on what is queued already. Raises NotFound."""
+        """Sets the plan, which also applies to jobs that are already queued. Raises NotFound."""
         email = normalise_email(email)
         tenant_id = self._tenants.set_plan_by_email(email, plan)
         if tenant_id is None:
@@ -152,18 +152,11 @@ class AccountService:
         try:
             self._queue.set_tenant(tenant_id, limit=limits.concurrent_builds, weight=limits.weight)
         except Unavailable:
-            # The plan is committed; the next job that is enqueued carries its limits to the queue.
+            # The plan is committed. The next enqueued job brings its limits to the queue.
             _log.warning("plan_not_in_queue_yet", tenant_id=tenant_id, plan=plan.value)
 
-    def plan_of(self, tenant_id: str) -> Plan:
-        """Raises NotFound."""
-        plan = self._tenants.find_plan(tenant_id)
-        if plan is None:
-            raise NotFound("There is no such account.")
-        return plan
-
     def memberships_of(self, user_id: str) -> list[Membership]:
-        """The personal tenant first."""
+        """Returns the memberships, the personal tenant first."""
         return self._tenants.memberships_of(user_id)
 
     def _create(self, email: str, name: str, password: str, plan: Plan, *, is_platform_administrator: bool) -> str:
@@ -172,19 +165,19 @@ class AccountService:
             with self._database.transaction() as connection:
                 self._users.insert(
                     connection,
-                    {
-                        "id": user_id,
-                        "email": email,
-                        "name": name,
-                        "password_hash": password_hash,
-                        "is_platform_administrator": is_platform_administrator,
-                    },
+                    NewUser(
+                        id=user_id,
+                        email=email,
+                        name=name,
+                        password_hash=password_hash,
+                        is_platform_administrator=is_platform_administrator,
+                    ),
                 )
                 self._tenants.insert_personal(
                     connection, tenant_id=new_identifier(TENANT), name=name or email, user_id=user_id, plan=plan
                 )
         except EmailTaken as error:
-            raise Conflict("An account has this e-mail address already; sign in instead.") from error
+            raise Conflict("An account already has this e-mail address; sign in instead.") from error
         return user_id
 
 
@@ -202,7 +195,7 @@ def normalise_email(email: str) -> str:
 
 
 def login_name(email: str) -> str:
-    """What an account is found by; cut, as it may be anything that a caller sends."""
+    """Normalises an address for the look-up of an account. The input is untrusted, so it is cut to 255 characters."""
     return normalise_email(email[:1000])[:255]
 
 
@@ -210,5 +203,5 @@ def is_email(email: str) -> bool:
     return len(email) <= 254 and _EMAIL.fullmatch(email) is not None
 
 
-def _resource(row: Row) -> UserResource:
-    return UserResource(id=row["id"], email=row["email"], name=row["name"], plan=row["plan"], image=row["image"])
+def _resource(row: UserRow) -> UserResource:
+    return UserResource(id=row.id, email=row.email, name=row.name, plan=row.plan, image=row.image)

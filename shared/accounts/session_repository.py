@@ -1,15 +1,72 @@
-"""Logins as rows, and their refresh tokens.
+"""Database access to logins and their refresh tokens.
 
-Whether a login lives is decided by its row in `logins` alone. A refresh locks that row before it reads anything else;
-a revocation changes it. So a refresh either ends before the revocation, which then ends its new token, or finds it.
+Only a login's row in `logins` decides whether the login is valid. A refresh locks that row before it reads anything
+else, and a revocation changes it. So a refresh either commits before the revocation, which then ends its new token, or
+sees the revocation.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from shared.db.database import Connection, Database, Row
+import msgspec
+
+from shared.db.database import Connection, Database
+
+
+class NewSession(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a new refresh token; `family_id` is its login."""
+
+    id: str
+    family_id: str
+    user_id: str
+    refresh_token_hash: bytes
+    user_agent: str | None
+    address: str | None
+    expires_at: datetime
+
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """A refresh token. `revoked_at` is its login's; the other times are its own."""
+
+    id: str
+    family_id: str
+    user_id: str
+    replaced_at: datetime | None
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
+class SessionUser(msgspec.Struct, frozen=True):
+    """A user, and whether the login in question is neither revoked nor expired."""
+
+    user_id: str
+    email: str
+    is_platform_administrator: bool
+    is_live: bool
+
+
+class SessionHolderRow(msgspec.Struct, frozen=True):
+    """A refresh token and its user. `is_live`: whether its login is neither revoked nor expired."""
+
+    family_id: str
+    replaced_at: datetime | None
+    is_live: bool
+    user_id: str
+    email: str
+    is_platform_administrator: bool
+
+
+class LoginRow(msgspec.Struct, frozen=True):
+    """A login, with the client of its current refresh token and the time when that token was issued."""
+
+    id: str
+    user_agent: str | None
+    address: str | None
+    expires_at: datetime
+    last_used_at: datetime
+    created_at: datetime
+
 
 _INSERT_LOGIN = """
 INSERT INTO logins (id, user_id, expires_at) VALUES (%(id)s, %(user_id)s, %(expires_at)s)
@@ -34,7 +91,7 @@ FROM sessions s JOIN logins l ON l.id = s.family_id JOIN users u ON u.id = s.use
 WHERE s.refresh_token_hash = %(hash)s
 """
 
-# A login is shown by the row that holds its present refresh token.
+# The newest refresh token of a login shows its client and its last use.
 _LIST = """
 SELECT l.id, s.user_agent, s.address, l.expires_at, s.created_at AS last_used_at, l.created_at
 FROM logins l CROSS JOIN LATERAL (
@@ -52,9 +109,9 @@ class SessionRepository:
     def insert_login(self, connection: Connection, login_id: str, user_id: str, expires_at: datetime) -> None:
         connection.execute(_INSERT_LOGIN, {"id": login_id, "user_id": user_id, "expires_at": expires_at})
 
-    def insert(self, connection: Connection, session: dict[str, Any]) -> None:
-        """Adds a refresh token. The caller has inserted or locked its login."""
-        connection.execute(_INSERT, session)
+    def insert(self, connection: Connection, session: NewSession) -> None:
+        """Adds a refresh token. The caller must have inserted or locked its login."""
+        connection.execute(_INSERT, msgspec.structs.asdict(session))
 
     def prolong_login(self, connection: Connection, login_id: str, expires_at: datetime) -> None:
         connection.execute(
@@ -62,24 +119,25 @@ class SessionRepository:
             {"id": login_id, "expires_at": expires_at},
         )
 
-    def find_locked(self, connection: Connection, refresh_token_hash: bytes) -> Row | None:
-        """The refresh token's row, and its login's `revoked_at`, with the login locked. None for an unknown token.
+    def find_locked(self, connection: Connection, refresh_token_hash: bytes) -> SessionRow | None:
+        """Locks the login of the refresh token and returns the token's row. None for an unknown token.
 
-        Three statements: one that waited for the lock would still see the rows as they were before it.
+        Takes three statements: a single one that waited for the lock would still see the rows from before the wait.
         """
         parameters = {"hash": refresh_token_hash}
-        found = connection.execute(
-            "SELECT family_id FROM sessions WHERE refresh_token_hash = %(hash)s", parameters
-        ).fetchone()
-        if found is None:
+        family_id = connection.fetch_value(
+            str, "SELECT family_id FROM sessions WHERE refresh_token_hash = %(hash)s", parameters
+        )
+        if family_id is None:
             return None
-        connection.execute("SELECT id FROM logins WHERE id = %(family_id)s FOR UPDATE", found)
-        return connection.execute(
+        connection.execute("SELECT id FROM logins WHERE id = %(family_id)s FOR UPDATE", {"family_id": family_id})
+        return connection.fetch_one(
+            SessionRow,
             "SELECT s.id, s.family_id, s.user_id, s.replaced_at, s.expires_at, l.revoked_at "
             "FROM sessions s JOIN logins l ON l.id = s.family_id "
             "WHERE s.refresh_token_hash = %(hash)s",
             parameters,
-        ).fetchone()
+        )
 
     def set_replaced(self, connection: Connection, session_id: str, now: datetime) -> None:
         connection.execute(
@@ -88,7 +146,7 @@ class SessionRepository:
         )
 
     def revoke(self, connection: Connection, login_id: str, user_id: str, now: datetime) -> bool:
-        """Ends the login. False when the user has no such login, or it was ended before."""
+        """Ends the login. Returns False if the user has no such login or it has already ended."""
         return (
             connection.execute(
                 "UPDATE logins SET revoked_at = %(now)s "
@@ -98,21 +156,21 @@ class SessionRepository:
             > 0
         )
 
-    def find_user(self, user_id: str, family_id: str, now: datetime) -> Row | None:
-        """The user, and as `is_live` whether the login is neither revoked nor over."""
-        return self._database.fetch_one(_FIND_USER, {"user_id": user_id, "family_id": family_id, "now": now})
+    def find_user(self, user_id: str, family_id: str, now: datetime) -> SessionUser | None:
+        return self._database.fetch_one(
+            SessionUser, _FIND_USER, {"user_id": user_id, "family_id": family_id, "now": now}
+        )
 
-    def find_holder(self, refresh_token_hash: bytes, now: datetime) -> Row | None:
-        """The refresh token with its user; `is_live`: whether its login is neither revoked nor over."""
-        return self._database.fetch_one(_FIND_HOLDER, {"hash": refresh_token_hash, "now": now})
+    def find_holder(self, refresh_token_hash: bytes, now: datetime) -> SessionHolderRow | None:
+        return self._database.fetch_one(SessionHolderRow, _FIND_HOLDER, {"hash": refresh_token_hash, "now": now})
 
-    def list_of(self, user_id: str, now: datetime) -> list[Row]:
-        """The 100 latest logins that live."""
-        return self._database.fetch_all(_LIST, {"user_id": user_id, "now": now})
+    def list_of(self, user_id: str, now: datetime) -> list[LoginRow]:
+        """Returns the 100 most recently used valid logins."""
+        return self._database.fetch_all(LoginRow, _LIST, {"user_id": user_id, "now": now})
 
     def delete_expired(self, now: datetime) -> int:
-        """Deletes logins that are over, with their refresh tokens, and the old refresh tokens of others. Returns how
-        many logins it deleted."""
+        """Deletes expired logins with their refresh tokens, and expired refresh tokens of other logins. Returns the
+        number of deleted logins."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM sessions WHERE expires_at < %(now)s", {"now": now})
             return connection.execute("DELETE FROM logins WHERE expires_at < %(now)s", {"now": now}).rowcount

@@ -1,4 +1,4 @@
-"""Sessions: a login gives a short access token and a refresh token that is replaced at each use."""
+"""Sessions: a login issues a short-lived access token and a refresh token that is replaced at each use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datetime import datetime, timedelta
 
 from schemas.accounts import SessionResource
 from shared.accounts.access_tokens import LIFETIME, AccessClaims, AccessTokens
-from shared.accounts.session_repository import SessionRepository
+from shared.accounts.session_repository import NewSession, SessionRepository
 from shared.clock import Clock
 from shared.db.database import Connection, Database
 from shared.errors import ErrorCode, NotFound, Unauthenticated
 from shared.identifiers import SESSION, new_identifier
 
 REFRESH_LIFETIME = timedelta(days=30)
-# Two tabs may refresh at once; within this time the replaced token still gives a successor.
+# Two tabs may refresh at once: a replaced token can still be exchanged for this long.
 GRACE = timedelta(seconds=10)
 
 
@@ -31,7 +31,7 @@ class IssuedSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionHolder:
-    """Whose login it is; `session_id` is the family."""
+    """The user of a login; `session_id` is the login's id."""
 
     user_id: str
     email: str
@@ -56,10 +56,10 @@ class SessionService:
             return self._issue(connection, user_id, login_id, user_agent, address, expires_at)
 
     def refresh(self, refresh_token: str | None, *, user_agent: str | None, address: str | None) -> IssuedSession:
-        """Replaces the refresh token. A login lasts 30 days from its last use.
+        """Replaces the refresh token. A login expires 30 days after its last use.
 
-        Raises Unauthenticated: SESSION_REVOKED when the token was replaced more than 10 s ago (somebody else has it:
-        the whole family is revoked) or the login was ended; UNAUTHENTICATED when it is unknown.
+        Raises Unauthenticated: SESSION_REVOKED if the token was replaced more than 10 s ago (it may be stolen, so
+        the login is revoked) or the login has ended; UNAUTHENTICATED if it is unknown.
         """
         if not refresh_token:
             raise Unauthenticated("There is no refresh cookie; sign in.")
@@ -68,55 +68,55 @@ class SessionService:
             row = self._sessions.find_locked(connection, _hash(refresh_token))
             if row is None:
                 raise Unauthenticated("The refresh token is not known; sign in again.")
-            is_reused = row["replaced_at"] is not None and row["replaced_at"] + GRACE < now
+            is_reused = row.replaced_at is not None and row.replaced_at + GRACE < now
             if is_reused:
-                self._sessions.revoke(connection, row["family_id"], row["user_id"], now)
-            elif row["revoked_at"] is None and row["expires_at"] > now:
+                self._sessions.revoke(connection, row.family_id, row.user_id, now)
+            elif row.revoked_at is None and row.expires_at > now:
                 expires_at = now + REFRESH_LIFETIME
-                self._sessions.set_replaced(connection, row["id"], now)
-                self._sessions.prolong_login(connection, row["family_id"], expires_at)
-                return self._issue(connection, row["user_id"], row["family_id"], user_agent, address, expires_at)
-        # Outside the block, so that the revocation is committed.
+                self._sessions.set_replaced(connection, row.id, now)
+                self._sessions.prolong_login(connection, row.family_id, expires_at)
+                return self._issue(connection, row.user_id, row.family_id, user_agent, address, expires_at)
+        # Raised after the transaction, so that the revocation is committed.
         raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
 
     def identify(self, refresh_token: str) -> SessionHolder:
-        """Whose live login it is; changes nothing. A token that was replaced counts for 10 s more.
+        """Returns the user of a valid login, without side effects. A replaced token remains valid for 10 s.
 
-        Raises Unauthenticated: SESSION_REVOKED when the login was ended, UNAUTHENTICATED otherwise.
+        Raises Unauthenticated: SESSION_REVOKED if the login has ended, otherwise UNAUTHENTICATED.
         """
         now = self._clock.now()
         row = self._sessions.find_holder(_hash(refresh_token), now)
-        if row is None or (row["replaced_at"] is not None and row["replaced_at"] + GRACE < now):
+        if row is None or (row.replaced_at is not None and row.replaced_at + GRACE < now):
             raise Unauthenticated("The session cookie is not known or was replaced; refresh it, or sign in again.")
-        if not row["is_live"]:
+        if not row.is_live:
             raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
         return SessionHolder(
-            user_id=row["user_id"],
-            email=row["email"],
-            is_platform_administrator=row["is_platform_administrator"],
-            session_id=row["family_id"],
+            user_id=row.user_id,
+            email=row.email,
+            is_platform_administrator=row.is_platform_administrator,
+            session_id=row.family_id,
         )
 
     def end(self, refresh_token: str | None) -> None:
-        """Ends the login of the refresh token; no error when there is none."""
+        """Ends the login of the refresh token. Does nothing if there is none."""
         if not refresh_token:
             return
         with self._database.transaction() as connection:
             row = self._sessions.find_locked(connection, _hash(refresh_token))
             if row is not None:
-                self._sessions.revoke(connection, row["family_id"], row["user_id"], self._clock.now())
+                self._sessions.revoke(connection, row.family_id, row.user_id, self._clock.now())
 
     def list(self, user_id: str, *, current: str | None) -> list[SessionResource]:
-        """The live logins, the latest first."""
+        """Returns the valid logins, the most recently used first."""
         return [
             SessionResource(
-                id=row["id"],
-                user_agent=row["user_agent"],
-                address=row["address"],
-                is_current=row["id"] == current,
-                created_at=row["created_at"],
-                last_used_at=row["last_used_at"],
-                expires_at=row["expires_at"],
+                id=row.id,
+                user_agent=row.user_agent,
+                address=row.address,
+                is_current=row.id == current,
+                created_at=row.created_at,
+                last_used_at=row.last_used_at,
+                expires_at=row.expires_at,
             )
             for row in self._sessions.list_of(user_id, self._clock.now())
         ]
@@ -139,15 +139,15 @@ class SessionService:
         refresh_token = secrets.token_urlsafe(32)
         self._sessions.insert(
             connection,
-            {
-                "id": new_identifier(SESSION),
-                "family_id": family_id,
-                "user_id": user_id,
-                "refresh_token_hash": _hash(refresh_token),
-                "user_agent": None if user_agent is None else user_agent[:300],
-                "address": address,
-                "expires_at": expires_at,
-            },
+            NewSession(
+                id=new_identifier(SESSION),
+                family_id=family_id,
+                user_id=user_id,
+                refresh_token_hash=_hash(refresh_token),
+                user_agent=None if user_agent is None else user_agent[:300],
+                address=address,
+                expires_at=expires_at,
+            ),
         )
         return IssuedSession(
             user_id=user_id,

@@ -1,4 +1,4 @@
-"""What open streams may go on for, asked of many at once."""
+"""Checks for many open streams at once whether they may continue."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from shared.accounts.permissions import Role
 from shared.db.database import Database
 
-# As TokenRepository, SessionRepository and DeploymentRepository see them when a request comes.
+# The same conditions as for requests, in TokenRepository, SessionRepository and DeploymentRepository.
 _LIVE_TOKENS = """
 SELECT id FROM live_api_tokens WHERE id = ANY(%(ids)s) AND (expires_at IS NULL OR expires_at > now())
 """
@@ -23,9 +25,20 @@ WHERE d.id = ANY(%(ids)s) AND d.deleting_at IS NULL AND p.deleting_at IS NULL
 """
 
 
+class _RoleRow(msgspec.Struct, frozen=True):
+    user_id: str
+    tenant_id: str
+    role: Role
+
+
+class _DeploymentRow(msgspec.Struct, frozen=True):
+    id: str
+    tenant_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class StreamRights:
-    """`roles` by user, then by tenant; `deployments`: those that are there, with their tenants."""
+    """The valid tokens and sessions, the roles by user and tenant, and the existing deployments with their tenants."""
 
     tokens: frozenset[str]
     sessions: frozenset[str]
@@ -46,18 +59,18 @@ class StreamRightsRepository:
         deployment_ids: Collection[str],
         now: datetime,
     ) -> StreamRights:
-        """Four queries, however many streams there are. `session_ids` are logins. Raises Unavailable."""
+        """Runs four queries for any number of streams. `session_ids` are ids of logins. Raises Unavailable."""
         with self._database.transaction() as connection:
-            tokens = connection.execute(_LIVE_TOKENS, {"ids": list(token_ids)}).fetchall()
-            sessions = connection.execute(_LIVE_SESSIONS, {"ids": list(session_ids), "now": now}).fetchall()
-            roles = connection.execute(_ROLES, {"ids": list(user_ids)}).fetchall()
-            deployments = connection.execute(_DEPLOYMENTS, {"ids": list(deployment_ids)}).fetchall()
+            tokens = connection.fetch_values(str, _LIVE_TOKENS, {"ids": list(token_ids)})
+            sessions = connection.fetch_values(str, _LIVE_SESSIONS, {"ids": list(session_ids), "now": now})
+            roles = connection.fetch_all(_RoleRow, _ROLES, {"ids": list(user_ids)})
+            deployments = connection.fetch_all(_DeploymentRow, _DEPLOYMENTS, {"ids": list(deployment_ids)})
         by_user: dict[str, dict[str, Role]] = {}
         for row in roles:
-            by_user.setdefault(row["user_id"], {})[row["tenant_id"]] = Role(row["role"])
+            by_user.setdefault(row.user_id, {})[row.tenant_id] = row.role
         return StreamRights(
-            tokens=frozenset(row["id"] for row in tokens),
-            sessions=frozenset(row["id"] for row in sessions),
+            tokens=frozenset(tokens),
+            sessions=frozenset(sessions),
             roles=by_user,
-            deployments={row["id"]: row["tenant_id"] for row in deployments},
+            deployments={row.id: row.tenant_id for row in deployments},
         )

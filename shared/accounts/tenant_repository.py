@@ -1,16 +1,15 @@
-"""Tenants and who belongs to them."""
+"""Database access to tenants and their members."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shared.accounts.permissions import Role
 from shared.db.database import Connection, Database
 from shared.plans import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(msgspec.Struct, frozen=True):
     tenant_id: str
     role: Role
 
@@ -20,7 +19,7 @@ class TenantRepository:
         self._database = database
 
     def insert_personal(self, connection: Connection, *, tenant_id: str, name: str, user_id: str, plan: Plan) -> None:
-        """The user's own tenant, with the user as its owner."""
+        """Inserts the user's own tenant, with the user as its owner."""
         connection.execute(
             "INSERT INTO tenants (id, name, plan, personal_user_id) "
             "VALUES (%(id)s, %(name)s, %(plan)s::plan, %(user_id)s)",
@@ -35,31 +34,27 @@ class TenantRepository:
         )
 
     def memberships_of(self, user_id: str) -> list[Membership]:
-        """The personal tenant first, then the others by their age."""
-        rows = self._database.fetch_all(
+        """Returns the personal tenant first, then the others by age."""
+        return self._database.fetch_all(
+            Membership,
             "SELECT m.tenant_id, m.role FROM memberships m JOIN tenants t ON t.id = m.tenant_id "
             "WHERE m.user_id = %(user_id)s "
             "ORDER BY (t.personal_user_id IS NOT DISTINCT FROM m.user_id) DESC, t.created_at, t.id",
             {"user_id": user_id},
         )
-        return [Membership(row["tenant_id"], Role(row["role"])) for row in rows]
 
     def find_role(self, tenant_id: str, user_id: str) -> Role | None:
-        row = self._database.fetch_one(
+        return self._database.fetch_value(
+            Role,
             "SELECT role FROM memberships WHERE tenant_id = %(tenant_id)s AND user_id = %(user_id)s",
             {"tenant_id": tenant_id, "user_id": user_id},
         )
-        return None if row is None else Role(row["role"])
-
-    def find_plan(self, tenant_id: str) -> Plan | None:
-        row = self._database.fetch_one("SELECT plan FROM tenants WHERE id = %(id)s", {"id": tenant_id})
-        return None if row is None else Plan(row["plan"])
 
     def set_plan_by_email(self, email: str, plan: Plan) -> str | None:
-        """The id of the personal tenant whose plan was set, None when no user has this address."""
-        row = self._database.fetch_one(
+        """Returns the id of the personal tenant whose plan was set, or None if no user has this address."""
+        return self._database.fetch_value(
+            str,
             "UPDATE tenants t SET plan = %(plan)s::plan FROM users u "
             "WHERE u.email = %(email)s AND t.personal_user_id = u.id RETURNING t.id",
             {"email": email, "plan": plan.value},
         )
-        return None if row is None else row["id"]

@@ -1,4 +1,4 @@
-"""Tickets: what lets a client that can't set headers, such as a browser's EventSource, open one stream once."""
+"""Tickets let clients that can't set headers, such as a browser's EventSource, open one stream once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from schemas.accounts import StreamTicketResource
-from shared.accounts.ticket_repository import StreamTicketRepository
+from shared.accounts.ticket_repository import NewTicket, StreamTicketRepository
 from shared.clock import Clock
 from shared.errors import ErrorCode, Unauthenticated
 
@@ -18,7 +18,7 @@ _AGAIN = "get a new one from POST /api/auth/stream-tickets"
 
 @dataclass(frozen=True, slots=True)
 class TicketHolder:
-    """Who asked for the ticket. Either of `token_id` and `session_id` is set."""
+    """The user who requested the ticket. Either `token_id` or `session_id` is set."""
 
     user_id: str
     email: str
@@ -36,47 +36,47 @@ class StreamTicketService:
     def issue(
         self, *, user_id: str, token_id: str | None, session_id: str | None, deployment_id: str | None
     ) -> StreamTicketResource:
-        """`deployment_id`: whose log the ticket opens, None for the account's events. The caller has checked that the
-        user may read it."""
+        """Issues a ticket for the log of `deployment_id`, or for the account's events if it is None. The caller must
+        have checked that the user may read it."""
         ticket = "cst_" + secrets.token_urlsafe(32)
         self._tickets.insert(
-            {
-                "ticket_hash": _hash(ticket),
-                "user_id": user_id,
-                "token_id": token_id,
-                "session_id": session_id,
-                "deployment_id": deployment_id,
-                "expires_at": self._clock.now() + LIFETIME,
-            }
+            NewTicket(
+                ticket_hash=_hash(ticket),
+                user_id=user_id,
+                token_id=token_id,
+                session_id=session_id,
+                deployment_id=deployment_id,
+                expires_at=self._clock.now() + LIFETIME,
+            )
         )
         return StreamTicketResource(ticket=ticket, expires_in=int(LIFETIME.total_seconds()))
 
     def redeem(self, ticket: str, *, deployment_id: str | None) -> TicketHolder:
-        """Uses the ticket up, whatever comes of it.
+        """Consumes the ticket, even if it is rejected.
 
-        Raises Unauthenticated: TOKEN_EXPIRED, SESSION_REVOKED when the login has ended, else UNAUTHENTICATED.
+        Raises Unauthenticated: TOKEN_EXPIRED, SESSION_REVOKED if the login has ended, otherwise UNAUTHENTICATED.
         """
         row = self._tickets.take(_hash(ticket), self._clock.now())
         if row is None:
-            raise Unauthenticated(f"The ticket is not known; it was used, or its time is long over: {_AGAIN}.")
-        if row["is_expired"]:
+            raise Unauthenticated(f"The ticket is unknown; it was used already or has expired: {_AGAIN}.")
+        if row.is_expired:
             raise Unauthenticated(f"The ticket has expired; {_AGAIN}.", code=ErrorCode.TOKEN_EXPIRED)
-        if row["deployment_id"] != deployment_id:
-            raise Unauthenticated(f"The ticket is for another stream and is used up now; {_AGAIN}, for this one.")
-        if not row["is_live"]:
-            if row["session_id"] is not None:
+        if row.deployment_id != deployment_id:
+            raise Unauthenticated(f"The ticket is for another stream and is now used up; {_AGAIN}, for this one.")
+        if not row.is_live:
+            if row.session_id is not None:
                 raise Unauthenticated("The session has ended; sign in again.", code=ErrorCode.SESSION_REVOKED)
-            raise Unauthenticated("The API token that asked for the ticket was revoked or has expired; make a new one.")
+            raise Unauthenticated("The API token that requested the ticket was revoked or has expired; create one.")
         return TicketHolder(
-            user_id=row["user_id"],
-            email=row["email"],
-            is_platform_administrator=row["is_platform_administrator"],
-            token_id=row["token_id"],
-            session_id=row["session_id"],
-            scopes=frozenset(row["scopes"]),
+            user_id=row.user_id,
+            email=row.email,
+            is_platform_administrator=row.is_platform_administrator,
+            token_id=row.token_id,
+            session_id=row.session_id,
+            scopes=frozenset(row.scopes),
         )
 
 
 def _hash(ticket: str) -> bytes:
-    """A plain hash is enough: the ticket is 256 random bits."""
+    """SHA-256. No slow hash is needed: the ticket has 256 random bits."""
     return hashlib.sha256(ticket.encode()).digest()

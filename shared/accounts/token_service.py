@@ -1,26 +1,25 @@
-"""API tokens: made, listed, revoked; shown once."""
+"""Creates, lists and revokes API tokens. A token's value is shown once."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from msgspec import structs
 
 from schemas.accounts import CreatedTokenResource, CreateTokenRequest, TokenResource
 from shared.accounts.api_tokens import new_token, token_hash
 from shared.accounts.permissions import Permission
-from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_repository import NewToken, TokenRepository, TokenRow
 from shared.clock import Clock
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, ValidationFailed
 from shared.identifiers import TOKEN, new_identifier
 from shared.text.written import find_name_problem
 
 MAXIMUM_TOKENS = 100
-# Nearer to the ends of what a datetime can hold, a change of the offset leaves them.
+# Closer to the limits of datetime, a change of the offset overflows.
 _EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -38,37 +37,37 @@ class TokenService:
         granted: Collection[str] = (),
         parent_id: str | None = None,
     ) -> CreatedTokenResource:
-        """`granted`: the scopes of the token that asks, empty when it has all rights of the user. `parent_id`: that
-        token; the new one ends no later, and is revoked with it. Without an end of its own it ends at the same time.
+        """Creates a token. `parent_id` is the token that made the request, if any, and `granted` are its scopes, empty
+        for all rights of the user. The new token expires no later than its parent, by default at the same time, and is
+        revoked with it.
 
-        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Unauthenticated (the parent has ended), Conflict (100
-        tokens).
+        Raises ValidationFailed, Forbidden (SCOPE_ESCALATION), Unauthenticated (the parent has expired or was revoked),
+        Conflict (100 tokens).
         """
         scopes = list(dict.fromkeys(request.scopes))
         self._validate(request, scopes)
         missing = sorted(set(scopes) - set(granted)) if scopes else ["all scopes"]
         if granted and missing:
             raise Forbidden(
-                f"A token can't give more than it has: it lacks {', '.join(missing)}.",
+                f"A token can't grant scopes that it lacks: {', '.join(missing)}.",
                 code=ErrorCode.SCOPE_ESCALATION,
                 details={"missing": missing},
             )
         expires_at, ancestor_ids = self._within_parent(user_id, parent_id, request.expires_at)
-        values = {"name": request.name.strip(), "scopes": scopes, "expires_at": expires_at}
         with self._database.transaction() as connection:
             if self._has_most(connection, user_id):
                 raise Conflict(f"The account has {MAXIMUM_TOKENS} tokens; revoke one first.")
-            return self._insert(connection, user_id, values | {"ancestor_ids": ancestor_ids})
+            return self._insert(
+                connection, user_id, request.name.strip(), scopes, expires_at=expires_at, ancestor_ids=ancestor_ids
+            )
 
     def create_for_platform(self, user_id: str, name: str) -> CreatedTokenResource:
-        """A token with all rights, for the platform's own use: it starts whatever tokens the account has. In an account
-        with 100 of them it takes the place of the oldest one of this name. Raises NotFound."""
+        """Creates a token with all rights, for the platform's own use, which must be able to start in any case: in an
+        account with 100 tokens it replaces the oldest one of this name. Raises NotFound."""
         with self._database.transaction() as connection:
             if self._has_most(connection, user_id):
                 self._tokens.revoke_oldest(connection, user_id, name)
-            return self._insert(
-                connection, user_id, {"name": name, "scopes": [], "expires_at": None, "ancestor_ids": []}
-            )
+            return self._insert(connection, user_id, name, [], expires_at=None, ancestor_ids=[])
 
     def list(self, user_id: str, page: PageRequest) -> Page[TokenResource]:
         return self._tokens.page(user_id, page).map(_resource)
@@ -81,37 +80,57 @@ class TokenService:
         return _resource(row)
 
     def revoke(self, user_id: str, token_id: str) -> None:
-        """Ends the token and the tokens that it made. Raises NotFound."""
+        """Revokes the token and its descendants. Raises NotFound."""
         if not self._tokens.revoke(user_id, token_id):
             raise NotFound("There is no such token; it may have been revoked.")
 
     def _has_most(self, connection: Connection, user_id: str) -> bool:
-        """Whether the account has all the tokens that it may have. No other is made until the transaction ends."""
+        """Whether the account has the maximum number of tokens. No other is created until the transaction ends."""
         if not self._tokens.lock_user(connection, user_id):
             raise NotFound("There is no such account.")
         return self._tokens.count_of(connection, user_id) >= MAXIMUM_TOKENS
 
-    def _insert(self, connection: Connection, user_id: str, values: dict[str, Any]) -> CreatedTokenResource:
+    def _insert(
+        self,
+        connection: Connection,
+        user_id: str,
+        name: str,
+        scopes: Sequence[str],
+        *,
+        expires_at: datetime | None,
+        ancestor_ids: Sequence[str],
+    ) -> CreatedTokenResource:
         token = new_token()
-        hashed = {"prefix": token[:8], "token_hash": token_hash(token)}
-        row = self._tokens.insert(connection, {"id": new_identifier(TOKEN), "user_id": user_id} | hashed | values)
+        row = self._tokens.insert(
+            connection,
+            NewToken(
+                id=new_identifier(TOKEN),
+                user_id=user_id,
+                name=name,
+                prefix=token[:8],
+                token_hash=token_hash(token),
+                scopes=list(scopes),
+                expires_at=expires_at,
+                ancestor_ids=list(ancestor_ids),
+            ),
+        )
         return CreatedTokenResource(**structs.asdict(_resource(row)), token=token)
 
     def _within_parent(
         self, user_id: str, parent_id: str | None, expires_at: datetime | None
     ) -> tuple[datetime | None, Sequence[str]]:
-        """When the token ends, and the tokens that it descends from."""
+        """Returns the expiry of the token and its ancestors."""
         if parent_id is None:
             return expires_at, []
         parent = self._tokens.find_parent(user_id, parent_id)
-        if parent is None or parent["is_expired"]:
-            raise Unauthenticated("The API token has ended meanwhile; use another one.")
-        latest = parent["expires_at"]
+        if parent is None or parent.is_expired:
+            raise Unauthenticated("The API token has expired or was revoked meanwhile; use another one.")
+        latest = parent.expires_at
         if latest is not None and expires_at is not None and expires_at > latest:
             raise ValidationFailed(
-                {"expiresAt": f"can't be later than the end of the token that makes it, {latest.isoformat()}"}
+                {"expiresAt": f"can't be later than the expiry of the token that creates it, {latest.isoformat()}"}
             )
-        return expires_at or latest, [*parent["ancestor_ids"], parent["id"]]
+        return expires_at or latest, [*parent.ancestor_ids, parent.id]
 
     def _validate(self, request: CreateTokenRequest, scopes: Sequence[str]) -> None:
         fields: dict[str, str] = {}
@@ -131,13 +150,13 @@ class TokenService:
             raise ValidationFailed(fields)
 
 
-def _resource(row: Row) -> TokenResource:
+def _resource(row: TokenRow) -> TokenResource:
     return TokenResource(
-        id=row["id"],
-        name=row["name"],
-        prefix=row["prefix"],
-        scopes=row["scopes"],
-        expires_at=row["expires_at"],
-        last_used_at=row["last_used_at"],
-        created_at=row["created_at"],
+        id=row.id,
+        name=row.name,
+        prefix=row.prefix,
+        scopes=row.scopes,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        created_at=row.created_at,
     )

@@ -1,4 +1,4 @@
-"""The queue in its operator's hands: what there is, pausing pools, retrying and dropping dead letters."""
+"""Administration of the queue: its state, pausing pools, retrying and dropping dead letters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 class OperatedQueue(Protocol):
-    """What of the queue (shared.queue.job_queue) this service uses. Every call may raise QueueUnavailable."""
+    """The part of shared.queue.job_queue that this service uses. Every call may raise QueueUnavailable."""
 
     def stats(self) -> list[PoolStats]: ...
 
@@ -44,14 +44,14 @@ class QueueAdministrationService:
         self._deployments = deployments
 
     def queues(self) -> list[QueueResource]:
-        """Every pool of the platform, used or not, and whatever else the queue holds; in the pipeline's order."""
+        """Returns every pool of the platform, used or not, in the pipeline's order, then other pools in the queue."""
         stats = {row.pool: row for row in self._queue.stats()}
         workers = self._queue.workers()
         names = [*Pool, *sorted(stats.keys() - set(Pool))]
         return [_queue_resource(str(name), stats.get(name), workers) for name in names]
 
     def pause(self, pool: str) -> QueueResource:
-        """No more jobs of the pool are handed out; what runs goes on. Raises NotFound."""
+        """Stops handing out jobs of the pool. Running jobs are not interrupted. Raises NotFound."""
         self._check_pool(pool)
         self._queue.pause(pool)
         _log.warning("queue.paused", pool=pool)
@@ -64,7 +64,7 @@ class QueueAdministrationService:
         return self._find(pool)
 
     def dead_jobs(self, *, pool: str | None = None, limit: int = 100) -> list[DeadJobResource]:
-        """The newest first. Raises NotFound for a pool that there isn't."""
+        """Returns dead letters, the newest first. Raises NotFound if there is no such pool."""
         if pool is not None:
             self._check_pool(pool)
         pools = [pool] if pool is not None else [row.pool for row in self._queue.stats() if row.dead]
@@ -72,16 +72,16 @@ class QueueAdministrationService:
         return sorted(found, key=lambda job: (job.died_at, job.id), reverse=True)[:limit]
 
     def retry(self, job_id: str) -> JobPlace:
-        """Puts a dead letter back into line, its attempts forgotten.
+        """Puts a dead letter back into the queue and resets its attempts.
 
-        Raises NotFound, Conflict for a job that isn't dead, and Conflict (ALREADY_FINISHED) when its deployment has
-        ended: the job would find nothing to do.
+        Raises NotFound, Conflict if the job is not dead, and Conflict (ALREADY_FINISHED) if its deployment has
+        finished: the job would have nothing to do.
         """
         self._check_dead(job_id)
         deployment_id = deployment_of_job(job_id)
         if deployment_id is not None and not self._deployments.is_live(deployment_id):
             raise Conflict(
-                f"The deployment {deployment_id} has ended, so its job can't go on. Redeploy it instead "
+                f"The deployment {deployment_id} has finished, so its job can't continue. Redeploy it instead "
                 f"(POST /api/deployments/{deployment_id}/trigger, or `cloudify deploy`), and drop this job.",
                 code=ErrorCode.ALREADY_FINISHED,
             )
@@ -91,7 +91,7 @@ class QueueAdministrationService:
         return JobPlace(id=job_id, state=self._queue.find(job_id) or "done")
 
     def drop(self, job_id: str) -> JobPlace:
-        """Forgets a dead letter. Raises NotFound, Conflict for one that isn't dead or that a live deployment needs."""
+        """Deletes a dead letter. Raises NotFound, Conflict if it isn't dead or an unfinished deployment needs it."""
         self._check_dead(job_id)
         deployment_id = deployment_of_job(job_id)
         if deployment_id is not None and self._deployments.is_live(deployment_id):

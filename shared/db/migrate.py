@@ -1,4 +1,4 @@
-"""Applies the forward-only SQL files in order, once each, under an advisory lock."""
+"""Applies the forward-only SQL migrations in order, once each, under an advisory lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import resources
 
 import psycopg
 
-# Any constant that nothing else locks.
+# An arbitrary number that no other lock has.
 _LOCK = 0x636C6F7564696679
 
 _HISTORY = """
@@ -20,18 +20,18 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class MigrationError(Exception):
-    """The database and this version of the code don't fit; the message says what to do."""
+    """The database doesn't fit this version of the code. The message says what to do."""
 
 
 def migrations() -> list[tuple[str, str]]:
-    """Name and SQL of each migration, in the order in which they apply."""
+    """Returns the name and SQL of each migration, in order."""
     folder = resources.files("shared.db") / "migrations"
     files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(name, (folder / name).read_text()) for name in files]
 
 
 def migrate(database_url: str) -> list[str]:
-    """Brings the database to this version; returns the names of what was applied. Safe to run from many processes.
+    """Migrates the database to this version and returns the names of the applied migrations. Safe to run concurrently.
 
     Raises MigrationError.
     """
@@ -70,7 +70,7 @@ def _migrate(database_url: str) -> list[str]:
 
 
 def is_migrated(database_url: str) -> bool:
-    """Whether every migration of this version has been applied. False too when the database has no history yet."""
+    """Whether every migration of this version has been applied. Also False if the database has no history yet."""
     with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
         if row is None or not row[0]:

@@ -1,4 +1,4 @@
-"""What a client may ask of a deployment: pure rules."""
+"""Rules for requested deployments. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 def preview_host(slug: str, branch: str, deployment_id: str) -> str:
-    """`<project>-<branch>-<8 random characters>`, a valid DNS label of at most 63 characters, never production's."""
+    """`<project>-<branch>-<8 random characters>`, a valid DNS label (at most 63 characters), never production's."""
     suffix = random_part(deployment_id, 8)
     label = slug_of(branch) or "branch"
     room = 63 - len(suffix) - 1
@@ -20,7 +20,7 @@ def preview_host(slug: str, branch: str, deployment_id: str) -> str:
 
 
 def validate_deployment(*, branch: str | None, commit_sha: str | None, priority: int) -> None:
-    """Raises ValidationFailed with everything that is wrong."""
+    """Raises ValidationFailed with all problems."""
     fields: dict[str, str] = {}
     if branch is not None and not is_branch_name(branch):
         fields["branch"] = "is not a branch name that git accepts"
@@ -36,5 +36,5 @@ _FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.$|\.l
 
 
 def is_branch_name(name: str) -> bool:
-    """The rules of git-check-ref-format(1) for a branch."""
+    """Applies the rules of git-check-ref-format(1) for branches."""
     return 0 < len(name.encode()) <= 255 and _FORBIDDEN_IN_BRANCH.search(name) is None

@@ -1,4 +1,4 @@
-"""Shows a deployment's row to clients."""
+"""The representation of a deployment for clients."""
 
 from __future__ import annotations
 
@@ -6,50 +6,51 @@ from collections.abc import Sequence
 
 from schemas.deployments import DeploymentError, DeploymentResource, StageRunResource
 from schemas.projects import ProjectReference
-from shared.db.database import Row
-from shared.deployments.state import DeploymentStatus
+from shared.deployments.rows import DeploymentRow
+from shared.deployments.stage_run_repository import StageRunRow
+from shared.deployments.state import DeploymentStatus, SiteState
 from shared.settings import SiteSettings
 
 
-def deployment_resource(row: Row, runs: Sequence[Row], sites: SiteSettings) -> DeploymentResource:
-    """`row` carries the project's name and slug; `runs` are its stage runs in the order in which they started."""
-    finished, started = row["finished_at"], row["started_at"]
+def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], sites: SiteSettings) -> DeploymentResource:
+    """`runs` are the deployment's stage runs in the order in which they started."""
+    finished, started = row.finished_at, row.started_at
     error = None
-    if row["error_code"] is not None:
-        error = DeploymentError(code=row["error_code"], stage=row["error_stage"], message=row["error_message"])
-    is_ready = row["status"] == DeploymentStatus.READY
+    if row.error_code is not None:
+        error = DeploymentError(code=row.error_code, stage=row.error_stage, message=row.error_message or "")
+    is_ready = row.status == DeploymentStatus.READY
     return DeploymentResource(
-        id=row["id"],
-        project_id=row["project_id"],
-        project=ProjectReference(name=row["project_name"], slug=row["project_slug"]),
-        status=row["status"],
-        branch=row["branch"],
-        commit_sha=row["commit_sha"],
-        commit_message=row["commit_message"],
-        url=sites.url(row["host"]) if is_ready and row["site_state"] == "published" else None,
+        id=row.id,
+        project_id=row.project_id,
+        project=ProjectReference(name=row.project_name, slug=row.project_slug),
+        status=row.status,
+        branch=row.branch,
+        commit_sha=row.commit_sha,
+        commit_message=row.commit_message,
+        url=sites.url(row.host) if is_ready and row.site_state == SiteState.PUBLISHED else None,
         build_time_seconds=(finished - started).total_seconds() if finished and started else None,
-        is_active=row["is_active"],
-        is_preview=row["is_preview"],
-        created_at=row["created_at"],
+        is_active=row.is_active,
+        is_preview=row.is_preview,
+        created_at=row.created_at,
         started_at=started,
         finished_at=finished,
         stages=[_stage_run(run) for run in runs],
         error=error,
-        ignored=row["ignored_reason"],
+        ignored=row.ignored_reason,
         queue=None,
-        created_by=row["created_by"],
-        trigger=row["trigger"],
+        created_by=row.created_by,
+        trigger=row.trigger,
     )
 
 
-def _stage_run(run: Row) -> StageRunResource:
-    finished = run["finished_at"]
+def _stage_run(run: StageRunRow) -> StageRunResource:
+    finished = run.finished_at
     return StageRunResource(
-        stage=run["stage"],
-        status=run["status"],
-        attempt=run["attempt"],
-        is_cache_hit=run["is_cache_hit"],
-        started_at=run["started_at"],
+        stage=run.stage,
+        status=run.status,
+        attempt=run.attempt,
+        is_cache_hit=run.is_cache_hit,
+        started_at=run.started_at,
         finished_at=finished,
-        duration_seconds=(finished - run["started_at"]).total_seconds() if finished else None,
+        duration_seconds=(finished - run.started_at).total_seconds() if finished else None,
     )

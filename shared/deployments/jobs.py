@@ -1,13 +1,15 @@
-"""Jobs by contract: the one place that knows what a message of each kind carries."""
+"""Builds the jobs of the queue: the one place that knows the payload of each kind."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR, Job
+from shared.clock import unix_milliseconds
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Pool, Stage
 from shared.identifiers import DEPLOYMENT, is_identifier
-from shared.plans import PlanLimits
+from shared.plans import PlanLimits, limits_of
 
 STAGE_ATTEMPTS = 6
 
@@ -17,7 +19,7 @@ def stage_job_id(deployment_id: str, stage: Stage) -> str:
 
 
 def deployment_of_job(job_id: str) -> str | None:
-    """The deployment of a stage's job, None for any other job."""
+    """Returns the deployment of a stage's job, or None for any other job."""
     subject, _, stage = job_id.partition(":")
     return subject if is_identifier(subject, DEPLOYMENT) and stage in set(Stage) else None
 
@@ -32,7 +34,7 @@ def stage_job(
     enqueued_at: datetime | None = None,
     traceparent: str | None = None,
 ) -> Job:
-    """One stage of one deployment. `enqueued_at` keeps a deployment's old place in the line when it is put back."""
+    """One stage of one deployment. With `enqueued_at`, a deployment that is enqueued again keeps its old position."""
     return Job(
         id=stage_job_id(deployment_id, stage),
         pool=Pool(stage.value).value,
@@ -44,8 +46,21 @@ def stage_job(
         tenant_limit=limits.concurrent_builds,
         tenant_weight=limits.weight,
         max_attempts=STAGE_ATTEMPTS,
-        enqueued_at_ms=None if enqueued_at is None else int(enqueued_at.timestamp() * 1000),
+        enqueued_at_ms=None if enqueued_at is None else unix_milliseconds(enqueued_at),
         traceparent=traceparent,
+    )
+
+
+def stage_job_of(row: DeploymentRow, stage: Stage) -> Job:
+    """The job of a stage of this deployment, positioned by the deployment's age."""
+    return stage_job(
+        deployment_id=row.id,
+        tenant_id=row.tenant_id,
+        stage=stage,
+        priority=row.priority,
+        limits=limits_of(row.tenant_plan),
+        enqueued_at=row.created_at,
+        traceparent=row.traceparent,
     )
 
 
@@ -54,7 +69,7 @@ def release_job_id(release_id: str) -> str:
 
 
 def release_job(*, release_id: str, tenant_id: str, limits: PlanLimits) -> Job:
-    """A rollback or promotion; takes no slot, so that it never waits behind builds."""
+    """A rollback or promotion. It takes no slot, so it never waits for builds."""
     return Job(
         id=release_job_id(release_id),
         pool=Pool.ROLLBACK.value,
@@ -73,7 +88,7 @@ def cleanup_job_id(subject_id: str) -> str:
 
 
 def cleanup_job(*, subject_id: str, tenant_id: str, limits: PlanLimits) -> Job:
-    """Removes the site of a deployment, or all of a project; `subject_id` names either."""
+    """Removes the site of a deployment, or a whole project; `subject_id` is the id of either."""
     return Job(
         id=cleanup_job_id(subject_id),
         pool=Pool.PREVIEW_CLEANUP.value,

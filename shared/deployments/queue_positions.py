@@ -1,4 +1,4 @@
-"""Where deployments stand in the queue."""
+"""Positions of deployments in the queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class QueuePositions:
         self._queue = queue
 
     def __call__(self, deployment_ids: Sequence[str]) -> dict[str, int]:
-        """Places by deployment, 1 being the next of its account; those that don't wait are missing.
+        """Returns positions by deployment. 1 is the next of its account; deployments that don't wait are missing.
 
         Raises Unavailable.
         """
@@ -28,7 +28,7 @@ class QueuePositions:
         return places
 
     def _find(self, deployment_id: str) -> int | None:
-        # A pipeline begins with one stage or another, and one job of a deployment is in the queue at a time.
+        # Any stage may be the waiting one. The queue has at most one job of a deployment at a time.
         for stage in Stage:
             found = self._queue.explain(stage_job_id(deployment_id, stage))
             if found is not None:

@@ -1,24 +1,55 @@
-"""Deployments as rows. Every state change is a compare-and-set on the status and the fencing token."""
+"""Database access to deployments. Every state change is a compare-and-set on the status and the fencing token."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import LiteralString
 
+import msgspec
 from psycopg.types.json import Jsonb
 
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest, keyset_clause, page_of
+from shared.db.rows import columns_of
+from shared.deployments.rows import (
+    DeployableProject,
+    DeploymentFilters,
+    DeploymentRow,
+    FormerDeployment,
+    HeldDeployment,
+    NewDeployment,
+)
 from shared.deployments.state import FINISHED, DeploymentStatus, predecessors
+from shared.plans import Plan
 
-SORTABLE = {"created_at": "d.created_at"}
+SORTABLE: dict[str, LiteralString] = {"created_at": "d.created_at"}
 
-_SELECT = """
-SELECT d.*, p.name AS project_name, p.slug AS project_slug, t.plan AS tenant_plan,
-       EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)
-       AS is_set_by_administrator
+_COLUMNS = columns_of(
+    DeploymentRow,
+    "d",
+    tenant_plan="t.plan",
+    project_name="p.name",
+    project_slug="p.slug",
+    is_set_by_administrator=(
+        "EXISTS (SELECT 1 FROM users u WHERE u.id = d.repository_set_by AND u.is_platform_administrator)"
+    ),
+)
+
+_SELECT: LiteralString = f"""
+SELECT {_COLUMNS}
 FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = d.tenant_id
+"""  # noqa: S608 - constants only
+
+_SETTINGS: LiteralString = """
+jsonb_build_object('root_directory', root_directory, 'framework', framework, 'install_command', install_command,
+                   'build_command', build_command, 'output_directory', output_directory, 'node_version', node_version)
 """
+
+_TAKE_RELEASE_SEQUENCE: LiteralString = f"""
+UPDATE projects SET release_sequence = release_sequence + 1
+WHERE id = %(project_id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL
+RETURNING {columns_of(DeployableProject, settings=_SETTINGS)}
+"""  # noqa: S608 - constants only
 
 _INSERT = """
 INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
@@ -30,13 +61,15 @@ VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(re
         CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
 """
 
+_LOCK_HELD = "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE"
+
 _LOCK = "SELECT id FROM deployments WHERE id = %(id)s AND tenant_id = %(tenant_id)s FOR NO KEY UPDATE"
 
-# Serialises admissions of a tenant, so that the bound on its queue is exact.
+# Serialises the admission of a tenant's deployments, so that the limit of its queue is exact.
 _LOCK_TENANT = "SELECT plan FROM tenants WHERE id = %(tenant_id)s FOR NO KEY UPDATE"
 
 _COUNT_LIVE = """
-SELECT count(*) AS live FROM deployments
+SELECT count(*) FROM deployments
 WHERE tenant_id = %(tenant_id)s AND status NOT IN ('ready', 'failed', 'cancelled')
 """
 
@@ -50,8 +83,9 @@ UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COAL
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
 """
 
-# A rebuild is due for more than a new commit: the settings, a variable, or the repository's address may have changed.
-# And one that still runs may take the former's place, so that what equals the former is not what will be served.
+
+# Besides a new commit, changed settings, variables or repository addresses require a rebuild. So does an unfinished
+# deployment that may replace the former one before this one ends.
 _FORMER = """
 SELECT former.commit_sha, run.output -> 'watched' AS watched,
        former.settings <> d.settings OR former.repository_url <> d.repository_url
@@ -67,7 +101,7 @@ SELECT former.commit_sha, run.output -> 'watched' AS watched,
        ) AS is_otherwise_changed
 FROM deployments d JOIN projects p ON p.id = d.project_id
 JOIN LATERAL (
-  SELECT f.* FROM deployments f
+  SELECT f.id, f.commit_sha, f.settings, f.repository_url, f.created_at, f.release_sequence FROM deployments f
   WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
     AND (NOT d.is_preview OR f.branch = d.branch) AND f.deleting_at IS NULL
     AND f.site_state = 'published' AND (d.is_preview OR f.is_active)
@@ -77,8 +111,8 @@ LEFT JOIN stage_runs run ON run.deployment_id = former.id AND run.stage = 'insta
 WHERE d.id = %(id)s
 """
 
-# The API and the reconciler act only when no worker owns the deployment: they give the fence that they read, and change
-# nothing when a worker has taken the deployment up since.
+# The API and the reconciler act only if no worker holds the deployment: they pass the fence that they read, and change
+# nothing if a worker has taken the deployment since.
 _FINISH = """
 UPDATE deployments
 SET status = %(status)s, fence = GREATEST(fence, %(fence)s), finished_at = now(),
@@ -99,6 +133,8 @@ UPDATE deployments SET cancel_requested_at = COALESCE(cancel_requested_at, now()
 WHERE id = %(id)s AND tenant_id = %(tenant_id)s
 """
 
+_SET_DELETING = "UPDATE deployments SET site_state = 'removing', deleting_at = now() WHERE id = %(id)s"
+
 
 class DeploymentRepository:
     def __init__(self, database: Database) -> None:
@@ -106,103 +142,113 @@ class DeploymentRepository:
 
     # Reading
 
-    def find(self, tenant_id: str, deployment_id: str) -> Row | None:
+    def find(self, tenant_id: str, deployment_id: str) -> DeploymentRow | None:
         return self._database.fetch_one(
+            DeploymentRow,
             _SELECT + "WHERE d.id = %(id)s AND d.tenant_id = %(tenant_id)s AND d.deleting_at IS NULL",
             {"id": deployment_id, "tenant_id": tenant_id},
         )
 
     def find_tenant(self, deployment_id: str) -> str | None:
-        row = self._database.fetch_one(
+        return self._database.fetch_value(
+            str,
             "SELECT d.tenant_id FROM deployments d JOIN projects p ON p.id = d.project_id "
             "WHERE d.id = %(id)s AND d.deleting_at IS NULL AND p.deleting_at IS NULL",
             {"id": deployment_id},
         )
-        return None if row is None else row["tenant_id"]
 
-    def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> Row | None:
-        """Also locks the row until the transaction ends; log chunks that refer to it may still be inserted."""
+    def find_locked(self, connection: Connection, tenant_id: str, deployment_id: str) -> DeploymentRow | None:
+        """Locks the row until the transaction ends. Log chunks that refer to it may still be inserted."""
         parameters = {"id": deployment_id, "tenant_id": tenant_id}
-        if connection.execute(_LOCK, parameters).fetchone() is None:
+        if not connection.exists(_LOCK, parameters):
             return None
-        # In a statement of its own: one that waits for a lock still sees the rows that it joins as they were before.
-        return connection.execute(_SELECT + "WHERE d.id = %(id)s", parameters).fetchone()
+        # A separate statement: one that waited for the lock would see joined rows from before the wait.
+        return connection.fetch_one(DeploymentRow, _SELECT + "WHERE d.id = %(id)s", parameters)
 
-    def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: dict[str, Any]) -> Page[Row]:
-        """`filters`: project_id, branch, is_preview, is_active (exact, None for any) and statuses (empty for any)."""
-        conditions = ["d.tenant_id = ANY(%(tenant_ids)s)", "d.deleting_at IS NULL"]
-        parameters: dict[str, Any] = {"tenant_ids": list(tenant_ids)}
-        for name in ("project_id", "branch", "is_preview", "is_active"):
-            if filters.get(name) is not None:
-                conditions.append(f"d.{name} = %({name})s")
-                parameters[name] = filters[name]
-        if filters.get("statuses"):
+    def page(self, tenant_ids: Sequence[str], request: PageRequest, filters: DeploymentFilters) -> Page[DeploymentRow]:
+        conditions: list[LiteralString] = ["d.tenant_id = ANY(%(tenant_ids)s)", "d.deleting_at IS NULL"]
+        parameters: dict[str, object] = {"tenant_ids": list(tenant_ids), **msgspec.structs.asdict(filters)}
+        if filters.project_id is not None:
+            conditions.append("d.project_id = %(project_id)s")
+        if filters.branch is not None:
+            conditions.append("d.branch = %(branch)s")
+        if filters.is_preview is not None:
+            conditions.append("d.is_preview = %(is_preview)s")
+        if filters.is_active is not None:
+            conditions.append("d.is_active = %(is_active)s")
+        if filters.statuses:
             conditions.append("d.status = ANY(%(statuses)s::deployment_status[])")
-            parameters["statuses"] = [str(status) for status in filters["statuses"]]
+            parameters["statuses"] = _names(filters.statuses)
         where = " AND ".join(conditions)
         keyset, order, keyset_parameters = keyset_clause(request, column=SORTABLE[request.sort], id_column="d.id")
         total = None
         page_query = f"{_SELECT} WHERE {where} AND {keyset} {order}"
-        count_query = f"SELECT count(*) AS total FROM deployments d WHERE {where}"  # noqa: S608 - constants only
+        count_query = f"SELECT count(*) FROM deployments d WHERE {where}"  # noqa: S608 - constants only
         with self._database.transaction() as connection:
-            rows = connection.execute(page_query.encode(), parameters | keyset_parameters).fetchall()
+            rows = connection.fetch_all(DeploymentRow, page_query, parameters | keyset_parameters)
             if request.with_total:
-                counted = connection.execute(count_query.encode(), parameters).fetchone()
-                total = counted["total"] if counted else 0
+                total = connection.fetch_value(int, count_query, parameters)
         return page_of(rows, request, total)
 
-    def live(self) -> list[Row]:
-        """All that are not finished, oldest first: what the queue is rebuilt from."""
+    def live(self) -> list[DeploymentRow]:
+        """Returns all unfinished deployments, oldest first. The queue is rebuilt from these."""
         return self._database.fetch_all(
-            _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id"
+            DeploymentRow,
+            _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id",
         )
 
     def is_live(self, deployment_id: str) -> bool:
-        row = self._database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-        return row is not None and row["status"] not in ("ready", "failed", "cancelled")
+        status = self._database.fetch_value(
+            DeploymentStatus, "SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+        )
+        return status is not None and status not in FINISHED
 
     def is_queued(self, connection: Connection, deployment_id: str) -> bool:
-        """False once it has started or ended, or was deleted, and never True again then."""
-        row = connection.execute(
+        """Returns False once the deployment has started, ended or been deleted, and never True after that."""
+        return connection.exists(
             "SELECT 1 FROM deployments WHERE id = %(id)s AND status = 'queued'", {"id": deployment_id}
-        ).fetchone()
-        return row is not None
+        )
 
     def started(self, connection: Connection, tenant_id: str) -> list[str]:
-        """The tenant's deployments that hold a place of its plan. With the tenant locked no other can start."""
-        return [row["id"] for row in connection.execute(_STARTED, {"tenant_id": tenant_id}).fetchall()]
+        """Returns the tenant's deployments that occupy slots. While the tenant is locked, no other can start."""
+        return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id})
 
-    def find_former(self, deployment_id: str) -> Row | None:
-        """The ready deployment that the given one would follow: what production serves, or the branch's last preview.
-
-        `watched` is what its install stage recorded, `is_otherwise_changed` whether the settings, a variable or the
-        repository's address are other ones now, or a deployment between the two still runs.
-        """
-        return self._database.fetch_one(_FORMER, {"id": deployment_id})
+    def find_former(self, deployment_id: str) -> FormerDeployment | None:
+        """Returns the ready deployment that the given one would replace: active, or the branch's last preview."""
+        return self._database.fetch_one(FormerDeployment, _FORMER, {"id": deployment_id})
 
     # Creating
 
-    def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
-        """The tenant's plan; other admissions and starts of the tenant wait until the transaction ends."""
-        row = connection.execute(_LOCK_TENANT, {"tenant_id": tenant_id}).fetchone()
-        return None if row is None else row["plan"]
+    def lock_tenant(self, connection: Connection, tenant_id: str) -> Plan | None:
+        """Locks the tenant and returns its plan. Its admissions and starts wait until the transaction ends."""
+        return connection.fetch_value(Plan, _LOCK_TENANT, {"tenant_id": tenant_id})
 
     def count_live(self, connection: Connection, tenant_id: str) -> int:
-        row = connection.execute(_COUNT_LIVE, {"tenant_id": tenant_id}).fetchone()
-        return row["live"] if row else 0
+        return connection.fetch_value(int, _COUNT_LIVE, {"tenant_id": tenant_id}) or 0
 
-    def insert(self, connection: Connection, values: dict[str, Any]) -> None:
-        connection.execute(_INSERT, values | {"settings": Jsonb(values["settings"])})
+    def take_release_sequence(
+        self, connection: Connection, tenant_id: str, project_id: str
+    ) -> DeployableProject | None:
+        """Takes the project's next release sequence. None if there is no such project or it is being deleted."""
+        return connection.fetch_one(
+            DeployableProject, _TAKE_RELEASE_SEQUENCE, {"project_id": project_id, "tenant_id": tenant_id}
+        )
 
-    def get_in(self, connection: Connection, deployment_id: str) -> Row:
-        row = connection.execute(_SELECT + "WHERE d.id = %(id)s", {"id": deployment_id}).fetchone()
+    def insert(self, connection: Connection, deployment: NewDeployment, *, preview_days: int) -> None:
+        """`preview_days`: how long the site stays if it is a preview."""
+        settings = Jsonb(msgspec.structs.asdict(deployment.settings))
+        parameters = msgspec.structs.asdict(deployment) | {"settings": settings, "preview_days": preview_days}
+        connection.execute(_INSERT, parameters)
+
+    def get_in(self, connection: Connection, deployment_id: str) -> DeploymentRow:
+        row = connection.fetch_one(DeploymentRow, _SELECT + "WHERE d.id = %(id)s", {"id": deployment_id})
         assert row is not None
         return row
 
-    # Moving
+    # State changes
 
     def advance(self, connection: Connection, deployment_id: str, status: DeploymentStatus, fence: int) -> bool:
-        """False when the deployment is finished, further on, or another's."""
+        """Returns False if the deployment is finished, in a later state, or held by another worker."""
         cursor = connection.execute(
             _ADVANCE,
             {"id": deployment_id, "status": status.value, "fence": fence, "allowed": _names(predecessors(status))},
@@ -210,11 +256,9 @@ class DeploymentRepository:
         return cursor.rowcount == 1
 
     def is_held(self, connection: Connection, deployment_id: str, fence: int) -> bool:
-        """Whether the deployment is live and no later worker has touched it. Locks its row."""
-        row = connection.execute(
-            "SELECT status, fence FROM deployments WHERE id = %(id)s FOR NO KEY UPDATE", {"id": deployment_id}
-        ).fetchone()
-        return row is not None and row["status"] not in FINISHED and row["fence"] <= fence
+        """Locks the row. Whether the deployment is unfinished and no later worker has changed it."""
+        row = connection.fetch_one(HeldDeployment, _LOCK_HELD, {"id": deployment_id})
+        return row is not None and row.status not in FINISHED and row.fence <= fence
 
     def finish(
         self,
@@ -226,7 +270,7 @@ class DeploymentRepository:
         error: tuple[str, str | None, str] | None = None,
         ignored_reason: str | None = None,
     ) -> bool:
-        """`error` is (code, stage, message). False when the deployment is finished already or another's."""
+        """`error` is (code, stage, message). Returns False if it is finished or another worker's."""
         code, stage, message = error or (None, None, None)
         cursor = connection.execute(
             _FINISH,
@@ -249,6 +293,10 @@ class DeploymentRepository:
 
     def request_cancel(self, connection: Connection, tenant_id: str, deployment_id: str) -> None:
         connection.execute(_REQUEST_CANCEL, {"id": deployment_id, "tenant_id": tenant_id})
+
+    def set_deleting(self, connection: Connection, deployment_id: str) -> None:
+        """Hides the deployment. A worker removes its site and then the row."""
+        connection.execute(_SET_DELETING, {"id": deployment_id})
 
 
 def _names(statuses: Sequence[DeploymentStatus]) -> list[str]:

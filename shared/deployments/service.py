@@ -1,47 +1,36 @@
-"""Deployments as clients ask for them: create, read, cancel, roll back, promote, delete.
+"""Creates, reads, cancels and deletes deployments for clients.
 
-PostgreSQL is the truth: an accepted deployment is a committed row, and the enqueueing that follows may fail; the
-reconciler puts into the queue what the queue doesn't hold.
+PostgreSQL is the source of truth. An accepted deployment is a committed row; if the following enqueueing fails, the
+reconciler enqueues the job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from schemas.deployments import DeploymentResource, QueuePosition
-from schemas.logs import LogEnd, LogLine, LogStatus
+from schemas.deployments import CreateDeploymentRequest, DeploymentResource, QueuePosition
+from schemas.logs import LogStatus
 from schemas.messages import Job
-from shared.clock import Clock
-from shared.db.database import Connection, Database, Row
+from shared.clock import Clock, unix_milliseconds
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.deployments.deployment_input import preview_host, validate_deployment
 from shared.deployments.deployment_resource import deployment_resource
-from shared.deployments.jobs import cleanup_job, stage_job, stage_job_id
+from shared.deployments.jobs import cleanup_job, stage_job_id, stage_job_of
 from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeployableProject, DeploymentFilters, DeploymentRow, NewDeployment
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, FIRST_STAGE, DeploymentStatus, Stage
+from shared.deployments.termination_service import TerminationService
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
-from shared.logs.base import Doorbell, LogStore
-from shared.plans import Plan, limits_of
+from shared.logs.base import LogStore, Notifier
+from shared.plans import limits_of
 from shared.queue.base import CancelOutcome, JobQueue
 from shared.queue.errors import QueueFull
-from shared.releases.repository import ReleaseRepository
-from shared.releases.site_repository import SiteRepository
 from shared.settings import SiteSettings
-from shared.text.storable import storable
 
 Record = Callable[[Connection, DeploymentResource], None]
-
-_SETTINGS = (
-    "root_directory",
-    "framework",
-    "install_command",
-    "build_command",
-    "output_directory",
-    "node_version",
-)
 
 
 class DeploymentService:
@@ -51,23 +40,21 @@ class DeploymentService:
         database: Database,
         deployments: DeploymentRepository,
         stage_runs: StageRunRepository,
-        releases: ReleaseRepository,
-        sites: SiteRepository,
         queue: JobQueue,
         log_store: LogStore,
-        doorbell: Doorbell,
+        notifier: Notifier,
         clock: Clock,
+        terminations: TerminationService,
         site_settings: SiteSettings,
     ) -> None:
         self._database = database
         self._deployments = deployments
         self._stage_runs = stage_runs
-        self._releases = releases
-        self._sites = sites
         self._queue = queue
         self._log_store = log_store
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._clock = clock
+        self._terminations = terminations
         self._site_settings = site_settings
 
     # Reading
@@ -78,7 +65,7 @@ class DeploymentService:
     def get(self, tenant_id: str, deployment_id: str) -> DeploymentResource:
         row = self._get_row(tenant_id, deployment_id)
         resource = self._resources([row])[0]
-        if row["status"] not in FINISHED:
+        if row.status not in FINISHED:
             resource.queue = self._explain(row)
         return resource
 
@@ -93,34 +80,24 @@ class DeploymentService:
         is_preview: bool | None = None,
         is_active: bool | None = None,
     ) -> Page[DeploymentResource]:
-        filters = {
-            "project_id": project_id,
-            "statuses": statuses,
-            "branch": branch,
-            "is_preview": is_preview,
-            "is_active": is_active,
-        }
+        filters = DeploymentFilters(
+            project_id=project_id, statuses=statuses, branch=branch, is_preview=is_preview, is_active=is_active
+        )
         rows = self._deployments.page(tenant_ids, page, filters)
         return Page(self._resources(rows.items), rows.position, rows.total)
 
     def explain(self, tenant_id: str, deployment_id: str) -> QueuePosition | None:
-        """Why the deployment waits; None when it has finished or the queue can't tell."""
+        """Returns why the deployment waits; None if it has finished or the queue doesn't know it."""
         row = self._get_row(tenant_id, deployment_id)
-        return None if row["status"] in FINISHED else self._explain(row)
+        return None if row.status in FINISHED else self._explain(row)
 
     # Creating
 
     def create(
         self,
-        *,
         tenant_id: str,
-        project_id: str,
-        branch: str | None = None,
-        commit_sha: str | None = None,
-        is_preview: bool = False,
-        clean: bool = False,
-        if_changed: bool = False,
-        priority: int = 5,
+        request: CreateDeploymentRequest,
+        *,
         created_by: str | None,
         trigger: str = "api",
         traceparent: str | None = None,
@@ -128,228 +105,119 @@ class DeploymentService:
     ) -> DeploymentResource:
         """Accepts a deployment: commits its row, then enqueues its first stage.
 
-        With `if_changed` it ends as ignored when there is nothing new to build, or its commit says [skip ci].
+        With `if_changed` it ends as ignored if there is nothing new to build or its commit message has [skip ci].
         `record` runs in the same transaction. Raises NotFound, Conflict (PROJECT_DELETING), ValidationFailed, and
-        Unavailable (QUEUE_UNAVAILABLE) when the tenant has as many waiting as its plan allows.
+        Unavailable (QUEUE_UNAVAILABLE) if the tenant has as many unfinished ones as its plan allows.
         """
-        validate_deployment(branch=branch, commit_sha=commit_sha, priority=priority)
+        validate_deployment(branch=request.branch, commit_sha=request.commit_sha, priority=request.priority)
         with self._database.transaction() as connection:
-            limits = self._admit(connection, tenant_id)
-            project = self._releases.next_sequence(connection, tenant_id, project_id)
+            self._admit(connection, tenant_id)
+            project = self._deployments.take_release_sequence(connection, tenant_id, request.project_id)
             if project is None:
                 raise NotFound("There is no such project, or it is being deleted; check projectId.")
-            if not project["repository_url"]:
-                raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
-            deployment_id = new_identifier(DEPLOYMENT)
-            chosen_branch = branch or project["repository_branch"]
-            self._deployments.insert(
-                connection,
-                {
-                    "id": deployment_id,
-                    "tenant_id": tenant_id,
-                    "project_id": project_id,
-                    "created_by": created_by,
-                    "trigger": trigger,
-                    "repository_url": project["repository_url"],
-                    "repository_set_by": project["repository_set_by"],
-                    "branch": chosen_branch,
-                    "commit_sha": commit_sha,
-                    "settings": {name: project[name] for name in _SETTINGS},
-                    "is_preview": is_preview,
-                    "clean": clean,
-                    "if_changed": if_changed,
-                    "priority": priority,
-                    "release_sequence": project["release_sequence"],
-                    "host": preview_host(project["slug"], chosen_branch, deployment_id)
-                    if is_preview
-                    else project["slug"],
-                    "traceparent": traceparent,
-                    "preview_days": self._site_settings.preview_days,
-                },
+            deployment = _new_deployment(
+                tenant_id, request, project, created_by=created_by, trigger=trigger, traceparent=traceparent
             )
-            entry = LogStatus(timestamp=self._now_ms(), status=DeploymentStatus.QUEUED)
-            first, last = self._log_store.append(connection, deployment_id, [entry], fence=None)
-            row = self._deployments.get_in(connection, deployment_id)
+            self._deployments.insert(connection, deployment, preview_days=self._site_settings.preview_days)
+            entry = LogStatus(timestamp=unix_milliseconds(self._clock.now()), status=DeploymentStatus.QUEUED)
+            first, last = self._log_store.append(connection, deployment.id, [entry], fence=None)
+            row = self._deployments.get_in(connection, deployment.id)
             resource = deployment_resource(row, [], self._site_settings)
             if record is not None:
                 record(connection, resource)
-        self._doorbell.ring(deployment_id, first, last, [entry])
-        self._enqueue(
-            stage_job(
-                deployment_id=deployment_id,
-                tenant_id=tenant_id,
-                stage=FIRST_STAGE,
-                priority=priority,
-                limits=limits,
-                enqueued_at=row["created_at"],
-                traceparent=traceparent,
-            )
-        )
+        self._notifier.notify(deployment.id, first, last, [entry])
+        self._enqueue(stage_job_of(row, FIRST_STAGE))
         return resource
 
     def redeploy(
         self, tenant_id: str, deployment_id: str, *, created_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
-        """A new deployment of the same commit (or branch, when the commit was never resolved)."""
+        """Creates a deployment of the same commit, or of the branch if the commit was never resolved."""
         row = self._get_row(tenant_id, deployment_id)
-        return self.create(
-            tenant_id=tenant_id,
-            project_id=row["project_id"],
-            branch=row["branch"],
-            commit_sha=row["commit_sha"],
-            is_preview=row["is_preview"],
-            priority=row["priority"],
-            created_by=created_by,
-            trigger="redeploy",
-            record=record,
+        request = CreateDeploymentRequest(
+            project_id=row.project_id,
+            branch=row.branch,
+            commit_sha=row.commit_sha,
+            is_preview=row.is_preview,
+            priority=row.priority,
         )
+        return self.create(tenant_id, request, created_by=created_by, trigger="redeploy", record=record)
 
     # Ending
 
     def cancel(self, tenant_id: str, deployment_id: str) -> DeploymentResource:
-        """Asks for the end. What waits ends at once; a running stage ends when its worker has killed its processes."""
+        """Requests cancellation. A waiting deployment ends at once, a running one when its worker has stopped it."""
         with self._database.transaction() as connection:
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
             if row is None:
                 raise _not_found()
-            if row["status"] == DeploymentStatus.CANCELLED:
+            if row.status == DeploymentStatus.CANCELLED:
                 return self._resources([row])[0]
-            if row["status"] in FINISHED:
+            if row.status in FINISHED:
                 raise Conflict(
-                    f"The deployment is {row['status']} already; there is nothing to cancel.",
+                    f"The deployment is already {row.status}; there is nothing to cancel.",
                     code=ErrorCode.ALREADY_FINISHED,
                 )
             self._deployments.request_cancel(connection, tenant_id, deployment_id)
-        # The request is durable now: if the queue can't be asked, the worker or the reconciler finds it in the row.
+        # The request is durable now: if the queue is unavailable, the worker or the reconciler finds it in the row.
         try:
-            # The row first, then the slot: else another deployment starts while this one still counts as started.
+            # End the row before freeing the slot. Otherwise another deployment could start while this one still counts.
             outcomes = {self._queue.cancel(stage_job_id(deployment_id, stage), keeps_slot=True) for stage in Stage}
         except Unavailable:
             outcomes = {CancelOutcome.SIGNALLED}
         if CancelOutcome.SIGNALLED not in outcomes:
-            self.end_cancelled(row)
+            self._terminations.end_cancelled(row)
         return self.get(tenant_id, deployment_id)
 
-    def end_cancelled(self, row: Row) -> None:
-        """Ends a deployment whose cancellation was asked for and of which the queue holds no job. `row` is its own.
-
-        A stage that has begun may still run where its worker is stopped or cut off from the queue. So its job is put
-        back: whoever takes it up ends what is left, then confirms.
-        """
-        stage = self._stage_runs.running_stage(row["id"])
-        if stage is None:
-            if self.finish_cancelled(row):
-                self._free_slot(row)
-            return
-        limits = limits_of(Plan(row["tenant_plan"]))
-        job = stage_job(
-            deployment_id=row["id"],
-            tenant_id=row["tenant_id"],
-            stage=Stage(stage),
-            priority=row["priority"],
-            limits=limits,
-            enqueued_at=row["created_at"],
-            traceparent=row["traceparent"],
-        )
-        try:
-            # It had a slot and must not wait behind other builds for one.
-            self._queue.hold_slot(row["tenant_id"], row["id"], limit=limits.concurrent_builds, weight=limits.weight)
-        except Unavailable:
-            return
-        self._enqueue(job)
-
-    def finish_cancelled(self, row: Row) -> bool:
-        """Ends a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
-        read."""
-        end = LogEnd(timestamp=self._now_ms(), status=DeploymentStatus.CANCELLED)
-        return self._finish(row, DeploymentStatus.CANCELLED, end, error=None)
-
-    def finish_failed(self, row: Row, code: str, stage: Stage | None, message: str) -> bool:
-        """Fails a deployment that no worker holds. False when it has finished, or a worker took it up after `row` was
-        read."""
-        message = storable(message)
-        end = LogEnd(
-            timestamp=self._now_ms(),
-            status=DeploymentStatus.FAILED,
-            error={"code": code, "stage": stage, "message": message},
-        )
-        return self._finish(row, DeploymentStatus.FAILED, end, error=(code, stage, message))
-
     def delete(self, tenant_id: str, deployment_id: str) -> None:
-        """Removes a finished deployment and its site; the work is a job, the row is hidden at once."""
+        """Hides a finished deployment at once. A job removes it and its site."""
         with self._database.transaction() as connection:
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
-            if row is None or row["deleting_at"] is not None:
+            if row is None or row.deleting_at is not None:
                 raise _not_found()
-            if row["is_active"] or row["status"] not in FINISHED:
-                reason = "is what production serves; roll back first" if row["is_active"] else "runs; cancel it first"
-                raise Conflict(f"The deployment {reason}.", code=ErrorCode.DEPLOYMENT_ACTIVE)
-            self._sites.set_removing(connection, deployment_id, is_deleting=True)
-        limits = limits_of(Plan(row["tenant_plan"]))
+            if row.is_active or row.status not in FINISHED:
+                reason = "is served in production; roll back" if row.is_active else "is still running; cancel it"
+                raise Conflict(f"The deployment {reason} first.", code=ErrorCode.DEPLOYMENT_ACTIVE)
+            self._deployments.set_deleting(connection, deployment_id)
+        limits = limits_of(row.tenant_plan)
         self._enqueue(cleanup_job(subject_id=deployment_id, tenant_id=tenant_id, limits=limits))
 
     # Within
 
-    def _admit(self, connection: Connection, tenant_id: str) -> Any:
+    def _admit(self, connection: Connection, tenant_id: str) -> None:
         plan = self._deployments.lock_tenant(connection, tenant_id)
         if plan is None:
             raise NotFound("There is no such account.")
-        limits = limits_of(Plan(plan))
+        limits = limits_of(plan)
         if self._deployments.count_live(connection, tenant_id) >= limits.maximum_queued:
             raise QueueFull(
                 f"The account has {limits.maximum_queued} unfinished deployments, as many as its plan allows; "
                 "wait for some to finish or cancel them.",
                 retry_after_seconds=30,
             )
-        return limits
-
-    def _free_slot(self, row: Row) -> None:
-        try:
-            self._queue.free_slot(row["tenant_id"], row["id"])
-        except Unavailable:
-            # The reconciler frees the slots of deployments that have ended.
-            return
 
     def _enqueue(self, job: Job) -> None:
         try:
             self._queue.enqueue(job)
         except Unavailable:
-            # Committed is accepted: the reconciler enqueues what the queue doesn't hold.
+            # A committed deployment is accepted; the reconciler enqueues missing jobs.
             return
 
-    def _finish(
-        self, row: Row, status: DeploymentStatus, end: LogEnd, error: tuple[str, str | None, str] | None
-    ) -> bool:
-        deployment_id, fence = row["id"], row["fence"]
-        entries = [LogStatus(timestamp=end.timestamp, status=status), end]
-        if error is not None:
-            stage = error[1] or FIRST_STAGE
-            entries = [LogLine(timestamp=end.timestamp, stage=stage, stream="system", text=error[2]), *entries]
-        with self._database.transaction() as connection:
-            if not self._deployments.finish(connection, deployment_id, status, fence=fence, error=error):
-                return False
-            run_status = "cancelled" if status == DeploymentStatus.CANCELLED else "failed"
-            self._stage_runs.end(connection, deployment_id, status=run_status, fence=fence)
-            first, last = self._log_store.append(connection, deployment_id, entries, fence=None)
-        # A full log keeps its mark in the line's place: without the line, watchers read the store.
-        self._doorbell.ring(deployment_id, first, last, entries[-2:])
-        return True
-
-    def _get_row(self, tenant_id: str, deployment_id: str) -> Row:
+    def _get_row(self, tenant_id: str, deployment_id: str) -> DeploymentRow:
         row = self._deployments.find(tenant_id, deployment_id)
         if row is None:
             raise _not_found()
         return row
 
-    def _resources(self, rows: Sequence[Row]) -> list[DeploymentResource]:
+    def _resources(self, rows: Sequence[DeploymentRow]) -> list[DeploymentResource]:
         with self._database.transaction() as connection:
-            runs = self._stage_runs.of_deployments(connection, [row["id"] for row in rows])
-        return [deployment_resource(row, runs[row["id"]], self._site_settings) for row in rows]
+            runs = self._stage_runs.of_deployments(connection, [row.id for row in rows])
+        return [deployment_resource(row, runs[row.id], self._site_settings) for row in rows]
 
-    def _explain(self, row: Row) -> QueuePosition | None:
+    def _explain(self, row: DeploymentRow) -> QueuePosition | None:
         try:
             for stage in Stage:
-                found = self._queue.explain(stage_job_id(row["id"], stage))
+                found = self._queue.explain(stage_job_id(row.id, stage))
                 if found is not None:
                     estimate = found.estimated_start_seconds
                     return QueuePosition(
@@ -363,8 +231,40 @@ class DeploymentService:
             return None
         return None
 
-    def _now_ms(self) -> int:
-        return int(self._clock.now().timestamp() * 1000)
+
+def _new_deployment(
+    tenant_id: str,
+    request: CreateDeploymentRequest,
+    project: DeployableProject,
+    *,
+    created_by: str | None,
+    trigger: str,
+    traceparent: str | None,
+) -> NewDeployment:
+    """Raises ValidationFailed when the project has no repository."""
+    if not project.repository_url:
+        raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
+    deployment_id = new_identifier(DEPLOYMENT)
+    branch = request.branch or project.repository_branch
+    return NewDeployment(
+        id=deployment_id,
+        tenant_id=tenant_id,
+        project_id=request.project_id,
+        created_by=created_by,
+        trigger=trigger,
+        repository_url=project.repository_url,
+        repository_set_by=project.repository_set_by,
+        branch=branch,
+        commit_sha=request.commit_sha,
+        settings=project.settings,
+        is_preview=request.is_preview,
+        clean=request.clean,
+        if_changed=request.if_changed,
+        priority=request.priority,
+        release_sequence=project.release_sequence,
+        host=preview_host(project.slug, branch, deployment_id) if request.is_preview else project.slug,
+        traceparent=traceparent,
+    )
 
 
 def _not_found() -> NotFound:

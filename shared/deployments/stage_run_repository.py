@@ -1,15 +1,47 @@
-"""One row for each time a worker took up a stage; at most one of a stage succeeds."""
+"""Database access to stage runs: one row for each attempt of a stage, of which at most one succeeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import LiteralString
 
+import msgspec
 from psycopg.types.json import Jsonb
 
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
+from shared.db.rows import columns_of
+from shared.deployments.state import Stage
 
-# A run that another attempt replaces was cut off: its worker died or lost its lease.
+
+class StageRunRow(msgspec.Struct, frozen=True):
+    """One attempt of a stage; `attempt` counts from 1."""
+
+    deployment_id: str
+    stage: Stage
+    status: str
+    attempt: int
+    is_cache_hit: bool
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class _StageOutput(msgspec.Struct, frozen=True):
+    stage: Stage
+    output: dict[str, object]
+
+
+class _SucceededStage(msgspec.Struct, frozen=True):
+    deployment_id: str
+    stage: Stage
+
+
+_OF_DEPLOYMENTS: LiteralString = f"""
+SELECT {columns_of(StageRunRow)} FROM stage_runs
+WHERE deployment_id = ANY(%(ids)s) ORDER BY started_at, fence
+"""  # noqa: S608 - constants only
+
+# The worker of a run that another attempt replaces died or lost its lease.
 _REPLACE = """
 UPDATE stage_runs SET status = 'retrying', finished_at = now(), error_message = 'The worker was lost.'
 WHERE deployment_id = %(deployment_id)s AND stage = %(stage)s AND status = 'running' AND fence < %(fence)s
@@ -45,55 +77,54 @@ class StageRunRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def outputs(self, connection: Connection, deployment_id: str) -> dict[str, dict[str, Any]]:
-        """Stage → recorded output of the stages that have succeeded."""
-        rows = connection.execute(
+    def outputs(self, connection: Connection, deployment_id: str) -> dict[str, dict[str, object]]:
+        """Returns the recorded outputs of the succeeded stages, by stage."""
+        rows = connection.fetch_all(
+            _StageOutput,
             "SELECT stage, output FROM stage_runs WHERE deployment_id = %(id)s AND status = 'succeeded'",
             {"id": deployment_id},
-        ).fetchall()
-        return {row["stage"]: row["output"] for row in rows}
+        )
+        return {row.stage: row.output for row in rows}
 
-    def succeeded_stages(self, deployment_ids: Sequence[str]) -> dict[str, set[str]]:
+    def succeeded_stages(self, deployment_ids: Sequence[str]) -> dict[str, set[Stage]]:
         rows = self._database.fetch_all(
+            _SucceededStage,
             "SELECT deployment_id, stage FROM stage_runs WHERE deployment_id = ANY(%(ids)s) AND status = 'succeeded'",
             {"ids": list(deployment_ids)},
         )
-        stages: dict[str, set[str]] = {deployment_id: set() for deployment_id in deployment_ids}
+        stages: dict[str, set[Stage]] = {deployment_id: set() for deployment_id in deployment_ids}
         for row in rows:
-            stages[row["deployment_id"]].add(row["stage"])
+            stages[row.deployment_id].add(row.stage)
         return stages
 
-    def running_stage(self, deployment_id: str) -> str | None:
-        """The stage that a worker has begun and not ended, as far as is recorded."""
-        row = self._database.fetch_one(
+    def running_stage(self, deployment_id: str) -> Stage | None:
+        """Returns the stage that a worker has started and not ended, if one is recorded."""
+        return self._database.fetch_value(
+            Stage,
             "SELECT stage FROM stage_runs WHERE deployment_id = %(id)s AND status = 'running' "
             "ORDER BY fence DESC LIMIT 1",
             {"id": deployment_id},
         )
-        return None if row is None else row["stage"]
 
     def forget(self, connection: Connection, deployment_id: str, stages: Sequence[str], *, message: str) -> None:
-        """Takes back the success of these stages; they are run again."""
+        """Discards the success of these stages, so that they run again."""
         connection.execute(_FORGET, {"deployment_id": deployment_id, "stages": list(stages), "message": message})
 
-    def of_deployments(self, connection: Connection, deployment_ids: Sequence[str]) -> dict[str, list[Row]]:
-        """All runs of each deployment, in the order in which they started."""
-        rows = connection.execute(
-            "SELECT * FROM stage_runs WHERE deployment_id = ANY(%(ids)s) ORDER BY started_at, fence",
-            {"ids": list(deployment_ids)},
-        ).fetchall()
-        runs: dict[str, list[Row]] = {deployment_id: [] for deployment_id in deployment_ids}
+    def of_deployments(self, connection: Connection, deployment_ids: Sequence[str]) -> dict[str, list[StageRunRow]]:
+        """Returns all runs of each deployment, in the order in which they started."""
+        rows = connection.fetch_all(StageRunRow, _OF_DEPLOYMENTS, {"ids": list(deployment_ids)})
+        runs: dict[str, list[StageRunRow]] = {deployment_id: [] for deployment_id in deployment_ids}
         for row in rows:
-            runs[row["deployment_id"]].append(row)
+            runs[row.deployment_id].append(row)
         return runs
 
     def start(self, connection: Connection, deployment_id: str, stage: str, fence: int, worker: str) -> int:
-        """Records the run and returns which attempt at the stage it is, from 1."""
+        """Records the run and returns the number of its attempt, from 1."""
         parameters = {"deployment_id": deployment_id, "stage": stage, "fence": fence, "worker": worker}
         connection.execute(_REPLACE, parameters)
-        row = connection.execute(_START, parameters).fetchone()
-        assert row is not None
-        return row["attempt"]
+        attempt = connection.fetch_value(int, _START, parameters)
+        assert attempt is not None
+        return attempt
 
     def succeed(
         self,
@@ -102,7 +133,7 @@ class StageRunRepository:
         stage: str,
         fence: int,
         *,
-        output: dict[str, Any],
+        output: dict[str, object],
         is_cache_hit: bool,
     ) -> bool:
         cursor = connection.execute(
@@ -126,7 +157,7 @@ class StageRunRepository:
         fence: int,
         error: tuple[str, str] | None = None,
     ) -> None:
-        """Closes whatever runs for the deployment: failed, cancelled or retrying. `error` is (code, message)."""
+        """Closes the deployment's running stage as failed, cancelled or retrying. `error` is (code, message)."""
         code, message = error or (None, None)
         connection.execute(
             _END,

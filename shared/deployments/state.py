@@ -1,9 +1,9 @@
-"""The life of a deployment as one table. Pure: no clock, no database.
+"""The state machine of deployments. Pure: no clock, no database.
 
     queued → cloning → installing → building → uploading → deploying → ready
        └────────┴──────────┴───────────┴──────────┴───────────┴──→ failed | cancelled
 
-A stage that is delivered again enters its own state again; no transition goes backwards.
+A stage that is delivered again re-enters its state. No transition leads backwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Stage(enum.StrEnum):
 
 
 class Pool(enum.StrEnum):
-    """Worker pools; each is one queue, one process group, one Kubernetes Deployment."""
+    """Worker pools. Each has one queue, one process group and one Kubernetes Deployment."""
 
     CLONE = "clone"
     INSTALL = "install"
@@ -44,6 +44,15 @@ class Pool(enum.StrEnum):
     DEPLOY = "deploy"
     ROLLBACK = "rollback"
     PREVIEW_CLEANUP = "preview-cleanup"
+
+
+class SiteState(enum.StrEnum):
+    """The state of a deployment's published site. A site that is being removed never returns."""
+
+    NONE = "none"
+    PUBLISHED = "published"
+    REMOVING = "removing"
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ STAGES: dict[Stage, StageTraits] = {
 }
 FIRST_STAGE, *_, LAST_STAGE = STAGES
 
-# Jobs at once in one worker process.
+# The number of jobs at once in one worker process.
 DEFAULT_THREADS: dict[Pool, int] = {
     **{Pool(stage.value): traits.threads for stage, traits in STAGES.items()},
     Pool.ROLLBACK: 4,
@@ -76,11 +85,10 @@ DEFAULT_THREADS: dict[Pool, int] = {
 }
 
 FINISHED = frozenset({DeploymentStatus.READY, DeploymentStatus.FAILED, DeploymentStatus.CANCELLED})
-LIVE = frozenset(DeploymentStatus) - FINISHED
 
 _ORDER = [DeploymentStatus.QUEUED, *(traits.status for traits in STAGES.values()), DeploymentStatus.READY]
 
-# Skipping ahead is allowed because a stage whose output is known is not run.
+# States can be skipped, because a stage with a recorded output doesn't run.
 _SUCCESSORS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
     status: frozenset(_ORDER[index:]) | {DeploymentStatus.FAILED, DeploymentStatus.CANCELLED}
     for index, status in enumerate(_ORDER[:-1])
@@ -92,7 +100,7 @@ def may_follow(current: DeploymentStatus, following: DeploymentStatus) -> bool:
 
 
 def predecessors(following: DeploymentStatus) -> list[DeploymentStatus]:
-    """The states from which `following` may be entered; what goes into `status = ANY(...)`."""
+    """The states from which `following` may be entered, for `status = ANY(...)`."""
     return [status for status in DeploymentStatus if may_follow(status, following)]
 
 

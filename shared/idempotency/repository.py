@@ -1,21 +1,24 @@
-"""Answers kept by idempotency key, written in the transaction of the effect they answer for."""
+"""Database access to responses by idempotency key, stored in the transaction of the request's effect."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import LiteralString
+
+import msgspec
 
 from shared.db.database import Connection, Database
 
-_KEPT = "interval '24 hours'"
+_KEPT: LiteralString = "interval '24 hours'"
 
-_FIND = f"""
+_FIND: LiteralString = f"""
 SELECT fingerprint, response_status, response_body, response_location FROM idempotency_keys
 WHERE principal_id = %(principal_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
   AND created_at > now() - {_KEPT}
 """  # noqa: S608 - constants only
 
-_INSERT = f"""
+_INSERT: LiteralString = f"""
 INSERT INTO idempotency_keys AS kept
   (principal_id, method, path, key, fingerprint, response_status, response_body, response_location)
 VALUES (%(principal_id)s, %(method)s, %(path)s, %(key)s, %(fingerprint)s, %(status)s, %(body)s, %(location)s)
@@ -28,7 +31,7 @@ WHERE kept.created_at <= now() - {_KEPT}
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyScope:
-    """Whose key for what: the same key elsewhere is another one."""
+    """The scope of a key. The same key in another scope is unrelated."""
 
     principal_id: str
     method: str
@@ -39,19 +42,26 @@ class IdempotencyScope:
         return {"principal_id": self.principal_id, "method": self.method, "path": self.path, "key": self.key}
 
     def lock_number(self) -> int:
-        """A signed 64-bit number for an advisory lock."""
+        """Returns a signed 64-bit number for an advisory lock."""
         digest = hashlib.sha256("\x00".join(self.as_parameters().values()).encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """`body` is the JSON of the answer's `data`; `fingerprint` is 32 bytes over the request's body."""
+    """`body` is the JSON of the response's `data`; `fingerprint` is a 32-byte digest of the request's body."""
 
     fingerprint: bytes
     status: int
     body: bytes = field(repr=False)
     location: str | None
+
+
+class _KeptRow(msgspec.Struct, frozen=True):
+    fingerprint: bytes
+    response_status: int
+    response_body: bytes
+    response_location: str | None
 
 
 class IdempotencyRepository:
@@ -63,22 +73,18 @@ class IdempotencyRepository:
             return self.find_in(connection, scope)
 
     def find_in(self, connection: Connection, scope: IdempotencyScope) -> KeptAnswer | None:
-        row = connection.execute(_FIND, scope.as_parameters()).fetchone()
+        row = connection.fetch_one(_KeptRow, _FIND, scope.as_parameters())
         if row is None:
             return None
-        return KeptAnswer(
-            bytes(row["fingerprint"]), row["response_status"], bytes(row["response_body"]), row["response_location"]
-        )
+        return KeptAnswer(row.fingerprint, row.response_status, row.response_body, row.response_location)
 
     def try_lock(self, connection: Connection, scope: IdempotencyScope) -> bool:
-        """Held until the transaction ends. False when another transaction works on the same key."""
-        row = connection.execute(
-            "SELECT pg_try_advisory_xact_lock(%(number)s) AS is_locked", {"number": scope.lock_number()}
-        ).fetchone()
-        return row is not None and row["is_locked"]
+        """Locks the key until the transaction ends. Returns False if another transaction holds the lock."""
+        query = "SELECT pg_try_advisory_xact_lock(%(number)s)"
+        return connection.fetch_value(bool, query, {"number": scope.lock_number()}) is True
 
     def insert(self, connection: Connection, scope: IdempotencyScope, answer: KeptAnswer) -> bool:
-        """False when an answer is kept already."""
+        """Returns False if the key already has a response."""
         parameters = scope.as_parameters() | {
             "fingerprint": answer.fingerprint,
             "status": answer.status,
@@ -88,7 +94,7 @@ class IdempotencyRepository:
         return connection.execute(_INSERT, parameters).rowcount == 1
 
     def delete_expired(self) -> int:
-        """Removes what is older than 24 hours; for a periodic job."""
+        """Deletes responses older than 24 hours. For a periodic job."""
         with self._database.transaction() as connection:
             return connection.execute(
                 f"DELETE FROM idempotency_keys WHERE created_at <= now() - {_KEPT}"  # noqa: S608 - constants only

@@ -1,7 +1,7 @@
-"""Sliding windows: how often something may happen within a time, counted exactly across all processes.
+"""Sliding windows: limits of events within a time, counted exactly across all processes.
 
-`RedisWindows` counts in Redis, by its clock and in one step. While Redis is away, each process counts for itself with
-`LocalWindows`, so that a limit holds per process.
+`RedisWindows` counts in Redis, atomically and with its clock. While Redis is unavailable, each process counts for
+itself with `LocalWindows`, so that limits apply per process.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from shared.clock import Clock
 
 _log = structlog.get_logger("limits")
 
-# One hash tag: the windows of one event lie on one node of a cluster.
+# One hash tag: all windows of an event are on one node of a cluster.
 _ROOT = "{cloudify:limits}:"
-# After a failed attempt Redis isn't asked for so long, so that a request waits for it once and not each time.
+# After a failure Redis is not used for this long, so that not every request has to wait for it.
 _REST_SECONDS = 1.0
 
 
@@ -41,16 +41,16 @@ class Windows(Protocol):
     """Safe from any thread."""
 
     def take(self, windows: Sequence[Window], event: str) -> float:
-        """Counts the event in all windows and returns 0, or counts it in none and returns the seconds to wait."""
+        """Counts the event in all windows and returns 0, or counts it nowhere and returns the seconds to wait."""
         ...
 
     def give_back(self, windows: Sequence[Window], event: str) -> None:
-        """Takes the event out of the windows; does nothing where it isn't counted."""
+        """Removes the event from the windows that count it."""
         ...
 
 
 class LocalWindows:
-    """Remembers at most `maximum_keys` keys, those used last."""
+    """Keeps the `maximum_keys` most recently used keys."""
 
     def __init__(self, clock: Clock, *, maximum_keys: int = 10_000) -> None:
         self._clock = clock
@@ -88,14 +88,14 @@ class LocalWindows:
 
 
 class RedisWindows:
-    """`redis` should give up within a second or so: requests wait for it."""
+    """`redis` should time out within about a second, because requests wait for it."""
 
     def __init__(self, redis: Redis, clock: Clock) -> None:
         self._redis: Any = redis
         self._clock = clock
         self._local = LocalWindows(clock)
         self._script = (resources.files("shared.limits") / "take.lua").read_text()
-        # A digest names a script; it protects nothing.
+        # The digest identifies a script; it is not used for security.
         self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._resting_until = 0.0
 

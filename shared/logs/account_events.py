@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import msgspec
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 
 KEPT_HOURS = 24
 KEPT_EVENTS = 10_000
@@ -37,7 +36,9 @@ _RECORD = """
 _HEADS = "SELECT tenant_id, next_seq - 1 AS last_seq FROM account_event_heads WHERE tenant_id = ANY(%(tenants)s)"
 # One statement, so heads and events are of one moment: what is missing up to a head is gone, not late.
 _READ = """
-  SELECT h.tenant_id, h.next_seq - 1 AS last_seq, e.seq, e.deployment_id, e.project_id, e.is_preview, e.payload
+  SELECT h.tenant_id, h.next_seq - 1 AS last_seq, COALESCE(e.seq, 0) AS seq,
+    COALESCE(e.deployment_id, '') AS deployment_id, COALESCE(e.project_id, '') AS project_id,
+    COALESCE(e.is_preview, false) AS is_preview, COALESCE(e.payload, '') AS payload
   FROM unnest(%(tenants)s::text[], %(positions)s::bigint[]) AS asked (tenant_id, position)
   JOIN account_event_heads h ON h.tenant_id = asked.tenant_id AND h.next_seq - 1 > asked.position
   LEFT JOIN LATERAL (
@@ -68,6 +69,23 @@ class StatusChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     url: str | None = None
     error: dict[str, str | None] | None = None
     ignored: str | None = None
+
+
+class _TenantHead(msgspec.Struct, frozen=True):
+    tenant_id: str
+    last_seq: int
+
+
+class _EventRow(msgspec.Struct, frozen=True):
+    """A tenant's head and one of its events; `seq` is 0 where all of them have been deleted."""
+
+    tenant_id: str
+    last_seq: int
+    seq: int
+    deployment_id: str
+    project_id: str
+    is_preview: bool
+    payload: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,35 +161,35 @@ class AccountEventStore:
 
     def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
         """The newest number of each tenant, 0 where nothing has happened yet."""
-        rows = self._database.fetch_all(_HEADS, {"tenants": list(tenant_ids)})
-        return dict.fromkeys(tenant_ids, 0) | {row["tenant_id"]: row["last_seq"] for row in rows}
+        rows = self._database.fetch_all(_TenantHead, _HEADS, {"tenants": list(tenant_ids)})
+        return dict.fromkeys(tenant_ids, 0) | {row.tenant_id: row.last_seq for row in rows}
 
     def read(self, positions: Mapping[str, int], *, limit: int) -> dict[str, AccountPage]:
         """For each tenant at most `limit` events above its position; tenants without news are missing."""
         parameters = {"tenants": list(positions), "positions": list(positions.values()), "limit": limit}
-        rows = self._database.fetch_all(_READ, parameters)
+        rows = self._database.fetch_all(_EventRow, _READ, parameters)
         return {
             tenant_id: self._page(list(of_tenant))
-            for tenant_id, of_tenant in groupby(rows, key=lambda row: str(row["tenant_id"]))
+            for tenant_id, of_tenant in groupby(rows, key=lambda row: row.tenant_id)
         }
 
     def delete_expired(self, *, kept_hours: int = KEPT_HOURS, kept_events: int = KEPT_EVENTS) -> int:
         """Removes what is older than `kept_hours` and more than the newest `kept_events` of a tenant; for a periodic
         job. Returns how many."""
-        parameters: dict[str, Any] = {"hours": kept_hours, "events": kept_events}
+        parameters = {"hours": kept_hours, "events": kept_events}
         with self._database.transaction() as connection:
             return connection.execute(_DELETE_EXPIRED, parameters).rowcount
 
-    def _page(self, rows: list[Row]) -> AccountPage:
+    def _page(self, rows: list[_EventRow]) -> AccountPage:
         # Where everything has been deleted, the one row has the head and no event.
-        return AccountPage(rows[0]["last_seq"], [self._event(row) for row in rows if row["seq"] is not None])
+        return AccountPage(rows[0].last_seq, [self._event(row) for row in rows if row.seq > 0])
 
-    def _event(self, row: Row) -> AccountEvent:
+    def _event(self, row: _EventRow) -> AccountEvent:
         return AccountEvent(
-            tenant_id=row["tenant_id"],
-            seq=row["seq"],
-            deployment_id=row["deployment_id"],
-            project_id=row["project_id"],
-            is_preview=row["is_preview"],
-            change=self._decoder.decode(row["payload"]),
+            tenant_id=row.tenant_id,
+            seq=row.seq,
+            deployment_id=row.deployment_id,
+            project_id=row.project_id,
+            is_preview=row.is_preview,
+            change=self._decoder.decode(row.payload),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -12,8 +11,7 @@ from schemas.logs import LogEntry
 from shared.db.database import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class LogHead:
+class LogHead(msgspec.Struct, frozen=True):
     """`last_seq` is 0 for a log without entries."""
 
     last_seq: int
@@ -67,10 +65,10 @@ class LogStore(Protocol):
     def head(self, deployment_id: str) -> LogHead: ...
 
 
-class Doorbell(Protocol):
+class Notifier(Protocol):
     """Wakes watchers. At most once, never raises: nothing depends on it arriving.
 
-    Rung after the commit, with what `append` returned and was given.
+    Called after the commit, with what `append` returned and was given.
     """
 
-    def ring(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None: ...
+    def notify(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None: ...

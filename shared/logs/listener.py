@@ -1,4 +1,4 @@
-"""The watcher's side of the doorbell: one Redis connection a process, for any number of deployments and accounts.
+"""The watcher's side of notifications: one Redis connection a process, for any number of deployments and accounts.
 
 redis-py subscribes again by itself after a reconnect, without a word; messages published meanwhile are gone. So every
 acknowledgement of a subscription, the first or a later one, is reported: whatever was known is to be checked then.
@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from shared.backoff import Backoff
-from shared.logs.notifier import ACCOUNTS_CHANNEL, Ring, channel_of, decode_ring
+from shared.logs.notifier import ACCOUNTS_CHANNEL, Notification, channel_of, decode_notification
 
 _logger = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ _SILENCE_SECONDS = 5.0
 _RECONNECT = Backoff(0.1, 1.0)
 
 
-class RingHandler(Protocol):
+class NotificationHandler(Protocol):
     """Called on the event loop; must not block or raise."""
 
-    def rung(self, deployment_id: str, ring: Ring | None) -> None:
+    def notified(self, deployment_id: str, notification: Notification | None) -> None:
         """A message came; None when it can't be read."""
         ...
 
@@ -43,10 +43,10 @@ class RingHandler(Protocol):
         ...
 
 
-class AccountRingHandler(Protocol):
+class AccountChangeHandler(Protocol):
     """Called on the event loop; must not block or raise."""
 
-    def accounts_rung(self) -> None:
+    def accounts_changed(self) -> None:
         """A deployment's status has changed, whose ever it is."""
         ...
 
@@ -55,13 +55,13 @@ class AccountRingHandler(Protocol):
         ...
 
 
-class RedisDoorbellListener:
+class RedisNotificationListener:
     """`run` until cancelled. All methods belong to one event loop."""
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
         self._wanted: dict[str, str] = {}
-        self._account_handler: AccountRingHandler | None = None
+        self._account_handler: AccountChangeHandler | None = None
         self._changed = asyncio.Event()
         self.is_connected = False
 
@@ -73,7 +73,7 @@ class RedisDoorbellListener:
         self._wanted.pop(channel_of(deployment_id), None)
         self._changed.set()
 
-    def watch_accounts(self, handler: AccountRingHandler) -> None:
+    def watch_accounts(self, handler: AccountChangeHandler) -> None:
         self._account_handler = handler
         self._changed.set()
 
@@ -81,19 +81,19 @@ class RedisDoorbellListener:
         self._account_handler = None
         self._changed.set()
 
-    async def run(self, handler: RingHandler) -> None:
+    async def run(self, handler: NotificationHandler) -> None:
         """Keeps a connection, whatever happens to Redis."""
         failures = 0
         while True:
             try:
                 await self._session(handler)
             except Exception as error:  # noqa: BLE001  the listener must outlive whatever happens to a connection
-                _logger.info("The log doorbell's connection to Redis ended: %r.", error)
+                _logger.info("The log notifier's connection to Redis ended: %r.", error)
             was_connected, self.is_connected = self.is_connected, False
             failures = 1 if was_connected else failures + 1
             await asyncio.sleep(_RECONNECT.delay_seconds(failures))
 
-    async def _session(self, handler: RingHandler) -> None:
+    async def _session(self, handler: NotificationHandler) -> None:
         client = Redis.from_url(
             self._url,
             protocol=2,
@@ -113,7 +113,7 @@ class RedisDoorbellListener:
                 with contextlib.suppress(RedisError, OSError, TimeoutError):
                     await _bounded(close())
 
-    async def _read(self, pubsub: PubSub, handler: RingHandler, writing: asyncio.Lock) -> None:
+    async def _read(self, pubsub: PubSub, handler: NotificationHandler, writing: asyncio.Lock) -> None:
         is_pinged = False
         while True:
             message: dict[str, Any] | None = await pubsub.get_message(timeout=_SILENCE_SECONDS)
@@ -127,7 +127,7 @@ class RedisDoorbellListener:
             is_pinged = False
             self._dispatch(message, handler)
 
-    def _dispatch(self, message: dict[str, Any], handler: RingHandler) -> None:
+    def _dispatch(self, message: dict[str, Any], handler: NotificationHandler) -> None:
         if message["type"] not in ("message", "subscribe"):
             return
         channel = message["channel"].decode()
@@ -138,7 +138,7 @@ class RedisDoorbellListener:
             if self._account_handler is not None and message["type"] == "subscribe":
                 self._account_handler.accounts_subscribed()
             elif self._account_handler is not None:
-                self._account_handler.accounts_rung()
+                self._account_handler.accounts_changed()
             return
         deployment_id = self._wanted.get(channel)
         if deployment_id is None:
@@ -146,7 +146,7 @@ class RedisDoorbellListener:
         if message["type"] == "subscribe":
             handler.subscribed(deployment_id)
         else:
-            handler.rung(deployment_id, decode_ring(message["data"]))
+            handler.notified(deployment_id, decode_notification(message["data"]))
 
     async def _subscribe(self, pubsub: PubSub, writing: asyncio.Lock) -> None:
         """Makes the subscriptions what they should be, whenever that changes."""

@@ -16,15 +16,15 @@ from shared.logs.account_events import tells_of_change
 
 # Holds a batch of a build that prints a lot, 32 KiB of text. What is larger, those who watch read from PostgreSQL.
 _MAXIMUM_FRAME_BYTES = 64 * 1024
-# Rung too when a deployment's status changes, whose ever it is.
+# Also notified when the status of any deployment changes.
 ACCOUNTS_CHANNEL = "accounts:events"
 _TIMEOUT_SECONDS = 0.5
-# After a failed attempt the doorbell rests for so many times as long as the attempt took, at least and at most this.
+# After a failed attempt the notifier pauses for so many times as long as the attempt took, at least and at most this.
 _REST_FACTOR = 20.0
 _REST_SECONDS = (0.5, 3.0)
 
 
-class Ring(msgspec.Struct, frozen=True, array_like=True):
+class Notification(msgspec.Struct, frozen=True, array_like=True):
     """What is published. `entries` are numbered `first` to `last`; none when they are too large or not known."""
 
     first: int
@@ -36,25 +36,25 @@ def channel_of(deployment_id: str) -> str:
     return f"deployment:{deployment_id}:events"
 
 
-def encode_ring(first: int, last: int, entries: Sequence[LogEntry]) -> bytes:
+def encode_notification(first: int, last: int, entries: Sequence[LogEntry]) -> bytes:
     """An empty range (nothing was changed) becomes a bare mention of the head: its watchers may have missed it."""
     if first <= last and len(entries) == last - first + 1:
-        encoded = msgspec.msgpack.encode(Ring(first, last, list(entries)))
+        encoded = msgspec.msgpack.encode(Notification(first, last, list(entries)))
         if len(encoded) <= _MAXIMUM_FRAME_BYTES:
             return encoded
-    return msgspec.msgpack.encode(Ring(min(first, last), last))
+    return msgspec.msgpack.encode(Notification(min(first, last), last))
 
 
-def decode_ring(data: bytes) -> Ring | None:
+def decode_notification(data: bytes) -> Notification | None:
     """None for what isn't ours."""
     try:
-        return msgspec.msgpack.decode(data, type=Ring)
+        return msgspec.msgpack.decode(data, type=Notification)
     except msgspec.DecodeError:
         return None
 
 
-class RedisDoorbell:
-    """The Doorbell on Redis pub/sub. Safe from any thread, never raises.
+class RedisNotifier:
+    """The Notifier on Redis pub/sub. Safe from any thread, never raises.
 
     The client should have short timeouts and no retries, as `connect` makes it. While Redis is down, calls return at
     once but for one attempt now and then, so builds are not slowed.
@@ -67,8 +67,8 @@ class RedisDoorbell:
         self._resting_until = 0.0
 
     @classmethod
-    def connect(cls, redis_url: str, *, clock: Clock | None = None) -> RedisDoorbell:
-        """With a client of its own; connects at the first ring."""
+    def connect(cls, redis_url: str, *, clock: Clock | None = None) -> RedisNotifier:
+        """With a client of its own; connects at the first notification."""
         client = redis.Redis.from_url(
             redis_url,
             socket_timeout=_TIMEOUT_SECONDS,
@@ -77,7 +77,7 @@ class RedisDoorbell:
         )
         return cls(client, clock=clock)
 
-    def ring(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None:
+    def notify(self, deployment_id: str, first: int, last: int, entries: Sequence[LogEntry]) -> None:
         if last < 1:
             return
         started = self._clock.monotonic()
@@ -85,14 +85,14 @@ class RedisDoorbell:
             if started < self._resting_until:
                 return
         try:
-            ring = encode_ring(first, last, entries)
+            notification = encode_notification(first, last, entries)
             if tells_of_change(entries):
                 with self._client.pipeline(transaction=False) as pipeline:
-                    pipeline.publish(channel_of(deployment_id), ring)
+                    pipeline.publish(channel_of(deployment_id), notification)
                     pipeline.publish(ACCOUNTS_CHANNEL, b"")
                     pipeline.execute()
             else:
-                self._client.publish(channel_of(deployment_id), ring)
+                self._client.publish(channel_of(deployment_id), notification)
         except (redis.RedisError, OSError):
             now = self._clock.monotonic()
             shortest, longest = _REST_SECONDS

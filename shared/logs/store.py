@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import LiteralString
 
+import msgspec
 import psycopg
 
 from schemas.logs import LogEnd, LogEntry, LogLine, LogTruncated
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database, Parameters
 from shared.errors import LeaseLost, NotFound
 from shared.logs.account_events import record_changes
 from shared.logs.archive.store import ArchiveReader, LogArchive
@@ -57,6 +58,32 @@ _CHUNKS_BACKWARD = """
   WHERE deployment_id = %(id)s AND seq_from < %(before)s
   ORDER BY seq_from DESC LIMIT %(count)s"""
 _ARCHIVE = "SELECT object_key, last_seq, index_offset, index_length FROM log_archives WHERE deployment_id = %(id)s"
+
+
+class _Head(msgspec.Struct, frozen=True):
+    next_seq: int
+    fence: int
+    batch: int
+    stored_bytes: int
+    is_truncated: bool
+    is_closed: bool
+
+
+class _HeadPosition(msgspec.Struct, frozen=True):
+    fence: int
+    batch: int
+
+
+class _DeploymentHead(msgspec.Struct, frozen=True):
+    deployment_id: str
+    last_seq: int
+    is_closed: bool
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    seq_from: int
+    seq_to: int
+    entries: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +149,23 @@ class PostgresLogStore:
     ) -> Appended:
         """As `append`, and tells what was stored: less than given when the log is full."""
         head = self._lock_head(connection, deployment_id)
-        if fence is not None and head["fence"] > fence:
+        if fence is not None and head.fence > fence:
             raise LeaseLost(f"A later worker writes the log of {deployment_id}.")
-        first = int(head["next_seq"])
-        is_repeat = batch > 0 and head["fence"] == fence and head["batch"] >= batch
-        if head["is_closed"] or is_repeat:
-            is_full = bool(head["is_truncated"]) or bool(head["is_closed"])
+        first = head.next_seq
+        is_repeat = batch > 0 and head.fence == fence and head.batch >= batch
+        if head.is_closed or is_repeat:
+            is_full = head.is_truncated or head.is_closed
             return Appended(first, first - 1, (), is_repeat=is_repeat, is_full=is_full)
         stored, size, is_truncated = self._fitting(entries, head)
         last = first + len(stored) - 1
-        is_new_holder = fence is not None and fence > head["fence"]
+        is_new_holder = fence is not None and fence > head.fence
         connection.execute(
             _ADVANCE_HEAD,
             {
                 "id": deployment_id,
                 "next": last + 1,
-                "fence": fence if is_new_holder else head["fence"],
-                "batch": batch if is_new_holder or (batch and fence is not None) else head["batch"],
+                "fence": fence if is_new_holder else head.fence,
+                "batch": batch if is_new_holder or (batch and fence is not None) else head.batch,
                 "bytes": size,
                 "truncated": is_truncated,
                 "closed": bool(stored) and isinstance(stored[-1], LogEnd),
@@ -153,22 +180,21 @@ class PostgresLogStore:
 
     def last_batch(self, deployment_id: str, fence: int) -> int:
         """The number of the last batch stored under this fence, 0 for none. Raises LeaseLost for an old fence."""
-        row = self._database.fetch_one(_POSITION, {"id": deployment_id})
-        if row is None or row["fence"] < fence:
+        row = self._database.fetch_one(_HeadPosition, _POSITION, {"id": deployment_id})
+        if row is None or row.fence < fence:
             return 0
-        if row["fence"] > fence:
+        if row.fence > fence:
             raise LeaseLost(f"A later worker writes the log of {deployment_id}.")
-        return int(row["batch"])
+        return row.batch
 
     def head(self, deployment_id: str) -> LogHead:
         """A deployment without a log has the head (0, open)."""
-        row = self._database.fetch_one(_HEAD, {"id": deployment_id})
-        return LogHead(0, is_closed=False) if row is None else LogHead(row["last_seq"], is_closed=row["is_closed"])
+        return self._database.fetch_one(LogHead, _HEAD, {"id": deployment_id}) or LogHead(0, is_closed=False)
 
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]:
         """Heads by deployment; those without a log are missing."""
-        rows = self._database.fetch_all(_HEADS, {"ids": list(deployment_ids)})
-        return {row["deployment_id"]: LogHead(row["last_seq"], is_closed=row["is_closed"]) for row in rows}
+        rows = self._database.fetch_all(_DeploymentHead, _HEADS, {"ids": list(deployment_ids)})
+        return {row.deployment_id: LogHead(row.last_seq, is_closed=row.is_closed) for row in rows}
 
     def read(
         self, deployment_id: str, *, after: int, limit: int, maximum_bytes: int = _PAGE_BYTES
@@ -206,21 +232,21 @@ class PostgresLogStore:
                 size += _size_of(entry)
         return LogPage(found, position if scanned or after is not None else 0, has_more=False)
 
-    def _lock_head(self, connection: Connection, deployment_id: str) -> Row:
-        row = connection.execute(_LOCK_HEAD, {"id": deployment_id}).fetchone()
+    def _lock_head(self, connection: Connection, deployment_id: str) -> _Head:
+        row = connection.fetch_one(_Head, _LOCK_HEAD, {"id": deployment_id})
         if row is None:
             try:
                 connection.execute(_CREATE_HEAD, {"id": deployment_id})
             except psycopg.errors.ForeignKeyViolation as error:
                 raise NotFound("The deployment has been deleted.") from error
-            row = connection.execute(_LOCK_HEAD, {"id": deployment_id}).fetchone()
+            row = connection.fetch_one(_Head, _LOCK_HEAD, {"id": deployment_id})
         if row is None:
             raise NotFound("The deployment has been deleted.")
         return row
 
-    def _fitting(self, entries: Sequence[LogEntry], head: Row) -> tuple[list[LogEntry], int, bool]:
+    def _fitting(self, entries: Sequence[LogEntry], head: _Head) -> tuple[list[LogEntry], int, bool]:
         """What may be stored of the entries, the log's size afterwards, and whether it is full."""
-        size, is_truncated = int(head["stored_bytes"]), bool(head["is_truncated"])
+        size, is_truncated = head.stored_bytes, head.is_truncated
         stored: list[LogEntry] = []
         for entry in entries:
             if isinstance(entry, LogLine):
@@ -244,8 +270,8 @@ class PostgresLogStore:
                 yield from self._archive_reader().forward(archive, after)
                 return
             for chunk in chunks:
-                yield from numbered_above(after, self._codec.decode(chunk["entries"]), chunk["seq_from"])
-                after = chunk["seq_to"]
+                yield from numbered_above(after, self._codec.decode(chunk.entries), chunk.seq_from)
+                after = chunk.seq_to
             if len(chunks) < count:
                 return
 
@@ -256,23 +282,22 @@ class PostgresLogStore:
                 yield from self._archive_reader().backward(archive, before)
                 return
             for chunk in chunks:
-                yield from numbered_below(before, self._codec.decode(chunk["entries"]), chunk["seq_from"])
-                before = chunk["seq_from"]
+                yield from numbered_below(before, self._codec.decode(chunk.entries), chunk.seq_from)
+                before = chunk.seq_from
             if len(chunks) < count:
                 return
 
-    def _stored(self, query: str, parameters: dict[str, Any]) -> tuple[list[Row], LogArchive | None]:
+    def _stored(self, query: LiteralString, parameters: Parameters) -> tuple[list[_Chunk], LogArchive | None]:
         """The next chunks, or the archive where there are none.
 
         In this order: what is moved between the two statements is found by the second. No connection is held while the
         object store is read.
         """
         with self._database.transaction() as connection:
-            chunks = connection.execute(query.encode(), parameters).fetchall()
+            chunks = connection.fetch_all(_Chunk, query, parameters)
             if chunks:
                 return chunks, None
-            row = connection.execute(_ARCHIVE, parameters).fetchone()
-        return [], None if row is None else LogArchive(**row)
+            return [], connection.fetch_one(LogArchive, _ARCHIVE, parameters)
 
     def _archive_reader(self) -> ArchiveReader:
         if self._archives is None:

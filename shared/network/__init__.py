@@ -1,1 +1,1 @@
-"""Which addresses of the network the platform contacts for a tenant."""
+"""The network addresses that the platform may contact for tenants."""

@@ -1,6 +1,6 @@
-"""The one judgement of where requests for tenants may lead: clones, Git LFS, submodules, installs, and all later ones.
+"""The one policy for the destinations of tenants' requests: clones, Git LFS, submodules, installs and future ones.
 
-Resolve the name once, connect to an address that `AddressPolicy.admit` returned, and judge every redirect like the
+Resolve a name once, connect only to an address that `AddressPolicy.admit` returned, and check every redirect like the
 first address.
 """
 
@@ -15,8 +15,8 @@ from shared.network.embedded_addresses import Address, embedded_addresses, isata
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# IANA's special-purpose registry (RFC 6890 and its updates). The documentation ranges hold nothing private, so they are
-# not listed.
+# IANA's special-purpose registry (RFC 6890 and its updates). The documentation ranges contain nothing private, so they
+# are not listed.
 _REFUSED_IPV4 = tuple(
     ipaddress.IPv4Network(text)
     for text in (
@@ -24,7 +24,7 @@ _REFUSED_IPV4 = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT, and some clouds' metadata
         "127.0.0.0/8",
-        "168.63.129.16/32",  # a cloud's wire server: public by number, the host's own by use
+        "168.63.129.16/32",  # a cloud's host agent, on a public address
         "169.254.0.0/16",  # link-local, and most clouds' metadata
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -35,7 +35,7 @@ _REFUSED_IPV4 = tuple(
         "240.0.0.0/4",
     )
 )
-# Of IPv6 only this part is given out for the public internet; everything else is refused, assigned or not.
+# The only IPv6 range for the public internet. All other addresses are refused, assigned or not.
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 _REFUSED_IPV6 = tuple(
     ipaddress.IPv6Network(text)
@@ -48,18 +48,18 @@ _LOOPBACK: tuple[Address, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.
 
 
 class Refused(Exception):
-    """The message is one line for the person whose request was refused."""
+    """The address is not allowed. The message is one line for the user."""
 
 
 class Unresolvable(Exception):
-    """No such host: nobody refused it."""
+    """The host doesn't exist or can't be resolved."""
 
 
 class AddressPolicy:
     """Admits addresses of the public internet and those in `allowed_networks` (CIDRs), except this host's own.
 
-    The allowed networks are the operator's word and open whatever is inside them, this host included. An address that
-    embeds IPv4 addresses is judged by those. Raises ValueError for an invalid CIDR. Safe from several threads.
+    The operator sets the allowed networks, which may include this host. For an address that embeds IPv4 addresses,
+    these are checked. Raises ValueError for an invalid CIDR. Safe from several threads.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class AddressPolicy:
         return bool(self._networks)
 
     def is_listed(self, address: Address) -> bool:
-        """Whether the address is in the allowed networks, by itself or by all that it embeds."""
+        """Whether the address, or every address that it embeds, is in the allowed networks."""
         address = without_scope(address)
         if any(address in network for network in self._networks):
             return True
@@ -81,7 +81,7 @@ class AddressPolicy:
         return bool(embedded) and all(self.is_listed(each) for each in embedded)
 
     def is_public(self, address: Address) -> bool:
-        """False for private, local, reserved and this host's own addresses, and for those that embed one of these."""
+        """False for private, local and reserved addresses and this host's own, and for addresses that embed one."""
         address, own = without_scope(address), self._own()
         return address not in own and _is_global(address, own)
 
@@ -89,9 +89,9 @@ class AddressPolicy:
         return self.is_listed(address) or self.is_public(address)
 
     def admit(self, host: str, addresses: Iterable[Address], *, is_listed_only: bool = False) -> tuple[Address, ...]:
-        """Those of the host's addresses that may be connected to, in their order; never empty.
+        """Returns the allowed addresses of the host, in order; never empty.
 
-        `is_listed_only`: for what isn't encrypted, the allowed networks alone. Raises Refused.
+        `is_listed_only`: allow only the listed networks, for unencrypted protocols. Raises Refused.
         """
         found = tuple(addresses)
         admitted = tuple(each for each in found if (self.is_listed if is_listed_only else self.is_admitted)(each))
@@ -99,15 +99,15 @@ class AddressPolicy:
             return admitted
         shown = ", ".join(str(address) for address in found)
         if is_listed_only:
-            raise Refused(f"{host} ({shown}) is in none of the networks that the operator has allowed")
+            raise Refused(f"{host} ({shown}) is not in a network that the operator has allowed")
         raise Refused(f"{host} is a private or local address ({shown})")
 
     def admit_through_proxy(
         self, host: str, addresses: Iterable[Address], *, is_listed_only: bool = False
     ) -> tuple[Address, ...]:
-        """As `admit`, but what isn't listed is reached by a proxy that gets the name and resolves it again.
+        """As `admit`, for a proxy that gets the name of unlisted hosts and resolves it again.
 
-        So each of the host's addresses has to be admitted, unless those that are admitted are listed. Raises Refused.
+        So all addresses of the host must be allowed, unless the allowed ones are listed. Raises Refused.
         """
         found = tuple(addresses)
         admitted = self.admit(host, found, is_listed_only=is_listed_only)
@@ -117,10 +117,10 @@ class AddressPolicy:
 
 
 def literal_addresses(host: str) -> tuple[Address, ...] | None:
-    """The addresses of a host that is written as one, or is `localhost`; None for a name that has to be resolved.
+    """Returns the addresses of a literal address or `localhost`; None for a name that must be resolved.
 
-    Raises Refused for what some programs read as an address and others don't (`127.1`, `0x7f000001`, `010.0.0.1`): it
-    can't be judged for all of them. https://url.spec.whatwg.org/#ends-in-a-number-checker
+    Raises Refused for spellings that only some programs read as an address (`127.1`, `0x7f000001`, `010.0.0.1`),
+    because programs disagree on them. https://url.spec.whatwg.org/#ends-in-a-number-checker
     """
     name = host.lower().rstrip(".")
     try:
@@ -137,7 +137,7 @@ def literal_addresses(host: str) -> tuple[Address, ...] | None:
 
 
 def resolve(host: str, port: int) -> tuple[Address, ...]:
-    """Every address of the host. Blocks for as long as the system's resolver does. Raises Refused, Unresolvable."""
+    """Returns all addresses of the host. Blocks as long as the system's resolver. Raises Refused, Unresolvable."""
     literal = literal_addresses(host)
     if literal is not None and len(literal) == 1:
         return literal
@@ -147,12 +147,12 @@ def resolve(host: str, port: int) -> tuple[Address, ...]:
         if literal is not None:
             return literal
         raise Unresolvable(f"{host} can't be resolved") from error
-    # A scope (`%eth0`) is no part of the address; link-local ones are refused anyway.
+    # A scope (`%eth0`) is not part of the address; link-local addresses are refused anyway.
     return tuple(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
 
 
 def own_addresses() -> frozenset[Address]:
-    """Every address of this host's interfaces: behind a public one may listen what isn't meant for tenants."""
+    """Returns all addresses of this host's interfaces. Even on public ones, services may not be meant for tenants."""
     import psutil
 
     return frozenset(

@@ -1,4 +1,4 @@
-"""Where a request came from: the peer of the connection, or whom a trusted proxy names in its headers."""
+"""The client of a request: the peer of the connection, or the address in a trusted proxy's headers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ class _Malformed(Exception):
 
 
 class TrustedProxies:
-    """`networks`: CIDRs of the proxies in front of this process. Nobody else is believed about an address."""
+    """`networks`: CIDRs of the trusted proxies in front of this process. Headers of other peers are ignored."""
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in networks)
 
     def client_of(self, peer: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, int] | None:
-        """Address and port of whoever sent the request; the port is 0 where a proxy named the address.
+        """Returns the address and port of the client; the port is 0 if a proxy gave the address.
 
-        From a proxy it is the rightmost address of `X-Forwarded-For` or `Forwarded` that is no proxy's: what is further
-        left the client itself may have written. Proxies write one of the two and may pass the other on as it came, so
-        that headers which name different addresses count for nothing, as malformed ones do: the proxy itself is then
-        taken for the client.
+        Behind a proxy it is the rightmost address of `X-Forwarded-For` or `Forwarded` that is not a proxy's: the client
+        itself may have written addresses further left. Proxies set one of the two and may forward the other unchanged.
+        So headers that disagree are ignored, as are malformed ones, and the proxy counts as the client.
         """
         if peer is None or not self._is_proxy(_parsed(peer[0])):
             return peer
@@ -59,8 +58,8 @@ class TrustedProxies:
 
 
 def network_of(host: str, *, ipv6_bits: int = 64) -> str:
-    """What counts as one address: an IPv4 address, an IPv6 network of so many bits (whoever has one address of a /64
-    has them all); anything else as it is."""
+    """The unit that limits count: an IPv4 address, an IPv6 network of `bits` bits (a client with one address of a /64
+    has them all), or any other text unchanged."""
     address = _parsed(host)
     if address is None:
         return host
@@ -70,7 +69,7 @@ def network_of(host: str, *, ipv6_bits: int = 64) -> str:
 
 
 def _parsed(host: str) -> Address | None:
-    """Without its scope; an IPv4 address that is written as an IPv6 one is that IPv4 address."""
+    """Removes the scope and converts an IPv4-mapped address to IPv4."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The IPv4 addresses inside IPv6 ones: where a packet for such an address ends up behind a translator or tunnel."""
+"""IPv4 addresses embedded in IPv6 ones: the destinations behind a translator or tunnel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Prefix → how far the embedded address is from the right, in bits.
+# Prefix → offset of the embedded address from the right, in bits.
 _PLACES = tuple(
     (ipaddress.IPv6Network(prefix), shift)
     for prefix, shift in (
@@ -20,7 +20,7 @@ _PLACES = tuple(
 )
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _TEREDO = ipaddress.IPv6Network("2001::/32")  # RFC 4380
-# The interface identifiers of ISATAP (RFC 5214), which any prefix may have.
+# ISATAP's interface identifiers (RFC 5214), which occur with any prefix.
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _NOWHERE = ipaddress.IPv4Network("0.0.0.0/8")
 _MASK = 0xFFFFFFFF
@@ -32,9 +32,9 @@ def without_scope(address: Address) -> Address:
 
 
 def embedded_addresses(address: Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """What stands for the whole of the address; empty where it stands for itself.
+    """Returns the embedded addresses that decide for the whole address; empty if there are none.
 
-    Teredo has two: the server, and the client behind its obfuscation.
+    Teredo has two: the server and the obfuscated client.
     """
     if not isinstance(address, ipaddress.IPv6Address):
         return ()
@@ -48,18 +48,18 @@ def embedded_addresses(address: Address) -> tuple[ipaddress.IPv4Address, ...]:
 
 
 def isatap_address(address: Address) -> ipaddress.IPv4Address | None:
-    """The address that an ISATAP router of the prefix would deliver to, beside which the prefix counts."""
+    """Returns the address that an ISATAP router of the prefix would deliver to. The prefix has to be checked too."""
     if isinstance(address, ipaddress.IPv6Address) and int(address) >> 32 & _MASK in _ISATAP:
         return ipaddress.IPv4Address(int(address) & _MASK)
     return None
 
 
 def _local_nat64(number: int) -> tuple[ipaddress.IPv4Address, ...]:
-    """The address in each form that a translator may use inside the prefix (RFC 6052, 2.2: /48, /56, /64 and /96).
+    """Returns the address in each format of a translator inside the prefix (RFC 6052, 2.2: /48, /56, /64 and /96).
 
-    A form that reads 0.0.0.0/8, where no packet goes, isn't the one in use, unless all read so.
+    A format that yields 0.0.0.0/8, which is not routable, is not in use, unless all formats do.
     """
-    # Bits 64 to 71 are no part of the embedded address.
+    # Bits 64 to 71 are not part of the embedded address.
     joined = (number >> 64) << 56 | number & (1 << 56) - 1
     forms = (joined >> 40, joined >> 32, joined >> 24, number)
     found = tuple(dict.fromkeys(ipaddress.IPv4Address(form & _MASK) for form in forms))

@@ -1,14 +1,13 @@
-"""What an install or build command of a project may look like.
+"""Validates the install and build commands of projects.
 
-The sandbox is the wall; this is the sign on it: it tells a person early that a command can't work here, and keeps
-typing errors and pasted shell tricks out. Nothing relies on it for isolation.
+The sandbox isolates commands. This check only tells users early that a command can't work here, and rejects typing
+errors and pasted shell tricks. Nothing relies on it for isolation.
 """
 
 from __future__ import annotations
 
 import re
 
-from shared.errors import ValidationFailed
 from shared.text.written import is_written_text
 
 MAXIMUM_COMMAND_LENGTH = 1000
@@ -29,18 +28,11 @@ _FORBIDDEN_TEXTS = ("/dev/tcp/", "/dev/udp/", "/proc/self", "169.254.169.254")
 
 
 class _Refused(Exception):
-    """Carries the sentence that says what is wrong."""
-
-
-def validate_command(text: str, field: str = "command") -> None:
-    """Raises ValidationFailed that names `field` when the command isn't one that this platform runs."""
-    problem = find_command_problem(text)
-    if problem is not None:
-        raise ValidationFailed({field: problem})
+    """The message describes the problem in one sentence."""
 
 
 def find_command_problem(text: str) -> str | None:
-    """One sentence saying what is wrong with the command and what to do, or None when it is fine.
+    """Returns one sentence that says what is wrong with the command and what to do, or None if it is valid.
 
     Allowed: one program with arguments, or several joined with `&&`; `NAME=value` before a program; `$NAME` in
     arguments. Everything else (pipes, redirections, `;`, substitutions) belongs in a script of the repository.
@@ -63,7 +55,7 @@ def find_command_problem(text: str) -> str | None:
 
 
 def _split(text: str) -> list[list[str]]:
-    """The words of each part between `&&`, quotes removed; refuses every other operator of the shell."""
+    """Splits at `&&` into lists of words without quotes. Raises _Refused for every other shell operator."""
     parts: list[list[str]] = [[]]
     word: str | None = None
     quote = ""

@@ -1,13 +1,13 @@
-"""Credentials of projects' repositories: write-only for clients, opened for the clones alone."""
+"""Repository credentials: write-only for clients, decrypted only for clones."""
 
 from __future__ import annotations
 
 import json
 
 from schemas.projects import RepositoryCredentialsResource, SetRepositoryCredentialsRequest
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.errors import CloudifyError, NotFound, PlatformError, ValidationFailed
-from shared.projects.credential_repository import RepositoryCredentialRepository
+from shared.projects.credential_repository import CredentialsRow, NewCredentials, RepositoryCredentialRepository
 from shared.projects.repository_credentials import (
     DEFAULT_USERNAME,
     MAXIMUM_TOKEN,
@@ -18,7 +18,7 @@ from shared.projects.repository_credentials import (
 )
 from shared.projects.repository_url import RepositoryUrl, parse_repository_url
 from shared.projects.variable_service import Rotation
-from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
+from shared.secrets_box import SecretsBox, SecretUnreadable
 
 _BATCH = 500
 
@@ -32,15 +32,15 @@ class RepositoryCredentialService:
     def set(
         self, tenant_id: str, project_id: str, request: SetRepositoryCredentialsRequest
     ) -> RepositoryCredentialsResource:
-        """Makes or replaces them, for the host of the project's repositoryUrl, and forgets the SSH host keys that were
-        seen. Raises ValidationFailed, NotFound."""
+        """Creates or replaces the credentials for the host of the project's repositoryUrl, and deletes the known SSH
+        host keys. Raises ValidationFailed, NotFound."""
         key = _validate(request)
         with self._database.transaction() as connection:
             row = self._credentials.lock_project(connection, tenant_id, project_id)
             if row is None:
                 raise _no_project()
-            url = _address(row["repository_url"], kind=request.kind)
-            self._clean_address(connection, project_id, row["repository_url"])
+            url = _address(row.repository_url, kind=request.kind)
+            self._clean_address(connection, project_id, row.repository_url)
             if key is not None:
                 credentials = RepositoryCredentials("sshKey", url.origin, private_key=key.private_key)
             else:
@@ -50,10 +50,10 @@ class RepositoryCredentialService:
         return _resource(stored)
 
     def take_from(self, connection: Connection, project_id: str, url: RepositoryUrl) -> None:
-        """Stores the credentials that an address carries, if any, as the project's."""
+        """Stores credentials in the address, if any, as the project's."""
         if url.is_http and (url.user or url.password):
             credentials = RepositoryCredentials("token", url.origin, user=url.user or "", password=url.password or "")
-            # A user without a password is the token itself.
+            # A user without a password is a token.
             username = url.user if url.password else None
             self._store(connection, project_id, credentials, username=username, key=None)
 
@@ -65,44 +65,44 @@ class RepositoryCredentialService:
         return _resource(row)
 
     def delete(self, tenant_id: str, project_id: str) -> None:
-        """Forgets the SSH host keys as well. Raises NotFound."""
+        """Deletes the credentials and the known SSH host keys. Raises NotFound."""
         with self._database.transaction() as connection:
             row = self._credentials.lock_project(connection, tenant_id, project_id)
             if row is None:
                 raise _no_project()
             self._credentials.forget_host_keys(connection, project_id)
             deleted = self._credentials.delete(connection, project_id)
-            # Of an address that was stored before credentials were moved out of it.
-            deleted |= self._clean_address(connection, project_id, row["repository_url"])
+            # Older versions stored addresses with their credentials.
+            deleted |= self._clean_address(connection, project_id, row.repository_url)
         if not deleted:
             raise _none_set()
 
     def open_for(self, project_id: str) -> RepositoryCredentials | None:
-        """For workers: never shown to a client. Raises PlatformError when a key is missing from the settings."""
+        """Decrypts the credentials. For workers only. Raises PlatformError if a key is missing from the settings."""
         row = self._credentials.find_sealed(project_id)
         if row is None:
             return None
         try:
-            opened = self._box.open(_sealed(row), _context(row["project_id"], row["kind"], row["origin"]))
+            opened = self._box.open(row.sealed, _context(row.project_id, row.kind, row.origin))
         except SecretUnreadable as error:
             raise PlatformError(f"The repository's credentials can't be read. {error}") from error
         values: dict[str, str] = json.loads(opened)
-        return RepositoryCredentials(row["kind"], row["origin"], **values)
+        return RepositoryCredentials(row.kind, row.origin, **values)
 
     def rotate_keys(self) -> Rotation:
-        """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
+        """Wraps all data keys with the current key. May be repeated and run concurrently with writes."""
         rewrapped, after = 0, ""
         unreadable: list[str] = []
         while rows := self._credentials.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
             for row in rows:
-                after = row["project_id"]
+                after = row.project_id
                 try:
-                    sealed = self._box.rewrap(_sealed(row), _context(after, row["kind"], row["origin"]))
+                    sealed = self._box.rewrap(row.sealed, _context(after, row.kind, row.origin))
                 except SecretUnreadable:
                     unreadable.append(f"repository credentials of {after}")
                     continue
                 rewrapped += self._credentials.replace_wrapping(
-                    after, key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=bytes(row["wrapped_key"])
+                    after, key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=row.wrapped_key
                 )
         return Rotation(rewrapped, tuple(unreadable))
 
@@ -114,7 +114,7 @@ class RepositoryCredentialService:
         *,
         username: str | None,
         key: DeployKey | None,
-    ) -> Row:
+    ) -> CredentialsRow:
         values = {"private_key": credentials.private_key}
         if credentials.kind == "token":
             values = {"user": credentials.user, "password": credentials.password}
@@ -123,21 +123,21 @@ class RepositoryCredentialService:
         self._credentials.forget_host_keys(connection, project_id)
         return self._credentials.upsert(
             connection,
-            {
-                "project_id": project_id,
-                "kind": credentials.kind,
-                "origin": credentials.origin,
-                "username": username,
-                "fingerprint": key.fingerprint if key else None,
-                "public_key": key.public_key if key else None,
-                "key_id": sealed.key_id,
-                "wrapped_key": sealed.wrapped_key,
-                "ciphertext": sealed.ciphertext,
-            },
+            NewCredentials(
+                project_id=project_id,
+                kind=credentials.kind,
+                origin=credentials.origin,
+                username=username,
+                fingerprint=key.fingerprint if key else None,
+                public_key=key.public_key if key else None,
+                key_id=sealed.key_id,
+                wrapped_key=sealed.wrapped_key,
+                ciphertext=sealed.ciphertext,
+            ),
         )
 
     def _clean_address(self, connection: Connection, project_id: str, address: str | None) -> bool:
-        """Whether the project's stored address had credentials; it has none afterwards."""
+        """Removes credentials from the project's stored address. Returns whether it had any."""
         try:
             url = parse_repository_url(address or "")
         except CloudifyError:
@@ -149,7 +149,7 @@ class RepositoryCredentialService:
 
 
 def _validate(request: SetRepositoryCredentialsRequest) -> DeployKey | None:
-    """The key, where one is given. Raises ValidationFailed with all that is wrong."""
+    """Returns the deploy key, if one is given. Raises ValidationFailed with all problems."""
     if request.kind not in ("token", "sshKey"):
         raise ValidationFailed({"kind": "must be token or sshKey"})
     given = {"username": request.username, "token": request.token, "privateKey": request.private_key}
@@ -179,7 +179,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _address(stored: str | None, *, kind: str) -> RepositoryUrl:
-    """Raises ValidationFailed where credentials of this kind are of no use."""
+    """Raises ValidationFailed if credentials of this kind can't be used for the address."""
     if stored is None:
         raise ValidationFailed({"kind": "needs a repository: set the project's repositoryUrl first"})
     url = parse_repository_url(stored)
@@ -190,23 +190,19 @@ def _address(stored: str | None, *, kind: str) -> RepositoryUrl:
     return url
 
 
-def _sealed(row: Row) -> SealedSecret:
-    return SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
-
-
 def _context(project_id: str, kind: str, origin: str) -> bytes:
-    """The host is part of it: a row that is moved to another one opens no more."""
+    """Includes the host, so that a row that is moved to another host can't be decrypted."""
     return f"repository credentials\x00{project_id}\x00{kind}\x00{origin}".encode()
 
 
-def _resource(row: Row) -> RepositoryCredentialsResource:
+def _resource(row: CredentialsRow) -> RepositoryCredentialsResource:
     return RepositoryCredentialsResource(
-        kind=row["kind"],
-        host=row["origin"],
-        username=row["username"],
-        fingerprint=row["fingerprint"],
-        public_key=row["public_key"],
-        updated_at=row["updated_at"],
+        kind=row.kind,
+        host=row.origin,
+        username=row.username,
+        fingerprint=row.fingerprint,
+        public_key=row.public_key,
+        updated_at=row.updated_at,
     )
 
 
@@ -215,4 +211,4 @@ def _no_project() -> NotFound:
 
 
 def _none_set() -> NotFound:
-    return NotFound("The project has no credentials for its repository; PUT sets some.")
+    return NotFound("The project has no credentials for its repository; set them with PUT.")

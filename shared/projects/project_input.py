@@ -1,4 +1,4 @@
-"""What a project's settings may be: one function a field, each returns the problem or None."""
+"""Validates a project's settings: one function for each field, which returns the problem or None."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NODE_VERSION = re.compile(r"(v?\d{1,3}(\.\d{1,4}){0,2}|v?\d{1,3}\.x|lts(/[a-z*-
 
 MAXIMUM_SLUG = 40
 
-# Host labels of the platform itself, and such as a visitor would take for it.
+# Host labels of the platform itself, and labels that visitors could mistake for it.
 RESERVED_SLUGS = frozenset([
     "account", "admin", "api", "app", "assets", "auth", "billing", "blog", "cdn", "cloudify", "console", "dashboard",
     "docs", "ftp", "git", "health", "help", "imap", "internal", "localhost", "login", "mail", "metrics", "ns1", "ns2",
@@ -25,12 +25,12 @@ RESERVED_SLUGS = frozenset([
 
 
 def slug_from(name: str) -> str:
-    """`Café Straße!` → `cafe-strasse`; `project` where nothing of the name can be used."""
+    """`Café Straße!` → `cafe-strasse`; `project` if no character of the name can be used."""
     return slug_of(name)[:MAXIMUM_SLUG].strip("-") or "project"
 
 
 def numbered_slug(slug: str, number: int) -> str:
-    """`site`, 2 → `site-2`, cut so that it stays a slug."""
+    """`site`, 2 → `site-2`, cut to the maximum length of a slug."""
     suffix = f"-{number}"
     return slug[: MAXIMUM_SLUG - len(suffix)].rstrip("-") + suffix
 
@@ -52,7 +52,7 @@ def branch_problem(branch: str) -> str | None:
 
 
 def directory_problem(directory: str) -> str | None:
-    """A path inside the repository; `.` is its root."""
+    """Checks a path inside the repository; `.` is its root."""
     if not 1 <= len(directory) <= 500:
         return "must have from 1 to 500 characters; use . for the root of the repository"
     if not is_written_text(directory) or "\\" in directory:
@@ -86,7 +86,7 @@ CHECKS: Mapping[str, tuple[str, Callable[[str], str | None]]] = {
 
 
 def field_problems(values: Mapping[str, object]) -> dict[str, str]:
-    """What is wrong, by the field's name in JSON; all of it. Values that are no text are not looked at."""
+    """Returns all problems by the field's name in JSON. Values that are not strings are skipped."""
     problems: dict[str, str] = {}
     for column, (field, check) in CHECKS.items():
         value = values.get(column)

@@ -1,27 +1,73 @@
-"""Projects as rows."""
+"""Database access to projects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import LiteralString
 
-from shared.db.database import Connection, Database, Row
+import msgspec
+
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest, keyset_clause, page_of
+from shared.db.rows import columns_of
+from shared.plans import Plan
 
-SORTABLE = {"created_at": "p.created_at", "name": "p.name"}
+SORTABLE: dict[str, LiteralString] = {"created_at": "p.created_at", "name": "p.name"}
 
-# Columns a client may change; anything else in an update is a mistake of the caller.
-CHANGEABLE = frozenset({
+# Columns that clients may change; any other column in an update is a bug of the caller.
+CHANGEABLE: tuple[LiteralString, ...] = (
     "name", "repository_url", "repository_branch", "root_directory", "framework", "install_command", "build_command",
     "output_directory", "node_version", "is_pinned", "repository_set_by",
-})  # fmt: skip
+)  # fmt: skip
 
-_SELECT = """
-SELECT p.*, (SELECT d.id FROM deployments d WHERE d.project_id = p.id AND d.is_active) AS active_deployment_id
+
+class ProjectRow(msgspec.Struct, frozen=True):
+    """A project; `active_deployment_id` is the deployment that production serves."""
+
+    id: str
+    name: str
+    slug: str
+    repository_url: str | None
+    repository_branch: str
+    root_directory: str
+    framework: str | None
+    install_command: str | None
+    build_command: str | None
+    output_directory: str | None
+    node_version: str | None
+    is_pinned: bool
+    active_deployment_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewProject(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a new project."""
+
+    id: str
+    tenant_id: str
+    name: str
+    slug: str
+    repository_url: str | None
+    repository_branch: str
+    root_directory: str
+    framework: str | None
+    install_command: str | None
+    build_command: str | None
+    output_directory: str | None
+    node_version: str | None
+    repository_set_by: str | None
+
+
+_ACTIVE: LiteralString = "(SELECT d.id FROM deployments d WHERE d.project_id = p.id AND d.is_active)"
+
+_SELECT: LiteralString = f"""
+SELECT {columns_of(ProjectRow, "p", active_deployment_id=_ACTIVE)}
 FROM projects p
-"""
+"""  # noqa: S608 - constants only
 
-_INSERT = """
+_INSERT: LiteralString = f"""
 INSERT INTO projects (id, tenant_id, name, slug, repository_url, repository_branch, root_directory, framework,
                       install_command, build_command, output_directory, node_version, repository_set_by)
 SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, %(repository_branch)s, %(root_directory)s,
@@ -29,88 +75,88 @@ SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, %(reposito
        %(repository_set_by)s
 WHERE NOT EXISTS (SELECT 1 FROM deployments d WHERE d.host = %(slug)s)
 ON CONFLICT (slug) DO NOTHING
-RETURNING *, NULL AS active_deployment_id
-"""
+RETURNING {columns_of(ProjectRow, active_deployment_id="NULL")}
+"""  # noqa: S608 - constants only
 
 
 class ProjectRepository:
-    """A project that is being deleted is not found and not listed; it still counts for its slug."""
+    """A project that is being deleted is not found and not listed, but its slug remains taken."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def lock_tenant(self, connection: Connection, tenant_id: str) -> str | None:
-        """The tenant's plan. Serialises creations of a tenant, so that the plan's bound is exact."""
-        row = connection.execute(
-            "SELECT plan FROM tenants WHERE id = %(id)s FOR NO KEY UPDATE", {"id": tenant_id}
-        ).fetchone()
-        return None if row is None else row["plan"]
+    def lock_tenant(self, connection: Connection, tenant_id: str) -> Plan | None:
+        """Returns the tenant's plan. Serialises the creation of projects, so that the plan's limit is exact."""
+        return connection.fetch_value(
+            Plan, "SELECT plan FROM tenants WHERE id = %(id)s FOR NO KEY UPDATE", {"id": tenant_id}
+        )
 
     def count_of(self, connection: Connection, tenant_id: str) -> int:
-        row = connection.execute(
-            "SELECT count(*) AS total FROM projects WHERE tenant_id = %(tenant_id)s AND deleting_at IS NULL",
+        total = connection.fetch_value(
+            int,
+            "SELECT count(*) FROM projects WHERE tenant_id = %(tenant_id)s AND deleting_at IS NULL",
             {"tenant_id": tenant_id},
-        ).fetchone()
-        return row["total"] if row else 0
+        )
+        return total or 0
 
-    def insert(self, connection: Connection, project: dict[str, Any]) -> Row | None:
-        """None when the slug is taken, by a project or as the address of a preview; the transaction goes on."""
-        return connection.execute(_INSERT, project).fetchone()
+    def insert(self, connection: Connection, project: NewProject) -> ProjectRow | None:
+        """Returns None if a project or a preview's address has the slug; the transaction remains usable."""
+        return connection.fetch_one(ProjectRow, _INSERT, msgspec.structs.asdict(project))
 
-    def find(self, tenant_id: str, project_id: str) -> Row | None:
+    def find(self, tenant_id: str, project_id: str) -> ProjectRow | None:
         return self._database.fetch_one(
+            ProjectRow,
             _SELECT + "WHERE p.id = %(id)s AND p.tenant_id = %(tenant_id)s AND p.deleting_at IS NULL",
             {"id": project_id, "tenant_id": tenant_id},
         )
 
-    def find_by_slug(self, tenant_ids: Sequence[str], slug: str) -> Row | None:
+    def find_by_slug(self, tenant_ids: Sequence[str], slug: str) -> ProjectRow | None:
         return self._database.fetch_one(
+            ProjectRow,
             _SELECT + "WHERE p.slug = %(slug)s AND p.tenant_id = ANY(%(tenant_ids)s) AND p.deleting_at IS NULL",
             {"slug": slug, "tenant_ids": list(tenant_ids)},
         )
 
     def find_tenant(self, project_id: str) -> str | None:
-        row = self._database.fetch_one(
-            "SELECT tenant_id FROM projects WHERE id = %(id)s AND deleting_at IS NULL", {"id": project_id}
+        return self._database.fetch_value(
+            str, "SELECT tenant_id FROM projects WHERE id = %(id)s AND deleting_at IS NULL", {"id": project_id}
         )
-        return None if row is None else row["tenant_id"]
 
-    def page(self, tenant_ids: Sequence[str], request: PageRequest, *, framework: Sequence[str] = ()) -> Page[Row]:
-        where = "p.tenant_id = ANY(%(tenant_ids)s) AND p.deleting_at IS NULL"
-        parameters: dict[str, Any] = {"tenant_ids": list(tenant_ids)}
+    def page(
+        self, tenant_ids: Sequence[str], request: PageRequest, *, framework: Sequence[str] = ()
+    ) -> Page[ProjectRow]:
+        where: LiteralString = "p.tenant_id = ANY(%(tenant_ids)s) AND p.deleting_at IS NULL"
+        parameters: dict[str, object] = {"tenant_ids": list(tenant_ids)}
         if framework:
             where += " AND p.framework = ANY(%(framework)s)"
             parameters["framework"] = list(framework)
         keyset, order, keyset_parameters = keyset_clause(request, column=SORTABLE[request.sort], id_column="p.id")
-        rows = self._database.fetch_all(f"{_SELECT} WHERE {where} AND {keyset} {order}", parameters | keyset_parameters)
+        page_query = f"{_SELECT} WHERE {where} AND {keyset} {order}"
+        rows = self._database.fetch_all(ProjectRow, page_query, parameters | keyset_parameters)
         total = None
         if request.with_total:
-            counted = self._database.fetch_one(
-                f"SELECT count(*) AS total FROM projects p WHERE {where}",  # noqa: S608 - constants only
-                parameters,
-            )
-            total = counted["total"] if counted else 0
+            count_query = f"SELECT count(*) FROM projects p WHERE {where}"  # noqa: S608 - constants only
+            total = self._database.fetch_value(int, count_query, parameters)
         return page_of(rows, request, total)
 
-    def update(self, connection: Connection, tenant_id: str, project_id: str, changes: dict[str, Any]) -> bool:
-        """False when there is no such project."""
-        unknown = set(changes) - CHANGEABLE
+    def update(self, connection: Connection, tenant_id: str, project_id: str, changes: Mapping[str, object]) -> bool:
+        """Returns False if there is no such project."""
+        unknown = set(changes) - set(CHANGEABLE)
         if unknown:
             raise ValueError(f"not changeable: {sorted(unknown)}")
-        assignments = ", ".join([*(f"{column} = %({column})s" for column in sorted(changes)), "updated_at = now()"])
+        assignments = ", ".join(f"{column} = %({column})s" for column in CHANGEABLE if column in changes)
         query = (
-            f"UPDATE projects SET {assignments} "  # noqa: S608 - the columns are checked above
+            f"UPDATE projects SET {assignments}, updated_at = now() "  # noqa: S608 - constants only
             "WHERE id = %(id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL RETURNING id"
         )
-        parameters = changes | {"id": project_id, "tenant_id": tenant_id}
-        return connection.execute(query.encode(), parameters).fetchone() is not None
+        return connection.exists(query, {**changes, "id": project_id, "tenant_id": tenant_id})
 
-    def set_deleting(self, tenant_id: str, project_id: str) -> str | None:
-        """The tenant's plan; None when there is no such project, or it is being deleted already."""
-        row = self._database.fetch_one(
+    def set_deleting(self, tenant_id: str, project_id: str) -> Plan | None:
+        """Returns the tenant's plan, or None if there is no such project or it is already being deleted."""
+        return self._database.fetch_value(
+            Plan,
             "UPDATE projects p SET deleting_at = now(), updated_at = now() FROM tenants t "
             "WHERE p.id = %(id)s AND p.tenant_id = %(tenant_id)s AND t.id = p.tenant_id AND p.deleting_at IS NULL "
             "RETURNING t.plan",
             {"id": project_id, "tenant_id": tenant_id},
         )
-        return None if row is None else row["plan"]

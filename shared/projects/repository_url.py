@@ -1,4 +1,4 @@
-"""Repository addresses: what is accepted, what of one may be shown, and where one may lead."""
+"""Repository addresses: parsing, the forms that may be shown, and the destinations that are allowed."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ class RepositoryUrl:
 
     @property
     def public(self) -> str:
-        """The address without credentials, in one spelling; fit for logs, argv and cache keys."""
+        """The address without credentials, in one spelling; for logs, argv and cache keys."""
         if self.scheme == "file":
             return f"file://{self.path}"
-        # An SSH user is part of the address; credentials are keys.
+        # An SSH user is part of the address and not a credential.
         user = f"{self.user}@" if self.scheme == "ssh" and self.user else ""
         return f"{self.scheme}://{user}{self._server}{self.path}"
 
     @property
     def place(self) -> str:
-        """The host and the path, in one spelling: the same whichever way a repository is reached. Nothing to clone."""
+        """The host and the path in one spelling, equal for all addresses of a repository. Not an address to clone."""
         return self._server + unquote(self.path).rstrip("/").removesuffix(".git").rstrip("/")
 
     @property
     def origin(self) -> str:
-        """scheme://host:port, in one spelling: whom credentials are for."""
+        """scheme://host:port in one spelling, which credentials are bound to."""
         return f"{self.scheme}://{self._written_host}:{self.port}"
 
     @property
     def _server(self) -> str:
-        """The host, with the port where the scheme has another."""
+        """The host, with the port if it is not the scheme's default."""
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self._written_host}{port}"
 
@@ -69,7 +69,7 @@ class RepositoryUrl:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that must be masked: the password (or a token given as the user), in each of its spellings."""
+        """Values to mask: the password (or a token given as the user), in each spelling."""
         secret = self.password or self.user
         if not self.is_http or not secret:
             return ()
@@ -80,30 +80,30 @@ class RepositoryUrl:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryPolicy:
-    """Where the repositories of one project may be. Safe from several threads.
+    """The allowed locations of one project's repositories. Safe from several threads.
 
-    `allows_files`: whether file:// is accepted, which reads this host's files; for platform administrators alone.
+    `allows_files`: whether file:// is accepted, which reads this host's files; for platform administrators only.
     """
 
     addresses: AddressPolicy
     allows_files: bool = False
 
     def check(self, url: RepositoryUrl) -> None:
-        """Judges all that is known without resolving a name: the scheme, and a host that is written as an address.
+        """Checks the scheme and a literal address without resolving a name.
 
-        Raises CloudifyError URL_FORBIDDEN. For names the clone judges what they resolve to (`admit`).
+        Raises CloudifyError URL_FORBIDDEN. For names, the clone checks the resolved addresses (`admit`).
         """
         if url.scheme == "file":
             if not self.allows_files:
                 raise _forbidden(
-                    "file:// repositories are for platform administrators alone: one of them sets the project's "
+                    "file:// repositories are for platform administrators only: one of them sets the project's "
                     "repositoryUrl. Everybody else uses https:// or ssh://."
                 )
             return
         if url.scheme == "http" and not self.addresses.has_allowed_networks:
             raise _forbidden(
-                "http:// repositories are refused here; use https:// or ssh://. For a server of the own network the "
-                "operator of this installation lists that in CLOUDIFY_EGRESS_ALLOWED_NETWORKS."
+                "http:// repositories are refused here; use https:// or ssh://. For a server in your own network, "
+                "the operator of this installation adds it to CLOUDIFY_EGRESS_ALLOWED_NETWORKS."
             )
         try:
             literal = literal_addresses(url.host)
@@ -113,9 +113,9 @@ class RepositoryPolicy:
             self._admit(url, literal)
 
     def admit(self, url: RepositoryUrl, *, has_proxy: bool = False) -> tuple[Address, ...]:
-        """The addresses to connect to, already judged: use them, don't resolve again. Blocks while it resolves.
+        """Resolves the host and returns the allowed addresses. Connect to these; don't resolve again. Blocks meanwhile.
 
-        `has_proxy`: what isn't in the allowed networks goes through a proxy, which resolves the name again.
+        `has_proxy`: addresses outside the allowed networks are reached through a proxy, which resolves the name again.
 
         Raises CloudifyError URL_FORBIDDEN, Unresolvable.
         """
@@ -131,7 +131,7 @@ class RepositoryPolicy:
         except Refused as error:
             advice = "Use https://" if url.scheme == "http" else "Use a repository that the internet reaches"
             raise _forbidden(
-                f"{error}. {advice}; for a server of the own network the operator of this installation lists that in "
+                f"{error}. {advice}; for a server in your own network, the operator of this installation adds it to "
                 "CLOUDIFY_EGRESS_ALLOWED_NETWORKS."
             ) from error
 
@@ -141,11 +141,11 @@ def _forbidden(message: str) -> CloudifyError:
 
 
 def parse_repository_url(url: str, *, name: str = FIELD, needs_path: bool = True) -> RepositoryUrl:
-    """Accepts https://, http://, ssh://, user@host:path and file://; whether one is allowed, RepositoryPolicy says.
+    """Parses https://, http://, ssh://, user@host:path and file://. RepositoryPolicy decides which are allowed.
 
-    `name`: what a message calls it. `needs_path`: false for the address of a server, which may be a host alone.
+    `name`: the field's name in messages. `needs_path`: False for the address of a server, which may be a host only.
 
-    Raises ValidationFailed. Nothing is resolved.
+    Raises ValidationFailed. Doesn't resolve names.
     """
     try:
         parsed = _parse(url)
@@ -157,7 +157,7 @@ def parse_repository_url(url: str, *, name: str = FIELD, needs_path: bool = True
 
 
 class _Malformed(Exception):
-    """What is wrong with an address, as the rest of a sentence."""
+    """The message describes the problem, as the rest of a sentence."""
 
 
 def _parse(url: str) -> RepositoryUrl:
@@ -191,7 +191,7 @@ def _parse_scp_like(url: str) -> RepositoryUrl:
     if match is None:
         raise _Malformed(f"is not a repository address; expected one like {EXAMPLE} or git@host:team/site.git")
     path = match["path"]
-    # A path that is not absolute is relative to the user's home, which ssh:// spells /~/.
+    # A relative path starts at the user's home, which ssh:// writes as /~/.
     path = path if path.startswith("/") else f"/~/{path}" if path.startswith("~") else f"/{path}"
     return _parse_remote("ssh", match["host"].strip("[]"), None, path, match["user"], None)
 
@@ -199,7 +199,7 @@ def _parse_scp_like(url: str) -> RepositoryUrl:
 def _parse_file(netloc: str, path: str) -> RepositoryUrl:
     if netloc not in ("", "localhost"):
         raise _Malformed("names a host in a file:// address; write file:///path/to/repository")
-    # The path stays encoded, as git decodes it again.
+    # The path remains encoded, because git decodes it.
     if path in ("", "/") or not is_written_text(unquote(path)):
         raise _Malformed("has no usable path; write file:///path/to/repository")
     return RepositoryUrl("file", "", 0, path)
@@ -229,7 +229,7 @@ def _parse_remote(
 
 
 def public_form(url: str) -> str:
-    """The address without credentials, for people; of something that doesn't parse only what can't hold any."""
+    """The address without credentials, for people. Of an invalid address, only the part after an @."""
     try:
         return parse_repository_url(url).public
     except CloudifyError:
@@ -237,7 +237,7 @@ def public_form(url: str) -> str:
 
 
 def place_of(url: str) -> str:
-    """What all addresses of one repository share, as RepositoryUrl.place; the public form of what doesn't parse."""
+    """RepositoryUrl.place, equal for all addresses of a repository; the public form of an invalid address."""
     try:
         return parse_repository_url(url).place
     except CloudifyError:
@@ -245,7 +245,7 @@ def place_of(url: str) -> str:
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
-    """What a log must mask; empty when the address has no credentials or doesn't parse."""
+    """Values that logs must mask; empty if the address has no credentials or is invalid."""
     try:
         return parse_repository_url(url).secrets
     except CloudifyError:

@@ -1,30 +1,29 @@
-"""Projects: made, read, changed; deletion is asked for here and done by a worker."""
+"""Creates, reads and changes projects. Deletion is requested here and done by a worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from schemas.projects import CreateProjectRequest, ProjectResource, UpdateProjectRequest
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.deployments.jobs import cleanup_job
 from shared.errors import CloudifyError, Conflict, ErrorCode, NotFound, PlanLimit, Unavailable, ValidationFailed
 from shared.identifiers import PROJECT, new_identifier
 from shared.network.address_policy import AddressPolicy
-from shared.plans import Plan, limits_of
+from shared.plans import limits_of
 from shared.projects.credential_service import RepositoryCredentialService
 from shared.projects.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
-from shared.projects.repository import ProjectRepository
+from shared.projects.repository import NewProject, ProjectRepository, ProjectRow
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.queue.base import JobQueue
 from shared.settings import NetworkSettings, SiteSettings
 
 Record = Callable[[Connection, ProjectResource], None]
 
-# How many numbered slugs are tried before the client is asked for one.
+# How many numbered slugs are tried before the client has to choose one.
 _SLUG_ATTEMPTS = 100
 
 
@@ -71,20 +70,17 @@ class ProjectService:
     def create(
         self, tenant_id: str, request: CreateProjectRequest, *, set_by: str | None, record: Record | None = None
     ) -> ProjectResource:
-        """`set_by`: the platform administrator who sets its address with the rights of one, None for anybody else: a
-        clone may read file:// for the former, while it is one. `record` runs in the same transaction.
+        """Creates a project. `set_by`: the platform administrator who sets its address, with administrator rights, or
+        None. Only such an address may be a file:// one, as long as the user is an administrator. `record` runs in the
+        same transaction.
 
         Raises ValidationFailed (URL_FORBIDDEN), Conflict (SLUG_TAKEN), PlanLimit.
         """
-        values = msgspec.structs.asdict(request)
-        self._validate(values, allows_files=set_by is not None)
-        values["name"] = request.name.strip()
+        self._validate(msgspec.structs.asdict(request), allows_files=set_by is not None)
         with self._database.transaction() as connection:
             self._admit(connection, tenant_id)
-            values |= {"id": new_identifier(PROJECT), "tenant_id": tenant_id, "repository_set_by": set_by}
-            address = values["repository_url"]
-            row = self._insert(connection, values | {"repository_url": _without_credentials(address)}, request.slug)
-            self._keep_credentials(connection, row["id"], address)
+            row = self._insert(connection, _new_project(tenant_id, request, set_by), request.slug)
+            self._keep_credentials(connection, row.id, request.repository_url)
             resource = self._resource(row)
             if record is not None:
                 record(connection, resource)
@@ -93,7 +89,7 @@ class ProjectService:
     def update(
         self, tenant_id: str, project_id: str, request: UpdateProjectRequest, *, set_by: str | None
     ) -> ProjectResource:
-        """Changes what the request names. `set_by`: as in `create`.
+        """Changes the fields that the request has. `set_by`: as in `create`.
 
         Raises ValidationFailed (URL_FORBIDDEN), NotFound.
         """
@@ -113,24 +109,25 @@ class ProjectService:
         return self.get(tenant_id, project_id)
 
     def delete(self, tenant_id: str, project_id: str) -> None:
-        """Hides the project at once; its deployments, sites and files are removed by a job. Raises NotFound."""
+        """Hides the project at once. A job removes its deployments, sites and files. Raises NotFound."""
         plan = self._projects.set_deleting(tenant_id, project_id)
         if plan is None:
             raise _not_found()
         try:
-            self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(Plan(plan))))
+            self._queue.enqueue(cleanup_job(subject_id=project_id, tenant_id=tenant_id, limits=limits_of(plan)))
         except Unavailable:
-            # `deleting_at` is committed: the reconciler enqueues what the queue doesn't hold.
+            # `deleting_at` is committed; the reconciler enqueues missing jobs.
             return
 
-    def _validate(self, values: dict[str, Any], *, allows_files: bool) -> None:
+    def _validate(self, values: Mapping[str, object], *, allows_files: bool) -> None:
         problems = field_problems(values)
         code: ErrorCode | None = None
-        if isinstance(values.get("repository_url"), str):
+        address = values.get("repository_url")
+        if isinstance(address, str):
             try:
-                # The clone judges again, by what the name resolves to then; no name is resolved in a request.
+                # The clone checks again with the resolved addresses; a request resolves no names.
                 policy = RepositoryPolicy(self._addresses, allows_files=allows_files)
-                policy.check(parse_repository_url(values["repository_url"]))
+                policy.check(parse_repository_url(address))
             except CloudifyError as error:
                 code = error.code if error.code == ErrorCode.URL_FORBIDDEN and not problems else None
                 fields = (error.details or {}).get("fields", [])
@@ -139,7 +136,7 @@ class ProjectService:
             raise ValidationFailed(problems, code=code)
 
     def _keep_credentials(self, connection: Connection, project_id: str, address: str | None) -> None:
-        """Those that the address carries are kept encrypted, as the project's."""
+        """Encrypts and stores credentials in the address as the project's."""
         if address:
             self._credentials.take_from(connection, project_id, parse_repository_url(address))
 
@@ -147,25 +144,26 @@ class ProjectService:
         plan = self._projects.lock_tenant(connection, tenant_id)
         if plan is None:
             raise NotFound("There is no such account.")
-        maximum = limits_of(Plan(plan)).maximum_projects
+        maximum = limits_of(plan).maximum_projects
         if self._projects.count_of(connection, tenant_id) >= maximum:
             raise PlanLimit(
                 f"The {plan} plan allows {maximum} projects; delete one or change the plan.",
                 details={"plan": plan, "maximumProjects": maximum},
             )
 
-    def _insert(self, connection: Connection, values: dict[str, Any], wanted: str | None) -> Row:
+    def _insert(self, connection: Connection, project: NewProject, wanted: str | None) -> ProjectRow:
+        """Inserts the project with the `wanted` slug, or with the first free one derived from its name."""
         if wanted is not None:
-            row = self._projects.insert(connection, values)
+            row = self._projects.insert(connection, msgspec.structs.replace(project, slug=wanted))
             if row is None:
                 raise Conflict(f"The slug {wanted} is taken; choose another.", code=ErrorCode.SLUG_TAKEN)
             return row
-        base = slug_from(values["name"])
+        base = slug_from(project.name)
         for number in range(1, _SLUG_ATTEMPTS + 1):
             slug = base if number == 1 else numbered_slug(base, number)
             if slug in RESERVED_SLUGS or slug_problem(slug) is not None:
                 continue
-            row = self._projects.insert(connection, values | {"slug": slug})
+            row = self._projects.insert(connection, msgspec.structs.replace(project, slug=slug))
             if row is not None:
                 return row
         raise Conflict(
@@ -173,17 +171,49 @@ class ProjectService:
             code=ErrorCode.SLUG_TAKEN,
         )
 
-    def _resource(self, row: Row) -> ProjectResource:
-        names = ProjectResource.__struct_fields__
-        values = {name: row[name] for name in names if name != "url"}
-        if values["repository_url"] is not None:
-            # Credentials in the address are for the clone alone.
-            values["repository_url"] = public_form(values["repository_url"])
-        return ProjectResource(**values, url=self._sites.url(row["slug"]))
+    def _resource(self, row: ProjectRow) -> ProjectResource:
+        return ProjectResource(
+            id=row.id,
+            name=row.name,
+            slug=row.slug,
+            # Only clones may see credentials in the address.
+            repository_url=None if row.repository_url is None else public_form(row.repository_url),
+            repository_branch=row.repository_branch,
+            root_directory=row.root_directory,
+            framework=row.framework,
+            install_command=row.install_command,
+            build_command=row.build_command,
+            output_directory=row.output_directory,
+            node_version=row.node_version,
+            url=self._sites.url(row.slug),
+            is_pinned=row.is_pinned,
+            active_deployment_id=row.active_deployment_id,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | None) -> NewProject:
+    """The slug is still empty."""
+    return NewProject(
+        id=new_identifier(PROJECT),
+        tenant_id=tenant_id,
+        name=request.name.strip(),
+        slug="",
+        repository_url=_without_credentials(request.repository_url),
+        repository_branch=request.repository_branch,
+        root_directory=request.root_directory,
+        framework=request.framework,
+        install_command=request.install_command,
+        build_command=request.build_command,
+        output_directory=request.output_directory,
+        node_version=request.node_version,
+        repository_set_by=set_by,
+    )
 
 
 def _without_credentials(address: str | None) -> str | None:
-    """As it was written, unless it carries credentials."""
+    """The unchanged address, unless it has credentials."""
     if not address:
         return address
     url = parse_repository_url(address)

@@ -1,4 +1,4 @@
-"""Environment variables of projects: write-only for clients, opened for the builds alone."""
+"""Environment variables of projects: write-only for clients, decrypted only for builds."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import re
 from dataclasses import dataclass, field
 
 from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariableResource, SetVariableRequest
-from shared.db.database import Database, Row
+from shared.db.database import Database
 from shared.deployments.state import STAGES, Stage
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed
 from shared.identifiers import VARIABLE, new_identifier
-from shared.projects.variable_repository import VariableRepository
-from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
+from shared.projects.variable_repository import NewVariable, SealedVariable, VariableRepository, VariableRow
+from shared.secrets_box import SecretsBox, SecretUnreadable
 
 TARGETS = ("production", "preview", "development")
 # The stages that run a project's commands.
 VARIABLE_STAGES = tuple(stage for stage, traits in STAGES.items() if traits.takes_variables)
 MAXIMUM_VARIABLES = 200
 MAXIMUM_VALUE_BYTES = 64 * 1024
-# Linux starts no program with more than some 2 MiB of variables and arguments.
+# Linux can't start a program with more than about 2 MiB of variables and arguments.
 MAXIMUM_TOTAL_BYTES = 1024 * 1024
-# Set for every build by the platform, over whatever a project says.
+# The platform sets these for every build and overrides the project's values.
 RESERVED = frozenset(
     ["PATH", "VIRTUAL_ENV", "CLOUDIFY"]
     + [f"CLOUDIFY_{name}" for name in ("ENVIRONMENT", "PROJECT", "BRANCH", "COMMIT_SHA", "URL")]
@@ -32,7 +32,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """`unreadable`: ids of records whose key is in no setting any more; they were left as they are."""
+    """`unreadable`: ids of unchanged records whose key is no longer in the settings."""
 
     rewrapped: int
     unreadable: tuple[str, ...]
@@ -40,7 +40,7 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class ProjectVariable:
-    """`stages`: whose commands see it."""
+    """`stages`: the stages whose commands see the variable."""
 
     key: str
     value: str = field(repr=False)
@@ -56,7 +56,7 @@ class VariableService:
     def set(
         self, tenant_id: str, project_id: str, key: str, request: SetVariableRequest
     ) -> EnvironmentVariableResource:
-        """Makes or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables, 1 MiB)."""
+        """Creates or replaces the variable. Raises ValidationFailed, NotFound, Conflict (200 variables, 1 MiB)."""
         targets, stages = list(dict.fromkeys(request.targets)), list(dict.fromkeys(request.stages))
         _validate(key, request.value, targets, stages)
         sealed = self._box.seal(request.value.encode(), _context(project_id, key))
@@ -68,26 +68,26 @@ class VariableService:
                 raise Conflict(f"The project has {MAXIMUM_VARIABLES} variables; delete one first.")
             if their_bytes + len(sealed.ciphertext) + len(key) > MAXIMUM_TOTAL_BYTES:
                 raise Conflict(
-                    "The project's variables would take more than 1 MiB together, with which no program can be started;"
+                    "The project's variables would take more than 1 MiB together, too much to start a program;"
                     " delete one first, or keep large values in the repository."
                 )
             row = self._variables.upsert(
                 connection,
-                {
-                    "id": new_identifier(VARIABLE),
-                    "project_id": project_id,
-                    "key": key,
-                    "targets": targets,
-                    "stages": stages,
-                    "key_id": sealed.key_id,
-                    "wrapped_key": sealed.wrapped_key,
-                    "ciphertext": sealed.ciphertext,
-                },
+                NewVariable(
+                    id=new_identifier(VARIABLE),
+                    project_id=project_id,
+                    key=key,
+                    targets=targets,
+                    stages=stages,
+                    key_id=sealed.key_id,
+                    wrapped_key=sealed.wrapped_key,
+                    ciphertext=sealed.ciphertext,
+                ),
             )
         return _resource(row)
 
     def list(self, tenant_id: str, project_id: str) -> list[EnvironmentVariableResource]:
-        """By key; at most 200."""
+        """Returns the variables by key; at most 200."""
         return [_resource(row) for row in self._variables.list_of(tenant_id, project_id)]
 
     def delete(self, tenant_id: str, project_id: str, key: str) -> None:
@@ -96,57 +96,53 @@ class VariableService:
             raise NotFound("The project has no such variable.")
 
     def development(self, tenant_id: str, project_id: str) -> DevelopmentEnvironmentResource:
-        """Values of the variables that hold for development alone; of those that a build gets too, only the names.
+        """Returns the values of variables that are only for development, and the names of those that builds see too.
 
-        Raises Unavailable when a key is missing from the settings.
+        Raises Unavailable if a key is missing from the settings.
         """
         rows = self._variables.readable_values(tenant_id, project_id)
         try:
-            own = {row["key"]: self._open(project_id, row) for row in rows if row["targets"] == ["development"]}
+            own = {row.key: self._open(project_id, row) for row in rows if row.targets == ["development"]}
         except PlatformError as error:
             raise Unavailable(
-                f"{error} Set the variable anew, or tell your operator.", retry_after_seconds=60
+                f"{error} Set the variable again, or tell your operator.", retry_after_seconds=60
             ) from error
-        return DevelopmentEnvironmentResource(variables=own, withheld=[r["key"] for r in rows if r["key"] not in own])
+        return DevelopmentEnvironmentResource(variables=own, withheld=[row.key for row in rows if row.key not in own])
 
     def rotate_keys(self) -> Rotation:
-        """Wraps what an older key wrapped with the current one. May be repeated, and run while others write."""
+        """Wraps all data keys with the current key. May be repeated and run concurrently with writes."""
         rewrapped, after = 0, ""
         unreadable: list[str] = []
         while rows := self._variables.wrapped_by_others(self._box.current_key_id, after=after, limit=_BATCH):
             for row in rows:
-                after = row["id"]
+                after = row.id
                 try:
-                    sealed = self._box.rewrap(_sealed(row), _context(row["project_id"], row["key"]))
+                    sealed = self._box.rewrap(row.sealed, _context(row.project_id, row.key))
                 except SecretUnreadable:
-                    unreadable.append(row["id"])
+                    unreadable.append(row.id)
                     continue
                 rewrapped += self._variables.replace_wrapping(
-                    row["id"], key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=bytes(row["wrapped_key"])
+                    row.id, key_id=sealed.key_id, wrapped_key=sealed.wrapped_key, former=row.wrapped_key
                 )
         return Rotation(rewrapped, tuple(unreadable))
 
     def decrypt_for(self, project_id: str, target: str) -> list[ProjectVariable]:
-        """The project's variables for `production`, `preview` or `development`, by key.
+        """Decrypts the project's variables for `production`, `preview` or `development`, by key. For workers only.
 
-        Raises PlatformError when a key is missing from the settings. For workers: never shown to a client.
+        Raises PlatformError if a key is missing from the settings.
         """
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}")
         return [
-            ProjectVariable(row["key"], self._open(project_id, row), frozenset(Stage(name) for name in row["stages"]))
+            ProjectVariable(row.key, self._open(project_id, row), frozenset(row.stages))
             for row in self._variables.sealed_for(project_id, target)
         ]
 
-    def _open(self, project_id: str, row: Row) -> str:
+    def _open(self, project_id: str, row: SealedVariable) -> str:
         try:
-            return self._box.open(_sealed(row), _context(project_id, row["key"])).decode()
+            return self._box.open(row.sealed, _context(project_id, row.key)).decode()
         except SecretUnreadable as error:
-            raise PlatformError(f"The variable {row['key']} can't be read. {error}") from error
-
-
-def _sealed(row: Row) -> SealedSecret:
-    return SealedSecret(row["key_id"], bytes(row["wrapped_key"]), bytes(row["ciphertext"]))
+            raise PlatformError(f"The variable {row.key} can't be read. {error}") from error
 
 
 def _context(project_id: str, key: str) -> bytes:
@@ -171,11 +167,11 @@ def _validate(key: str, value: str, targets: list[str], stages: list[str]) -> No
         raise ValidationFailed(fields)
 
 
-def _resource(row: Row) -> EnvironmentVariableResource:
+def _resource(row: VariableRow) -> EnvironmentVariableResource:
     return EnvironmentVariableResource(
-        key=row["key"],
-        targets=row["targets"],
-        stages=row["stages"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
+        key=row.key,
+        targets=row.targets,
+        stages=[stage.value for stage in row.stages],
+        created_at=row.created_at,
+        updated_at=row.updated_at,
     )

@@ -1,4 +1,4 @@
-"""The seam to the queue, for those who enqueue and ask, and for the code that runs a job."""
+"""The interface of the queue: for producers of jobs, and for the code that runs a job."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Protocol
 from schemas.messages import Job
 from shared.signals import Signal
 
-# Two workers were ended under the job, for an old heartbeat or by the memory killer (see hand_back).
+# The reason of a death: two workers were killed while they ran the job, for a silent heartbeat or by the kernel for
+# lack of memory (see hand_back).
 WORKER_LOST = "worker_lost"
 
 
 class CancelOutcome(enum.StrEnum):
-    REMOVED = "removed"  # it waited; it never runs
-    SIGNALLED = "signalled"  # it runs; its worker is told and confirms
-    UNKNOWN = "unknown"  # the queue holds no such job
+    REMOVED = "removed"  # it was waiting; it will never run
+    SIGNALLED = "signalled"  # it is running; its worker is told, and confirms by ending it
+    UNKNOWN = "unknown"  # the queue has no such job
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """`oldest_age_seconds`: how long the oldest ready job has waited, 0 when none does."""
+    """Numbers of a pool's jobs. `oldest_age_seconds`: how long the oldest job in line has waited, 0 without one.
+
+    `depth` counts the jobs in line, `waiting_for_slot` those of them whose tenant has no free slot.
+    """
 
     pool: str
     depth: int
@@ -36,7 +40,10 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a job waits. `position`: 1 is next among the tenant's jobs of the pool; `holders`: the running set."""
+    """Why a job waits.
+
+    `position`: its place among the tenant's jobs of the pool, 1 for the next. `holders`: the tenant's running set.
+    """
 
     job_id: str
     pool: str
@@ -47,36 +54,40 @@ class Explanation:
 
 
 class JobQueue(Protocol):
-    """Safe from any thread and process; every call is one atomic script and may be repeated.
+    """Safe from any thread and process. Every call is one atomic script and may be repeated.
 
-    Raises QueueUnavailable when Redis can't be reached, QueueFull when a bound is reached; then nothing was changed.
+    Raises QueueUnavailable if Redis can't be reached; the script may or may not have run then. Raises QueueFull if a
+    bound is reached; nothing was changed then.
     """
 
     def enqueue(self, job: Job, *, delay_seconds: float = 0.0) -> bool:
-        """False when a job of this id waits or runs already."""
+        """Returns False if a job with this id is already waiting or running."""
         ...
 
     def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelOutcome:
-        """With `keeps_slot` a removed job's slot stays in the running set until `free_slot`: for a caller that has
-        something to record before another job may take it."""
+        """Removes a waiting job, or tells the worker of a running one.
+
+        `keeps_slot` leaves the slot of a removed job in the running set until `free_slot`, for a caller that must
+        record something before another job may take the slot.
+        """
         ...
 
     def find(self, job_id: str) -> str | None:
-        """Where the job is: ready, delayed, running, dead; None when the queue doesn't hold it."""
+        """The job's state: ready, delayed, running or dead; None if the queue doesn't have it."""
         ...
 
     def death_reason(self, job_id: str) -> str | None:
-        """Why the job is dead: WORKER_LOST, lease_expired, or its last error; None when no dead letter has the id."""
+        """Why the job died: WORKER_LOST, lease_expired, or its last error; None if it isn't a dead letter."""
         ...
 
     def set_tenant(self, tenant_id: str, *, limit: int, weight: int) -> None: ...
 
     def running_set(self, tenant_id: str) -> set[str]:
-        """The slots that the tenant holds: deployments between the first stage's start and the end."""
+        """The slots that the tenant occupies: deployments from the start of their first stage to their end."""
         ...
 
     def hold_slot(self, tenant_id: str, slot: str, *, limit: int, weight: int) -> None:
-        """Puts a slot into the running set whatever the limit: for the rebuild of what already runs."""
+        """Puts a slot into the running set regardless of the limit, to restore what already runs."""
         ...
 
     def free_slot(self, tenant_id: str, slot: str) -> None: ...
@@ -95,9 +106,9 @@ class JobQueue(Protocol):
 
 
 class Lease(Protocol):
-    """A running job, as the code that runs it sees it. The outcome that was set last is applied when it returns.
+    """A running job, for the code that runs it. The outcome that was set last is applied when that code returns.
 
-    When no outcome was set, returning means done and raising means retry with backoff.
+    Without an outcome, returning means done, and raising means retry with backoff.
     """
 
     @property
@@ -105,12 +116,12 @@ class Lease(Protocol):
 
     @property
     def token(self) -> int:
-        """The fencing token: strictly growing over all acquisitions, Redis's loss included."""
+        """The fencing token. It grows strictly over all acquisitions, even if Redis loses its data."""
         ...
 
     @property
     def attempt(self) -> int:
-        """1 the first time."""
+        """1 for the first attempt."""
         ...
 
     @property
@@ -118,7 +129,7 @@ class Lease(Protocol):
 
     @property
     def lost(self) -> Signal:
-        """Set when the lease is another's: write nothing more."""
+        """Set when the lease has passed to another worker: write nothing more."""
         ...
 
     @property
@@ -128,21 +139,21 @@ class Lease(Protocol):
 
     @property
     def stopping(self) -> Signal:
-        """Set when this process is asked to stop: long jobs should hand back with `release`."""
+        """Set when this process is asked to stop: long jobs should call `release` and return."""
         ...
 
     def done(self, next_jobs: Sequence[Job] = ()) -> None:
-        """Release, and enqueue what follows, in one step. The slot is kept exactly if a successor has it."""
+        """Ends the job and enqueues its successors, in one step. A slot that no successor names is freed."""
         ...
 
     def retry(self, delay_seconds: float) -> None:
-        """Put back for later; counts as an attempt; the slot is kept."""
+        """Repeats the job after the delay. It counts as an attempt; the slot is kept."""
         ...
 
     def release(self, delay_seconds: float = 0.0) -> None:
-        """Put back in its old place; the attempt is refunded; the slot is kept."""
+        """Returns the job to its old place in line. The attempt is refunded; the slot is kept."""
         ...
 
     def wait_for_slot(self, delay_seconds: float = 0.0) -> None:
-        """Put back in its old place; the attempt is refunded; the slot is given up unless another job has it."""
+        """Does as `release` does, and frees the slot unless another job has it."""
         ...

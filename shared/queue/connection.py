@@ -20,9 +20,9 @@ def connect_redis(
 ) -> Redis:
     """A thread-safe client that connects on first use; replies are bytes. Close it with `close()`.
 
-    redis-py's own retries are off: it sends a command again after a reply was lost, and can't know which command may
-    be run twice. Those that may are repeated by their callers. A connection that broke while it was idle is
-    noticed and replaced by the pool before anything is sent.
+    redis-py's own retries are off: it repeats a command after a lost reply, without knowing whether the command may
+    run twice. Callers repeat the commands that may. The pool detects and replaces a connection that broke while idle
+    before it sends anything.
     """
     return Redis.from_url(
         url,
@@ -36,10 +36,11 @@ def connect_redis(
 
 
 class Commands:
-    """Runs single commands over connections that it takes from a client's pool and keeps: a thread takes one for the
-    time of a command. They end with the client. Safe from any thread, and in a forked process.
+    """Runs single commands over connections that it takes from a client's pool and keeps.
 
-    Redis-py's own way (pool, retries, records for observability) costs twice as much as the rest of a command.
+    A thread uses a connection for one command at a time; the client closes them all. Safe from any thread, and in a
+    forked process. redis-py's own path (pool, retries, records for observability) costs twice as much as the rest of
+    a command.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -48,7 +49,7 @@ class Commands:
         self._kept: list[Any] = []
 
     def run(self, *arguments: str | bytes | float) -> Any:
-        """Raises what redis-py raises; after a ConnectionError or TimeoutError the command may have been run."""
+        """Raises redis-py's errors. After a ConnectionError or TimeoutError the command may have run."""
         if self._process != os.getpid():
             self._process, self._kept = os.getpid(), []
         try:
@@ -56,22 +57,22 @@ class Commands:
         except IndexError:
             connection = self._pool.get_connection()
         try:
-            self._mend(connection)
+            self._disconnect_if_closed(connection)
             connection.send_command(*arguments)
             reply = connection.read_response()
         except ResponseError:
             self._kept.append(connection)
             raise
         except BaseException:
-            # The answer may still come: the connection can't be used as it is.
+            # The reply may still arrive, so the connection can't be used for another command.
             connection.disconnect()
             self._pool.release(connection)
             raise
         self._kept.append(connection)
         return reply
 
-    def _mend(self, connection: Any) -> None:
-        """Connects again where the other side has closed the connection since it was last used."""
+    def _disconnect_if_closed(self, connection: Any) -> None:
+        """Closes a connection that the server has closed since its last use; the next command opens it again."""
         try:
             if connection.is_connected and connection.can_read():
                 connection.disconnect()

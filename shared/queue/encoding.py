@@ -1,4 +1,4 @@
-"""Jobs and finishes as the arguments of scripts, and back."""
+"""Converts jobs and finishes to the arguments of scripts, and replies to jobs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from shared.queue.records import Outcome
 
 Arguments = list[str | bytes | int]
 
-# Names are parts of keys, between colons.
+# Names are parts of keys, separated by colons.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Job)
 
 
 def encode_name(value: str) -> str:
-    """Raises ValueError for what can't name a pool or tenant."""
+    """Raises ValueError for an invalid name of a pool or tenant."""
     if not _NAME.fullmatch(value):
         raise ValueError(f"{value!r} can't name a pool or tenant; use letters, digits, '_', '.' and '-'.")
     return value
 
 
 def encode_share(limit: int, weight: int) -> tuple[int, int]:
-    """Raises ValueError for a limit or weight that can't be."""
+    """Raises ValueError for an invalid limit or weight."""
     if limit < 0 or weight < 1:
         raise ValueError(f"A tenant's limit ({limit}) must be at least 0 and its weight ({weight}) at least 1.")
     return limit, weight
 
 
 def encode_job(job: Job, delay_seconds: float = 0.0) -> Arguments:
-    """Raises ValueError for a job that can't be queued."""
+    """Raises ValueError for an invalid job."""
     if not job.id:
         raise ValueError("A job needs an id.")
     if not 0 <= job.priority <= 9 or job.max_attempts < 1:
@@ -59,7 +59,7 @@ def encode_job(job: Job, delay_seconds: float = 0.0) -> Arguments:
 
 
 def decode_job(body: bytes, enqueued_at_ms: int) -> Job:
-    """`enqueued_at_ms` is the queue's, where the job had none."""
+    """`enqueued_at_ms` is the time recorded by the queue, used if the job has none itself."""
     job = _DECODER.decode(body)
     return job if job.enqueued_at_ms is not None else msgspec.structs.replace(job, enqueued_at_ms=enqueued_at_ms)
 
@@ -73,7 +73,10 @@ def encode_finish(
     reason: str = "",
     next_jobs: Sequence[Job | tuple[Job, float]] = (),
 ) -> Arguments:
-    """What ends one lease. `next_jobs`: jobs, or jobs with their delays in seconds. Raises ValueError as encode_job."""
+    """The arguments that end one lease. `next_jobs`: jobs, or jobs with their delays in seconds.
+
+    Raises ValueError as encode_job does.
+    """
     delay_ms = int(max(0.0, delay_seconds) * 1000)
     arguments: Arguments = [job_id, token, outcome.value, delay_ms, reason[:500], len(next_jobs)]
     for entry in next_jobs:

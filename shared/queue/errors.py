@@ -1,4 +1,4 @@
-"""What can go wrong with the queue, for its callers."""
+"""The queue's errors, for its callers."""
 
 from __future__ import annotations
 

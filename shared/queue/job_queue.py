@@ -1,4 +1,4 @@
-"""The queue on Redis: each method is one script of `lua/`, so each is atomic. README.md explains the design."""
+"""The queue on Redis. Each method runs one script of `lua/`, so each is atomic. README.md explains the design."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from shared.queue.base import CancelOutcome, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
 from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, HandedBack, Outcome, WorkerRecord
-from shared.queue.scripts import ROOT, Scripts
+from shared.queue.scripts import Scripts
 
-# So many jobs go into one script: it ends within milliseconds, and others' turn comes.
+# Jobs per script, so that a script ends within milliseconds and doesn't hold up other clients.
 _CHUNK = 100
-# A job under which so many workers had to be ended takes no other one.
+# The number of workers that may die under a job before it is dead itself.
 _STRIKES = 2
 
 
 class RedisJobQueue:
-    """A JobQueue, with what workers and operators need besides. Safe from any thread.
+    """A JobQueue, with further methods for workers and operators. Safe from any thread.
 
-    `lease_seconds`: a job whose lease isn't renewed for so long is handed out again. `maximum_depth` bounds the jobs
+    `lease_seconds`: a job whose lease isn't renewed for this long is handed out again. `maximum_depth` bounds the jobs
     in line of a pool, `maximum_tenant_depth` those of a tenant; successors of running jobs are exempt.
-    `maximum_tenant_slots`: what this installation gives one tenant at once, whatever its plan says.
+    `maximum_tenant_slots` bounds every tenant's slots on this installation, regardless of its plan.
     `clock_key` is for tests (see Scripts).
     """
 
@@ -50,12 +50,12 @@ class RedisJobQueue:
         self._maximum_tenant_depth = maximum_tenant_depth
         self._scripts = Scripts(redis, clock_key=clock_key)
 
-    # -- for those who enqueue and ask ---------------------------------------------------------------------------
+    # -- for producers -------------------------------------------------------------------------------------------
 
     def enqueue(self, job: Job, *, delay_seconds: float = 0.0) -> bool:
-        """False when a job of this id waits or runs already; a dead one of this id is replaced.
+        """Returns False if a job with this id is already waiting or running; a dead one is replaced.
 
-        Raises QueueFull, QueueUnavailable, and ValueError for a job that can't be keyed.
+        Raises QueueFull, QueueUnavailable, and ValueError for an invalid job.
         """
         [taken] = self._scripts.run(
             "enqueue", self._maximum_depth, self._maximum_tenant_depth, *encode_job(self.bounded(job), delay_seconds)
@@ -64,13 +64,13 @@ class RedisJobQueue:
             raise QueueFull(f"The queue of {job.pool} is full; try again in a minute.", retry_after_seconds=60)
         if taken == -2:
             raise QueueFull(
-                f"{self._maximum_tenant_depth} jobs wait already for this account; try again when some have run.",
+                f"{self._maximum_tenant_depth} jobs of this account are waiting already; try again when some have run.",
                 retry_after_seconds=60,
             )
         return taken == 1
 
     def enqueue_many(self, jobs: Sequence[Job]) -> int:
-        """How many were taken; those that wait or run already, or are beyond a bound, are left out. May be repeated."""
+        """Returns how many were accepted. Skips jobs that already wait or run, or exceed a bound. May be repeated."""
         taken = 0
         for first in range(0, len(jobs), _CHUNK):
             arguments = flatten(encode_job(self.bounded(job)) for job in jobs[first : first + _CHUNK])
@@ -101,15 +101,15 @@ class RedisJobQueue:
         return slots_within(limit, self._maximum_tenant_slots)
 
     def bounded(self, job: Job) -> Job:
-        """The job within what this installation gives a tenant: for all that is sent to the queue."""
+        """The job with its tenant's limit bounded by this installation's. Apply it to every job that is sent."""
         return msgspec.structs.replace(job, tenant_limit=self._slots(job.tenant_limit))
 
     def all_bounded(self, jobs: Iterable[Job | tuple[Job, float]]) -> list[Job | tuple[Job, float]]:
-        """As `bounded`, of jobs and of jobs with their delays."""
+        """Applies `bounded` to jobs, and to jobs with their delays."""
         return [(self.bounded(job[0]), job[1]) if isinstance(job, tuple) else self.bounded(job) for job in jobs]
 
     def free_slot(self, tenant_id: str, slot: str) -> None:
-        """Nothing happens while a live job has the slot: it goes with the last of them."""
+        """Does nothing while a live job has the slot: it is freed with the last of them."""
         self._scripts.run("free_slot", encode_name(tenant_id), slot)
 
     def tenants_with_slots(self) -> set[str]:
@@ -130,7 +130,7 @@ class RedisJobQueue:
         )
 
     def stats(self) -> list[PoolStats]:
-        """By pool, in alphabetical order; every pool that was ever used."""
+        """One row for each pool that was ever used, in alphabetical order."""
         rows = sorted(self._scripts.run("stats"))
         return [
             PoolStats(
@@ -159,15 +159,15 @@ class RedisJobQueue:
         self._scripts.run("pause_tenant", encode_name(tenant_id), 0)
 
     def ping(self) -> None:
-        """Raises QueueUnavailable when scripts can't be run."""
+        """Raises QueueUnavailable if scripts can't run."""
         self._scripts.run("stats")
 
-    # -- for those who run jobs ----------------------------------------------------------------------------------
+    # -- for workers ---------------------------------------------------------------------------------------------
 
     def acquire(self, pool: str, count: int, *, worker: str, request_id: str) -> Batch:
-        """Up to `count` jobs, in fair order, each with its slot, lease and token.
+        """Hands out up to `count` jobs in fair order, each with its slot, lease and token.
 
-        When the reply was lost, ask again with the same `request_id`: the same jobs are answered.
+        After a lost reply, repeat the call with the same `request_id`: it returns the same jobs.
         """
         return self.exchange(pool, count, worker=worker, request_id=request_id)
 
@@ -181,10 +181,10 @@ class RedisJobQueue:
         finishes: Sequence[Arguments] = (),
         answered_request_id: str = "",
     ) -> Batch:
-        """Ends leases (see `encode_finish`) and acquires, in one step: what the ended ones free can be handed out.
+        """Ends leases (see `encode_finish`) and acquires, in one step, so that freed slots are handed out at once.
 
-        May be repeated as `acquire` and `finish` may; finishes that were applied the first time are then answered
-        False. The record of an earlier request is dropped when the answer to it is said to have arrived.
+        May be repeated as `acquire` and `finish` may; finishes that were applied the first time then return False.
+        `answered_request_id` is a request whose reply has arrived: its record is deleted.
         """
         arguments = (encode_name(pool), count, worker, request_id, self._lease_ms, answered_request_id, len(finishes))
         applied, next_due, rows = self._scripts.run("exchange", *arguments, *flatten(finishes))
@@ -195,7 +195,7 @@ class RedisJobQueue:
         return Batch(jobs, None if next_due < 0 else next_due / 1000, tuple(map(bool, applied)))
 
     def beat(self, leases: Sequence[tuple[str, int]]) -> list[BeatAnswer]:
-        """Renews leases, given as (job id, token); the answers are in the same order. May be repeated."""
+        """Renews leases, given as (job id, token). The answers are in the same order. May be repeated."""
         if not leases:
             return []
         flat = [part for job_id, token in leases for part in (job_id, token)]
@@ -211,9 +211,10 @@ class RedisJobQueue:
         reason: str = "attempts_exhausted",
         next_jobs: Sequence[Job | tuple[Job, float]] = (),
     ) -> bool:
-        """False when the lease isn't the caller's (any more); then nothing was changed. May be repeated.
+        """Ends a lease. Returns False, and changes nothing, if the caller doesn't hold it (any more). May be repeated.
 
-        `next_jobs` (a job, or a job and its delay in seconds) are enqueued in the same step, with DONE only.
+        `next_jobs` (a job, or a job and its delay in seconds) are enqueued in the same step. Raises ValueError for
+        `next_jobs` with another outcome than DONE.
         """
         if next_jobs and outcome is not Outcome.DONE:
             raise ValueError(f"{outcome} has no successors; only done has.")
@@ -223,14 +224,14 @@ class RedisJobQueue:
         return self.finish_many([finish])[0]
 
     def finish_many(self, finishes: Sequence[Arguments]) -> list[bool]:
-        """Several at once, in one step, from `encode_finish`; each is applied or refused by itself."""
+        """Ends several leases in one step (see `encode_finish`). Each finish is applied or refused on its own."""
         applied, _next_due, _rows = self._scripts.run(
             "exchange", "", 0, "", "", self._lease_ms, "", len(finishes), *flatten(finishes)
         )
         return [bool(answer) for answer in applied]
 
     def sweep(self) -> int:
-        """Brings due delayed jobs into line and takes expired leases back, in all pools; how many had expired."""
+        """Moves due delayed jobs into line and takes back expired leases, in all pools. Returns how many expired."""
         return self._scripts.run("sweep", 1000)
 
     def register_worker(self, record: WorkerRecord, *, expires_seconds: float) -> None:
@@ -247,10 +248,10 @@ class RedisJobQueue:
         self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0)
 
     def hand_back(self, pool: str, worker: str, *, counts: bool) -> HandedBack:
-        """Takes back at once what a worker held that is known to be gone. May be repeated.
+        """Takes back the jobs of a worker that is known to be dead, without waiting for its leases. May be repeated.
 
-        The jobs return to their old places, their attempts counted, as if their leases had expired. `counts`: the death
-        speaks against the jobs; the second such death of a job is its last, and it is dead as WORKER_LOST.
+        The jobs return to their old places, and their attempts count, as if their leases had expired. `counts`: the
+        jobs may have caused the death. After the second such death a job is dead as WORKER_LOST.
         """
         arguments = (encode_name(pool), worker, int(counts), _STRIKES)
         returned, lost = self._scripts.run("hand_back", *arguments)
@@ -262,10 +263,10 @@ class RedisJobQueue:
             for pool, worker, threads, busy, seen_ms in self._scripts.run("list_workers")
         ]
 
-    # -- for those who look after it -----------------------------------------------------------------------------
+    # -- for operators -------------------------------------------------------------------------------------------
 
     def dead_letters(self, pool: str, *, limit: int = 100) -> list[DeadLetter]:
-        """The newest first."""
+        """The newest dead letters of a pool, newest first."""
         return [
             DeadLetter(decode_job(body, enqueued), attempts, died_ms / 1000, reason.decode())
             for body, attempts, died_ms, reason, enqueued in self._scripts.run("dead_letters", encode_name(pool), limit)
@@ -276,21 +277,15 @@ class RedisJobQueue:
         return None if reason is None else reason.decode()
 
     def requeue_dead(self, job_id: str) -> bool:
-        """Back into line at its old place, its attempts forgotten; False when no dead letter has the id."""
+        """Returns a dead letter to its old place in line and resets its attempts. Returns False if there is none."""
         return self._scripts.run("requeue_dead", job_id) == 1
 
     def drop_dead(self, job_id: str) -> bool:
         return self._scripts.run("drop_dead", job_id) == 1
 
     def jobs_in_line(self, pool: str) -> list[str]:
-        """Ids of the jobs that wait, oldest first, then of the delayed ones."""
+        """The ids of the jobs in line, oldest first, followed by those of the delayed jobs."""
         return [job_id.decode() for job_id in self._scripts.run("jobs_in_line", encode_name(pool))]
 
     def _members(self, name: str) -> set[str]:
         return {member.decode() for member in self._scripts.run("members", name)}
-
-
-def purge(redis: Redis) -> None:
-    """Deletes everything that the queue keeps. For tests."""
-    for key in redis.scan_iter(match=f"{ROOT}*", count=1000):
-        redis.delete(key)

@@ -1,4 +1,4 @@
-"""What the queue answers to those who run its jobs and to those who look after it."""
+"""The queue's answers to workers and operators."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from schemas.messages import Job
 
 class Outcome(enum.StrEnum):
     DONE = "done"
-    RETRY = "retry"  # later, as another attempt; dead when it was the last
-    RELEASE = "release"  # back in its old place, the attempt refunded
-    WAIT = "wait"  # back in its old place, the attempt refunded and the slot given up
+    RETRY = "retry"  # repeated later, as another attempt; dead if it was the last
+    RELEASE = "release"  # returned to its old place, the attempt refunded
+    WAIT = "wait"  # returned to its old place, the attempt refunded and the slot freed
     DEAD = "dead"
 
 
@@ -24,7 +24,7 @@ class BeatAnswer(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AcquiredJob:
-    """A job that was handed out. `attempt` is 1 the first time; `token` grows over all acquisitions."""
+    """A job with its lease. `attempt` is 1 for the first one; `token` grows over all acquisitions."""
 
     job: Job
     token: int
@@ -34,9 +34,10 @@ class AcquiredJob:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`next_due_seconds`: until the pool's next delayed job is due or lease expires, None when there is neither.
+    """The answer to an acquire.
 
-    `applied`: for each finish that was sent along, whether the lease was the sender's and was ended.
+    `next_due_seconds`: until the pool's next delayed job is due or lease expires, None if there is neither.
+    `applied`: for each finish in the request, whether the sender still held the lease, which has then ended.
     """
 
     jobs: tuple[AcquiredJob, ...]
@@ -46,7 +47,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class HandedBack:
-    """What a dead worker held. `returned`: jobs that are in line again; `lost`: those that take no other worker."""
+    """The jobs of a dead worker. `returned`: how many are back in line; `lost`: ids of those that died with it."""
 
     returned: int
     lost: tuple[str, ...] = ()
@@ -54,7 +55,7 @@ class HandedBack:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """`died_at` is in seconds since the epoch, by the queue's clock."""
+    """A job that won't run again by itself. `died_at` is in seconds since the epoch, by the queue's clock."""
 
     job: Job
     attempts: int
@@ -64,9 +65,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A live worker process, once for each pool that it serves.
+    """A live worker process; it has one record for each pool that it serves.
 
-    `seen_at`: when it last registered, in seconds since the epoch by the queue's clock; the queue sets it.
+    `seen_at`: when it last registered, in seconds since the epoch by the queue's clock. The queue sets it.
     """
 
     pool: str

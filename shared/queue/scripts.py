@@ -1,4 +1,4 @@
-"""Runs the queue's Lua scripts by their digest and loads them where Redis doesn't know them (yet, or any more)."""
+"""Runs the queue's Lua scripts by their digest, and loads a script that Redis doesn't have."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ UNREACHABLE: tuple[type[RedisError], ...] = (
     ClusterDownError,
     TryAgainError,
 )
-# Answers that will be others in a while; redis-py has no class for them.
+# Temporary errors for which redis-py has no class.
 _PASSING = ("MISCONF", "BUSY", "NOREPLICAS")
 
 
 class Scripts:
-    """`clock_key`: for tests, a key that holds the time in milliseconds, instead of Redis's own clock."""
+    """`clock_key`, for tests: a key that holds the time in milliseconds, used in place of Redis's clock."""
 
     def __init__(self, redis: Redis, *, clock_key: str | None = None) -> None:
         clock = "false" if clock_key is None else f"'{clock_key}'"
@@ -54,14 +54,14 @@ class Scripts:
             for name, text in texts.items()
         }
         self._commands = Commands(redis)
-        # A digest names a script; it protects nothing.
+        # The digest only names a script; it isn't for security.
         self._digests = {
             name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
             for name, source in self._sources.items()
         }
 
     def run(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Raises QueueUnavailable when Redis can't be reached; whether the script ran is then unknown."""
+        """Raises QueueUnavailable if Redis can't be reached; the script may or may not have run then."""
         try:
             try:
                 return self._commands.run("EVALSHA", self._digests[name], 1, ROOT, *arguments)

@@ -1,71 +1,138 @@
-"""What production serves: the active deployment of a project, and the requests to change it."""
+"""Database access to releases: the active deployment of a project and the requests to change it."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
-from typing import Any
+from datetime import datetime
+from typing import LiteralString
 
-from shared.db.database import Connection, Database, Row
+import msgspec
 
-_NEXT_SEQUENCE = """
-UPDATE projects SET release_sequence = release_sequence + 1
-WHERE id = %(project_id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL
-RETURNING *
-"""
+from shared.db.database import Connection, Database
+from shared.db.rows import columns_of
+from shared.deployments.state import DeploymentStatus
+from shared.plans import Plan
+
+
+class ReleaseKind(enum.StrEnum):
+    """A rollback also pins the project, so that deployments triggered by webhooks are not activated."""
+
+    ROLLBACK = "rollback"
+    PROMOTE = "promote"
+
+
+class ReleaseStatus(enum.StrEnum):
+    PENDING = "pending"
+    DONE = "done"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+
+
+class ReleaseRow(msgspec.Struct, frozen=True):
+    """A request to change the active deployment. `host` and `manifest_digest` belong to the new one."""
+
+    id: str
+    tenant_id: str
+    tenant_plan: Plan
+    project_id: str
+    deployment_id: str
+    deployment_status: DeploymentStatus
+    host: str
+    manifest_digest: str | None
+    kind: ReleaseKind
+    status: ReleaseStatus
+    release_sequence: int
+
+
+class NewRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a new release."""
+
+    id: str
+    tenant_id: str
+    project_id: str
+    deployment_id: str
+    kind: ReleaseKind
+    release_sequence: int
+    requested_by: str | None
+
+
+class LockedProject(msgspec.Struct, frozen=True):
+    is_pinned: bool
+    deleting_at: datetime | None
+
+
+class ActiveSite(msgspec.Struct, frozen=True):
+    """A host and the deployment that it must serve."""
+
+    host: str
+    deployment_id: str
+    project_id: str
+    tenant_id: str
+    manifest_digest: str
+    is_preview: bool
+
 
 _INSERT = """
 INSERT INTO releases (id, tenant_id, project_id, deployment_id, kind, release_sequence, requested_by)
 VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(deployment_id)s, %(kind)s, %(release_sequence)s, %(requested_by)s)
 """
 
-_SELECT = """
-SELECT r.*, d.host, d.manifest_digest, d.status AS deployment_status, p.slug AS project_slug, t.plan AS tenant_plan
-FROM releases r JOIN deployments d ON d.id = r.deployment_id JOIN projects p ON p.id = r.project_id
-JOIN tenants t ON t.id = r.tenant_id
-"""
+_COLUMNS = columns_of(
+    ReleaseRow,
+    "r",
+    host="d.host",
+    manifest_digest="d.manifest_digest",
+    deployment_status="d.status",
+    tenant_plan="t.plan",
+)
+
+_SELECT: LiteralString = f"""
+SELECT {_COLUMNS}
+FROM releases r JOIN deployments d ON d.id = r.deployment_id JOIN tenants t ON t.id = r.tenant_id
+"""  # noqa: S608 - constants only
 
 _MOVE_POINTER = """
 UPDATE projects SET active_release_sequence = %(release_sequence)s, is_pinned = %(is_pinned)s
 WHERE id = %(project_id)s AND active_release_sequence < %(release_sequence)s
 """
 
-_IS_SERVED = "(d.is_active OR (d.is_preview AND d.site_state = 'published'))"
+_IS_SERVED: LiteralString = "(d.is_active OR (d.is_preview AND d.site_state = 'published'))"
 
-_SERVED = f"""
-SELECT CASE WHEN d.is_preview THEN d.host ELSE p.slug END AS host, d.id AS deployment_id, d.project_id, d.tenant_id,
-       d.manifest_digest, d.is_preview
+_HOST: LiteralString = "CASE WHEN d.is_preview THEN d.host ELSE p.slug END"
+
+_SERVED: LiteralString = f"""
+SELECT {columns_of(ActiveSite, "d", host=_HOST, deployment_id="d.id")}
 FROM deployments d JOIN projects p ON p.id = d.project_id WHERE p.deleting_at IS NULL AND {_IS_SERVED}
 """  # noqa: S608 - constants only
 
-_LOCK_SERVED = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608
+_LOCK_SERVED: LiteralString = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608 - constants only
 
 
 class ReleaseRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def next_sequence(self, connection: Connection, tenant_id: str, project_id: str) -> Row | None:
-        """Takes the project's next release sequence and returns the project; None when there is no such project."""
-        return connection.execute(_NEXT_SEQUENCE, {"project_id": project_id, "tenant_id": tenant_id}).fetchone()
+    def insert(self, connection: Connection, release: NewRelease) -> None:
+        connection.execute(_INSERT, msgspec.structs.asdict(release))
 
-    def insert(self, connection: Connection, values: dict[str, Any]) -> None:
-        connection.execute(_INSERT, values)
+    def find(self, release_id: str) -> ReleaseRow | None:
+        return self._database.fetch_one(ReleaseRow, _SELECT + "WHERE r.id = %(id)s", {"id": release_id})
 
-    def find(self, release_id: str) -> Row | None:
-        return self._database.fetch_one(_SELECT + "WHERE r.id = %(id)s", {"id": release_id})
+    def pending(self) -> list[ReleaseRow]:
+        return self._database.fetch_all(ReleaseRow, _SELECT + "WHERE r.status = 'pending' ORDER BY r.created_at, r.id")
 
-    def pending(self) -> list[Row]:
-        return self._database.fetch_all(_SELECT + "WHERE r.status = 'pending' ORDER BY r.created_at, r.id")
-
-    def lock_project(self, connection: Connection, project_id: str) -> Row | None:
-        return connection.execute(
-            "SELECT * FROM projects WHERE id = %(id)s FOR NO KEY UPDATE", {"id": project_id}
-        ).fetchone()
+    def lock_project(self, connection: Connection, project_id: str) -> LockedProject | None:
+        return connection.fetch_one(
+            LockedProject,
+            "SELECT is_pinned, deleting_at FROM projects WHERE id = %(id)s FOR NO KEY UPDATE",
+            {"id": project_id},
+        )
 
     def move_pointer(
         self, connection: Connection, project_id: str, deployment_id: str, release_sequence: int, *, is_pinned: bool
     ) -> bool:
-        """Makes the ready deployment the active one unless a newer release is active; False then."""
+        """Activates the ready deployment. Returns False if a newer release is active."""
         parameters = {
             "project_id": project_id,
             "deployment_id": deployment_id,
@@ -80,27 +147,27 @@ class ReleaseRepository:
         connection.execute("UPDATE deployments SET is_active = true WHERE id = %(deployment_id)s", parameters)
         return True
 
-    def close(self, connection: Connection, release_id: str, status: str, error_message: str | None = None) -> None:
+    def close(
+        self, connection: Connection, release_id: str, status: ReleaseStatus, error_message: str | None = None
+    ) -> None:
         connection.execute(
             "UPDATE releases SET status = %(status)s, error_message = %(message)s, finished_at = now() "
             "WHERE id = %(id)s AND status = 'pending'",
             {"id": release_id, "status": status, "message": error_message},
         )
 
-    def active_sites(self) -> list[Row]:
-        """Every host that must answer and the deployment it must serve: `host`, `deployment_id`, `project_id`."""
-        return self._database.fetch_all(_SERVED)
+    def active_sites(self) -> list[ActiveSite]:
+        return self._database.fetch_all(ActiveSite, _SERVED)
 
     def while_active(self, project_id: str, deployment_id: str, act: Callable[[], object]) -> bool:
-        """Calls `act` if the deployment is still what its host serves, with no release or removal in between."""
+        """Calls `act` if its host should still serve the deployment; prevents releases and removals meanwhile."""
         with self._database.transaction() as connection:
             project = self.lock_project(connection, project_id)
-            if project is None or project["deleting_at"] is not None:
+            if project is None or project.deleting_at is not None:
                 return False
-            # A statement of its own, as it must see what was committed while the project's lock was waited for. It
+            # A separate statement, because it must see changes that were committed during the wait for the lock. It
             # locks the row too: previews expire and deployments are deleted without the project's lock.
-            served = connection.execute(_LOCK_SERVED, {"id": deployment_id}).fetchone()
-            if served is None:
+            if not connection.exists(_LOCK_SERVED, {"id": deployment_id}):
                 return False
             act()
             return True

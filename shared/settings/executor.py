@@ -11,19 +11,25 @@ from shared.settings.kinds import IMAGE, choice, url
 
 @part
 class ExecutorSettings:
-    """The executor, and what it needs to run at all."""
+    """What runs installs and builds: a sandbox of this machine, or containers."""
 
     name: str = setting(
         "EXECUTOR",
         choice(*EXECUTORS),
-        "Sandbox of installs and builds; see [the executors](../workers/executors/README.md).",
+        "Sandbox of installs and builds; see [executors](../workers/executors/README.md).",
         default=EXECUTORS[0],
     )
     docker_host: str = setting(
-        "DOCKER_HOST", url("unix", "tcp"), "Docker daemon, for `docker`.", default="unix:///var/run/docker.sock"
+        "DOCKER_HOST",
+        url("unix", "tcp"),
+        "Docker daemon, for the executor `docker`.",
+        default="unix:///var/run/docker.sock",
     )
     builder_image: str = setting(
-        "BUILDER_IMAGE", IMAGE, "Image that commands run in, for `docker`; the Dockerfile builds it.", default=""
+        "BUILDER_IMAGE",
+        IMAGE,
+        "Image that commands run in, for the executor `docker`; the Dockerfile builds it.",
+        default="",
     )
 
     def problems(self) -> Iterator[str]:

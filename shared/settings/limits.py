@@ -10,7 +10,9 @@ _OF_PLAN = "the plan's"
 
 @part
 class LimitSettings:
-    """Limits of a stage and of an account's builds. None: the plan's limit holds."""
+    """Limits of a stage and of an account's builds, in place of the plan's."""
+
+    # None: the plan's limit holds.
 
     memory_bytes: int | None = setting(
         "BUILD_MEMORY_MB", mebibytes(64), "Memory of one stage in MiB.", default=None, default_text=_OF_PLAN

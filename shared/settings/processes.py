@@ -14,11 +14,9 @@ _SHARED_FOLDERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/
 
 @part
 class DirectorySettings:
-    """The folder that Cloudify keeps everything in, and those below it that several modules use."""
+    """Where Cloudify keeps its data on this machine."""
 
-    home: Path = setting(
-        "HOME", FOLDER, "Folder for all data on this machine, which nothing else uses.", default_text=".cloudify"
-    )
+    home: Path = setting("HOME", FOLDER, "Folder for all data, which nothing else may use.", default_text=".cloudify")
 
     def problems(self) -> Iterator[str]:
         home = self.home.resolve()
@@ -41,9 +39,10 @@ class DirectorySettings:
 
 @part
 class SecretSettings:
-    """Keys of the platform itself. `encryption_keys` maps a key's id to 32 bytes: the first encrypts, all decrypt."""
+    """Keys of the platform itself."""
 
     secret_key: bytes = setting("SECRET_KEY", SECRET, "Signs sessions and cursors.", is_secret=True)
+    # Key id → 32 bytes.
     encryption_keys: Mapping[str, bytes] = setting(
         "ENCRYPTION_KEYS",
         KEYRING,

@@ -8,12 +8,12 @@ from shared.settings.kinds import SECONDS, TEXT, mebibytes, url
 
 @part
 class DatabaseSettings:
-    """PostgreSQL."""
+    """PostgreSQL, where everything is recorded."""
 
     url: str = setting(
         "DATABASE_URL",
         url("postgresql", "postgres"),
-        "PostgreSQL, where everything is recorded: `postgresql://user:password@host:port/database`.",
+        "Address of the database: `postgresql://user:password@host:port/database`.",
         is_secret=True,
     )
 
@@ -25,7 +25,7 @@ class QueueSettings:
     redis_url: str = setting(
         "REDIS_URL",
         url("redis", "rediss", "unix"),
-        "Redis or Valkey, for the queue, leases, limits and notifications: `redis://:password@host:port`.",
+        "Address of the server, for the queue, leases, limits and notifications: `redis://:password@host:port`.",
         is_secret=True,
     )
     lease_seconds: float = setting(
@@ -46,9 +46,7 @@ class QueueSettings:
 class ObjectStoreSettings:
     """The S3 server that keeps snapshots, artifacts and archived logs."""
 
-    endpoint: str = setting(
-        "S3_ENDPOINT", url("http", "https"), "The object store, any server that speaks S3: `https://host:port`."
-    )
+    endpoint: str = setting("S3_ENDPOINT", url("http", "https"), "Address of the object store: `https://host:port`.")
     access_key: str = setting("S3_ACCESS_KEY", TEXT, "Access key of the object store.")
     secret_key: str = setting("S3_SECRET_KEY", TEXT, "Secret key of the object store.", is_secret=True)
     bucket: str = setting("S3_BUCKET", TEXT, "Bucket, which is created if it doesn't exist.", default="cloudify")
@@ -57,7 +55,7 @@ class ObjectStoreSettings:
 
 @part
 class CacheSettings:
-    """What a worker keeps of the object store on its own disk."""
+    """What a worker keeps of the object store on its disk."""
 
     maximum_bytes: int = setting(
         "CACHE_MB",

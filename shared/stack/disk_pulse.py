@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from shared.background import PeriodicTask
 from shared.worker_life import BEAT_SECONDS
 
 
@@ -18,21 +18,19 @@ class DiskPulse:
     def __init__(self, path: Path) -> None:
         self.answered_at = time.monotonic()
         self._path = path
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="disk-pulse", daemon=True)
+        self._task = PeriodicTask("disk-pulse", self._beat, BEAT_SECONDS, waits_first=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Doesn't wait for the thread, which may wait for the disk."""
-        self._stopped.set()
+        self._task.stop(timeout_seconds=0)
 
-    def _run(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            with suppress(OSError):
-                self._write()
-            self.answered_at = time.monotonic()
+    def _beat(self) -> None:
+        with suppress(OSError):
+            self._write()
+        self.answered_at = time.monotonic()
 
     def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

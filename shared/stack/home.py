@@ -40,6 +40,10 @@ class Home:
         self.environment_path = self.run_directory / "environment.json"
         self._lock: int | None = None
 
+    def log_path(self, role: str) -> Path:
+        """The log of a server or process."""
+        return self.logs_directory / f"{role}.log"
+
     def lock(self) -> None:
         """Held until this process ends, which from here on writes for its own account only.
 

@@ -71,6 +71,23 @@ class ObjectStoreServer(Server):
     def _launch(self) -> subprocess.Popen[bytes]:
         # The paths given are relative: a comma in one would be read as a list.
         (self.directory / "data").mkdir(exist_ok=True)
+        self._write_keys()
+        self._tls = write_security(self.directory)
+        return spawn(
+            [self._program(), *self._arguments()],
+            log_path=self.log_path,
+            directory=self.directory,
+            environment={
+                # A soft ceiling: the collector works harder near it, nothing is refused. At 224 MiB and less it never
+                # rests, though half of that is in use, and takes a tenth of a core from the builds.
+                "GOMEMLIMIT": "256MiB",
+                "GOGC": "50",
+                # One volume at a time for a bucket instead of seven.
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+            },
+        )
+
+    def _write_keys(self) -> None:
         keys = self.directory / "s3.json"
         keys.unlink(missing_ok=True)
         keys.touch(mode=0o600)
@@ -80,9 +97,10 @@ class ObjectStoreServer(Server):
             "actions": ["Admin", "Read", "List", "Tagging", "Write"],
         }
         keys.write_text(json.dumps({"identities": [identity]}))
-        self._tls = write_security(self.directory)
+
+    def _arguments(self) -> list[str]:
         ports = self._ports
-        arguments = [
+        return [
             "server",
             "-dir=data",
             "-ip=127.0.0.1",
@@ -112,25 +130,12 @@ class ObjectStoreServer(Server):
             "-volume.minFreeSpace=256MiB",
             "-volume.preStopSeconds=0",
         ]
-        return spawn(
-            [self._program(), *arguments],
-            log_path=self.log_path,
-            directory=self.directory,
-            environment={
-                # A soft ceiling: the collector works harder near it, nothing is refused. At 224 MiB and less it never
-                # rests, though half of that is in use, and takes a tenth of a core from the builds.
-                "GOMEMLIMIT": "256MiB",
-                "GOGC": "50",
-                # One volume at a time for a bucket instead of seven.
-                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
-            },
-        )
 
     def stop(self) -> None:
         super().stop()
         # Killed, it leaves its sockets; their place is fixed in it.
         for port in astuple(self._ports):
-            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - SeaweedFS puts them there
                 with contextlib.suppress(OSError):
                     leftover.unlink()
 

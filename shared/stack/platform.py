@@ -89,9 +89,9 @@ def _busy(name: str, port: int) -> BusyPort:
 
 def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     """Builds servers for what the environment names no external one, and the environment of all processes."""
-    generated, ports = home.secrets(), home.internal_ports()
+    generated = home.secrets()
     before = preliminary_settings(home.directory, environment)
-    servers: list[Server] = []
+    stores = _stores(home, environment, generated)
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
@@ -100,54 +100,64 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
         "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites.port}",
     }
-
-    def logs(role: str) -> Path:
-        return home.logs_directory / f"{role}.log"
-
-    if not _is_set(environment, "CLOUDIFY_DATABASE_URL"):
-        postgres = PostgresServer(
-            home.directory / "postgres",
-            port=ports["postgres"],
-            password=generated["databasePassword"],
-            log_path=logs(PostgresServer.name),
-        )
-        servers.append(postgres)
-        values["CLOUDIFY_DATABASE_URL"] = postgres.url
-    if not _is_set(environment, "CLOUDIFY_REDIS_URL"):
-        valkey = ValkeyServer(
-            home.directory / "valkey",
-            port=ports["valkey"],
-            password=generated["redisPassword"],
-            log_path=logs(ValkeyServer.name),
-        )
-        servers.append(valkey)
-        values["CLOUDIFY_REDIS_URL"] = valkey.url
-    if not _is_set(environment, "CLOUDIFY_S3_ENDPOINT"):
-        store = ObjectStoreServer(
-            home.directory / "object-store",
-            ports=ObjectStorePorts(**{name: ports[name] for name in ObjectStorePorts.__slots__}),
-            access_key=generated["s3AccessKey"],
-            secret_key=generated["s3SecretKey"],
-            log_path=logs(ObjectStoreServer.name),
-        )
-        servers.append(store)
-        values["CLOUDIFY_S3_ENDPOINT"] = store.settings().endpoint
-        values["CLOUDIFY_S3_ACCESS_KEY"] = generated["s3AccessKey"]
-        values["CLOUDIFY_S3_SECRET_KEY"] = generated["s3SecretKey"]
-    servers.append(
-        CaddyServer(
-            home.directory / "caddy",
-            sites_directory=before.directories.sites,
-            port=before.sites.port,
-            domain=before.sites.domain,
-            log_path=logs(CaddyServer.name),
-        )
+    for _store, connection in stores:
+        values |= connection
+    router = CaddyServer(
+        home.directory / "caddy",
+        sites_directory=before.directories.sites,
+        port=before.sites.port,
+        domain=before.sites.domain,
+        log_path=home.log_path(CaddyServer.name),
     )
     shared = _completed(environment, values) | {"CLOUDIFY_HOME": str(home.directory)}
     settings = load_settings(shared)
     # For `cloudify admin` and `migrate` in another terminal.
     write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
-    return Platform(settings, shared, tuple(servers), _programs(home, settings))
+    servers = (*(store for store, _connection in stores), router)
+    return Platform(settings, shared, servers, _programs(home, settings))
+
+
+def _stores(
+    home: Home, environment: Mapping[str, str], generated: Mapping[str, str]
+) -> list[tuple[Server, dict[str, str]]]:
+    """The stores that this platform runs itself, each with the settings that connect to it."""
+    ports = home.internal_ports()
+    stores: list[tuple[Server, dict[str, str]]] = []
+    if not _is_set(environment, "CLOUDIFY_DATABASE_URL"):
+        postgres = PostgresServer(
+            home.directory / "postgres",
+            port=ports["postgres"],
+            password=generated["databasePassword"],
+            log_path=home.log_path(PostgresServer.name),
+        )
+        stores.append((postgres, {"CLOUDIFY_DATABASE_URL": postgres.url}))
+    if not _is_set(environment, "CLOUDIFY_REDIS_URL"):
+        valkey = ValkeyServer(
+            home.directory / "valkey",
+            port=ports["valkey"],
+            password=generated["redisPassword"],
+            log_path=home.log_path(ValkeyServer.name),
+        )
+        stores.append((valkey, {"CLOUDIFY_REDIS_URL": valkey.url}))
+    if not _is_set(environment, "CLOUDIFY_S3_ENDPOINT"):
+        stores.append(_object_store(home, generated, ports))
+    return stores
+
+
+def _object_store(home: Home, generated: Mapping[str, str], ports: Mapping[str, int]) -> tuple[Server, dict[str, str]]:
+    store = ObjectStoreServer(
+        home.directory / "object-store",
+        ports=ObjectStorePorts(**{name: ports[name] for name in ObjectStorePorts.__slots__}),
+        access_key=generated["s3AccessKey"],
+        secret_key=generated["s3SecretKey"],
+        log_path=home.log_path(ObjectStoreServer.name),
+    )
+    connection = {
+        "CLOUDIFY_S3_ENDPOINT": store.settings().endpoint,
+        "CLOUDIFY_S3_ACCESS_KEY": generated["s3AccessKey"],
+        "CLOUDIFY_S3_SECRET_KEY": generated["s3SecretKey"],
+    }
+    return store, connection
 
 
 def largest_build_mebibytes(machine_bytes: int) -> int:

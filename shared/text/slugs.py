@@ -1,4 +1,4 @@
-"""Host labels from what people write. Pure."""
+"""Host labels from arbitrary text. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from anyascii import anyascii
 
 
 def slug_of(text: str) -> str:
-    """`Größe/Привет 日本` → `grosse-privet-riben`: letters of a-z, digits and single hyphens between them, or empty.
+    """`Größe/Привет 日本` → `grosse-privet-riben`: a-z, digits and single hyphens between them, or empty.
 
-    Different texts may give the same slug.
+    Different texts may have the same slug.
     """
-    # Composed first: a letter with a mark of its own character is transliterated as a whole.
+    # Compose first: a letter with a mark that exists as one character is transliterated as a whole.
     return re.sub(r"[^a-z0-9]+", "-", anyascii(unicodedata.normalize("NFC", text)).lower()).strip("-")

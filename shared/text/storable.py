@@ -1,13 +1,13 @@
-"""Text from repositories and programs, made fit for what keeps it. Pure."""
+"""Makes text from repositories and programs storable. Pure."""
 
 from __future__ import annotations
 
 import re
 
-# PostgreSQL refuses NUL in text and in JSON, and nothing encodes a lone surrogate as UTF-8.
+# PostgreSQL rejects NUL in text and JSON, and lone surrogates can't be encoded as UTF-8.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
-    """The text with every NUL and lone surrogate replaced by U+FFFD."""
+    """Replaces every NUL and lone surrogate by U+FFFD."""
     return _UNSTORABLE.sub("\ufffd", text)

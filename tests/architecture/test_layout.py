@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,17 @@ def test_tests_mirror_the_packages(lane: str) -> None:
         if package == Path() or not (ROOT / package).is_dir():
             strangers.append(str(path.relative_to(ROOT)))
     assert strangers == []
+
+
+def test_no_test_imports_the_module_of_another_test() -> None:
+    """Code that two tests share is in tests/support, and fixtures in a conftest.py, which nobody imports."""
+    offenders = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        if "fixtures" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            name = (module or "").rpartition(".")[2]
+            if name.startswith("test_") or name == "conftest":
+                offenders.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert offenders == []

@@ -8,22 +8,31 @@ import statistics
 import threading
 import time
 from collections.abc import Generator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import psutil
 
-from shared.db.database import Row
 from tests.support.repositories import commit, make_repository
 from tests.support.running_platform import Platform, wait_for
 
 _BUILDS = 20
 _FINISHED = """
-SELECT d.id, d.status, d.error_message, d.created_at, d.finished_at, min(s.started_at) AS started_at,
+SELECT d.id, d.status, d.error_message, d.created_at, d.finished_at,
        min(s.started_at) FILTER (WHERE s.stage = 'install') AS installing_at
 FROM deployments d LEFT JOIN stage_runs s ON s.deployment_id = d.id
-WHERE d.id = ANY(%s) GROUP BY d.id
+WHERE d.id = ANY(%(ids)s) GROUP BY d.id
 """
+
+
+class _Finished(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+    error_message: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    installing_at: datetime | None
 
 
 def measure(platform: Platform, folder: Path) -> None:
@@ -49,16 +58,15 @@ def _report(name: str, platform: Platform, ids: list[str], started: float, peak:
     asked = time.perf_counter() - started
     with platform.database() as database:
 
-        def finished() -> list[Row] | None:
-            with database.transaction() as connection:
-                rows = connection.execute(_FINISHED, [ids]).fetchall()
-            return rows if all(row["finished_at"] for row in rows) else None
+        def finished() -> list[_Finished] | None:
+            rows = database.fetch_all(_Finished, _FINISHED, {"ids": ids})
+            return rows if all(row.finished_at for row in rows) else None
 
         rows = wait_for(finished, seconds=1800, what="all have ended", every=0.2) or []
     seconds = time.perf_counter() - started
-    failed = [f"{row['id']}: {row['error_message']}" for row in rows if row["status"] != "ready"]
-    waits = sorted(_seconds(row["installing_at"] - row["created_at"]) for row in rows if row["installing_at"])
-    totals = sorted(_seconds(row["finished_at"] - row["created_at"]) for row in rows)
+    failed = [f"{row.id}: {row.error_message}" for row in rows if row.status != "ready"]
+    waits = sorted(_seconds(row.installing_at - row.created_at) for row in rows if row.installing_at)
+    totals = sorted(_seconds(row.finished_at - row.created_at) for row in rows if row.finished_at)
     print(f"{name}: {len(rows) - len(failed)} ready in {seconds:.1f} s (asked for in {asked:.1f} s),", end=" ")
     print(f"{60 * len(rows) / seconds:.0f} a minute; load {os.getloadavg()[0]:.1f}")
     print(f"    wait for the install stage, s: {_spread(waits)}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from tests.bench.platform import request_to_end
@@ -64,8 +65,7 @@ def _build(platform: Platform, project: str, *, keeps: bool) -> float:
     return seconds
 
 
-def _kept(platform: Platform, project: str) -> list[dict[str, object]]:
+def _kept(platform: Platform, project: str) -> list[datetime]:
     with platform.database() as database:
-        return database.fetch_all(
-            "SELECT last_used_at FROM snapshots WHERE kind = 'build files' AND scope = %s", [f"{project}/production"]
-        )
+        query = "SELECT last_used_at FROM snapshots WHERE kind = 'build files' AND scope = %(scope)s"
+        return database.fetch_values(datetime, query, {"scope": f"{project}/production"})

@@ -53,11 +53,10 @@ def write_log(database: Database, lines: list[LogEntry]) -> tuple[str, int]:
             store.append(connection, deployment_id, lines[begin : begin + _BATCH], fence=None)
     with database.transaction() as connection:
         store.append(connection, deployment_id, [end()], fence=None)
-    row = database.fetch_one(
-        "SELECT sum(length(entries)) AS size FROM log_chunks WHERE deployment_id = %(id)s", {"id": deployment_id}
+    size = database.fetch_value(
+        int, "SELECT sum(length(entries)) FROM log_chunks WHERE deployment_id = %(id)s", {"id": deployment_id}
     )
-    assert row is not None
-    return deployment_id, int(row["size"])
+    return deployment_id, size or 0
 
 
 def build_output(megabytes: float) -> list[LogEntry]:
@@ -104,11 +103,13 @@ def run(database: Database, objects: S3ArtifactStore, folder: Path, options: arg
     moved, _ = write_log(database, lines)
     del lines
     seconds, peak = compact(database, objects, folder, moved)
-    row = database.fetch_one("SELECT size_bytes FROM log_archives WHERE deployment_id = %(id)s", {"id": moved})
-    assert row is not None
+    size_bytes = database.fetch_value(
+        int, "SELECT size_bytes FROM log_archives WHERE deployment_id = %(id)s", {"id": moved}
+    )
+    assert size_bytes is not None
     print(f"{last_seq} entries, {text_bytes / 1e6:.0f} MB of text")
     print(f"moved in {seconds:.1f} s ({text_bytes / 1e6 / seconds:.0f} MB/s), memory grew by {peak / 1e6:.0f} MB")
-    print(f"chunks {size_of_chunks / 1e6:.1f} MB, object {row['size_bytes'] / 1e6:.1f} MB")
+    print(f"chunks {size_of_chunks / 1e6:.1f} MB, object {size_bytes / 1e6:.1f} MB")
     print(f"{'':<46} {'PostgreSQL':>14} {'object store':>14} {'ratio':>10}")
 
     def fresh() -> PostgresLogStore:

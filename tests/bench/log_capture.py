@@ -30,7 +30,7 @@ from shared.db.database import Database
 from shared.db.migrate import migrate
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.settings import NetworkSettings
 from shared.stack.ports import free_ports
@@ -88,7 +88,7 @@ class Bench:
         )
         self._trees = DirectoryTrees(directory)
         self._store = PostgresLogStore(database)
-        self._doorbell = RedisDoorbell.connect(redis_url)
+        self._notifier = RedisNotifier.connect(redis_url)
         self._secrets = realistic_secrets()
         self._count = 0
 
@@ -110,7 +110,7 @@ class Bench:
     def _captured(self, command: tuple[str, ...]) -> None:
         self._deployment = new_deployment(self._database)
         redactor = Redactor(self._secrets)
-        with LogWriter(self._store, self._database, self._doorbell, self._deployment, "build", 1, redactor) as writer:
+        with LogWriter(self._store, self._database, self._notifier, self._deployment, "build", 1, redactor) as writer:
 
             def on_output(stream: Literal["stdout", "stderr"], data: bytes) -> None:
                 writer.write(stream, data)

@@ -16,7 +16,7 @@ from typing import Any
 from shared.db.database import Database
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 
 # About what a line of a build log has.
@@ -52,10 +52,10 @@ def write_all(writers: list[LogWriter], seconds: float) -> int:
     return lines
 
 
-def obey(command: dict[str, Any], database: Database, doorbell: RedisDoorbell) -> dict[str, Any]:
+def obey(command: dict[str, Any], database: Database, notifier: RedisNotifier) -> dict[str, Any]:
     store = PostgresLogStore(database)
     writers = [
-        LogWriter(store, database, doorbell, deployment, "build", 1, Redactor(["a secret of the project"]))
+        LogWriter(store, database, notifier, deployment, "build", 1, Redactor(["a secret of the project"]))
         for deployment in command["deployments"]
     ]
     began = time.monotonic()
@@ -68,12 +68,12 @@ def obey(command: dict[str, Any], database: Database, doorbell: RedisDoorbell) -
 
 def main() -> None:
     database = Database(os.environ["CLOUDIFY_DATABASE_URL"])
-    doorbell = RedisDoorbell.connect(os.environ["CLOUDIFY_REDIS_URL"])
+    notifier = RedisNotifier.connect(os.environ["CLOUDIFY_REDIS_URL"])
     try:
         for line in sys.stdin:
-            print(json.dumps(obey(json.loads(line), database, doorbell)), flush=True)
+            print(json.dumps(obey(json.loads(line), database, notifier)), flush=True)
     finally:
-        doorbell.close()
+        notifier.close()
         database.close()
 
 

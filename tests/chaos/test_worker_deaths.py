@@ -21,7 +21,7 @@ from shared.stack.disk_pulse import DiskPulse
 from shared.stack.supervised import Supervised
 from shared.stack.valkey import ValkeyServer
 from shared.stack.worker_watch import WorkerWatch
-from shared.worker_life import DeadWorkers, Verdict, WorkerLife, pronounce, read_life, verdict_on
+from shared.worker_life import DeadWorkers, Verdict, WorkerLife, read_life, read_verdict, record_verdict
 from tests.chaos.arena import PATIENCE, PROGRAM, Account, Arena, arena_on, until
 from tests.support.ports import free_ports
 
@@ -171,10 +171,10 @@ def test_a_supervisor_that_was_stopped_judges_nobody_before_a_whole_interval(
     watch.look([silent])
     watch_for(29)
     assert said == []
-    assert verdict_on(tmp_path / "silent.life") is None
+    assert read_verdict(tmp_path / "silent.life") is None
     watch_for(1)
     assert len(said) == 1
-    assert verdict_on(tmp_path / "silent.life") is Verdict.HEARTBEAT
+    assert read_verdict(tmp_path / "silent.life") is Verdict.HEARTBEAT
     assert until(silent.ended, "its end") == "killed by SIGKILL"
 
 
@@ -239,7 +239,7 @@ def test_a_verdict_outlives_the_supervisor_and_a_queue_that_is_away(tmp_path: Pa
     dead.look()
     assert told == []  # it lives, however silent
     assert read_life(path) is not None
-    pronounce(path, Verdict.HEARTBEAT, path.stat().st_mtime_ns)
+    record_verdict(path, Verdict.HEARTBEAT, path.stat().st_mtime_ns)
     silent.kill()
     until(silent.ended, "its end")
     with pytest.raises(Unavailable):
@@ -255,9 +255,9 @@ def test_a_worker_that_lived_on_after_its_verdict_died_of_something_else(tmp_pat
     dead = DeadWorkers(tmp_path, WorkerLife(tmp_path, "mine", "chaos"), lambda _p, _w, counts: told.append(counts))
     path = tmp_path / "silent.life"
     # Its supervisor died after the first and before the second of these two.
-    pronounce(path, Verdict.HEARTBEAT, path.stat().st_mtime_ns)
+    record_verdict(path, Verdict.HEARTBEAT, path.stat().st_mtime_ns)
     os.kill(silent.pid or 0, signal.SIGCONT)
-    until(lambda: verdict_on(path) is None, "a beat")
+    until(lambda: read_verdict(path) is None, "a beat")
     silent.kill()
     until(silent.ended, "its end")
     dead.look()
@@ -270,7 +270,7 @@ def test_what_nobody_needs_any_more_is_deleted(tmp_path: Path) -> None:
 
     life = WorkerLife(tmp_path, "mine", "chaos")
     life.start()
-    pronounce(life.path, Verdict.HEARTBEAT, life.path.stat().st_mtime_ns)
+    record_verdict(life.path, Verdict.HEARTBEAT, life.path.stat().st_mtime_ns)
     dead = DeadWorkers(tmp_path, life, hand_back)
     for name in ("a.partial", "b.verdict", "c.verdict.partial", "new.partial"):
         (tmp_path / name).touch()

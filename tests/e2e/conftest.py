@@ -13,27 +13,6 @@ from tests.support.attacks import LIMITS
 from tests.support.docker_engine import DockerEngine
 from tests.support.running_platform import INTRANET_HOST, Platform
 
-# Name of a project → seconds of each of its stages.
-_BUILD_TIMES = pytest.StashKey[dict[str, dict[str, float]]]()
-
-
-@pytest.fixture(scope="session")
-def build_times(pytestconfig: pytest.Config) -> dict[str, dict[str, float]]:
-    """Name → seconds by stage; the end of the run shows it as a table."""
-    return pytestconfig.stash.setdefault(_BUILD_TIMES, {})
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    times = config.stash.get(_BUILD_TIMES, {})
-    if not times:
-        return
-    stages = ("clone", "install", "build", "upload", "deploy")
-    terminalreporter.section("seconds from a cold cache of dependencies to a live site")
-    terminalreporter.write_line("".join(f"{title:>10}" for title in ("total", *stages)) + "  project")
-    for name, seconds in sorted(times.items(), key=lambda item: sum(item[1].values())):
-        row = (sum(seconds.values()), *(seconds.get(stage, 0.0) for stage in stages))
-        terminalreporter.write_line("".join(f"{value:>10.1f}" for value in row) + f"  {name}")
-
 
 @pytest.fixture(scope="session")
 def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Platform]]:

@@ -64,9 +64,9 @@ def following(platform: Platform, directory: Path, *arguments: str) -> Generator
 def stored(platform: Platform, project_id: str) -> list[tuple[str, str, int | None]]:
     """Deployment, status and attempt of each change, as the database has them."""
     with platform.database() as database:
-        row = database.fetch_one("SELECT tenant_id FROM projects WHERE id = %(id)s", {"id": project_id})
-        assert row is not None
-        page = AccountEventStore(database).read({row["tenant_id"]: 0}, limit=1000)[row["tenant_id"]]
+        tenant_id = database.fetch_value(str, "SELECT tenant_id FROM projects WHERE id = %(id)s", {"id": project_id})
+        assert tenant_id is not None
+        page = AccountEventStore(database).read({tenant_id: 0}, limit=1000)[tenant_id]
     return [(event.deployment_id, event.change.status, event.change.attempt) for event in page.events]
 
 

@@ -32,9 +32,11 @@ def expect_failure(platform: Platform, deployment: dict, code: str, stage: str, 
 
 def tenant_id(platform: Platform, deployment_id: str) -> str:
     with platform.database() as database:
-        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-    assert row is not None
-    return row["tenant_id"]
+        tenant_id = database.fetch_value(
+            str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+        )
+    assert tenant_id is not None
+    return tenant_id
 
 
 def test_a_repository_that_does_not_exist(platform: Platform, repositories: Path):

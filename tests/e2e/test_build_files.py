@@ -56,6 +56,6 @@ def deploy(platform: Platform, project: str) -> str:
     log = platform.log_text(deployment["id"])
     assert deployment["status"] == "ready", (deployment["error"], log)
     with platform.database() as database:
-        query = "SELECT 1 FROM snapshots WHERE kind = 'build files' AND scope = %s"
-        wait_for(lambda: database.fetch_one(query, [f"{project}/production"]), seconds=60, what="the kept files")
+        query = "SELECT 1 FROM snapshots WHERE kind = 'build files' AND scope = %(scope)s"
+        wait_for(lambda: database.exists(query, {"scope": f"{project}/production"}), seconds=60, what="the kept files")
     return log

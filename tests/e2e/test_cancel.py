@@ -9,7 +9,7 @@ import pytest
 from shared.deployments.state import STAGES, Stage
 from tests.support.repositories import make_repository
 from tests.support.running_platform import Platform, wait_for
-from tests.support.sites import BUILD, HOLD, node_site, sleep_js
+from tests.support.sites import BUILD, HOLD, MANY_FILES, node_site, sleep_js
 
 pytestmark = pytest.mark.e2e
 
@@ -60,7 +60,7 @@ def test_cancel_while_a_stubborn_command_runs(platform: Platform, repositories: 
 @pytest.mark.parametrize("stage", [Stage.CLONE, Stage.UPLOAD, Stage.DEPLOY])
 def test_cancel_in_a_quick_stage(platform: Platform, repositories: Path, stage: Stage):
     """Too quick to be sure to hit: it ends as cancelled, or the client is told that it had ended before."""
-    after = "for (let i = 0; i < 1500; i++) fs.writeFileSync(`dist/${i}.txt`, CONTENT + i);"
+    after = "" if stage is Stage.CLONE else MANY_FILES
     url = make_repository(repositories / "site", node_site(f"quick {stage.value}", after=after))
     project = platform.create_project(f"cancel-{stage.value}", url, **BUILD)
     queue = platform.queue()
@@ -76,9 +76,11 @@ def test_cancel_in_a_quick_stage(platform: Platform, repositories: Path, stage: 
         assert deployment["status"] == "cancelled"  # what was accepted holds
     assert platform.build_processes() == []
     with platform.database() as database:
-        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-    assert row is not None
-    wait_for(lambda: deployment_id not in queue.running_set(row["tenant_id"]), what="the slot is free")
+        tenant_id = database.fetch_value(
+            str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+        )
+    assert tenant_id is not None
+    wait_for(lambda: deployment_id not in queue.running_set(tenant_id), what="the slot is free")
 
 
 def test_cancel_twice_is_a_no_op_and_after_the_end_a_conflict(platform: Platform, repositories: Path):

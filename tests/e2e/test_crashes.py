@@ -12,12 +12,9 @@ from shared.deployments.jobs import stage_job_id
 from shared.deployments.state import Stage
 from tests.support.repositories import make_repository
 from tests.support.running_platform import Platform, wait_for
-from tests.support.sites import BUILD, HOLD, node_site
+from tests.support.sites import BUILD, HOLD, MANY_FILES, node_site
 
 pytestmark = pytest.mark.e2e
-
-# Enough files that upload and deploy take long enough to be hit.
-MANY_FILES = "for (let i = 0; i < 1500; i++) fs.writeFileSync(`dist/${i}.txt`, CONTENT + i);"
 
 
 def expect_ready_once(platform: Platform, deployment_id: str, host: str, content: str) -> dict:
@@ -31,14 +28,15 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
     places = [stage_job_id(deployment_id, stage) for stage in Stage]
     wait_for(lambda: all(queue.find(place) is None for place in places), what="no job is left")
     with platform.database() as database:
-        tenant = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-        ends = database.fetch_one(
-            "SELECT h.is_closed, h.next_seq FROM log_heads h WHERE deployment_id = %(id)s", {"id": deployment_id}
+        tenant_id = database.fetch_value(
+            str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
         )
-    assert tenant is not None
-    assert ends is not None
-    assert ends["is_closed"]
-    wait_for(lambda: deployment_id not in queue.running_set(tenant["tenant_id"]), what="the slot is free")
+        is_closed = database.fetch_value(
+            bool, "SELECT is_closed FROM log_heads WHERE deployment_id = %(id)s", {"id": deployment_id}
+        )
+    assert tenant_id is not None
+    assert is_closed
+    wait_for(lambda: deployment_id not in queue.running_set(tenant_id), what="the slot is free")
     return deployment
 
 
@@ -46,7 +44,8 @@ def expect_ready_once(platform: Platform, deployment_id: str, host: str, content
 def test_sigkill_of_the_pool_in_a_stage(platform: Platform, repositories: Path, stage: Stage):
     content = f"killed in {stage.value}"
     host = f"kill-{stage.value}"
-    files = node_site(content, before=HOLD if stage is Stage.BUILD else "", after=MANY_FILES)
+    after = MANY_FILES if stage in (Stage.UPLOAD, Stage.DEPLOY) else ""
+    files = node_site(content, before=HOLD if stage is Stage.BUILD else "", after=after)
     if stage is Stage.INSTALL:
         # An install that takes time: nothing to fetch, but a lifecycle script.
         files["wait.js"] = HOLD

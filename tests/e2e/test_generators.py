@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 
 import pytest
 
+from tests.support.build_times import BUILD_SECONDS
 from tests.support.lockfiles import lock
 from tests.support.repositories import SITES, make_repository, write_site
 from tests.support.running_platform import Platform
@@ -113,7 +114,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_fast or IS_FULL])
-def test_a_generator(platform: Platform, repositories: Path, name: str, build_times: dict[str, dict[str, float]]):
+def test_a_generator(platform: Platform, repositories: Path, name: str, record_property: Callable[[str, object], None]):
     case = CASES[name]
     absent = [program for program in case.programs if shutil.which(program) is None]
     if absent:
@@ -134,7 +135,7 @@ def test_a_generator(platform: Platform, repositories: Path, name: str, build_ti
     deployment = platform.finish(platform.create_deployment(project["id"])["id"], seconds=PATIENCE)
     log = platform.log_text(deployment["id"])
     assert deployment["status"] == "ready", (deployment["error"], log)
-    build_times[name] = {run["stage"]: run["durationSeconds"] for run in deployment["stages"]}
+    record_property(BUILD_SECONDS, {run["stage"]: run["durationSeconds"] for run in deployment["stages"]})
     assert case.said in log
     page = platform.get_site(name, case.path)
     assert page.status_code == 200

@@ -79,15 +79,18 @@ def test_a_lost_snapshot_is_built_again(platform: Platform, repositories: Path):
         job = stage_job_id(deployment_id, Stage.UPLOAD)
         wait_for(lambda: queue.find(job) == "ready", what="the build is done")
         with platform.database() as database:
-            row = database.fetch_one(
-                "SELECT d.tenant_id, r.output FROM stage_runs r JOIN deployments d ON d.id = r.deployment_id "
-                "WHERE d.id = %(id)s AND r.stage = 'build'",
-                {"id": deployment_id},
+            parameters = {"id": deployment_id}
+            tenant_id = database.fetch_value(str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", parameters)
+            digest = database.fetch_value(
+                str,
+                "SELECT output ->> 'output' FROM stage_runs WHERE deployment_id = %(id)s AND stage = 'build'",
+                parameters,
             )
-        assert row is not None
+        assert tenant_id is not None
+        assert digest is not None
         store = S3ArtifactStore(load_settings(platform.child_settings()).object_store)
-        store.delete(snapshot_key(row["tenant_id"], row["output"]["output"]))
-        shutil.rmtree(platform.home / "cache" / "trees" / row["tenant_id"] / row["output"]["output"])
+        store.delete(snapshot_key(tenant_id, digest))
+        shutil.rmtree(platform.home / "cache" / "trees" / tenant_id / digest)
     finally:
         queue.resume("upload")
     deployment = platform.finish(deployment_id)

@@ -61,7 +61,7 @@ def test_a_private_repository_is_deployed_with_the_token_that_is_set(platform: P
         again = platform.finish(platform.create_deployment(project["id"], clean=True)["id"])
         assert again["status"] == "ready", again["error"]
         with platform.database() as database:
-            rows = database.fetch_all(
-                "SELECT repository_url FROM deployments UNION SELECT repository_url FROM projects"
+            addresses = database.fetch_values(
+                str, "SELECT repository_url FROM deployments UNION SELECT repository_url FROM projects"
             )
-        assert not any(TOKEN in row["repository_url"] for row in rows)
+        assert not any(TOKEN in address for address in addresses)

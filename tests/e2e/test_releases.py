@@ -68,8 +68,10 @@ def test_ten_deployments_at_once_on_a_free_account_build_one_at_a_time(platform:
         url = make_repository(repositories / str(number), node_site(f"site {number}", before=sleep_js(1)))
         projects.append(platform.create_project(f"ten-{number}", url, **BUILD))
     with platform.database() as database:
-        tenant = database.fetch_one("SELECT tenant_id FROM projects WHERE id = %(id)s", {"id": projects[0]["id"]})
-    assert tenant is not None
+        tenant_id = database.fetch_value(
+            str, "SELECT tenant_id FROM projects WHERE id = %(id)s", {"id": projects[0]["id"]}
+        )
+    assert tenant_id is not None
     queue = platform.queue()
     over = threading.Event()
     holders: list[int] = []
@@ -77,10 +79,10 @@ def test_ten_deployments_at_once_on_a_free_account_build_one_at_a_time(platform:
 
     def sample() -> None:
         while not over.is_set():
-            holders.append(len(queue.running_set(tenant["tenant_id"])))
+            holders.append(len(queue.running_set(tenant_id)))
             names = {process.pid for process in platform.build_processes() if is_build(process)}
             sandboxes.append(len(names))
-            time.sleep(0.01)  # the sampling interval
+            time.sleep(0.05)  # the sampling interval; a build takes more than a second
 
     sampler = threading.Thread(target=sample)
     sampler.start()

@@ -196,11 +196,10 @@ def test_all_clients_process_the_same_lines_whatever_is_killed(
 
 
 def last_seq(database: Database, deployment_id: str) -> int:
-    row = database.fetch_one(
-        "SELECT next_seq - 1 AS last_seq FROM log_heads WHERE deployment_id = %(id)s", {"id": deployment_id}
-    )
-    assert row is not None
-    return int(row["last_seq"])
+    query = "SELECT next_seq - 1 FROM log_heads WHERE deployment_id = %(id)s"
+    last = database.fetch_value(int, query, {"id": deployment_id})
+    assert last is not None
+    return last
 
 
 def finish(platform: Platform, database: Database, deployment_id: str) -> str:
@@ -208,9 +207,7 @@ def finish(platform: Platform, database: Database, deployment_id: str) -> str:
 
     def status() -> str | None:
         release(platform.build_processes())
-        row = database.fetch_one("SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
-        assert row is not None
-        found = str(row["status"]).lower()
+        found = database.fetch_value(str, "SELECT status FROM deployments WHERE id = %(id)s", {"id": deployment_id})
         return found if found in FINISHED else None
 
     found = wait_for(status, seconds=300, what="the deployment is finished", every=0.2)

@@ -1,4 +1,4 @@
-"""The API's server in a thread, with a small application inside the API's exchange, and raw clients."""
+"""The API's server in a thread, with a small application inside the API's middleware, and raw clients."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from api.edge.body_budget import BodyBudget
 from api.edge.connection import Connection, ConnectionState
 from api.edge.lanes import Lanes
 from api.edge.places import Places
+from api.edge.request_body import BodyPace
 from api.edge.server import Server
 from api.errors import handle_error
-from api.middleware import Application, BodyPace
+from api.middleware import Application
 from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
 from tests.support.ports import free_ports

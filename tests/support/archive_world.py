@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from schemas.logs import LogEntry
-from shared.clock import ManualClock
 from shared.db.database import Connection, Database
 from shared.logs.archive.compactor import LogCompactor
 from shared.logs.archive.store import ArchiveReader
@@ -17,10 +18,16 @@ from shared.logs.store import LogPage, PostgresLogStore
 from shared.storage.base import ArtifactStore
 from tests.support.artifact_stores import MemoryArtifactStore, ObservedArtifactStore
 from tests.support.log_rows import new_deployment
+from tests.support.manual_clock import ManualClock
 
 
 class Crash(Exception):
     """The process ends here."""
+
+
+class ArchiveRow(msgspec.Struct, frozen=True):
+    object_key: str
+    size_bytes: int
 
 
 class ObservedDatabase(Database):
@@ -103,17 +110,15 @@ class ArchiveWorld:
         return PostgresLogStore(self.database, ArchiveReader(self.away, clock=self.clock))
 
     def chunks(self, deployment_id: str) -> int:
-        row = self.database.fetch_one(
-            "SELECT count(*) AS count FROM log_chunks WHERE deployment_id = %(id)s", {"id": deployment_id}
-        )
-        assert row is not None
-        return row["count"]
+        query = "SELECT count(*) FROM log_chunks WHERE deployment_id = %(id)s"
+        return self.database.fetch_value(int, query, {"id": deployment_id}) or 0
 
     def is_archived(self, deployment_id: str) -> bool:
         return self.archive_row(deployment_id) is not None
 
-    def archive_row(self, deployment_id: str) -> dict[str, Any] | None:
-        return self.database.fetch_one("SELECT * FROM log_archives WHERE deployment_id = %(id)s", {"id": deployment_id})
+    def archive_row(self, deployment_id: str) -> ArchiveRow | None:
+        query = "SELECT object_key, size_bytes FROM log_archives WHERE deployment_id = %(id)s"
+        return self.database.fetch_one(ArchiveRow, query, {"id": deployment_id})
 
     def delete(self, deployment_id: str) -> None:
         with self.database.transaction() as connection:

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -17,10 +16,10 @@ import uvicorn
 from redis import Redis
 
 from api.app import create_app
-from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
-from api.services import Services
+from api.backends import Backends, connect_backends
+from api.services import Services, build_services
 from api.streams.hub import StreamHub
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
 from schemas.accounts import CreateTokenRequest, RegisterRequest
 from schemas.logs import LogEntry
@@ -30,7 +29,7 @@ from shared.accounts.stream_rights import StreamRightsRepository
 from shared.accounts.tenant_repository import TenantRepository
 from shared.clock import Clock, SystemClock
 from shared.db.database import Database
-from shared.logs.listener import RedisDoorbellListener
+from shared.logs.listener import RedisNotificationListener
 from shared.logs.stream_slots import RedisStreamSlots
 from shared.settings import Settings
 from tests.support.log_rows import eventually, line, new_deployment
@@ -127,8 +126,8 @@ class LiveApi:
         return self.backends.database
 
     @property
-    def admission(self) -> StreamAdmission:
-        return self.services.stream_admission
+    def leases(self) -> StreamLeases:
+        return self.services.stream_leases
 
     def user(self, email: str = "ada@example.com") -> User:
         made = self.services.accounts.register(RegisterRequest(email=email, password="correct horse battery"))
@@ -154,7 +153,7 @@ class LiveApi:
     def write(self, deployment_id: str, *entries: LogEntry) -> None:
         with self.database.transaction() as connection:
             first, last = self.services.log_store.append(connection, deployment_id, entries or [line("x")], fence=None)
-        self.backends.doorbell.ring(deployment_id, first, last, entries)
+        self.backends.notifier.notify(deployment_id, first, last, entries)
 
     def change(self, statement: str, *values: Any) -> None:
         with self.database.transaction() as connection:
@@ -191,22 +190,21 @@ def live_api(
     """`rights`: where the rights of open streams are read, when that is another database."""
     clock = clock or SystemClock()
     backends = connect_backends(settings)
-    listener = RedisDoorbellListener(settings.queue.redis_url)
+    listener = RedisNotificationListener(settings.queue.redis_url)
     hub = StreamHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
-    hub = hub or build_stream_hub(settings, backends)
     slots = RedisStreamSlots(settings.queue.redis_url, limit=settings.api.streams_per_user, renew_seconds=0.2)
-    admission = StreamAdmission(
+    leases = StreamLeases(
         rights=StreamRightsRepository(rights or backends.database),
         slots=slots,
         clock=clock,
         check_seconds=check_seconds,
     )
     services = build_services(settings, backends, stream_hub=hub, clock=clock)
-    services = dataclasses.replace(services, stream_admission=admission)
+    services = dataclasses.replace(services, stream_leases=leases)
     [port] = free_ports(1)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(services, lifespan=[partial(running_hub, hub)]),
+            create_app(services, lifespan=[services.running_hubs]),
             port=port,
             http="httptools",
             loop="uvloop",
@@ -222,7 +220,7 @@ def live_api(
         eventually(lambda: server.started or not thread.is_alive(), PATIENCE_SECONDS)
         yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.queue.redis_url)
     finally:
-        for each in (hub, services.account_hub):
+        for each in (services.stream_hub, services.account_hub):
             each.begin_shutdown()
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)

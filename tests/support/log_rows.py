@@ -43,14 +43,14 @@ def texts(entries: list[NumberedEntry]) -> list[str]:
     return [numbered.entry.text for numbered in entries if isinstance(numbered.entry, LogLine)]
 
 
-class RecordingDoorbell:
+class RecordingNotifier:
     """Remembers the ranges."""
 
     def __init__(self) -> None:
-        self.rings: list[tuple[int, int, list[LogEntry]]] = []
+        self.notifications: list[tuple[int, int, list[LogEntry]]] = []
 
-    def ring(self, deployment_id: str, first: int, last: int, entries: object) -> None:
-        self.rings.append((first, last, list(entries)))  # type: ignore[call-overload]
+    def notify(self, deployment_id: str, first: int, last: int, entries: object) -> None:
+        self.notifications.append((first, last, list(entries)))  # type: ignore[call-overload]
 
 
 PATIENCE = 120.0

@@ -72,9 +72,9 @@ def serving_packages(directory: Path) -> Generator[PackageRegistry]:
             if self.command == "GET":
                 self.wfile.write(content)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET  # noqa: N815 - http.server's name
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             """Nothing: what was asked for is in `requested`."""
 
     server = ThreadingHTTPServer((HOST, 0), Handler)

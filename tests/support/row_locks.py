@@ -12,7 +12,7 @@ from shared.db.database import Connection, Database
 T = TypeVar("T")
 
 _WAITING = """
-SELECT count(*) AS waiting FROM pg_stat_activity
+SELECT 1 FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND %(holder)s = ANY(pg_blocking_pids(pid))
 """
 
@@ -46,10 +46,9 @@ def overtaken(database: Database, act: Callable[[], T], change: Callable[[Connec
     """`change` takes the lock and commits once `act` waits for it; gives the waiter afterwards."""
     with database.transaction() as connection:
         change(connection)
-        row = connection.execute("SELECT pg_backend_pid() AS pid").fetchone()
-        assert row is not None
+        holder = connection.fetch_value(int, "SELECT pg_backend_pid()")
         waiter = Waiter(act)
-        while not (found := database.fetch_one(_WAITING, {"holder": row["pid"]})) or not found["waiting"]:
+        while not database.exists(_WAITING, {"holder": holder}):
             # Either it waits for the lock or it has returned without having asked for it.
             waiter.thread.join(0.02)
             assert waiter.thread.is_alive(), "it decided without waiting for the lock"

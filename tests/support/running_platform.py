@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -37,7 +38,7 @@ PATIENCE = 180.0
 DOWNLOAD_PATIENCE = 700.0
 
 
-def wait_for(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str, every: float = 0.05) -> T:
+def wait_for(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str, every: float = 0.1) -> T:
     """Polls until the condition gives something true, which is returned; never less patient than PATIENCE."""
     seconds = max(seconds, PATIENCE)
     deadline = time.monotonic() + seconds
@@ -55,6 +56,21 @@ def is_running(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _below(ancestors: set[int]) -> list[psutil.Process]:
+    """All their descendants, from one look at the machine's processes: each look costs as much as there are."""
+    children: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            children.setdefault(process.ppid(), []).append(process)
+    found: list[psutil.Process] = []
+    left = list(ancestors)
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += [process.pid for process in below]
+    return found
 
 
 class Platform:
@@ -207,13 +223,11 @@ class Platform:
 
     def build_processes(self) -> list[psutil.Process]:
         """Processes of sandboxes: everything below the workers but the workers."""
-        found: list[psutil.Process] = []
-        for role, record in self.records().items():
-            if any(role.endswith(pool.value) for pool in Pool):
-                with contextlib.suppress(psutil.Error):
-                    found += psutil.Process(record["pid"]).children(recursive=True)
+        workers = {
+            record["pid"] for role, record in self.records().items() if any(role.endswith(pool.value) for pool in Pool)
+        }
         # One that has ended and whose parent hasn't asked yet runs no more.
-        return [process for process in found if is_running(process)]
+        return [process for process in _below(workers) if is_running(process)]
 
     # What a client does
 
@@ -268,11 +282,16 @@ class Platform:
     def wait_stage(self, deployment_id: str, stage: Stage) -> None:
         """Returns when the stage runs, or has run: a quick one may be over before anybody has seen it."""
         queue, job = self.queue(), stage_job_id(deployment_id, stage)
-        wait_for(
-            lambda: queue.find(job) == "running" or stage.value in self._stages_begun(deployment_id),
-            what=f"{stage.value} runs",
-            every=0.001,
-        )
+        looks = itertools.count()
+
+        def has_begun() -> bool:
+            # The queue is asked all the time, to see a quick stage while it runs; the API, which works for each
+            # answer, once in a while.
+            return queue.find(job) == "running" or (
+                next(looks) % 50 == 0 and stage.value in self._stages_begun(deployment_id)
+            )
+
+        wait_for(has_begun, what=f"{stage.value} runs", every=0.002)
 
     def _stages_begun(self, deployment_id: str) -> set[str]:
         return {run["stage"] for run in self.deployment(deployment_id)["stages"]}
@@ -306,7 +325,7 @@ class Platform:
                 return self.deployment(deployment_id)["status"] in FINISHED
             return False
 
-        wait_for(has_ended, what=f"{deployment_id} has ended")
+        wait_for(has_ended, what=f"{deployment_id} has ended", every=0.25)
         return self.deployment(deployment_id)
 
     def deploy(

@@ -20,6 +20,9 @@ fs.writeFileSync("dist/index.html", "<h1>" + CONTENT + "</h1>");
 console.log("built " + CONTENT);
 """
 
+# What a build may write besides its page: enough files that upload and deploy take a second, in which they can be hit.
+MANY_FILES = "for (let i = 0; i < 500; i++) fs.writeFileSync(`dist/${i}.txt`, CONTENT + i);"
+
 
 def node_site(content: str, *, before: str = "", after: str = "") -> dict[str, str]:
     """Files of a project that writes `dist/index.html` with `content`; `before` and `after` are JavaScript."""

@@ -115,3 +115,10 @@ def make_context(
 def add_tenant(database: Database, tenant_id: str = TENANT) -> None:
     with database.transaction() as connection:
         connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'Tests')", [tenant_id])
+
+
+def add_project(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO projects (id, tenant_id, name, slug) VALUES (%s, %s, 'site', 'site')", [PROJECT, TENANT]
+        )

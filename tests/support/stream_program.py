@@ -25,13 +25,13 @@ from api.errors import handle_error
 from api.middleware import Application
 from api.routes.logs import LogController
 from api.streams.hub import StreamHub
-from api.streams.stream_lease import StreamAdmission
+from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
 from api.streams.watch import Watch
 from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
-from shared.logs.listener import RedisDoorbellListener
+from shared.logs.listener import RedisNotificationListener
 from shared.logs.store import PostgresLogStore
 from shared.logs.stream_slots import RedisStreamSlots
 
@@ -47,17 +47,17 @@ def main() -> None:
     silence, asking = timing.pop("silence", 30.0), timing.pop("asking", 3600.0)
     database = Database(database_url)
     store = PostgresLogStore(database)
-    hub = StreamHub(store, RedisDoorbellListener(redis_url), StreamTiming(**timing))
+    hub = StreamHub(store, RedisNotificationListener(redis_url), StreamTiming(**timing))
     slots = RedisStreamSlots(redis_url, limit=10_000)
     rights = StreamRightsRepository(database)
-    admission = StreamAdmission(rights=rights, slots=slots, clock=SystemClock(), check_seconds=3600)
+    leases = StreamLeases(rights=rights, slots=slots, clock=SystemClock(), check_seconds=3600)
 
     @get("/state")
     async def state() -> dict[str, int]:
         gc.collect()
         return {
             "streams": hub.stream_count,
-            "seats": admission.open_count,
+            "leases": leases.open_count,
             # This request's own are among these.
             "connections": len(server.server_state.connections),
             "tasks": len(asyncio.all_tasks()),
@@ -67,9 +67,9 @@ def main() -> None:
     application = Application(
         route_handlers=[Router("/api", route_handlers=[LogController]), state],
         guards=[let_everybody_in],
-        lifespan=[admission.running],
+        lifespan=[leases.running],
         dependencies={
-            "stream_admission": Provide(lambda: admission, sync_to_thread=False),
+            "stream_leases": Provide(lambda: leases, sync_to_thread=False),
             "log_store": Provide(lambda: store, sync_to_thread=False),
             "stream_hub": Provide(lambda: hub, sync_to_thread=False),
         },

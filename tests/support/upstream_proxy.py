@@ -51,7 +51,7 @@ def running_proxy(places: Mapping[str, tuple[str, int]], credentials: str) -> Ge
             _copy(self.connection, server)
             back.join()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             """Nothing: what was asked for is in `asked`."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -11,8 +11,7 @@ class ToolRepository:
 
     def find(self, key: str) -> str | None:
         """The digest of its snapshot."""
-        row = self._database.fetch_one("SELECT digest FROM tools WHERE key = %(key)s", {"key": key})
-        return None if row is None else str(row["digest"])
+        return self._database.fetch_value(str, "SELECT digest FROM tools WHERE key = %(key)s", {"key": key})
 
     _RECORD = """
         INSERT INTO tools (key, name, version, digest, size_bytes)

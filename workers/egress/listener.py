@@ -25,7 +25,7 @@ def main() -> None:
             # The command must not start before it can be served; a dead worker sends nothing.
             if not proxy.recv(1):
                 sys.exit("The network proxy is gone.")
-    os.execvp(command[0], command)  # noqa: S606
+    os.execvp(command[0], command)  # noqa: S606 - the project's command, without a shell
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.background import PeriodicTask
 from workers.filesystem.descent import open_directory
 
 _INTERVAL_SECONDS = 0.5
@@ -95,10 +96,11 @@ class DiskWatchdog:
         self._most_entries = most_entries
         self._used = DiskUsage(0, 0)
         self._free: dict[int, DiskUsage] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="disk-watchdog", daemon=True)
+        # When the next measurement may come, if it is urgent, and when it comes anyway.
+        self._soonest = self._due = 0.0
+        self._task = PeriodicTask("disk-watchdog", self._watch, _INTERVAL_SECONDS, waits_first=True)
         if paths:
-            self._thread.start()
+            self._task.start()
 
     def measure(self) -> DiskUsage:
         """The current usage; sets `exceeded` if it passes a limit."""
@@ -119,19 +121,18 @@ class DiskWatchdog:
         return self._used.size_bytes > self._most_bytes // 2 or self._used.entries > self._most_entries // 2
 
     def close(self) -> None:
-        self._stopped.set()
-        if self._paths:
-            self._thread.join()
+        self._task.stop()
 
     def _watch(self) -> None:
-        soonest = due = 0.0
-        while not self._stopped.wait(_INTERVAL_SECONDS) and not self.exceeded.is_set():
-            started = time.monotonic()
-            if started < due and not (started >= soonest and self._may_be_exceeded()):
-                continue
-            self.measure()
-            ended = time.monotonic()
-            soonest, due = ended + (ended - started), ended + _REST_FACTOR * (ended - started)
+        started = time.monotonic()
+        if self.exceeded.is_set() or (started < self._due and not self._is_urgent(started)):
+            return
+        self.measure()
+        ended = time.monotonic()
+        self._soonest, self._due = ended + (ended - started), ended + _REST_FACTOR * (ended - started)
+
+    def _is_urgent(self, now: float) -> bool:
+        return now >= self._soonest and self._may_be_exceeded()
 
     def _may_be_exceeded(self) -> bool:
         """Whether free space has shrunk since the last measurement by more than the limits leave, for any reason."""

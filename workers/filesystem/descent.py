@@ -26,7 +26,7 @@ def open_directory(name: str | bytes | Path, parent: int | None = None) -> int:
     except PermissionError:
         handle = os.open(name, _OPEN_SHUT, dir_fd=parent)
         try:
-            os.chmod(_path_of(handle), stat.S_IRWXU)  # noqa: PTH101
+            os.chmod(_path_of(handle), stat.S_IRWXU)  # noqa: PTH101 - by descriptor
             return os.open(_path_of(handle), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
             os.close(handle)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.background import BackgroundThread
 from shared.errors import LeaseLost
 from workers.filesystem.descent import OPEN_DIRECTORY
 
@@ -32,8 +33,7 @@ class StageDirectories:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._discarded: queue.Queue[Path] = queue.Queue(_WAITING)
-        self._lock = threading.Lock()
-        self._deleter: threading.Thread | None = None
+        self._deleter = BackgroundThread("directories", self._delete_discarded)
 
     @contextmanager
     def open(self, deployment_id: str, stage: str, fence: int) -> Generator[Path]:
@@ -88,16 +88,14 @@ class StageDirectories:
             # A full disk has no room for another name.
             _try_to_remove(directory)
             return
-        with self._lock:
-            if self._deleter is None:
-                self._deleter = threading.Thread(target=self._delete_discarded, name="directories", daemon=True)
-                self._deleter.start()
+        self._deleter.start()
         try:
             self._discarded.put_nowait(trash)
         except queue.Full:
             _try_to_remove(trash)
 
-    def _delete_discarded(self) -> None:
+    def _delete_discarded(self, _stopping: threading.Event) -> None:
+        """Deletes what is queued, as long as the process lives."""
         while True:
             _try_to_remove(self._discarded.get())
 

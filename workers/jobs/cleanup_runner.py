@@ -9,7 +9,7 @@ import structlog
 
 from schemas.messages import Job
 from shared.deployments.service import DeploymentService
-from shared.deployments.state import FINISHED
+from shared.deployments.state import FINISHED, SiteState
 from shared.errors import Conflict, NotFound
 from shared.identifiers import PROJECT, is_identifier
 from shared.logs.archive.store import LogArchiveRemover
@@ -56,14 +56,14 @@ class CleanupRunner:
             # The row is gone, and with it whatever else would lead to a log that was uploaded at that moment.
             self._log_archives.remove(tenant_id, deployment_id)
             return True
-        if row["site_state"] != "removing" or row["is_active"]:
+        if row.site_state != SiteState.REMOVING or row.is_active:
             return True
-        if row["is_preview"]:
-            self._publisher.remove_host(row["host"])
+        if row.is_preview:
+            self._publisher.remove_host(row.host)
         self._publisher.remove_deployment(deployment_id)
-        if row["deleting_at"] is not None:
+        if row.deleting_at is not None:
             # Before the row, without which nobody would come back for it; an expired preview keeps its log.
-            self._log_archives.remove(row["tenant_id"], deployment_id)
+            self._log_archives.remove(row.tenant_id, deployment_id)
         self._sites.close(deployment_id)
         _log.info("cleanup.site_removed", deployment_id=deployment_id)
         return True
@@ -74,19 +74,19 @@ class CleanupRunner:
         if project is None:
             return True
         rows = self._sites.of_project(project_id)
-        live = [row for row in rows if row["status"] not in FINISHED]
+        live = [row for row in rows if row.status not in FINISHED]
         for row in live:
             # It may end, or be removed, between the two: the next look finds out.
             with contextlib.suppress(Conflict, NotFound):
-                self._deployments.cancel(row["tenant_id"], row["id"])
+                self._deployments.cancel(row.tenant_id, row.id)
         if live:
             return False
-        self._publisher.remove_host(project["slug"])
+        self._publisher.remove_host(project.slug)
         for row in rows:
-            if row["is_preview"]:
-                self._publisher.remove_host(row["host"])
-            self._publisher.remove_deployment(row["id"])
-            self._log_archives.remove(row["tenant_id"], row["id"])
+            if row.is_preview:
+                self._publisher.remove_host(row.host)
+            self._publisher.remove_deployment(row.id)
+            self._log_archives.remove(row.tenant_id, row.id)
         self._sites.delete_project(project_id)
         _log.info("cleanup.project_removed", project_id=project_id)
         return True

@@ -8,11 +8,10 @@ import structlog
 
 from schemas.messages import Job
 from shared import metrics
-from shared.db.database import Row
 from shared.deployments.state import DeploymentStatus
 from shared.errors import FailureCode
 from shared.queue.base import Lease
-from shared.releases.repository import ReleaseRepository
+from shared.releases.repository import ReleaseRepository, ReleaseRow, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
 from workers.artifacts.reader import ArtifactReader
 from workers.jobs.settle import outcome_of, settle
@@ -48,36 +47,36 @@ class ReleaseRunner:
     def _release(self, release_id: str) -> Outcome[bool]:
         """The result says whether production serves the deployment now."""
         release = self._releases.find(release_id)
-        if release is None or release["status"] != "pending":
+        if release is None or release.status != ReleaseStatus.PENDING:
             return Over()
-        if release["deployment_status"] != DeploymentStatus.READY:
+        if release.deployment_status != DeploymentStatus.READY or release.manifest_digest is None:
             return Failed(FailureCode.PLATFORM_ERROR, "The deployment is not ready.")
-        self._ensure_published(release)
+        self._ensure_published(release, release.manifest_digest)
         moved = self._lifecycle.release(
-            release, activate=lambda: _ignore(self._publisher.activate(release["host"], release["deployment_id"]))
+            release, activate=lambda: _ignore(self._publisher.activate(release.host, release.deployment_id))
         )
         if not moved:
             self._remove_orphan(release)
         _log.info("release.done" if moved else "release.superseded", release_id=release_id)
         return Succeeded(moved)
 
-    def _ensure_published(self, release: Row) -> None:
+    def _ensure_published(self, release: ReleaseRow, digest: str) -> None:
         """The files of recent deployments stay published, so that this costs nothing but on a new router."""
-        if not self._publisher.is_published(release["deployment_id"]):
+        if not self._publisher.is_published(release.deployment_id):
             publish_artifact(
                 self._publisher,
                 self._artifacts,
-                tenant_id=release["tenant_id"],
-                deployment_id=release["deployment_id"],
-                digest=release["manifest_digest"],
+                tenant_id=release.tenant_id,
+                deployment_id=release.deployment_id,
+                digest=digest,
                 is_preview=False,
             )
 
-    def _remove_orphan(self, release: Row) -> None:
+    def _remove_orphan(self, release: ReleaseRow) -> None:
         """The removal may have come before these files, which this attempt or a former one has published; nothing would
         come back for them."""
-        deployment_id = release["deployment_id"]
-        if self._sites.is_removed(deployment_id) and self._publisher.current(release["host"]) != deployment_id:
+        deployment_id = release.deployment_id
+        if self._sites.is_removed(deployment_id) and self._publisher.current(release.host) != deployment_id:
             self._publisher.remove_deployment(deployment_id)
 
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from schemas.messages import Job
 from shared import metrics
 from shared.clock import Clock
-from shared.db.database import Row
 from shared.deployments.jobs import stage_job
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Stage, next_stage
 from shared.errors import FailureCode, LeaseLost
 from shared.logs.masking.redaction import Redactor
-from shared.plans import Plan, limits_of
+from shared.plans import limits_of
 from shared.queue.base import Lease
 from shared.signals import Signal
 from workers.pipeline.deployment_view import retry_delay_seconds, target_of
@@ -51,7 +51,7 @@ Activate = Callable[[str, str], None]
 class StageRun:
     """The runner fills in what it learns: the deployment's row, its inputs, its log and why it stops."""
 
-    row: Row | None = None
+    row: DeploymentRow | None = None
     inputs: StageInputs = StageInputs({})
     log: StageLogHandle | None = None
     redactor: Redactor | None = None
@@ -142,7 +142,7 @@ class StageRun:
         metrics.observe_stage(self._stage.value, outcome.name, self._clock.monotonic() - self._started)
 
     @property
-    def _known_row(self) -> Row:
+    def _known_row(self) -> DeploymentRow:
         assert self.row is not None, "only a stage whose deployment was found succeeds, fails or runs again"
         return self.row
 
@@ -173,21 +173,19 @@ class StageRun:
     def _record_result(self, result: StageResult[Any]) -> None:
         row, fence = self._known_row, self._lease.token
         if next_stage(self._stage) is None:
-            self._lifecycle.finish_ready(
-                row, result, fence=fence, activate=lambda: self._activate(row["host"], row["id"])
-            )
+            self._lifecycle.finish_ready(row, result, fence=fence, activate=lambda: self._activate(row.host, row.id))
         else:
-            self._lifecycle.succeed_stage(row["id"], self._stage, result, fence=fence)
+            self._lifecycle.succeed_stage(row.id, self._stage, result, fence=fence)
 
     def _job(self, stage: Stage) -> Job:
         row = self._known_row
         return stage_job(
-            deployment_id=row["id"],
-            tenant_id=row["tenant_id"],
+            deployment_id=row.id,
+            tenant_id=row.tenant_id,
             stage=stage,
-            priority=row["priority"],
-            limits=limits_of(Plan(row["tenant_plan"])),
-            enqueued_at=row["created_at"],
+            priority=row.priority,
+            limits=limits_of(row.tenant_plan),
+            enqueued_at=row.created_at,
             traceparent=self._lease.job.traceparent,
         )
 
@@ -199,5 +197,5 @@ class StageRun:
 
     def _count_ready(self) -> None:
         metrics.count_deployment("ready", self._target, "none")
-        elapsed = self._clock.now() - self._known_row["created_at"]
+        elapsed = self._clock.now() - self._known_row.created_at
         metrics.observe_deployment(self._target, elapsed.total_seconds())

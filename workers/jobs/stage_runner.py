@@ -15,11 +15,11 @@ import structlog
 
 from shared import errors, metrics
 from shared.clock import Clock
-from shared.db.database import Row
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import FIRST_STAGE, Stage
 from shared.errors import PlatformError, StageFailure, Unavailable
 from shared.logs.masking.redaction import Redactor
-from shared.plans import Plan, PlanLimits, limits_of
+from shared.plans import PlanLimits, limits_of
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import ProjectVariable
 from shared.queue.base import Lease
@@ -71,7 +71,7 @@ class StageRunner:
         open_log: OpenLog,
         read_variables: ReadVariables,
         read_credentials: ReadCredentials,
-        secrets_of: Callable[[Row], list[str]],
+        secrets_of: Callable[[DeploymentRow], list[str]],
         hold_slot: HoldSlot,
         directories: StageDirectories,
         limits: LimitSettings,
@@ -129,7 +129,7 @@ class StageRunner:
         if begun.beginning is Beginning.SKIP:
             return Succeeded()
         if self._stage is FIRST_STAGE and begun.attempt == 1:
-            waited = self._clock.now() - row["created_at"]
+            waited = self._clock.now() - row.created_at
             metrics.observe_wait(self._stage.value, waited.total_seconds())
         return self._run_function(run, self._open(lease, run, row, begun, stack), lease.job.max_attempts)
 
@@ -143,30 +143,32 @@ class StageRunner:
         if begun.beginning is not Beginning.RUN:
             self._directories.discard(deployment_id, self._stage.value, fence)
 
-    def _wait_for_slot(self, row: Row, started: Sequence[str]) -> Waiting:
+    def _wait_for_slot(self, row: DeploymentRow, started: Sequence[str]) -> Waiting:
         """The queue, which lost its state, handed out a job beyond the plan: it is told who holds the slots."""
-        limits = limits_of(Plan(row["tenant_plan"]))
+        limits = limits_of(row.tenant_plan)
         try:
             for deployment_id in started:
-                self._hold_slot(row["tenant_id"], deployment_id, limits)
+                self._hold_slot(row.tenant_id, deployment_id, limits)
         except Unavailable:
             return Waiting(_WAIT_SECONDS)
         return Waiting()
 
-    def _open(self, lease: Lease, run: StageRun, row: Row, begun: BegunStage, stack: ExitStack) -> StageContext:
-        variables = self._read_variables(row["project_id"], target_of(row))
+    def _open(
+        self, lease: Lease, run: StageRun, row: DeploymentRow, begun: BegunStage, stack: ExitStack
+    ) -> StageContext:
+        variables = self._read_variables(row.project_id, target_of(row))
         # Read once: what the clone uses is what the log masks.
-        credentials = self._read_credentials(row["project_id"])
+        credentials = self._read_credentials(row.project_id)
         values = [variable.value for variable in variables]
         run.redactor = Redactor([*values, *self._secrets_of(row), *(credentials.secrets if credentials else ())])
         run.inputs = StageInputs({Stage(stage): output for stage, output in begun.outputs.items()})
-        log = run.log = self._open_log(row["id"], self._stage, lease.token, run.redactor)
+        log = run.log = self._open_log(row.id, self._stage, lease.token, run.redactor)
         stack.callback(_close, log)
         stop = run.stop = stack.enter_context(StopSignal.watching(lease, log.lost))
-        directory = stack.enter_context(self._directories.open(row["id"], self._stage.value, lease.token))
+        directory = stack.enter_context(self._directories.open(row.id, self._stage.value, lease.token))
         return StageContext(
             deployment=deployment_view(row),
-            limits=effective_limits(limits_of(Plan(row["tenant_plan"])), self._limits),
+            limits=effective_limits(limits_of(row.tenant_plan), self._limits),
             directory=directory,
             inputs=run.inputs,
             log=log,

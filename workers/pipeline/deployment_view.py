@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.backoff import Backoff
-from shared.db.database import Row
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Stage
 from shared.plans import PlanLimits
 from shared.projects.variable_service import ProjectVariable
@@ -36,32 +36,32 @@ def effective_limits(limits: PlanLimits, overrides: LimitSettings) -> PlanLimits
     )
 
 
-def target_of(row: Row) -> str:
-    return "preview" if row["is_preview"] else "production"
+def target_of(row: DeploymentRow) -> str:
+    return "preview" if row.is_preview else "production"
 
 
-def deployment_view(row: Row) -> DeploymentView:
-    settings = row["settings"]
+def deployment_view(row: DeploymentRow) -> DeploymentView:
+    settings = row.settings
     return DeploymentView(
-        id=row["id"],
-        tenant_id=row["tenant_id"],
-        project_id=row["project_id"],
-        project_slug=row["project_slug"],
-        repository_url=row["repository_url"],
-        allows_files=row["is_set_by_administrator"],
-        branch=row["branch"],
-        commit_sha=row["commit_sha"],
-        root_directory=settings.get("root_directory") or ".",
-        framework=settings.get("framework"),
-        install_command=settings.get("install_command"),
-        build_command=settings.get("build_command"),
-        output_directory=settings.get("output_directory"),
-        node_version=settings.get("node_version"),
-        is_preview=row["is_preview"],
-        clean=row["clean"],
-        if_changed=row["if_changed"],
-        host=row["host"],
-        release_sequence=row["release_sequence"],
+        id=row.id,
+        tenant_id=row.tenant_id,
+        project_id=row.project_id,
+        project_slug=row.project_slug,
+        repository_url=row.repository_url,
+        allows_files=row.is_set_by_administrator,
+        branch=row.branch,
+        commit_sha=row.commit_sha,
+        root_directory=settings.root_directory or ".",
+        framework=settings.framework,
+        install_command=settings.install_command,
+        build_command=settings.build_command,
+        output_directory=settings.output_directory,
+        node_version=settings.node_version,
+        is_preview=row.is_preview,
+        clean=row.clean,
+        if_changed=row.if_changed,
+        host=row.host,
+        release_sequence=row.release_sequence,
     )
 
 

@@ -15,15 +15,16 @@ import msgspec
 import tenacity
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
-from shared.clock import Clock
-from shared.db.database import Connection, Database, Row
+from shared.clock import Clock, unix_milliseconds
+from shared.db.database import Connection, Database
 from shared.deployments.repository import DeploymentRepository
+from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, LAST_STAGE, STAGES, DeploymentStatus, Stage, may_follow
 from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
-from shared.logs.base import Doorbell, LogStore
-from shared.plans import Plan, limits_of, slots_within
-from shared.releases.repository import ReleaseRepository
+from shared.logs.base import LogStore, Notifier
+from shared.plans import limits_of, slots_within
+from shared.releases.repository import ReleaseKind, ReleaseRepository, ReleaseRow, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
 from shared.settings import LimitSettings, SiteSettings
 from shared.text.storable import storable
@@ -51,7 +52,7 @@ class BegunStage:
     """
 
     beginning: Beginning
-    row: Row | None
+    row: DeploymentRow | None
     outputs: Mapping[str, Mapping[str, Any]]
     attempt: int
     started: Sequence[str] = ()
@@ -67,7 +68,7 @@ class LifecycleService:
         releases: ReleaseRepository,
         sites: SiteRepository,
         log_store: LogStore,
-        doorbell: Doorbell,
+        notifier: Notifier,
         clock: Clock,
         limits: LimitSettings,
         site_settings: SiteSettings,
@@ -78,7 +79,7 @@ class LifecycleService:
         self._releases = releases
         self._sites = sites
         self._log_store = log_store
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._clock = clock
         self._limits = limits
         self._site_settings = site_settings
@@ -95,25 +96,25 @@ class LifecycleService:
             is_starting = self._deployments.is_queued(connection, deployment_id)
             plan = self._deployments.lock_tenant(connection, tenant_id) if is_starting else None
             row = self._deployments.find_locked(connection, tenant_id, deployment_id)
-            if row is None or row["status"] in FINISHED:
+            if row is None or row.status in FINISHED:
                 return BegunStage(Beginning.OVER, row, {}, 0), []
-            if row["fence"] > fence:
+            if row.fence > fence:
                 raise LeaseLost
-            if row["status"] != DeploymentStatus.QUEUED:
+            if row.status != DeploymentStatus.QUEUED:
                 # Whatever comes of it: a former worker that is still at it, or is killed for us, changes nothing more.
-                self._deployments.advance(connection, deployment_id, DeploymentStatus(row["status"]), fence)
+                self._deployments.advance(connection, deployment_id, row.status, fence)
             outputs = self._stage_runs.outputs(connection, deployment_id)
-            if row["cancel_requested_at"] is not None:
+            if row.cancel_requested_at is not None:
                 return BegunStage(Beginning.CANCEL, row, outputs, 0), []
             if stage.value in outputs:
                 return BegunStage(Beginning.SKIP, row, outputs, 0), []
-            if plan is not None and row["status"] == DeploymentStatus.QUEUED:
+            if plan is not None and row.status == DeploymentStatus.QUEUED:
                 started = self._deployments.started(connection, tenant_id)
-                limit = limits_of(Plan(plan)).concurrent_builds
+                limit = limits_of(plan).concurrent_builds
                 if len(started) >= slots_within(limit, self._limits.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
             # A stage that runs again because its output was lost doesn't move the deployment back.
-            entered = DeploymentStatus(row["status"])
+            entered = row.status
             if may_follow(entered, STAGES[stage].status):
                 entered = STAGES[stage].status
             if not self._deployments.advance(connection, deployment_id, entered, fence):
@@ -222,7 +223,7 @@ class LifecycleService:
 
     def finish_ready(
         self,
-        row: Row,
+        row: DeploymentRow,
         result: StageResult[Any],
         *,
         fence: int,
@@ -234,15 +235,15 @@ class LifecycleService:
         commit: a crash in between leaves the router ahead of the database, which the stage's redelivery mends.
         Returns whether production serves the deployment now. Raises LeaseLost, Cancelled.
         """
-        deployment_id = row["id"]
+        deployment_id = row.id
 
         def step(connection: Connection) -> tuple[bool, list[LogEntry]]:
-            project = self._releases.lock_project(connection, row["project_id"])
-            current = self._deployments.find_locked(connection, row["tenant_id"], deployment_id)
-            if project is None or current is None or current["fence"] > fence:
+            project = self._releases.lock_project(connection, row.project_id)
+            current = self._deployments.find_locked(connection, row.tenant_id, deployment_id)
+            if project is None or current is None or current.fence > fence:
                 raise LeaseLost
             # A cancellation that was accepted before this moment holds: the site never appears.
-            if current["cancel_requested_at"] is not None and current["status"] not in FINISHED:
+            if current.cancel_requested_at is not None and current.status not in FINISHED:
                 raise Cancelled
             self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             self._sites.set_published(connection, deployment_id, fence)
@@ -256,39 +257,41 @@ class LifecycleService:
             )
             if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
                 raise LeaseLost
-            is_held_back = project["is_pinned"] and row["trigger"] == "webhook"
-            is_active = row["is_preview"] or (
+            is_held_back = project.is_pinned and row.trigger == "webhook"
+            is_active = row.is_preview or (
                 not is_held_back
                 and self._releases.move_pointer(
-                    connection, row["project_id"], deployment_id, row["release_sequence"], is_pinned=False
+                    connection, row.project_id, deployment_id, row.release_sequence, is_pinned=False
                 )
             )
             if is_active:
                 activate()
-            url = self._site_settings.url(row["host"])
+            url = self._site_settings.url(row.host)
             return is_active, self._end(DeploymentStatus.READY, url=url)
 
         return self._step(deployment_id, fence, step)
 
-    def release(self, release: Row, *, activate: Callable[[], None]) -> bool:
+    def release(self, release: ReleaseRow, *, activate: Callable[[], None]) -> bool:
         """Moves production's pointer to the release's deployment; False when a newer release is live."""
 
         def step(connection: Connection) -> bool:
-            project = self._releases.lock_project(connection, release["project_id"])
-            is_deleting = project is None or project["deleting_at"] is not None
-            if is_deleting or not self._sites.is_kept(connection, release["deployment_id"]):
-                self._releases.close(connection, release["id"], "failed", "The deployment was deleted meanwhile.")
+            project = self._releases.lock_project(connection, release.project_id)
+            is_deleting = project is None or project.deleting_at is not None
+            if is_deleting or not self._sites.is_kept(connection, release.deployment_id):
+                self._releases.close(
+                    connection, release.id, ReleaseStatus.FAILED, "The deployment was deleted meanwhile."
+                )
                 return False
             moved = self._releases.move_pointer(
                 connection,
-                release["project_id"],
-                release["deployment_id"],
-                release["release_sequence"],
-                is_pinned=release["kind"] == "rollback",
+                release.project_id,
+                release.deployment_id,
+                release.release_sequence,
+                is_pinned=release.kind == ReleaseKind.ROLLBACK,
             )
             if moved:
                 activate()
-            self._releases.close(connection, release["id"], "done" if moved else "superseded")
+            self._releases.close(connection, release.id, ReleaseStatus.DONE if moved else ReleaseStatus.SUPERSEDED)
             return moved
 
         return self._patiently(lambda: self._in_transaction(step))
@@ -297,7 +300,7 @@ class LifecycleService:
         message = _shown(message)
 
         def step(connection: Connection) -> None:
-            self._releases.close(connection, release_id, "failed", message)
+            self._releases.close(connection, release_id, ReleaseStatus.FAILED, message)
 
         self._patiently(lambda: self._in_transaction(step))
 
@@ -314,7 +317,7 @@ class LifecycleService:
 
         result, entries, (first, last) = self._patiently(attempt)
         if entries:
-            self._doorbell.ring(deployment_id, first, last, entries)
+            self._notifier.notify(deployment_id, first, last, entries)
         return result
 
     def _in_transaction(self, step: Callable[[Connection], T]) -> T:
@@ -348,7 +351,7 @@ class LifecycleService:
         return [self._status(status), end]
 
     def _now_ms(self) -> int:
-        return int(self._clock.now().timestamp() * 1000)
+        return unix_milliseconds(self._clock.now())
 
 
 def _shown(message: str) -> str:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
+import msgspec
 from psycopg.types.json import Jsonb
 
-from shared.db.database import Database, Row
+from shared.db.database import Database
+from shared.db.rows import columns_of
 
-_COLUMNS = "scope, kind, key, group_name, digest, size_bytes, components, output"
 
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRecord:
+class SnapshotRecord(msgspec.Struct, frozen=True):
     """`digest` and `size_bytes` are of the snapshot; `output` is what the stage put out when it made it."""
 
     scope: str
@@ -27,6 +25,9 @@ class SnapshotRecord:
     output: dict[str, Any]
 
 
+_COLUMNS = columns_of(SnapshotRecord, group="group_name")
+
+
 class SnapshotIndex:
     """Records are per tenant and scope: a build reads several scopes (its own first) and writes to its own.
 
@@ -37,33 +38,27 @@ class SnapshotIndex:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    _FIND = f"""
+    _FIND: LiteralString = f"""
         SELECT {_COLUMNS} FROM snapshots
         WHERE tenant_id = %(tenant_id)s AND scope = ANY(%(scopes)s) AND kind = %(kind)s AND key = %(key)s
         ORDER BY array_position(%(scopes)s::text[], scope) LIMIT 1
-    """  # noqa: S608
+    """  # noqa: S608 - constants only
 
     def find(self, tenant_id: str, scopes: Sequence[str], kind: str, key: str) -> SnapshotRecord | None:
         """The record in the first of the scopes that has one."""
-        return _record(
-            self._database.fetch_one(
-                self._FIND, {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "key": key}
-            )
-        )
+        parameters = {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "key": key}
+        return self._database.fetch_one(SnapshotRecord, self._FIND, parameters)
 
-    _LATEST = f"""
+    _LATEST: LiteralString = f"""
         SELECT {_COLUMNS} FROM snapshots
         WHERE tenant_id = %(tenant_id)s AND scope = ANY(%(scopes)s) AND kind = %(kind)s AND group_name = %(group)s
         ORDER BY last_used_at DESC LIMIT 1
-    """  # noqa: S608
+    """  # noqa: S608 - constants only
 
     def latest(self, tenant_id: str, scopes: Sequence[str], kind: str, group: str) -> SnapshotRecord | None:
         """The group's record that was made or used last, in any of the scopes."""
-        return _record(
-            self._database.fetch_one(
-                self._LATEST, {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "group": group}
-            )
-        )
+        parameters = {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "group": group}
+        return self._database.fetch_one(SnapshotRecord, self._LATEST, parameters)
 
     _RECORD = """
         INSERT INTO snapshots (tenant_id, scope, kind, key, group_name, digest, size_bytes, components, output)
@@ -137,10 +132,4 @@ class SnapshotIndex:
     def is_referenced(self, tenant_id: str, digest: str) -> bool:
         """Whether any record leads to the snapshot."""
         parameters = {"tenant_id": tenant_id, "digest": digest}
-        return self._database.fetch_one(self._IS_REFERENCED, parameters) is not None
-
-
-def _record(row: Row | None) -> SnapshotRecord | None:
-    if row is None:
-        return None
-    return SnapshotRecord(**{("group" if name == "group_name" else name): value for name, value in row.items()})
+        return self._database.exists(self._IS_REFERENCED, parameters)

@@ -155,12 +155,12 @@ class TreeCache:
         if not tree.is_dir():
             return False
         lock = self._lock_path(tree)
-        with self.temporary() as grave:
+        with self.temporary() as trash:
             with locked(lock, is_blocking=False) as descriptor:
                 if descriptor is None:
                     return False
                 try:
-                    tree.rename(grave / "tree")
+                    tree.rename(trash / "tree")
                 except FileNotFoundError:
                     return False
                 lock.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol
 
 import click
 import msgspec
@@ -40,10 +39,6 @@ def events(invocation: Invocation, after: str | None) -> None:
         going_on = "" if follower.last_id is None else f" Go on with `cloudify events --after {follower.last_id}`."
         invocation.output.note(f"Stopped watching.{going_on}")
         raise SystemExit(ExitCode.DETACHED) from None
-
-
-class ChangesView(Protocol):
-    def show(self, event: AccountStreamEvent) -> None: ...
 
 
 class LinesOfChanges:

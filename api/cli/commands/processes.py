@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from api.cli.extras import require_server
 from shared.plans import Plan
 from shared.settings import Settings, SettingsError, load_settings
 from shared.text.wording import counted
@@ -37,6 +38,7 @@ def reconciler() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to this version."""
+    require_server()
     from shared.db.migrate import MigrationError
     from shared.db.migrate import migrate as apply
 
@@ -53,6 +55,7 @@ def migrate() -> None:
 @click.group()
 def admin() -> None:
     """Commands for the platform's administrator; they need the platform's own settings."""
+    require_server()
 
 
 @admin.command("create-owner")
@@ -63,7 +66,8 @@ def create_owner(email: str) -> None:
     Asks for the password, or reads the first line of stdin where that is no terminal. Prints an API token of the
     account, once: `cloudify login` takes it.
     """
-    from api.composition import build_account_services, connect_backends
+    from api.backends import connect_backends
+    from api.services import build_account_services
     from schemas.accounts import CreateTokenRequest
     from shared.clock import SystemClock
     from shared.errors import CloudifyError, Conflict
@@ -100,7 +104,8 @@ def create_owner(email: str) -> None:
 @click.argument("plan", type=click.Choice([plan.value for plan in Plan], case_sensitive=False))
 def set_plan(email: str, plan: str) -> None:
     """Give the account EMAIL another PLAN; it takes effect on what is queued already."""
-    from api.composition import build_account_services, connect_backends
+    from api.backends import connect_backends
+    from api.services import build_account_services
     from shared.clock import SystemClock
     from shared.errors import CloudifyError
 
@@ -122,7 +127,8 @@ def rotate_keys() -> None:
 
     Restart the API and the workers with the new setting first: one that still has the old one seals with the old key.
     """
-    from api.composition import build_repository_credential_service, build_variable_service, connect_backends
+    from api.backends import connect_backends
+    from api.services import build_repository_credential_service, build_variable_service
     from shared.errors import CloudifyError
 
     settings = _settings()
@@ -145,6 +151,7 @@ def rotate_keys() -> None:
 
 
 def _become(module: str, *arguments: str) -> None:
+    require_server()
     # By name: the API's code must not import the workers'.
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program
 

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import click
 
-from shared.settings import SettingsError
-from shared.stack.errors import BusyPort, StackError
-from shared.stack.home import Home
-from shared.stack.supervisor import StopRequested, Supervisor
+from api.cli.extras import require_server
 
 
 @click.command()
@@ -20,6 +17,12 @@ def up(*, no_sample: bool) -> None:
     Keeps everything in CLOUDIFY_HOME (default: .cloudify here). PostgreSQL, Redis and the object store are embedded
     unless CLOUDIFY_DATABASE_URL, CLOUDIFY_REDIS_URL or CLOUDIFY_S3_ENDPOINT names another.
     """
+    require_server()
+    from shared.settings import SettingsError
+    from shared.stack.errors import BusyPort, StackError
+    from shared.stack.home import Home
+    from shared.stack.supervisor import StopRequested, Supervisor
+
     home = Home(Path(os.environ.get("CLOUDIFY_HOME") or ".cloudify").absolute())
     supervisor = Supervisor(home, os.environ, _say)
     code = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import zstandard
 
 from shared import metrics
 from shared.clock import Clock, SystemClock
-from shared.db.database import Database, Row
+from shared.db.database import Database
 from shared.errors import PlatformError, Unavailable
 from shared.logs.archive.format import ArchiveDamaged, ArchiveSummary, ArchiveWriter, check_archive
 from shared.logs.archive.store import ARCHIVES, archive_key, deployment_of
@@ -69,6 +70,30 @@ _ARCHIVED_KEY = "SELECT object_key FROM log_archives WHERE deployment_id = %(id)
 _MARK_ARCHIVED = "UPDATE log_heads SET is_archived = true WHERE deployment_id = %(id)s"
 _DELETE_CHUNKS = "DELETE FROM log_chunks WHERE deployment_id = %(id)s"
 _EXISTING = "SELECT id FROM deployments WHERE id = ANY(%(ids)s)"
+
+
+class _Log(msgspec.Struct, frozen=True):
+    tenant_id: str
+    deleting_at: datetime | None
+    last_seq: int
+    is_closed: bool
+    is_archived: bool
+
+
+class _Deletion(msgspec.Struct, frozen=True):
+    deleting_at: datetime | None
+
+
+class _Head(msgspec.Struct, frozen=True):
+    last_seq: int
+    is_closed: bool
+    is_archived: bool
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    seq_from: int
+    seq_to: int
+    entries: bytes
 
 
 class LogDamaged(Exception):
@@ -137,16 +162,16 @@ class LogCompactor:
 
         Raises LogDamaged, PlatformError, Unavailable and OSError; the log stays in PostgreSQL then.
         """
-        row = self._database.fetch_one(_LOG, {"id": deployment_id})
-        if row is None or row["deleting_at"] is not None or row["is_archived"] or not row["is_closed"]:
+        row = self._database.fetch_one(_Log, _LOG, {"id": deployment_id})
+        if row is None or row.deleting_at is not None or row.is_archived or not row.is_closed:
             return False
         self._directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._directory) as directory:
             path = Path(directory) / "log.zst"
             summary, chunks = self._write(deployment_id, path)
-            if summary.last_seq != row["last_seq"]:
-                raise LogDamaged(f"its chunks end at {summary.last_seq}, its head says {row['last_seq']}")
-            key = archive_key(row["tenant_id"], deployment_id, summary.digest)
+            if summary.last_seq != row.last_seq:
+                raise LogDamaged(f"its chunks end at {summary.last_seq}, its head says {row.last_seq}")
+            key = archive_key(row.tenant_id, deployment_id, summary.digest)
             self._store.put_file(key, path)
             self._verify(key, summary, Path(directory) / "copy.zst")
         recorded_key = self._record(deployment_id, key, summary, chunks)
@@ -166,8 +191,7 @@ class LogCompactor:
         deleted = 0
         for begin in range(0, len(keys), _SWEPT_AT_ONCE):
             of_keys = {key: deployment_of(key) for key in keys[begin : begin + _SWEPT_AT_ONCE]}
-            rows = self._database.fetch_all(_EXISTING, {"ids": list(set(of_keys.values()))})
-            existing = {row["id"] for row in rows}
+            existing = set(self._database.fetch_values(str, _EXISTING, {"ids": list(set(of_keys.values()))}))
             for key, deployment_id in of_keys.items():
                 if deployment_id not in existing:
                     self._store.delete(key)
@@ -180,7 +204,7 @@ class LogCompactor:
         now = self._clock.monotonic()
         self._deferred = {name: until for name, until in self._deferred.items() if until > now}
         parameters = {"after": self._after_seconds, "deferred": list(self._deferred), "count": _LOGS_AT_ONCE}
-        return [row["deployment_id"] for row in self._database.fetch_all(_DUE, parameters)]
+        return self._database.fetch_values(str, _DUE, parameters)
 
     def _attempt(self, deployment_id: str) -> bool:
         """One log that can't be moved doesn't keep those after it; an outage does."""
@@ -213,21 +237,23 @@ class LogCompactor:
             writer = ArchiveWriter(file)
             while chunks := self._chunks(deployment_id, writer.last_seq + 1):
                 for chunk in chunks:
-                    if chunk["seq_from"] != writer.last_seq + 1:
-                        raise LogDamaged(f"entries {writer.last_seq + 1} to {chunk['seq_from'] - 1} are missing")
+                    if chunk.seq_from != writer.last_seq + 1:
+                        raise LogDamaged(f"entries {writer.last_seq + 1} to {chunk.seq_from - 1} are missing")
                     try:
-                        writer.add(self._raw_entries.decode(decompressor.decompress(chunk["entries"])))
+                        writer.add(self._raw_entries.decode(decompressor.decompress(chunk.entries)))
                     except (zstandard.ZstdError, msgspec.DecodeError) as error:
-                        raise LogDamaged(f"the chunk of entry {chunk['seq_from']} can't be read: {error}") from error
-                    if writer.last_seq != chunk["seq_to"]:
-                        raise LogDamaged(f"the chunk of entry {chunk['seq_from']} has too many or too few entries")
+                        raise LogDamaged(f"the chunk of entry {chunk.seq_from} can't be read: {error}") from error
+                    if writer.last_seq != chunk.seq_to:
+                        raise LogDamaged(f"the chunk of entry {chunk.seq_from} has too many or too few entries")
                 count += len(chunks)
             if count == 0:
                 raise LogDamaged("it has no chunks")
             return writer.finish(), count
 
-    def _chunks(self, deployment_id: str, first: int) -> list[Row]:
-        return self._database.fetch_all(_CHUNKS, {"id": deployment_id, "first": first, "count": _CHUNKS_AT_ONCE})
+    def _chunks(self, deployment_id: str, first: int) -> list[_Chunk]:
+        return self._database.fetch_all(
+            _Chunk, _CHUNKS, {"id": deployment_id, "first": first, "count": _CHUNKS_AT_ONCE}
+        )
 
     def _verify(self, key: str, expected: ArchiveSummary, copy: Path) -> None:
         """Raises LogDamaged unless the store gives back exactly what was written."""
@@ -252,14 +278,13 @@ class LogCompactor:
         }
         with self._database.transaction() as connection:
             connection.execute(_LOCK_DEPLOYMENT, parameters)
-            deployment = connection.execute(_DELETING, parameters).fetchone()
-            head = connection.execute(_LOCK_HEAD, parameters).fetchone()
-            if deployment is None or deployment["deleting_at"] is not None or head is None:
+            deployment = connection.fetch_one(_Deletion, _DELETING, parameters)
+            head = connection.fetch_one(_Head, _LOCK_HEAD, parameters)
+            if deployment is None or deployment.deleting_at is not None or head is None:
                 return None
-            if head["is_archived"]:
-                row = connection.execute(_ARCHIVED_KEY, parameters).fetchone()
-                return None if row is None else row["object_key"]
-            if not head["is_closed"] or head["last_seq"] != summary.last_seq:
+            if head.is_archived:
+                return connection.fetch_value(str, _ARCHIVED_KEY, parameters)
+            if not head.is_closed or head.last_seq != summary.last_seq:
                 raise LogDamaged("it was changed while it was read")
             connection.execute(_INSERT_ARCHIVE, parameters)
             connection.execute(_MARK_ARCHIVED, parameters)

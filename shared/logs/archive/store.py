@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 import structlog
 
 from schemas.logs import LogEntry, LogLine
@@ -39,8 +39,7 @@ _TAIL_BYTES = 64 * 1024
 _REST_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class LogArchive:
+class LogArchive(msgspec.Struct, frozen=True):
     """A row of log_archives: the object holds entries 1 to `last_seq`, and its index the last `index_length` bytes."""
 
     object_key: str

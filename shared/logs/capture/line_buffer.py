@@ -20,7 +20,7 @@ _LINE_BYTES = 16
 _LINE_MEMORY_BYTES = 200
 
 
-class Parcel(msgspec.Struct, frozen=True):
+class LineGroup(msgspec.Struct, frozen=True):
     """Some lines that wait and go out together. `size` is for the size of batches, `memory` for the buffer's bound."""
 
     lines: list[LogLine]
@@ -31,9 +31,9 @@ class Parcel(msgspec.Struct, frozen=True):
         return self.size + len(self.lines) * (_LINE_MEMORY_BYTES - _LINE_BYTES)
 
 
-def parcels_of(lines: list[SplitLine], *, timestamp: int, stage: str, stream: Stream) -> list[Parcel]:
-    """The lines in parcels of at most about a batch."""
-    parcels: list[Parcel] = []
+def group_lines(lines: list[SplitLine], *, timestamp: int, stage: str, stream: Stream) -> list[LineGroup]:
+    """The lines in groups of at most about a batch."""
+    groups: list[LineGroup] = []
     packed: list[LogLine] = []
     size = 0
     for line in lines:
@@ -41,62 +41,62 @@ def parcels_of(lines: list[SplitLine], *, timestamp: int, stage: str, stream: St
         packed.append(LogLine(timestamp=timestamp, stage=stage, stream=stream, text=text, continued=line.continued))
         size += len(text) + _LINE_BYTES
         if size >= _BATCH_BYTES:
-            parcels.append(Parcel(packed, size))
+            groups.append(LineGroup(packed, size))
             packed, size = [], 0
     if packed:
-        parcels.append(Parcel(packed, size))
-    return parcels
+        groups.append(LineGroup(packed, size))
+    return groups
 
 
 class LineBuffer:
-    """A queue of parcels. Times are monotonic seconds. Not thread-safe: its writer has the lock."""
+    """A queue of groups. Times are monotonic seconds. Not thread-safe: its writer has the lock."""
 
     def __init__(self) -> None:
-        self._parcels: deque[Parcel] = deque()
+        self._groups: deque[LineGroup] = deque()
         self._size = 0
         self._first_at = 0.0
         self._last_at = 0.0
         self.memory = 0
 
     def __bool__(self) -> bool:
-        return bool(self._parcels)
+        return bool(self._groups)
 
     @property
     def is_large(self) -> bool:
         """Whether a batch is due for its size."""
         return self._size >= _BATCH_BYTES
 
-    def append(self, parcel: Parcel, now: float) -> None:
-        if not self._parcels:
+    def append(self, group: LineGroup, now: float) -> None:
+        if not self._groups:
             self._first_at = now
         self._last_at = now
-        self._parcels.append(parcel)
-        self._size += parcel.size
-        self.memory += parcel.memory
+        self._groups.append(group)
+        self._size += group.size
+        self.memory += group.memory
 
     def due_at(self) -> float | None:
         """When the next batch is due for its age; None when nothing waits."""
-        return min(self._last_at + _QUIET_SECONDS, self._first_at + _DELAY_SECONDS) if self._parcels else None
+        return min(self._last_at + _QUIET_SECONDS, self._first_at + _DELAY_SECONDS) if self._groups else None
 
-    def batch(self) -> list[Parcel]:
+    def batch(self) -> list[LineGroup]:
         """What is to be stored next. It stays here until `remove`, so that nothing is lost with a failed try."""
-        batch: list[Parcel] = []
+        batch: list[LineGroup] = []
         size = 0
-        for parcel in self._parcels:
-            batch.append(parcel)
-            size += parcel.size
+        for group in self._groups:
+            batch.append(group)
+            size += group.size
             if size >= _MAXIMUM_BATCH_BYTES:
                 break
         return batch
 
-    def remove(self, batch: list[Parcel], now: float) -> None:
-        """Takes a stored batch out, the oldest parcels of which it consists."""
-        for parcel in batch:
-            self._parcels.popleft()
-            self._size -= parcel.size
-            self.memory -= parcel.memory
+    def remove(self, batch: list[LineGroup], now: float) -> None:
+        """Takes a stored batch out, the oldest groups of which it consists."""
+        for group in batch:
+            self._groups.popleft()
+            self._size -= group.size
+            self.memory -= group.memory
         self._first_at = now
 
     def clear(self) -> None:
-        self._parcels.clear()
+        self._groups.clear()
         self._size = self.memory = 0

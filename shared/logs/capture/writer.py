@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from schemas.logs import LogEntry, Stream
 from shared.backoff import Backoff
-from shared.clock import Clock, SystemClock
-from shared.db.database import Connection, Database
+from shared.clock import Clock, SystemClock, unix_milliseconds
+from shared.db.database import Database
 from shared.errors import LeaseLost, NotFound, PlatformError, Unavailable
-from shared.logs.base import Doorbell
-from shared.logs.capture.line_buffer import LineBuffer, Parcel, parcels_of
+from shared.logs.base import Notifier
+from shared.logs.capture.batch_appender import BatchAppender, BatchStore
+from shared.logs.capture.line_buffer import LineBuffer, LineGroup, group_lines
 from shared.logs.capture.splitter import LineSplitter, SplitLine
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import Appended
@@ -26,22 +27,6 @@ _BUFFER_BYTES = 1024 * 1024
 _RETRY = Backoff(0.1, 2.0, jitter=0.0)
 # How long an outage of PostgreSQL may last before a stage fails for its log.
 _PATIENCE_SECONDS = 60.0
-
-
-class BatchStore(Protocol):
-    """The part of PostgresLogStore that a writer needs."""
-
-    def append_batch(
-        self,
-        connection: Connection,
-        deployment_id: str,
-        entries: Sequence[LogEntry],
-        *,
-        fence: int | None,
-        batch: int = 0,
-    ) -> Appended: ...
-
-    def last_batch(self, deployment_id: str, fence: int) -> int: ...
 
 
 class LogWriter:
@@ -59,7 +44,7 @@ class LogWriter:
         self,
         store: BatchStore,
         database: Database,
-        doorbell: Doorbell,
+        notifier: Notifier,
         deployment_id: str,
         stage: str,
         fence: int,
@@ -70,18 +55,14 @@ class LogWriter:
         buffer_bytes: int = _BUFFER_BYTES,
     ) -> None:
         self.lost = Signal()
-        self._store = store
-        self._database = database
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._deployment_id = deployment_id
         self._stage = stage
-        self._fence = fence
+        self._appender = BatchAppender(store, database, deployment_id, fence)
         self._redactor = redactor
         self._clock = clock or SystemClock()
         self._on_lost = on_lost
         self._buffer_bytes = buffer_bytes
-        # The last batch stored under this fence; None until it is read, and when another writer has been at it.
-        self._number: int | None = None
         # Guards the splitters and the order of lines; held while a write waits for room, so that lines stay in order.
         self._input = threading.Lock()
         self._splitters: dict[Stream, LineSplitter] = {
@@ -190,24 +171,24 @@ class LogWriter:
     def _enqueue(self, stream: Stream, lines: list[SplitLine], *, may_wait: bool = True) -> None:
         if not lines:
             return
-        timestamp = int(self._clock.now().timestamp() * 1000)
-        for parcel in parcels_of(lines, timestamp=timestamp, stage=self._stage, stream=stream):
+        timestamp = unix_milliseconds(self._clock.now())
+        for group in group_lines(lines, timestamp=timestamp, stage=self._stage, stream=stream):
             with self._state:
                 # What is little (the platform's own lines, the last ones) doesn't wait for room.
                 if may_wait and self._waiting.memory >= self._buffer_bytes:
-                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_deaf)
-                if self._is_deaf:
+                    self._state.wait_for(lambda: self._waiting.memory < self._buffer_bytes or self._is_closed)
+                if self._is_closed:
                     return
-                self._add(parcel)
+                self._add(group)
 
     @property
-    def _is_deaf(self) -> bool:
+    def _is_closed(self) -> bool:
         """Whether further lines are dropped."""
         return self._is_ended or self._is_closing or self._is_full
 
-    def _add(self, parcel: Parcel) -> None:
+    def _add(self, group: LineGroup) -> None:
         was_empty, was_large = not self._waiting, self._waiting.is_large
-        self._waiting.append(parcel, self._clock.monotonic())
+        self._waiting.append(group, self._clock.monotonic())
         if self._thread is None:
             name = f"log-{self._deployment_id}-{self._stage}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -217,30 +198,18 @@ class LogWriter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            appended = self._store_patiently([line for parcel in batch for line in parcel.lines])
+            appended = self._store_patiently([line for group in batch for line in group.lines])
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
-            self._doorbell.ring(self._deployment_id, appended.first, appended.last, appended.entries)
+            self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
     def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Tries until it is stored; None when the writer was given up or has lost its lease."""
         failures = 0
-        # Whether this batch may have been stored under this number already, by a try whose answer was lost.
-        is_retry = False
         while True:
             try:
-                if self._number is None:
-                    self._number = self._store.last_batch(self._deployment_id, self._fence)
-                    is_retry = False
-                was_retry, is_retry = is_retry, True
-                appended = self._append(entries, self._number + 1)
-                if appended.is_repeat and not was_retry:
-                    # Another writer of this fence has used the number since: these lines are not stored yet.
-                    self._number = None
-                    continue
-                self._number += 1
-                return appended
+                return self._appender.append(entries)
             except (LeaseLost, NotFound):
                 self._lose()
                 return None
@@ -252,11 +221,7 @@ class LogWriter:
                 if not self._pause(failures):
                     return None
 
-    def _append(self, entries: Sequence[LogEntry], number: int) -> Appended:
-        with self._database.transaction() as connection:
-            return self._store.append_batch(connection, self._deployment_id, entries, fence=self._fence, batch=number)
-
-    def _next_batch(self) -> list[Parcel] | None:
+    def _next_batch(self) -> list[LineGroup] | None:
         """Waits until a batch is due; None at the end. The batch stays in the buffer until it is stored."""
         with self._state:
             while True:
@@ -275,7 +240,7 @@ class LogWriter:
             return 0.0
         return due_at - self._clock.monotonic()
 
-    def _remove(self, batch: list[Parcel], *, is_full: bool) -> None:
+    def _remove(self, batch: list[LineGroup], *, is_full: bool) -> None:
         with self._state:
             if self._is_ended:
                 return

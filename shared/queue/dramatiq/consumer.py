@@ -1,4 +1,4 @@
-"""Hands the queue's jobs of one pool to a stock Dramatiq worker."""
+"""Hands one pool's jobs to a stock Dramatiq worker."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _RETRY = Backoff(0.1, 1.0, jitter=0.0)
 
 
 class LeasedMessage(MessageProxy):
-    """A message with the lease it runs under."""
+    """A message with its lease."""
 
     def __init__(self, message: Message[Any], lease: RunningLease) -> None:
         super().__init__(message)
         self.lease = lease
-        # Dramatiq clears its own record of the exception; the outcome is decided by this one.
+        # Dramatiq clears its own record of the exception, so the outcome is decided by this one.
         self.error: BaseException | None = None
 
 
 class PriorityConsumer(Consumer):
-    """Acquires as many jobs as this process has idle threads (see Exchange), which waits until there are any.
+    """Acquires as many jobs as this process has idle threads. The exchange waits until there are any.
 
-    Leases and the exchange live on the broker, because Dramatiq replaces a consumer that failed.
+    Leases and the exchange belong to the broker, because Dramatiq replaces a consumer that failed.
     """
 
     def __init__(self, broker: PriorityBroker, exchange: Exchange, timeout_seconds: float) -> None:
@@ -84,20 +84,20 @@ class PriorityConsumer(Consumer):
         self._broker.settle(message, is_rejected=True)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """What was acquired but never started goes back to its place."""
+        """Returns messages that were acquired but never started to their places in line."""
         for message in messages:
             if isinstance(message, LeasedMessage):
                 self._broker.finish(message.lease, Settlement(Outcome.RELEASE))
 
     def close(self) -> None:
-        """While the worker is stopping nothing stays unsent; else the exchange goes on with the next consumer."""
+        """Sends everything if the worker is stopping. Otherwise the next consumer continues with the exchange."""
         self._release_cache()
         if self._broker.stopping.is_set():
             self._exchange.abandon()
             self._broker.drain(self._exchange)
 
     def _wind_down(self) -> None:
-        """Running jobs may still end: what they hand in is sent as before, but nothing is acquired."""
+        """Sends the finishes of jobs that still run, and acquires nothing."""
         self._release_cache()
         self._exchange.abandon()
         self._exchange.await_finished(min(self._timeout_seconds, 0.25))

@@ -1,4 +1,4 @@
-"""One pool's traffic between this process and Redis: finished jobs go out and new ones come in by one round trip."""
+"""One pool's traffic between this process and Redis: one round trip sends finished jobs and receives new ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log: Any = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Finished:
-    """`was_sent`: an answer was lost, so that it may have been applied already."""
+    """The end of a lease, on its way to Redis. `was_sent`: a reply was lost, so it may have been applied already."""
 
     lease: RunningLease
     arguments: Arguments
@@ -36,7 +36,7 @@ class _Finished:
 
 @dataclass(slots=True)
 class _Request:
-    """What was sent, or is about to be; sent again unchanged when the answer is lost. Holds `count` idle threads."""
+    """A round trip; it is repeated unchanged if its reply is lost. `count` idle threads are reserved for its jobs."""
 
     id: str
     count: int
@@ -44,11 +44,12 @@ class _Request:
 
 
 class Exchange:
-    """Worker threads hand in what they finished and are free; the consumer's thread sends all that has come together
-    while its last round trip was under way, and asks for as many jobs as threads are idle by then.
+    """Batches finishes without waiting for a batch to fill.
 
-    So nothing waits for a batch to fill: an idle process sends a single finish at once, a busy one many together.
-    Lives on the broker, as Dramatiq replaces a consumer that failed.
+    A worker thread queues its finish and is idle. The consumer's thread sends all finishes that were queued during its
+    last round trip, and asks for as many jobs as threads are idle by then. An idle process therefore sends a single
+    finish at once, a busy one sends many together. The exchange belongs to the broker, because Dramatiq replaces a
+    consumer that failed.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Exchange:
         self._prefix, self._number = uuid.uuid4().hex, 0
         self._request: _Request | None = None
         self._answered = ""
-        # Whether Redis may have something: it rang, an acquire answered all that was asked, or something is due.
+        # Whether Redis may have a job: it notified, the last acquire got all it asked for, or a job or lease is due.
         self._is_worth_asking = True
         self._ask_at = 0.0
         self._has_no_thread = False
@@ -82,14 +83,14 @@ class Exchange:
     # -- from any thread -----------------------------------------------------------------------------------------
 
     def finish(self, lease: RunningLease, arguments: Arguments) -> None:
-        """Takes what ends a lease (see `encode_finish`) and gives the thread back; sent by the consumer's thread."""
+        """Queues the end of a lease (see `encode_finish`) for the consumer's thread, and frees the worker thread."""
         with self._changed:
             self._finished.append(_Finished(lease, arguments, time.monotonic()))
             self._idle.give_back(1)
             self._changed.notify_all()
 
     def ring(self) -> None:
-        """There may be something to acquire."""
+        """Call it when there may be a job to acquire."""
         with self._changed:
             self._is_worth_asking = True
             self._changed.notify_all()
@@ -100,7 +101,7 @@ class Exchange:
             self._changed.notify_all()
 
     def send_overdue(self) -> None:
-        """Sends what a consumer that is paused or being replaced has left lying. Raises QueueUnavailable."""
+        """Sends finishes that a paused or replaced consumer hasn't sent in time. Raises QueueUnavailable."""
         with self._changed:
             is_overdue = self._finished and time.monotonic() - self._finished[0].since >= _OVERDUE_SECONDS
         if is_overdue:
@@ -111,7 +112,7 @@ class Exchange:
             self._changed.wait_for(lambda: bool(self._finished), timeout_seconds)
 
     def send_finished(self) -> None:
-        """Sends what has been handed in, without acquiring. Raises QueueUnavailable; then nothing is forgotten."""
+        """Sends the queued finishes without acquiring. Raises QueueUnavailable; they stay queued then."""
         with self._changed:
             finished, self._finished = self._finished, []
         if not finished:
@@ -121,16 +122,16 @@ class Exchange:
         except QueueUnavailable:
             self._put_back(finished)
             raise
-        except Exception:  # noqa: BLE001 - one that can't be done must not take the others along
+        except Exception:  # noqa: BLE001 - an impossible finish must not prevent the others
             self._send_singly(finished)
 
     # -- from the consumer's thread ------------------------------------------------------------------------------
 
     def run(self, timeout_seconds: float) -> Sequence[AcquiredJob]:
-        """Waits until there is something to send or to ask for, then makes one round trip. Raises QueueUnavailable.
-        Returns at once when the process is stopping.
+        """Waits until there is a finish to send or a job to ask for, then makes one round trip.
 
-        Each job that is answered has a thread taken for it, which `finish` gives back.
+        A thread is reserved for each job that is returned; `finish` frees it. Returns at once if the process is
+        stopping. Raises QueueUnavailable.
         """
         request = self._request = self._request or self._await_request(timeout_seconds)
         if request is None:
@@ -167,7 +168,7 @@ class Exchange:
         return batch.jobs
 
     def abandon(self) -> None:
-        """Gives back what a lost answer may have handed out; what can't be given back now returns with its lease."""
+        """Releases jobs that a lost reply may have handed out. If that fails, they return when their leases expire."""
         self._idle.leave(self._pool)
         request, self._request = self._request, None
         if request is None:
@@ -175,7 +176,7 @@ class Exchange:
         self._put_back(request.finished)
         self._idle.give_back(request.count)
         try:
-            # With a count of 0 only a replay can hand out anything.
+            # With a count of 0, only a replay can return jobs.
             batch = self._queue.acquire(self._pool, 0, worker=self._worker, request_id=request.id)
             for acquired in batch.jobs:
                 self._queue.finish(acquired.job.id, acquired.token, Outcome.RELEASE)
@@ -183,14 +184,14 @@ class Exchange:
             _log.warning("queue_unreachable", pool=self._pool, error=error.message)
 
     def give_up(self) -> None:
-        """Forgets what could not be sent; those jobs come back when their leases have expired."""
+        """Drops finishes that could not be sent. Their jobs run again after their leases have expired."""
         with self._changed:
             finished, self._finished = self._finished, []
         for entry in finished:
             self._leases.remove(entry.lease)
             _log.error("finish_given_up", job=entry.lease.job.id)
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    # -- internal ------------------------------------------------------------------------------------------------
 
     def _await_request(self, timeout_seconds: float) -> _Request | None:
         deadline = time.monotonic() + timeout_seconds
@@ -210,7 +211,7 @@ class Exchange:
             self._has_no_thread = count == 0
             finished, self._finished = self._finished, []
             if count > 0:
-                # A ring from here on is for something that this request may not see.
+                # A later notification may be for a job that this request doesn't see.
                 self._is_worth_asking = False
         if count == 0 and not finished:
             return None
@@ -220,7 +221,7 @@ class Exchange:
     def _settle(self, finished: Sequence[_Finished], applied: Sequence[bool]) -> None:
         for entry, is_applied in zip(finished, applied, strict=True):
             self._leases.remove(entry.lease)
-            # Refused the second time, it was most likely applied the first time.
+            # A repeat that is refused was most likely applied the first time.
             if not is_applied and not entry.was_sent:
                 _log.warning("finish_refused", job=entry.lease.job.id, token=entry.lease.token)
 
@@ -231,7 +232,7 @@ class Exchange:
             self._finished = finished + self._finished
 
     def _send_singly(self, finished: list[_Finished]) -> None:
-        """After a script that failed: one finish that can't be done, now or later, must not take others along."""
+        """Sends finishes one by one after their script failed, so that an impossible one doesn't prevent the others."""
         for number, entry in enumerate(finished):
             entry.was_sent = True
             try:
@@ -239,6 +240,6 @@ class Exchange:
             except QueueUnavailable:
                 self._put_back(finished[number:])
                 return
-            except Exception:  # noqa: BLE001 - whatever it is, the job comes back when its lease has expired
+            except Exception:  # noqa: BLE001 - the job runs again after its lease has expired
                 _log.exception("finish_failed", job=entry.lease.job.id)
                 self._leases.remove(entry.lease)

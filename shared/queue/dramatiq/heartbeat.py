@@ -1,4 +1,4 @@
-"""Renews the leases of this process, on a thread that no job can hold up."""
+"""Renews this process's leases, on a thread that no job can block."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from shared.background import PeriodicTask
+from shared.backoff import Backoff
 from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import LeaseTable
 from shared.queue.errors import QueueUnavailable
@@ -17,16 +19,17 @@ from shared.queue.records import BeatAnswer, WorkerRecord
 
 _SWEEP_SECONDS = 1.0
 _REGISTER_SECONDS = 5.0
+_MAXIMUM_RETRY_SECONDS = 0.5
 _BATCH = 500
 
 _log: Any = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Beats every third of a lease; sweeps all pools and calls `on_tick` each second; registers the worker.
+    """Renews leases every third of their length, sweeps and calls `on_tick` each second, and registers the worker.
 
-    While Redis can't be reached no lease is declared lost: the work goes on, database writes are fenced by the token,
-    and the first beat that is answered decides. What Redis has lost (FLUSHALL), it answers as lost.
+    No lease is declared lost while Redis can't be reached: jobs continue, the token fences their database writes, and
+    the first reply decides. Leases that Redis has forgotten (FLUSHALL) are lost by its reply.
     """
 
     def __init__(
@@ -46,22 +49,19 @@ class Heartbeat:
         self._pools = pools
         self._on_tick = on_tick
         self._beat_seconds = queue.lease_seconds / 3
-        self._stopped = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._retry_seconds = min(_MAXIMUM_RETRY_SECONDS, self._beat_seconds)
+        self._beat_at = self._register_at = self._sweep_at = 0.0
+        self._is_beat_asked_for = threading.Event()
+        retry = Backoff(self._retry_seconds, self._retry_seconds, jitter=0.0)
+        self._task = PeriodicTask("queue-heartbeat", self._tick, _SWEEP_SECONDS, retry=retry)
 
     def start(self) -> None:
-        self._stopped.clear()
-        self._thread = threading.Thread(target=self._run, name="queue-heartbeat", daemon=True)
-        self._thread.start()
+        self._beat_at = self._register_at = self._sweep_at = time.monotonic()
+        self._task.start()
 
     def stop(self) -> None:
-        """Ends the beats and takes the worker out of the registry."""
-        self._stopped.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Ends the heartbeat and removes the worker from the registry."""
+        self._task.stop()
         try:
             for pool in self._pools():
                 self._queue.unregister_worker(pool, self._worker)
@@ -69,35 +69,31 @@ class Heartbeat:
             pass  # the record expires
 
     def beat_soon(self) -> None:
-        """Beats and registers at once, on the heartbeat's thread."""
-        self._wake.set()
+        """Makes the heartbeat's thread renew and register at once."""
+        self._is_beat_asked_for.set()
+        self._task.wake()
 
-    def _run(self) -> None:
-        beat_at = register_at = sweep_at = time.monotonic()
-        while not self._stopped.is_set():
-            now = time.monotonic()
-            try:
-                if now >= beat_at:
-                    self._beat()
-                    beat_at = now + self._beat_seconds
-                if now >= register_at:
-                    self._register()
-                    register_at = now + _REGISTER_SECONDS
-                if now >= sweep_at:
-                    sweep_at = now + _SWEEP_SECONDS
-                    self._queue.sweep()
-                    self._on_tick()
-                wait = min(beat_at, register_at, sweep_at) - time.monotonic()
-            except QueueUnavailable as error:
-                _log.warning("queue_unreachable", error=error.message, leases=len(self._leases.all()))
-                wait = min(0.5, self._beat_seconds)
-            except Exception:  # noqa: BLE001 - see the next line
-                # The beats must go on whatever happened, or every lease of the process would be lost.
-                _log.exception("queue_heartbeat_failed")
-                wait = min(0.5, self._beat_seconds)
-            if self._wake.wait(max(0.0, wait)):
-                self._wake.clear()
-                beat_at = register_at = time.monotonic()
+    def _tick(self) -> float:
+        """Does what is due. Returns the seconds until something is due again."""
+        now = time.monotonic()
+        if self._is_beat_asked_for.is_set():
+            self._is_beat_asked_for.clear()
+            self._beat_at = self._register_at = now
+        try:
+            if now >= self._beat_at:
+                self._beat()
+                self._beat_at = now + self._beat_seconds
+            if now >= self._register_at:
+                self._register()
+                self._register_at = now + _REGISTER_SECONDS
+            if now >= self._sweep_at:
+                self._sweep_at = now + _SWEEP_SECONDS
+                self._queue.sweep()
+                self._on_tick()
+        except QueueUnavailable as error:
+            _log.warning("queue_unreachable", error=error.message, leases=len(self._leases.all()))
+            return self._retry_seconds
+        return min(self._beat_at, self._register_at, self._sweep_at) - time.monotonic()
 
     def _beat(self) -> None:
         leases = [lease for lease in self._leases.all() if not lease.lost.is_set()]

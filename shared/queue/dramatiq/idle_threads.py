@@ -1,4 +1,4 @@
-"""How many worker threads of this process have nothing to do."""
+"""Counts the idle worker threads of this process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class IdleThreads:
-    """A counter to take from before jobs are acquired, so that no more are than can run at once.
+    """Reserves idle threads before acquiring, so that no more jobs are acquired than can run.
 
-    Dramatiq's prefetch would let jobs hold a lease and a slot while they wait behind others in this process.
-    Its `lock` is shared with those who decide by it; callbacks are called with it held.
+    With Dramatiq's prefetch, jobs would hold a lease and a slot while they wait behind others in this process.
+    Exchanges share `lock`, so that they can check and reserve in one step; callbacks are called with it held.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class IdleThreads:
 
     @property
     def busy(self) -> int:
-        """Those that run a job, and those that are kept for what an acquire under way may bring."""
+        """Threads that run a job or are reserved for an acquire under way."""
         return self._taken
 
     def resize(self, total: int) -> None:
@@ -34,9 +34,9 @@ class IdleThreads:
             self._tell()
 
     def take_all(self, pool: str, on_free: Callable[[], None]) -> int:
-        """All idle threads but one for each other pool that waits for one.
+        """Reserves all idle threads except one for each other pool that waits for one. Returns how many.
 
-        When the answer is 0, `on_free` is called when a thread is idle, and one is kept for the pool.
+        If there are none, the pool waits: one is kept for it, and `on_free` is called once a thread is idle.
         """
         with self.lock:
             self._waiting.pop(pool, None)
@@ -52,7 +52,7 @@ class IdleThreads:
             self._tell()
 
     def leave(self, pool: str) -> None:
-        """The pool waits no more."""
+        """Ends the wait of the pool."""
         with self.lock:
             self._waiting.pop(pool, None)
 

@@ -1,4 +1,4 @@
-"""The lease of a running job: what the code that runs it holds, and the table of all that this process runs."""
+"""The lease of a running job, and the table of all leases of this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _current: ContextVar[RunningLease | None] = ContextVar("current_lease", default=
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What is to become of a job when its code has returned."""
+    """The outcome of a job, applied when its code has returned."""
 
     outcome: Outcome
     delay_seconds: float = 0.0
@@ -37,10 +37,10 @@ class RunningLease:
         if acquired.is_cancelled:
             self._cancelled.set()
         self.settlement: Settlement | None = None
-        # Messages that middleware sent after the actor had returned: they go out in the step that ends the lease.
+        # Messages that middleware sent after the actor returned; the step that ends the lease sends them.
         self.followers: list[tuple[Job, float]] = []
         self.is_collecting = False
-        # Its outcome is on the way: a beat that finds the lease gone tells nothing new.
+        # Its outcome is being sent, so a heartbeat that finds the lease gone means nothing.
         self.is_settled = False
 
     @property
@@ -93,12 +93,12 @@ class RunningLease:
 
 
 def current_lease() -> Lease | None:
-    """The lease of the job that this thread runs; None outside of a job."""
+    """The lease of the job that this thread runs, or None outside of a job."""
     return _current.get()
 
 
 def current_running_lease() -> RunningLease | None:
-    """As `current_lease`, with what only the broker may touch."""
+    """As `current_lease`, with the members that only the broker uses."""
     return _current.get()
 
 
@@ -107,7 +107,7 @@ def set_current_lease(lease: RunningLease | None) -> None:
 
 
 class LeaseTable:
-    """The leases of this process, whichever consumer acquired them. Safe from any thread."""
+    """The leases of this process, of all consumers. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -118,7 +118,7 @@ class LeaseTable:
             self._leases[lease.job.id, lease.token] = lease
 
     def remove(self, lease: RunningLease) -> bool:
-        """False when it was removed before."""
+        """Returns False if it was removed before."""
         with self._lock:
             return self._leases.pop((lease.job.id, lease.token), None) is not None
 

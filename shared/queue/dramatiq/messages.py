@@ -1,4 +1,4 @@
-"""Between the queue's jobs and Dramatiq's messages."""
+"""Converts between the queue's jobs and Dramatiq's messages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dramatiq.actor import Actor
 
 from schemas.messages import Job
 
-# A message that was sent in Dramatiq's own way travels whole, under this name.
+# The key of the payload under which a message sent by Dramatiq's own API is kept whole.
 _WHOLE = "dramatiq_message"
 DEFAULT_TENANT = "default"
 
 
 def message_of(job: Job) -> Message[Any]:
-    """A job calls its actor with one keyword argument, `payload`; a plain message with what it was sent with.
+    """The message of a job. A job calls its actor with one keyword argument, `payload`; a plain message keeps its own.
 
-    Raises dramatiq.errors.DecodeError for a plain message that can't be read.
+    Raises dramatiq.errors.DecodeError for a malformed plain message.
     """
     whole = job.payload.get(_WHOLE)
     if isinstance(whole, str):
@@ -35,7 +35,7 @@ def message_of(job: Job) -> Message[Any]:
 
 
 def job_of(message: Message[Any], actor: Actor[..., Any] | None) -> Job:
-    """The job for a plain message: of the default tenant, without a slot. `max_retries` bounds its attempts."""
+    """The job of a plain message. It has the default tenant and no slot; `max_retries` bounds its attempts."""
     retries = message.options.get("max_retries")
     if retries is None and actor is not None:
         retries = actor.options.get("max_retries")

@@ -1,4 +1,4 @@
-"""What becomes of a job when its actor has returned or raised."""
+"""Decides the outcome of a job whose actor has returned or raised."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from shared.queue.records import Outcome
 def settle(
     lease: RunningLease, options: dict[str, Any], error: BaseException | None, *, is_rejected: bool, backoff: Backoff
 ) -> Settlement:
-    """The outcome that the code set; else done, or by the error: retry with backoff, release, or dead.
+    """The outcome that the actor set. Otherwise done, or by the error: retry with backoff, release, or dead.
 
-    `options`: the actor's, overridden by the message's; Dramatiq's names, its delays in milliseconds.
+    `options`: the actor's, overridden by the message's, with Dramatiq's names and delays in milliseconds.
     """
     if lease.settlement is not None:
         return lease.settlement
     if error is None:
         return Settlement(Outcome.DEAD, reason="rejected") if is_rejected else Settlement(Outcome.DONE)
     if lease.cancelled.is_set():
-        # It ended because it was cancelled, or before it could notice: either way it isn't wanted any more.
+        # It failed because of the cancellation, or before it noticed it. Either way it must not run again.
         return Settlement(Outcome.DONE)
     if any(job.id == lease.job.id for job, _delay in lease.followers):
-        # Dramatiq's Retries middleware was added and has sent the message again: its copy takes over.
+        # Dramatiq's Retries middleware was added and has sent a copy of the message, which replaces it.
         return Settlement(Outcome.DONE)
     reason = f"{type(error).__name__}: {error}"
     throws = options.get("throws")

@@ -1,4 +1,4 @@
-"""The hand-over from consumers to worker threads, in place of Dramatiq's own."""
+"""The queue between consumers and worker threads; it replaces Dramatiq's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class WorkQueue(queue.SimpleQueue[Any]):
-    """First in, first out: whatever is in it has an idle thread already, so there is no order to choose.
+    """First in, first out: every item in it has an idle thread already, so priorities don't matter.
 
-    Dramatiq's PriorityQueue wakes a sleeping thread for each put; this one, written in C, wakes one thread, which wakes
-    the next when it has taken its item. Short jobs are then run by threads that are awake, at a third of the cost.
+    Dramatiq's PriorityQueue wakes a sleeping thread for each put. SimpleQueue, written in C, wakes one thread, which
+    wakes the next when it has taken its item, so short jobs run on threads that are awake, at a third of the cost.
     """
 
     def __init__(self) -> None:

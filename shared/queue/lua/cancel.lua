@@ -1,14 +1,14 @@
--- Takes a job out of line, or tells the worker that runs it to stop.
+-- Removes a waiting job, or tells the worker of a running one to stop.
 -- With jobs.lua
 -- KEYS  [1] root
--- ARGV  [1] job id, [2] 1 to leave its slot in the running set, else 0
+-- ARGV  [1] job id, [2] 1 to keep its slot in the running set, else 0
 -- Reply 'removed', 'signalled' or 'unknown'
 local job = read_job(ARGV[1])
 if not job then
   return 'unknown'
 end
 if job.state == 'running' then
-  -- The flag is what the next beat reports; the message only makes it known sooner.
+  -- The next heartbeat reports the flag; the message only makes it known sooner.
   call('HSET', job_key(job.id), 'cancel', 1)
   call('PUBLISH', 'build:cancel', job.id)
   return 'signalled'

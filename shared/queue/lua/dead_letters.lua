@@ -1,6 +1,6 @@
 -- The newest dead letters of a pool.
 -- KEYS  [1] root
--- ARGV  [1] pool, [2] most
+-- ARGV  [1] pool, [2] maximum number
 -- Reply {{body, attempts, ms of death, reason, enqueued ms}…}
 local reply = {}
 local entries = call('ZREVRANGE', in_queue(ARGV[1], 'dead'), 0, tonumber(ARGV[2]) - 1, 'WITHSCORES')

@@ -1,7 +1,7 @@
--- Puts jobs into line, or into the delayed ones.
+-- Puts jobs into line, or among the delayed ones.
 -- KEYS  [1] root
--- ARGV  [1] most jobs in line in a pool, [2] most jobs in line of a tenant, then the fields of each job (see prelude)
--- Reply for each job 1 taken; 0 a job of the id waits or runs already; -1 the pool is full; -2 the tenant is
+-- ARGV  [1] maximum jobs in line of a pool, [2] of a tenant, then the fields of each job (see prelude)
+-- Reply for each job: 1 accepted, 0 a job with this id already waits or runs, -1 the pool is full, -2 the tenant is
 local most, most_of_tenant = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function refuse(job)

@@ -1,19 +1,19 @@
--- Ends leases and hands out jobs, in this order, in one step; either part may be empty.
+-- Ends leases, then hands out jobs, in one step; either part may be empty.
 -- With jobs.lua
 -- KEYS  [1] root
--- ARGV  [1] pool to hand out from, '' for none, [2] most jobs, [3] worker, [4] request id, [5] lease ms,
---       [6] id of a request whose answer has arrived, to be forgotten, or '', [7] number of leases to end; for each:
+-- ARGV  [1] pool to hand out from, '' for none, [2] maximum jobs, [3] worker, [4] request id, [5] lease ms,
+--       [6] id of a request whose reply has arrived, to be deleted, or '', [7] number of leases to end; for each:
 --       job id, token, outcome (done, retry, release, wait or dead), delay ms, reason of a death, number of next jobs,
 --       then their fields (see prelude)
--- Reply {{1 applied or 0 the lease isn't the caller's any more and nothing was changed …}, ms until the next delayed
---       job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled}…}}
---       A request id that was answered before gets the same jobs again, as far as their leases still are its own.
+-- Reply {{1 applied, or 0 the caller doesn't hold the lease any more and nothing was changed …}, ms until the next
+--       delayed job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled}…}}
+--       A repeated request id gets the same jobs again, except those whose leases it has lost.
 --       A job is handed out with its tenant's slot, a lease and a fencing token.
 local pool, count, worker, request_id, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local applied, reply = {}, {}
 local ended, run_times = {}, {} -- by pool
 
--- Not done: the job stays, in line or as a dead letter.
+-- For every outcome but done: the job stays, in line or as a dead letter.
 local function put_back(job, outcome, due, reason)
   if outcome == 'wait' then
     give_up_slot(job)
@@ -30,7 +30,7 @@ end
 local at = 8
 for i = 1, tonumber(ARGV[7]) do
   local id, outcome, followers = ARGV[at], ARGV[at + 2], tonumber(ARGV[at + 5])
-  -- As read_job, of what ends most leases alone.
+  -- Fewer fields than read_job: those that ending a done job needs, as most are.
   local v = call('HMGET', job_key(id), 'state', 'token', 'pool', 'tenant', 'slot', 'started')
   applied[i] = 0
   if v[1] == 'running' and v[2] == ARGV[at + 1] then
@@ -38,7 +38,7 @@ for i = 1, tonumber(ARGV[7]) do
     ended[v[3]] = ended[v[3]] or {}
     table.insert(ended[v[3]], id)
     if outcome == 'done' then
-      -- The job goes first, so that a successor may carry its id.
+      -- The job is deleted first, so that a successor may have its id.
       run_times[v[3]] = run_times[v[3]] or {}
       table.insert(run_times[v[3]], now - number_or(v[6], now))
       call('DEL', job_key(id))
@@ -49,7 +49,7 @@ for i = 1, tonumber(ARGV[7]) do
     for next_job = 0, followers - 1 do
       insert(job_arguments(at + 6 + next_job * JOB_FIELDS))
     end
-    -- Its slot is looked at last, so that a successor keeps it.
+    -- The slot is checked last, so that a successor keeps it.
     if outcome == 'done' then
       free_slot_if_unused(v[4], v[5])
     end
@@ -87,8 +87,8 @@ local eligible, state = in_queue(pool, 'eligible'), in_queue(pool, 'state')
 local token = number_or(call('GET', root .. 'fence'), 0)
 local handed_out, served, leases = {}, {}, {}
 
--- The first `most` of the tenant's line, or fewer, all of one list, and the list's name. The line is both lists by
--- score while a slot is free, `ready` alone when none is.
+-- Up to `most` jobs from the head of the tenant's line, all of one list, and the list's name. The line is both lists
+-- by score while a slot is free, and `ready` alone otherwise.
 local function first_of(tenant, most)
   local ready = call('ZRANGE', in_queue(pool, 'ready:' .. tenant), 0, most - 1)
   local waiting = call('ZRANGE', in_queue(pool, 'waiting:' .. tenant), 0, 0, 'WITHSCORES')
@@ -97,7 +97,7 @@ local function first_of(tenant, most)
   end
   local first = tonumber(waiting[2])
   local second = ready[1] and tonumber(call('ZSCORE', in_queue(pool, 'ready:' .. tenant), ready[1]))
-  -- Equal scores go by id, as they do within each list.
+  -- Equal scores are ordered by id, as within each list.
   if not second or first < second or (first == second and waiting[1] < ready[1]) then
     return {waiting[1]}, 'waiting'
   end
@@ -107,7 +107,7 @@ end
 local function hand_out(id)
   local v = call('HMGET', job_key(id), 'body', 'attempts', 'enqueued', 'cancel', 'slot')
   local attempt = tonumber(v[2]) + 1
-  -- The clock's microseconds keep it growing when Redis has lost the last one.
+  -- The clock's microseconds keep tokens growing after Redis has lost the last one.
   token = math.max(token + 1, now_us)
   call('HSET', job_key(id), 'state', 'running', 'token', token, 'worker', worker, 'started', now, 'attempts', attempt)
   served[#served + 1] = id
@@ -117,7 +117,7 @@ local function hand_out(id)
   return v[5]
 end
 
--- A tenant's turn: it is served for as long as it stays first in virtual time.
+-- A tenant's turn: it is served as long as it is first in virtual time.
 local function serve(tenant, virtual, next_tenant, next_virtual)
   local step, most = 1 / tenant_of(tenant).weight, math.min(count - #served, 1000)
   local ids, list = first_of(tenant, most)

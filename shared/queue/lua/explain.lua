@@ -1,4 +1,4 @@
--- Says where a job is and why it waits.
+-- Tells a job's state and why it waits.
 -- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] job id
@@ -48,7 +48,7 @@ elseif job.state == 'waiting' and not has_free_slot(job.tenant) then
     high = tonumber(held) * (rounds + 1) * 2
   end
 elseif mean then
-  -- At best the tenant's own line alone is ahead, at worst the whole pool's.
+  -- At best only the tenant's own jobs are ahead, at worst all of the pool's.
   low = math.floor(ahead / threads) * tonumber(mean)
   high = math.ceil(call('ZCARD', in_queue(job.pool, 'enqueued')) / threads) * tonumber(mean) * 2
 end

@@ -1,9 +1,9 @@
--- Takes back at once what a worker process holds that is known to be gone, and takes it out of the registry.
+-- Takes back the jobs of a worker process that is known to be dead, and removes it from the registry.
 -- With jobs.lua
 -- KEYS  [1] root
--- ARGV  [1] pool, [2] worker, [3] 1: its death speaks against the jobs that it ran, [4] so many such deaths are
---       a job's last
--- Reply {jobs that returned to line, ids of those that are dead for such deaths}
+-- ARGV  [1] pool, [2] worker, [3] 1 if its jobs may have caused the death, [4] number of such deaths after
+--       which a job is dead
+-- Reply {number of jobs back in line, ids of the jobs that died of such deaths}
 local leases, returned, lost = in_queue(ARGV[1], 'leases'), 0, {}
 for _, id in ipairs(call('ZRANGE', leases, 0, -1)) do
   if call('HGET', job_key(id), 'worker') == ARGV[2] then

@@ -1,4 +1,4 @@
--- Puts a slot into the running set whatever the limit.
+-- Puts a slot into the running set regardless of the limit.
 -- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] tenant, [2] slot, [3] limit, [4] weight

@@ -1,5 +1,5 @@
--- What happens to jobs that exist already; the loader puts it after the prelude of scripts that say `With jobs.lua`.
-local DEAD_KEPT = 10000 -- dead letters a pool; older ones are dropped
+-- Functions for existing jobs. The loader inserts this file after the prelude in scripts that say `With jobs.lua`.
+local DEAD_KEPT = 10000 -- maximum dead letters of a pool; the oldest are dropped
 
 local function read_job(id)
   local v = call('HMGET', job_key(id), 'pool', 'tenant', 'slot', 'score', 'enqueued', 'attempts', 'max', 'state',
@@ -13,7 +13,7 @@ local function read_job(id)
   }
 end
 
--- One command for many arguments, in parts that Lua's stack holds; of pairs when the parts are even.
+-- Runs one command for many arguments, in parts that fit on Lua's stack. A part's length is even, so pairs stay whole.
 local function call_many(command, key, arguments)
   for first = 1, #arguments, 1000 do
     call(command, key, unpack(arguments, first, math.min(first + 999, #arguments)))
@@ -33,7 +33,7 @@ local function return_to_line(job, due, attempts)
   call('HSET', job_key(job.id), 'state', enter_line(job, due), 'attempts', attempts)
 end
 
--- Out of ready, waiting or delayed. The caller refreshes.
+-- Removes a job from ready, waiting or delayed. The caller must refresh.
 local function leave_line(job)
   if job.state == 'delayed' then
     call('ZREM', in_queue(job.pool, 'delayed'), job.id)
@@ -44,14 +44,14 @@ local function leave_line(job)
   call('HINCRBY', tenant_key(job.tenant), 'depth', -1)
 end
 
--- `taker`: the job that takes it, or nil.
+-- `taker`: the id of the job that takes the slot, or nil.
 local function take_slot(tenant, slot, taker)
   if call('SADD', active_key(tenant), slot) == 0 then
     return
   end
   call('SADD', root .. 'build:tenants', tenant)
   call('HSET', root .. 'build:since:' .. tenant, slot, now)
-  -- Other jobs of the same slot need none of their own any more.
+  -- Other jobs of the slot no longer wait for it.
   local is_alone = taker and call('SCARD', slot_key(tenant, slot)) == 1
   for _, id in ipairs(is_alone and {} or call('SMEMBERS', slot_key(tenant, slot))) do
     local job = id ~= taker and read_job(id)
@@ -63,7 +63,7 @@ local function take_slot(tenant, slot, taker)
   refresh_tenant(tenant)
 end
 
--- The slot lives exactly as long as a job of it does.
+-- A slot is occupied exactly as long as one of its jobs lives.
 local function free_slot_if_unused(tenant, slot)
   if slot == '' or call('EXISTS', slot_key(tenant, slot)) == 1 or call('SREM', active_key(tenant), slot) == 0 then
     return
@@ -80,7 +80,7 @@ local function free_slot_if_unused(tenant, slot)
   refresh_tenant(tenant)
 end
 
--- The job stays and waits for a slot again; nothing that another job of the slot has changes.
+-- For a job that stays and waits for its slot again. Nothing changes if another job has the slot.
 local function give_up_slot(job)
   if call('SCARD', slot_key(job.tenant, job.slot)) == 1 and call('SREM', active_key(job.tenant), job.slot) == 1 then
     call('HDEL', root .. 'build:since:' .. job.tenant, job.slot)
@@ -97,7 +97,7 @@ local function leave_slot(job)
   end
 end
 
--- Dead letters keep their record, so that what they stood for can be failed, and give up their slot.
+-- A dead letter keeps its record, so that its deployment can be failed, and gives up its slot.
 local function bury(job, reason)
   local dead = in_queue(job.pool, 'dead')
   call('HDEL', job_key(job.id), 'worker', 'started')
@@ -112,7 +112,7 @@ local function bury(job, reason)
   end
 end
 
--- Brings delayed jobs that are due into line and takes expired leases back, at most `most` of each.
+-- Moves due delayed jobs into line and takes back expired leases, at most `most` of each.
 local function sweep(pool, most)
   for _, id in ipairs(call('ZRANGEBYSCORE', in_queue(pool, 'delayed'), '-inf', now, 'LIMIT', 0, most)) do
     local job = read_job(id)

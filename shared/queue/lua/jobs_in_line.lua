@@ -1,4 +1,4 @@
--- The jobs of a pool that don't run yet, delayed ones included, oldest first.
+-- The ids of a pool's jobs in line, oldest first, followed by the delayed ones.
 -- KEYS  [1] root
 -- ARGV  [1] pool
 -- Reply job ids

@@ -1,4 +1,4 @@
--- The worker processes that are alive.
+-- The live worker processes.
 -- KEYS  [1] root
 -- Reply {{pool, worker, threads, busy threads, ms of its last registration}…}
 local reply = {}

@@ -1,4 +1,4 @@
--- Stops or resumes the handing out of a pool's jobs; what runs goes on.
+-- Pauses or resumes a pool. Running jobs are not interrupted.
 -- KEYS  [1] root
 -- ARGV  [1] pool, [2] 1 to pause, 0 to resume
 -- Reply 1

@@ -1,4 +1,4 @@
--- Stops or resumes the handing out of a tenant's jobs in all pools; what runs goes on.
+-- Pauses or resumes a tenant in all pools. Running jobs are not interrupted.
 -- KEYS  [1] root
 -- ARGV  [1] tenant, [2] 1 to pause, 0 to resume
 -- Reply 1

@@ -1,26 +1,25 @@
--- What every script of the queue shares; the loader puts it before each of them. Those that deal with jobs which
--- exist already have jobs.lua, too: a script costs for each function that is defined in it.
+-- Functions that all scripts share; the loader inserts this file before each of them. Scripts for existing jobs also
+-- get jobs.lua. It is separate because every function that a script defines costs time on each call.
 --
 -- KEYS[1] is the root of all keys, "{cloudify}:". Every key is derived from it, so all lie in one hash slot.
--- A number is never turned into text here (Lua would write 1.7e+12): it is passed on as a number, which Redis
--- writes out exactly up to 2^53.
+-- Numbers are never converted to text here (Lua would write 1.7e+12): Redis writes a number exactly up to 2^53.
 --
 -- job:<id>                     hash   body pool tenant slot score enqueued attempts max state token worker started cancel reason strikes
 -- queue:<pool>:ready:<tenant>  zset   score -> jobs that need no slot, or whose slot is in the running set
--- queue:<pool>:waiting:<tenant> zset  score -> jobs whose slot must still be taken
--- queue:<pool>:eligible        zset   virtual time -> tenants of whom a job can be handed out now
--- queue:<pool>:served          zset   virtual time -> tenants who left eligible ahead of the pool's virtual time
+-- queue:<pool>:waiting:<tenant> zset  score -> jobs whose slot isn't in the running set yet
+-- queue:<pool>:eligible        zset   virtual time -> tenants with a job that can be handed out now
+-- queue:<pool>:served          zset   virtual time -> tenants that left eligible ahead of the pool's virtual time
 -- queue:<pool>:enqueued        zset   enqueue ms -> every job of ready and waiting (depth, oldest age)
 -- queue:<pool>:delayed         zset   due ms -> jobs
 -- queue:<pool>:leases          zset   expiry ms -> running jobs
 -- queue:<pool>:dead            zset   ms of death -> jobs
--- queue:<pool>:blocked         hash   tenant -> jobs of waiting while no slot is free
+-- queue:<pool>:blocked         hash   tenant -> number of waiting jobs while the tenant has no free slot
 -- queue:<pool>:state           hash   paused, virtual (time), blocked (sum), mean_ms (run time)
 -- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy seen
 -- tenant:<tenant>              hash   limit weight paused depth; tenant:<tenant>:pools set of pools with jobs in line
 -- build:active:<tenant>        set    the running set; build:since:<tenant> hash slot -> ms; build:tenants set
 -- slot:<tenant>:<slot>         set    live jobs (in line, delayed, running) of the slot
--- request:<id>                 list   what an acquire handed out, for its replay
+-- request:<id>                 list   jobs and tokens that an acquire handed out, for its replay
 -- fence                        the last fencing token; pools: set of pools; statistics: hash slot_ms
 local root = KEYS[1]
 local call, tonumber, unpack = redis.call, tonumber, unpack
@@ -36,7 +35,7 @@ end
 local now_us = read_clock()
 local now = math.floor(now_us / 1000)
 
-local PRIORITY_MS = 100000 -- one level of priority is worth so much waiting
+local PRIORITY_MS = 100000 -- one level of priority is worth this much waiting time
 
 local function in_queue(pool, name)
   return root .. 'queue:' .. pool .. ':' .. name
@@ -62,7 +61,7 @@ local function number_or(value, default)
   return value and tonumber(value) or default
 end
 
--- What is set for a tenant, read once a script; set_tenant keeps it true.
+-- A tenant's settings, read once per script; set_tenant updates them.
 local tenants = {}
 local function tenant_of(name)
   if not tenants[name] then
@@ -79,16 +78,16 @@ local function has_free_slot(tenant)
   return call('SCARD', active_key(tenant)) < tenant_of(tenant).limit
 end
 
--- The pool's virtual time, read once a script; exchange.lua writes it when it has handed out jobs.
+-- The pool's virtual time, read once per script; exchange.lua writes it after it has handed out jobs.
 local virtual_times = {}
 local function virtual_time(pool)
   virtual_times[pool] = virtual_times[pool] or number_or(call('HGET', in_queue(pool, 'state'), 'virtual'), 0)
   return virtual_times[pool]
 end
 
--- Makes `eligible` and `blocked` say the truth about one tenant of one pool; run after each change of either.
--- The doorbell rings when the pool turns from nothing to hand out into something: whoever sleeps with an idle
--- thread saw `eligible` empty when it last asked, so no wake-up is lost and a busy pool rings no bell.
+-- Updates `eligible` and `blocked` for one tenant of one pool. Call it after every change that may affect them.
+-- A notification is published when the pool turns from nothing to hand out into something: whoever sleeps with an idle
+-- thread saw `eligible` empty when it last asked, so no wake-up is lost and a busy pool publishes nothing.
 local function refresh(pool, tenant)
   local ready = call('ZCARD', in_queue(pool, 'ready:' .. tenant))
   local waiting = call('ZCARD', in_queue(pool, 'waiting:' .. tenant))
@@ -110,12 +109,12 @@ local function refresh(pool, tenant)
   if ready + waiting == 0 then
     call('SREM', tenant_key(tenant) .. ':pools', pool)
   elseif not at and was_blocked == 0 then
-    -- Who was eligible or blocked is among them.
+    -- A tenant that was eligible or blocked is already in the set.
     call('SADD', tenant_key(tenant) .. ':pools', pool)
   end
   if is_eligible and not at then
-    -- Start-time fair queueing (Goyal, Vin, Cheng 1996): who comes back starts no earlier than the pool's
-    -- virtual time (no credit from idling) and no earlier than it left (no credit from leaving).
+    -- Start-time fair queueing (Goyal, Vin, Cheng 1996): a returning tenant starts no earlier than the pool's
+    -- virtual time (no credit for idling) and no earlier than it left (no credit for leaving).
     local virtual = virtual_time(pool)
     local left_at = number_or(call('ZSCORE', in_queue(pool, 'served'), tenant), 0)
     local was_empty = call('ZCARD', eligible) == 0
@@ -138,7 +137,7 @@ local function refresh_tenant(tenant)
   end
 end
 
--- Into ready or waiting, at the job's own score. The caller refreshes, and writes the state that is returned.
+-- Puts a job into ready or waiting, at its own score. The caller must refresh, and write the returned state.
 local function place(job)
   local list = 'ready'
   if job.slot ~= '' and call('SISMEMBER', active_key(job.tenant), job.slot) == 0 then
@@ -149,7 +148,7 @@ local function place(job)
   return list
 end
 
--- Into delayed, ready or waiting. The caller writes the state that is returned.
+-- Puts a job into delayed, ready or waiting. The caller must write the returned state.
 local function enter_line(job, due)
   tenant_of(job.tenant).depth = call('HINCRBY', tenant_key(job.tenant), 'depth', 1)
   if due > now then
@@ -158,7 +157,7 @@ local function enter_line(job, due)
     return 'delayed'
   end
   local list = place(job)
-  -- One more ready job changes nothing for a tenant that is eligible already.
+  -- Another ready job changes nothing for a tenant that is already eligible.
   if list ~= 'ready' or not call('ZSCORE', in_queue(job.pool, 'eligible'), job.tenant) then
     call('SADD', root .. 'pools', job.pool)
     refresh(job.pool, job.tenant)
@@ -195,8 +194,8 @@ local function set_tenant(name, limit, weight)
   end
 end
 
--- 1, or 0 when a job of the id waits or runs; a dead one is replaced. `refuse(job)` may say no: it returns what is
--- then returned, or nil.
+-- Returns 1, or 0 if a job with this id already waits or runs; a dead one is replaced. `refuse(job)` returns nil, or
+-- the value to return for a job that it refuses.
 local function insert(job, refuse)
   local existing = call('HMGET', job_key(job.id), 'state', 'pool')
   if existing[1] and existing[1] ~= 'dead' then

@@ -1,6 +1,6 @@
--- Says that a worker process serves a pool.
+-- Records that a worker process serves a pool, or removes it.
 -- KEYS  [1] root
--- ARGV  [1] pool, [2] worker, [3] threads, [4] busy threads, [5] ms until it counts as gone; 0 takes it out
+-- ARGV  [1] pool, [2] worker, [3] threads, [4] busy threads, [5] ms until it counts as dead; 0 removes it
 -- Reply 1
 local workers, record = in_queue(ARGV[1], 'workers'), root .. 'worker:' .. ARGV[1] .. ':' .. ARGV[2]
 call('SADD', root .. 'pools', ARGV[1])

@@ -1,8 +1,8 @@
--- Gives a dead letter another life: back into line at its old place, its attempts forgotten.
+-- Returns a dead letter to its old place in line and resets its attempts.
 -- With jobs.lua
 -- KEYS  [1] root
 -- ARGV  [1] job id
--- Reply 1, or 0 when no dead letter has the id
+-- Reply 1, or 0 if there is no such dead letter
 local job = read_job(ARGV[1])
 if not job or job.state ~= 'dead' then
   return 0

@@ -1,4 +1,4 @@
--- Sets a tenant's limit of slots and its weight. Lowering a limit ends nothing that runs.
+-- Sets a tenant's limit of slots and its weight. A lower limit doesn't interrupt running jobs.
 -- KEYS  [1] root
 -- ARGV  [1] tenant, [2] limit, [3] weight
 -- Reply 1

@@ -1,4 +1,4 @@
--- One row of figures a pool.
+-- One row of numbers for each pool.
 -- KEYS  [1] root
 -- Reply {{pool, depth, in flight, delayed, dead, oldest age ms, is paused, waiting for a slot, workers}…}
 local reply = {}

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from litestar import Litestar
 from litestar.testing import TestClient
 
 from api.app import create_app
-from api.composition import Backends, build_services, build_stream_hub, connect_backends, running_hub
-from api.services import Services
-from shared.accounts.permissions import Role
-from shared.accounts.tenant_repository import TenantRepository
+from api.backends import connect_backends
+from api.services import build_services
 from shared.settings import (
     ApiSettings,
     DatabaseSettings,
@@ -27,51 +20,7 @@ from shared.settings import (
     SecretSettings,
     Settings,
 )
-
-PASSWORD = "correct horse battery"
-
-
-@dataclass
-class Platform:
-    app: Litestar
-    services: Services
-    backends: Backends
-    client: TestClient[Any]
-
-    def register(self, email: str) -> Account:
-        response = self.client.post("/api/auth/register", json={"email": email, "password": PASSWORD})
-        assert response.status_code == 201, response.text
-        self.client.cookies.clear()
-        data = response.json()["data"]
-        return Account(self, data["user"]["id"], {"Authorization": f"Bearer {data['accessToken']}"})
-
-
-@dataclass
-class Account:
-    platform: Platform
-    user_id: str
-    headers: dict[str, str]
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        headers = {**self.headers, **options.pop("headers", {})}
-        return self.platform.client.request(method, path, headers=headers, **options)
-
-    @property
-    def tenant_id(self) -> str:
-        return self.platform.services.tenants.memberships_of(self.user_id)[0].tenant_id
-
-    def project(self, name: str = "site") -> dict[str, Any]:
-        body = {"name": name, "repositoryUrl": "https://git.example.com/team/site.git"}
-        response = self.request("POST", "/api/projects", json=body)
-        assert response.status_code == 201, response.text
-        return response.json()["data"]
-
-    def join(self, other: Account, role: Role) -> None:
-        """This account becomes a member of the other's tenant."""
-        with self.platform.backends.database.transaction() as connection:
-            TenantRepository(self.platform.backends.database).insert_membership(
-                connection, tenant_id=other.tenant_id, user_id=self.user_id, role=role
-            )
+from tests.support.api_platform import Account, Platform
 
 
 @pytest.fixture
@@ -91,10 +40,9 @@ def settings(database_url: str, redis_url: str, object_store_settings: ObjectSto
 @pytest.fixture
 def platform(settings: Settings) -> Iterator[Platform]:
     backends = connect_backends(settings)
-    hub = build_stream_hub(settings, backends)
-    services = build_services(settings, backends, stream_hub=hub)
+    services = build_services(settings, backends)
     try:
-        app = create_app(services, lifespan=[partial(running_hub, hub)])
+        app = create_app(services, lifespan=[services.running_hubs])
         with TestClient(app, base_url="https://testserver.local", raise_server_exceptions=False) as client:
             yield Platform(app, services, backends, client)
     finally:

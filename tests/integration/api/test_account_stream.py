@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import uvicorn
 from httpx_sse import ServerSentEvent, connect_sse
 
 from api.app import create_app
-from api.composition import build_services, build_stream_hub, connect_backends, running_hub
+from api.backends import connect_backends
 from api.edge.server import Server
-from api.services import Services
+from api.services import Services, build_services
 from api.streams.account_cursor import decode_cursor, encode_cursor
 from schemas.logs import LogEnd, LogStatus
 from shared.accounts.permissions import Role
@@ -27,7 +26,7 @@ from shared.accounts.tenant_repository import TenantRepository
 from shared.db.database import Database
 from shared.identifiers import new_identifier
 from shared.logs.account_events import AccountEventStore
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.settings import QueueSettings, Settings
 from shared.stack.valkey import ValkeyServer
@@ -147,7 +146,7 @@ class Team:
             with self._api.database.transaction() as connection:
                 first, last = self._api.log.append(connection, deployment, entries, fence=None)
             if is_rung:
-                self._api.doorbell.ring(deployment, first, last, entries)
+                self._api.notifier.notify(deployment, first, last, entries)
 
 
 class User:
@@ -181,20 +180,19 @@ class Api:
         self.database = Database(settings.database.url)
         self.log = PostgresLogStore(self.database)
         self.events = AccountEventStore(self.database)
-        self.doorbell = RedisDoorbell.connect(settings.queue.redis_url)
+        self.notifier = RedisNotifier.connect(settings.queue.redis_url)
         self.url = ""
         self.services: Services
         self._stop: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         backends = connect_backends(self.settings)
-        hub = build_stream_hub(self.settings, backends)
-        self.services = build_services(self.settings, backends, stream_hub=hub)
+        self.services = build_services(self.settings, backends)
         [port] = free_ports(1)
         self.url = f"http://127.0.0.1:{port}/api"
-        application = create_app(self.services, lifespan=[partial(running_hub, hub)])
+        application = create_app(self.services, lifespan=[self.services.running_hubs])
         config = uvicorn.Config(application, port=port, ws="none", log_config=None, timeout_graceful_shutdown=60)
-        server = Server(config, [hub, self.services.account_hub])
+        server = Server(config, [self.services.stream_hub, self.services.account_hub])
         thread = threading.Thread(target=server.run)
         thread.start()
 
@@ -214,7 +212,7 @@ class Api:
 
     def close(self) -> None:
         self.stop()
-        self.doorbell.close()
+        self.notifier.close()
         self.database.close()
 
 
@@ -249,13 +247,13 @@ def test_a_change_as_it_happens(api: Api, user: User) -> None:
     entries = [LogStatus(timestamp=5, status="cloning", stage="clone", attempt=2)]
     with api.database.transaction() as connection:
         first, last = api.log.append(connection, deployment, entries, fence=None)
-    api.doorbell.ring(deployment, first, last, entries)
+    api.notifier.notify(deployment, first, last, entries)
     error: dict[str, str | None] = {"code": "CLONE_FAILED", "stage": "clone", "message": "no\r\n\ndata: forged"}
     ends = [LogStatus(timestamp=6, status="failed"), LogEnd(timestamp=6, status="failed", error=error)]
     stream.wait("cloning")
     with api.database.transaction() as connection:
         first, last = api.log.append(connection, deployment, ends, fence=None)
-    api.doorbell.ring(deployment, first, last, ends)
+    api.notifier.notify(deployment, first, last, ends)
     stream.wait("cloning", "failed")
     common = {"deploymentId": deployment, "projectId": team.project_id, "isPreview": True}
     assert stream.changes == [
@@ -398,7 +396,7 @@ def test_more_than_one_batch_and_than_a_process_keeps(api: Api, user: User) -> N
         with api.database.transaction() as connection:
             entries = [LogStatus(timestamp=1, status=name) for name in names[start : start + 300]]
             api.log.append(connection, deployment, entries, fence=None)
-    api.doorbell.ring(deployment, 1, 1500, [LogStatus(timestamp=1, status="x")])
+    api.notifier.notify(deployment, 1, 1500, [LogStatus(timestamp=1, status="x")])
     early.wait(*names)
     user.stream(last_event_id=early.of("ready")[0].id).ready().wait(*names)
     user.stream(last_event_id=early.of("status")[1200].id).ready().wait(*names[1201:])

@@ -22,7 +22,8 @@ import uvicorn
 from api.edge.body_budget import UNCOUNTED_BYTES, BodyBudget
 from api.edge.connection import MAXIMUM_HEAD_BYTES, MAXIMUM_HEADERS, MAXIMUM_WAITING, Connection, ConnectionState
 from api.edge.places import Places
-from api.middleware import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES, BodyPace
+from api.edge.request_body import BodyPace
+from api.middleware import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES
 from shared.stack.server import program
 from tests.support.api_server import PATIENCE_SECONDS, RawClient, RunningServer, running_server
 from tests.support.log_rows import eventually

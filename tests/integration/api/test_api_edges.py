@@ -15,6 +15,7 @@ from litestar.routes import HTTPRoute
 
 from api.app import create_app
 from api.guards import UndeclaredRoutes
+from api.resources import RESOURCES
 from shared.accounts.permissions import Permission, Role, permissions_of
 from shared.identifiers import DEPLOYMENT, PROJECT, new_identifier
 from tests.support.log_rows import eventually
@@ -82,7 +83,7 @@ def test_every_route_follows_the_table_of_permissions(account, register, role: R
     routes = declared_routes(account.platform.app)
     # Deletions last, so that the others find what they ask for.
     for method, path, opt in sorted(routes, key=lambda route: (route[0] == "DELETE", route[1].count("/") < 4)):
-        if opt.get("resource") not in ("project", "deployment") or path.endswith("/stream"):
+        if opt.get("resource") not in RESOURCES or path.endswith("/stream"):
             continue
         response = member.request(method, filled(path, project_id, deployment_id))
         allowed = role is not None and opt["permission"] in permissions_of(role)

@@ -5,8 +5,7 @@ from typing import Any
 
 
 def count_projects(account) -> int:
-    row = account.platform.backends.database.fetch_one("SELECT count(*) AS total FROM projects")
-    return row["total"]
+    return account.platform.backends.database.fetch_value(int, "SELECT count(*) FROM projects")
 
 
 def create(account, key: str, name: str = "site") -> Any:

@@ -108,10 +108,9 @@ def test_no_name_is_resolved_in_a_request(account, monkeypatch: pytest.MonkeyPat
 
 
 def _setter(account: Any, project_id: str) -> Any:
-    row = account.platform.backends.database.fetch_one(
-        "SELECT repository_set_by FROM projects WHERE id = %(id)s", {"id": project_id}
+    return account.platform.backends.database.fetch_value(
+        str, "SELECT repository_set_by FROM projects WHERE id = %(id)s", {"id": project_id}
     )
-    return row["repository_set_by"]
 
 
 def test_files_are_for_platform_administrators_whoever_owns_the_project(account, register) -> None:
@@ -199,11 +198,10 @@ def test_variables_are_written_and_never_read_back(account) -> None:
     opened = [ProjectVariable("API_KEY", "s3cret-välue"), ProjectVariable("MODE", "")]
     assert variables.decrypt_for(project_id, "production") == opened
     assert variables.decrypt_for(project_id, "preview") == opened[1:]
-    row = account.platform.backends.database.fetch_one(
-        "SELECT ciphertext FROM environment_variables WHERE key = 'API_KEY'"
+    [ciphertext] = account.platform.backends.database.fetch_values(
+        bytes, "SELECT ciphertext FROM environment_variables WHERE key = 'API_KEY'"
     )
-    assert row is not None
-    assert b"s3cret" not in bytes(row["ciphertext"])
+    assert b"s3cret" not in ciphertext
 
     assert account.request("DELETE", f"{path}/MODE").status_code == 204
     assert account.request("DELETE", f"{path}/MODE").status_code == 404
@@ -247,7 +245,7 @@ def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
     def service(**keys: bytes) -> VariableService:
         return VariableService(database=database, variables=VariableRepository(database), box=SecretsBox(keys))
 
-    before = {row["key"]: bytes(row["ciphertext"]) for row in database.fetch_all("SELECT * FROM environment_variables")}
+    before = database.fetch_values(bytes, "SELECT ciphertext FROM environment_variables ORDER BY key")
     # The old key is lost: nothing is changed, and what is concerned is named.
     lost = service(new=b"n" * 32).rotate_keys()
     assert (lost.rewrapped, len(lost.unreadable)) == (0, 2)
@@ -258,7 +256,7 @@ def test_rotation_wraps_again_and_leaves_the_values(account, settings) -> None:
     # Without the old key from now on.
     opened = [ProjectVariable("A", "value A"), ProjectVariable("B", "value B")]
     assert service(new=b"n" * 32).decrypt_for(project_id, "preview") == opened
-    after = {row["key"]: bytes(row["ciphertext"]) for row in database.fetch_all("SELECT * FROM environment_variables")}
+    after = database.fetch_values(bytes, "SELECT ciphertext FROM environment_variables ORDER BY key")
     assert after == before
 
 

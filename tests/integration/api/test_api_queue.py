@@ -38,7 +38,7 @@ def deploy(account) -> str:
 
 def finish_all_as_failed(platform) -> None:
     for row in platform.services.deployments._deployments.live():
-        platform.services.deployments.finish_failed(row, "PLATFORM_ERROR", None, "Given up.")
+        platform.services.deployments._terminations.finish_failed(row, "PLATFORM_ERROR", None, "Given up.")
 
 
 ROUTES = [

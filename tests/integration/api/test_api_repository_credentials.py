@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -38,12 +37,13 @@ def ssh_project(account: Any) -> dict[str, Any]:
 
 def dump_of(database: Database) -> str:
     tables = ("projects", "deployments", "repository_credentials", "idempotency_keys")
-    names = [row["table_name"] for row in database.fetch_all(
+    names = database.fetch_values(
+        str,
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_name = ANY(%(t)s)",
         {"t": list(tables)},
-    )]  # fmt: skip
+    )
     return "".join(
-        json.dumps([str(row) for row in database.fetch_all(f"SELECT t::text AS row FROM {name} t".encode())])  # type: ignore[arg-type]
+        "".join(database.fetch_values(str, f"SELECT t::text FROM {name} t"))  # type: ignore[arg-type]
         for name in names
     )
 
@@ -119,7 +119,7 @@ def refused_keys() -> list[tuple[str, str]]:
         (pem(key, pkcs8, b"password"), "passphrase"),
         (pem(rsa.generate_private_key(65537, 1024), openssh), "1024 bits"),
         (pem(dsa.generate_private_key(1024), pkcs8), "Ed25519, ECDSA or RSA"),
-        (pem(ec.generate_private_key(ec.SECP256K1()), pkcs8), "SSH doesn't use"),
+        (pem(ec.generate_private_key(ec.SECP256K1()), pkcs8), "SSH doesn't support"),
         ("-----BEGIN " + "A" * 40_000, "32 KiB"),
     ]  # fmt: skip
 
@@ -163,8 +163,8 @@ def test_credentials_in_an_address_are_moved_out_of_it(account, settings) -> Non
     service = service_of(account, settings.secrets.encryption_keys)
     body = {"name": "x", "repositoryUrl": f"https://user:{TOKEN}@Git.example.com/team/site.git"}
     project = account.request("POST", "/api/projects", json=body).json()["data"]
-    [row] = database.fetch_all("SELECT repository_url FROM projects")
-    assert row["repository_url"] == "https://git.example.com/team/site.git"
+    stored = database.fetch_values(str, "SELECT repository_url FROM projects")
+    assert stored == ["https://git.example.com/team/site.git"]
     assert service.open_for(project["id"]) == RepositoryCredentials(
         "token", "https://git.example.com:443", "user", TOKEN
     )

@@ -9,200 +9,25 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from httpx_sse import ServerSentEvent, connect_sse
-from litestar import Router
-from litestar.connection import ASGIConnection
-from litestar.di import Provide
-from litestar.handlers import BaseRouteHandler
 
-from api.authentication import Principal
-from api.errors import handle_error
-from api.middleware import Application
-from api.routes.logs import LogController
-from api.streams.hub import StreamHub
-from api.streams.queue_positions import AskPositions
-from api.streams.stream_lease import StreamAdmission
-from api.streams.timing import StreamTiming
-from schemas.logs import LogEntry, LogLine, LogTruncated
-from shared.accounts.stream_rights import StreamRightsRepository
-from shared.clock import SystemClock
+from schemas.logs import LogLine, LogTruncated
 from shared.db.database import Database
-from shared.logs.base import Doorbell
-from shared.logs.listener import RedisDoorbellListener
-from shared.logs.notifier import RedisDoorbell
-from shared.logs.store import PostgresLogStore
-from shared.logs.stream_slots import RedisStreamSlots
 from shared.stack.valkey import ValkeyServer
-from tests.support.log_rows import end, eventually, line, new_deployment, status
+from tests.support.log_rows import end, eventually, line, status
+from tests.support.log_stream_api import Api, running_api
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
 
-class SilentDoorbell:
-    def ring(self, deployment_id: str, first: int, last: int, entries: object) -> None:
+class SilentNotifier:
+    def notify(self, deployment_id: str, first: int, last: int, entries: object) -> None:
         """Every message is lost."""
-
-
-class HubServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, hub: StreamHub) -> None:
-        super().__init__(config)
-        self._hub = hub
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._hub.begin_shutdown()
-        await super().shutdown(sockets)
-
-
-@dataclass
-class Api:
-    store: PostgresLogStore
-    database: Database
-    hub: StreamHub
-    url: str
-    server: uvicorn.Server
-    doorbell: Doorbell
-    id: str = ""
-
-    def append(self, *entries: LogEntry, deployment: str = "", doorbell: Doorbell | None = None) -> None:
-        identifier = deployment or self.id
-        with self.database.transaction() as connection:
-            first, last = self.store.append(connection, identifier, entries, fence=None)
-        (doorbell or self.doorbell).ring(identifier, first, last, entries)
-
-    def path(self, deployment: str = "") -> str:
-        return f"{self.url}/api/deployments/{deployment or self.id}/logs"
-
-    def follow(self, deployment: str = "", **query: Any) -> Follower:
-        return Follower(self.path(deployment) + "/stream", **query)
-
-
-@dataclass
-class Follower:
-    """Reads a stream in a thread until it ends."""
-
-    url: str
-    headers: dict[str, str] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
-    events: list[ServerSentEvent] = field(default_factory=list)
-    raw: bytearray = field(default_factory=bytearray)
-    status: int = 0
-    response_headers: httpx.Headers = field(default_factory=httpx.Headers)
-
-    def __post_init__(self) -> None:
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        with (
-            httpx.Client(timeout=120) as client,
-            connect_sse(client, "GET", self.url, headers=self.headers, params=self.params) as source,
-        ):
-            self.status, self.response_headers = source.response.status_code, source.response.headers
-            if self.status != 200:
-                source.response.read()
-                return
-            for event in source.iter_sse():
-                self.events.append(event)
-                if self._leave.is_set():
-                    return
-
-    def join(self) -> Follower:
-        self._thread.join(120)
-        assert not self._thread.is_alive(), "the stream has not ended"
-        return self
-
-    def leave_at_next_event(self) -> None:
-        self._leave.set()
-
-    @property
-    def seqs(self) -> list[int]:
-        """Every number that arrived, in order of arrival."""
-        numbers: list[int] = []
-        for event in list(self.events):
-            data = json.loads(event.data) if event.data else {}
-            match event.event:
-                case "log":
-                    numbers += [item["seq"] for item in data["lines"]]
-                    assert int(event.id) == numbers[-1]
-                case "gap":
-                    numbers += range(data["from"], data["to"] + 1)
-                case "status" if "queuePosition" in data:
-                    """No entry of the log."""
-                case "status" | "end":
-                    numbers.append(data["seq"])
-                    assert int(event.id) == data["seq"]
-        return numbers
-
-    @property
-    def kinds(self) -> list[str]:
-        return [event.event for event in self.events if event.data]
-
-
-def let_everybody_in(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    connection.scope["user"] = Principal("user_any", "ada@example.com", "tok_any", frozenset(), False)
-    connection.state.tenant_id = "ten_any"
-
-
-@contextmanager
-def running_api(
-    database: Database,
-    redis_url: str,
-    *,
-    positions: AskPositions | None = None,
-    **timing: float,
-) -> Iterator[Api]:
-    store = PostgresLogStore(database)
-    hub = StreamHub(
-        store, RedisDoorbellListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
-    )
-    admission = StreamAdmission(
-        rights=StreamRightsRepository(database),
-        slots=RedisStreamSlots(redis_url, limit=1000),
-        clock=SystemClock(),
-        check_seconds=3600,
-    )
-    application = Application(
-        route_handlers=[Router("/api", route_handlers=[LogController])],
-        guards=[let_everybody_in],
-        lifespan=[admission.running],
-        dependencies={
-            "stream_admission": Provide(lambda: admission, sync_to_thread=False),
-            "log_store": Provide(lambda: store, sync_to_thread=False),
-            "stream_hub": Provide(lambda: hub, sync_to_thread=False),
-        },
-        exception_handlers={Exception: handle_error},
-        on_startup=[hub.start],
-        on_shutdown=[hub.close],
-        openapi_config=None,
-    )
-    [port] = free_ports(1)
-    config = uvicorn.Config(
-        application, port=port, ws="none", loop="uvloop", log_config=None, timeout_graceful_shutdown=5
-    )
-    server = HubServer(config, hub)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    doorbell = RedisDoorbell.connect(redis_url)
-    try:
-        eventually(lambda: server.started)
-        api = Api(store, database, hub, f"http://127.0.0.1:{port}", server, doorbell)
-        api.id = new_deployment(database)
-        yield api
-    finally:
-        server.should_exit = True
-        thread.join(120)
-        doorbell.close()
-    assert not thread.is_alive(), "the server does not stop"
 
 
 @pytest.fixture
@@ -310,13 +135,13 @@ def test_messages_that_never_arrive_are_made_up_for(database: Database, redis_ur
         api.append(line("1"))
         follower = api.follow()
         eventually(lambda: follower.seqs == [1])
-        silent = SilentDoorbell()
-        api.append(line("2"), doorbell=silent)
+        silent = SilentNotifier()
+        api.append(line("2"), notifier=silent)
         eventually(lambda: follower.seqs == [1, 2])
         # A message that doesn't follow what is known makes the hub read what is between.
-        api.append(line("3"), doorbell=silent)
+        api.append(line("3"), notifier=silent)
         api.append(line("4"))
-        api.append(*(line(str(number)) for number in range(3000)), doorbell=silent)
+        api.append(*(line(str(number)) for number in range(3000)), notifier=silent)
         api.append(end())
         assert follower.join().seqs == list(range(1, 3006))
 
@@ -325,8 +150,8 @@ def test_a_false_ring_shows_nothing_that_is_not_stored(api: Api) -> None:
     api.append(line("1"))
     follower = api.follow()
     eventually(lambda: follower.seqs == [1])
-    api.doorbell.ring(api.id, 1, 1, [line("old again")])
-    api.doorbell.ring(api.id, 7, 7, [line("far ahead")])
+    api.notifier.notify(api.id, 1, 1, [line("old again")])
+    api.notifier.notify(api.id, 7, 7, [line("far ahead")])
     api.append(line("2"), end())
     assert follower.join().seqs == [1, 2, 3]
     shown = [

@@ -33,7 +33,7 @@ from shared.db.migrate import migrate
 from shared.logs.base import NumberedEntry
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import PostgresLogStore
 from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
@@ -53,7 +53,7 @@ class Ground:
     valkey: ValkeyServer
     database: Database
     store: PostgresLogStore
-    doorbell: RedisDoorbell
+    notifier: RedisNotifier
     environment: dict[str, str]
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -87,25 +87,27 @@ class Ground:
     def deployment(self) -> str:
         deployment_id = new_deployment(self.database)
         with self.database.transaction() as connection:
-            user = connection.execute("SELECT id FROM users").fetchone()
-            made = connection.execute("SELECT tenant_id FROM deployments WHERE id = %s", (deployment_id,)).fetchone()
-            assert user is not None
-            assert made is not None
+            user_id = connection.fetch_value(str, "SELECT id FROM users")
+            tenant_id = connection.fetch_value(
+                str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment_id}
+            )
+            assert user_id is not None
+            assert tenant_id is not None
             TenantRepository(self.database).insert_membership(
-                connection, tenant_id=made["tenant_id"], user_id=user["id"], role=Role.VIEWER
+                connection, tenant_id=tenant_id, user_id=user_id, role=Role.VIEWER
             )
         return deployment_id
 
     def writer(self, deployment_id: str, fence: int = 1) -> LogWriter:
         redactor = Redactor(["a secret"])
-        return LogWriter(self.store, self.database, self.doorbell, deployment_id, "build", fence, redactor)
+        return LogWriter(self.store, self.database, self.notifier, deployment_id, "build", fence, redactor)
 
     def finish(self, deployment_id: str) -> list[NumberedEntry]:
         """Ends the log; everything that is stored."""
         entries = [status("ready"), end()]
         with self.database.transaction() as connection:
             first, last = self.store.append(connection, deployment_id, entries, fence=None)
-        self.doorbell.ring(deployment_id, first, last, entries)
+        self.notifier.notify(deployment_id, first, last, entries)
         stored: list[NumberedEntry] = []
         while page := self.store.read(deployment_id, after=len(stored), limit=1000):
             stored += page
@@ -140,10 +142,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         migrate(postgres.url)
         database = Database(postgres.url)
         stack.callback(database.close)
-        doorbell = RedisDoorbell.connect(valkey.url)
-        stack.callback(doorbell.close)
+        notifier = RedisNotifier.connect(valkey.url)
+        stack.callback(notifier.close)
         environment = environment_of(folder, postgres.url, valkey.url)
-        yield Ground(postgres, valkey, database, PostgresLogStore(database), doorbell, environment)
+        yield Ground(postgres, valkey, database, PostgresLogStore(database), notifier, environment)
 
 
 def environment_of(folder: Path, database_url: str, redis_url: str) -> dict[str, str]:

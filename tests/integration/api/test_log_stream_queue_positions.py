@@ -15,8 +15,8 @@ from shared.deployments.state import Stage
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Outcome
-from tests.integration.api.test_log_stream import Follower, running_api
 from tests.support.log_rows import end, eventually, new_deployment, status
+from tests.support.log_stream_api import Follower, running_api
 
 pytestmark = pytest.mark.integration
 

@@ -1,4 +1,4 @@
-"""The hub on a store and a doorbell in memory."""
+"""The hub on a store and a listener in memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from api.edge.turns import Caller
 from api.streams.account_hub import AccountHub
 from api.streams.account_source import AccountFollower, AccountSource
+from api.streams.cursor_hub import HubClosing
 from api.streams.timing import StreamTiming
-from api.streams.watch import HubClosing
 from shared.errors import Unavailable
 from shared.logs.account_events import AccountEvent, AccountPage, StatusChange
-from shared.logs.listener import AccountRingHandler
+from shared.logs.listener import AccountChangeHandler
 
 # Longer than any test: what comes, comes for another reason.
 NEVER = 3600.0
@@ -67,17 +67,17 @@ class Listener:
 
     def __init__(self) -> None:
         self.is_connected = True
-        self.handler: AccountRingHandler | None = None
+        self.handler: AccountChangeHandler | None = None
 
-    def watch_accounts(self, handler: AccountRingHandler) -> None:
+    def watch_accounts(self, handler: AccountChangeHandler) -> None:
         self.handler = handler
 
     def unwatch_accounts(self) -> None:
         self.handler = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         assert self.handler is not None
-        self.handler.accounts_rung()
+        self.handler.accounts_changed()
 
 
 class World:
@@ -136,10 +136,10 @@ def test_a_ring_brings_what_is_new_and_what_is_known_is_not_read_again() -> None
             await until(lambda: {"a": 0} in world.store.read_positions)
             world.store.read_positions.clear()
             world.store.add("a", "first")
-            world.listener.ring()
+            world.listener.notify()
             assert [await statuses(one, 1), await statuses(two, 1)] == [["first"], ["first"]]
             world.store.add("b", "second")
-            world.listener.ring()
+            world.listener.notify()
             assert await statuses(two, 1) == ["second"]
             assert world.store.read_positions == [{"a": 1}, {"b": 0}]
             assert await one.next(0.01) is None
@@ -159,7 +159,7 @@ def test_all_tenants_are_asked_for_at_once() -> None:
             world.store.asked.clear()
             for tenant in tenants:
                 world.store.add(tenant, tenant)
-                world.listener.ring()
+                world.listener.notify()
             assert sorted(await statuses(follower, 120)) == sorted(tenants)
             assert set(world.store.asked) == {asked}
             assert len(world.store.asked) <= 2
@@ -222,7 +222,7 @@ def test_streams_wait_out_a_database_that_is_away() -> None:
             for follower in (behind, live):
                 await begun(follower)
             world.store.is_away = True
-            world.listener.ring()
+            world.listener.notify()
             assert await live.next(0.1) is None
             assert await behind.next(0.1) is None
             world.store.is_away = False
@@ -238,7 +238,7 @@ def test_an_error_that_nobody_thought_of_does_not_silence_the_streams(caplog: py
         async with (await world.source("a")).follow() as follower:
             await begun(follower)
             original, world.store.events = world.store.events, None  # type: ignore[assignment]
-            world.listener.ring()
+            world.listener.notify()
             await until(lambda: bool(caplog.records))
             world.store.events = original
             world.store.add("a", "still here")
@@ -253,7 +253,7 @@ def test_a_closing_hub_ends_its_streams_and_tenants_that_vanish_say_nothing() ->
         async with (await world.source("a")).follow() as follower:
             await begun(follower)
             world.store.events.clear()
-            world.listener.ring()
+            world.listener.notify()
             assert await follower.next(0.1) is None
             waiting = asyncio.ensure_future(follower.next(NEVER))
             await asyncio.sleep(0)

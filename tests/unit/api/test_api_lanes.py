@@ -161,7 +161,7 @@ def test_a_network_runs_on_half_of_the_threads() -> None:
 
 def test_a_turn_that_comes_too_late_is_refused() -> None:
     work = Work()
-    with closing(Lane("test", threads=1, waiting=3, patience_seconds=0.0)) as lane:
+    with closing(Lane("test", threads=1, waiting=3, maximum_wait_seconds=0.0)) as lane:
         assert refused(lane.submit(user("a"), work.named("a")))
         assert work.begun == []
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from litestar.connection import ASGIConnection
+from litestar.datastructures import Headers
 
 from api.errors import STATUS_OF, RequestRefused
 from api.health import HealthChecks
@@ -16,30 +15,27 @@ from api.session_cookie import read_cookie
 from shared.accounts.access_tokens import AccessClaims, AccessTokens
 from shared.accounts.api_tokens import is_token, new_token
 from shared.accounts.passwords import Passwords
-from shared.clock import ManualClock
 from shared.errors import ErrorCode, Unauthenticated
 from shared.projects.project_input import field_problems, numbered_slug, slug_from, slug_problem
 from shared.secrets_box import SealedSecret, SecretsBox, SecretUnreadable
+from tests.support.manual_clock import ManualClock
 
 STATUSES = {
-    400: "MALFORMED_JSON INVALID_CURSOR INVALID_SORT INVALID_FILTER TOKEN_INVALID",
-    401: "UNAUTHENTICATED INVALID_CREDENTIALS TOKEN_EXPIRED SESSION_REVOKED BAD_SIGNATURE",
+    400: "MALFORMED_JSON INVALID_CURSOR INVALID_SORT INVALID_FILTER",
+    401: "UNAUTHENTICATED INVALID_CREDENTIALS TOKEN_EXPIRED SESSION_REVOKED",
     402: "PLAN_LIMIT",
     403: "FORBIDDEN SCOPE_ESCALATION CSRF_REJECTED",
     404: "NOT_FOUND",
     405: "METHOD_NOT_ALLOWED",
-    409: "CONFLICT SLUG_TAKEN DOMAIN_TAKEN DNS_NOT_READY IDEMPOTENCY_IN_PROGRESS ALREADY_FINISHED DEPLOYMENT_ACTIVE "
-    "PROJECT_DELETING NOT_READY ARTIFACT_EXPIRED LAST_OWNER TEAM_NOT_EMPTY ALREADY_MEMBER",
+    409: "CONFLICT SLUG_TAKEN IDEMPOTENCY_IN_PROGRESS ALREADY_FINISHED DEPLOYMENT_ACTIVE "
+    "PROJECT_DELETING NOT_READY ARTIFACT_EXPIRED",
     408: "REQUEST_TIMEOUT",
-    410: "EXPIRED",
-    412: "PRECONDITION_FAILED",
     413: "PAYLOAD_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
     421: "MISDIRECTED_REQUEST",
     422: "VALIDATION_ERROR IDEMPOTENCY_MISMATCH URL_FORBIDDEN",
-    429: "RATE_LIMITED LOGIN_THROTTLED STREAM_LIMIT",
+    429: "LOGIN_THROTTLED STREAM_LIMIT",
     500: "INTERNAL",
-    502: "UPSTREAM_ERROR",
     503: "UNAVAILABLE QUEUE_UNAVAILABLE",
 }
 
@@ -87,9 +83,8 @@ def test_access_tokens_expire_and_keys_rotate() -> None:
     ],
 )
 def test_one_cookie_is_read_of_many(header: str | None, value: str | None) -> None:
-    headers = [] if header is None else [(b"cookie", header.encode())]
-    connection: Any = ASGIConnection({"type": "http", "headers": headers})  # type: ignore[typeddict-item]
-    assert read_cookie(connection, "name") == value
+    headers = Headers({} if header is None else {"cookie": header})
+    assert read_cookie(headers, "name") == value
 
 
 def test_sealed_values_open_in_their_place_alone() -> None:

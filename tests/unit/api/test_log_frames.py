@@ -93,13 +93,13 @@ def test_missing_entries_become_gaps_at_page_borders() -> None:
 def test_every_change_wakes_those_who_wait() -> None:
     async def run() -> None:
         channel = Channel("depl_x")
-        waits = [asyncio.create_task(channel.wait(0, 60)) for _ in range(3)]
+        waits = [asyncio.create_task(channel.signal.wait(0, 60)) for _ in range(3)]
         await asyncio.sleep(0)
         channel.extend(numbered(line("1")))
         async with asyncio.timeout(120):
             await asyncio.gather(*waits)
             # What changed before the wait began isn't waited for.
-            await channel.wait(0, 60)
+            await channel.signal.wait(0, 60)
 
     asyncio.run(run())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
@@ -15,25 +14,11 @@ from api.streams.timing import StreamTiming
 from api.streams.watch import DeploymentGone, Watch
 from schemas.logs import LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
-from shared.logs.notifier import Ring
+from shared.logs.notifier import Notification
+from tests.support.silent_listener import SilentListener
 
 _TIMING = StreamTiming(poll=0.01, compare=0.01)
 _LINE = LogLine(timestamp=1, stage="build", stream="stdout", text="one")
-
-
-class Listener:
-    """A connection that never comes about: heads are compared all the time."""
-
-    is_connected = False
-
-    def watch(self, deployment_id: str) -> None:
-        """Nothing to subscribe to."""
-
-    unwatch = watch
-
-    async def run(self, handler: Any) -> None:
-        assert handler is not None
-        await asyncio.Event().wait()
 
 
 class Reader:
@@ -72,7 +57,7 @@ def test_an_unexpected_error_does_not_end_the_comparison_of_heads() -> None:
                 raise RuntimeError("not foreseen")
 
         reader = Reader(fail_once_loaded)
-        hub = StreamHub(reader, Listener(), _TIMING)
+        hub = StreamHub(reader, SilentListener(), _TIMING)
         await hub.start()
         async with hub.watch("depl_a", NOBODY) as watch:
             batch = None
@@ -99,10 +84,10 @@ def test_a_log_that_begins_during_a_comparison_is_not_taken_for_a_deleted_one() 
                 loop.call_soon_threadsafe(looked_again.set)
             elif reader.reads >= 2:
                 reader.entries.append(_LINE)
-                loop.call_soon_threadsafe(hub.rung, "depl_a", Ring(1, 1, [_LINE]))
+                loop.call_soon_threadsafe(hub.notified, "depl_a", Notification(1, 1, [_LINE]))
 
         reader = Reader(begin_log)
-        hub = StreamHub(reader, Listener(), _TIMING)
+        hub = StreamHub(reader, SilentListener(), _TIMING)
         await hub.start()
         async with hub.watch("depl_a", NOBODY) as watch, asyncio.timeout(120):
             # The second look begins when the first one has been dealt with.

@@ -11,12 +11,12 @@ import pytest
 
 from api.edge.turns import Caller
 from api.streams.channel import BATCH_BYTES, Batch
+from api.streams.cursor_hub import HubClosing
 from api.streams.hub import StreamHub
 from api.streams.timing import StreamTiming
-from api.streams.watch import HubClosing
 from schemas.logs import LogEnd, LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
-from tests.unit.api.test_stream_hub_losses import Listener
+from tests.support.silent_listener import SilentListener
 
 PATIENCE_SECONDS = 120.0
 ADA = Caller("ada", "ada", is_known=True)
@@ -60,7 +60,7 @@ class Reader:
 
 @asynccontextmanager
 async def running(reader: Reader) -> AsyncGenerator[StreamHub]:
-    hub = StreamHub(reader, Listener(), StreamTiming(poll=0.01, compare=0.01))
+    hub = StreamHub(reader, SilentListener(), StreamTiming(poll=0.01, compare=0.01))
     await hub.start()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.settings import SettingsError, load_settings
-from tests.unit.shared.test_build_settings import ENVIRONMENT as DOCKER
+from tests.support.environment import ENVIRONMENT as DOCKER
 
 ENVIRONMENT = {**DOCKER, "CLOUDIFY_EXECUTOR": "bubblewrap"}
 

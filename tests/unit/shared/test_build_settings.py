@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import ExecutorSettings, SettingsError, load_settings
+from tests.support.environment import ENVIRONMENT
 from workers.executors.docker.backend import container_owner
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
 from workers.executors.mounts import Bind
@@ -16,16 +17,6 @@ from workers.executors.table import executor_backend
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.ownership import Owner
 
-ENVIRONMENT = {
-    "CLOUDIFY_DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
-    "CLOUDIFY_REDIS_URL": "redis://127.0.0.1",
-    "CLOUDIFY_S3_ENDPOINT": "http://127.0.0.1",
-    "CLOUDIFY_S3_ACCESS_KEY": "a",
-    "CLOUDIFY_S3_SECRET_KEY": "b",
-    "CLOUDIFY_SECRET_KEY": "s" * 32,
-    "CLOUDIFY_ENCRYPTION_KEYS": "k:" + "A" * 43 + "=",
-    "CLOUDIFY_EXECUTOR": "docker",
-}
 DIGEST = f"sha256:{'a1' * 32}"
 TOOLCHAIN = Toolchain((), {}, "/opt/bin", {}, "/usr/bin/python3", "24.1.0", "11.0.0", "3.11.2", "0.9.0")
 

@@ -6,8 +6,8 @@ import pytest
 
 from api.edge.device_cookie import LIFETIME_SECONDS, DeviceCookies
 from shared.accounts.login_throttle import LoginThrottle, LoginThrottled
-from shared.clock import ManualClock
 from shared.limits.windows import LocalWindows, Window
+from tests.support.manual_clock import ManualClock
 
 SECRET = b"a secret of the tests, 32 bytes or more"
 

@@ -10,7 +10,7 @@ from shared.plans import Plan, limits_of
 from shared.settings import LimitSettings, load_settings
 from shared.stack.home import Home
 from shared.stack.platform import assemble, largest_build_mebibytes
-from tests.unit.shared.test_build_settings import ENVIRONMENT
+from tests.support.environment import ENVIRONMENT
 from workers.pipeline.deployment_view import effective_limits
 
 GIBIBYTE = 1024**3

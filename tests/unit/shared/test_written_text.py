@@ -79,7 +79,7 @@ def test_a_path_is_shown_with_what_it_hides():
 
 @pytest.mark.parametrize("name", ["\u200b", "\u200d\u200d", "\u00ad", "\u3164", "\ufe0f", " \u2060 ", "\u2800"])
 def test_a_name_can_be_seen(name: str):
-    assert find_name_problem(name, maximum=100) == "must have a character that can be seen"
+    assert find_name_problem(name, maximum=100) == "must have a visible character"
 
 
 def test_the_length_of_a_name():

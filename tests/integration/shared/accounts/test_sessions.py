@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from shared.accounts.access_tokens import AccessTokens
-from shared.accounts.session_repository import SessionRepository
+from shared.accounts.session_repository import NewSession, SessionRepository
 from shared.accounts.session_service import GRACE, IssuedSession, SessionService
-from shared.accounts.user_repository import UserRepository
-from shared.clock import ManualClock
+from shared.accounts.user_repository import NewUser, UserRepository
 from shared.db.database import Database
 from shared.errors import ErrorCode, NotFound, Unauthenticated
 from tests.support.database_locks import Blocked, blocked
+from tests.support.manual_clock import ManualClock
 
 USER = "user_1"
 
@@ -36,13 +36,7 @@ class World:
         with self.database.transaction() as connection:
             UserRepository(self.database).insert(
                 connection,
-                {
-                    "id": USER,
-                    "email": "ada@example.com",
-                    "name": "",
-                    "password_hash": "x",
-                    "is_platform_administrator": False,
-                },
+                NewUser(id=USER, email="ada@example.com", name="", password_hash="x", is_platform_administrator=False),
             )
 
     def start(self) -> IssuedSession:
@@ -61,8 +55,8 @@ class World:
         try:
             self.sessions.identify(issued.refresh_token)
         except Unauthenticated:
-            assert not row["is_live"]
-        return row["is_live"]
+            assert not row.is_live
+        return row.is_live
 
 
 @pytest.fixture
@@ -103,18 +97,18 @@ def test_an_ending_that_waits_for_a_refresh_ends_what_it_made(world: World, end:
         # A refresh that has begun: it holds the lock, and its new refresh token is not committed yet.
         row = world.repository.find_locked(connection, token_hash)
         assert row is not None
-        world.repository.set_replaced(connection, row["id"], world.clock.now())
+        world.repository.set_replaced(connection, row.id, world.clock.now())
         world.repository.insert(
             connection,
-            {
-                "id": "sess_new",
-                "family_id": login_id,
-                "user_id": USER,
-                "refresh_token_hash": hashlib.sha256(b"the new one").digest(),
-                "user_agent": None,
-                "address": None,
-                "expires_at": world.clock.now() + timedelta(days=30),
-            },
+            NewSession(
+                id="sess_new",
+                family_id=login_id,
+                user_id=USER,
+                refresh_token_hash=hashlib.sha256(b"the new one").digest(),
+                user_agent=None,
+                address=None,
+                expires_at=world.clock.now() + timedelta(days=30),
+            ),
         )
         with blocked(world.database_url, lambda: end(world, first, login_id)) as ending:
             made.append(ending)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 
+import msgspec
 import pytest
 
 from shared.db.database import Database
+from shared.deployments.rows import DeploymentSettings
+from shared.deployments.state import DeploymentStatus
 from shared.errors import Unavailable
 from tests.support.log_rows import eventually
 
 
 def answers(database: Database) -> bool:
     try:
-        return database.fetch_one("SELECT 1 AS one") == {"one": 1}
+        return database.exists("SELECT 1")
     except Unavailable:
         return False
 
@@ -22,7 +25,7 @@ def test_an_answer_that_does_not_come_is_given_up_and_its_connection_with_it(dat
     database = Database(database_url, maximum_connections=1, answer_seconds=0.3)
     try:
         with pytest.raises(Unavailable):
-            database.fetch_one("SELECT pg_sleep(3600)")
+            database.exists("SELECT pg_sleep(3600)")
         # The next one has a connection that works; on a busy machine its answer may be late, too.
         eventually(lambda: answers(database))
     finally:
@@ -32,11 +35,11 @@ def test_an_answer_that_does_not_come_is_given_up_and_its_connection_with_it(dat
 def test_an_error_that_the_server_answers_keeps_the_connection(database_url: str) -> None:
     database = Database(database_url, maximum_connections=1, answer_seconds=120.0)
     try:
-        database.fetch_one("SELECT set_config('statement_timeout', '10', false)")
-        before = database.fetch_one("SELECT pg_backend_pid() AS pid")
+        database.exists("SELECT set_config('statement_timeout', '10', false)")
+        before = database.fetch_value(int, "SELECT pg_backend_pid()")
         with pytest.raises(Unavailable):
-            database.fetch_one("SELECT pg_sleep(3600)")
-        assert database.fetch_one("SELECT pg_backend_pid() AS pid") == before
+            database.exists("SELECT pg_sleep(3600)")
+        assert database.fetch_value(int, "SELECT pg_backend_pid()") == before
     finally:
         database.close()
 
@@ -55,8 +58,7 @@ def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
 def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(database_url: str) -> None:
     database = Database(database_url)
     try:
-        row = database.fetch_one("SHOW idle_in_transaction_session_timeout")
-        assert row == {"idle_in_transaction_session_timeout": "1min"}
+        assert database.fetch_value(str, "SHOW idle_in_transaction_session_timeout") == "1min"
 
         def sleep_in_a_transaction() -> None:
             with database.transaction() as connection:
@@ -72,3 +74,37 @@ def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(databas
             other.execute("SELECT pg_sleep(0.1)")
     finally:
         database.close()
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    status: DeploymentStatus
+    settings: DeploymentSettings
+    commit_sha: str | None
+
+
+_FETCHED = """
+SELECT 'ready'::deployment_status AS status, '{"framework": "vite", "of_a_newer_version": 1}'::jsonb AS settings,
+       NULL::text AS commit_sha, 1 AS of_a_newer_version
+"""
+
+
+def test_values_become_what_the_fields_say(database: Database) -> None:
+    expected = Fetched(DeploymentStatus.READY, DeploymentSettings(framework="vite"), None)
+    assert database.fetch_one(Fetched, _FETCHED) == expected
+    assert database.fetch_all(Fetched, _FETCHED) == [expected]
+    assert database.fetch_one(Fetched, _FETCHED + "WHERE false") is None
+
+
+def test_a_value_that_does_not_fit_its_field_is_refused(database: Database) -> None:
+    with pytest.raises(msgspec.ValidationError, match="status"):
+        database.fetch_one(Fetched, "SELECT 'x' AS status, '{}'::jsonb AS settings, NULL::text AS commit_sha")
+    with pytest.raises(msgspec.ValidationError, match="commit_sha"):
+        database.fetch_one(Fetched, "SELECT 'ready' AS status, '{}'::jsonb AS settings")
+
+
+def test_single_values_are_converted_and_null_is_none(database: Database) -> None:
+    assert database.fetch_value(DeploymentStatus, "SELECT 'ready'::deployment_status") is DeploymentStatus.READY
+    assert database.fetch_value(str, "SELECT NULL::text") is None
+    assert database.fetch_values(int, "SELECT unnest(ARRAY[1, NULL, 2])") == [1, 2]
+    assert database.exists("SELECT 1")
+    assert not database.exists("SELECT 1 WHERE false")

@@ -15,7 +15,7 @@ from shared.accounts.session_repository import SessionRepository
 from shared.db.database import Database
 from shared.db.migrate import is_migrated, migrate, migrations
 from shared.stack.postgres import PostgresServer
-from tests.conftest import fresh_database
+from tests.support.databases import fresh_database
 
 pytestmark = pytest.mark.integration
 
@@ -61,7 +61,7 @@ class Old:
         with closing(Database(self.url)) as database:
             row = SessionRepository(database).find_user("user_1", family, NOW)
         assert row is not None
-        return row["is_live"]
+        return row.is_live
 
 
 @pytest.fixture

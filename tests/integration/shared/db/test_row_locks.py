@@ -16,18 +16,18 @@ from structlog.testing import capture_logs
 from schemas.accounts import CreateTokenRequest
 from schemas.logs import LogEnd, LogStatus
 from schemas.projects import SetVariableRequest
-from shared.accounts.token_repository import TokenRepository
+from shared.accounts.token_repository import NewToken, TokenRepository
 from shared.accounts.token_service import MAXIMUM_TOKENS, TokenService
 from shared.clock import SystemClock
 from shared.db.database import Connection
 from shared.deployments.state import DeploymentStatus, Stage
 from shared.errors import Conflict, FailureCode
 from shared.logs.archive.compactor import LogCompactor
-from shared.projects.variable_repository import VariableRepository
+from shared.projects.variable_repository import NewVariable, VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.secrets_box import SecretsBox
 from shared.storage.object_store import S3ArtifactStore
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, run_to_end, settings, world
+from tests.support.deployment_world import create, run_to_end, settings, world
 from tests.support.row_locks import overtaken
 from workers.jobs.release_runner import ReleaseRunner
 from workers.pipeline.lifecycle import Beginning
@@ -46,9 +46,9 @@ def two_releases(world: Any) -> tuple[str, str]:
 
 
 def move_to(world: Any, deployment_id: str, connection: Connection) -> None:
-    project = world.releases.next_sequence(connection, world.tenant_id, world.project_id)
+    project = world.deployments.take_release_sequence(connection, world.tenant_id, world.project_id)
     assert world.releases.move_pointer(
-        connection, world.project_id, deployment_id, project["release_sequence"], is_pinned=False
+        connection, world.project_id, deployment_id, project.release_sequence, is_pinned=False
     )
 
 
@@ -75,7 +75,7 @@ def test_the_route_of_a_preview_is_not_repaired_while_it_is_removed(world: Any, 
     def change(connection: Connection) -> None:
         if how == "removed":
             world.deployments.find_locked(connection, world.tenant_id, preview)
-            world.sites.set_removing(connection, preview, is_deleting=True)
+            world.deployments.set_deleting(connection, preview)
         else:
             connection.execute("UPDATE deployments SET site_state = 'removing' WHERE id = %s", (preview,))
 
@@ -88,7 +88,7 @@ def test_the_route_of_a_preview_is_not_repaired_while_it_is_removed(world: Any, 
 
 def test_the_route_of_a_project_is_not_repaired_while_it_is_deleted(world: Any):
     _, newer = two_releases(world)
-    assert [site["host"] for site in world.releases.active_sites()] == ["demo"]
+    assert [site.host for site in world.releases.active_sites()] == ["demo"]
     acts: list[str] = []
     repair = partial(world.releases.while_active, world.project_id, newer, lambda: acts.append("routed"))
     with overtaken(world.database, repair, partial(delete_project, world)) as waiter:
@@ -100,19 +100,19 @@ def test_the_route_of_a_project_is_not_repaired_while_it_is_deleted(world: Any):
 def test_a_release_moves_nothing_in_a_project_that_is_deleted(world: Any):
     older, _ = two_releases(world)
     world.release_service.rollback(world.tenant_id, older, requested_by=None)
-    release = world.releases.find(world.releases.pending()[0]["id"])
+    release = world.releases.find(world.releases.pending()[0].id)
     acts: list[str] = []
     swap = partial(world.lifecycle.release, release, activate=lambda: acts.append("routed"))
     with overtaken(world.database, swap, partial(delete_project, world)) as waiter:
         assert waiter.result() is False
     assert acts == []
-    assert world.releases.find(release["id"])["status"] == "failed"
+    assert world.releases.find(release.id).status == "failed"
 
 
 def test_files_that_a_release_publishes_after_their_removal_are_removed(world: Any):
     older, _ = two_releases(world)
     world.release_service.rollback(world.tenant_id, older, requested_by=None)
-    release_id = world.releases.pending()[0]["id"]
+    release_id = world.releases.pending()[0].id
     router = Router({}, {}, is_published=False)
     runner = ReleaseRunner(
         releases=world.releases,
@@ -121,16 +121,16 @@ def test_files_that_a_release_publishes_after_their_removal_are_removed(world: A
         publisher=router,  # type: ignore[arg-type]
         artifacts=SimpleNamespace(manifest=lambda *_: None, blobs=lambda *_: {}),  # type: ignore[arg-type]
     )
-    lease: Any = SimpleNamespace(job=SimpleNamespace(payload={"release_id": release_id}), done=lambda: None)
+    lease: Any = SimpleNamespace(job=SimpleNamespace(payload={"release_id": release_id}), done=lambda _: None)
 
     def remove(connection: Connection) -> None:
         world.deployments.find_locked(connection, world.tenant_id, older)
-        world.sites.set_removing(connection, older, is_deleting=True)
+        world.deployments.set_deleting(connection, older)
 
     with overtaken(world.database, partial(runner.run, lease), remove) as waiter:
         waiter.result()
     assert router.acts == ["published", "removed"]
-    assert world.releases.find(release_id)["status"] == "failed"
+    assert world.releases.find(release_id).status == "failed"
 
 
 def test_a_locked_deployment_comes_with_what_is_joined_as_it_is_then(world: Any):
@@ -145,7 +145,7 @@ def test_a_locked_deployment_comes_with_what_is_joined_as_it_is_then(world: Any)
             return world.deployments.find_locked(connection, world.tenant_id, deployment_id)
 
     with overtaken(world.database, lock, change) as waiter:
-        assert waiter.result()["tenant_plan"] == "PRO"
+        assert waiter.result().tenant_plan == "PRO"
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
@@ -159,13 +159,13 @@ def test_a_deployment_that_a_worker_takes_up_is_not_ended_by_the_reconciler(worl
 
     def end() -> bool:
         if how == "cancelled":
-            return world.service.finish_cancelled(row)
-        return world.service.finish_failed(row, FailureCode.PLATFORM_ERROR, Stage.CLONE, "Given up.")
+            return world.terminations.finish_cancelled(row)
+        return world.terminations.finish_failed(row, FailureCode.PLATFORM_ERROR, Stage.CLONE, "Given up.")
 
     with overtaken(world.database, end, take_up) as waiter:
         assert waiter.result() is False
     [row] = world.deployments.live()
-    assert row["status"] == DeploymentStatus.CLONING
+    assert row.status == DeploymentStatus.CLONING
     assert end() is True
 
 
@@ -177,13 +177,22 @@ def test_a_variable_that_is_set_at_the_same_time_is_deleted(world: Any):
 
     def set_it(connection: Connection) -> None:
         assert variables.lock_project(connection, world.tenant_id, world.project_id)
-        values = sealed | {"id": "var_new", "project_id": world.project_id, "key": "NEW", "targets": ["production"]}
-        variables.upsert(connection, values)
+        variable = NewVariable(
+            id="var_new",
+            project_id=world.project_id,
+            key="NEW",
+            targets=["production"],
+            stages=["build"],
+            key_id=sealed.key_id,
+            wrapped_key=sealed.wrapped_key,
+            ciphertext=sealed.ciphertext,
+        )
+        variables.upsert(connection, variable)
 
     delete = partial(variables.delete, world.tenant_id, world.project_id, "NEW")
     with overtaken(world.database, delete, set_it) as waiter:
         assert waiter.result() is True
-    assert [row["key"] for row in variables.list_of(world.tenant_id, world.project_id)] == ["OTHER"]
+    assert [row.key for row in variables.list_of(world.tenant_id, world.project_id)] == ["OTHER"]
 
 
 def test_the_last_token_that_an_account_may_have_is_made_once(world: Any):
@@ -196,8 +205,17 @@ def test_the_last_token_that_an_account_may_have_is_made_once(world: Any):
 
     def create_one(connection: Connection) -> None:
         assert tokens.lock_user(connection, "user_1")
-        row = {"id": "tok_1", "user_id": "user_1", "name": "x", "prefix": "cfy_xxxx", "token_hash": bytes(32)}
-        tokens.insert(connection, row | {"scopes": [], "expires_at": None, "ancestor_ids": []})
+        token = NewToken(
+            id="tok_1",
+            user_id="user_1",
+            name="x",
+            prefix="cfy_xxxx",
+            token_hash=bytes(32),
+            scopes=[],
+            expires_at=None,
+            ancestor_ids=[],
+        )
+        tokens.insert(connection, token)
 
     create = partial(service.create, "user_1", CreateTokenRequest(name="y"))
     with overtaken(world.database, create, create_one) as waiter, pytest.raises(Conflict, match="revoke one first"):
@@ -303,7 +321,7 @@ def reconciler_of(world: Any, router: Router) -> Reconciler:
         stage_runs=world.stage_runs,
         releases=world.releases,
         sites=world.sites,
-        service=world.service,
+        terminations=world.terminations,
         publisher=router,  # type: ignore[arg-type]
         artifacts=None,  # type: ignore[arg-type]
         clock=SystemClock(),

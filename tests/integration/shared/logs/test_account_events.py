@@ -26,9 +26,8 @@ class Account:
         self.log = PostgresLogStore(database)
         self.store = AccountEventStore(database)
         self.deployments = [new_deployment(database)]
-        row = database.fetch_one("SELECT tenant_id, project_id FROM deployments")
-        assert row is not None
-        self.id, self.project_id = row["tenant_id"], row["project_id"]
+        [self.id] = database.fetch_values(str, "SELECT tenant_id FROM deployments")
+        [self.project_id] = database.fetch_values(str, "SELECT project_id FROM deployments")
 
     def add_deployment(self, *, is_preview: bool = False) -> str:
         deployment = new_identifier("depl")
@@ -204,9 +203,7 @@ def test_several_tenants_in_one_read(database: Database) -> None:
     log, store = PostgresLogStore(database), AccountEventStore(database)
     for count in (3, 1, 0):
         deployment = new_deployment(database)
-        row = database.fetch_one("SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment})
-        assert row is not None
-        ids.append(row["tenant_id"])
+        ids += database.fetch_values(str, "SELECT tenant_id FROM deployments WHERE id = %(id)s", {"id": deployment})
         for _ in range(count):
             with database.transaction() as connection:
                 log.append(connection, deployment, [status("building")], fence=None)

@@ -80,7 +80,7 @@ def test_reading_is_unchanged(world: ArchiveWorld) -> None:
     assert world.chunks(log) == 0
     row = world.archive_row(log)
     assert row is not None
-    assert len(world.memory.objects[row["object_key"]]) == row["size_bytes"]
+    assert len(world.memory.objects[row.object_key]) == row.size_bytes
     after = views(world.store)
     for was, is_now in zip(before, after, strict=True):
         assert is_now == was

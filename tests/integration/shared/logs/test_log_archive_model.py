@@ -135,7 +135,7 @@ class LogModel:
             self.written += entries
 
     def append_and_crash(self, entries: list[LogEntry]) -> None:
-        with pytest.raises(Crash), self.world.database.transaction() as connection:  # noqa: PT012
+        with pytest.raises(Crash), self.world.database.transaction() as connection:  # noqa: PT012 - the step as a whole
             self.world.store.append(connection, self.id, entries, fence=self.fence, batch=self.batch + 1)
             raise Crash
 

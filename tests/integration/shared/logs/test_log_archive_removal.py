@@ -22,9 +22,9 @@ from shared.logs.store import PostgresLogStore
 from shared.plans import LIMITS, Plan
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, settings, world
-from tests.integration.workers.jobs.test_stage_runner import HeldLease
 from tests.support.artifact_stores import MemoryArtifactStore, ObservedArtifactStore
+from tests.support.deployment_world import create, settings, world
+from tests.support.held_lease import HeldLease
 from tests.support.log_rows import end, eventually, line, new_deployment, texts
 from workers.jobs.cleanup_runner import CleanupRunner
 
@@ -117,7 +117,7 @@ def test_an_expired_preview_keeps_its_log(removal: Removal) -> None:
     with removal.world.database.transaction() as connection:
         connection.execute("UPDATE deployments SET site_state = 'removing' WHERE id = %s", (log,))
     assert removal.clean_up(log) == "done"
-    assert removal.world.sites.find(log)["site_state"] == "removed"
+    assert removal.world.sites.find(log).site_state == "removed"
     assert removal.reader.read(log, after=0, limit=9)
 
 
@@ -238,9 +238,9 @@ def test_the_reconciler_process_moves_finished_logs(
     }
     process = subprocess.Popen([sys.executable, "-m", "workers.reconciler"], env=environment)
     try:
-        is_archived = "SELECT 1 AS one FROM log_heads WHERE deployment_id = %(id)s AND is_archived"
-        eventually(lambda: database.fetch_one(is_archived, {"id": log}) is not None, 60)
-        assert database.fetch_all("SELECT 1 AS one FROM log_chunks") == []
+        is_archived = "SELECT 1 FROM log_heads WHERE deployment_id = %(id)s AND is_archived"
+        eventually(lambda: database.exists(is_archived, {"id": log}), 60)
+        assert not database.exists("SELECT 1 FROM log_chunks")
         assert texts(store.read(log, after=0, limit=9)) == ["a", "b"]
         assert store.head(log) == LogHead(3, is_closed=True)
         process.send_signal(signal.SIGTERM)

@@ -11,9 +11,9 @@ from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, PlatformError, Unavailable
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
-from shared.logs.notifier import RedisDoorbell
+from shared.logs.notifier import RedisNotifier
 from shared.logs.store import Appended, PostgresLogStore
-from tests.support.log_rows import RecordingDoorbell, eventually, line, new_deployment, texts
+from tests.support.log_rows import RecordingNotifier, eventually, line, new_deployment, texts
 
 pytestmark = pytest.mark.integration
 
@@ -66,9 +66,9 @@ class SlowStore(PostgresLogStore):
 def test_lines_are_masked_stored_in_order_and_rung(
     store: PostgresLogStore, database: Database, deployment: str
 ) -> None:
-    doorbell = RecordingDoorbell()
+    notifier = RecordingNotifier()
     redactor = Redactor(["hunter22"])
-    with LogWriter(store, database, doorbell, deployment, "build", 3, redactor) as writer:
+    with LogWriter(store, database, notifier, deployment, "build", 3, redactor) as writer:
         writer.system("Runs with hunter22\nin two lines")
         writer.write("stdout", b"one hun")
         writer.write("stderr", b"two\n")
@@ -76,12 +76,12 @@ def test_lines_are_masked_stored_in_order_and_rung(
         writer.system("after")
     entries = store.read(deployment, after=0, limit=99)
     assert texts(entries) == ["Runs with ***", "in two lines", "two", "one ***", "three", "after"]
-    assert [(first, last) for first, last, _ in doorbell.rings][-1][1] == 6
-    assert [text for *_, lines in doorbell.rings for text in lines] == [numbered.entry for numbered in entries]
+    assert [(first, last) for first, last, _ in notifier.notifications][-1][1] == 6
+    assert [text for *_, lines in notifier.notifications for text in lines] == [numbered.entry for numbered in entries]
 
 
 def test_a_line_is_stored_soon_without_flushing(store: PostgresLogStore, database: Database, deployment: str) -> None:
-    with LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor([])) as writer:
+    with LogWriter(store, database, RecordingNotifier(), deployment, "build", 3, Redactor([])) as writer:
         writer.write("stdout", b"hello\n")
         eventually(lambda: store.head(deployment).last_seq == 1)
 
@@ -90,7 +90,7 @@ def test_flush_and_a_second_writer_under_the_same_fence(
     store: PostgresLogStore, database: Database, deployment: str
 ) -> None:
     for name in ("first", "second"):
-        writer = LogWriter(store, database, RecordingDoorbell(), deployment, name, 7, Redactor([]))
+        writer = LogWriter(store, database, RecordingNotifier(), deployment, name, 7, Redactor([]))
         for number in range(3):
             writer.write("stdout", f"{name} {number}\n".encode())
             writer.flush()
@@ -103,7 +103,7 @@ def test_flush_and_a_second_writer_under_the_same_fence(
 
 
 def test_flush_and_system_end_a_line_in_progress(store: PostgresLogStore, database: Database, deployment: str) -> None:
-    with LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor(["secret"])) as writer:
+    with LogWriter(store, database, RecordingNotifier(), deployment, "build", 3, Redactor(["secret"])) as writer:
         writer.write("stdout", b"50% sec")
         writer.system("still here")
         writer.write("stdout", b"ret 100%")
@@ -113,7 +113,7 @@ def test_flush_and_system_end_a_line_in_progress(store: PostgresLogStore, databa
 
 def test_an_outage_loses_and_doubles_nothing(store: PostgresLogStore, database: Database, deployment: str) -> None:
     outage = Outage(database)
-    writer = LogWriter(store, outage, RecordingDoorbell(), deployment, "build", 3, Redactor([]))  # type: ignore[arg-type]
+    writer = LogWriter(store, outage, RecordingNotifier(), deployment, "build", 3, Redactor([]))  # type: ignore[arg-type]
     writer.write("stdout", b"before\n")
     writer.flush()
     outage.refuses.set()
@@ -130,7 +130,7 @@ def test_an_outage_loses_and_doubles_nothing(store: PostgresLogStore, database: 
 def test_postgres_that_ends_connections(
     store: PostgresLogStore, database: Database, deployment: str, database_url: str
 ) -> None:
-    writer = LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor([]))
+    writer = LogWriter(store, database, RecordingNotifier(), deployment, "build", 3, Redactor([]))
     with psycopg.connect(database_url, autocommit=True) as other:
         for number in range(300):
             writer.write("stdout", b"line %d\n" % number)
@@ -146,7 +146,7 @@ def test_postgres_that_ends_connections(
 
 def test_output_that_outruns_the_store_waits(database: Database, deployment: str) -> None:
     store = SlowStore(database)
-    writer = LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor([]), buffer_bytes=100_000)
+    writer = LogWriter(store, database, RecordingNotifier(), deployment, "build", 3, Redactor([]), buffer_bytes=100_000)
     written = 0
 
     def write() -> None:
@@ -174,7 +174,7 @@ def test_output_that_outruns_the_store_waits(database: Database, deployment: str
 
 def test_a_lost_lease_silences_the_writer(store: PostgresLogStore, database: Database, deployment: str) -> None:
     told = threading.Event()
-    zombie = LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor([]), on_lost=told.set)
+    zombie = LogWriter(store, database, RecordingNotifier(), deployment, "build", 3, Redactor([]), on_lost=told.set)
     zombie.write("stdout", b"mine\n")
     zombie.flush()
     with database.transaction() as connection:
@@ -193,7 +193,7 @@ def test_a_lost_lease_silences_the_writer(store: PostgresLogStore, database: Dat
 def test_a_deleted_deployment_silences_the_writer(store: PostgresLogStore, database: Database, deployment: str) -> None:
     with database.transaction() as connection:
         connection.execute("DELETE FROM deployments WHERE id = %s", (deployment,))
-    writer = LogWriter(store, database, RecordingDoorbell(), deployment, "build", 3, Redactor([]))
+    writer = LogWriter(store, database, RecordingNotifier(), deployment, "build", 3, Redactor([]))
     writer.write("stdout", b"x\n")
     assert writer.lost.wait(120)
     writer.close()
@@ -205,7 +205,7 @@ def test_close_gives_up_in_the_end_and_says_so(store: PostgresLogStore, database
     writer = LogWriter(
         store,
         outage,
-        RecordingDoorbell(),
+        RecordingNotifier(),
         deployment,
         "build",
         3,
@@ -223,8 +223,8 @@ def test_close_gives_up_in_the_end_and_says_so(store: PostgresLogStore, database
     assert not blocked.is_alive()
 
 
-def test_a_doorbell_without_redis_neither_raises_nor_stalls() -> None:
-    doorbell = RedisDoorbell.connect("redis://127.0.0.1:1/0")
+def test_a_notifier_without_redis_neither_raises_nor_stalls() -> None:
+    notifier = RedisNotifier.connect("redis://127.0.0.1:1/0")
     for number in range(1, 10_000):
-        doorbell.ring("depl_x", number, number, [line("x")])
-    doorbell.close()
+        notifier.notify("depl_x", number, number, [line("x")])
+    notifier.close()

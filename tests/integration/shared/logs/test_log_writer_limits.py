@@ -16,7 +16,7 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import PostgresLogStore
 from shared.stack.postgres import PostgresServer
-from tests.support.log_rows import RecordingDoorbell, end, eventually, line, new_deployment, status, texts
+from tests.support.log_rows import RecordingNotifier, end, eventually, line, new_deployment, status, texts
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
@@ -31,7 +31,7 @@ def writer_of(
     database: Database, deployment: str, *, fence: int = 1, maximum_bytes: int = 1 << 30, **more: int
 ) -> LogWriter:
     store = PostgresLogStore(database, maximum_bytes=maximum_bytes)
-    return LogWriter(store, database, RecordingDoorbell(), deployment, "build", fence, Redactor([]), **more)
+    return LogWriter(store, database, RecordingNotifier(), deployment, "build", fence, Redactor([]), **more)
 
 
 def test_a_full_log_has_one_mark_and_the_build_goes_on(database: Database, deployment: str) -> None:

@@ -7,18 +7,19 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from random import Random
-from typing import Any, Literal
+from typing import Literal, LiteralString
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from schemas.logs import LogLine
-from shared.db.database import Connection, Database, Row
+from shared.db.database import Connection, Database, Parameters
+from shared.db.rows import S
 from shared.errors import LeaseLost, PlatformError, Unavailable
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.logs.store import PostgresLogStore
-from tests.support.log_rows import RecordingDoorbell, eventually, new_deployment, status
+from tests.support.log_rows import RecordingNotifier, eventually, new_deployment, status
 
 Fault = Literal["refused", "rolled back", "answer lost"]
 FAULTS: tuple[Fault, ...] = ("refused", "rolled back", "answer lost")
@@ -52,11 +53,11 @@ class Process(Database):
             with self._lock:
                 self._running -= 1
 
-    def fetch_one(self, query: str, parameters: dict[str, Any] | None = None) -> Row | None:
+    def fetch_one(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> S | None:
         """Faults are kept for what writes."""
         if self.is_dead:
             raise Unavailable("refused")
-        return self._database.fetch_one(query, parameters)
+        return self._database.fetch_one(row, query, parameters)
 
     def die(self) -> None:
         """Returns when nothing of it goes on in the server either."""
@@ -77,7 +78,7 @@ class Writer:
         self.promised = 0
         self.is_alive = True
         self.log = LogWriter(
-            store, self.process, RecordingDoorbell(), deployment, name, fence, Redactor([]), buffer_bytes=1 << 30
+            store, self.process, RecordingNotifier(), deployment, name, fence, Redactor([]), buffer_bytes=1 << 30
         )
 
     def write(self, count: int) -> None:

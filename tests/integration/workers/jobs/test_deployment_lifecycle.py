@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,143 +10,26 @@ import pytest
 from schemas.logs import LogEnd
 from schemas.messages import Job
 from schemas.projects import SetVariableRequest
-from shared.clock import SystemClock
 from shared.db.database import Database
 from shared.db.paging import PageRequest
 from shared.deployments.jobs import stage_job_id
-from shared.deployments.repository import DeploymentRepository
-from shared.deployments.service import DeploymentService
-from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import DeploymentStatus, Stage
 from shared.errors import Conflict, ErrorCode, LeaseLost, NotFound, ValidationFailed
-from shared.identifiers import PROJECT, TENANT, new_identifier
-from shared.logs.notifier import RedisDoorbell
-from shared.logs.store import PostgresLogStore
+from shared.identifiers import TENANT, new_identifier
 from shared.plans import Plan, limits_of
 from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
-from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Outcome
-from shared.releases.repository import ReleaseRepository
-from shared.releases.service import ReleaseService
-from shared.releases.site_repository import SiteRepository
 from shared.secrets_box import SecretsBox
-from shared.settings import Settings, load_settings
+from tests.support.deployment_world import create, entries, run_to_end, settings, world
 from workers.pipeline.deployment_view import deployment_view
-from workers.pipeline.lifecycle import Beginning, LifecycleService
+from workers.pipeline.lifecycle import Beginning
 from workers.pipeline.stage import StageResult
-from workers.reconciler import Reconciler
 
+__all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
-
-
-class NoRoutes:
-    """Nothing to publish in these tests: no deployment here has an artifact."""
-
-    def hosts(self) -> dict[str, str]:
-        return {}
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    key = base64.b64encode(bytes(32)).decode()
-    return load_settings(
-        {
-            "CLOUDIFY_HOME": str(tmp_path),
-            "CLOUDIFY_DATABASE_URL": "postgresql://unused",
-            "CLOUDIFY_REDIS_URL": "redis://unused",
-            "CLOUDIFY_S3_ENDPOINT": "http://unused",
-            "CLOUDIFY_S3_ACCESS_KEY": "x",
-            "CLOUDIFY_S3_SECRET_KEY": "x",
-            "CLOUDIFY_SECRET_KEY": "k" * 32,
-            "CLOUDIFY_ENCRYPTION_KEYS": f"k1:{key}",
-        }
-    )
-
-
-@pytest.fixture
-def world(database: Database, redis_url: str, settings: Settings) -> Iterator[Any]:
-    redis = connect_redis(redis_url, timeout_seconds=120)
-    queue = RedisJobQueue(redis, lease_seconds=30)
-    parts: dict[str, Any] = {
-        "database": database,
-        "deployments": DeploymentRepository(database),
-        "stage_runs": StageRunRepository(database),
-        "releases": ReleaseRepository(database),
-        "sites": SiteRepository(database),
-        "log_store": PostgresLogStore(database),
-        "doorbell": RedisDoorbell(redis),
-        "clock": SystemClock(),
-    }
-    sites = {"site_settings": settings.sites}
-    limits = {"limits": settings.limits}
-    service = DeploymentService(queue=queue, **parts, **sites)
-
-    def make_reconciler(queue: RedisJobQueue) -> Reconciler:
-        return Reconciler(
-            database=database,
-            queue=queue,
-            deployments=parts["deployments"],
-            stage_runs=parts["stage_runs"],
-            releases=parts["releases"],
-            sites=parts["sites"],
-            service=service,
-            publisher=NoRoutes(),  # type: ignore[arg-type]
-            artifacts=None,  # type: ignore[arg-type]
-            clock=SystemClock(),
-            interval_seconds=1,
-        )
-
-    tenant_id, project_id = new_identifier(TENANT), new_identifier(PROJECT)
-    with database.transaction() as connection:
-        connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'tests')", (tenant_id,))
-        connection.execute(
-            "INSERT INTO projects (id, tenant_id, name, slug, repository_url) VALUES (%s, %s, 'Demo', 'demo', %s)",
-            (project_id, tenant_id, "https://git.example.org/demo.git"),
-        )
-    yield SimpleNamespace(
-        **parts,
-        settings=settings,
-        queue=queue,
-        redis=redis,
-        service=service,
-        service_with=lambda **others: DeploymentService(**(parts | sites | {"queue": queue} | others)),
-        release_service=ReleaseService(
-            queue=queue,
-            **{name: parts[name] for name in ("database", "deployments", "stage_runs", "releases")},
-            **sites,
-        ),
-        lifecycle=LifecycleService(**parts, **limits, **sites),
-        lifecycle_with=lambda **others: LifecycleService(**(parts | limits | sites | others)),
-        make_reconciler=make_reconciler,
-        reconciler=make_reconciler(queue),
-        tenant_id=tenant_id,
-        project_id=project_id,
-    )
-    redis.close()
-
-
-def create(world: Any, **options: Any) -> str:
-    resource = world.service.create(tenant_id=world.tenant_id, project_id=world.project_id, created_by=None, **options)
-    return resource.id
-
-
-def entries(world: Any, deployment_id: str) -> list[Any]:
-    return [numbered.entry for numbered in world.log_store.read(deployment_id, after=0, limit=1000)]
-
-
-READY = StageResult({"manifest": "d" * 64}, facts={"manifest_digest": "d" * 64})
-
-
-def run_to_end(world: Any, deployment_id: str, fence: int = 10) -> bool:
-    for stage in list(Stage)[:-1]:
-        begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, stage, fence=fence, worker="w")
-        assert begun.beginning is Beginning.RUN
-        world.lifecycle.succeed_stage(deployment_id, stage, fence=fence, result=StageResult({"of": stage.value}))
-    begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.DEPLOY, fence=fence, worker="w")
-    return world.lifecycle.finish_ready(begun.row, READY, fence=fence, activate=lambda: None)
 
 
 def test_a_created_deployment_is_a_row_a_job_and_a_log_entry(world: Any):
@@ -301,7 +180,7 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     run_to_end(world, second)
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
-    release = world.releases.find(pending["id"])
+    release = world.releases.find(pending.id)
     assert world.lifecycle.release(release, activate=lambda: None) is True
     assert world.lifecycle.release(release, activate=lambda: None) is False  # delivered again
     assert world.service.get(world.tenant_id, first).is_active
@@ -399,7 +278,7 @@ def test_delete_hides_at_once_and_asks_for_the_removal(world: Any):
     world.service.delete(world.tenant_id, deployment_id)
     with pytest.raises(NotFound):
         world.service.get(world.tenant_id, deployment_id)
-    assert [row["id"] for row in world.sites.removing()] == [deployment_id]
+    assert [row.id for row in world.sites.removing()] == [deployment_id]
 
 
 def test_pages_are_complete_while_rows_are_added(world: Any):
@@ -500,7 +379,7 @@ def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
     lost = lose_two_workers(world, "rollback")
     world.reconciler.run_once()
     assert [world.queue.find(job.id) for job in (lost, removal)] == ["dead", "dead"]
-    assert world.releases.find(lost.payload["release_id"])["status"] == "failed"
+    assert world.releases.find(lost.payload["release_id"]).status == "failed"
 
 
 def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
@@ -509,7 +388,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     run_to_end(world, second)
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
-    release = world.releases.find(pending["id"])
+    release = world.releases.find(pending.id)
     world.service.delete(world.tenant_id, first)
     activated: list[str] = []
     assert world.lifecycle.release(release, activate=lambda: activated.append("x")) is False
@@ -526,14 +405,14 @@ def test_what_a_deployment_would_follow_is_out_of_date_while_another_runs(world:
     back = create(world, commit_sha="a" * 40, if_changed=True)
 
     former = world.deployments.find_former(back)
-    assert (former["commit_sha"], former["is_otherwise_changed"]) == ("a" * 40, True)
+    assert (former.commit_sha, former.is_otherwise_changed) == ("a" * 40, True)
     # A preview takes nothing's place, and what was asked for later is no reason.
     preview = create(world, branch="topic", is_preview=True)
     assert world.deployments.find_former(preview) is None
-    assert world.deployments.find_former(between)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(between).is_otherwise_changed is False
 
     world.service.cancel(world.tenant_id, between)
-    assert world.deployments.find_former(back)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(back).is_otherwise_changed is False
 
 
 def test_a_deleted_variable_is_a_reason_to_build(world: Any):
@@ -543,13 +422,13 @@ def test_a_deleted_variable_is_a_reason_to_build(world: Any):
         service.set(world.tenant_id, world.project_id, key, SetVariableRequest(value="x", targets=["production"]))
     assert run_to_end(world, create(world, commit_sha="a" * 40))
     again = create(world, commit_sha="a" * 40, if_changed=True)
-    assert world.deployments.find_former(again)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(again).is_otherwise_changed is False
 
     with pytest.raises(NotFound):
         service.delete(world.tenant_id, world.project_id, "OTHER")
     with pytest.raises(NotFound):
         service.delete(new_identifier(TENANT), world.project_id, "GONE")
-    assert world.deployments.find_former(again)["is_otherwise_changed"] is False
+    assert world.deployments.find_former(again).is_otherwise_changed is False
     service.delete(world.tenant_id, world.project_id, "GONE")
-    assert world.deployments.find_former(again)["is_otherwise_changed"] is True
+    assert world.deployments.find_former(again).is_otherwise_changed is True
     assert [variable.key for variable in service.list(world.tenant_id, world.project_id)] == ["KEPT"]

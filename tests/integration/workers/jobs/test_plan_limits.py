@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from schemas.deployments import CreateDeploymentRequest
 from shared.clock import SystemClock
 from shared.deployments.jobs import stage_job_id
 from shared.deployments.state import Stage
@@ -25,7 +26,7 @@ from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
 from shared.signals import Signal
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, settings, world
+from tests.support.deployment_world import create, settings, world
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.lifecycle import Beginning
@@ -92,7 +93,7 @@ class Fleet:
 
         def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
-                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, redactor
+                world.log_store, world.database, world.notifier, deployment_id, stage.value, fence, redactor
             )
 
         def hold_slot(tenant_id: str, slot: str, limits: PlanLimits) -> None:
@@ -162,7 +163,7 @@ class Fleet:
                 pytest.fail("it was live")
 
     def live(self) -> list[str]:
-        return [row["id"] for row in self.world.deployments.live()]
+        return [row.id for row in self.world.deployments.live()]
 
     def check(self) -> None:
         """Whatever has just started was within the plan; what runs has started."""
@@ -170,7 +171,7 @@ class Fleet:
             started = set(self.world.deployments.started(connection, self.world.tenant_id))
             plan = self.world.deployments.lock_tenant(connection, self.world.tenant_id)
         if started - self.started:
-            assert len(started) <= limits_of(Plan(plan)).concurrent_builds
+            assert len(started) <= limits_of(plan).concurrent_builds
         self.started = started
         running = {run.acquired.job.slot for run in self.runs if run.is_running and not run.lease.lost.is_set()}
         assert running <= started
@@ -328,8 +329,8 @@ def test_an_installations_own_bound_outlives_the_queue(world: Any, plan: Plan, b
         connection.execute("UPDATE tenants SET plan = %s WHERE id = %s", (plan.value, world.tenant_id))
     queue = RedisJobQueue(world.redis, maximum_tenant_slots=builds_at_once)
     service = world.service_with(queue=queue)
-    made = {"tenant_id": world.tenant_id, "project_id": world.project_id, "created_by": None}
-    ids = [service.create(**made).id for _ in range(4)]
+    request = CreateDeploymentRequest(project_id=world.project_id)
+    ids = [service.create(world.tenant_id, request, created_by=None).id for _ in range(4)]
     assert len(queue.acquire("clone", 4, worker="w", request_id="r").jobs) == allowed
     lifecycle = world.lifecycle_with(limits=replace(world.settings.limits, builds_at_once=builds_at_once))
     begun = [lifecycle.begin_stage(world.tenant_id, each, Stage.CLONE, fence=9, worker="w").beginning for each in ids]
@@ -390,7 +391,7 @@ def test_no_order_of_losses_and_starts_exceeds_a_plan(world: Any, tmp_path: Path
             acts[name](*arguments)
             fleet.check()
         fleet.finish_everything()
-        codes = world.database.fetch_all("SELECT DISTINCT error_code FROM deployments WHERE status = 'failed'")
-        assert [row["error_code"] for row in codes] in ([], ["COMMAND_FAILED"])
+        query = "SELECT DISTINCT error_code FROM deployments WHERE status = 'failed'"
+        assert world.database.fetch_values(str, query) in ([], ["COMMAND_FAILED"])
     finally:
         fleet.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.variable_service import ProjectVariable
-from shared.signals import Signal
-from tests.integration.workers.jobs.test_deployment_lifecycle import create, entries, settings, world
+from tests.support.deployment_world import create, entries, settings, world
+from tests.support.held_lease import HeldLease
 from tests.support.ssh_server import make_key
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.stage_runner import StageRunner
@@ -32,28 +32,6 @@ pytestmark = pytest.mark.integration
 SECRET = "hunter2-hunter2"
 KEY = make_key()[0]
 CREDENTIALS = RepositoryCredentials("sshKey", "ssh://git.example.com:22", private_key=KEY)
-
-
-class HeldLease:
-    """A lease as the broker gives it, that keeps its outcome."""
-
-    def __init__(self, job: Job, token: int, attempt: int = 1) -> None:
-        self.job, self.token, self.attempt = job, token, attempt
-        self.is_last_attempt = attempt >= job.max_attempts
-        self.lost, self.cancelled, self.stopping = Signal(), Signal(), Signal()
-        self.outcome: tuple[str, Any] = ("none", None)
-
-    def done(self, next_jobs: Sequence[Job] = ()) -> None:
-        self.outcome = ("done", [job.id for job in next_jobs])
-
-    def retry(self, delay_seconds: float) -> None:
-        self.outcome = ("retry", delay_seconds)
-
-    def release(self, delay_seconds: float = 0.0) -> None:
-        self.outcome = ("release", delay_seconds)
-
-    def wait_for_slot(self, delay_seconds: float = 0.0) -> None:
-        self.outcome = ("wait", delay_seconds)
 
 
 class Function:
@@ -79,7 +57,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
     ):
         def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
-                world.log_store, world.database, world.doorbell, deployment_id, stage.value, fence, redactor
+                world.log_store, world.database, world.notifier, deployment_id, stage.value, fence, redactor
             )
 
         runner = StageRunner(
@@ -253,7 +231,7 @@ def test_a_redelivered_job_with_nothing_to_do_leaves_no_scratch_directory(world:
     with world.database.transaction() as connection:
         connection.execute("UPDATE tenants SET plan = 'ENTERPRISE'")
         world.deployments.request_cancel(connection, world.tenant_id, cancelled)
-    world.service.finish_failed(world.deployments.find(world.tenant_id, failed), "TIMEOUT", Stage.CLONE, "Over.")
+    world.terminations.finish_failed(world.deployments.find(world.tenant_id, failed), "TIMEOUT", Stage.CLONE, "Over.")
     with world.database.transaction() as connection:
         connection.execute("DELETE FROM deployments WHERE id = %s", (deleted,))
     ids = [recorded, cancelled, failed, deleted]

@@ -11,7 +11,7 @@ import pytest
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import parse_repository_url
-from tests.integration.workers.stages.test_clone_stage import Cloner, add_submodule, cloner, http, make_cloner
+from tests.support.cloner import Cloner, add_submodule
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import git, make_repository
 from workers.stages.clone.access import RepositoryAccess
@@ -20,7 +20,6 @@ from workers.stages.clone.git.http_answers import HttpAnswer, read_trace, retry_
 from workers.stages.clone.git.runner import GitFailed
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 Answer = tuple[int, dict[str, str], bytes]

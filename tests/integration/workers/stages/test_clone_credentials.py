@@ -12,11 +12,10 @@ import pytest
 from shared.errors import FailureCode
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import parse_repository_url
-from tests.integration.workers.stages.test_clone_stage import Cloner, cloner, http, make_cloner
+from tests.support.cloner import Cloner
 from tests.support.git_server import GitServer, serving
 from tests.support.repositories import commit, git, make_repository
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 SECRET = "s3cret-passw0rd"

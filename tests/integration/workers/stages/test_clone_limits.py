@@ -15,14 +15,7 @@ import pytest
 
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.plans import LIMITS, Plan
-from tests.integration.workers.stages.test_clone_stage import (
-    Cloner,
-    MakeCloner,
-    add_submodule,
-    cloner,
-    http,
-    make_cloner,
-)
+from tests.support.cloner import Cloner, MakeCloner, add_submodule
 from tests.support.git_server import GitServer
 from tests.support.hostile_repositories import commit_tree, nested_trees, tree, write_object
 from tests.support.repositories import git, make_repository
@@ -33,7 +26,6 @@ from workers.stages.clone.git.confinement import Confinement
 from workers.stages.clone.git.failures import is_disk_full
 from workers.stages.clone.git.runner import Git, GitFailed, GitLimits
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 _GROUPS = discover_control_groups()
@@ -171,7 +163,7 @@ def test_a_git_that_is_killed_is_tried_again(cloner: Cloner, http: GitServer, vi
     def run() -> None:
         try:
             cloner.clone(http.url("r.git"), attempt=3)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - told to the thread that waits
             outcome.append(error)
 
     thread = threading.Thread(target=run)

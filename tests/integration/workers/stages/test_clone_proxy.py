@@ -19,17 +19,16 @@ from shared.errors import Cancelled, FailureCode, PlatformError
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import parse_repository_url
 from shared.settings import NetworkSettings
-from tests.integration.workers.stages.test_clone_lfs import CONTENT, TRACKED, Answer, LfsStore, pointer
-from tests.integration.workers.stages.test_clone_ssh import PRIVATE, PUBLIC, add_project
-from tests.integration.workers.stages.test_clone_stage import Cloner, MakeCloner, make_cloner
-from tests.integration.workers.stages.test_clone_tls import write_certificate
+from tests.support.certificates import write_certificate
+from tests.support.cloner import Cloner, MakeCloner
 from tests.support.git_server import GitServer, serving
+from tests.support.lfs_server import CONTENT, TRACKED, Answer, LfsStore, pointer
 from tests.support.repositories import git, make_repository
-from tests.support.ssh_server import running
+from tests.support.ssh_server import make_key, running
+from tests.support.stage_context import add_project
 from tests.support.upstream_proxy import RunningProxy, running_proxy
 from workers.stages.clone.proxy import CloneProxy
 
-__all__ = ["make_cloner"]
 pytestmark = pytest.mark.integration
 
 # Nobody resolves it but the proxy.
@@ -259,11 +258,12 @@ def test_a_refusal_while_lfs_is_fetched_is_told(cloner: Cloner, https: GitServer
 
 def test_an_ssh_repository(make_cloner: MakeCloner, database: Database, tmp_path: Path) -> None:
     add_project(database)
+    private_key, public_key = make_key()
     make_repository(tmp_path / "site", {"index.html": "one"})
     url = f"ssh://git@{NAME}{tmp_path}/site"
-    credentials = RepositoryCredentials("sshKey", f"ssh://{NAME}:22", private_key=PRIVATE)
+    credentials = RepositoryCredentials("sshKey", f"ssh://{NAME}:22", private_key=private_key)
     with running(tmp_path / "sshd") as ssh:
-        ssh.authorized.write_text(PUBLIC + "\n")
+        ssh.authorized.write_text(public_key + "\n")
         with running_proxy({f"{NAME}:22": ("127.0.0.1", ssh.port)}, "") as proxy:
             cloner = make_cloner(allow_local=False, egress_proxy=f"http://127.0.0.1:{proxy.port}")
             assert cloner.files(cloner.clone(url, credentials=credentials)) == {"index.html": b"one"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import pytest
 from shared.db.database import Database
 from shared.errors import FailureCode
 from shared.projects.repository_credentials import RepositoryCredentials
-from tests.integration.workers.stages.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
-from tests.integration.workers.stages.test_clone_stage import Cloner, cloner, http, make_cloner
+from tests.support.cloner import Cloner
 from tests.support.git_server import GitServer
+from tests.support.lfs_server import CONTENT, TRACKED, LfsStore, pointer
 from tests.support.repositories import commit, git, make_repository
 from tests.support.ssh_server import SshServer, make_key, running
-from tests.support.stage_context import PROJECT, TENANT
+from tests.support.stage_context import PROJECT, add_project
 
-__all__ = ["cloner", "http", "make_cloner"]
 pytestmark = pytest.mark.integration
 
 PRIVATE, PUBLIC = make_key()
@@ -34,13 +32,6 @@ def ssh(tmp_path: Path) -> Iterator[SshServer]:
 
 def deploy_key(server: SshServer, private_key: str = PRIVATE) -> RepositoryCredentials:
     return RepositoryCredentials("sshKey", server.origin, private_key=private_key)
-
-
-def add_project(database: Database) -> None:
-    with database.transaction() as connection:
-        connection.execute(
-            "INSERT INTO projects (id, tenant_id, name, slug) VALUES (%s, %s, 'site', 'site')", [PROJECT, TENANT]
-        )
 
 
 def test_a_deploy_key_reads_a_repository_and_its_submodules(
@@ -142,7 +133,7 @@ def test_the_host_says_over_ssh_where_lfs_is(
     program = ssh.root / "bin" / "git-lfs-authenticate"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {ssh.root}/asked\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
-    os.chmod(program, 0o755)  # noqa: PTH101
+    program.chmod(0o755)
     assert cloner.files(cloner.clone(url, credentials=deploy_key(ssh)))["big.bin"] == CONTENT
     assert (ssh.root / "asked").read_text().splitlines() == [str(tmp_path / "site"), "download"]
     assert [asked[2] for asked in store.asked] == ["RemoteAuth s3cret", "RemoteAuth s3cret"]

@@ -3,121 +3,31 @@
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 import pytest
 
-from shared.db.database import Database
-from shared.deployments.repository import DeploymentRepository
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.network.address_policy import AddressPolicy
 from shared.plans import LIMITS, Plan
-from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url
-from shared.settings import NetworkSettings, ObjectStoreSettings
-from shared.storage.object_store import S3ArtifactStore
-from tests.support.git_server import GitServer, serving
+from tests.support.cloner import Cloner, MakeCloner, add_submodule
+from tests.support.git_server import GitServer
 from tests.support.repositories import commit, git, make_repository
-from tests.support.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
-from workers.executors.cgroups import ControlGroups
-from workers.pipeline.stage import StageContext, StageResult
-from workers.snapshots.index import SnapshotIndex
-from workers.snapshots.store import SnapshotStore
+from tests.support.stage_context import TENANT
 from workers.stages.clone.addresses import Network
 from workers.stages.clone.deadline import Deadline
 from workers.stages.clone.git.confinement import Confinement
 from workers.stages.clone.git.runner import Git, GitLimits
-from workers.stages.clone.ignored import IgnoredBuilds
-from workers.stages.clone.session import CloneSessions
-from workers.stages.clone.stage import CloneStage
 
 pytestmark = pytest.mark.integration
 
 ABSENT_SHA = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Cloner:
-    def __init__(
-        self,
-        directory: Path,
-        database: Database,
-        store: ObjectStoreSettings,
-        *,
-        allow_local: bool,
-        control_groups: ControlGroups | None = None,
-        **network: Any,
-    ) -> None:
-        self.store = S3ArtifactStore(store)
-        self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
-        if allow_local:
-            network = {"egress_allowed_networks": ("127.0.0.0/8",)} | network
-        settings = make_settings(directory, store, network=NetworkSettings(**network))
-        ignored = IgnoredBuilds(DeploymentRepository(database))
-        self.host_keys = RepositoryCredentialRepository(database)
-        self.sessions = CloneSessions(settings, self.host_keys, control_groups)
-        index = SnapshotIndex(database)
-        self.stage = CloneStage(self.snapshots, index, settings, ignored, self.host_keys, control_groups)
-        self.directory = directory
-        self.allow_local = allow_local
-        self.numbers = itertools.count(1)
-        self.log = RecordedLog()
-
-    def context(self, url: str, **values: Any) -> StageContext:
-        values = {"allows_files": self.allow_local} | values
-        context = make_context(self.directory / f"run-{next(self.numbers)}", url, **values)
-        assert isinstance(context.log, RecordedLog)
-        self.log = context.log
-        return context
-
-    def clone(self, url: str, **values: Any) -> StageResult:
-        return self.stage.run(self.context(url, **values))
-
-    def failure(self, url: str, **values: Any) -> StageFailure:
-        with pytest.raises(StageFailure) as caught:
-            self.clone(url, **values)
-        return caught.value
-
-    def files(self, result: StageResult) -> dict[str, bytes]:
-        with self.snapshots.attach(TENANT, result.output.source) as tree:
-            return {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
-
-
-MakeCloner = Callable[..., Cloner]
-
-
-@pytest.fixture
-def make_cloner(tmp_path: Path, database: Database, object_store_settings: ObjectStoreSettings) -> Iterator[MakeCloner]:
-    add_tenant(database)
-    made: list[Cloner] = []
-
-    def make(*, allow_local: bool = True, **network: Any) -> Cloner:
-        directory = tmp_path / f"host-{len(made)}"
-        made.append(Cloner(directory, database, object_store_settings, allow_local=allow_local, **network))
-        return made[-1]
-
-    yield make
-    for cloner in made:
-        cloner.snapshots.close()
-
-
-@pytest.fixture
-def cloner(make_cloner: MakeCloner) -> Cloner:
-    return make_cloner()
-
-
-@pytest.fixture
-def http(tmp_path: Path) -> Iterator[GitServer]:
-    root = tmp_path / "served"
-    root.mkdir()
-    with serving(root) as server:
-        yield server
 
 
 def test_a_branch_becomes_a_tree_without_history(cloner: Cloner, tmp_path: Path) -> None:
@@ -268,13 +178,6 @@ def test_a_name_of_many_silent_addresses_holds_nothing(monkeypatch: pytest.Monke
     with pytest.raises(Cancelled):
         Network(RepositoryPolicy(AddressPolicy()), cancelled).reachable_address(url)
     assert [address for address, _ in tried] == [f"127.0.0.{number}" for number in (1, 2, 3, 4, 1, 2, 3, 4, 1, 2)]
-
-
-def add_submodule(directory: Path, url: str, sha: str, path: str = "theme") -> None:
-    (directory / ".gitmodules").write_text(f'[submodule "t"]\n\tpath = {path}\n\turl = {url}\n')
-    git(directory, "update-index", "--add", "--cacheinfo", f"160000,{sha},{path}")
-    git(directory, "add", ".gitmodules")
-    git(directory, "commit", "--quiet", "-m", "Add a submodule")
 
 
 def test_submodules_are_fetched_at_the_commit_that_is_named(cloner: Cloner, http: GitServer) -> None:

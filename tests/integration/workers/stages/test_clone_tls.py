@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from shared.errors import FailureCode
 from shared.projects.repository_credentials import RepositoryCredentials
-from tests.integration.workers.stages.test_clone_lfs import CONTENT, TRACKED, LfsStore, pointer
-from tests.integration.workers.stages.test_clone_stage import Cloner, MakeCloner, make_cloner
+from tests.support.certificates import write_certificate
+from tests.support.cloner import Cloner, MakeCloner
 from tests.support.git_server import GitServer, serving
+from tests.support.lfs_server import CONTENT, TRACKED, LfsStore, pointer
 from tests.support.repositories import make_repository
 
-__all__ = ["make_cloner"]
 pytestmark = pytest.mark.integration
-
-
-def write_certificate(path: Path, host: str = "localhost") -> None:
-    """One for the host, which vouches for itself, and its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_retry_after_is_obeyed() -> None:
 
 
 def test_too_long_a_wait_is_an_error_at_once() -> None:
-    server = Server(failure(429, "RATE_LIMITED", headers={"Retry-After": "3600"}))
+    server = Server(failure(429, "LOGIN_THROTTLED", headers={"Retry-After": "3600"}))
     with pytest.raises(ApiError, match="No"):
         server.client().user()
     assert server.pauses == []

@@ -16,12 +16,12 @@ import pytest
 from prometheus_client import REGISTRY
 from redis import Redis
 
-from shared.clock import ManualClock
 from shared.db.database import Database
 from shared.settings import QueueSettings, Settings
 from shared.stack.valkey import ValkeyServer
 from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.support.log_rows import end, eventually, line
+from tests.support.manual_clock import ManualClock
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
@@ -123,8 +123,8 @@ def test_a_stream_outlives_its_access_token_but_not_its_session(api: LiveApi, cl
         httpx.get(f"{api.url}/api/auth/me", headers=ada.bearer, timeout=PATIENCE_SECONDS).json()["error"]["code"]
         == "TOKEN_EXPIRED"
     )
-    rounds = api.admission.rounds
-    until(lambda: api.admission.rounds >= rounds + 2)
+    rounds = api.leases.rounds
+    until(lambda: api.leases.rounds >= rounds + 2)
     api.write(deployment, line("an hour later"))
     stream.heard("an hour later")
     clock.advance(timedelta(days=31).total_seconds())
@@ -142,7 +142,7 @@ def test_streams_go_on_while_the_database_is_away(settings: Settings) -> None:
         deployment = api.deployment(ada)
         stream = api.follow(deployment, ada.bearer).opened()
         api.services.sessions.end(ada.session.refresh_token)
-        until(lambda: api.admission.failed_rounds >= 2)
+        until(lambda: api.leases.failed_rounds >= 2)
         api.write(deployment, line("nobody can say otherwise"))
         stream.heard("nobody can say otherwise")
         assert stream.is_open
@@ -208,7 +208,7 @@ def test_a_client_that_was_too_slow_is_told_when_it_reads_again(settings: Settin
             until(lambda: b"data: " in client.recv(8192, socket.MSG_PEEK))
             # Its place in the log is given up; what it has not taken yet waits for it.
             until(lambda: api.services.stream_hub.stream_count == 0)
-            assert api.admission.open_count == 1
+            assert api.leases.open_count == 1
             received = b""
             while not received.endswith(b"\r\n0\r\n\r\n"):
                 piece = client.recv(1 << 20)
@@ -282,7 +282,7 @@ def test_while_redis_is_away_each_process_counts_its_own(settings: Settings, tmp
             assert_limit_reached(two.follow(deployment, ada.bearer), 2)
             # A stream that ends meanwhile is counted no more, by nobody.
             others.pop().leave()
-            until(lambda: two.admission.open_count == 1)
+            until(lambda: two.leases.open_count == 1)
             valkey.start()
             valkey.wait(PATIENCE_SECONDS)
             # What is open is known again, also to a Redis that has forgotten everything; nobody is thrown out.

@@ -55,7 +55,7 @@ class MemoryAccount(Protocol):
     def peak_memory_bytes(self) -> int | None: ...
 
 
-class Supervisor:
+class RunMonitor:
     """Call `watch` in the thread of the run, and the rest after it has returned."""
 
     def __init__(

@@ -1,0 +1,65 @@
+"""How a parallel run (`pytest -p tests.support.lanes -n 4`) divides the tests among its processes.
+
+Each file is run by one process, so that its fixtures are set up once. A few files share a process, because what they
+need is slow to start and large: the Docker daemon with its builder image, and the platform of the e2e scenarios. What
+takes longest begins first; otherwise it would run alone at the end.
+"""
+
+from __future__ import annotations
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+_DOCKER, _PLATFORM = "docker", "platform"
+# Each takes minutes, most of them of waiting, and has a platform of its own anyway or is worth one.
+_CRASHES, _UP = "tests/e2e/test_crashes.py", "tests/e2e/test_up.py"
+_ALONE = (_CRASHES, _UP)
+_LONGEST_FIRST = (
+    _DOCKER,
+    _PLATFORM,
+    "tests/integration/shared/queue/test_queue_model.py",
+    _CRASHES,
+    _UP,
+    "tests/integration/api/test_log_stream_connections.py",
+    "tests/integration/workers/stages/test_package_managers.py",
+    "tests/integration/workers/stages/test_install_and_build.py",
+    "tests/integration/api/test_log_stream_outages.py",
+    "tests/integration/shared/queue/test_queue_broker.py",
+    "tests/streams/test_three_clients.py",
+    "tests/chaos/test_worker_deaths.py",
+    "tests/chaos/test_queue_chaos.py",
+    "tests/unit/api/client/test_client_streams.py",
+)
+
+
+def lane_of(nodeid: str) -> str:
+    """The name of what one process runs: `docker`, `platform`, or the test's file."""
+    path = nodeid.partition("::")[0]
+    if path in _ALONE:
+        return path
+    # The attacks are deployed on both executors by one fixture.
+    if path == "tests/e2e/test_attacks.py" or (
+        path.startswith(("tests/contract/", "tests/e2e/")) and "docker" in nodeid
+    ):
+        return _DOCKER
+    return _PLATFORM if path.startswith("tests/e2e/") else path
+
+
+class LaneScheduling(LoadScopeScheduling):
+    """Gives a process that has nearly finished the next lane."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return lane_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneScheduling:
+    config.option.loadscopereorder = False
+    return LaneScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """After the shuffle, whose order stays within a lane and among the short ones."""
+    ranks = {lane: rank for rank, lane in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(lane_of(item.nodeid), len(ranks)))
