@@ -88,13 +88,13 @@ class PriorityBroker(dramatiq.Broker):
             worker=self.worker, pools=self._exchanges.copy, on_tick=self._send_overdue,
         )  # fmt: skip
         self.notifier = Notifier(
-            queue.redis, on_ready=self._ring, on_cancel=self.leases.cancel, on_connect=self._connected
+            queue.redis, on_ready=self._notify, on_cancel=self.leases.cancel, on_connect=self._connected
         )
 
     # -- the worker's life ---------------------------------------------------------------------------------------
 
     def boot(self, threads: int) -> None:
-        """Starts the heartbeat and the notifier, for a worker of so many threads."""
+        """Starts the heartbeat and the notifier for a worker with this many threads."""
         with self._life:
             self.idle.resize(threads)
             if self._is_up:
@@ -111,7 +111,7 @@ class PriorityBroker(dramatiq.Broker):
         self._stop_by = time.monotonic() + self.queue.lease_seconds
         self.stopping.set()
         for exchange in self._exchanges.copy().values():
-            exchange.ring()
+            exchange.notify()
 
     def shut_down(self) -> None:
         with self._life:
@@ -255,13 +255,13 @@ class PriorityBroker(dramatiq.Broker):
                 )  # fmt: skip
             return self._exchanges[pool]
 
-    def _ring(self, pool: str) -> None:
+    def _notify(self, pool: str) -> None:
         if pool in self._exchanges:
-            self._exchanges[pool].ring()
+            self._exchanges[pool].notify()
 
     def _connected(self) -> None:
         for exchange in self._exchanges.copy().values():
-            exchange.ring()
+            exchange.notify()
         self.heartbeat.beat_soon()
 
     def _send_overdue(self) -> None:

@@ -89,7 +89,7 @@ class Exchange:
             self._idle.give_back(1)
             self._changed.notify_all()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Call it when there may be a job to acquire."""
         with self._changed:
             self._is_worth_asking = True

@@ -1,4 +1,4 @@
-"""Wakes waiting consumers when there is something to acquire, and tells running jobs that they were cancelled."""
+"""Wakes consumers when there may be a job to acquire, and tells running jobs that they were cancelled."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _log: Any = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """One subscription a process, on a thread of its own.
+    """The subscription of a process, on a thread of its own.
 
-    `on_ready` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being made
-    again, so a new subscription calls `on_connect`. All are called on the notifier's thread.
+    `on_ready` gets a pool's name, `on_cancel` a job's id. Messages may be lost while the connection is being restored,
+    so a new subscription calls `on_connect`. All are called on the notifier's thread.
     """
 
     def __init__(

@@ -86,8 +86,8 @@ local function virtual_time(pool)
 end
 
 -- Updates `eligible` and `blocked` for one tenant of one pool. Call it after every change that may affect them.
--- A notification is published when the pool turns from nothing to hand out into something: whoever sleeps with an idle
--- thread saw `eligible` empty when it last asked, so no wake-up is lost and a busy pool publishes nothing.
+-- A notification is published when `eligible` turns from empty to not. A consumer that sleeps with an idle thread saw
+-- it empty when it last asked, so no wake-up is lost, and a busy pool publishes nothing.
 local function refresh(pool, tenant)
   local ready = call('ZCARD', in_queue(pool, 'ready:' .. tenant))
   local waiting = call('ZCARD', in_queue(pool, 'waiting:' .. tenant))
