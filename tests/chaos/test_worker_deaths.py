@@ -1,4 +1,4 @@
-"""Workers of one host that are killed, stopped or held: their jobs go on at once.
+"""Workers of one host that are killed, stopped or held: their jobs continue at once.
 
 No lease is waited for: each is far longer than the patience of a test.
 """

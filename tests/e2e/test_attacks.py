@@ -37,7 +37,7 @@ class Theatre:
 
 @contextlib.contextmanager
 def _as_owner(platform: Platform, plan: str) -> Generator[None]:
-    """On a plan that builds several things at once; the test's own account, if there is one, waits meanwhile."""
+    """Acts as the platform's owner, on a plan that allows several builds at once, instead of as the test's account."""
     before = platform.client.headers["Authorization"]
     token = json.loads((platform.home / "credentials.json").read_text())["token"]
     platform.client.headers["Authorization"] = f"Bearer {token}"
@@ -123,7 +123,7 @@ def test_an_attack_ends_as_it_should(campaign: Campaign, name: str) -> None:
 
 
 def test_other_builds_are_unharmed(campaign: Campaign) -> None:
-    """One that went on all the time, and one whose commit was taken away by a force-push while it was built."""
+    """One that ran all the time, and one whose commit was removed by a force-push during its build."""
     for name in HARMLESS:
         ended = campaign.ended[name]
         assert ended.deployment["status"] == "ready", (ended.deployment["error"], ended.pages)

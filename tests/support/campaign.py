@@ -21,7 +21,7 @@ from tests.support.git_server import GitServer
 from tests.support.repositories import commit, git, make_repository
 from tests.support.running_platform import FINISHED, Platform, wait_for
 
-# For everything together, on whatever machine.
+# For all of it together, on any machine.
 _SECONDS = 900.0
 HARMLESS = ("neighbour", "replaced-history")
 _WAITING = "echo waiting; sleep {}; mkdir dist; echo '<h1>{}</h1>' > dist/index.html"
@@ -131,7 +131,7 @@ class Campaign:
 
     def _has_ended(self, name: str) -> bool:
         if name in HARMLESS:
-            # Again, should the stage have had to begin anew.
+            # Each time, as the stage may have been tried again.
             self._release(name)
         return self.platform_of(name).deployment(self.ids[name])["status"] in FINISHED
 
@@ -143,7 +143,7 @@ class Campaign:
         platform, identifier = self.platform_of(name), self.ids[name]
         wait_for(lambda: self._has_ended(name), seconds=_SECONDS, what=f"{name} has ended", every=0.2)
         deployment = platform.deployment(identifier)
-        # What it ran is gone when its end is told, not at some time after it.
+        # Its processes are gone when its end is reported, not some time later.
         running = [] if name in HARMLESS else processes_with(self.marker_of(name))
         assert running == [], f"{name} left {running}"
         page = platform.get_site(self.host_of(name))

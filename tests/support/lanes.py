@@ -67,7 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneSch
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        # Ended by whoever started it, it stops its servers as after Ctrl-C.
+        # SIGTERM stops the servers, as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
