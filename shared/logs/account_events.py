@@ -78,7 +78,7 @@ class _TenantHead(msgspec.Struct, frozen=True):
 
 
 class _EventRow(msgspec.Struct, frozen=True):
-    """A tenant's head and one of its events; `seq` is 0 if all of them have been deleted."""
+    """A tenant's head and one of its events; `seq` is 0 where all of them have been deleted."""
 
     tenant_id: str
     last_seq: int
@@ -163,7 +163,7 @@ class AccountEventStore:
         self._decoder = msgspec.json.Decoder(StatusChange)
 
     def heads(self, tenant_ids: Sequence[str]) -> dict[str, int]:
-        """The newest number of each tenant, 0 for a tenant without events."""
+        """The newest number of each tenant, 0 where nothing has happened yet."""
         rows = self._database.fetch_all(_TenantHead, _HEADS, {"tenants": list(tenant_ids)})
         return dict.fromkeys(tenant_ids, 0) | {row.tenant_id: row.last_seq for row in rows}
 
@@ -177,13 +177,14 @@ class AccountEventStore:
         }
 
     def delete_expired(self, *, kept_hours: int = KEPT_HOURS, kept_events: int = KEPT_EVENTS) -> int:
-        """Deletes events older than `kept_hours`, and all but a tenant's newest `kept_events`. Returns how many."""
+        """Removes what is older than `kept_hours` and more than the newest `kept_events` of a tenant; for a periodic
+        job. Returns how many."""
         parameters = {"hours": kept_hours, "events": kept_events}
         with self._database.transaction() as connection:
             return connection.execute(_DELETE_EXPIRED, parameters).rowcount
 
     def _page(self, rows: list[_EventRow]) -> AccountPage:
-        # If all events have been deleted, the only row has the head and no event.
+        # Where everything has been deleted, the one row has the head and no event.
         return AccountPage(rows[0].last_seq, [self._event(row) for row in rows if row.seq > 0])
 
     def _event(self, row: _EventRow) -> AccountEvent:

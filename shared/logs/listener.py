@@ -1,4 +1,4 @@
-"""The watcher's side of notifications: one Redis connection for each process, for any number of logs.
+"""The watcher's side of notifications: one Redis connection a process, for any number of deployments and accounts.
 
 redis-py resubscribes silently after a reconnect, and messages published in between are lost. Every acknowledgement of a
 subscription, also a later one, is therefore reported, so that the handler checks for missed changes.
@@ -35,7 +35,7 @@ class NotificationHandler(Protocol):
     """Called on the event loop; must not block or raise."""
 
     def notified(self, deployment_id: str, notification: Notification | None) -> None:
-        """A message has arrived; None if it is malformed."""
+        """A message came; None when it can't be read."""
         ...
 
     def subscribed(self, deployment_id: str) -> None:
@@ -47,7 +47,7 @@ class AccountChangeHandler(Protocol):
     """Called on the event loop; must not block or raise."""
 
     def accounts_changed(self) -> None:
-        """The status of a deployment of any account has changed."""
+        """A deployment's status has changed, whose ever it is."""
         ...
 
     def accounts_subscribed(self) -> None:
@@ -82,7 +82,7 @@ class RedisNotificationListener:
         self._changed.set()
 
     async def run(self, handler: NotificationHandler) -> None:
-        """Keeps a connection to Redis, and reconnects after any failure."""
+        """Keeps a connection, whatever happens to Redis."""
         failures = 0
         while True:
             try:

@@ -19,13 +19,13 @@ _MAXIMUM_FRAME_BYTES = 64 * 1024
 # Also notified when the status of any deployment changes.
 ACCOUNTS_CHANNEL = "accounts:events"
 _TIMEOUT_SECONDS = 0.5
-# After a failed attempt the notifier pauses for this many times the length of the attempt, within these bounds.
+# After a failed attempt the notifier pauses for so many times as long as the attempt took, at least and at most this.
 _REST_FACTOR = 20.0
 _REST_SECONDS = (0.5, 3.0)
 
 
 class Notification(msgspec.Struct, frozen=True, array_like=True):
-    """A published message. `entries` are numbered `first` to `last`; None if they are too large or not known."""
+    """What is published. `entries` are numbered `first` to `last`; none when they are too large or not known."""
 
     first: int
     last: int
@@ -37,7 +37,7 @@ def channel_of(deployment_id: str) -> str:
 
 
 def encode_notification(first: int, last: int, entries: Sequence[LogEntry]) -> bytes:
-    """Encodes a message. An empty range (nothing changed) becomes just the head, which watchers may have missed."""
+    """An empty range (nothing was changed) becomes a bare mention of the head: its watchers may have missed it."""
     if first <= last and len(entries) == last - first + 1:
         encoded = msgspec.msgpack.encode(Notification(first, last, list(entries)))
         if len(encoded) <= _MAXIMUM_FRAME_BYTES:
@@ -46,7 +46,7 @@ def encode_notification(first: int, last: int, entries: Sequence[LogEntry]) -> b
 
 
 def decode_notification(data: bytes) -> Notification | None:
-    """Returns None for a malformed message."""
+    """None for what isn't ours."""
     try:
         return msgspec.msgpack.decode(data, type=Notification)
     except msgspec.DecodeError:

@@ -179,7 +179,7 @@ class PostgresLogStore:
         return Appended(first, last, tuple(stored), is_full=is_truncated)
 
     def last_batch(self, deployment_id: str, fence: int) -> int:
-        """The number of the last batch of this fence, or 0. Raises LeaseLost if a greater fence has written."""
+        """The number of the last batch stored under this fence, 0 for none. Raises LeaseLost for an old fence."""
         row = self._database.fetch_one(_HeadPosition, _POSITION, {"id": deployment_id})
         if row is None or row.fence < fence:
             return 0
@@ -188,11 +188,11 @@ class PostgresLogStore:
         return row.batch
 
     def head(self, deployment_id: str) -> LogHead:
-        """The head of a log; (0, open) for a deployment without one."""
+        """A deployment without a log has the head (0, open)."""
         return self._database.fetch_one(LogHead, _HEAD, {"id": deployment_id}) or LogHead(0, is_closed=False)
 
     def heads(self, deployment_ids: Sequence[str]) -> dict[str, LogHead]:
-        """Heads by deployment. Deployments without a log are left out."""
+        """Heads by deployment; those without a log are missing."""
         rows = self._database.fetch_all(_DeploymentHead, _HEADS, {"ids": list(deployment_ids)})
         return {row.deployment_id: LogHead(row.last_seq, is_closed=row.is_closed) for row in rows}
 
@@ -245,7 +245,7 @@ class PostgresLogStore:
         return row
 
     def _fitting(self, entries: Sequence[LogEntry], head: _Head) -> tuple[list[LogEntry], int, bool]:
-        """The entries that fit, the log's size with them, and whether it is full."""
+        """What may be stored of the entries, the log's size afterwards, and whether it is full."""
         size, is_truncated = head.stored_bytes, head.is_truncated
         stored: list[LogEntry] = []
         for entry in entries:

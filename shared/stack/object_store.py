@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import ssl
 import subprocess
 from dataclasses import astuple, dataclass
@@ -80,7 +81,7 @@ class ObjectStoreServer(Server):
             environment={
                 # A soft limit: near it the collector works harder, but no allocation fails. At 224 MiB and less it runs
                 # all the time, though half of that is in use, and takes a tenth of a core from the builds.
-                "GOMEMLIMIT": "256MiB",
+                "GOMEMLIMIT": os.environ.get("GOMEMLIMIT", "256MiB"),
                 "GOGC": "50",
                 # A bucket grows by one volume at a time instead of seven.
                 "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",

@@ -87,7 +87,7 @@ def test_a_method_that_is_overridden_or_called_takes_the_same_arguments(
         ),
         (uvicorn.Server, {"force_exit", "server_state", "servers", "should_exit"}),
         (ServerState, {"connections", "default_headers"}),
-        # shared/queue/dramatiq/broker.py
+        # shared/queue/dramatiq/broker.py and shared/queue/dramatiq/lease_context.py
         (dramatiq.broker.MessageProxy, {"_exception"}),
         (dramatiq.worker.Worker, {"work_queue", "worker_threads"}),
         # workers/executors/docker/connection.py

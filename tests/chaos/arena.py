@@ -1,4 +1,4 @@
-"""A Redis of its own, workers that come and go, and the account of what became of every job."""
+"""A Redis and workers for one test, and a ledger that says how every job ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.queue.job_queue import RedisJobQueue
 from shared.stack.valkey import ValkeyServer
 
 PROGRAM = Path(__file__).with_name("chaos_worker.py")
-# Short where a lease must expire for the test to go on; long where none may, however slow the machine is.
+# Short where a lease must expire for the test to continue; long where none may, however slow the machine is.
 SHORT_LEASE_SECONDS = 1.0
 LONG_LEASE_SECONDS = 120.0
 PATIENCE = 120.0
@@ -94,7 +94,7 @@ class Arena:
     def start(
         self, *, threads: int = 4, url: str | None = None, lease_seconds: float | None = None, **environment: str
     ) -> subprocess.Popen[bytes]:
-        """Returns when it takes jobs, or has died of one."""
+        """Returns when the worker takes jobs, or has died of one."""
         arguments = [url or self.server.url, str(self.ledger), str(lease_seconds or self.lease_seconds), str(threads)]
         process = subprocess.Popen(
             [sys.executable, str(PROGRAM), *arguments], env={**os.environ, **environment}, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""A TCP proxy that loses answers: it swallows one now and then and cuts the connection it came on."""
+"""A TCP proxy that loses answers: now and then it drops one and cuts the connection it came on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever dies, stops, lies or forgets: no job is lost, none is finished twice, no slot leaks."""
+"""No job is lost or finished twice, and no slot leaks, when processes die, stop, have a wrong clock or lose data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_worker_killed_at_any_step(arena: Arena, step: str) -> None:
     until(lambda: victim.poll() is not None, "the worker's death")
     assert (victim.returncode, once.exists()) == (-signal.SIGKILL, True)
     arena.start()
-    # What the dead one held comes back with its lease.
+    # The dead worker's jobs come back when their leases expire.
     assert arena.settle() == NOTHING
 
 
@@ -233,7 +233,7 @@ def test_workers_that_are_replaced_one_after_the_other(unhurried_arena: Arena) -
     workers = [arena.start(threads=2) for _ in range(3)]
     for n, old in enumerate(workers):
         arena.start(threads=2)
-        # Each of the four has two that last until the old one has been told, and there is more to be had.
+        # Each of the four runs two that last until the old worker was told to stop, and more are waiting.
         arena.hold(f"held{n}", 12)
         until(lambda n=n: arena.begun(f"held{n}") == 8, "work in every worker")
         assert arena.begun(f"held{n}", old) == 2

@@ -1,4 +1,4 @@
-"""Workers of one host that are killed, stopped or held: their jobs go on at once.
+"""Workers of one host that are killed, stopped or held: their jobs continue at once.
 
 No lease is waited for: each is far longer than the patience of a test.
 """
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shared.errors import Unavailable
@@ -150,6 +151,8 @@ def silent(tmp_path: Path) -> Iterator[Supervised]:
     )
     supervised.start()
     until((tmp_path / "silent.life").exists, "its sign of life")
+    # A SIGCONT that arrives before would be lost.
+    until(lambda: psutil.Process(supervised.pid).status() == psutil.STATUS_STOPPED, "it is stopped")
     yield supervised
     supervised.kill()
     supervised.stop(0)

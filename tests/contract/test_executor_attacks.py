@@ -1,4 +1,4 @@
-"""What a build may try against every executor: the host, its services and the builds beside it don't notice."""
+"""Attacks of a build on every executor: the host, its services and other builds are unharmed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bystander:
 
 @pytest.fixture(autouse=True)
 def _neighbours(exact_executor: Executor, tmp_path: Path) -> Iterator[None]:
-    """During every attack another build goes on, and afterwards nothing is left of either."""
+    """Another build runs during every attack, and nothing is left of either afterwards."""
     workspace = tmp_path / "bystander"
     workspace.mkdir()
     workspace.chmod(0o777)

@@ -1,4 +1,4 @@
-"""What every executor promises: outcomes, limits, nothing left behind, nothing reached."""
+"""The contract of every executor: outcomes, limits, isolation, and clean-up."""
 
 from __future__ import annotations
 

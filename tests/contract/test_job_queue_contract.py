@@ -1,4 +1,4 @@
-"""What each operation of the queue promises, on a real Redis with a clock that the test moves."""
+"""The contract of each operation of the queue, on a real Redis with a clock that the test moves."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def platform(start_platform: Callable[..., Platform]) -> Platform:
 
 @pytest.fixture(autouse=True)
 def _account(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A FREE account of each test's own on the platform that it shares: no limit of a plan is met by chance."""
+    """Gives each test a FREE account of its own on the shared platform, as a plan's limits are shared."""
     with contextlib.ExitStack() as accounts:
         for name in {"platform", "docker_platform"} & set(request.fixturenames):
             accounts.enter_context(request.getfixturevalue(name).new_account())
@@ -49,7 +49,7 @@ def _account(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def repositories(tmp_path: Path) -> Path:
-    """Where a test makes its repositories."""
+    """The directory for a test's repositories."""
     directory = tmp_path / "repositories"
     directory.mkdir()
     return directory
@@ -57,7 +57,7 @@ def repositories(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def impatient_platform(start_platform: Callable[..., Platform]) -> Iterator[Platform]:
-    """One with small limits of time, memory, disk and output. Its processes don't idle beside all other tests."""
+    """A platform with small limits of time, memory, disk and output, stopped when the module ends."""
     platform = start_platform("impatient", **LIMITS)
     yield platform
     platform.close()

@@ -1,4 +1,4 @@
-"""`cloudify events` follows everything that happens, whatever is killed meanwhile."""
+"""`cloudify events` reports every change although processes are killed meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every attack on every executor, as deployments of one platform: all at once, beside builds that mean no harm."""
+"""Every attack on every executor, as deployments of one platform, together with builds that mean no harm.
+
+Those that end by themselves come first, all at once; then those that only a time limit ends, all at once.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Theatre:
 
 @contextlib.contextmanager
 def _as_owner(platform: Platform, plan: str) -> Generator[None]:
-    """On a plan that builds several things at once; the test's own account, if there is one, waits meanwhile."""
+    """Acts as the platform's owner, on a plan that allows several builds at once, instead of as the test's account."""
     before = platform.client.headers["Authorization"]
     token = json.loads((platform.home / "credentials.json").read_text())["token"]
     platform.client.headers["Authorization"] = f"Bearer {token}"
@@ -54,7 +57,7 @@ def _ports(platform: Platform) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
-    """Deploys everything on every executor at the same time, and returns when all has ended."""
+    """Deploys everything on all executors at the same time, and returns when all has ended."""
     directory = tmp_path_factory.mktemp("attacks")
     outside = directory / "outside"
     outside.mkdir()
@@ -82,6 +85,8 @@ def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             campaign.launch(directory / executor, server)
         for executor, campaign in campaigns.items():
             campaign.replace_history(directory / executor / "replaced-history")
+        for executor, campaign in campaigns.items():
+            campaign.launch_endless(directory / executor, server)
         for campaign in campaigns.values():
             campaign.finish()
         yield Theatre(campaigns, obstacle, outside, canary)
@@ -118,7 +123,7 @@ def test_an_attack_ends_as_it_should(campaign: Campaign, name: str) -> None:
 
 
 def test_other_builds_are_unharmed(campaign: Campaign) -> None:
-    """One that went on all the time, and one whose commit was taken away by a force-push while it was built."""
+    """One that ran all the time, and one whose commit was removed by a force-push during its build."""
     for name in HARMLESS:
         ended = campaign.ended[name]
         assert ended.deployment["status"] == "ready", (ended.deployment["error"], ended.pages)

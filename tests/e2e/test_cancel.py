@@ -1,4 +1,4 @@
-"""Cancel ends a deployment in every stage, and leaves no process of it."""
+"""A cancellation ends a deployment in any stage and leaves no process of it."""
 
 from __future__ import annotations
 

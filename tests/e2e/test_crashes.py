@@ -1,4 +1,4 @@
-"""Whatever dies in mid-deployment, the deployment still ends READY, once."""
+"""A deployment ends READY, once, although a process dies in the middle of it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_sigkill_of_the_pool_in_a_stage(platform: Platform, repositories: Path, 
 
 @pytest.mark.parametrize("role", ["valkey", "postgres", "object-store"])
 def test_a_store_that_is_away_for_20_seconds_in_mid_build(platform: Platform, repositories: Path, role: str):
-    """Stopped (SIGSTOP) it accepts connections and answers nothing: the worst kind of away."""
+    """A stopped store (SIGSTOP) accepts connections and never answers: the worst kind of outage."""
     content, host = f"outage of {role}", f"outage-{role}"
     files = node_site(content, before=HOLD)
     project = platform.create_project(host, make_repository(repositories / "site", files), **BUILD)

@@ -50,7 +50,7 @@ def test_a_member_of_a_monorepo_is_built_only_for_what_it_uses(platform: Platfor
     elsewhere = deploy(platform, project)
     assert elsewhere["status"] == "cancelled"
     assert elsewhere["ignored"].startswith("Nothing has changed in apps/web, packages/ui")
-    # Whoever asks without a condition gets a build, and so does a change of what the project uses.
+    # A request without a condition gets a build, and so does a change of a file that the project uses.
     assert deploy(platform, project, ifChanged=False)["status"] == "ready"
     commit(directory, {"packages/ui/index.js": "module.exports = 2;"})
     assert deploy(platform, project)["status"] == "ready"
@@ -70,7 +70,7 @@ def test_a_member_of_a_monorepo_is_built_only_for_what_it_uses(platform: Platfor
 
     # The former commit is gone from the repository: it can't be compared, so it is built.
     git(directory, "checkout", "--quiet", "--orphan", "new")
-    git(directory, "commit", "--quiet", "--no-gpg-sign", "-m", "Begin anew")
+    git(directory, "commit", "--quiet", "--no-gpg-sign", "-m", "Begin again")
     git(directory, "branch", "--quiet", "-D", "main")
     git(directory, "branch", "--quiet", "-m", "new", "main")
     git(directory, "reflog", "expire", "--expire=now", "--all")

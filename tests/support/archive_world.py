@@ -1,4 +1,4 @@
-"""What the tests of archived logs share: a log, its compactor, and a way to stop both between any two steps."""
+"""Shared by tests of archived logs: a log, its compactor, and a way to stop both between any two steps."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ArchiveWorld:
         return lambda: count >= number
 
     def fresh_reader(self) -> PostgresLogStore:
-        """Without anything in its caches."""
+        """A store with empty caches."""
         return PostgresLogStore(self.database, ArchiveReader(self.away, clock=self.clock))
 
     def chunks(self, deployment_id: str) -> int:

@@ -467,3 +467,7 @@ _ON_CONTENT = (
 
 ATTACKS = {attack.name: attack for attack in (*_ON_RESOURCES, *_ON_CONTENT)}
 ON_RESOURCES = frozenset(attack.name for attack in _ON_RESOURCES)
+# They use all processors that they get until a limit of time ends them.
+ENDLESS = frozenset(
+    attack.name for attack in ATTACKS.values() if attack.code == "TIMEOUT" or "processor time" in attack.advice
+)

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 
 def write_certificate(path: Path, host: str = "localhost") -> None:
-    """One for the host, which vouches for itself, and its key in the same file."""
+    """Writes a self-signed certificate for the host, and its key, into one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""The clone stage of one host, with what it cloned and logged."""
+"""The clone stage of one host, its snapshots and its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests with two connections share: one act that has to wait for the other's transaction."""
+"""Shared by tests with two connections: an act that has to wait for the other's transaction."""
 
 from __future__ import annotations
 

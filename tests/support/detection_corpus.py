@@ -94,7 +94,7 @@ TREES: dict[str, Tree] = {
     "astro, output of its own": Tree({**node("astro"), "astro.config.mjs": "export default { outDir: './www' }"}),
     "astro, in devDependencies": development("astro", build="astro check && astro build"),
     "astro, configuration only": Tree({**node(), "astro.config.mjs": "export default {}"}),
-    "astro beside svelte and vite": building("astro", "svelte", "vite", script="astro build"),
+    "astro with svelte and vite": building("astro", "svelte", "vite", script="astro build"),
     "sveltekit": development("@sveltejs/kit", "svelte", "vite", build="vite build"),
     "remix on vite": Tree(
         {**node("@remix-run/dev", "vite", scripts={"build": "remix vite:build"}), "vite.config.ts": ""}
@@ -119,7 +119,7 @@ TREES: dict[str, Tree] = {
     "angular, browser": angular("browser", "dist/shop", "16.2.0"),
     "angular, no scripts": Tree({**node("@angular/core", "@angular/cli"), "angular.json": '{"projects": {}}'}),
     "create react app": building("react-scripts", "react", script="react-scripts build"),
-    "create react app beside storybook": Tree(
+    "create react app with storybook": Tree(
         node("react-scripts", scripts={"build-storybook": "storybook build", "build": "react-scripts build"})
     ),
     "vue cli": development("@vue/cli-service", build="vue-cli-service build"),
@@ -130,7 +130,7 @@ TREES: dict[str, Tree] = {
     "vite, script of another name": development("vite", dev="vite", **{"build:production": "tsc && vite build"}),
     "vite, two build scripts": development("vite", build="tsc", **{"build:site": "vite build"}),
     "vite, watching script": development("vite", **{"build:watch": "vite build --watch"}),
-    "vite beside storybook": development(
+    "vite with storybook": development(
         "vite", "storybook", build="vite build", **{"build-storybook": "storybook build"}
     ),
     "vite and svelte": development("vite", "svelte", build="vite build"),
@@ -161,7 +161,7 @@ TREES: dict[str, Tree] = {
     "member, npm": managed("package-lock.json", member="apps/web"),
     "member, yarn": managed("yarn.lock", member="apps/web"),
     "member, root declares pnpm": managed("yarn.lock", member="apps/web", packageManager="pnpm@10.0.0"),
-    "member beside another": Tree(_MEMBER, "apps/docs"),
+    "member next to another": Tree(_MEMBER, "apps/docs"),
     "member of pnpm": Tree(_PNPM_MEMBER, "apps/web"),
     "below a lockfile that is not its own": Tree(
         {"yarn.lock": "", "package.json": package("lodash"), "site/package.json": package("vite")}, "site"

@@ -26,7 +26,7 @@ import pytest
 import requests
 from docker import errors
 
-# Set it where a missing daemon is to be an error and no reason to skip.
+# Set it where a missing daemon is an error instead of a reason to skip.
 REQUIRED = "CLOUDIFY_TEST_DOCKER"
 # The first use makes the image, which takes a minute or, on a busy machine, several.
 SECONDS = 1500
@@ -104,7 +104,7 @@ class DockerEngine:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL: containers go on without their daemon."""
+        """SIGKILL: containers outlive their daemon."""
         self._end(signal.SIGKILL)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What tests of executors share: the kinds there are, a command's specification, and what the host sees of it."""
+"""Shared by tests of executors: the kinds of executor, a command's specification, the host's view of processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workers.executors.docker.executor import DockerExecutor
 from workers.executors.toolchain import Toolchain
 
 MEBIBYTE = 1024 * 1024
-# What takes longer on any machine is taken for never.
+# Longer than anything takes on any machine.
 PATIENCE = 120.0
 
 
@@ -139,7 +139,7 @@ def control_groups() -> list[Path]:
 
 
 def processes_with(marker: str) -> list[psutil.Process]:
-    """Live processes of the host with the marker in their argv, whoever is their parent."""
+    """Live processes of the host with the marker in their argv."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:

@@ -10,7 +10,7 @@ from shared.signals import Signal
 
 
 class HeldLease:
-    """A lease as the broker gives it, that keeps its outcome."""
+    """A lease that records its outcome."""
 
     def __init__(self, job: Job, token: int, attempt: int = 1) -> None:
         self.job, self.token, self.attempt = job, token, attempt

@@ -7,6 +7,11 @@ takes longest begins first; otherwise it would run alone at the end.
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import time
+
+import psutil
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -15,6 +20,8 @@ _DOCKER, _PLATFORM = "docker", "platform"
 # Each takes minutes, most of them of waiting, and has a platform of its own anyway or is worth one.
 _CRASHES, _UP = "tests/e2e/test_crashes.py", "tests/e2e/test_up.py"
 _ALONE = (_CRASHES, _UP)
+# Platforms wait for their processes to end.
+_STOP_SECONDS = 120.0
 _LONGEST_FIRST = (
     _DOCKER,
     _PLATFORM,
@@ -56,6 +63,30 @@ class LaneScheduling(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneScheduling:
     config.option.loadscopereorder = False
     return LaneScheduling(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # SIGTERM stops the servers, as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Interrupts the processes, too, and waits until they have stopped their servers: xdist gives them only 10 s."""
+    workers = psutil.Process().children()
+    for worker in workers:
+        with contextlib.suppress(psutil.Error):
+            worker.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while any(_has_children(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _has_children(process: psutil.Process) -> bool:
+    try:
+        return bool(process.children())
+    except psutil.Error:
+        return False
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,4 +1,4 @@
-"""What the tests of the log share: a deployment to write to, and lines to write."""
+"""Shared by tests of the log: a deployment to write to, and lines to write."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""TCP ports on loopback for the servers of tests, which nobody else is given between the choice and the server's start.
+"""TCP ports on loopback for the servers of tests. No other process takes them before the server starts.
 
-The kernel gives those above 32767 to whoever asks for any port, and to clients; a port that was free a moment ago, or
-that a server has left to be started again, may be theirs by then. So these are below, and each process that runs tests
-takes a block of them for itself.
+The kernel assigns ports above 32767 to clients and to servers that ask for any port, so one of those that was free a
+moment ago may be taken by then, as may the port of a server that restarts. These are below, and each process that runs
+tests claims a block of them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def free_ports(count: int) -> list[int]:
 
 
 class _Block:
-    """`ports` goes round for ever."""
+    """`ports` is an endless cycle."""
 
     def __init__(self) -> None:
-        # A name in the same network namespace as the ports, which goes with this process.
+        # A socket name in the network namespace of the ports; it is released when this process ends.
         self._claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         first = _FIRST + _BLOCK_SIZE * self._number()
         self.ports: Iterator[int] = itertools.cycle(range(first, first + _BLOCK_SIZE))
@@ -41,7 +41,7 @@ class _Block:
             except OSError:
                 continue
             return number
-        # All are taken, or names like this are none of this system's: what is free now has to do.
+        # All blocks are taken, or the system has no abstract socket names: use ports that are free now.
         return start
 
 

@@ -1,4 +1,4 @@
-"""What the queue promises, as a few lines of Python: the model that the real one is compared with."""
+"""The model of the queue in plain Python, with which tests compare the real one."""
 
 from __future__ import annotations
 

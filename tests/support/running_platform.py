@@ -32,7 +32,7 @@ T = TypeVar("T")
 # Where the git servers of tests listen, in a network that the operator allows; the rest of the loopback stays closed.
 INTRANET_HOST = "127.0.0.2"
 FINISHED = ("ready", "failed", "cancelled")
-# For whatever takes a second on a quiet machine: only a failure has to wait so long.
+# For anything that takes a second on a quiet machine: only a failure takes so long.
 PATIENCE = 180.0
 # For what may ask a package registry, which can leave a request unanswered until the package manager asks again.
 DOWNLOAD_PATIENCE = 700.0
@@ -87,7 +87,7 @@ class Platform:
             "CLOUDIFY_SITES_PORT": str(sites_port),
             "CLOUDIFY_METRICS_PORT": str(metrics_port),
             "CLOUDIFY_REGISTRATION_ENABLED": "true",
-            # As many as plans allow: attacks hold builds, and others run beside them.
+            # As many as plans allow: attacks hold builds while others run.
             "CLOUDIFY_BUILDS_AT_ONCE": "20",
             "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": f"{INTRANET_HOST}/32",
             **{f"CLOUDIFY_{name}": value for name, value in settings.items()},
@@ -222,11 +222,11 @@ class Platform:
         )
 
     def build_processes(self) -> list[psutil.Process]:
-        """Processes of sandboxes: everything below the workers but the workers."""
+        """Processes of sandboxes: all descendants of the workers."""
         workers = {
             record["pid"] for role, record in self.records().items() if any(role.endswith(pool.value) for pool in Pool)
         }
-        # One that has ended and whose parent hasn't asked yet runs no more.
+        # A zombie no longer runs.
         return [process for process in _below(workers) if is_running(process)]
 
     # What a client does
@@ -311,7 +311,7 @@ class Platform:
         wait_for(self.held_processes, what="it waits")
 
     def release(self) -> None:
-        """Lets every command that is held now go on."""
+        """Lets every command that is held now continue."""
         for process in self.held_processes():
             with contextlib.suppress(psutil.Error):
                 process.terminate()

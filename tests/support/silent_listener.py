@@ -1,4 +1,4 @@
-"""What a stream hub listens to when Redis is unreachable."""
+"""A stream hub's listener when Redis is unreachable."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ fs.writeFileSync("dist/index.html", "<h1>" + CONTENT + "</h1>");
 console.log("built " + CONTENT);
 """
 
-# What a build may write besides its page: enough files that upload and deploy take a second, in which they can be hit.
+# Enough files that upload and deploy take about a second, so that a test can act during them.
 MANY_FILES = "for (let i = 0; i < 500; i++) fs.writeFileSync(`dist/${i}.txt`, CONTENT + i);"
 
 

@@ -28,7 +28,7 @@ PROJECT = "proj_1"
 
 
 class RecordedLog:
-    """A StageLog that keeps what it gets."""
+    """A StageLog that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -123,10 +123,27 @@ class Pipeline:
         self.install_log = RecordedLog()
         self.cancelled = threading.Event()
         self.limits = replace(limits_of(Plan.FREE), stage_timeout_seconds=900)
-        build = BuildStage(executor, snapshots, index, toolchain, settings)
+        build = BuildStage(
+            executor,
+            snapshots,
+            index,
+            toolchain,
+            sites=settings.sites,
+            limits=settings.limits,
+            secrets=settings.secrets,
+        )
         self.build_cache = build.build_cache
         self._stages = {
-            Stage.INSTALL: InstallStage(executor, snapshots, index, toolchain, settings, tools, ContentReader()),
+            Stage.INSTALL: InstallStage(
+                executor,
+                snapshots,
+                index,
+                toolchain,
+                tools,
+                ContentReader(),
+                limits=settings.limits,
+                secrets=settings.secrets,
+            ),
             Stage.BUILD: build,
         }
 

@@ -11,7 +11,6 @@ import msgspec
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import Cancelled
-from shared.settings import Settings
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.text.wording import counted
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
@@ -31,7 +30,9 @@ _SCOPE = "tenant"
 
 
 def build(parts: StageParts) -> UploadStage:
-    return UploadStage(parts.snapshots(), SnapshotIndex(parts.database), parts.store, parts.settings)
+    settings = parts.settings
+    blobs = BlobCache(settings.directories.cache, maximum_bytes=settings.cache.maximum_bytes)
+    return UploadStage(parts.snapshots(), SnapshotIndex(parts.database), parts.store, blobs)
 
 
 class UploadStage(StageFunction):
@@ -44,7 +45,7 @@ class UploadStage(StageFunction):
         snapshots: SnapshotStore,
         index: SnapshotIndex,
         store: ArtifactStore,
-        settings: Settings,
+        blobs: BlobCache,
         limits: OutputLimits = SITE_LIMITS,
     ) -> None:
         self._snapshots = snapshots
@@ -52,7 +53,7 @@ class UploadStage(StageFunction):
         self._store = store
         self._limits = limits
         self._reader = ContentReader()
-        self._blobs = BlobCache(settings.directories.cache, maximum_bytes=settings.cache.maximum_bytes)
+        self._blobs = blobs
 
     def run(self, context: StageContext) -> StageResult[ArtifactOutput]:
         tenant_id = context.deployment.tenant_id

@@ -285,7 +285,7 @@ class LogCompactor:
             if head.is_archived:
                 return connection.fetch_value(str, _ARCHIVED_KEY, parameters)
             if not head.is_closed or head.last_seq != summary.last_seq:
-                raise LogDamaged("it changed while it was read")
+                raise LogDamaged("it was changed while it was read")
             connection.execute(_INSERT_ARCHIVE, parameters)
             connection.execute(_MARK_ARCHIVED, parameters)
             deleted = connection.execute(_DELETE_CHUNKS, parameters).rowcount

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from shared.deployments.state import Stage
-from shared.settings import Settings
+from shared.settings import LimitSettings, SecretSettings, SiteSettings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import (
     VIRTUAL_ENVIRONMENT,
@@ -37,7 +37,16 @@ from workers.stages.build.collect import collect_output
 def build(parts: StageParts) -> BuildStage:
     executor = parts.open_executor()
     index = SnapshotIndex(parts.database)
-    return BuildStage(executor, parts.snapshots(), index, executor.toolchain, parts.settings)
+    settings = parts.settings
+    return BuildStage(
+        executor,
+        parts.snapshots(),
+        index,
+        executor.toolchain,
+        sites=settings.sites,
+        limits=settings.limits,
+        secrets=settings.secrets,
+    )
 
 
 class BuildStage(StageFunction):
@@ -49,15 +58,19 @@ class BuildStage(StageFunction):
         snapshots: SnapshotStore,
         index: SnapshotIndex,
         toolchain: Toolchain,
-        settings: Settings,
+        *,
+        sites: SiteSettings,
+        limits: LimitSettings,
+        secrets: SecretSettings,
     ) -> None:
         self._executor = executor
         self._snapshots = snapshots
         self._toolchain = toolchain
-        self._settings = settings
+        self._sites = sites
+        self._limits = limits
         self._cache = StageCache(snapshots, index, "output")
         self.build_cache = BuildCache(snapshots, index)
-        self._digest_key = hmac.digest(settings.secrets.secret_key, b"build environment", "sha256")
+        self._digest_key = hmac.digest(secrets.secret_key, b"build environment", "sha256")
 
     def reap(self, name: str) -> None:
         self._executor.reap(name)
@@ -128,7 +141,7 @@ class BuildStage(StageFunction):
             "CLOUDIFY_PROJECT": deployment.project_slug,
             "CLOUDIFY_BRANCH": deployment.branch,
             "CLOUDIFY_COMMIT_SHA": commit_sha,
-            "CLOUDIFY_URL": self._settings.sites.url(deployment.host),
+            "CLOUDIFY_URL": self._sites.url(deployment.host),
         }
 
     def _components(
@@ -179,7 +192,7 @@ class BuildStage(StageFunction):
             layers=layers,
             changes="build",
             environment=environment,
-            output_bytes=self._settings.limits.output_bytes,
+            output_bytes=self._limits.output_bytes,
             network="none",
             mounts=mounts(tools),
             output="build",

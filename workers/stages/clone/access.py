@@ -1,5 +1,5 @@
-"""What one clone authenticates with, to whom it is shown, and how: through git's environment, never an argv or a file
-that stays."""
+"""The credentials of one clone, and which hosts get them: through git's environment, never through an argv or a file
+that remains."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from workers.stages.clone.ssh import SshAccess
 
 
 class RepositoryAccess:
-    """For one clone; not shared between threads.
+    """Belongs to one clone; not shared between threads.
 
-    `repository`: the project's own, whose host its credentials are for. `ssh`: with a deploy key alone.
+    `repository` is the project's; its credentials are for that host. `ssh` is given with a deploy key only.
     """
 
     def __init__(
@@ -29,42 +29,42 @@ class RepositoryAccess:
 
     @property
     def ssh(self) -> SshAccess:
-        """For an authorised ssh:// address, which has a key."""
+        """For an ssh:// address that `authorise` returned."""
         assert self._ssh is not None
         return self._ssh
 
-    def authorise(self, url: RepositoryUrl, place: str = SUBMODULES) -> RepositoryUrl:
-        """The address with the project's token, if it is for this host. Raises StageFailure where SSH has no key.
+    def authorise(self, url: RepositoryUrl, named_in: str = SUBMODULES) -> RepositoryUrl:
+        """Adds the project's token to the address if it is for this host. Raises StageFailure if SSH has no key.
 
-        `place`: the file of the repository that names the address, if it isn't the project's.
+        `named_in`: the file of the repository that names the address, if it isn't the project's own.
         """
         own = self._credentials
         if url.scheme == "ssh" and (own is None or self._ssh is None or not own.is_for(url)):
-            raise self.explained(AccessRefused(self._missing_key(url)), url, place)
+            raise self.with_advice(AccessRefused(self._missing_key(url)), url, named_in)
         return url if own is None else own.add_to(url)
 
-    def explained(self, failure: Exception, url: RepositoryUrl, place: str = SUBMODULES) -> Exception:
-        """With advice that can be followed: for an address of another host no credentials can be set."""
+    def with_advice(self, failure: Exception, url: RepositoryUrl, named_in: str = SUBMODULES) -> Exception:
+        """Replaces advice that can't be followed: for another host, no credentials can be set."""
         if isinstance(failure, AccessRefused) and url.origin != self._repository.origin:
-            return refused_elsewhere(url, self._repository, place)
+            return refused_elsewhere(url, self._repository, named_in)
         return failure
 
-    def refusal(self, url: RepositoryUrl, place: str) -> Exception:
-        """The failure of an address that wants credentials, or others. `place`: as for `authorise`."""
-        return self.explained(refused(url), url, place)
+    def refusal(self, url: RepositoryUrl, named_in: str) -> Exception:
+        """The failure of an address that asks for credentials, or for other ones. `named_in`: as for `authorise`."""
+        return self.with_advice(refused(url), url, named_in)
 
     def withheld_from(self, url: RepositoryUrl) -> str | None:
-        """Whom the project's credentials are for, where that is not this address."""
+        """The origin that the project's credentials are for, if it is another than this address's."""
         if self._credentials is None or self._credentials.is_for(url) or url.secrets:
             return None
         return self._credentials.origin
 
     def environment(self, url: RepositoryUrl, route: Route) -> dict[str, str]:
-        """What git needs to reach an authorised repository: credentials, and the address to connect to or the proxy.
+        """The environment in which git reaches an authorised repository: credentials, and the address or the proxy.
 
-        The address is one that was checked; resolving the name again could lead elsewhere.
+        git connects to the address that was checked, because the name could resolve to another one by now.
         """
-        # The one protocol that was judged, and none that a server could lead to.
+        # Only the protocol that was checked, so that a server can't lead git to another one.
         environment = {"GIT_ALLOW_PROTOCOL": url.scheme}
         settings = _http_settings(url, route) if url.is_http else []
         if url.scheme == "ssh":
@@ -77,8 +77,7 @@ class RepositoryAccess:
         return environment | {"GIT_CONFIG_COUNT": str(len(settings))}
 
     def keep_host_key(self, url: RepositoryUrl) -> None:
-        """After a contact that went well: an SSH host's key holds for the project. Raises StageFailure if another
-        does."""
+        """Pins an SSH host's key after a successful contact. Raises StageFailure if another is pinned."""
         if url.scheme == "ssh" and self._ssh is not None:
             self._ssh.keep_host_key(url)
 
@@ -96,7 +95,7 @@ class RepositoryAccess:
 
 
 def authorization(url: RepositoryUrl) -> str | None:
-    """The value of the header for the credentials in an address."""
+    """The value of the Authorization header for the credentials in an address."""
     if not (url.user or url.password):
         return None
     return "Basic " + base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
@@ -106,7 +105,7 @@ def _http_settings(url: RepositoryUrl, route: Route) -> list[tuple[str, str]]:
     settings: list[tuple[str, str]] = []
     header, address = authorization(url), route.address
     if header is not None:
-        # git itself sends it to no other host either.
+        # Bound to the origin: git sends it to no other host.
         settings.append((f"http.{url.origin}/.extraHeader", f"Authorization: {header}"))
     if address is not None and not _is_address(url.host):
         shown = f"[{address}]" if ":" in address else address

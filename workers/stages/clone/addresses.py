@@ -1,4 +1,4 @@
-"""Where a clone may lead: addresses that are accepted, and checked before anything is sent to them."""
+"""Checks addresses before a clone sends anything to them, and finds the route to each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_TRIES = 3
-# Whoever owns the name chooses how many it has, and each may be silent.
+# The owner of a name decides how many addresses it has, and each may let a connection time out.
 _MAXIMUM_ADDRESSES = 4
-# After a proxy that took longer for its refusal, it isn't asked again.
-_PATIENCE_SECONDS = 10.0
+# A proxy that takes longer than this to refuse isn't asked again.
+_RETRY_SECONDS = 10.0
 _PROXIED_PORTS = (22, 80, 443)
 
 
@@ -31,7 +31,7 @@ _PROXIED_PORTS = (22, 80, 443)
 class Route:
     """How a checked host is contacted: at `address`, or by its name through the HTTP proxy at the URL `proxy`.
 
-    Neither for file://.
+    Both are None for file://.
     """
 
     address: str | None = None
@@ -39,7 +39,7 @@ class Route:
 
 
 def parse_for_clone(url: str, policy: RepositoryPolicy, *, name: str = FIELD, needs_path: bool = True) -> RepositoryUrl:
-    """As `parse_repository_url`; what the API would refuse fails the deployment here, as the user's failure."""
+    """As `parse_repository_url`, but raises StageFailure URL_FORBIDDEN for an address that the API would refuse."""
     try:
         parsed = parse_repository_url(url, name=name, needs_path=needs_path)
         policy.check(parsed)
@@ -50,9 +50,9 @@ def parse_for_clone(url: str, policy: RepositoryPolicy, *, name: str = FIELD, ne
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Where one clone may lead, and how it gets there. Not shared between threads.
+    """The network of one clone: which addresses it may reach, and how. Not shared between threads.
 
-    `policy` judges every address; `proxy`: where the outside is reached through one, that. `cancelled` ends waits.
+    `policy` decides about every address. `proxy` is None if every host is reached directly. `cancelled` ends waits.
     """
 
     policy: RepositoryPolicy
@@ -60,9 +60,9 @@ class Network:
     proxy: CloneProxy | None = None
 
     def find_route(self, url: RepositoryUrl) -> Route:
-        """A way to the host that is allowed and leads there.
+        """Finds a permitted and working route to the host.
 
-        Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, PlatformError for the proxy's own troubles,
+        Raises StageFailure URL_FORBIDDEN or REPOSITORY_UNREACHABLE, PlatformError if the proxy itself fails, and
         Cancelled.
         """
         if url.scheme == "file":
@@ -74,11 +74,11 @@ class Network:
         return Route(proxy=self.proxy.url)
 
     def find_proxy_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
-        """Why the latest contact with the host didn't get through the company's proxy; None if it did."""
+        """Why the latest contact with the host failed at the company's proxy, or None."""
         return None if self.proxy is None else self.proxy.find_failure(url)
 
     def reachable_address(self, url: RepositoryUrl) -> str:
-        """An address of the host that is allowed and accepts connections. Tries for a few seconds."""
+        """Finds a permitted address of the host that accepts connections. Tries for a few seconds."""
         reason = ""
         for attempt in range(_CONNECT_TRIES):
             self._pause_before(attempt)
@@ -95,15 +95,15 @@ class Network:
         raise unreachable(url, reason)
 
     def _open(self, url: RepositoryUrl, proxy: CloneProxy) -> None:
-        """Lets the clone reach the host through the proxy. Raises what a contact that it refuses stands for."""
+        """Lets the clone reach the host through the proxy. Raises StageFailure, PlatformError or Cancelled."""
         started = time.monotonic()
         for attempt in range(_CONNECT_TRIES):
             self._pause_before(attempt)
             failure = proxy.open(url)
             if failure is None:
                 return
-            is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _PATIENCE_SECONDS
-            # A proxy that is away is left to the stage's next attempt.
+            is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _RETRY_SECONDS
+            # The stage's next attempt tries again if the proxy doesn't answer.
             if is_last or not failure.may_pass or isinstance(failure, UpstreamAway):
                 raise proxy_failure(url, failure, is_last_attempt=True)
 
@@ -113,7 +113,7 @@ class Network:
 
 
 def _is_direct(url: RepositoryUrl, policy: RepositoryPolicy) -> bool:
-    """Whether the host is reached without the proxy: it is in the allowed networks. Raises StageFailure."""
+    """Whether the host is in the allowed networks, which are reached without the proxy. Raises StageFailure."""
     try:
         return all(policy.addresses.is_listed(address) for address in policy.admit(url, has_proxy=True))
     except CloudifyError as error:
@@ -124,7 +124,7 @@ def _is_direct(url: RepositoryUrl, policy: RepositoryPolicy) -> bool:
 
 
 def _check_unresolved(url: RepositoryUrl) -> None:
-    """Where a name leads that only the proxy resolves is the proxy's to judge, but nothing goes there unencrypted."""
+    """Names that only the proxy resolves are up to the proxy, but not over http:// or at unusual ports."""
     if url.scheme == "http":
         raise StageFailure(
             FailureCode.URL_FORBIDDEN,
@@ -139,7 +139,7 @@ def _check_unresolved(url: RepositoryUrl) -> None:
 
 
 def _admitted(url: RepositoryUrl, policy: RepositoryPolicy) -> tuple[Address, ...]:
-    """Empty where the name doesn't resolve."""
+    """The permitted addresses; empty if the name doesn't resolve."""
     try:
         return policy.admit(url)
     except Unresolvable:

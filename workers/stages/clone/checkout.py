@@ -1,4 +1,4 @@
-"""Makes the source of a deployment out of a commit: its files, those that it only names, and nothing of git's."""
+"""Turns a commit into a deployment's source: its files, those in LFS and submodules, and none of git's own data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAXIMUM_MESSAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`sha` is the commit's own, `requested` the one that was asked for: it may be an annotated tag's."""
+    """`sha` is the commit's own. `requested` is the SHA that was asked for, which may be an annotated tag's."""
 
     requested: str
     sha: str
@@ -31,7 +31,7 @@ class Commit:
 
 
 def check_out(session: CloneSession, remote: RemoteRepository, sha: str) -> Commit:
-    """Makes `session.source`, which is absent before. Raises StageFailure, PlatformError, Cancelled."""
+    """Creates `session.source`. Raises StageFailure, PlatformError or Cancelled."""
     deployment, tree = session.deployment, session.source
     tree.mkdir()
     remote.fetch(sha, tree, deployment.branch if deployment.commit_sha is None else None)
@@ -53,7 +53,7 @@ def _read_commit(git: Git, tree: Path, sha: str) -> Commit:
 
 
 def check_root_directory(tree: Path, root_directory: str) -> None:
-    """Raises StageFailure unless the directory is in the tree; a link doesn't count, as it could lead out of it."""
+    """Raises StageFailure unless the directory is in the tree. Links don't count, because they could lead out of it."""
     try:
         with opened_below(tree, root_directory):
             pass
@@ -68,10 +68,10 @@ def check_root_directory(tree: Path, root_directory: str) -> None:
 
 
 def remove_repositories(tree: Path) -> None:
-    """Deletes git's own data, of the submodules as well; their history and addresses are no part of the source."""
+    """Deletes git's own data, including that of submodules: history and addresses are not part of the source."""
     for directory, names, files in os.walk(tree):
         if directory.count("/") - str(tree).count("/") > MAXIMUM_DEPTH:
-            # No snapshot takes it, and saving says so; os.walk would run into Python's own limit first.
+            # Saving the snapshot reports it. os.walk would hit Python's recursion limit first.
             names.clear()
         if ".git" in names:
             names.remove(".git")

@@ -10,20 +10,20 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.git.failures import PAUSES, find_other_server, find_wait_seconds, is_commit_absent, is_moved
+from workers.stages.clone.git.failures import PAUSES, find_foreign_answer, find_wait_seconds, is_commit_absent, is_moved
 from workers.stages.clone.git.http_answers import HttpAnswer, read_trace
 from workers.stages.clone.git.runner import GitFailed
 from workers.stages.clone.session import CloneSession
 
-# Bytes of a list of branches: a message names some of them.
+# Bytes of a list of branches. A message names only some of them.
 _MAXIMUM_REFERENCES = 16 << 10
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 class RemoteRepository:
-    """A repository that is being talked to. Not shared between threads.
+    """A repository on a server. Not shared between threads.
 
-    Made by `connect`, which checks where the address leads; every contact then goes the way that was checked.
+    Made by `connect`, which checks the address; every later contact takes the route that was checked.
     """
 
     def __init__(self, session: CloneSession, url: RepositoryUrl, route: Route) -> None:
@@ -44,7 +44,7 @@ class RemoteRepository:
         return cls(session, authorised, route)
 
     def resolve_branch(self, branch: str, directory: Path) -> str:
-        """The SHA of the branch's newest commit. Raises StageFailure."""
+        """Returns the SHA of the branch's newest commit. Raises StageFailure."""
         if branch.startswith("-") or any(character in branch for character in "\0\n *?[\\^~:"):
             raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{branch!r} can't be the name of a branch.")
         reference, tag = f"refs/heads/{branch}", f"refs/tags/{branch}"
@@ -59,7 +59,7 @@ class RemoteRepository:
             )
         branches = [name.removeprefix("refs/heads/") for name in self._references(["refs/heads/*"], directory)]
         if not branches:
-            other = find_other_server(self.url, self._answers)
+            other = find_foreign_answer(self.url, self._answers)
             if other is not None:
                 raise other
             raise StageFailure(
@@ -69,10 +69,10 @@ class RemoteRepository:
         raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{self.url.public} has no branch {branch!r}. It has: {some}.")
 
     def _references(self, patterns: list[str], directory: Path) -> dict[str, str]:
-        """SHA by name, of as many as fit some KiB."""
+        """SHAs by name; a list longer than 16 KiB is cut off."""
         arguments = ["ls-remote", "--quiet", "--", "URL", *patterns]
         try:
-            output = self._contact(arguments, directory, most=_MAXIMUM_REFERENCES)
+            output = self._contact(arguments, directory, limit=_MAXIMUM_REFERENCES)
         except GitFailed as error:
             raise self._failure_of(error) from error
         references: dict[str, str] = {}
@@ -85,7 +85,7 @@ class RemoteRepository:
     def fetch(self, sha: str, directory: Path, branch: str | None) -> None:
         """Fetches the commit into the new repository `directory` and checks it out. Raises StageFailure.
 
-        A server that doesn't hand out commits by SHA is asked for the branch, then for everything.
+        If the server doesn't serve commits by SHA, fetches the branch, then everything.
         """
         self._initialise(sha, directory)
         self._fetch_commit(sha, directory, branch)
@@ -118,9 +118,9 @@ class RemoteRepository:
         )
 
     def fetch_trees(self, shas: Sequence[str], directory: Path) -> bool:
-        """Fetches the commits into the repository `directory` (made where there is none), without their files where
-        the server can leave them out. False when they can't be had; nothing depends on it. Raises StageFailure for
-        commits that are too large to be compared."""
+        """Fetches the commits into the repository `directory`, which is created if it is missing, without their files
+        if the server can leave those out. Returns False if they are unavailable. Raises StageFailure if they are too
+        large to be compared."""
         if not (directory / ".git").exists():
             self._initialise(shas[0], directory)
         options = ["--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "--no-recurse-submodules"]
@@ -144,13 +144,14 @@ class RemoteRepository:
             return False
         return True
 
-    def _contact(self, arguments: list[str], directory: Path, *, most: int | None = None) -> bytes:
-        """Runs git with this repository's address in place of "URL"; again after what may pass. `most`: as for
-        `Git.run`. Raises GitFailed."""
+    def _contact(self, arguments: list[str], directory: Path, *, limit: int | None = None) -> bytes:
+        """Runs git with this repository's address in place of "URL", and retries after transient failures.
+
+        `limit`: as for `Git.run`. Raises GitFailed."""
         pauses = list(PAUSES)
         while True:
             try:
-                return self._contact_once(arguments, directory, most)
+                return self._contact_once(arguments, directory, limit)
             except GitFailed as error:
                 is_ours = self._session.network.find_proxy_failure(self.url) is not None
                 can_wait = bool(pauses) and not is_ours
@@ -161,25 +162,25 @@ class RemoteRepository:
                 self._session.log.system(f"{self.url.host} {status}; trying again in {wait:.0f} s.")
                 self._session.deadline.pause(wait)
 
-    def _contact_once(self, arguments: list[str], directory: Path, most: int | None = None) -> bytes:
+    def _contact_once(self, arguments: list[str], directory: Path, limit: int | None = None) -> bytes:
         try:
-            return self._run(arguments, directory, most)
+            return self._run(arguments, directory, limit)
         except GitFailed as error:
-            # Some hosts redirect to the address with .git; redirects aren't followed, as they could lead inside.
+            # Some hosts redirect to the address with .git. git follows none: they could lead to a private address.
             if not is_moved(error.stderr) or self.url.path.endswith(".git"):
                 raise
             self.url = replace(self.url, path=self.url.path.rstrip("/") + ".git")
-            return self._run(arguments, directory, most)
+            return self._run(arguments, directory, limit)
 
-    def _run(self, arguments: list[str], directory: Path, most: int | None) -> bytes:
+    def _run(self, arguments: list[str], directory: Path, limit: int | None) -> bytes:
         trace = self._git.trace
         trace.unlink(missing_ok=True)
         remote = self._session.access.environment(self.url, self.route)
-        # Headers alone; git leaves credentials out.
+        # Headers only; git redacts credentials.
         remote |= {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"} if self.url.is_http else {}
         filled = [self.url.public if argument == "URL" else argument for argument in arguments]
         try:
-            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote", most=most)
+            output = self._git.run(filled, directory, remote, is_silent=arguments[0] == "ls-remote", limit=limit)
             self._answers = read_trace(trace)
         except GitFailed as error:
             error.answers = read_trace(trace)

@@ -1,8 +1,8 @@
-"""Whether a deployment that was asked for on the condition that there is something new has anything to build.
+"""Decides whether a deployment with the condition "if changed" has anything to build.
 
-Commits are compared by the names of their trees, so nothing is checked out and no file is fetched. What counts is what
-the former build depended on: the project's root directory, the packages of its workspace that it uses, and the files
-that decide how its dependencies are installed. In doubt it is built.
+Commits are compared by the SHAs of their trees, so nothing is checked out and no file is fetched. A change counts if
+the former build depended on its path: the project's root directory, the workspace packages that it uses, and the files
+that decide how its dependencies are installed. In doubt the deployment is built.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SKIP = re.compile(r"\[(?:skip ci|ci skip|no ci|skip cloudify|cloudify skip)\]",
 
 @dataclass(frozen=True, slots=True)
 class FormerBuild:
-    """The ready deployment that this one would follow. `watched`: paths that its output depended on."""
+    """The ready deployment that this one would replace. `watched`: paths that its output depended on."""
 
     commit_sha: str
     watched: tuple[str, ...]
@@ -34,7 +34,7 @@ class IgnoredBuilds:
         self._deployments = deployments
 
     def check(self, session: CloneSession, remote: RemoteRepository, sha: str) -> None:
-        """Raises NothingToBuild when there is nothing to build."""
+        """Raises NothingToBuild if the commit is deployed, asks to be skipped, or changes nothing that is watched."""
         reason = self._find_reason(session, remote, sha)
         if reason is not None:
             raise NothingToBuild(reason)
@@ -56,7 +56,7 @@ class IgnoredBuilds:
             return f"The message of commit {sha[:12]} says {skip[0]}."
         if former is None or _has_changed(git, directory, former, sha):
             return None
-        # The project, what it uses, and only then what is there or not.
+        # Only the project and two of the packages that it uses: lockfiles are watched whether they exist or not.
         used = [path for path in former.watched[1:] if path.rpartition("/")[2] not in SHARED_FILES]
         place = "" if former.watched == (".",) else f" in {', '.join([former.watched[0], *used[:2]])}"
         return f"Nothing has changed{place} since commit {former.commit_sha[:12]}, which is deployed."
@@ -74,6 +74,6 @@ def _has_changed(git: Git, directory: Path, former: FormerBuild, sha: str) -> bo
     try:
         git.run(arguments, directory, OFFLINE, is_silent=True)
     except GitFailed:
-        # The exit code of a difference, as of anything that went wrong.
+        # A difference, or an error: in doubt the deployment is built.
         return True
     return False

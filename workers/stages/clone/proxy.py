@@ -1,4 +1,4 @@
-"""The way out of one clone, where an installation reaches the outside through a company's proxy only."""
+"""The HTTP proxy of one clone, for installations that reach the internet only through a company's proxy."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _USER = "clone"
 
 
 class CloneProxy:
-    """An HTTP proxy on a loopback port for one clone: to the hosts that were opened, by a tunnel through the upstream.
+    """An HTTP proxy on a loopback port that tunnels to the hosts that `open` allowed, through the upstream proxy.
 
-    git, ssh and the LFS client are told `url` alone, so that the upstream's credentials never leave this process, and
-    what a clone reaches is what was checked, whatever they are led to. Safe from several threads.
+    git, ssh and the LFS client only know `url`, so the upstream's credentials never leave this process, and a server
+    can't lead them to a host that wasn't checked. Safe between threads.
     """
 
     def __init__(self, upstream_url: str) -> None:
-        """Raises ValueError for a URL without host or port, OSError."""
+        """Raises ValueError for a URL without host or port, and OSError."""
         self._opened = _OpenedHosts()
         self._upstream = _WatchedUpstream(upstream_url)
-        # Other programs of this host can connect to the port as well.
+        # Every program on this host can connect to the port.
         credentials = f"{_USER}:{secrets.token_urlsafe(24)}"
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://{credentials}@127.0.0.1:{listener.getsockname()[1]}"
@@ -38,7 +38,7 @@ class CloneProxy:
     @classmethod
     @contextmanager
     def opened(cls, settings: NetworkSettings) -> Generator[CloneProxy]:
-        """For settings that name an upstream proxy."""
+        """Requires settings with an upstream proxy."""
         proxy = cls(settings.egress_proxy)
         try:
             yield proxy
@@ -46,7 +46,7 @@ class CloneProxy:
             proxy.close()
 
     def open(self, url: RepositoryUrl) -> UpstreamFailure | None:
-        """Lets the clone reach the host at its port, and tries it: why the upstream proxy doesn't lead there."""
+        """Allows the host at its port and tries to connect. Returns the failure of the upstream proxy, or None."""
         self._opened.add(url.host, url.port)
         try:
             connection, _ = self._upstream.connect(url.host, url.port)
@@ -56,16 +56,16 @@ class CloneProxy:
         return None
 
     def find_failure(self, url: RepositoryUrl) -> UpstreamFailure | None:
-        """Why the latest contact with the host didn't get through the upstream proxy; None if it did."""
+        """Why the latest contact with the host failed at the upstream proxy, or None."""
         return self._upstream.failures.get(_key(url.host, url.port))
 
     def close(self) -> None:
-        """Ends every connection. May be called twice."""
+        """Closes the listener and every connection. May be called twice."""
         self._proxy.close()
 
 
 class _OpenedHosts(EgressPolicy):
-    """Lets through what was checked before (`find_route`), and always through the upstream proxy, by its name."""
+    """Allows the hosts that `find_route` checked, by name and through the upstream proxy only."""
 
     def __init__(self) -> None:
         super().__init__([], [])
@@ -84,7 +84,7 @@ class _OpenedHosts(EgressPolicy):
 
 
 class _WatchedUpstream(UpstreamProxy):
-    """Remembers what became of the latest connection to each host: git and ssh only say that there was none."""
+    """Keeps the failure of the latest connection to each host, because git and ssh don't report the reason."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

@@ -1,4 +1,4 @@
-"""What one clone works with: opened for a run of the stage, closed when it ends."""
+"""The resources of one clone: opened for a run of the stage, closed when it ends."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from workers.stages.clone.ssh import SshAccess
 if TYPE_CHECKING:
     from workers.stages.clone.proxy import CloneProxy
 
-# From this attempt on a broken contact is told to the user instead of being tried once more.
+# From this attempt on, a broken contact is the deployment's failure instead of being retried.
 _LAST_ATTEMPT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class CloneSession:
-    """What the steps of one clone share. Not shared between threads; made by `CloneSessions.open`.
+    """The state that the steps of one clone share. Made by `CloneSessions.open`; not shared between threads.
 
-    `url`: the deployment's repository, as it was accepted. `reader`: reads what the repository wrote, in a child
-    process. Everything in `directory` is deleted by the stage's runner.
+    `url` is the deployment's repository, after it was checked. `reader` parses the repository's files in a child
+    process. The stage's runner deletes `directory`.
     """
 
     context: StageContext
@@ -67,7 +67,7 @@ class CloneSession:
 
     @property
     def source(self) -> Path:
-        """The directory of the deployment's source, made by `check_out`."""
+        """The directory of the deployment's source, which `check_out` creates."""
         return self.directory / "source"
 
     @property
@@ -75,24 +75,24 @@ class CloneSession:
         return self.context.attempt >= _LAST_ATTEMPT
 
     def failure_of(self, error: GitFailed, url: RepositoryUrl, *, has_waited: bool = False) -> Exception:
-        """As `git.failures.failure_of`, for a contact that may not even have got through the proxy.
+        """As `git.failures.failure_of`, but also for a contact that failed at the proxy.
 
-        `has_waited`: it was tried again already, which leaves the proxy's own troubles to the stage's next attempt.
+        `has_waited`: the contact was retried here, so only failures of the proxy are left to the stage's next attempt.
         """
         of_proxy = self.network.find_proxy_failure(url)
         if of_proxy is not None:
             return proxy_failure(url, of_proxy, is_last_attempt=self.is_last_attempt)
         failure = failure_of(error, url, is_last_attempt=self.is_last_attempt or has_waited)
-        return self.access.explained(failure, url)
+        return self.access.with_advice(failure, url)
 
 
 class CloneSessions:
-    """Opens the sessions of one worker. Safe between threads."""
+    """Opens the sessions of a worker. Safe between threads."""
 
     def __init__(
         self, settings: Settings, host_keys: RepositoryCredentialRepository, control_groups: ControlGroups | None
     ) -> None:
-        """`control_groups` None: the limits of git are kept by watching it, only approximately."""
+        """If `control_groups` is None, the worker watches git's memory itself, which bounds it only approximately."""
         self._network = settings.network
         self._addresses = AddressPolicy(settings.network.egress_allowed_networks)
         self._host_keys = host_keys
@@ -108,10 +108,10 @@ class CloneSessions:
 
     @contextmanager
     def open(self, context: StageContext) -> Generator[CloneSession]:
-        """Judges the deployment's address, and opens the proxy, the bounds of git and the deploy key, in this order;
-        they are closed in the reverse one.
+        """Checks the deployment's address, then opens the proxy, git's confinement and the deploy key, in this order;
+        closes them in reverse order.
 
-        Raises StageFailure URL_FORBIDDEN, PlatformError.
+        Raises StageFailure URL_FORBIDDEN, and PlatformError.
         """
         deployment = context.deployment
         policy = RepositoryPolicy(self._addresses, allows_files=deployment.allows_files)
@@ -134,7 +134,7 @@ class CloneSessions:
                     reader=self._reader,
                 )
             except ProxyUnusable as error:
-                # The operator's to correct: the log is where it is looked for.
+                # Only the operator can correct this, so the log tells how.
                 context.log.system(str(error))
                 raise
 

@@ -1,4 +1,4 @@
-"""How ssh reaches a repository's host: with the project's deploy key, and at no other host key than the first seen."""
+"""SSH to a repository's host: with the project's deploy key, trusting the host key of the first contact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.stages.clone import ssh_tunnel
 from workers.stages.clone.addresses import Route
 from workers.stages.clone.git.failures import host_key_changed
 
-# Nothing of the worker's own account: no configuration, keys, agent, or hosts that it knows.
+# Nothing of the worker's own account: no configuration, keys, agent or known hosts.
 _SSH_OPTIONS = (
     *("BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "PreferredAuthentications=publickey"),
     *("GlobalKnownHostsFile=/dev/null", "HashKnownHosts=no", "UpdateHostKeys=no", "CheckHostIP=no"),
@@ -24,9 +24,9 @@ _SSH_OPTIONS = (
 
 
 class SshAccess:
-    """For one clone; not shared between threads. Made by `opened`.
+    """Belongs to one clone; not shared between threads. Made by `opened`.
 
-    `known_hosts`: a file of the clone's own, which gets the key of a host that is met for the first time.
+    `known_hosts` is a file of this clone; ssh adds the key of a host at the first contact.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class SshAccess:
     def opened(
         cls, private_key: str, directory: Path, host_keys: RepositoryCredentialRepository, project_id: str
     ) -> Generator[SshAccess]:
-        """The deploy key is readable for ssh as long as the context lasts. `directory` is the stage's own."""
+        """Keeps the deploy key readable for ssh while the context lasts. `directory` is the stage's own."""
         with _key_file(private_key, directory) as identity:
             yield cls(identity, directory / "known_hosts", host_keys, project_id)
 
     @staticmethod
     def environment(route: Route) -> dict[str, str]:
-        """What `command` needs in its environment."""
+        """The environment that `command` needs."""
         return {} if route.proxy is None else {"CLOUDIFY_CLONE_PROXY": route.proxy}
 
     def command(self, url: RepositoryUrl, route: Route) -> list[str]:
-        """An argv without host and command. The key that the host showed before is the only one accepted."""
+        """An argv without host and command. If a host key is pinned, ssh accepts no other."""
         alias = _alias(url)
         pinned = self._host_keys.find_host_key(self._project_id, alias)
         if pinned is not None:
             self._known_hosts.write_text(f"{alias} {pinned}\n")
         options = [
             *_SSH_OPTIONS,
-            # accept-new would also take a key of another type from a host that is known.
+            # accept-new would also accept a key of another type from a known host.
             f"StrictHostKeyChecking={'accept-new' if pinned is None else 'yes'}",
             f"UserKnownHostsFile={self._known_hosts}",
             f"IdentityFile={self._identity}",
@@ -71,27 +71,27 @@ class SshAccess:
         return ["ssh", "-F", "/dev/null", *(part for option in options for part in ("-o", option))]
 
     def keep_host_key(self, url: RepositoryUrl) -> None:
-        """After a contact that went well: the host's key holds for the project. Raises StageFailure if another does."""
+        """Pins the host's key for the project after a successful contact. Raises StageFailure if another is pinned."""
         if not self._known_hosts.exists():
             return
         alias = _alias(url)
         for line in self._known_hosts.read_text().splitlines():
             name, _, key = line.partition(" ")
-            # A deployment beside this one may have met another key first.
+            # A concurrent deployment may have pinned another key.
             if name == alias and self._host_keys.pin_host_key(self._project_id, alias, key) != key:
                 raise host_key_changed(url)
 
 
 def _tunnel_command(url: RepositoryUrl) -> str:
-    # Without the platform's packages, which take longer to find than the tunnel to open.
+    # Without site-packages: importing them takes longer than opening the tunnel.
     command = [sys.executable, "-I", "-S", ssh_tunnel.__file__, url.host, str(url.port)]
-    # ssh replaces %h and the like in it.
+    # ssh expands %h and other tokens in a ProxyCommand.
     return shlex.join(command).replace("%", "%%")
 
 
 @contextmanager
 def _key_file(private_key: str, directory: Path) -> Generator[Path]:
-    """A path that ssh can read the key from; where the system has files in memory alone, it is never on a disk."""
+    """A path that ssh reads the key from: a file in memory if the system supports it, so that it is never on a disk."""
     if not hasattr(os, "memfd_create"):
         path = directory / "deploy_key"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -104,7 +104,7 @@ def _key_file(private_key: str, directory: Path) -> Generator[Path]:
         return
     descriptor = os.memfd_create("deploy-key", os.MFD_CLOEXEC)
     try:
-        # ssh refuses keys that others could read.
+        # ssh refuses keys that other users could read.
         os.fchmod(descriptor, 0o600)
         with os.fdopen(os.dup(descriptor), "w") as file:
             file.write(private_key)

@@ -1,7 +1,7 @@
-"""What ssh runs to connect (ProxyCommand with ProxyUseFdpass): `ssh_tunnel.py HOST PORT`.
+"""ssh's ProxyCommand (with ProxyUseFdpass): `ssh_tunnel.py HOST PORT`.
 
-Opens a tunnel through the HTTP proxy that CLOUDIFY_CLONE_PROXY names, hands ssh the connection, and ends. Standard
-library only: it is run as a file, without the platform's packages.
+Opens a tunnel through the HTTP proxy in CLOUDIFY_CLONE_PROXY, passes the connection to ssh, and exits. Uses only the
+standard library, because it runs as a file without the platform's packages.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def main() -> None:
         connection.sendall(request.encode())
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            # What follows is ssh's to read.
+            # The bytes after the head are for ssh.
             byte = connection.recv(1)
             if not byte or len(head) > _MAXIMUM_HEAD:
-                sys.exit("The clone's proxy broke off.")
+                sys.exit("The clone's proxy closed the connection.")
             head += byte
         if not head.startswith(b"HTTP/1.1 200 "):
-            sys.exit(f"The clone's proxy leads nowhere: {head.splitlines()[0].decode('ascii', 'replace')}")
+            sys.exit(f"The clone's proxy refused the tunnel: {head.splitlines()[0].decode('ascii', 'replace')}")
         connection.settimeout(None)
         with socket.socket(fileno=sys.stdout.fileno()) as ssh:
             socket.send_fds(ssh, [b"\0"], [connection.fileno()])

@@ -49,14 +49,14 @@ class CloneStage(StageFunction):
         host_keys: RepositoryCredentialRepository,
         control_groups: ControlGroups | None = None,
     ) -> None:
-        """`control_groups` None: the limits of git are kept by watching it, only approximately."""
+        """`control_groups`: as for `CloneSessions`."""
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
         self._sessions = CloneSessions(settings, host_keys, control_groups)
 
     def run(self, context: StageContext) -> StageResult[CloneOutput]:
-        """The walk of a clone. Each step takes what it needs from the session, and ends the clone by what it raises."""
+        """The steps of a clone. Each may end it by raising StageFailure, NothingToBuild, PlatformError or Cancelled."""
         deployment = context.deployment
         with self._sessions.open(context) as session:
             remote = RemoteRepository.connect(session, session.url)
@@ -88,7 +88,7 @@ class CloneStage(StageFunction):
         return _result(output, is_cache_hit=False)
 
     def _find_cached(self, session: CloneSession, sha: str) -> StageResult[CloneOutput] | None:
-        """The result of an earlier clone of the commit, if its snapshot is still there."""
+        """The result of an earlier clone of the commit, if its snapshot still exists."""
         deployment, key = session.deployment, cache_key(_components(session.url, sha))
         record = self._index.find(deployment.tenant_id, [deployment.project_id], KIND, key)
         if record is None or not self._is_usable(session.context, record):
@@ -102,7 +102,7 @@ class CloneStage(StageFunction):
         try:
             if deployment.root_directory in ("", "."):
                 return self._snapshots.exists(deployment.tenant_id, record.digest)
-            # The root directory may have been changed since.
+            # The project's root directory may have changed since.
             with self._snapshots.attach(deployment.tenant_id, record.digest) as tree:
                 check_root_directory(tree, deployment.root_directory)
         except SnapshotMissing:
@@ -111,7 +111,7 @@ class CloneStage(StageFunction):
 
 
 def _find_commit(session: CloneSession, remote: RemoteRepository) -> str:
-    """The SHA to fetch: the deployment's, or the newest of its branch. Raises StageFailure."""
+    """Returns the SHA to fetch: the deployment's, or its branch's newest. Raises StageFailure."""
     deployment = session.deployment
     if deployment.commit_sha is None:
         sha = remote.resolve_branch(deployment.branch, session.directory)
@@ -126,7 +126,7 @@ def _find_commit(session: CloneSession, remote: RemoteRepository) -> str:
 
 
 def _fetch(session: CloneSession, remote: RemoteRepository, sha: str) -> Commit:
-    """The commit; after a force-push that took it away, the one that the branch is at then."""
+    """Fetches the commit, or the branch's new one if a force-push removes it meanwhile."""
     try:
         return check_out(session, remote, sha)
     except StageFailure as failure:
@@ -138,7 +138,7 @@ def _fetch(session: CloneSession, remote: RemoteRepository, sha: str) -> Commit:
 
 
 def _find_moved(session: CloneSession, remote: RemoteRepository, sha: str) -> str | None:
-    """Where the branch is after a force-push took away the commit that it had a moment ago."""
+    """The branch's new commit if a force-push has removed `sha`. None if the commit was asked for by SHA."""
     branch = session.deployment.branch
     if session.deployment.commit_sha is not None:
         return None
@@ -146,13 +146,13 @@ def _find_moved(session: CloneSession, remote: RemoteRepository, sha: str) -> st
     if moved == sha:
         return None
     session.log.system(
-        f"Commit {sha[:12]} was replaced by a force-push meanwhile; branch {branch} is at commit {moved[:12]} now."
+        f"Commit {sha[:12]} was replaced by a force-push; branch {branch} is at commit {moved[:12]} now."
     )
     return moved
 
 
 def _components(url: RepositoryUrl, sha: str) -> dict[str, str]:
-    # Snapshots of earlier versions, which kept the pointers, are no longer found.
+    # "lfs" keeps snapshots of earlier versions from being found: they hold pointers instead of content.
     return {"repository": url.public, "commit": sha, "lfs": "content"}
 
 

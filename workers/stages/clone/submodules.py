@@ -1,4 +1,4 @@
-"""Fetches the submodules of a commit that was fetched."""
+"""Fetches a commit's submodules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAXIMUM_LINES = 20
 
 
 class SubmoduleFetcher:
-    """Fetches the submodules of a checked-out commit, each at the commit that the parent names, and theirs."""
+    """Fetches the submodules of a checked-out commit recursively, each at the commit that its parent names."""
 
     def __init__(self, session: CloneSession, lfs: LfsFetcher) -> None:
         self._session = session
@@ -35,7 +35,7 @@ class SubmoduleFetcher:
         self._left_empty = 0
 
     def fetch(self, parent: RepositoryUrl, directory: Path, depth: int = 0) -> None:
-        """Raises StageFailure naming the submodule."""
+        """Fetches the submodules of `directory`. Raises StageFailure that names the submodule."""
         links = self._links(directory)
         if not links:
             return
@@ -43,7 +43,7 @@ class SubmoduleFetcher:
         for path, sha in links.items():
             url = urls.get(path)
             if url is None:
-                # A leftover of git itself: an embedded repository that was committed by mistake. git ignores it too.
+                # An embedded repository that was committed by mistake. git ignores it too.
                 self._left_empty += 1
                 if self._left_empty <= _MAXIMUM_LINES:
                     self._session.log.system(f"{path} is a submodule without an entry in .gitmodules; left empty.")
@@ -64,7 +64,7 @@ class SubmoduleFetcher:
         repository = resolve_submodule(parent, url, self._session.network.policy)
         self._session.log.system(f"Fetching the submodule {repository.public} at {sha[:12]}.")
         remote = RemoteRepository.connect(self._session, repository)
-        # git made an empty directory there at checkout and refuses paths through links.
+        # git created an empty directory there at checkout, and refuses paths through links.
         directory.mkdir(parents=True, exist_ok=True)
         remote.fetch(sha, directory, None)
         self._lfs.fetch(remote, directory)
@@ -77,13 +77,13 @@ class SubmoduleFetcher:
         return links.found
 
     def _urls(self, directory: Path) -> dict[str, str]:
-        """Path → address, of .gitmodules as committed (never through a link in the working tree)."""
+        """Path → address, from .gitmodules as committed (never through a link in the working tree)."""
         arguments = ["config", "--blob", "HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$"]
         try:
             output = self._session.git.run(arguments, directory, is_silent=True)
         except GitFailed as error:
             if "bad config" in error.stderr:
-                # Without it the submodules would be left empty, as those that it doesn't name.
+                # Otherwise the submodules would be left empty, like those that .gitmodules doesn't name.
                 raise StageFailure(
                     FailureCode.CONFIGURATION_INVALID,
                     f".gitmodules can't be read: {error.stderr.strip()[:200]}. Correct the file and push again.",
@@ -104,14 +104,14 @@ class SubmoduleFetcher:
 
 
 class _Links:
-    """Takes git's list of the index, entries ended by NUL, in pieces: `found` has path → commit of the submodules."""
+    """Parses git's NUL-terminated list of the index in chunks. `found`: path → commit of each submodule."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self._rest = b""
 
     def add(self, data: bytes) -> None:
-        """Raises StageFailure as soon as there are more than can be looked at."""
+        """Raises StageFailure if there are more than the limit."""
         *entries, self._rest = (self._rest + data).split(b"\0")
         for entry in entries:
             if not entry.startswith(b"160000 "):
@@ -126,15 +126,15 @@ class _Links:
 
 
 def resolve_submodule(parent: RepositoryUrl, url: str, policy: RepositoryPolicy) -> RepositoryUrl:
-    """The submodule's address: relative ones against the parent's, whose credentials then hold for it as well.
+    """Resolves a submodule's address. A relative one gets the parent's host and credentials.
 
-    A repository from the network may not name a directory of this host, even where local ones are allowed.
+    A repository from the network may not name a directory of this host, even if file:// is allowed.
     """
     if url.startswith(("./", "../")):
         path = posixpath.normpath(posixpath.join(parent.path, url))
         if path in ("/", ".", "//"):
-            raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} leads nowhere.")
-        # git takes it as it stands in .gitmodules; what an address can't hold is spelt as it should be.
+            raise StageFailure(FailureCode.URL_FORBIDDEN, f"The relative address {url} names no repository.")
+        # git uses it unescaped, as in .gitmodules; characters that a URL can't hold are escaped here.
         path = quote(os.fsencode(path), safe="/%~:@!$&'()*+,;=")
         parse_for_clone(replace(parent, path=path).public, policy)
         repository = replace(parent, path=path)
@@ -146,8 +146,8 @@ def resolve_submodule(parent: RepositoryUrl, url: str, policy: RepositoryPolicy)
 
 
 def _check_local_submodule(parent: RepositoryUrl, repository: RepositoryUrl) -> None:
-    """An administrator chose the parent's address, but whoever can push to it writes .gitmodules: it leads to
-    repositories beside the parent and to none elsewhere on this host."""
+    """An administrator chose the parent's address, but everyone who can push to it writes .gitmodules, so a submodule
+    has to be below the directory that contains the parent."""
     if parent.scheme != "file":
         raise StageFailure(FailureCode.URL_FORBIDDEN, "A file:// address is refused in a repository from the network.")
     directory = posixpath.dirname(posixpath.normpath(unquote(parent.path))).rstrip("/")
@@ -156,5 +156,5 @@ def _check_local_submodule(parent: RepositoryUrl, repository: RepositoryUrl) -> 
         raise StageFailure(
             FailureCode.URL_FORBIDDEN,
             f"{repository.public} is not in the directory of {parent.public}. A submodule of a repository on this host "
-            "has to lie beside it.",
+            "has to be next to it.",
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.deployments.state import Stage
-from shared.settings import Settings
+from shared.settings import LimitSettings, SecretSettings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import (
     VIRTUAL_ENVIRONMENT,
@@ -55,7 +55,16 @@ def build(parts: StageParts) -> InstallStage:
     executor = parts.open_executor()
     snapshots, index = parts.snapshots(), SnapshotIndex(parts.database)
     tools = ToolProvider(executor, snapshots, ToolRepository(parts.database), executor.toolchain)
-    return InstallStage(executor, snapshots, index, executor.toolchain, parts.settings, tools, ContentReader())
+    return InstallStage(
+        executor,
+        snapshots,
+        index,
+        executor.toolchain,
+        tools,
+        ContentReader(),
+        limits=parts.settings.limits,
+        secrets=parts.settings.secrets,
+    )
 
 
 class InstallStage(StageFunction):
@@ -67,18 +76,20 @@ class InstallStage(StageFunction):
         snapshots: SnapshotStore,
         index: SnapshotIndex,
         toolchain: Toolchain,
-        settings: Settings,
         tools: ToolProvider,
         reader: ContentReader,
+        *,
+        limits: LimitSettings,
+        secrets: SecretSettings,
     ) -> None:
         self._executor = executor
         self._snapshots = snapshots
         self._toolchain = toolchain
         self._tools = tools
         self._reader = reader
-        self._output_bytes = settings.limits.output_bytes
+        self._output_bytes = limits.output_bytes
         self._cache = StageCache(snapshots, index, "dependencies")
-        self._digest_key = hmac.digest(settings.secrets.secret_key, b"install environment", "sha256")
+        self._digest_key = hmac.digest(secrets.secret_key, b"install environment", "sha256")
 
     def reap(self, name: str) -> None:
         self._executor.reap(name)

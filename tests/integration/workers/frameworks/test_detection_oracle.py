@@ -124,7 +124,7 @@ EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
     ("jekyll", "framework"): (None, "jekyll", NO_RUBY),
     ("jekyll", "command"): (None, "bundle exec jekyll build", NO_RUBY),
     ("jekyll", "output"): (None, "_site", NO_RUBY),
-    ("member beside another", "command"): ("npm run build", "npm --workspace site run build", IN_DIRECTORY),
+    ("member next to another", "command"): ("npm run build", "npm --workspace site run build", IN_DIRECTORY),
     ("member of pnpm", "command"): ("pnpm run build", "pnpm --filter site... run build", IN_DIRECTORY),
     ("below a lockfile that is not its own", "manager"): ("npm", "yarn", NOT_TIED),
 }  # fmt: skip

@@ -34,24 +34,24 @@ _UNREACHABLE = FailureCode.REPOSITORY_UNREACHABLE
     [
         ((200, _HTML, b"<form>Sign in</form>"), _NOT_FOUND, "answers 200 with a web page (text/html)"),
         ((200, {"Content-Type": "application/json"}, b"{}"), _NOT_FOUND, "with JSON"),
-        ((200, {}, b""), _NOT_FOUND, "an answer without a content type"),
+        ((200, {}, b""), _NOT_FOUND, "a response without a content type"),
         ((200, {"Content-Type": "text/plain"}, b"0123456789abcdef0123456789abcdef01234567\trefs/heads/main\n"),
          _NOT_FOUND, "text/plain"),
-        ((200, _SMART, b"<html>not git</html>"), _UNREACHABLE, "something else than git's protocol"),
+        ((200, _SMART, b"<html>not git</html>"), _UNREACHABLE, "speak git's protocol"),
         ((404, _HTML, b"<h1>Not found</h1>"), _NOT_FOUND, "There is no repository at"),
         ((410, {}, b""), _NOT_FOUND, "There is no repository at"),
         ((401, _HTML, b"<h1>Sign in</h1>"), _REFUSED, "asks for credentials"),
         ((403, _HTML, b"<h1>No</h1>"), _REFUSED, "cloudify credentials set"),
-        ((302, {"Location": "/users/sign_in?to=secret-query"}, b""), _REFUSED, "/users/sign_in, a page to sign in"),
-        ((302, {"Location": "/elsewhere.git"}, b""), _NOT_FOUND, "redirects elsewhere"),
+        ((302, {"Location": "/users/sign_in?to=secret-query"}, b""), _REFUSED, "/users/sign_in, a sign-in page"),
+        ((302, {"Location": "/elsewhere.git"}, b""), _NOT_FOUND, "redirects to another address"),
         ((301, {"Location": "https://git.example.com:8443/acme/oauth-login.git/info/refs?service=x"}, b""),
-         _NOT_FOUND, "redirects to https://git.example.com:8443/acme/oauth-login.git. Where"),
+         _NOT_FOUND, "redirects to https://git.example.com:8443/acme/oauth-login.git. If"),
         ((204, {}, b""), _NOT_FOUND, "answers 204"),
         ((429, {"Retry-After": "3600"}, b""), _UNREACHABLE, "answers 429 (too many requests)"),
         ((403, {"X-RateLimit-Remaining": "0", "Retry-After": "0"}, b""), _UNREACHABLE, "answers 403 (too many"),
-        ((500, {"Retry-After": "0"}, b""), _UNREACHABLE, "answers 500 (a fault there)"),
-        ((503, {"Retry-After": "0"}, b""), _UNREACHABLE, "answers 503 (a fault there)"),
-        ((522, {"Retry-After": "0"}, b""), _UNREACHABLE, "The address is not at fault: deploy again later."),
+        ((500, {"Retry-After": "0"}, b""), _UNREACHABLE, "answers 500 (a server error)"),
+        ((503, {"Retry-After": "0"}, b""), _UNREACHABLE, "answers 503 (a server error)"),
+        ((522, {"Retry-After": "0"}, b""), _UNREACHABLE, "The address is not the problem: deploy again later."),
     ],
     ids=["sign-in page", "json", "nothing", "files alone", "not the protocol", "404", "410", "401", "403",
          "redirect to sign in", "elsewhere", "moved", "204", "429", "rate limit", "500", "503", "522"],
@@ -171,7 +171,7 @@ def test_the_advice_for_a_private_submodule_can_be_followed(own: str, submodule:
     try:
         access.authorise(url)
         error = GitFailed("fatal: Authentication failed for x", 128)
-        failure = access.explained(failure_of(error, url, is_last_attempt=True), url)
+        failure = access.with_advice(failure_of(error, url, is_last_attempt=True), url)
     except StageFailure as raised:
         failure = raised
     assert isinstance(failure, StageFailure)

@@ -153,6 +153,7 @@ BROKEN: list[tuple[dict[str, Any], FailureCode]] = [
     ({"batch": (404, {}, b"")}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b"[" * 100_000)}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b'{"objects": [3, null]}')}, FailureCode.REPOSITORY_LFS_MISSING),
+    ({"batch": (200, {}, b'{"objects": [{"oid": []}]}')}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b" " * (5 << 20))}, FailureCode.REPOSITORY_LFS_MISSING),
     ({"batch": (200, {}, b'{"transfer": "ssh", "objects": []}')}, FailureCode.REPOSITORY_LFS_MISSING),
 ]
@@ -181,7 +182,7 @@ def test_the_file_that_is_missing_is_named(cloner: Cloner, http: GitServer, lfs:
 @pytest.mark.parametrize(
     ("answer", "code", "said", "times"),
     [
-        ((503, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 503 (a fault there)", 4),
+        ((503, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 503 (a server error)", 4),
         ((429, {"Retry-After": "0"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "answers 429 (too many requests)", 4),
         ((429, {"Retry-After": "900"}, b""), FailureCode.REPOSITORY_UNREACHABLE, "again in 900 seconds", 1),
         ((507, {}, b""), FailureCode.REPOSITORY_LFS_MISSING, "over its quota (status 507)", 1),

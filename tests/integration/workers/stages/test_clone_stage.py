@@ -316,7 +316,7 @@ def test_a_list_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path) -> No
     with Confinement.opened(None, "depl_1", LIMITS[Plan.FREE]) as confinement:
         git = Git(tmp_path, GitLimits(1 << 30), deadline, lambda _: None, confinement=confinement)
         assert len(git.run_program(["head", "-c", "4000000", "/dev/zero"], tmp_path)) == 4_000_000
-        assert len(git.run_program(["cat", "/dev/zero"], tmp_path, most=1000)) == 1000
+        assert len(git.run_program(["cat", "/dev/zero"], tmp_path, limit=1000)) == 1000
         with pytest.raises(StageFailure, match="more than 4 MiB") as caught:
             # Without end: the program is ended where its output is cut off.
             git.run_program(["cat", "/dev/zero"], tmp_path)

@@ -15,8 +15,8 @@ from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.settings import ObjectStoreSettings
 from shared.storage.object_store import S3ArtifactStore
-from tests.support.stage_context import TENANT, RecordedLog, add_tenant, make_context, make_settings
-from workers.artifacts.blob_cache import blob_key, manifest_key
+from tests.support.stage_context import TENANT, RecordedLog, add_tenant, make_context
+from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
 from workers.artifacts.output_tree import SITE_LIMITS
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.pipeline.stage import StageContext
@@ -31,9 +31,9 @@ class Uploader:
     def __init__(self, directory: Path, store: ObjectStoreSettings, database: Database) -> None:
         self.index = SnapshotIndex(database)
         self.directory = directory
-        self.settings = store
         self.store = S3ArtifactStore(store)
         self.snapshots = SnapshotStore(self.store, directory / "cache", maximum_bytes=1 << 30)
+        self.blobs = BlobCache(directory / "cache", maximum_bytes=1 << 30)
         self.numbers = itertools.count(1)
         self.log = RecordedLog()
 
@@ -51,8 +51,7 @@ class Uploader:
         return context
 
     def upload(self, fill: Callable[[Path], object], attempt: int = 1, **limits: int) -> str:
-        settings = make_settings(self.directory, self.settings)
-        stage = UploadStage(self.snapshots, self.index, self.store, settings, replace(SITE_LIMITS, **limits))
+        stage = UploadStage(self.snapshots, self.index, self.store, self.blobs, replace(SITE_LIMITS, **limits))
         return stage.run(self.context(fill, attempt)).output.manifest
 
     def failure(self, fill: Callable[[Path], object], **limits: int) -> StageFailure:
@@ -180,8 +179,7 @@ def test_limits(uploader: Uploader) -> None:
 def test_cancelled(uploader: Uploader) -> None:
     context = uploader.context(_site)
     context.cancelled.set()
-    settings = make_settings(uploader.directory, uploader.settings)
-    stage = UploadStage(uploader.snapshots, uploader.index, uploader.store, settings)
+    stage = UploadStage(uploader.snapshots, uploader.index, uploader.store, uploader.blobs)
     with pytest.raises(Cancelled):
         stage.run(context)
     assert list(uploader.store.list("manifests/")) == []

@@ -1,7 +1,7 @@
-"""Bounds programs that the worker itself starts on untrusted data: git, ssh, and what those start.
+"""Limits programs that the worker itself runs on untrusted data: git, ssh, and their children.
 
-With control groups the kernel keeps the bounds of all of them together. Without, RLIMIT_DATA bounds each process and
-the worker watches their sum.
+With control groups the kernel limits all of them together. Without, RLIMIT_DATA limits each process, and the worker
+watches the sum.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _NAME_PREFIX = "git-"
 _numbers = itertools.count(1)
 _MEASURE_SECONDS = 0.3
 _MEBIBYTE = 1024 * 1024
-# A file may pass the disk limit by this before SIGXFSZ, so that the measurement sees that the limit was passed.
+# A file may exceed the disk limit by this before SIGXFSZ, so that measuring the directory notices it first.
 _FILE_SIZE_MARGIN = 64 * _MEBIBYTE
 # A shell's `ulimit -f` counts these (POSIX).
 _BLOCK_BYTES = 512
-# Ends with a random word, so that no server and no name of a file can imitate it.
+# Ends with random digits, so that no server and no file name can imitate it.
 _NOT_CONFINED = f"cloudify: the limits of this program are refused ({os.urandom(8).hex()})"
-# Arguments: blocks of a file, KiB of data or "-", paths of cgroup.procs, "--", the command. An unlimited stack is for
-# git's recursion into directories: where it ends is decided by the bounds here, not by a crash.
+# Arguments: blocks of a file, KiB of data or "-", paths of cgroup.procs, "--", the command. The stack is unlimited
+# because git recurses into directories: the limits here end it, not a crash.
 _SCRIPT = f"""\
 fail() {{ echo '{_NOT_CONFINED}' >&2; exit 125; }}
 ulimit -c 0
@@ -48,7 +48,7 @@ _TRIED_TO_ALLOCATE = re.compile(r"tried to allocate (\d+) bytes")
 
 
 class Confinement:
-    """The bounds of one clone's programs; made by `opened`. Not shared between threads."""
+    """The limits of one clone's programs. Made by `opened`; not shared between threads."""
 
     def __init__(self, limits: PlanLimits, group: ControlGroup | None) -> None:
         self._limits = limits
@@ -58,9 +58,10 @@ class Confinement:
     @classmethod
     @contextmanager
     def opened(cls, groups: ControlGroups | None, name: str, limits: PlanLimits) -> Generator[Confinement]:
-        """Ends what is left in the group when the context ends. `groups` None: this host gives the worker none.
+        """Kills the group's remaining processes when the context ends. `groups` is None if the host has no control
+        groups for the worker.
 
-        Raises PlatformError when the kernel refuses a group that it gave before.
+        Raises PlatformError if the kernel refuses to create a group.
         """
         if groups is None:
             yield cls(limits, None)
@@ -72,20 +73,20 @@ class Confinement:
                 group.create()
                 group.configure(_group_limits(limits))
             except OSError as error:
-                raise PlatformError(f"The control group of the clone {name} can't be made: {error}.") from error
+                raise PlatformError(f"The control group of the clone {name} can't be created: {error}.") from error
             yield cls(limits, group)
         finally:
             group.remove()
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The command that enters the bounds and then becomes `command`."""
+        """The argv that applies the limits, then executes `command`."""
         blocks = (self._limits.disk_bytes + _FILE_SIZE_MARGIN) // _BLOCK_BYTES
         data = str(self._limits.memory_bytes // 1024) if self._group is None else "-"
         members = [] if self._group is None else [str(path) for path in self._group.member_files()]
         return ["/bin/sh", "-c", _SCRIPT, "sh", str(blocks), data, *members, "--", *command]
 
     def check_memory(self, pid: int) -> None:
-        """For a program that runs: raises StageFailure when it and its children together take too much."""
+        """Raises StageFailure if the running program and its children together exceed the memory limit."""
         if self._group is not None or time.monotonic() < self._measure_at:
             return
         import psutil
@@ -101,9 +102,9 @@ class Confinement:
         self._measure_at = time.monotonic() + _MEASURE_SECONDS
 
     def find_failure(self, program: str, return_code: int, stderr: str, trace: GitTrace) -> Exception | None:
-        """Why a program that failed did not end by itself; None when it did. `trace`: empty for another than git.
+        """Why a failed program was ended from outside, or None. `trace` is empty for a program other than git.
 
-        PlatformError for a death by signal, StageFailure where a bound of the plan was the cause.
+        Returns StageFailure if it exceeded a limit of the plan, PlatformError if a signal ended it otherwise.
         """
         events = None if self._group is None else self._group.memory_events()
         if events is not None and events.kills:
@@ -155,7 +156,7 @@ def _group_limits(limits: PlanLimits) -> Limits:
 
 
 def _own_prefix() -> str:
-    """Names this process, so that another one can tell whether the group's owner is alive."""
+    """Names this process, so that others can tell whether the group's owner is alive."""
     from workers.executors.process_tree import ProcessIdentity
 
     own = ProcessIdentity.find(os.getpid())
@@ -164,7 +165,7 @@ def _own_prefix() -> str:
 
 
 def _remove_abandoned(groups: ControlGroups) -> None:
-    """Ends what workers of this host that died left running, and deletes their groups."""
+    """Kills the processes that dead workers left on this host, and deletes their groups."""
     from workers.executors.process_tree import ProcessIdentity
 
     for name in groups.names():

@@ -1,4 +1,4 @@
-"""Turns what git says into what a person can act on."""
+"""Turns git's messages into failures with advice for the user."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _UNREACHABLE = re.compile(
     r"SSL certificate|certificate verif|SSL_|TLS|Failed to connect",
     re.IGNORECASE,
 )
-# As the end of a message of git's own.
+# At the end of one of git's own messages.
 _DISK = re.compile(r": (?:No space left on device|Disk quota exceeded)\Z")
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"returned error: (429|5\d\d)|early EOF|RPC failed|Connection (reset|closed by)|unexpected disconnect|"
     r"hung up unexpectedly|invalid index-pack output|transfer closed|bad pack header|index-pack failed|unexpected EOF",
     re.IGNORECASE,
 )
-# What git says of an answer that isn't its protocol.
+# git's messages for a response that isn't its protocol.
 _GARBLED = re.compile(
     r"(?:protocol error: )?bad line length(?: character: ([ -~]{1,4}))?|protocol error: |invalid server response",
     re.IGNORECASE,
 )
-# The files of a repository that name addresses.
+# Files of a repository that name addresses.
 SUBMODULES, LFS_SETTINGS = ".gitmodules", ".lfsconfig"
-# Before the second, third and fourth try of a contact that broke off, where the server doesn't say how long to wait.
+# Seconds before the second, third and fourth try of a broken contact, if the server doesn't say how long to wait.
 PAUSES = (2.0, 8.0, 20.0)
-# A server that asks for more is told of instead.
+# If a server asks for more, the deployment fails with its answer instead.
 MAXIMUM_WAIT_SECONDS = 60.0
 _COMMIT_ABSENT = re.compile(
     r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref|not a valid object", re.IGNORECASE
@@ -54,14 +54,14 @@ _COMMIT_ABSENT = re.compile(
 
 
 class AccessRefused(StageFailure):
-    """The repository can't be read with the credentials that there are, or without any."""
+    """The repository can't be read with the project's credentials, or without any."""
 
     def __init__(self, message: str) -> None:
         super().__init__(FailureCode.REPOSITORY_AUTHENTICATION, message)
 
 
 class ProxyUnusable(PlatformError):
-    """The company's proxy can't be used at all. The message, unlike other PlatformErrors', is for the log as well."""
+    """The company's proxy can't be used at all. Unlike other PlatformErrors', the message is for the log as well."""
 
 
 def is_moved(stderr: str) -> bool:
@@ -69,37 +69,36 @@ def is_moved(stderr: str) -> bool:
 
 
 def is_commit_absent(stderr: str) -> bool:
-    """Whether the server has no such commit, or doesn't hand out commits by their SHA."""
+    """Whether the server has no such commit, or doesn't serve commits by SHA."""
     return _COMMIT_ABSENT.search(stderr) is not None
 
 
 def find_wait_seconds(error: GitFailed, default: float) -> float | None:
-    """How long to wait before the contact is tried again; None where that won't help, or is too long."""
+    """Seconds to wait before the next try, or None if that won't help or takes too long."""
     stderr, answers = error.stderr, error.answers
-    if answers and answers[-1].is_passing:
+    if answers and answers[-1].is_transient:
         return wait_after(answers[-1], default)
     is_other = (
         is_commit_absent(stderr) or is_disk_full(error) or _NOT_FOUND.search(stderr) or _AUTHENTICATION.search(stderr)
     )
-    return default if _PASSING.search(stderr) and not is_other else None
+    return default if _TRANSIENT.search(stderr) and not is_other else None
 
 
 def wait_after(answer: HttpAnswer, default: float) -> float | None:
-    """Seconds to wait after an answer that `is_passing`, None where the server asks for too many; `default`: at
-    least, also where it asks for less."""
+    """Seconds to wait after an answer that `is_transient`: `default`, or more if the server asks for it. None if it
+    asks for too many."""
     seconds = max(default, answer.retry_after_seconds or 0.0)
     return seconds if seconds <= MAXIMUM_WAIT_SECONDS else None
 
 
 def is_disk_full(error: GitFailed) -> bool:
-    """Whether git says that it could not write here; a server's word for its own disk isn't meant."""
+    """Whether git could not write on this host. A server's message about its own disk doesn't count."""
     return any(_DISK.search(message) for message in error.messages)
 
 
 def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: bool) -> Exception:
-    """The exception that a failed contact with the repository stands for: StageFailure, or PlatformError for what
-    may pass and for our own disk.
-    """
+    """The exception for a failed contact with the repository: StageFailure, or PlatformError for transient failures
+    and for the worker's own disk."""
     stderr, shown = error.stderr, repository.public
     if is_disk_full(error):
         return PlatformError("The worker's disk is full; git could not write.")
@@ -108,10 +107,21 @@ def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: 
     answered = find_answer_failure(repository, error.answers)
     if answered is not None:
         return answered
+    meaning = _find_meaning(stderr, repository)
+    if meaning is not None:
+        return meaning
+    if _TRANSIENT.search(stderr) and not _UNREACHABLE.search(stderr) and not is_last_attempt:
+        return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
+    return unreachable(repository, _last_line(stderr))
+
+
+def _find_meaning(stderr: str, repository: RepositoryUrl) -> StageFailure | None:
+    """The failure if git's messages are about the repository itself. None if only the contact failed."""
+    shown = repository.public
     if is_moved(stderr):
         return StageFailure(
             FailureCode.REPOSITORY_NOT_FOUND,
-            f"{shown} redirects elsewhere. Set the project's repositoryUrl to the repository's present address.",
+            f"{shown} redirects to another address. Set the project's repositoryUrl to the current one.",
         )
     if _NOT_FOUND.search(stderr):
         return StageFailure(
@@ -124,25 +134,21 @@ def failure_of(error: GitFailed, repository: RepositoryUrl, *, is_last_attempt: 
         said = "" if garbled[1] is None else f" (it begins with {garbled[1].strip()!r})"
         return StageFailure(
             FailureCode.REPOSITORY_UNREACHABLE,
-            f"{repository.host} answers with something else than git's protocol{said}: a greeting, or an account that "
-            "may not log in. Check the user name in the address (most hosts want git@) and what the account runs "
+            f"{repository.host} doesn't speak git's protocol{said}: it sends a greeting, or the account may not log "
+            "in. Check the user name in the address (most hosts want git@) and what the account runs "
             "there.",
         )
     if _CERTIFICATE.search(stderr):
         return StageFailure(
             FailureCode.REPOSITORY_UNREACHABLE,
             f"The certificate of {repository.host} is not trusted: {_last_line(stderr).rstrip('.')}. If it is signed "
-            "by an authority of one's own, the operator of this installation adds that to CLOUDIFY_CA_BUNDLE.",
+            "by a private authority, the operator of this installation adds that to CLOUDIFY_CA_BUNDLE.",
         )
-    if _UNREACHABLE.search(stderr):
-        return unreachable(repository, _last_line(stderr))
-    if _PASSING.search(stderr) and not is_last_attempt:
-        return PlatformError(f"Contact with {shown} broke off: {_last_line(stderr)}")
-    return unreachable(repository, _last_line(stderr))
+    return None
 
 
 def find_answer_failure(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
-    """What the last answer of an HTTP server means by itself; None where git's own words say it."""
+    """The failure that the last HTTP response alone explains. None if git's messages have to explain it."""
     if not answers:
         return None
     last, shown = answers[-1], repository.public
@@ -150,22 +156,22 @@ def find_answer_failure(repository: RepositoryUrl, answers: Sequence[HttpAnswer]
     if address is not None:
         return StageFailure(
             FailureCode.REPOSITORY_NOT_FOUND,
-            f"{shown} redirects to {address}. Where that is the repository, set the project's repositoryUrl to it.",
+            f"{shown} redirects to {address}. If that is the repository, set the project's repositoryUrl to it.",
         )
     page = last.sign_in_page(shown)
     if page is not None:
         return AccessRefused(
-            f"{shown} redirects to {page}, a page to sign in: the repository is private, or the address isn't one that "
-            "git reads. Check the project's repositoryUrl, and set an access token: `cloudify credentials set`.",
+            f"{shown} redirects to {page}, a sign-in page: the repository is private, or the address isn't a git "
+            "repository's. Check the project's repositoryUrl, and set an access token: `cloudify credentials set`.",
         )
-    if last.is_passing:
-        return host_in_trouble(repository.host, last)
+    if last.is_transient:
+        return host_failing(repository.host, last)
     return None if not 200 <= last.status < 300 or last.is_git else _not_git(repository, last)
 
 
-def find_other_server(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
-    """For a repository without branches: git takes any answer for a server of files, and an empty list for a
-    repository without commits. None when it was git's protocol after all."""
+def find_foreign_answer(repository: RepositoryUrl, answers: Sequence[HttpAnswer]) -> StageFailure | None:
+    """The failure if a repository seems to have no branches because the server doesn't speak git's protocol: git takes
+    any response for a file server's, with an empty list. None if the server does speak it."""
     if not answers or any(answer.is_git for answer in answers):
         return None
     return find_answer_failure(repository, answers[:1]) or _not_git(repository, answers[0])
@@ -175,33 +181,35 @@ def _not_git(repository: RepositoryUrl, answer: HttpAnswer) -> StageFailure:
     return StageFailure(
         FailureCode.REPOSITORY_NOT_FOUND,
         f"There is no git repository at {repository.public}: {repository.host} answers {answer.status} with "
-        f"{answer.kind} instead of git's protocol. Check the project's repositoryUrl with `git ls-remote`; where it "
-        "asks to sign in, set an access token: `cloudify credentials set`. A server that only hands out a repository's "
-        "files can't be cloned from.",
+        f"{answer.kind} instead of git's protocol. Check the project's repositoryUrl with `git ls-remote`. If it "
+        "asks to sign in, set an access token: `cloudify credentials set`. Servers that only serve a repository's "
+        "files are not supported.",
     )
 
 
-def host_in_trouble(host: str, answer: HttpAnswer) -> StageFailure:
-    """For an answer that `is_passing`, when the waiting is over."""
+def host_failing(host: str, answer: HttpAnswer) -> StageFailure:
+    """For an answer that `is_transient`, after the last retry."""
     asked = answer.retry_after_seconds
-    wait = "later" if asked is None or asked < 1 else f"in {asked:.0f} seconds, as it asks"
-    cause = "too many requests" if answer.status in (403, 429) else "a fault there"
+    wait = "later" if asked is None or asked < 1 else f"in {asked:.0f} seconds, as the server asks"
+    cause = "too many requests" if answer.status in (403, 429) else "a server error"
     return StageFailure(
         FailureCode.REPOSITORY_UNREACHABLE,
-        f"{host} answers {answer.status} ({cause}). The address is not at fault: deploy again {wait}.",
+        f"{host} answers {answer.status} ({cause}). The address is not the problem: deploy again {wait}.",
     )
 
 
-def refused_elsewhere(repository: RepositoryUrl, own: RepositoryUrl, place: str) -> AccessRefused:
-    """For an address that a file of the repository names, `place`, and that isn't of the host of `own`, the project's
-    repository, whose credentials are the only ones."""
+def refused_elsewhere(repository: RepositoryUrl, own: RepositoryUrl, named_in: str) -> AccessRefused:
+    """For an address on another host than `own`, the project's repository: a project has credentials for one host only.
+
+    `named_in`: the file of the repository that names the address.
+    """
     begin = own.public.removesuffix(own.path)
     problem = f"{repository.public} can't be read without credentials, and a project's credentials are for the host of "
     problem += f"its own repository alone ({begin})."
     if repository.host == own.host and repository.scheme != own.scheme:
-        relative = ", or relative to it (../name.git)" if place == SUBMODULES else ""
-        return AccessRefused(f"{problem} Write its address in {place} like the project's, as {begin}/…{relative}.")
-    advice = f"Name a copy on that host in {place}, make it public, or commit its files in its place."
+        relative = ", or relative to it (../name.git)" if named_in == SUBMODULES else ""
+        return AccessRefused(f"{problem} Write its address in {named_in} like the project's, as {begin}/…{relative}.")
+    advice = f"Name a copy on that host in {named_in}, make it public, or commit its files in its place."
     return AccessRefused(f"{problem} {advice}")
 
 
@@ -221,7 +229,7 @@ def host_key_changed(repository: RepositoryUrl) -> StageFailure:
         FailureCode.REPOSITORY_AUTHENTICATION,
         f"{repository.host} shows another SSH host key than at the project's first contact, so nothing was sent to it. "
         "If its operator has announced a new key, set the project's credentials again (`cloudify credentials set --key "
-        "FILE`), which forgets the former one.",
+        "FILE`), which deletes the old one.",
     )
 
 
@@ -233,9 +241,8 @@ def unreachable(repository: RepositoryUrl, reason: str) -> StageFailure:
 
 
 def proxy_failure(repository: RepositoryUrl, failure: UpstreamFailure, *, is_last_attempt: bool) -> Exception:
-    """The exception for a contact that the company's proxy didn't let through: StageFailure for what it says of this
-    host, PlatformError for its own troubles and for what may pass.
-    """
+    """The exception for a contact that failed at the company's proxy: StageFailure if the cause is this host,
+    PlatformError if the proxy itself fails and for transient failures."""
     if isinstance(failure, UpstreamAway):
         return ProxyUnusable(
             "The proxy of this installation does not answer, so nothing outside can be cloned. Its operator checks "
@@ -255,13 +262,13 @@ def proxy_failure(repository: RepositoryUrl, failure: UpstreamFailure, *, is_las
             f"{repository.public} can't be reached: {reason}.{other} Its operator allows the host there, or lists its "
             "network in CLOUDIFY_EGRESS_ALLOWED_NETWORKS where it is reached directly.",
         )
-    said = "gives no answer for it" if failure.status is None else f"answers {failure.status}"
-    reason = f"the proxy of this installation (CLOUDIFY_EGRESS_PROXY) doesn't get to {place}: it {said}"
+    said = "sends no response" if failure.status is None else f"answers {failure.status}"
+    reason = f"the proxy of this installation (CLOUDIFY_EGRESS_PROXY) can't reach {place}: it {said}"
     return unreachable(repository, reason) if is_last_attempt else PlatformError(f"{repository.public}: {reason}.")
 
 
 def _last_line(stderr: str) -> str:
-    """The line that says what went wrong: the last that git calls fatal or an error, else the last one."""
+    """The line with the reason: git's last fatal error or error, else the last line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    grave = [line for line in lines if line.startswith(("fatal:", "error:"))]
-    return (grave or lines or ["git gave no reason"])[-1][:300]
+    errors = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    return (errors or lines or ["git gave no reason"])[-1][:300]

@@ -1,4 +1,4 @@
-"""What HTTP servers answered to git, read from git's own trace: status and headers alone, never a body."""
+"""HTTP responses that git received, from git's own trace: statuses and headers only, never a body."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from shared.text.written import is_written_text
 
 _MAXIMUM_SHOWN = 300
-# The trace of a whole fetch; what comes later doesn't matter.
+# Enough for the trace of a whole fetch; the rest is ignored.
 _MAXIMUM_TRACE = 4 << 20
 _HEADER = re.compile(r"<= Recv header: ?(.*)$")
 _REQUEST = re.compile(r"=> Send header: ([A-Z]+) \S+ HTTP/[0-9.]+$")
@@ -21,8 +21,8 @@ _STATUS = re.compile(r"HTTP/[0-9.]+ (\d{3})\b")
 _SMART = re.compile(r"application/x-git-[a-z-]+", re.IGNORECASE)
 _WORDS = re.compile(r"[\w.+-]+/[\w.+-]+")
 _SIGN_IN = re.compile(r"login|log-in|logon|sign[-_]?in|signin|/auth|oauth|saml|sso\b", re.IGNORECASE)
-# 520 to 527 are how Cloudflare says that the server behind it is in trouble.
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
+# Cloudflare answers 520 to 527 if the server behind it fails.
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
 _REFERENCES = "/info/refs"
 _KINDS: Mapping[str, str] = {
     "text/html": "a web page (text/html), as sign-in pages and firewalls do,",
@@ -32,51 +32,51 @@ _KINDS: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class HttpAnswer:
-    """`headers` by lower-case name; the last of a name."""
+    """`headers` by lower-case name; of repeated headers, the last."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def is_git(self) -> bool:
-        """Whether it speaks git's smart protocol (gitprotocol-http(5))."""
+        """Whether it is a response of git's smart protocol (gitprotocol-http(5))."""
         return _SMART.match(self.headers.get("content-type", "")) is not None
 
     @property
     def kind(self) -> str:
-        """What it holds, for people."""
+        """The content type in words."""
         found = _WORDS.match(self.headers.get("content-type", ""))
         if found is None:
-            return "an answer without a content type"
+            return "a response without a content type"
         return _KINDS.get(found[0].lower(), f"{found[0][:60].lower()}")
 
     @property
-    def is_passing(self) -> bool:
-        """Whether the server says that another time it may be otherwise; 403 is how some limit rates."""
+    def is_transient(self) -> bool:
+        """Whether a later try may succeed. Some servers limit rates with 403."""
         is_limited = self.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in self.headers
-        return self.status in _PASSING_STATUSES or (self.status == 403 and is_limited)
+        return self.status in _TRANSIENT_STATUSES or (self.status == 403 and is_limited)
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """None where the server doesn't say, or not in a way that HTTP knows (RFC 9110, 10.2.3)."""
+        """None if the header is missing or malformed (RFC 9110, 10.2.3)."""
         return retry_after_seconds(self.headers.get("retry-after", ""))
 
     def moved_to(self, asked: str) -> str | None:
-        """The repository's address that it redirects to, None for another redirect; `asked`: the repository's own."""
+        """The repository's new address if it redirects to one. `asked`: the address that was requested."""
         target = self._target(asked)
         if target is None or not target.endswith(_REFERENCES):
             return None
         return target.removesuffix(_REFERENCES)
 
     def sign_in_page(self, asked: str) -> str | None:
-        """Where it redirects to, if that looks like a page to sign in; `asked`: the repository's own address."""
+        """The redirect's target if it looks like a sign-in page. `asked`: the address that was requested."""
         target = self._target(asked)
         if target is None or target.endswith(_REFERENCES):
             return None
         return target if _SIGN_IN.search(target.partition("://")[2]) else None
 
     def _target(self, asked: str) -> str | None:
-        """Where it redirects to, for people: without query and credentials."""
+        """The redirect's target without query and credentials, for messages."""
         if not 300 <= self.status < 400:
             return None
         try:
@@ -88,7 +88,7 @@ class HttpAnswer:
 
 
 def retry_after_seconds(value: str) -> float | None:
-    """Seconds that a `Retry-After` header asks to wait; None for a malformed one."""
+    """Seconds that a `Retry-After` header asks to wait, or None if it is malformed."""
     text = value.strip()
     if text.isascii() and text.isdigit() and len(text) < 10:
         return float(text)
@@ -100,9 +100,9 @@ def retry_after_seconds(value: str) -> float | None:
 
 
 def read_trace(path: Path) -> list[HttpAnswer]:
-    """The answers in a file that git wrote as GIT_TRACE_CURL, in order; none where there is no file.
+    """Reads the responses from a file that git wrote as GIT_TRACE_CURL, in order; empty if there is no file.
 
-    What a proxy answers to CONNECT is not the host's answer, so it is left out.
+    A proxy's response to CONNECT is left out, because it isn't the host's.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a program that git.py runs writes: its output and its messages, each bounded."""
+"""Reads the output and the messages of a program that `runner.py` runs, each up to a limit."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import IO
 from shared.errors import FailureCode, StageFailure
 
 _PROGRESS_INTERVAL = 2.0
-# What may be kept. Lists of files are longer and taken in pieces.
+# Of an output that is kept. Lists of files are longer and are consumed in chunks.
 _MAXIMUM_OUTPUT = 4 << 20
-# What git and the server say of one run; the rest isn't shown.
+# Of the messages of git and the server in one run; the rest isn't logged.
 _MAXIMUM_MESSAGES = 1 << 20
 _MAXIMUM_LINE = 2000
 
 
 class Output:
-    """A program's standard output: kept, or handed on. `failure` and `is_enough` end the program.
+    """A program's standard output: kept, or passed to `consume`. `failure` and `is_enough` end the program.
 
-    `most`: that many bytes are enough. None: all of it is wanted.
+    `limit`: this many bytes are enough. None: all are needed.
     """
 
-    def __init__(self, consume: Callable[[bytes], None] | None, most: int | None) -> None:
+    def __init__(self, consume: Callable[[bytes], None] | None, limit: int | None) -> None:
         self.data = bytearray()
         self.failure: Exception | None = None
         self.is_enough = False
         self._consume = consume or self._keep
-        self._most = most
+        self._limit = limit
 
     def read(self, pipe: IO[bytes]) -> None:
         while self.failure is None and not self.is_enough and (data := os.read(pipe.fileno(), 65536)):
@@ -39,20 +39,20 @@ class Output:
 
     def _keep(self, data: bytes) -> None:
         self.data += data
-        if self._most is not None and len(self.data) >= self._most:
-            del self.data[self._most :]
+        if self._limit is not None and len(self.data) >= self._limit:
+            del self.data[self._limit :]
             self.is_enough = True
         elif len(self.data) > _MAXIMUM_OUTPUT:
-            # A part of it would pass for the whole.
+            # A truncated list would be taken for the whole.
             raise StageFailure(
                 FailureCode.REPOSITORY_TOO_LARGE,
-                f"What git lists of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB. Deploy a repository "
+                f"git's list of the repository takes more than {_MAXIMUM_OUTPUT >> 20} MiB. Deploy a repository "
                 "that holds the site alone.",
             )
 
 
 class Messages:
-    """git's standard error: whole lines go on, progress (lines that overwrite each other) every two seconds."""
+    """git's standard error: passes on whole lines, and progress (lines that overwrite each other) every two seconds."""
 
     def __init__(self, on_line: Callable[[bytes], None] | None) -> None:
         self._on_line = on_line
@@ -84,7 +84,7 @@ class Messages:
         self._left -= len(line) + 1
         self._on_line(line.rstrip() + b"\n")
         if self._left <= 0:
-            self._on_line(b"More of it is not shown.\n")
+            self._on_line(b"Further messages are not shown.\n")
 
     def text(self) -> str:
         return b"\n".join(self._lines).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Runs git on the host: a trusted program on untrusted repositories, so hardened and bounded."""
+"""Runs git on the host: a trusted program on untrusted repositories, so it is hardened and limited."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from workers.stages.clone.git.output import Messages, Output
 from workers.stages.clone.git.trace import GitTrace
 from workers.stages.clone.git.tree_size import MAXIMUM_ENTRIES, TreeSize, directory_bytes
 
-# The only configuration git reads. No hooks, no filters (LFS among them), no helpers, no redirects to elsewhere.
+# The only configuration that git reads. No hooks, no filters (such as LFS), no helpers, no redirects.
 _CONFIGURATION = """\
 [core]
 	bigFileThreshold = 64m
@@ -54,15 +55,18 @@ _CONFIGURATION = """\
 """
 _PASSED_ON = ("PATH", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SIZE_INTERVAL = 0.5
-# Of a commit; people are shown far less.
+# Bytes of a commit's message; far less is shown.
 _MAXIMUM_MESSAGE = 64 << 10
-# Nothing is fetched on the way: that contact wouldn't be bound to the address that was checked.
+# git fetches nothing lazily: such a contact wouldn't be bound to the address that was checked.
 OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 class GitFailed(Exception):
-    """git exited with `status`, which isn't 0. `stderr`: what it said, without progress; servers' words and names of
-    files are in it. `messages`: git's own alone. `answers`: what HTTP servers answered to it."""
+    """git exited with `status`, which isn't 0.
+
+    `stderr` is its standard error without progress, which may contain text of servers and file names. `messages` are
+    git's own only. `answers` are the HTTP responses that it received.
+    """
 
     def __init__(self, stderr: str, status: int, messages: Sequence[str] = ()) -> None:
         super().__init__(stderr)
@@ -74,17 +78,16 @@ class GitFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GitLimits:
-    """`maximum_bytes` bounds the clone's directory, `maximum_entries` the files and directories of all that is checked
-    out."""
+    """`maximum_bytes` limits the clone's directory, `maximum_entries` the files and directories of all checkouts."""
 
     maximum_bytes: int
     maximum_entries: int = MAXIMUM_ENTRIES
 
 
 class Git:
-    """For one clone; not shared between threads. `directory` holds its configuration, and everything that it fetches.
+    """Belongs to one clone; not shared between threads. `directory` holds git's configuration and all that it fetches.
 
-    `certificates`: a PEM file of those that servers' certificates are checked against, in place of the host's.
+    `certificates`: a PEM file of trusted authorities, in place of the host's.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Git:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
-            # No protocol at all; a contact brings the one that it may use (`RepositoryAccess.environment`).
+            # None by default; each contact adds the one that it may use (`RepositoryAccess.environment`).
             "GIT_ALLOW_PROTOCOL": "",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_ADVICE": "0",
@@ -121,18 +124,18 @@ class Git:
         }
         if certificates is not None:
             self._environment["GIT_SSL_CAINFO"] = str(certificates)
-        # Ends git when the worker is killed; where util-linux is missing, git ends at its next write to the pipe.
+        # Kills git if the worker is killed. Without util-linux, git ends at its next write to the pipe.
         setpriv = shutil.which("setpriv")
         self._prefix = (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
 
     @property
     def trace(self) -> Path:
-        """Where git is told to note what HTTP servers answer."""
+        """The file to which git traces HTTP responses."""
         return self._directory / "http-answers"
 
     @property
     def certificates(self) -> str | None:
-        """The file that git trusts; None for its own default."""
+        """The PEM file of authorities that git trusts; None for its default."""
         return self._environment.get("GIT_SSL_CAINFO")
 
     def run(
@@ -143,25 +146,28 @@ class Git:
         *,
         is_silent: bool = False,
         consume: Callable[[bytes], None] | None = None,
-        most: int | None = None,
+        limit: int | None = None,
     ) -> bytes:
-        """Standard output. `remote`: environment made by `RepositoryAccess.environment`. `consume` gets the output in
-        pieces, from another thread, instead of it being returned; what it raises ends git and is raised here. After
-        `most` bytes of it git is ended, and they are returned.
+        """Runs git and returns its standard output. `remote` is made by `RepositoryAccess.environment`.
 
-        Raises GitFailed, Cancelled, StageFailure when the time, the size or the memory is passed, and PlatformError
-        when git was killed; nothing is left running.
+        `consume` gets the output in chunks, from another thread, and nothing is returned; an exception in it ends git
+        and is raised here. After `limit` bytes, git is ended and they are returned.
+
+        Raises GitFailed, Cancelled, StageFailure if the time, disk or memory limit is exceeded, and PlatformError if
+        git was killed. No process is left running.
         """
-        return self.run_program(["git", *arguments], directory, remote, is_silent=is_silent, consume=consume, most=most)
+        return self.run_program(
+            ["git", *arguments], directory, remote, is_silent=is_silent, consume=consume, limit=limit
+        )
 
     def read_message(self, sha: str, directory: Path, *, header: str = "") -> str:
-        """The commit's message, after a line of its `header` (placeholders of `git log`) where one is asked for.
+        """Returns the commit's message, after a line with its `header` (placeholders of `git log`) if one is given.
 
-        No more than 64 KiB of both: the rest of a message that has no end is neither kept nor read. Raises as `run`.
+        Reads at most 64 KiB of both, however long the message is. Raises as `run`.
         """
         form = f"--format={header}%n%B" if header else "--format=%B"
         arguments = ["log", "-1", "--no-show-signature", form, "--encoding=UTF-8", sha]
-        return self.run(arguments, directory, OFFLINE, most=_MAXIMUM_MESSAGE).decode("utf-8", "replace")
+        return self.run(arguments, directory, OFFLINE, limit=_MAXIMUM_MESSAGE).decode("utf-8", "replace")
 
     def run_program(
         self,
@@ -171,40 +177,14 @@ class Git:
         *,
         is_silent: bool = False,
         consume: Callable[[bytes], None] | None = None,
-        most: int | None = None,
+        limit: int | None = None,
     ) -> bytes:
         """As `run`, for another program that contacts the repository."""
         events = Path(self._environment["GIT_TRACE2_EVENT"])
         events.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            self._confinement.command([*self._prefix, *command]),
-            cwd=directory,
-            env=self._environment | dict(remote or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            # The modes of a checkout are part of what builds see.
-            umask=PUBLIC_UMASK,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        output, messages = Output(consume, most), Messages(None if is_silent else self._on_stderr)
-        readers = [
-            threading.Thread(target=output.read, args=(process.stdout,), daemon=True),
-            threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
-        ]
-        for reader in readers:
-            reader.start()
-        try:
+        output, messages = Output(consume, limit), Messages(None if is_silent else self._on_stderr)
+        with self._started(command, directory, remote or {}, output, messages) as process:
             self._wait(process, output)
-        finally:
-            # Also after success: a helper that outlived git would hold the pipes open.
-            end_group(process)
-            for reader in readers:
-                reader.join()
-            process.stdout.close()
-            process.stderr.close()
         if output.failure is not None:
             raise output.failure
         if process.returncode != 0 and not output.is_enough:
@@ -212,6 +192,40 @@ class Git:
             killed = self._confinement.find_failure(command[0], process.returncode, messages.text(), trace)
             raise killed or GitFailed(messages.text(), process.returncode, trace.messages)
         return bytes(output.data)
+
+    @contextmanager
+    def _started(
+        self, command: list[str], directory: Path, remote: Mapping[str, str], output: Output, messages: Messages
+    ) -> Generator[subprocess.Popen[bytes]]:
+        """Starts the program within its limits, read by two threads. Leaving the context ends it, then the threads."""
+        process = subprocess.Popen(
+            self._confinement.command([*self._prefix, *command]),
+            cwd=directory,
+            env=self._environment | dict(remote),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            # Builds see the file modes of a checkout.
+            umask=PUBLIC_UMASK,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        readers = [
+            threading.Thread(target=output.read, args=(process.stdout,), daemon=True),
+            threading.Thread(target=messages.read, args=(process.stderr,), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            yield process
+        finally:
+            # Also after success: a helper that outlived git would hold the pipes open.
+            end_group(process)
+            for reader in readers:
+                reader.join()
+            process.stdout.close()
+            process.stderr.close()
 
     def _wait(self, process: subprocess.Popen[bytes], output: Output) -> None:
         next_size_check = time.monotonic() + _SIZE_INTERVAL
@@ -229,13 +243,12 @@ class Git:
             now = time.monotonic()
             if now > next_size_check:
                 self.check_size()
-                # On a tree so large that measuring it is slow, measure less often.
+                # Measure less often if the tree is so large that measuring it is slow.
                 next_size_check = time.monotonic() + max(_SIZE_INTERVAL, 10 * (time.monotonic() - now))
 
     def check_tree(self, sha: str, directory: Path, *, has_files: bool = True) -> None:
-        """Raises StageFailure when the commit is too large to be checked out into `directory`, together with the
-        commits of the directories that were checked before. `has_files`: its files were fetched, not its trees alone.
-        """
+        """Raises StageFailure if the commit is too large to be checked out into `directory`, together with the commits
+        of the directories that were checked before. `has_files`: its files were fetched, not only its trees."""
         former = sum(count for path, count in self._entries.items() if path != directory)
         size = TreeSize(self._limits.maximum_entries, former)
         sizes = ["-l"] if has_files else []
@@ -246,13 +259,13 @@ class Git:
             self.check_size(size.file_bytes)
 
     def check_size(self, expected_bytes: int = 0) -> None:
-        """Raises StageFailure when the clone's directory, with what is expected beside, has outgrown its bound."""
+        """Raises StageFailure if the clone's directory, plus `expected_bytes`, exceeds its limit."""
         if directory_bytes(self._directory) + expected_bytes > self._limits.maximum_bytes:
             raise too_large(self._limits.maximum_bytes)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and everything in its group; returns when the process is reaped."""
+    """Ends the process and its whole group. Returns when the process is reaped."""
     for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)

@@ -1,6 +1,7 @@
-"""What git says of itself and of the programs that it starts, read from its own trace.
+"""Reads git's own errors, and how its child processes ended, from its trace.
 
-Its standard error also holds the words of servers and the names of files, which tenants choose, newlines included.
+Its standard error isn't reliable: it also contains text of servers and file names, which tenants choose, newlines
+included.
 """
 
 from __future__ import annotations
@@ -9,29 +10,28 @@ import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _MAXIMUM_TRACE = 4 << 20
 _MAXIMUM_MESSAGES = 100
-# What a server says comes as an error of git's own, after these words.
-_SERVERS_WORDS = "remote error: "
-# ssh ends with the status of the server's program, so that one could be chosen.
+# git reports a server's message as its own error, with this prefix.
+_REMOTE_PREFIX = "remote error: "
+# ssh exits with the status of the server's program, which the server can choose.
 _SSH = "transport/ssh"
-# 128 + 1 is how git ends after a wrong option; 2, 3 and 13 follow from another end.
-_NOT_TOLD = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE})
+# git exits with 128 + 1 after an invalid option; signals 2, 3 and 13 follow from the end of another process.
+_IGNORED_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE})
 
 
 @dataclass(frozen=True, slots=True)
 class GitTrace:
-    """`messages`: git's errors, without `fatal:` and without servers' words. `child_signal`: what ended a program that
-    git had started, None when none was ended so."""
+    """`messages`: git's errors, without `fatal:` and without servers' messages. `child_signal`: the signal that ended
+    one of git's child processes, or None."""
 
     messages: tuple[str, ...] = ()
     child_signal: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> GitTrace:
-        """Of a file that git wrote as GIT_TRACE2_EVENT; empty where there is no file."""
+        """Reads a file that git wrote as GIT_TRACE2_EVENT; the result is empty if there is no file."""
         try:
             with path.open("rb") as file:
                 lines = file.read(_MAXIMUM_TRACE).splitlines()
@@ -39,7 +39,7 @@ class GitTrace:
             return cls()
         messages: list[str] = []
         child_signal: int | None = None
-        over_ssh: set[tuple[Any, Any]] = set()
+        over_ssh: set[tuple[object, object]] = set()
         for line in lines:
             if b'"event":"child_' not in line and b'"event":"error"' not in line:
                 continue
@@ -57,10 +57,10 @@ class GitTrace:
                     child_signal = _signal_of(event.get("code")) or child_signal
                 case _:
                     pass
-        own = [text for text in messages if not text.startswith(_SERVERS_WORDS)]
+        own = [text for text in messages if not text.startswith(_REMOTE_PREFIX)]
         return cls(tuple(own[-_MAXIMUM_MESSAGES:]), child_signal)
 
 
-def _signal_of(code: Any) -> int | None:
+def _signal_of(code: object) -> int | None:
     number = code - 128 if isinstance(code, int) else 0
-    return number if 0 < number < signal.NSIG and number not in _NOT_TOLD else None
+    return number if 0 < number < signal.NSIG and number not in _IGNORED_SIGNALS else None

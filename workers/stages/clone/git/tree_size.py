@@ -1,5 +1,7 @@
-"""Measures a commit from git's list of it, before anything of it is written: the list may be endless (trees that hold
-one tree several times, nested), so reading stops at the bounds."""
+"""Measures a commit from git's list of its files before it is checked out, and a directory on the disk.
+
+The list may be practically endless (trees that contain one tree several times, nested), so reading stops at the limits.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,19 @@ from workers.snapshots.tar_format import MAXIMUM_DEPTH
 
 # Files and directories of everything that one deployment checks out. Linux has 90 000, Chromium 450 000.
 MAXIMUM_ENTRIES = 500_000
-# On the disk: a checkout, and what git keeps beside it.
+# On the disk: a checkout, and git's own files.
 _MAXIMUM_WATCHED = 2 * MAXIMUM_ENTRIES
-# Of all paths together: git's index holds them in memory, and so do we.
+# Of all paths together: git's index and this process hold them in memory.
 MAXIMUM_LIST_BYTES = 64 << 20
-# The operating system's own, PATH_MAX.
+# PATH_MAX of Linux.
 _MAXIMUM_PATH = 4096
 
 
 class TreeSize:
-    """Takes the output of `git ls-tree -r -t [-l] -z` in pieces of any size. `file_bytes` counts with -l."""
+    """Parses the output of `git ls-tree -r -t [-l] -z` in chunks of any size. `file_bytes` needs -l."""
 
     def __init__(self, maximum_entries: int, former_entries: int = 0) -> None:
-        """`former_entries`: what was counted before of what the maximum holds for."""
+        """`former_entries`: counted before for the same maximum."""
         self.entries = 0
         self._former = former_entries
         self.file_bytes = 0
@@ -33,7 +35,7 @@ class TreeSize:
         self._rest = b""
 
     def add(self, data: bytes) -> None:
-        """Raises StageFailure REPOSITORY_TOO_LARGE as soon as a bound is passed."""
+        """Raises StageFailure REPOSITORY_TOO_LARGE as soon as a limit is exceeded."""
         *records, self._rest = (self._rest + data).split(b"\0")
         self.entries += len(records)
         self._list_bytes += len(data)
@@ -73,9 +75,9 @@ def too_many_entries(maximum: int) -> StageFailure:
 
 
 def directory_bytes(directory: Path) -> int:
-    """The sizes of all files below, links not followed; what disappears meanwhile counts nothing.
+    """The size of all files in a tree. Links aren't followed; files that disappear meanwhile count nothing.
 
-    Raises StageFailure for more entries than a clone may leave, and for a tree too deep to be measured.
+    Raises StageFailure for more entries than a clone may create, and for a tree too deep to be measured.
     """
     total, entries_left, waiting = 0, _MAXIMUM_WATCHED, [str(directory)]
     while waiting:

@@ -1,4 +1,4 @@
-"""What a Git LFS server is asked for a batch of objects, and what it answers.
+"""The batch API of Git LFS: requests for the download addresses of objects, and their responses.
 
 https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
 """
@@ -16,7 +16,7 @@ from workers.stages.clone.lfs.objects import LfsObject, object_missing
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Where the server says that an object is, and the headers to ask for it with. Both may hold secrets."""
+    """An object's address and the headers of the request for it, from the server. Both may contain secrets."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -33,18 +33,18 @@ def write_request(objects: Iterable[LfsObject]) -> bytes:
 
 
 def read_answer(data: bytes, host: str, wanted: Mapping[LfsObject, str]) -> dict[LfsObject, Download]:
-    """A download for each of the objects that were asked for; `wanted` gives a path to name each by.
+    """Returns the download of each requested object. `wanted`: a path of each, for messages.
 
-    Raises StageFailure when one is missing, and when the answer isn't one.
+    Raises StageFailure if one is missing, or if the response is malformed.
     """
     try:
         answer = _mapping(json.loads(data))
     except (ValueError, RecursionError):
         answer = None
     if answer is None:
-        raise server_unusable(host, "doesn't answer as one")
+        raise server_unusable(host, "sends an invalid response")
     if answer.get("transfer", "basic") != "basic":
-        raise server_unusable(host, "wants a kind of transfer that it wasn't offered")
+        raise server_unusable(host, "asks for a transfer type that wasn't offered")
     given = answer.get("objects")
     by_oid: dict[str, Mapping[str, object]] = {}
     for entry in map(_mapping, cast("list[object]", given) if isinstance(given, list) else []):
@@ -63,7 +63,7 @@ def _read_download(entry: Mapping[str, object] | None, path: str, host: str) -> 
         raise object_missing(path, host)
     headers = _mapping(download.get("header") or {})
     if headers is None:
-        raise server_unusable(host, "doesn't answer as one")
+        raise server_unusable(host, "sends an invalid response")
     return Download(url, {name: str(value) for name, value in headers.items()})
 
 
@@ -72,5 +72,5 @@ def server_unusable(host: str, problem: str) -> StageFailure:
 
 
 def _mapping(value: object) -> Mapping[str, object] | None:
-    """A JSON object, None for another value."""
+    """The value if it is a JSON object, else None."""
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else None

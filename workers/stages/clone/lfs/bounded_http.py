@@ -1,7 +1,7 @@
-"""HTTP to a server that a tenant chose: whatever it sends, however slowly, every wait ends when the caller says so.
+"""HTTP to a server that a tenant chose: the caller can end every wait, however slowly the server sends.
 
-The timeouts of httpx hold for one read each, so a server that sends a byte now and then is never late. Here each wait
-for a socket (for the connection, TLS, the head, the content) asks in short turns whether there is time left.
+A timeout of httpx is for one read, so a server that sends a byte now and then never times out. Here every wait for a
+socket (to connect, for TLS, the head and the content) checks at short intervals whether there is time left.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ import httpx
 
 T = TypeVar("T")
 
-# The longest time between two questions whether there is time left.
-_TURN_SECONDS = 0.25
-# For another request, as httpx does.
-_KEPT_SECONDS = 5.0
+# The longest time between two checks whether there is time left.
+_POLL_SECONDS = 0.25
+# How long idle connections are kept; the default of httpx.
+_KEEPALIVE_SECONDS = 5.0
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """For addresses alone: no name is resolved. Sends nothing twice. Not shared between threads.
+    """Connects to IP addresses only; resolves no names. Sends nothing twice. Not shared between threads.
 
-    `check_time` is asked before, during and after every wait; what it raises ends the request as it is. `proxy`: the
-    URL of an HTTP proxy on this host, with its credentials.
+    `check_time` is called before, during and after every wait; an exception that it raises ends the request. `proxy` is
+    the URL of an HTTP proxy on this host, with its credentials.
     """
 
     def __init__(self, check_time: Callable[[], None], context: ssl.SSLContext, proxy: str | None = None) -> None:
         backend = _Backend(check_time)
         if proxy is None:
             self._pool = httpcore.ConnectionPool(
-                context, keepalive_expiry=_KEPT_SECONDS, retries=0, network_backend=backend
+                context, keepalive_expiry=_KEEPALIVE_SECONDS, retries=0, network_backend=backend
             )
         else:
-            place = httpx.Proxy(proxy)
+            upstream = httpx.Proxy(proxy)
             self._pool = httpcore.HTTPProxy(
-                str(place.url),
-                place.raw_auth,
+                str(upstream.url),
+                upstream.raw_auth,
                 ssl_context=context,
-                keepalive_expiry=_KEPT_SECONDS,
+                keepalive_expiry=_KEEPALIVE_SECONDS,
                 network_backend=backend,
             )
 
@@ -85,7 +85,7 @@ class _Content(httpx.SyncByteStream):
 
 @contextmanager
 def _errors_of_httpx() -> Generator[None]:
-    """httpx has a class of the same name for each of these."""
+    """Translates exceptions: httpx has a class of the same name for each of these."""
     try:
         yield
     except (
@@ -136,16 +136,16 @@ class _Stream(httpcore.NetworkStream):
     def connect(self, host: str, port: int, timeout: float | None) -> None:
         with self._closed_on_failure():
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._patiently(partial(_connect, self._connection, (host, port)), select.POLLOUT, timeout)
+            self._wait_for(partial(_connect, self._connection, (host, port)), select.POLLOUT, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _errors_of_httpcore(httpcore.ReadTimeout, httpcore.ReadError):
-            return self._patiently(partial(self._connection.recv, max_bytes), select.POLLIN, timeout)
+            return self._wait_for(partial(self._connection.recv, max_bytes), select.POLLIN, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         with _errors_of_httpcore(httpcore.WriteTimeout, httpcore.WriteError):
             while buffer:
-                sent = self._patiently(partial(self._connection.send, buffer), select.POLLOUT, timeout)
+                sent = self._wait_for(partial(self._connection.send, buffer), select.POLLOUT, timeout)
                 buffer = buffer[sent:]
 
     def start_tls(
@@ -156,7 +156,7 @@ class _Stream(httpcore.NetworkStream):
                 self._connection, server_hostname=server_hostname, do_handshake_on_connect=False
             )
             self._connection = wrapped
-            self._patiently(wrapped.do_handshake, select.POLLIN, timeout)
+            self._wait_for(wrapped.do_handshake, select.POLLIN, timeout)
         return self
 
     def close(self) -> None:
@@ -167,8 +167,8 @@ class _Stream(httpcore.NetworkStream):
             return self._connection if isinstance(self._connection, ssl.SSLSocket) else None
         return self._is_ready(select.POLLIN, 0) if info == "is_readable" else None
 
-    def _patiently(self, action: Callable[[], T], event: int, timeout: float | None) -> T:
-        """Does it as soon as it can be done. Raises TimeoutError, OSError, what `check_time` raises."""
+    def _wait_for(self, action: Callable[[], T], event: int, timeout: float | None) -> T:
+        """Calls `action` until it doesn't block. Raises TimeoutError, OSError, and what `check_time` raises."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self._check_time()
@@ -182,7 +182,7 @@ class _Stream(httpcore.NetworkStream):
                 pass
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"nothing came for {timeout} seconds")
-            self._is_ready(event, _TURN_SECONDS)
+            self._is_ready(event, _POLL_SECONDS)
 
     def _is_ready(self, event: int, seconds: float) -> bool:
         poll = select.poll()
@@ -199,7 +199,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 def _connect(connection: socket.socket, address: tuple[str, int]) -> None:
-    """Asked again until it is done: the system then tells what became of it."""
+    """Called again until the connection is made or fails. Raises BlockingIOError in between."""
     result = connection.connect_ex(address)
     if result in (errno.EINPROGRESS, errno.EALREADY):
         raise BlockingIOError

@@ -1,8 +1,8 @@
-"""The client of a Git LFS server: asks for objects in batches, downloads and verifies them.
+"""The client of a Git LFS server: requests objects in batches, downloads and verifies them.
 
-https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md and basic-transfers.md. The server is untrusted: it may
-name no address inside, gets credentials only if it is the host they are for, and what it sends is bounded by what the
-pointers say.
+https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md and basic-transfers.md. The server is untrusted: it can't
+redirect to private addresses, gets credentials only if they are for its host, and a download is limited to the size
+that the pointer names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.git.failures import (
     LFS_SETTINGS,
     PAUSES,
-    host_in_trouble,
+    host_failing,
     proxy_failure,
     unreachable,
     wait_after,
@@ -42,14 +42,14 @@ _BATCH = 100
 _MAXIMUM_ANSWER = 4 << 20
 _MAXIMUM_REDIRECTS = 3
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
-# Whatever the server asks for, these are the client's own.
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
+# Set by the client; the server can't change them.
+_RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask. `headers` authenticate, and go to no other host."""
+    """A server's address. `headers` authenticate, and are sent to no other host."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -57,7 +57,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """An accepted address of the server. `public` has neither credentials nor query."""
+    """An address that passed the checks. `public` has neither credentials nor query."""
 
     public: RepositoryUrl
     parts: SplitResult
@@ -71,7 +71,7 @@ class _Target:
         return (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
 
 
-class _InTrouble(Exception):
+class _TransientAnswer(Exception):
     def __init__(self, host: str, answer: HttpAnswer) -> None:
         super().__init__(host)
         self.host = host
@@ -79,7 +79,7 @@ class _InTrouble(Exception):
 
 
 class LfsClient:
-    """For one repository's objects; not shared between threads. A context manager: leaving it ends the connections."""
+    """Fetches one repository's objects. Not shared between threads. Leaving the context closes the connections."""
 
     def __init__(self, session: CloneSession) -> None:
         self._session = session
@@ -93,24 +93,26 @@ class LfsClient:
         self._connections.close()
 
     def fetch(self, endpoint: Endpoint, wanted: Mapping[LfsObject, str], directory: Path) -> None:
-        """Puts each object into `directory` under its oid. `wanted` gives a path to name it by. Raises StageFailure,
-        PlatformError for what may pass, Cancelled."""
+        """Writes each object to `directory`/oid. `wanted`: a path of each, for messages.
+
+        Raises StageFailure, PlatformError for transient failures, and Cancelled.
+        """
         objects = list(wanted)
         for start in range(0, len(objects), _BATCH):
             batch = {item: wanted[item] for item in objects[start : start + _BATCH]}
-            downloads = self._patiently(partial(self._ask, endpoint, batch))
+            downloads = self._retrying(partial(self._ask, endpoint, batch))
             for item, path in batch.items():
-                self._patiently(partial(self._download, endpoint, item, downloads[item], path, directory))
+                self._retrying(partial(self._download, endpoint, item, downloads[item], path, directory))
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Tries again after answers that may pass, when the server says. Raises StageFailure when it is no better."""
+    def _retrying(self, action: Callable[[], T]) -> T:
+        """Retries after transient answers, with the server's delay. Raises StageFailure after the last try."""
         for pause in (*PAUSES, None):
             try:
                 return action()
-            except _InTrouble as error:
+            except _TransientAnswer as error:
                 wait = None if pause is None else wait_after(error.answer, pause)
                 if wait is None:
-                    raise host_in_trouble(f"The Git LFS server {error.host}", error.answer) from error
+                    raise host_failing(f"The Git LFS server {error.host}", error.answer) from error
                 self._session.deadline.pause(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -125,14 +127,14 @@ class LfsClient:
                 self._check_time()
                 data += chunk
                 if len(data) > _MAXIMUM_ANSWER:
-                    raise server_unusable(target.host, "answers without end")
+                    raise server_unusable(target.host, f"sends a response of more than {_MAXIMUM_ANSWER >> 20} MiB")
         return read_answer(bytes(data), target.host, batch)
 
     def _download(self, endpoint: Endpoint, item: LfsObject, download: Download, path: str, directory: Path) -> None:
         target = self._target(download.url)
         headers = download.headers
         if not any(name.lower() == "authorization" for name in headers):
-            headers = {**headers, **self._own_headers(endpoint, target)}
+            headers = {**headers, **self._credentials_for(endpoint, target)}
         for _ in range(_MAXIMUM_REDIRECTS + 1):
             with self._answer("GET", target, headers) as response:
                 if response.status_code not in _REDIRECTS:
@@ -146,16 +148,16 @@ class LfsClient:
             former, target = target, self._target(location, base=target.parts.geturl())
             if former.public.origin != target.public.origin:
                 headers = {}
-        raise server_unusable(target.host, "redirects again and again")
+        raise server_unusable(target.host, "redirects too often")
 
-    def _own_headers(self, endpoint: Endpoint, target: _Target) -> Mapping[str, str]:
+    def _credentials_for(self, endpoint: Endpoint, target: _Target) -> Mapping[str, str]:
         if target.public.origin == self._target(endpoint.url).public.origin:
             return endpoint.headers
         own = authorization(self._session.access.authorise(target.public, LFS_SETTINGS))
         return {} if own is None else {"Authorization": own}
 
     def _target(self, url: str, base: str = "") -> _Target:
-        """Raises StageFailure URL_FORBIDDEN for what isn't http(s), and where the policy refuses it."""
+        """Checks an address. Raises StageFailure URL_FORBIDDEN if it isn't http(s) or the policy refuses it."""
         try:
             parts = urlsplit(urljoin(base, url) if base else url)
             bare = parts._replace(query="", fragment="").geturl()
@@ -167,7 +169,7 @@ class LfsClient:
         except StageFailure as failure:
             raise StageFailure(failure.code, f"The Git LFS server names an address: {failure.message}") from failure
         except ValueError:
-            raise StageFailure(FailureCode.URL_FORBIDDEN, "The Git LFS server names an address that is none.") from None
+            raise StageFailure(FailureCode.URL_FORBIDDEN, "The Git LFS server names an invalid address.") from None
         return _Target(public, parts)
 
     @contextmanager
@@ -181,7 +183,7 @@ class LfsClient:
         address, client = self._connections.find(url)
         host = f"[{url.host}]" if ":" in url.host else url.host
         shown = f"[{address}]" if ":" in address else address
-        given = {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
+        given = {name: value for name, value in headers.items() if name.lower() not in _RESERVED_HEADERS}
         try:
             request = client.build_request(
                 method,
@@ -194,7 +196,7 @@ class LfsClient:
         except (httpx.LocalProtocolError, httpx.InvalidURL, ValueError, TypeError) as error:
             raise server_unusable(target.host, "gives headers or an address that HTTP doesn't allow") from error
         except (httpx.TransportError, OSError) as error:
-            raise self._broken(target, type(error).__name__) from error
+            raise self._broken_off(target, type(error).__name__) from error
         try:
             yield response
         finally:
@@ -206,10 +208,10 @@ class LfsClient:
         try:
             yield from response.iter_raw()
         except httpx.TransportError as error:
-            raise self._broken(target, type(error).__name__) from error
+            raise self._broken_off(target, type(error).__name__) from error
 
-    def _broken(self, target: _Target, reason: str) -> Exception:
-        # Whoever cancelled while the server said nothing is told that.
+    def _broken_off(self, target: _Target, reason: str) -> Exception:
+        # If the clone was cancelled meanwhile, that is the reason.
         self._check_time()
         failure = self._session.network.find_proxy_failure(target.public)
         if failure is not None:
@@ -221,14 +223,14 @@ class LfsClient:
     def _failure(self, response: httpx.Response, target: _Target, is_authenticated: bool) -> Exception:
         status = response.status_code
         answer = HttpAnswer(status, {name.lower(): value[:1000] for name, value in response.headers.items()})
-        if answer.is_passing:
-            return _InTrouble(target.host, answer)
+        if answer.is_transient:
+            return _TransientAnswer(target.host, answer)
         if status in (507, 509):
             return server_unusable(
-                target.host, f"is over its quota (status {status}); its owner raises it, or removes files"
+                target.host, f"is over its quota (status {status}); its owner has to raise it or remove files"
             )
         if status >= 500:
-            return server_unusable(target.host, f"doesn't do what it is asked (status {status})")
+            return server_unusable(target.host, f"fails (status {status})")
         if status in (401, 403):
             if not is_authenticated:
                 return self._session.access.refusal(target.public, LFS_SETTINGS)
@@ -238,7 +240,7 @@ class LfsClient:
                 "`cloudify credentials set`.",
             )
         if status in _REDIRECTS:
-            return server_unusable(target.host, "redirects elsewhere; name its present address in .lfsconfig")
+            return server_unusable(target.host, "redirects to another address; name its current one in .lfsconfig")
         if status == 404:
             return server_unusable(target.host, "has no Git LFS there; name the server in .lfsconfig")
         return server_unusable(target.host, f"refuses with status {status}")

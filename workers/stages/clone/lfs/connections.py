@@ -1,4 +1,4 @@
-"""Connections to the hosts that a Git LFS server names."""
+"""Connections to the hosts to which a Git LFS server refers."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from workers.stages.clone.deadline import Deadline
 if TYPE_CHECKING:
     import httpx
 
-# The server chooses the hosts, and each takes memory and time for TLS.
+# The server chooses the hosts, and each costs memory and time for TLS.
 _KEPT = 4
 _MAXIMUM_ORIGINS = 100
 
 
 class LfsConnections:
-    """By origin: a connection is only used for the name that its certificate was checked for. Not shared between
-    threads. `certificates`: a PEM file in place of the host's."""
+    """One client for each origin, so that a connection is used only for the name that its certificate was checked for.
+
+    Not shared between threads. `certificates`: a PEM file in place of the host's.
+    """
 
     def __init__(self, deadline: Deadline, network: Network, certificates: str | None) -> None:
         self._deadline = deadline
         self._network = network
         self._certificates = certificates
-        # The one that was used last at the end.
+        # In order of use, the latest last.
         self._kept: OrderedDict[str, tuple[str, httpx.Client]] = OrderedDict()
         self._origins: set[str] = set()
 
     def find(self, url: RepositoryUrl) -> tuple[str, httpx.Client]:
-        """The checked address of the host, and the client that connects to it alone; through the proxy, its name.
+        """Returns the checked address of the host (through the proxy, its name) and the client that connects to it.
 
-        Raises StageFailure, also when the server has named too many hosts, PlatformError, Cancelled.
+        Raises StageFailure, also if the server has named too many hosts, PlatformError and Cancelled.
         """
         found = self._kept.get(url.origin) or self._connect(url)
         self._kept[url.origin] = found
@@ -60,7 +62,7 @@ class LfsConnections:
         if len(self._origins) > _MAXIMUM_ORIGINS:
             raise StageFailure(
                 FailureCode.REPOSITORY_LFS_MISSING,
-                f"The Git LFS server hands out addresses on more than {_MAXIMUM_ORIGINS} hosts. Use one that keeps its "
+                f"The Git LFS server names addresses on more than {_MAXIMUM_ORIGINS} hosts. Use one that keeps its "
                 "files on fewer.",
             )
         if len(self._kept) >= _KEPT:

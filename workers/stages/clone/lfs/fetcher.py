@@ -1,7 +1,7 @@
-"""Git LFS: replaces the pointers of a checked-out commit by the content that they name.
+"""Git LFS: replaces the pointers in a checked-out commit with their content.
 
-Pointer files: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. git runs no filter here; files are fetched by
-`LfsClient`, verified, and put in place one by one.
+Pointer files: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. git runs no filter here: `LfsClient` fetches
+and verifies the files, which are then moved into place one by one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from workers.stages.clone.lfs.client import Endpoint, LfsClient
 from workers.stages.clone.lfs.objects import LfsObject, verified_copy
 from workers.stages.clone.session import CloneSession
 
-# Of a host that says where its files in LFS are.
+# Bytes of the answer to git-lfs-authenticate.
 _MAXIMUM_ANSWER = 65536
-# A server is asked for each file by itself, and each name is held in memory.
+# Each file is a request of its own, and each path is held in memory.
 _MAXIMUM_FILES = 50_000
 _MAXIMUM_NAMES = 8 << 20
-# git grep's exit status, whatever it says of the repository's attributes.
+# git grep's exit status, even if it complains about the repository's attributes.
 _NONE_FOUND = 1
 
 
@@ -48,7 +48,7 @@ class _Pointer:
 
 
 class _Names:
-    """Takes git's list of files, each name ended by NUL, in pieces, and puts it into `file` as it is."""
+    """Writes git's list of files, each name ended by NUL, to `file` in chunks, up to the limits."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -56,7 +56,7 @@ class _Names:
         self._count = 0
 
     def add(self, data: bytes) -> None:
-        """Raises StageFailure as soon as there are more than can be fetched."""
+        """Raises StageFailure as soon as a limit is exceeded."""
         self._bytes += len(data)
         self._count += data.count(b"\0")
         if self._count > _MAXIMUM_FILES or self._bytes > _MAXIMUM_NAMES:
@@ -69,7 +69,7 @@ class _Names:
 
 
 class LfsFetcher:
-    """For one clone; not shared between threads."""
+    """Belongs to one clone; not shared between threads."""
 
     def __init__(self, session: CloneSession) -> None:
         self._session = session
@@ -77,7 +77,7 @@ class LfsFetcher:
         self._directory = session.directory / "lfs"
 
     def fetch(self, remote: RemoteRepository, tree: Path) -> None:
-        """`remote`: where the commit in `tree` came from. Raises StageFailure."""
+        """Replaces the pointers in `tree`, a commit of `remote`. Raises StageFailure, PlatformError or Cancelled."""
         repository = remote.url
         pointers = self._pointers(tree)
         if not pointers:
@@ -102,7 +102,7 @@ class LfsFetcher:
         self._git.check_size()
 
     def _pointers(self, tree: Path) -> list[_Pointer]:
-        """Files that git would hand to LFS and whose content is a pointer."""
+        """Files that git would pass to the LFS filter and whose content is a pointer."""
         arguments = ["grep", "--cached", "-l", "-z", "-F", "-e", VERSION, "--", ":(top,attr:filter=lfs)"]
         with tempfile.TemporaryFile() as file:
             names = _Names(file)
@@ -111,13 +111,13 @@ class LfsFetcher:
             except GitFailed as error:
                 if error.status == _NONE_FOUND:
                     return []
-                # Pointers would pass for files.
-                raise PlatformError(f"git can't look for files in LFS: {error.stderr.strip()[-300:]}") from error
+                # Otherwise pointers would be published as files.
+                raise PlatformError(f"git can't list the files in LFS: {error.stderr.strip()[-300:]}") from error
             found = self._session.reader.read_lfs_pointers(tree, file, self._session.cancelled)
         return [_Pointer(name, LfsObject(oid, size)) for name, oid, size in found]
 
     def _configured_url(self, tree: Path) -> str | None:
-        """`lfs.url` of .lfsconfig as committed; of that file nothing else is looked at."""
+        """`lfs.url` of .lfsconfig as committed; the rest of that file is ignored."""
         try:
             arguments = ["config", "--blob", "HEAD:.lfsconfig", "--no-includes", "--get", "lfs.url"]
             return self._git.run(arguments, tree, is_silent=True).decode("utf-8", "replace").strip() or None
@@ -147,7 +147,7 @@ class LfsFetcher:
         return Endpoint(url, {} if header is None else {"Authorization": header})
 
     def _ask_over_ssh(self, source: RepositoryUrl, route: Route) -> Endpoint:
-        """The HTTP address that the host hands out to the deploy key (`git-lfs-authenticate`)."""
+        """Asks the host over SSH for the server's HTTP address and its headers (`git-lfs-authenticate`)."""
         asked = f"git-lfs-authenticate {shlex.quote(unquote(source.path))} download"
         user = [] if source.user is None else ["-l", source.user]
         ssh = [
@@ -167,14 +167,14 @@ class LfsFetcher:
             if isinstance(href, str) and isinstance(header, dict):
                 return Endpoint(href, {str(name): str(value) for name, value in header.items()})
         except GitFailed as error:
-            # The shell's or the host's word for a command that it doesn't have names the command.
+            # The message of a shell or host that doesn't have the command names it.
             if "git-lfs-authenticate" not in error.stderr:
                 raise self._session.failure_of(error, source) from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass
         raise StageFailure(
             FailureCode.REPOSITORY_LFS_MISSING,
-            f"{source.public} has files in Git LFS, but doesn't say over SSH where (git-lfs-authenticate). "
+            f"{source.public} has files in Git LFS, but its host doesn't support git-lfs-authenticate over SSH. "
             "Use its https:// address with a token, or name the server in .lfsconfig.",
         )
 

@@ -1,4 +1,4 @@
-"""Objects of Git LFS: what a pointer names, and its content once it is verified."""
+"""Objects of Git LFS: the contents that pointers name, and their verification."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class LfsObject:
 
 
 def verified_copy(chunks: Iterable[bytes], wanted: LfsObject, path: str, directory: Path, deadline: Deadline) -> None:
-    """Writes the object to `directory`/oid. Raises StageFailure unless its size and digest are the pointer's.
+    """Writes the object to `directory`/oid. Raises StageFailure unless its size and digest match the pointer's.
 
-    `path`: a file that has it, for the message.
+    `path`: a file with this content, for the message.
     """
     digest, size = hashlib.sha256(), 0
     try:
@@ -39,7 +39,7 @@ def verified_copy(chunks: Iterable[bytes], wanted: LfsObject, path: str, directo
     if size != wanted.size or digest.hexdigest() != wanted.oid:
         raise StageFailure(
             FailureCode.REPOSITORY_LFS_MISSING,
-            f"{path}: the Git LFS server sends something else than its pointer names ({wanted.oid[:12]}, {wanted.size} "
+            f"{path}: the content from the Git LFS server differs from its pointer ({wanted.oid[:12]}, {wanted.size} "
             "bytes). Push the file again: `git lfs push --all`.",
         )
 
