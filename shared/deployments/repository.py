@@ -19,7 +19,7 @@ from shared.deployments.rows import (
     HeldDeployment,
     NewDeployment,
 )
-from shared.deployments.state import FINISHED, DeploymentStatus, predecessors
+from shared.deployments.state import FINISHED, STAGES, DeploymentStatus, predecessors
 from shared.plans import Plan
 
 SORTABLE: dict[str, LiteralString] = {"created_at": "d.created_at"}
@@ -73,9 +73,11 @@ SELECT count(*) FROM deployments
 WHERE tenant_id = %(tenant_id)s AND status NOT IN ('ready', 'failed', 'cancelled')
 """
 
+# A deployment occupies its slot while a stage may run.
+_STARTED_STATUSES = [traits.status.value for traits in STAGES.values()]
 _STARTED = """
 SELECT id FROM deployments
-WHERE tenant_id = %(tenant_id)s AND status IN ('cloning', 'installing', 'building', 'uploading', 'deploying')
+WHERE tenant_id = %(tenant_id)s AND status = ANY(%(started)s::deployment_status[])
 """
 
 _ADVANCE = """
@@ -211,7 +213,7 @@ class DeploymentRepository:
 
     def started(self, connection: Connection, tenant_id: str) -> list[str]:
         """Returns the tenant's deployments that occupy slots. While the tenant is locked, no other can start."""
-        return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id})
+        return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id, "started": _STARTED_STATUSES})
 
     def find_former(self, deployment_id: str) -> FormerDeployment | None:
         """Returns the ready deployment that the given one would replace: active, or the branch's last preview."""

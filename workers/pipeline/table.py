@@ -1,17 +1,56 @@
 """The stages of the pipeline, one row each: what a stage records, what it may see and how it is built.
 
-Adding a stage takes its module, a row here, its line in `shared/deployments/state.py` and a migration.
+Adding a stage takes its module, a row with the type of its output here, its line in `shared/deployments/state.py` and a
+migration. Later stages read an output as `context.inputs[CLONE].source`. Field names are those of the recorded JSON.
+Processes of different versions read them, so a new field needs a default.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+
+import msgspec
 
 from shared.deployments.state import Stage
+from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import FORCING_VARIABLE
-from workers.pipeline.outputs import ArtifactOutput, BuildOutput, CloneOutput, InstallOutput
+from workers.pipeline.outputs import Output, Tool
 from workers.pipeline.stage import StageFunction, StageParts, StageRow
+
+
+class CloneOutput(Output, frozen=True, kw_only=True):
+    """`source` is the digest of the tree's snapshot."""
+
+    source: str
+    commit_sha: str = msgspec.field(name="commitSha", default="")
+    commit_message: str = msgspec.field(name="commitMessage", default="")
+
+
+class InstallOutput(Output, frozen=True, kw_only=True):
+    """`source` and `dependencies` are digests of snapshots; `dependencies` is None if nothing was installed.
+
+    The dependency snapshot is the upper layer that the install left over the source. `watched` are the paths that
+    decide whether another commit has to be built.
+    """
+
+    source: str
+    dependencies: str | None
+    detection: Detection
+    tools: list[Tool] = msgspec.field(default_factory=list[Tool])
+    watched: list[str] = msgspec.field(default_factory=list[str])
+
+
+class BuildOutput(Output, frozen=True, kw_only=True):
+    """`output` is the digest of the output directory's snapshot."""
+
+    output: str
+
+
+class ArtifactOutput(Output, frozen=True, kw_only=True):
+    """`manifest` is the digest of the manifest that names the site's files. Upload and deploy record it."""
+
+    manifest: str
+
 
 CLONE = StageRow(
     Stage.CLONE,
@@ -38,7 +77,7 @@ BUILD = StageRow(
 UPLOAD = StageRow(Stage.UPLOAD, output=ArtifactOutput, module="workers.stages.upload", is_cached=True)
 DEPLOY = StageRow(Stage.DEPLOY, output=ArtifactOutput, module="workers.stages.deploy")
 
-TABLE: dict[Stage, StageRow[Any]] = {row.stage: row for row in (CLONE, INSTALL, BUILD, UPLOAD, DEPLOY)}
+TABLE: dict[Stage, StageRow[Output]] = {row.stage: row for row in (CLONE, INSTALL, BUILD, UPLOAD, DEPLOY)}
 
 
 def build_stage(stage: Stage, parts: StageParts) -> StageFunction:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from shared.errors import Cancelled
 from workers.artifacts.reader import ArtifactBlobs, ArtifactMissing, ArtifactReader
-from workers.pipeline.outputs import ArtifactOutput
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
-from workers.pipeline.table import UPLOAD
+from workers.pipeline.table import UPLOAD, ArtifactOutput
 from workers.publishers.base import Publisher
 from workers.snapshots.input_missing import InputMissing
 

@@ -16,9 +16,8 @@ from shared.text.wording import counted
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
 from workers.artifacts.content_types import content_type
 from workers.artifacts.output_tree import SITE_LIMITS, OutputLimits, shown_size
-from workers.pipeline.outputs import ArtifactOutput
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
-from workers.pipeline.table import BUILD
+from workers.pipeline.table import BUILD, ArtifactOutput
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore

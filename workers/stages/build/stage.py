@@ -24,10 +24,10 @@ from workers.commands.trees import StageTrees
 from workers.executors.base import Executor, StoredTree, Tree
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
-from workers.pipeline.outputs import BuildOutput, InstallOutput, Tool
+from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
-from workers.pipeline.table import CLONE, INSTALL
+from workers.pipeline.table import CLONE, INSTALL, BuildOutput, InstallOutput
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.build.cache import BuildCache, packages_digest

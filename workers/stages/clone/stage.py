@@ -13,8 +13,8 @@ from shared.settings import Settings
 from workers.executors.cgroups import ControlGroups, discover_control_groups
 from workers.filesystem.trees import remove_tree
 from workers.pipeline.cache_key import cache_key
-from workers.pipeline.outputs import CloneOutput
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
+from workers.pipeline.table import CloneOutput
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
 from workers.stages.clone.checkout import Commit, check_out, check_root_directory

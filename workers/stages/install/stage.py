@@ -30,10 +30,10 @@ from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection, Overrides
 from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
-from workers.pipeline.outputs import InstallOutput, Tool
+from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.stage_cache import StageCache, variable_components
-from workers.pipeline.table import CLONE
+from workers.pipeline.table import CLONE, InstallOutput
 from workers.reading.project import ProjectQuestion, ProjectReading
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
