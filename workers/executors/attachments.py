@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import PlatformError
-from workers.executors.base import ExecutionSpec, LocalTree, OnOutput, Overlay, StoredTree, Tree, Trees
+from workers.executors.base import (
+    ExecutionResult,
+    ExecutionSpec,
+    LocalTree,
+    OnOutput,
+    Outcome,
+    Overlay,
+    StoredTree,
+    Tree,
+    Trees,
+)
 from workers.executors.mounts import Bind, OverlayMount
+from workers.executors.run_record import check_run_name
 
 # The command sees the mode of the overlay's top directory; other directories are private to its user.
 _OVERLAY_MODE = 0o755
@@ -88,3 +101,24 @@ def _lay_over(overlay: Overlay, layers: tuple[Path, ...], trees: Trees) -> Overl
     upper = trees.make_directory(overlay.name, _OVERLAY_MODE)
     scratch = trees.make_directory(f"{overlay.name}-scratch", _DIRECTORY_MODE)
     return OverlayMount(overlay.target, layers, upper, scratch)
+
+
+def run_attached(
+    spec: ExecutionSpec,
+    trees: Trees,
+    on_output: OnOutput,
+    cancel: threading.Event,
+    run: Callable[[Run], ExecutionResult],
+) -> ExecutionResult:
+    """Executor.run for executors on this host: attaches the trees, runs, and returns the result with its outputs.
+
+    The time limit counts from here, after everything is attached.
+    """
+    check_run_name(spec.name)
+    if cancel.is_set():
+        return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
+    with attached(spec, trees) as attachments:
+        started = time.monotonic()
+        result = run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
+        seconds = time.monotonic() - started
+    return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)

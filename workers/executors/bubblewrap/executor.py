@@ -19,7 +19,7 @@ from workers.egress import listener as egress_listener
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
-from workers.executors.attachments import DirectoryTrees, Run, attached
+from workers.executors.attachments import DirectoryTrees, Run, run_attached
 from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Trees
 from workers.executors.bubblewrap.arguments import (
     EgressFiles,
@@ -121,14 +121,7 @@ class BubblewrapExecutor:
 
     def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """See Executor.run. An exception of `on_output` ends the command and is raised here."""
-        check_run_name(spec.name)
-        if cancel.is_set():
-            return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        with attached(spec, trees) as attachments:
-            started = time.monotonic()
-            result = self._run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
-            seconds = time.monotonic() - started
-        return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
+        return run_attached(spec, trees, on_output, cancel, self._run)
 
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError if a process can't be ended."""

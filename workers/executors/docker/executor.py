@@ -20,7 +20,7 @@ from shared.settings import ExecutorSettings, NetworkSettings
 from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
-from workers.executors.attachments import Run, attached
+from workers.executors.attachments import Run, run_attached
 from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome, Trees
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.docker.backend import container_owner
@@ -108,14 +108,7 @@ class DockerExecutor:
 
     def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         """See Executor.run. An exception of `on_output` ends the command and is raised here."""
-        check_run_name(spec.name)
-        if cancel.is_set():
-            return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
-        with attached(spec, trees) as attachments:
-            started = time.monotonic()
-            result = self._run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))
-            seconds = time.monotonic() - started
-        return dataclasses.replace(result, duration_seconds=seconds, outputs=attachments.outputs)
+        return run_attached(spec, trees, on_output, cancel, self._run)
 
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError if a container can't be removed."""
