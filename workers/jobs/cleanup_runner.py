@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Never
 
 import structlog
 
@@ -98,7 +99,7 @@ class _Removal:
     def announce(self, outcome: Outcome[None]) -> None:
         """A removal has no log."""
 
-    def give_up(self, retry: Retry) -> Outcome[None]:
+    def give_up(self, retry: Retry) -> Outcome[Never]:
         """Nothing is given up: the job becomes a dead letter, and the reconciler tries again."""
         return retry
 

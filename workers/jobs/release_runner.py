@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Never
 
 import structlog
 
@@ -90,7 +91,7 @@ class _ReleaseRun:
     def announce(self, outcome: Outcome[bool]) -> None:
         """A release has no log."""
 
-    def give_up(self, retry: Retry) -> Outcome[bool]:
+    def give_up(self, retry: Retry) -> Outcome[Never]:
         return Failed(FailureCode.PLATFORM_ERROR, retry.message, is_given_up=True)
 
     def record(self, outcome: Outcome[bool]) -> Sequence[Job]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Never, NoReturn, Protocol, TypeVar
 
 import structlog
 
@@ -22,34 +22,37 @@ from workers.pipeline.outcome import Cancelled, Lost, Outcome, Released, Retry, 
 
 _log = structlog.get_logger(__name__)
 
+ResultT = TypeVar("ResultT")
+SubjectT_contra = TypeVar("SubjectT_contra", contravariant=True)
 
-class Subject(Protocol):
+
+class Subject(Protocol[SubjectT_contra]):
     """What a job is about: a stage of a deployment, a release, a removal."""
 
-    def announce(self, outcome: Outcome[Any]) -> None:
+    def announce(self, outcome: Outcome[SubjectT_contra]) -> None:
         """Writes the outcome to the user's log, where there is one, and waits until the log is stored.
 
         Raises LeaseLost, PlatformError.
         """
         ...
 
-    def give_up(self, retry: Retry) -> Outcome[Any]:
+    def give_up(self, retry: Retry) -> Outcome[Never]:
         """Returns the outcome of a job whose attempts are used up."""
         ...
 
-    def record(self, outcome: Outcome[Any]) -> Sequence[Job]:
+    def record(self, outcome: Outcome[SubjectT_contra]) -> Sequence[Job]:
         """Records the outcome in the database and returns the jobs that follow it. May be repeated.
 
         Raises LeaseLost, PlatformError, Unavailable, and Cancelled if a cancellation came first.
         """
         ...
 
-    def count(self, outcome: Outcome[Any]) -> None:
+    def count(self, outcome: Outcome[SubjectT_contra]) -> None:
         """Counts the outcome in the metrics."""
         ...
 
 
-def outcome_of(work: Callable[[], Outcome[Any]]) -> Outcome[Any]:
+def outcome_of(work: Callable[[], Outcome[ResultT]]) -> Outcome[ResultT]:
     """Runs the work of a job. Never raises: a failure of the platform is an outcome, too."""
     try:
         return work()
@@ -66,7 +69,7 @@ def retry_after(error: Exception) -> Retry:
     return Retry(kind=type(error).__name__, message=str(error))
 
 
-def settle(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> Outcome[Any]:
+def settle(lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]) -> Outcome[ResultT]:
     """Tells the outcome to everybody concerned and returns the final one. Never raises.
 
     The final one differs if the lease turns out to be lost, a cancellation came first, the platform fails again while
@@ -84,11 +87,16 @@ def settle(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> Outcome[Any
             lease.wait_for_slot(delay)
         case _:
             lease.done(following)
-    subject.count(outcome)
+    try:
+        subject.count(outcome)
+    except Exception:  # noqa: BLE001 - a figure that is missing must not end the worker; it is logged
+        _log.exception("job.not_counted")
     return outcome
 
 
-def _recorded(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> tuple[Outcome[Any], Sequence[Job]]:
+def _recorded(
+    lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]
+) -> tuple[Outcome[ResultT], Sequence[Job]]:
     """Returns the final outcome with the jobs that follow it."""
     if isinstance(outcome, Lost):
         return outcome, ()
@@ -109,7 +117,9 @@ def _recorded(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> tuple[Ou
         return Retry("Unavailable", "The outcome could not be recorded.", RETRY_MAXIMUM_SECONDS), ()
 
 
-def _record(lease: Lease, subject: Subject, outcome: Outcome[Any]) -> tuple[Outcome[Any], Sequence[Job]]:
+def _record(
+    lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]
+) -> tuple[Outcome[ResultT], Sequence[Job]]:
     if isinstance(outcome, Retry):
         _log.error("job.platform_error", error=outcome.message, attempt=lease.attempt)
         if lease.is_last_attempt:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Never, Protocol
 
 from schemas.messages import Job
 from shared import metrics
 from shared.clock import Clock
-from shared.deployments.jobs import stage_job
+from shared.deployments.jobs import stage_job_of
 from shared.deployments.rows import DeploymentRow
 from shared.deployments.state import Stage, next_stage
 from shared.errors import FailureCode, LeaseLost
 from shared.logs.masking.redaction import Redactor
-from shared.plans import limits_of
 from shared.queue.base import Lease
 from shared.signals import Signal
 from workers.pipeline.deployment_view import retry_delay_seconds, target_of
@@ -28,6 +27,7 @@ from workers.pipeline.outcome import (
     Retry,
     Succeeded,
 )
+from workers.pipeline.outputs import Output
 from workers.pipeline.stage import StageInputs, StageLog, StageResult
 from workers.pipeline.stop_signal import StopSignal
 from workers.pipeline.table import INSTALL, TABLE
@@ -81,7 +81,7 @@ class StageRun:
     def is_lost(self) -> bool:
         return self._lease.lost.is_set() or (self.log is not None and self.log.lost.is_set())
 
-    def announce(self, outcome: Outcome[StageResult[Any]]) -> None:
+    def announce(self, outcome: Outcome[StageResult[Output]]) -> None:
         """The log comes first: a recorded stage has all its lines."""
         if self.log is None:
             return
@@ -92,25 +92,25 @@ class StageRun:
         if self.is_lost:
             raise LeaseLost
 
-    def give_up(self, retry: Retry) -> Outcome[StageResult[Any]]:
+    def give_up(self, retry: Retry) -> Outcome[Never]:
         message = "The platform failed and further attempts are used up; deploy again, or ask your operator."
         return Failed(FailureCode.PLATFORM_ERROR, message, is_given_up=True)
 
-    def record(self, outcome: Outcome[StageResult[Any]]) -> Sequence[Job]:
+    def record(self, outcome: Outcome[StageResult[Output]]) -> Sequence[Job]:
         fence = self._lease.token
         match outcome:
             case Succeeded(result=result):
                 if result is not None:
                     self._record_result(result)
                 following = next_stage(self._stage)
-                return [] if following is None else [self._job(following)]
+                return [] if following is None else [stage_job_of(self._known_row, following)]
             case Failed(code=code, message=message):
                 self._lifecycle.fail(self.deployment_id, self._stage, fence=fence, code=code, message=message)
             case Ignored(reason=reason):
                 self._lifecycle.ignore(self.deployment_id, fence=fence, reason=reason)
             case Rerun(stage=stage, message=message):
                 self._lifecycle.rerun_from(self.deployment_id, stage, fence=fence, message=message)
-                return [self._job(stage)]
+                return [stage_job_of(self._known_row, stage)]
             case Retry(message=message):
                 self._lifecycle.retry_stage(self.deployment_id, fence=fence, message=message)
             case Released():
@@ -121,7 +121,7 @@ class StageRun:
                 pass
         return []
 
-    def count(self, outcome: Outcome[StageResult[Any]]) -> None:
+    def count(self, outcome: Outcome[StageResult[Output]]) -> None:
         match outcome:
             case Succeeded(result=StageResult() as result):
                 if self._traits.is_cached:
@@ -150,7 +150,7 @@ class StageRun:
     def _target(self) -> str:
         return target_of(self._known_row)
 
-    def _line(self, outcome: Outcome[StageResult[Any]]) -> str | None:
+    def _line(self, outcome: Outcome[StageResult[Output]]) -> str | None:
         match outcome:
             case Failed(message=message):
                 return message
@@ -159,7 +159,7 @@ class StageRun:
             case Rerun(stage=stage):
                 return f"What the {stage.value} stage stored is no longer there; that stage runs again."
             case Released():
-                return "This worker is stopping; the stage goes on elsewhere."
+                return "This worker is stopping; the stage continues on another one."
             case Cancelled():
                 return "Cancelled."
             case Retry() if self._lease.is_last_attempt:
@@ -170,24 +170,12 @@ class StageRun:
             case _:
                 return None
 
-    def _record_result(self, result: StageResult[Any]) -> None:
+    def _record_result(self, result: StageResult[Output]) -> None:
         row, fence = self._known_row, self._lease.token
         if next_stage(self._stage) is None:
             self._lifecycle.finish_ready(row, result, fence=fence, activate=lambda: self._activate(row.host, row.id))
         else:
             self._lifecycle.succeed_stage(row.id, self._stage, result, fence=fence)
-
-    def _job(self, stage: Stage) -> Job:
-        row = self._known_row
-        return stage_job(
-            deployment_id=row.id,
-            tenant_id=row.tenant_id,
-            stage=stage,
-            priority=row.priority,
-            limits=limits_of(row.tenant_plan),
-            enqueued_at=row.created_at,
-            traceparent=self._lease.job.traceparent,
-        )
 
     def _count_build(self, outcome: str) -> None:
         if self._traits.is_counted_as_build:

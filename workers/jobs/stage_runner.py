@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
 
 import structlog
 
@@ -41,6 +40,7 @@ from workers.pipeline.outcome import (
     Succeeded,
     Waiting,
 )
+from workers.pipeline.outputs import Output
 from workers.pipeline.stage import NothingToBuild, StageContext, StageFunction, StageInputs, StageResult
 from workers.pipeline.stop_signal import StopReason, StopSignal
 from workers.pipeline.table import TABLE
@@ -113,7 +113,7 @@ class StageRunner:
             # The outcome stands. What couldn't be removed is found by the reconciler.
             _log.exception("stage.cleanup_failed")
 
-    def _execute(self, lease: Lease, run: StageRun, stack: ExitStack) -> Outcome[StageResult[Any]]:
+    def _execute(self, lease: Lease, run: StageRun, stack: ExitStack) -> Outcome[StageResult[Output]]:
         """`stack` is closed after the outcome is settled. Raises LeaseLost, PlatformError, Unavailable, OSError."""
         begun = self._lifecycle.begin_stage(
             lease.job.tenant_id, run.deployment_id, self._stage, fence=lease.token, worker=self._worker
@@ -179,7 +179,7 @@ class StageRunner:
             fence=lease.token,
         )
 
-    def _run_function(self, run: StageRun, context: StageContext, max_attempts: int) -> Outcome[StageResult[Any]]:
+    def _run_function(self, run: StageRun, context: StageContext, max_attempts: int) -> Outcome[StageResult[Output]]:
         try:
             return Succeeded(self._function.run(context))
         except StageFailure as failure:
@@ -202,12 +202,12 @@ class StageRunner:
             return Lost() if run.is_lost else retry_after(error)
 
 
-def _stopped(stop: StopSignal | None) -> Outcome[StageResult[Any]]:
+def _stopped(stop: StopSignal | None) -> Outcome[StageResult[Output]]:
     """The stage stopped because it was told to."""
     reason = None if stop is None else stop.reason
     if reason is StopReason.LOST:
         return Lost()
-    return Cancelled() if reason is StopReason.CANCELLED else Released(is_stopping=True)
+    return Cancelled() if reason is StopReason.CANCELLED else Released()
 
 
 def _close(log: StageLogHandle) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import tenacity
@@ -28,6 +28,7 @@ from shared.releases.repository import ReleaseKind, ReleaseRepository, ReleaseRo
 from shared.releases.site_repository import SiteRepository
 from shared.settings import LimitSettings, SiteSettings
 from shared.text.storable import storable
+from workers.pipeline.outputs import Output
 from workers.pipeline.stage import StageResult
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class BegunStage:
 
     beginning: Beginning
     row: DeploymentRow | None
-    outputs: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, Mapping[str, object]]
     attempt: int
     started: Sequence[str] = ()
 
@@ -130,7 +131,7 @@ class LifecycleService:
         self,
         deployment_id: str,
         stage: Stage,
-        result: StageResult[Any],
+        result: StageResult[Output],
         *,
         fence: int,
     ) -> None:
@@ -224,7 +225,7 @@ class LifecycleService:
     def finish_ready(
         self,
         row: DeploymentRow,
-        result: StageResult[Any],
+        result: StageResult[Output],
         *,
         fence: int,
         activate: Callable[[], None],

@@ -7,15 +7,15 @@ from typing import ClassVar, Generic, TypeVar
 
 from shared.deployments.state import Stage
 
-ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Succeeded(Generic[ResultT]):
+class Succeeded(Generic[ResultT_co]):
     """`result` is None if an earlier run of the job has recorded it."""
 
     name: ClassVar[str] = "succeeded"
-    result: ResultT | None = None
+    result: ResultT_co | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Handed back: the job keeps its place and isn't charged an attempt. `is_stopping`: this process is to end."""
+    """Handed back: the job keeps its place and isn't charged an attempt. The worker stops, or waits for something."""
 
     name: ClassVar[str] = "released"
     delay_seconds: float = 0.0
-    is_stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +95,4 @@ class Lost:
     name: ClassVar[str] = "lost"
 
 
-Outcome = Succeeded[ResultT] | Failed | Ignored | Rerun | Retry | Released | Waiting | Cancelled | Over | Lost
+Outcome = Succeeded[ResultT_co] | Failed | Ignored | Rerun | Retry | Released | Waiting | Cancelled | Over | Lost

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -24,7 +24,7 @@ from workers.pipeline.outputs import Output
 from workers.publishers.base import Publisher
 from workers.snapshots.store import SnapshotStore
 
-OutputT = TypeVar("OutputT", bound=Output)
+OutputT_co = TypeVar("OutputT_co", bound=Output, covariant=True)
 # JSON as the database holds it.
 Recorded = Mapping[str, object]
 
@@ -69,7 +69,7 @@ class StageLog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StageRow(Generic[OutputT]):
+class StageRow(Generic[OutputT_co]):
     """One row of the table of stages (`workers/pipeline/table.py`).
 
     `output` is the type that the stage records, `module` the module whose `build(parts)` makes the stage's function.
@@ -78,7 +78,7 @@ class StageRow(Generic[OutputT]):
     """
 
     stage: Stage
-    output: type[OutputT]
+    output: type[OutputT_co]
     module: str
     is_cached: bool = False
     sees_credentials: bool = False
@@ -92,14 +92,14 @@ class StageInputs:
     def __init__(self, recorded: Mapping[Stage, Recorded]) -> None:
         self._recorded = recorded
 
-    def __getitem__(self, row: StageRow[OutputT]) -> OutputT:
+    def __getitem__(self, row: StageRow[OutputT_co]) -> OutputT_co:
         """Raises PlatformError if the stage has recorded nothing, or nothing of this type."""
         try:
             return msgspec.convert(self._recorded[row.stage], row.output)
         except (KeyError, msgspec.ValidationError) as error:
             raise PlatformError(f"The output of the {row.stage.value} stage is not recorded: {error}") from error
 
-    def find(self, row: StageRow[OutputT]) -> OutputT | None:
+    def find(self, row: StageRow[OutputT_co]) -> OutputT_co | None:
         """As `[row]`, or None if the stage has recorded nothing."""
         return self[row] if row.stage in self._recorded else None
 
@@ -132,10 +132,10 @@ class StageContext:
 
 
 @dataclass(frozen=True, slots=True)
-class StageResult(Generic[OutputT]):
+class StageResult(Generic[OutputT_co]):
     """`output` is what later stages need, and digests of what was stored."""
 
-    output: OutputT
+    output: OutputT_co
     is_cache_hit: bool = False
     # Facts that the deployment shows: commit_sha, commit_message, framework, manifest_digest.
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -144,7 +144,7 @@ class StageResult(Generic[OutputT]):
 class StageFunction(Protocol):
     """Immutable: run twice it gives the same result and does no harm."""
 
-    def run(self, context: StageContext) -> StageResult[Any]:
+    def run(self, context: StageContext) -> StageResult[Output]:
         """Runs the stage.
 
         Raises StageFailure for what the user can fix, NothingToBuild if the deployment is to end as ignored,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from workers.pipeline.cache_key import cache_key, explain_miss
 from workers.pipeline.stage import StageContext
@@ -48,7 +47,7 @@ class StageCache:
         return self._index.find(context.deployment.tenant_id, [scope], self._kind, cache_key(components))
 
     def record(
-        self, context: StageContext, components: Mapping[str, str], snapshot: Snapshot, output: Mapping[str, Any]
+        self, context: StageContext, components: Mapping[str, str], snapshot: Snapshot, output: Mapping[str, object]
     ) -> None:
         deployment = context.deployment
         self._index.record(
