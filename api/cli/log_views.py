@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -74,7 +74,7 @@ class JsonView:
         """Nothing to put back."""
 
     def _print(self, kind: str, value: msgspec.Struct) -> None:
-        fields: dict[str, Any] = msgspec.to_builtins(value)
+        fields: dict[str, object] = msgspec.to_builtins(value)
         self._output.result({"event": kind, **fields})
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 import msgspec
@@ -38,7 +38,7 @@ class Output:
                 # A terminal of another encoding shows an escape instead of ending the command.
                 stream.reconfigure(errors="backslashreplace")
 
-    def result(self, value: Any) -> None:
+    def result(self, value: object) -> None:
         """One JSON line; call it only with --json."""
         encoded = msgspec.json.encode(value).decode()
         self._write(sys.stdout, encoded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 
 class ExitCode(enum.IntEnum):
@@ -31,7 +30,7 @@ class ClientError(Exception):
         if exit_code is not None:
             self.exit_code = exit_code
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What `--json` prints under `error`."""
         return {"code": self.exit_code.name, "message": self.message}
 
@@ -54,7 +53,7 @@ class ApiError(ClientError):
         message: str,
         status: int,
         request_id: str | None,
-        details: dict[str, Any] | None = None,
+        details: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message, _advice(code, status), exit_code=_exit_code(status))
         self.code = code
@@ -62,8 +61,8 @@ class ApiError(ClientError):
         self.request_id = request_id
         self.details = details or {}
 
-    def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {"code": self.code, "message": self.message, "status": self.status}
+    def describe(self) -> dict[str, object]:
+        described: dict[str, object] = {"code": self.code, "message": self.message, "status": self.status}
         if self.details:
             described["details"] = self.details
         if self.request_id is not None:

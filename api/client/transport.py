@@ -6,7 +6,7 @@ import email.utils
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -178,7 +178,7 @@ def unreachable(base_url: str, error: httpx.RequestError) -> Unreachable:
 
 def retry_after_seconds(response: httpx.Response) -> float | None:
     """RFC 9110, section 10.2.3: seconds or a date. None without a usable header."""
-    value: Any = response.headers.get("Retry-After", "")
+    value = str(response.headers.get("Retry-After", ""))
     if value.isascii() and value.isdigit():
         return float(value)
     try:
