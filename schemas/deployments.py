@@ -69,7 +69,7 @@ class DeploymentResource(Resource):
 
 
 class LogLineResource(Resource, omit_defaults=True):
-    """`continued`: the line was too long for one entry and goes on in the next one of its stage and stream."""
+    """`continued`: the line was too long for one entry and continues in the next one of its stage and stream."""
 
     seq: int
     ts: int

@@ -10,7 +10,7 @@ Stream = Literal["stdout", "stderr", "system"]
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="log", tag_field="kind"):
-    """`timestamp` is Unix time in milliseconds. `continued`: the line goes on in the next entry (64 KiB limit)."""
+    """`timestamp` is Unix time in milliseconds. `continued`: the line continues in the next entry (64 KiB limit)."""
 
     timestamp: int
     stage: str

@@ -260,7 +260,7 @@ class Reconciler:
             _log.exception("reconciler.part_crashed", part=part.__name__)
 
     def _attempt_one(self, subject: str, act: Callable[[], object]) -> None:
-        """One that can't be mended doesn't keep those after it from being mended."""
+        """A subject that can't be repaired doesn't keep the following ones from being repaired."""
         try:
             act()
         except (QueueFull, PlatformError, OSError) as error:

@@ -139,7 +139,7 @@ def api_command(function: Callable[Concatenate[Invocation, P], None]) -> Callabl
         output = Output(as_json=as_json)
         invocation: Invocation | None = None
         try:
-            # Whoever embeds the commands may bring what carries their requests as the context's object.
+            # A program that embeds the commands may pass the transport of their requests as the context's object.
             carrier = click.get_current_context().find_object(httpx.BaseTransport)
             invocation = Invocation(
                 api_url=api_url, token=token, as_json=as_json, profile=profile, http_transport=carrier

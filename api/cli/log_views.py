@@ -79,7 +79,7 @@ class JsonView:
 
 
 def follow(follower: LogFollower, view: LogView, *, on_detach: Callable[[], None]) -> EndEvent:
-    """Shows the log to its end. Ctrl-C only stops watching: `on_detach` says how to go on, then exit code 130."""
+    """Shows the log to its end. Ctrl-C only stops watching: `on_detach` says how to continue, then exit code 130."""
     try:
         for event in follower.events():
             view.show(event)
@@ -144,7 +144,7 @@ def describe_status(event: StatusEvent) -> str:
 
 def describe_gap(event: GapEvent) -> str:
     if event.reason == "truncated":
-        return "the log reached its size limit; the build goes on, its further lines aren't kept."
+        return "the log reached its size limit; the build continues, its further lines aren't kept."
     return f"entries {event.first} to {event.last} of the log are no longer kept."
 
 

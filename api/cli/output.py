@@ -30,7 +30,7 @@ class Output:
         may_colour = not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
         self.stdout_has_colours = may_colour and self.stdout_is_terminal
         self.stderr_has_colours = may_colour and self.stderr_is_terminal
-        # A log line that goes on in the next entry, and where its beginning was printed.
+        # A log line that continues in the next entry, and where its beginning was printed.
         self._begun: LogLineResource | None = None
         self._begun_on: TextIO | None = None
         for stream in (sys.stdout, sys.stderr):
@@ -62,7 +62,7 @@ class Output:
         self._begun, self._begun_on = (lines[-1], stream) if lines[-1].continued else (None, None)
 
     def end_line(self) -> None:
-        """Ends the line of the log that ought to go on but doesn't, if there is one."""
+        """Ends the line of the log that should continue but doesn't, if there is one."""
         if self._begun_on is not None:
             _put(self._begun_on, "\n")
         self._begun = self._begun_on = None
@@ -152,9 +152,9 @@ def _shortened(cell: str) -> str:
 def format_log_lines(
     lines: Sequence[LogLineResource], *, keep_colours: bool, begun: LogLineResource | None = None
 ) -> str:
-    """Harmless on a terminal, whatever the build printed. Each line ends with a line break, unless it goes on.
+    """Harmless on a terminal, whatever the build printed. Each line ends with a line break, unless it continues.
 
-    `begun` was printed before and goes on: in the first of these lines, unless something else comes in between.
+    `begun` was printed before and continues: in the first of these lines, unless something else comes in between.
     """
     parts: list[str] = []
     for line in lines:

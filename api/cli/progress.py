@@ -43,7 +43,7 @@ class ProgressView:
         match event:
             case LinesEvent():
                 text = format_log_lines(event.lines, keep_colours=self._keep_colours)
-                # The live display begins on a line of its own, so a line that goes on is broken between two events.
+                # The live display begins on a line of its own, so a line that continues is broken between two events.
                 self._console.print(Text.from_ansi(text.removesuffix("\n")), soft_wrap=True)
             case StatusEvent():
                 self._enter(event)

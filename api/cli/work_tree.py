@@ -78,7 +78,7 @@ class WorkTree:
         remote doesn't answer."""
         if is_local:
             return self._references("refs/heads/")
-        # Whoever it belongs to may want a password, which nobody is asked for here.
+        # The remote may want a password, which the user is not asked for here.
         output = self._git("ls-remote", "--heads", "--", _REMOTE, check=False, seconds=_REMOTE_SECONDS)
         if output is None:
             return None

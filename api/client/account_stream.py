@@ -52,7 +52,7 @@ AccountStreamEvent = AccountNews | Interruption
 
 
 class AccountFollower(StreamFollower[AccountNews]):
-    """Goes on until the caller stops. `last_id` is the position, None before the first event of a stream that begins
+    """Continues until the caller stops. `last_id` is the position, None before the first event of a stream that begins
     now. ReadyEvent comes once, whatever happens to the connection."""
 
     def __init__(

@@ -140,7 +140,7 @@ class CredentialFiles:
         link: Link | None = None,
         device: str | None = None,
     ) -> str:
-        """Keeps the login beside those to other APIs, readable by its owner only, in one step; returns its profile.
+        """Keeps the login along with those to other APIs, readable by its owner only, in one step; returns its profile.
 
         Without a name it takes the place of the login to this API that commands use now; where there is none, the
         profile is called after the API's host.
@@ -265,7 +265,7 @@ def _read(path: Path) -> _StoredLogins | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        # The platform's own file belongs to whoever runs it; another user of the machine logs in instead.
+        # The platform's own file belongs to the user who runs it; another user of the machine logs in instead.
         if isinstance(error, PermissionError):
             return None
         raise ClientError(f"The credentials in {path} can't be read: {error.strerror}.") from error

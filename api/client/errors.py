@@ -92,5 +92,5 @@ def _advice(code: str, status: int) -> str:
     if status in (429, 503):
         return "Wait a moment and run the command again."
     if status >= 500:
-        return "Run the command again; if it stays so, give the request id to whoever runs the platform."
+        return "Run the command again. If it fails again, give the request id to the platform's operator."
     return ""

@@ -95,7 +95,7 @@ class StreamFollower(ABC, Generic[E]):
         raise PoliteEnd("nothing follows yet", self._retry_seconds)
 
     def events(self) -> Iterator[E | Interruption]:
-        """Ends after the stream's end. Raises ApiError for what a repeat won't mend, Unreachable after a long
+        """Ends after the stream's end. Raises ApiError for what a repeat won't fix, Unreachable after a long
         silence."""
         failures = 0
         while True:
@@ -188,7 +188,7 @@ class _Reconnect(msgspec.Struct):
 
 
 class _Busy(Exception):
-    """An answer that a repeat may mend."""
+    """A response that a repeat may fix."""
 
     def __init__(self, error: ApiError | Unreachable, retry_after_seconds: float | None) -> None:
         super().__init__(error.message)

@@ -163,7 +163,7 @@ def test_ctrl_c_while_it_starts(fresh: Platform):
     _, said = process.communicate(timeout=PATIENCE)
     # The last line; had it started before the signals came, it would have said so first.
     assert process.returncode == 0, said
-    assert said.endswith("Stopped. The data stays; start again to go on.\n")
+    assert said.endswith("Stopped. The data stays; start again to continue.\n")
     assert "Traceback" not in said
     wait_for(lambda: not alive(children), what="nothing is left")
 

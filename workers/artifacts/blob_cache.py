@@ -1,7 +1,7 @@
 """The blobs that a worker host keeps: files named by their content's SHA-256, shared by its processes.
 
-A published site is made of hard links to them, so a blob that is served takes no disk here, and one deleted here goes
-on being served.
+A published site is made of hard links to them, so a blob that is served takes no disk here, and one deleted here is
+still served.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class ArtifactReader:
         return manifest
 
     def discard_manifest(self, tenant_id: str, digest: str) -> None:
-        """Deletes the manifest of an artifact that is no longer whole, so that it is uploaded anew."""
+        """Deletes the manifest of an artifact that is no longer whole, so that it is uploaded again."""
         self._store.delete(manifest_key(tenant_id, digest))
 
     def blobs(self, tenant_id: str, manifest: Manifest) -> dict[str, Path]:
@@ -78,7 +78,7 @@ class ArtifactReader:
                 try:
                     found.update(zip(missing, fetched, strict=True))
                 except ArtifactMissing:
-                    # A manifest in the store is a promise that its blobs are there: the next upload makes both anew.
+                    # A manifest in the store is a promise that its blobs are there: the next upload makes both again.
                     self._store.delete(manifest_key(tenant_id, manifest.digest))
                     raise
         return found
@@ -96,7 +96,7 @@ class ArtifactReader:
             with temporary.open("rb") as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
             if actual != digest:
-                # Away with it, or the next upload of this content would find it there and send nothing.
+                # Delete it; otherwise the next upload of this content would find the key and send nothing.
                 self._store.delete(blob_key(tenant_id, digest))
                 raise ArtifactMissing(f"Blob {digest[:12]} is damaged in the object store.")
             return self._blobs.admit(tenant_id, digest, temporary)

@@ -39,7 +39,7 @@ _NODE_CONFIGURATION = (
 _PYTHON_CONFIGURATION = ("pyproject.toml", "uv.toml", "poetry.toml", "Pipfile", "pip.conf", ".python-version")
 _PATCH_DIRECTORIES = ("patches", ".yarn/patches", ".yarn/releases", ".yarn/plugins")
 # Sets up git hooks, or refuses other package managers, or applies what lies in `patches`, which the key names: so
-# common that every commit would install anew because of it.
+# common that every commit would install again because of it.
 _HARMLESS_PART = re.compile(
     r"\s*(?:true|is-ci|(?:npx (?:-y |--yes )?|yarn (?:run )?|pnpm (?:exec )?|bunx )?"
     r"(?:husky(?: install)?|simple-git-hooks|lefthook install|only-allow \w+"

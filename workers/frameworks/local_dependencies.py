@@ -1,7 +1,7 @@
 """What makes an install read files of the repository that its key doesn't name.
 
-Whoever finds dependencies by such a key gets those of another commit: the site is wrong and nothing says so. So only
-what is known to read nothing else passes; a command, a requirement or a setting that isn't recognised counts as a
+A deployment that finds dependencies by such a key gets those of another commit: the site is wrong and nothing says so.
+Therefore only commands, requirements and settings pass that are known to read nothing else; an unknown one counts as a
 reader. Texts and decoded JSON only; nothing is opened here.
 """
 
@@ -114,7 +114,7 @@ def _is_of_registry(line: str) -> bool:
 
 
 def python_project_reads_files(text: str) -> bool:
-    """Whether pyproject.toml makes the install build the project itself, or name files beside it."""
+    """Whether pyproject.toml makes the install build the project itself, or name files next to it."""
     try:
         project = tomllib.loads(text)
     except (ValueError, RecursionError):
@@ -166,7 +166,7 @@ def _names_path(value: Any) -> bool:
 
 
 def package_reads_files(package: Mapping[str, Any]) -> bool:
-    """Whether a package.json names dependencies or patches beside itself."""
+    """Whether a package.json names dependencies or patches next to itself."""
     fields = ("dependencies", "devDependencies", "optionalDependencies")
     if any(as_mapping(package.get(field)).keys() & _READERS for field in fields):
         return True

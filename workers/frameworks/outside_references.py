@@ -1,4 +1,4 @@
-"""Which paths beside a project's own directory its configuration leads to. Reads the tree, runs nothing.
+"""Finds the paths outside of a project's directory that its configuration refers to. Reads the tree, runs nothing.
 
 For the question whether a commit that leaves the directory alone can be ignored: what is found here counts as the
 project's. Only the files directly in the directory are read, and those that they lead to: of them, every `..` counts,

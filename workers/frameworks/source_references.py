@@ -88,7 +88,7 @@ def _whole(tree: SourceTree, target: str, directory: str) -> str | None:
     parent = posixpath.dirname(target) or "."
     if not _is_inside(directory, parent):
         return parent if tree.is_directory(parent) else None
-    # Beside the directory or above it: code there may lead to anything around.
+    # Next to the directory or above it: code there may lead to anything around.
     names = (target, *(f"{target}.{suffix}" for suffix in _CODE))
     name = next((name for name in names if tree.is_file(name)), None)
     return "." if name is not None and name.rpartition(".")[2] in _CODE else name

@@ -25,7 +25,7 @@ _MAXIMUM_FOUND = 20_000
 _MAXIMUM_PATH = 4096
 _MAXIMUM_NESTING = 200
 _TOO_DEEP = f"values are nested more than {_MAXIMUM_NESTING} levels deep"
-# What isn't closed goes on to the end, or looking for it from each place would take for ever.
+# A string that isn't closed extends to the end; otherwise the search from each place would take quadratic time.
 _STRING = r'("(?:\\.|[^"\\])*"?)'
 _STRING_OR_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*(?:.*?\*/|.*)", re.DOTALL)
 _STRING_OR_LAST_COMMA = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)

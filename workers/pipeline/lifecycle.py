@@ -39,8 +39,8 @@ _MAXIMUM_MESSAGE = 4000
 
 class Beginning(enum.Enum):
     RUN = "run"
-    WAIT = "wait"  # the tenant's plan, or this installation, lets no further one start: `started` are those that count
-    SKIP = "skip"  # its output is recorded: go on with the next stage
+    WAIT = "wait"  # the limit of the plan or installation is reached: `started` are the deployments that count
+    SKIP = "skip"  # its output is recorded: continue with the next stage
     CANCEL = "cancel"  # the client asked for the end
     OVER = "over"  # finished or deleted: nothing to do
 
@@ -233,7 +233,7 @@ class LifecycleService:
         """The last stage's end in one step: recorded, ready and, unless a newer release is live, active.
 
         `activate` points the router at the deployment. It is called while the project's row is locked and before the
-        commit: a crash in between leaves the router ahead of the database, which the stage's redelivery mends.
+        commit: a crash in between leaves the router ahead of the database, which the stage's redelivery repairs.
         Returns whether production serves the deployment now. Raises LeaseLost, Cancelled.
         """
         deployment_id = row.id

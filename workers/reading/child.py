@@ -99,7 +99,7 @@ def _encode(answer: Mapping[str, Any]) -> bytes:
 def _storable(value: Any) -> Any:
     """The value in JSON's own kinds, with `storable` strings in it: a name in a tree may be any bytes.
 
-    Whoever needs a name's exact bytes refuses such ones before, or names them by their index.
+    A caller that needs a name's exact bytes refuses such names before, or refers to them by their index.
     """
     if isinstance(value, str):
         return storable(value)

@@ -5,8 +5,8 @@ order, owner 0:0, permission bits only. Its digest is the SHA-256 of the uncompr
 times (and the header checksums that depend on them), so the same content has the same digest on every machine, while
 the times survive: Python's byte code caches are valid only for the time of the source they were made from.
 
-Beside files, directories and symbolic links it carries what overlayfs leaves in an upper layer: whiteouts (character
-devices 0:0) and opaque directories (the attribute user.overlay.opaque).
+In addition to files, directories and symbolic links it carries what overlayfs leaves in an upper layer: whiteouts
+(character devices 0:0) and opaque directories (the attribute user.overlay.opaque).
 
 Neither way follows a symbolic link: every name is opened relative to the descriptor of its directory with O_NOFOLLOW.
 A link may be relative and stay in the tree, or be absolute: those (`.venv/bin/python`) mean something only inside a
@@ -274,7 +274,7 @@ class _Reader:
         block = self.exactly(BLOCK)
         if block == b"\0" * BLOCK:
             if self.exactly(BLOCK) != block or self._stream.read(1):
-                raise ArchiveRejected("The archive goes on after its end.")
+                raise ArchiveRejected("The archive continues after its end.")
             self.digest.data(block + block)
             return None
         if number(block[148:156]) != sum(block[:148]) + sum(block[156:]) + 8 * 32:

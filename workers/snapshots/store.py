@@ -148,7 +148,7 @@ class SnapshotStore:
             except ObjectNotFound as error:
                 raise SnapshotMissing(digest, "is not in the object store") from error
             except ArchiveRejected as error:
-                # Away with it, or the next save of this content would find it there and not upload.
+                # Delete it; otherwise the next save would find the key and skip the upload.
                 self._store.delete(key)
                 raise SnapshotMissing(digest, f"is damaged ({error})") from error
             move_in(tree, unpacked.tree_bytes)

@@ -4,7 +4,7 @@ trees/<tenant>/<digest>/        a tree; appears whole, by rename
 trees/<tenant>/<digest>.lock    held shared while the tree is used, exclusively while it comes or goes;
                                 holds the tree's size in bytes, its modification time is the last use
 trees/boot                      the boot of the machine in which the trees were seen last
-temporary/<random>/             what one process is working on, gone when the process is (lock beside it)
+temporary/<random>/             what one process is working on, gone when the process is (lock next to it)
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class TreeCache:
             os.pwrite(descriptor, boot.encode(), 0)
 
     def _sweep(self) -> None:
-        """Deletes what processes that are no more left in the temporary directory."""
+        """Deletes temporary files of dead processes."""
         for lock in self._temporary.glob("*.lock"):
             with locked(lock, is_blocking=False) as descriptor:
                 if descriptor is not None:

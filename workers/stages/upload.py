@@ -24,7 +24,7 @@ from workers.snapshots.store import SnapshotStore
 
 _CONNECTIONS = 8
 _KIND = "artifact"
-# The artifact follows from the output's content alone, whoever built it: one scope a tenant.
+# The artifact follows from the output's content alone, no matter which project built it: one scope for each tenant.
 _SCOPE = "tenant"
 
 

@@ -223,7 +223,7 @@ def _wait(invocation: Invocation, deployment: DeploymentResource, place: Placeme
 
     def say_how_to_go_on() -> None:
         output.note(
-            f"Stopped watching; the deployment goes on. Watch it with `cloudify logs -f {deployment.id}`, "
+            f"Stopped watching; the deployment continues. Watch it with `cloudify logs -f {deployment.id}`, "
             f"stop it with `cloudify cancel {deployment.id}`."
         )
 

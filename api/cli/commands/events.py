@@ -36,8 +36,10 @@ def events(invocation: Invocation, after: str | None) -> None:
         for event in follower.events():
             view.show(event)
     except KeyboardInterrupt:
-        going_on = "" if follower.last_id is None else f" Go on with `cloudify events --after {follower.last_id}`."
-        invocation.output.note(f"Stopped watching.{going_on}")
+        continuation = (
+            "" if follower.last_id is None else f" Continue with `cloudify events --after {follower.last_id}`."
+        )
+        invocation.output.note(f"Stopped watching.{continuation}")
         raise SystemExit(ExitCode.DETACHED) from None
 
 

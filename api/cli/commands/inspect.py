@@ -59,7 +59,7 @@ def _queue(resource: DeploymentResource) -> str:
 
 
 def _start(estimate: list[float] | None) -> str:
-    """The estimate's two bounds, of which both may be nought."""
+    """The estimate's lower and upper bound; both may be 0."""
     if not estimate:
         return ""
     low, high = (round(seconds) for seconds in estimate)

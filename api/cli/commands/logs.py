@@ -12,7 +12,7 @@ from schemas.deployments import DeploymentResource
 
 @click.command()
 @click.argument("deployment", required=False)
-@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on until the deployment is finished.")
+@click.option("-f", "--follow", "is_following", is_flag=True, help="Follow the log until the deployment is finished.")
 @click.option("--tail", type=click.IntRange(1, 100_000), metavar="N", help="Begin with the last N lines.")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Begin after this entry.")
 @api_command
@@ -38,7 +38,7 @@ def _follow(
 
     def say_how_to_resume() -> None:
         invocation.output.note(
-            f"Stopped watching; the deployment goes on. Go on reading with "
+            f"Stopped watching; the deployment continues. Continue reading with "
             f"`cloudify logs -f {resource.id} --after {follower.last_seq}`, "
             f"stop it with `cloudify cancel {resource.id}`."
         )

@@ -146,7 +146,7 @@ def rotate_keys() -> None:
     if unreadable:
         raise click.ClickException(
             f"{len(unreadable)} can't be read, as their key is not in CLOUDIFY_ENCRYPTION_KEYS: "
-            f"{', '.join(unreadable[:5])}. Put the key back and repeat, or set these anew."
+            f"{', '.join(unreadable[:5])}. Restore the key and repeat, or set these values again."
         )
 
 

@@ -70,7 +70,7 @@ def drop(invocation: Invocation, job: str) -> None:
 @click.argument("pool")
 @api_command
 def pause(invocation: Invocation, pool: str) -> None:
-    """Hand out no more jobs of POOL; what runs goes on."""
+    """Pause POOL. Running jobs are not interrupted."""
     _show_state(invocation, invocation.client.pause_pool(pool))
 
 

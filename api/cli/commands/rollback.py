@@ -18,7 +18,7 @@ from schemas.projects import ProjectResource
 def rollback(invocation: Invocation, project: str | None, deployment: str | None, no_wait: bool) -> None:
     """Make production serve an earlier deployment again, without building.
 
-    PROJECT is an id, a slug or a name; without it, the linked project. New deployments go on being built, but
+    PROJECT is an id, a slug or a name; without it, the linked project. New deployments are still built, but
     production stays where it is until `cloudify promote`.
     """
     client = invocation.client

@@ -44,12 +44,12 @@ def up(*, no_sample: bool) -> None:
         _say(str(error))
         code = 1
     except OSError as error:
-        _say(f"Cloudify can't go on: {error}.")
+        _say(f"Cloudify can't continue: {error}.")
         code = 1
     finally:
         supervisor.stop()
     if code == 0:
-        _say("Stopped. The data stays; start again to go on.")
+        _say("Stopped. The data stays; start again to continue.")
     sys.exit(code)
 
 

@@ -62,7 +62,7 @@ class EndingWitness:
             self.release()
 
     def release(self) -> None:
-        """Lets bubblewrap go on. May be called twice."""
+        """Lets bubblewrap continue. May be called twice."""
         if not self._is_released:
             self._is_released = True
             self._signal(signal.SIGCONT)
