@@ -93,7 +93,7 @@ def test_a_ticket_for_another_stream(api: LiveApi, ada: User) -> None:
     deployment, other = api.deployment(ada), api.deployment(ada)
     ticket = api.ticket(ada.bearer, deploymentId=other)
     refused(api.follow(deployment, ticket=ticket), 401, "UNAUTHENTICATED", "for another stream")
-    refused(api.follow(other, ticket=ticket), 401, "UNAUTHENTICATED", "not known")
+    refused(api.follow(other, ticket=ticket), 401, "UNAUTHENTICATED", "is unknown")
     accounts = api.ticket(ada.bearer)
     refused(api.follow(deployment, ticket=accounts), 401, "UNAUTHENTICATED", "for another stream")
     of_log = api.ticket(ada.bearer, deploymentId=deployment)
@@ -195,7 +195,7 @@ def test_the_header_wins_over_a_ticket_and_that_over_the_cookie(api: LiveApi, ad
     ticket = api.ticket(ada.bearer, deploymentId=deployment)
     bad = {"Authorization": "Bearer nonsense"}
     refused(api.follow(deployment, {**bad, **cookie(ada)}, ticket=ticket), 401, "UNAUTHENTICATED", "not valid")
-    refused(api.follow(deployment, cookie(ada), ticket="cst_x"), 401, "UNAUTHENTICATED", "not known")
+    refused(api.follow(deployment, cookie(ada), ticket="cst_x"), 401, "UNAUTHENTICATED", "is unknown")
     # The ticket was not looked at while there was a header.
     api.follow(deployment, ada.bearer, ticket=ticket).opened()
     api.follow(deployment, ticket=ticket).opened()
