@@ -38,7 +38,7 @@ from shared.stack.postgres import PostgresServer
 from shared.stack.valkey import ValkeyServer
 from tests.support.log_rows import new_deployment
 from workers.executors.attachments import DirectoryTrees
-from workers.executors.base import ExecutionSpec, Limits, OnOutput, Outcome
+from workers.executors.base import ExecutionSpec, Limits, OnOutput, RunOutcome
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
 from workers.executors.toolchain import Toolchain
@@ -131,7 +131,7 @@ class Bench:
         name = f"bench-{os.getpid()}-{self._count}"
         spec = ExecutionSpec(name, command, "/", (), None, environment, limits, network="none")
         result = self._executor.run(spec, self._trees, on_output, threading.Event())
-        assert result.outcome is Outcome.SUCCESS, result.message
+        assert result.outcome is RunOutcome.SUCCESS, result.message
 
 
 def realistic_secrets() -> list[str]:

@@ -15,7 +15,7 @@ from shared.storage.object_store import S3ArtifactStore
 from tests.bench.platform import timed
 from tests.support.running_platform import Platform
 from workers.commands.trees import StageTrees
-from workers.executors.base import ExecutionSpec, Limits, LocalTree, Outcome, Overlay, StoredTree
+from workers.executors.base import ExecutionSpec, Limits, LocalTree, Overlay, RunOutcome, StoredTree
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
@@ -88,7 +88,7 @@ def _run_sandbox(
     trees = StageTrees(snapshots, directory)
     result = executor.run(spec, trees, lambda _stream, _data: None, threading.Event())
     remove_tree(directory)
-    if result.outcome is not Outcome.SUCCESS:
+    if result.outcome is not RunOutcome.SUCCESS:
         raise RuntimeError(result.message)
 
 

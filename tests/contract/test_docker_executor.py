@@ -32,7 +32,7 @@ from tests.support.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import ExecutionResult, ExecutionSpec, LocalTree, Outcome, Overlay
+from workers.executors.base import ExecutionResult, ExecutionSpec, LocalTree, Overlay, RunOutcome
 from workers.executors.docker.connection import DockerConnection
 from workers.executors.docker.executor import DockerExecutor
 from workers.executors.docker.probe import check_daemon
@@ -81,7 +81,7 @@ class Background:
         assert self.output.seen.wait(PATIENCE)
         assert (self.error, self.result) == (None, None)
 
-    def finish(self) -> Outcome:
+    def finish(self) -> RunOutcome:
         self._thread.join(PATIENCE)
         assert self.result is not None, self.error
         return self.result.outcome
@@ -109,7 +109,7 @@ def test_the_container_has_every_wall_and_no_secret(executor: DockerExecutor, cl
     [found] = containers_of(client, spec)
     shown = client.inspect_container(found["Id"])
     background.cancel.set()
-    assert background.finish() is Outcome.CANCELLED
+    assert background.finish() is RunOutcome.CANCELLED
     host = shown["HostConfig"]
     assert shown["Config"]["User"] == "10001:10001"
     assert (
@@ -136,7 +136,7 @@ def test_a_missing_image_is_an_image_error_that_says_what_to_do(
 ) -> None:
     executor._image = f"sha256:{'0' * 64}"  # it was removed while the worker ran
     result, _ = run(executor, "true")
-    assert result.outcome is Outcome.IMAGE_ERROR
+    assert result.outcome is RunOutcome.IMAGE_ERROR
     assert "CLOUDIFY_BUILDER_IMAGE" in result.message
     assert left_in(tmp_path / "run") == []
     absent = replace(kind, builder_image=executor._image)
@@ -198,7 +198,7 @@ def test_a_container_that_an_operator_ends_was_evicted(executor: DockerExecutor,
         background.await_ready()
         [found] = containers_of(client, spec)
         end(found["Id"])
-        assert background.finish() is Outcome.EVICTED
+        assert background.finish() is RunOutcome.EVICTED
         assert containers_of(client, spec) == []
 
 
@@ -213,7 +213,7 @@ def test_a_container_without_a_directory_is_swept_and_its_name_is_free(
     (tmp_path / "run" / spec.name).rename(tmp_path / "lost")
     assert executor.sweep() == [spec.name]
     assert processes_with(marker) == []
-    assert background.finish() is Outcome.EVICTED
+    assert background.finish() is RunOutcome.EVICTED
     assert executor.sweep() == []
 
 
@@ -224,7 +224,7 @@ def test_another_directory_of_runs_is_left_alone(kind: ExecutorKind, executor: D
         assert isinstance(other, DockerExecutor)
         assert other.sweep() == []
     background.cancel.set()
-    assert background.finish() is Outcome.CANCELLED
+    assert background.finish() is RunOutcome.CANCELLED
 
 
 # The library leaves a socket that finds nobody to the garbage collector.
@@ -247,10 +247,10 @@ def test_a_daemon_that_goes_away_is_the_platforms_loss(
         assert processes_with(marker) == []
     finally:
         docker_engine.start()
-    assert outcome in (Outcome.PLATFORM_LOST, Outcome.EVICTED)
+    assert outcome in (RunOutcome.PLATFORM_LOST, RunOutcome.EVICTED)
     executor.sweep()
     result, printed = run(executor, "echo again")
-    assert (result.outcome, printed) == (Outcome.SUCCESS, b"again\n")
+    assert (result.outcome, printed) == (RunOutcome.SUCCESS, b"again\n")
     gc.collect()
 
 
@@ -327,7 +327,7 @@ def test_an_overlay_of_several_layers_shows_the_upmost(executor: DockerExecutor,
         ),
     )
     result, printed = run(executor, "cat /workspace/page /workspace/only", overlay=overlay)
-    assert (result.outcome, printed) == (Outcome.SUCCESS, b"secondonly")
+    assert (result.outcome, printed) == (RunOutcome.SUCCESS, b"secondonly")
 
 
 def test_a_path_that_no_overlay_takes_is_refused(executor: DockerExecutor, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.support.executors import (
     unique_marker,
     wait_for,
 )
-from workers.executors.base import ExecutionResult, Executor, LocalTree, Outcome, Overlay
+from workers.executors.base import ExecutionResult, Executor, LocalTree, Overlay, RunOutcome
 from workers.executors.docker.backend import container_owner
 
 
@@ -43,7 +43,7 @@ class Bystander:
         self._thread.start()
         assert self._output.seen.wait(PATIENCE)
 
-    def finish(self) -> tuple[list[Outcome], bytes]:
+    def finish(self) -> tuple[list[RunOutcome], bytes]:
         (self._workspace / "end").touch()
         self._thread.join(PATIENCE)
         return [result.outcome for result in self._results], self._output.text()
@@ -60,7 +60,7 @@ def _neighbours(exact_executor: Executor, tmp_path: Path) -> Iterator[None]:
         yield
     finally:
         ended = bystander.finish()
-    assert ended == ([Outcome.SUCCESS], b"working\nbuilt\n")
+    assert ended == ([RunOutcome.SUCCESS], b"working\nbuilt\n")
     assert left_in(tmp_path / "run") == []
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
@@ -79,7 +79,7 @@ def test_a_fork_bomb_ends_with_its_time(exact_executor: Executor, workspace: Pat
     )
     spec = make_spec("", command=("python3", "-c", bomb, marker), workspace=workspace, wall_seconds=5.0)
     result = exact_executor.run(spec, HOST_TREES, Output(), threading.Event())
-    assert result.outcome is Outcome.TIMEOUT
+    assert result.outcome is RunOutcome.TIMEOUT
     assert processes_with(marker) == []
 
 
@@ -88,14 +88,14 @@ def test_a_memory_bomb_of_many_processes_is_out_of_memory(exact_executor: Execut
     hog = "import sys, time; kept = bytearray(40 << 20); time.sleep(600)"
     script = f"for i in 1 2 3 4 5 6; do python3 -c '{hog}' {marker} & done; wait"
     result, _ = run(exact_executor, script, memory_bytes=128 * MEBIBYTE)
-    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert result.outcome is RunOutcome.OUT_OF_MEMORY
     assert processes_with(marker) == []
 
 
 def test_a_file_bigger_than_the_disk_limit_is_disk_full(exact_executor: Executor, workspace: Path) -> None:
     script = "head -c 900000000 /dev/zero > big; sleep 600"
     result, _ = run(exact_executor, script, workspace=workspace, disk_bytes=32 * MEBIBYTE)
-    assert result.outcome is Outcome.DISK_FULL
+    assert result.outcome is RunOutcome.DISK_FULL
 
 
 MANY_NAMES = {
@@ -121,7 +121,7 @@ time.sleep(600)
 """
     command = ("python3", "-c", made)
     result, _ = run(exact_executor, "", command=command, workspace=workspace, disk_entries=5000)
-    assert result.outcome is Outcome.DISK_FULL
+    assert result.outcome is RunOutcome.DISK_FULL
     assert "files, directories and links than its limit of 5000" in result.message
 
 
@@ -130,13 +130,13 @@ def test_names_made_in_the_last_moment_are_counted(exact_executor: Executor, wor
     make = "python3 -c 'import sys; [open(str(i), chr(119)).close() for i in range(*map(int, sys.argv[1:]))]'"
     script = f"{make} 0 3000; sleep 3; {make} 3000 6000"
     result, _ = run(exact_executor, script, workspace=workspace, disk_entries=5000)
-    assert result.outcome is Outcome.DISK_FULL
+    assert result.outcome is RunOutcome.DISK_FULL
 
 
 def test_shared_memory_counts_and_ends_with_the_run(exact_executor: Executor) -> None:
     script = "head -c 1000000000 /dev/zero > /dev/shm/attack-filler; exit 3"
     result, printed = run(exact_executor, script)
-    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 3)
+    assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 3)
     assert b"No space left" in printed
     assert "attack-filler" not in os.listdir("/dev/shm")
 
@@ -157,19 +157,19 @@ def test_a_grandchild_in_a_session_of_its_own_ends_with_the_cancel(exact_executo
     wait_for(lambda: len(processes_with(f"sleep {marker}")) >= 2)
     cancel.set()
     thread.join(PATIENCE)
-    assert [result.outcome for result in results] == [Outcome.CANCELLED]
+    assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
     assert processes_with(marker) == []
 
 
 def test_endless_output_ends_with_its_time(exact_executor: Executor) -> None:
     result, printed = run(exact_executor, "yes endless", wall_seconds=5.0, output_bytes=MEBIBYTE)
-    assert result.outcome is Outcome.TIMEOUT
+    assert result.outcome is RunOutcome.TIMEOUT
     assert len(printed) < MEBIBYTE + 1000
 
 
 def test_a_line_of_100_megabytes_is_cut(exact_executor: Executor) -> None:
     result, printed = run(exact_executor, "head -c 100000000 /dev/zero | tr '\\0' x", output_bytes=4 * MEBIBYTE)
-    assert result.outcome is Outcome.SUCCESS
+    assert result.outcome is RunOutcome.SUCCESS
     assert 4 * MEBIBYTE <= len(printed) < 4 * MEBIBYTE + 1000
 
 
@@ -224,7 +224,7 @@ def test_a_postinstall_script_finds_nothing_and_reaches_nobody(
         )
     finally:
         del os.environ["CLOUDIFY_CONTRACT_SECRET"]
-    assert result.outcome is Outcome.SUCCESS, printed
+    assert result.outcome is RunOutcome.SUCCESS, printed
     assert b"loot nothing" in printed
     assert printed.count(b" 403") == 4, printed
     assert b"REACHED" not in printed
@@ -249,7 +249,7 @@ def test_links_out_of_the_tree_lead_to_nothing_of_the_host(
     exit 0
     """
     result, printed = run(exact_executor, script, workspace=workspace)
-    assert (result.outcome, printed) == (Outcome.SUCCESS, b"")
+    assert (result.outcome, printed) == (RunOutcome.SUCCESS, b"")
     assert sorted(os.listdir(outside)) == ["secret"]
 
 
@@ -314,7 +314,7 @@ sys.exit(3)
 
 def test_no_build_reaches_its_init(exact_executor: Executor, exact_kind: ExecutorKind) -> None:
     result, printed = run(exact_executor, "", command=("python3", "-c", INIT, exact_kind.name))
-    assert (result.outcome, result.exit_code, printed) == (Outcome.USER_ERROR, 3, b"")
+    assert (result.outcome, result.exit_code, printed) == (RunOutcome.USER_ERROR, 3, b"")
 
 
 SET_ID = """
@@ -388,7 +388,7 @@ def _set_id_files(directory: Path) -> list[str]:
 def test_no_file_that_runs_as_its_owner_can_be_made(exact_executor: Executor, workspace: Path) -> None:
     workspace.chmod(0o777)
     result, printed = run(exact_executor, "", command=("python3", "-c", SET_ID), workspace=workspace)
-    assert (result.outcome, printed) == (Outcome.SUCCESS, b"found []\n")
+    assert (result.outcome, printed) == (RunOutcome.SUCCESS, b"found []\n")
     assert _set_id_files(workspace) == []
     assert stat.S_IMODE((workspace / "directory").stat().st_mode) == 0o1777
 

@@ -36,7 +36,7 @@ from tests.support.executors import (
     wait_for,
 )
 from workers.executors import base
-from workers.executors.base import ExecutionResult, Executor, LocalTree, Mount, Outcome, Overlay
+from workers.executors.base import ExecutionResult, Executor, LocalTree, Mount, Overlay, RunOutcome
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.docker.executor import DockerExecutor
 
@@ -50,19 +50,19 @@ def test_probe_accepts_this_host(executor: Executor) -> None:
 def test_success_has_both_streams_apart(executor: Executor) -> None:
     output = Output()
     result = executor.run(make_spec("echo out; echo err >&2"), HOST_TREES, output, threading.Event())
-    assert (result.outcome, result.exit_code, result.message) == (Outcome.SUCCESS, 0, "")
+    assert (result.outcome, result.exit_code, result.message) == (RunOutcome.SUCCESS, 0, "")
     assert (output.text("stdout"), output.text("stderr")) == (b"out\n", b"err\n")
 
 
 def test_exit_code_is_the_commands(executor: Executor) -> None:
     result, _ = run(executor, "exit 3")
-    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 3)
+    assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 3)
     assert "code 3" in result.message
 
 
 def test_missing_program_is_the_users_error(executor: Executor) -> None:
     result, printed = run(executor, "", command=("no-such-program",))
-    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 127)
+    assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 127)
     assert b"no-such-program" in printed
 
 
@@ -82,13 +82,13 @@ def test_stderr_that_looks_like_the_launchers_is_kept(executor: Executor) -> Non
 def test_killed_child_makes_the_whole_run_out_of_memory(executor: Executor) -> None:
     script = "python3 -c 'import time; a = bytearray(200 << 20); time.sleep(3600)'; exit 0"
     result, _ = run(executor, script, memory_bytes=96 * MEBIBYTE)
-    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert result.outcome is RunOutcome.OUT_OF_MEMORY
     assert "96 MiB" in result.message
 
 
 def test_sigkill_without_memory_pressure_is_not_out_of_memory(executor: Executor) -> None:
     result, _ = run(executor, "kill -KILL $$")
-    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 137)
+    assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 137)
 
 
 def test_an_init_that_is_killed_from_outside_is_the_platforms_loss(executor: Executor) -> None:
@@ -102,7 +102,7 @@ def test_an_init_that_is_killed_from_outside_is_the_platforms_loss(executor: Exe
     [init] = [above for above in [inside, *inside.parents()] if _is_init_of_a_namespace(above.pid)]
     init.kill()
     thread.join(PATIENCE)
-    assert (results[0].outcome, results[0].exit_code) == (Outcome.PLATFORM_LOST, None), results
+    assert (results[0].outcome, results[0].exit_code) == (RunOutcome.PLATFORM_LOST, None), results
     assert processes_with(marker) == []
 
 
@@ -115,12 +115,12 @@ def _is_init_of_a_namespace(pid: int) -> bool:
 @pytest.mark.parametrize("victims", ["$PPID", "-1"], ids=["the parent", "everything"])
 def test_a_command_that_kills_all_it_can_ends_by_itself(executor: Executor, victims: str) -> None:
     result, _ = run(executor, f"kill -KILL {victims} $$; kill -KILL $$")
-    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 137)
+    assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 137)
 
 
 def test_wall_clock_limit(executor: Executor) -> None:
     result, _ = run(executor, "sleep 3600", wall_seconds=1.0)
-    assert result.outcome is Outcome.TIMEOUT
+    assert result.outcome is RunOutcome.TIMEOUT
     assert "1 seconds" in result.message
 
 
@@ -134,7 +134,7 @@ def test_term_comes_before_kill(executor: Executor) -> None:
     assert output.seen.wait(PATIENCE)
     cancel.set()
     thread.join(PATIENCE)
-    assert [result.outcome for result in results] == [Outcome.CANCELLED]
+    assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
     assert b"tidied" in output.text()
 
 
@@ -142,7 +142,7 @@ def test_fork_bomb_is_bounded(exact_executor: Executor) -> None:
     script = "import os, time\nn = 0\ntry:\n  while n < 5000:\n    if os.fork() == 0: time.sleep(60)\n    n += 1\n"
     script += "except OSError: print('stopped at', n, flush=True)"
     result, printed = run(exact_executor, "", command=("python3", "-c", script), process_count=40)
-    assert result.outcome is Outcome.SUCCESS
+    assert result.outcome is RunOutcome.SUCCESS
     assert int(printed.split()[-1]) <= 40
 
 
@@ -151,7 +151,7 @@ def test_disk_filler_is_stopped(executor: Executor, tmp_path: Path) -> None:
     workspace.mkdir()
     script = "i=0; while [ $i -lt 50 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.01; done; sleep 3600"
     result, _ = run(executor, script, workspace=workspace, disk_bytes=16 * MEBIBYTE)
-    assert result.outcome is Outcome.DISK_FULL
+    assert result.outcome is RunOutcome.DISK_FULL
     assert "16 MiB" in result.message
 
 
@@ -160,7 +160,7 @@ def test_memory_file_systems_are_sized(executor: Executor) -> None:
     result, printed = run(executor, script, memory_bytes=512 * MEBIBYTE, disk_bytes=1024 * MEBIBYTE)
     assert b"unbounded" not in printed
     assert printed.count(b"No space left") == 3
-    assert result.outcome is Outcome.SUCCESS
+    assert result.outcome is RunOutcome.SUCCESS
 
 
 def test_background_processes_end_with_the_command(executor: Executor) -> None:
@@ -168,7 +168,7 @@ def test_background_processes_end_with_the_command(executor: Executor) -> None:
     result, _ = run(
         executor, f"setsid sh -c 'trap \"\" TERM HUP; while :; do sleep {marker}; done' & sleep 0.2; exit 4"
     )
-    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 4)
+    assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 4)
     assert processes_with(marker) == []
 
 
@@ -195,7 +195,7 @@ def test_cancel_leaves_nothing(executor: Executor) -> None:
     cancel.set()
     thread.join(PATIENCE)
     assert processes_with(marker) == []
-    assert [result.outcome for result in results] == [Outcome.CANCELLED]
+    assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
 
 
 def test_cancelled_before_the_start_runs_nothing(executor: Executor) -> None:
@@ -203,7 +203,7 @@ def test_cancelled_before_the_start_runs_nothing(executor: Executor) -> None:
     cancel.set()
     output = Output()
     result = executor.run(make_spec("echo ran"), HOST_TREES, output, cancel)
-    assert (result.outcome, output.text()) == (Outcome.CANCELLED, b"")
+    assert (result.outcome, output.text()) == (RunOutcome.CANCELLED, b"")
 
 
 def test_one_long_line_arrives_whole(executor: Executor) -> None:
@@ -246,7 +246,7 @@ def test_loopback_of_the_host_is_out_of_reach(
     own = [address.address for address in psutil.net_if_addrs().get("eth0", []) if address.family == socket.AF_INET]
     command = ("python3", "-c", CONNECT, str(loopback_server.port), "127.0.0.1", "::1", *own)
     result, printed = run(executor, "", command=command, network=network)
-    assert result.outcome is Outcome.SUCCESS
+    assert result.outcome is RunOutcome.SUCCESS
     assert b"reached" not in printed
     assert loopback_server.accepted == []
 
@@ -265,7 +265,7 @@ def test_proxy_refuses_what_is_not_public(executor: Executor, loopback_server: L
     addresses = [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", f"[::ffff:127.0.0.1]:{port}", f"0:{port}"]
     addresses += [f"2130706433:{port}", "169.254.169.254:80", "10.0.0.1:443", "[64:ff9b::a00:1]:443", "[fe80::1]:443"]
     result, printed = run(executor, "", command=("python3", "-c", PROXY_REQUEST, *addresses), network="proxy")
-    assert result.outcome is Outcome.SUCCESS, printed
+    assert result.outcome is RunOutcome.SUCCESS, printed
     assert printed.count(b"403 Forbidden") == len(addresses)
     assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{port}", f"localhost:{port}"} <= set(result.blocked_hosts)
     assert loopback_server.accepted == []
@@ -285,14 +285,14 @@ except OSError as error:
 def test_a_command_can_hand_the_proxy_nothing(executor: Executor) -> None:
     """Its way in was for one socket, which came before the command."""
     result, printed = run(executor, "", command=("python3", "-c", HANDOVER), network="proxy")
-    assert (result.outcome, printed.strip()) == (Outcome.SUCCESS, b"ConnectionRefusedError")
+    assert (result.outcome, printed.strip()) == (RunOutcome.SUCCESS, b"ConnectionRefusedError")
 
 
 def test_proxy_lets_a_package_registry_through(exact_executor: Executor) -> None:
     # A registry may leave a request unanswered; npm would wait for as long as the command may take.
     script = "npm view --fetch-timeout=30000 is-number@7.0.0 version && pip download -qq --no-deps six && echo got"
     result, printed = run(exact_executor, script, network="proxy", working_directory="/tmp")
-    assert result.outcome is Outcome.SUCCESS, printed
+    assert result.outcome is RunOutcome.SUCCESS, printed
     assert b"7.0.0" in printed
     assert b"got" in printed
 
@@ -409,7 +409,7 @@ def test_workspace_and_overlay_keep_changes(executor: Executor, tmp_path: Path) 
     overlay = Overlay(str(upper), "/workspace/modules", (LocalTree(lower),))
     outputs = tuple(base.Output(str(path), "tenant_1") for path in (upper, workspace))
     result, printed = run(executor, script, workspace=workspace, overlay=overlay, outputs=outputs)
-    assert (result.outcome, printed) == (Outcome.SUCCESS, b"kept")
+    assert (result.outcome, printed) == (RunOutcome.SUCCESS, b"kept")
     assert result.outputs == {str(upper): LocalTree(upper), str(workspace): LocalTree(workspace)}
     assert (workspace / "page").read_text() == "built\n"
     assert (upper / "new").read_text() == "new\n"

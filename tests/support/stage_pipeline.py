@@ -29,8 +29,8 @@ from workers.executors.base import (
     Executor,
     LocalTree,
     OnOutput,
-    Outcome,
     Output,
+    RunOutcome,
     StoredTree,
     Trees,
 )
@@ -97,7 +97,7 @@ class StoringExecutor:
 
     def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
         result = self._executor.run(spec, trees, on_output, cancel)
-        if result.outcome not in (Outcome.SUCCESS, Outcome.USER_ERROR):
+        if result.outcome not in (RunOutcome.SUCCESS, RunOutcome.USER_ERROR):
             return result
         return replace(result, outputs={output.name: self._store(output, result) for output in spec.outputs})
 

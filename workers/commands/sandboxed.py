@@ -18,9 +18,9 @@ from workers.executors.base import (
     Executor,
     Limits,
     Mount,
-    Outcome,
     Output,
     Overlay,
+    RunOutcome,
     Tree,
     Trees,
 )
@@ -130,9 +130,9 @@ def run_logged(
 
 def raise_interruption(context: StageContext, result: ExecutionResult) -> None:
     """Raises Cancelled or PlatformError for outcomes that are neither success nor the user's failure."""
-    if result.outcome is Outcome.CANCELLED or context.cancelled.is_set():
+    if result.outcome is RunOutcome.CANCELLED or context.cancelled.is_set():
         raise Cancelled(result.message)
-    if result.outcome in (Outcome.EVICTED, Outcome.IMAGE_ERROR, Outcome.PLATFORM_LOST):
+    if result.outcome in (RunOutcome.EVICTED, RunOutcome.IMAGE_ERROR, RunOutcome.PLATFORM_LOST):
         raise PlatformError(result.message)
 
 
@@ -143,21 +143,21 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
     """
     limits = context.limits
     outcome = result.outcome
-    if outcome is Outcome.SUCCESS:
+    if outcome is RunOutcome.SUCCESS:
         return
-    if outcome is Outcome.OUT_OF_MEMORY:
+    if outcome is RunOutcome.OUT_OF_MEMORY:
         raise StageFailure(
             FailureCode.OUT_OF_MEMORY,
             f"The {what} needed more than {limits.memory_bytes // _MEBIBYTE} MiB of memory and was ended. Lower what it"
             " needs (fewer workers, NODE_OPTIONS=--max-old-space-size=…) or use a plan with more memory.",
         )
-    if outcome is Outcome.TIMEOUT:
+    if outcome is RunOutcome.TIMEOUT:
         raise StageFailure(
             FailureCode.TIMEOUT,
             f"The {what} ran longer than {counted(limits.stage_timeout_seconds, 'second')} and was ended. Look in the"
             " log for where it waits, or use a plan with a longer limit.",
         )
-    if outcome is Outcome.DISK_FULL:
+    if outcome is RunOutcome.DISK_FULL:
         raise StageFailure(
             FailureCode.DISK_FULL,
             f"{result.message.replace('The command', f'The {what}', 1)} Write less, or use a plan with more disk.",

@@ -19,7 +19,7 @@ from shared.errors import FailureCode, PlatformError, StageFailure
 from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption, run_limits
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.trees import StageTrees
-from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Outcome, Output, StoredTree
+from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Output, RunOutcome, StoredTree
 from workers.executors.layout import HOME, NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.tool_versions import ToolRequest, npm_of
@@ -148,7 +148,7 @@ class ToolProvider:
 
         result = self._executor.run(spec, trees, on_output, context.cancelled)
         raise_interruption(context, result)
-        if result.outcome is Outcome.USER_ERROR:
+        if result.outcome is RunOutcome.USER_ERROR:
             self._raise_unfetched(request, tail.data)
         raise_failure(context, result, f"fetching of {request.name}")
         snapshot = trees.save(_OWNER, result.outputs[directory])

@@ -16,8 +16,8 @@ from workers.executors.base import (
     ExecutionSpec,
     LocalTree,
     OnOutput,
-    Outcome,
     Overlay,
+    RunOutcome,
     StoredTree,
     Tree,
     Trees,
@@ -116,7 +116,7 @@ def run_attached(
     """
     check_run_name(spec.name)
     if cancel.is_set():
-        return ExecutionResult(Outcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
+        return ExecutionResult(RunOutcome.CANCELLED, None, "The command was cancelled.", 0.0, None)
     with attached(spec, trees) as attachments:
         started = time.monotonic()
         result = run(Run(spec, attachments, on_output, cancel, started + spec.limits.wall_seconds))

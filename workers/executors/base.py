@@ -13,7 +13,9 @@ from typing import Literal, Protocol
 from workers.executors.toolchain import Toolchain
 
 
-class Outcome(enum.StrEnum):
+class RunOutcome(enum.StrEnum):
+    """How a command ended. How a job ended is workers.pipeline.outcome.Outcome."""
+
     SUCCESS = "success"
     USER_ERROR = "user_error"
     OUT_OF_MEMORY = "out_of_memory"
@@ -134,7 +136,7 @@ class ExecutionResult:
     `outputs`: name → tree, of each output of the spec when the command ended by itself; incomplete otherwise.
     """
 
-    outcome: Outcome
+    outcome: RunOutcome
     exit_code: int | None
     message: str
     duration_seconds: float

@@ -10,7 +10,7 @@ from typing import Protocol
 import psutil
 
 from workers.executors.attachments import Run
-from workers.executors.base import Outcome
+from workers.executors.base import RunOutcome
 from workers.executors.cgroups import MemoryEvents
 from workers.executors.disk_watchdog import DiskWatchdog, is_disk_full
 from workers.executors.output_pump import OutputPump
@@ -22,8 +22,10 @@ _MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    outcome: Outcome
+class RunEnd:
+    """How a run ended, and the message that says so to people."""
+
+    outcome: RunOutcome
     message: str
 
 
@@ -75,60 +77,60 @@ class RunMonitor:
         self._peak_bytes: int | None = None
         self._measure_at = 0.0
 
-    def watch(self) -> Verdict | None:
-        """Returns when the command has ended; the verdict is None if it ended by itself."""
-        verdict: Verdict | None = None
+    def watch(self) -> RunEnd | None:
+        """Returns when the command has ended: how the monitor ended it, or None if it ended by itself."""
+        end: RunEnd | None = None
         kill_at: float | None = None
         while not self._sandbox.wait(_POLL_SECONDS):
             urgent = self._exceeded()
             if urgent is not None:
                 self._sandbox.kill()
-                return verdict or urgent
+                return end or urgent
             if self._pump.error is not None:
                 self._sandbox.kill()
-                return verdict
+                return end
             if kill_at is None:
-                verdict = self._stop_wanted()
-                if verdict is not None:
+                end = self._stop_wanted()
+                if end is not None:
                     kill_at = time.monotonic() + self._limits.stop_seconds
                     self._sandbox.terminate()
             elif time.monotonic() >= kill_at:
                 self._sandbox.kill()
-                return verdict
-        return verdict
+                return end
+        return end
 
-    def conclude(self, verdict: Verdict | None, exit_code: int | None, launcher_code: int | None) -> Verdict:
-        """The verdict to report once every process is gone. `exit_code` None: the command did not end by itself."""
-        if verdict is not None:
-            return verdict
+    def conclude(self, end: RunEnd | None, exit_code: int | None, launcher_code: int | None) -> RunEnd:
+        """The end to report when every process is gone. `exit_code` None: the command did not end by itself."""
+        if end is not None:
+            return end
         memory = self._memory_exceeded()
         if memory is not None:
             return memory
         if exit_code == 0 and not self._disk.is_near_limit:
-            return Verdict(Outcome.SUCCESS, "")
+            return RunEnd(RunOutcome.SUCCESS, "")
         self._disk.measure()
         if self._disk.exceeded.is_set():
             return self._disk_full()
         if exit_code == 0:
-            return Verdict(Outcome.SUCCESS, "")
+            return RunEnd(RunOutcome.SUCCESS, "")
         if is_disk_full(self._run.attachments.writable_paths):
-            return Verdict(Outcome.PLATFORM_LOST, "The worker's own disk is full; the command was not at fault.")
+            return RunEnd(RunOutcome.PLATFORM_LOST, "The worker's own disk is full; the command was not at fault.")
         if exit_code is None:
-            return Verdict(Outcome.PLATFORM_LOST, f"Something outside ended the sandbox (status {launcher_code}).")
-        return Verdict(Outcome.USER_ERROR, _exit_message(exit_code))
+            return RunEnd(RunOutcome.PLATFORM_LOST, f"Something outside ended the sandbox (status {launcher_code}).")
+        return RunEnd(RunOutcome.USER_ERROR, _exit_message(exit_code))
 
     def peak_memory_bytes(self) -> int | None:
         return self._peak_bytes if self._group is None else self._group.peak_memory_bytes()
 
-    def _stop_wanted(self) -> Verdict | None:
+    def _stop_wanted(self) -> RunEnd | None:
         if self._run.cancel.is_set():
-            return Verdict(Outcome.CANCELLED, "The command was cancelled.")
+            return RunEnd(RunOutcome.CANCELLED, "The command was cancelled.")
         if time.monotonic() >= self._run.deadline:
             limit = f"{self._limits.wall_seconds:g} seconds"
-            return Verdict(Outcome.TIMEOUT, f"The command was stopped: it ran longer than its limit of {limit}.")
+            return RunEnd(RunOutcome.TIMEOUT, f"The command was stopped: it ran longer than its limit of {limit}.")
         return None
 
-    def _exceeded(self) -> Verdict | None:
+    def _exceeded(self) -> RunEnd | None:
         """A passed limit that calls for an immediate kill."""
         if self._disk.exceeded.is_set():
             return self._disk_full()
@@ -141,22 +143,22 @@ class RunMonitor:
         self._peak_bytes = max(used, self._peak_bytes or 0)
         return self._out_of_memory() if used > self._limits.memory_bytes else None
 
-    def _memory_exceeded(self) -> Verdict | None:
+    def _memory_exceeded(self) -> RunEnd | None:
         if self._group is None:
             return None
         events = self._group.memory_events()
         if not events.kills:
             return None
         if not events.is_at_limit:
-            return Verdict(Outcome.PLATFORM_LOST, "The worker's host ran out of memory and ended the command.")
+            return RunEnd(RunOutcome.PLATFORM_LOST, "The worker's host ran out of memory and ended the command.")
         return self._out_of_memory()
 
-    def _out_of_memory(self) -> Verdict:
+    def _out_of_memory(self) -> RunEnd:
         limit = self._limits.memory_bytes // _MEBIBYTE
         message = f"The command ran out of memory: its limit is {limit} MiB, files in /tmp and HOME included."
-        return Verdict(Outcome.OUT_OF_MEMORY, message)
+        return RunEnd(RunOutcome.OUT_OF_MEMORY, message)
 
-    def _disk_full(self) -> Verdict:
+    def _disk_full(self) -> RunEnd:
         limits = self._limits
         if self._disk.has_too_many_entries:
             what = f"it made more files, directories and links than its limit of {limits.disk_entries}."
@@ -165,7 +167,7 @@ class RunMonitor:
                 f"it wrote more than its limit of {limits.disk_bytes // _MEBIBYTE} MiB, or nested directories too"
                 " deeply to be measured."
             )
-        return Verdict(Outcome.DISK_FULL, f"The command was stopped: {what}")
+        return RunEnd(RunOutcome.DISK_FULL, f"The command was stopped: {what}")
 
 
 def _exit_message(exit_code: int) -> str:

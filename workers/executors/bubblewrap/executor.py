@@ -20,7 +20,7 @@ from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.attachments import DirectoryTrees, Run, run_attached
-from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, Outcome, Trees
+from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, RunOutcome, Trees
 from workers.executors.bubblewrap.arguments import (
     EgressFiles,
     build_arguments,
@@ -116,7 +116,7 @@ class BubblewrapExecutor:
             result = self._try_out()
         except PlatformError as error:
             raise PlatformError(f"{_FORBIDDEN_HELP}{error}") from error
-        if result.outcome is not Outcome.SUCCESS:
+        if result.outcome is not RunOutcome.SUCCESS:
             raise PlatformError(f"A sandbox can be made but does not work: {result.message}")
 
     def run(self, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, cancel: threading.Event) -> ExecutionResult:
@@ -171,7 +171,7 @@ class BubblewrapExecutor:
                 raise PlatformError(f"The sandbox of {spec.name} can't be prepared: {error}.") from error
             stack.callback(sandbox.destroy)
             result = self._supervise(run, sandbox, group, directory)
-            if proxy is not None and result.outcome is Outcome.USER_ERROR:
+            if proxy is not None and result.outcome is RunOutcome.USER_ERROR:
                 proxy.check_served()
             blocked = () if proxy is None else proxy.blocked_hosts()
         return dataclasses.replace(result, blocked_hosts=blocked)
@@ -240,12 +240,12 @@ class BubblewrapExecutor:
         exit_code: int | None = None
         try:
             if not sandbox.await_setup() or sandbox.init is None or sandbox.launcher is None:
-                verdict = None
+                end = None
                 sandbox.wait(_GIVE_UP_SECONDS)  # for its own message and exit code, which the kill below would replace
             else:
                 RunRecord(self._worker, sandbox.launcher, sandbox.init).write(directory)
                 sandbox.release(limits, group)
-                verdict = monitor.watch()
+                end = monitor.watch()
             sandbox.wait_until_gone()
             strip_set_id_bits(writable)
             exit_code = sandbox.exit_code()
@@ -255,9 +255,9 @@ class BubblewrapExecutor:
             pump.finish(did_start=exit_code is not None)
         if pump.error is not None:
             raise pump.error
-        if exit_code is None and verdict is None and sandbox.launcher_code() == 1:
+        if exit_code is None and end is None and sandbox.launcher_code() == 1:
             raise PlatformError(pump.held.decode(errors="replace").strip() or "bubblewrap gave no reason.")
-        final = monitor.conclude(verdict, exit_code, sandbox.launcher_code())
+        final = monitor.conclude(end, exit_code, sandbox.launcher_code())
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, monitor.peak_memory_bytes())
 
     def _try_out(self) -> ExecutionResult:

@@ -21,7 +21,7 @@ from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.attachments import Run, run_attached
-from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, Outcome, Trees
+from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, RunOutcome, Trees
 from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.docker.backend import container_owner
 from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
@@ -136,8 +136,8 @@ class DockerExecutor:
             try:
                 result = self._run_container(run, directory)
             except ImageMissing as error:
-                result = ExecutionResult(Outcome.IMAGE_ERROR, None, str(error), 0.0, None)
-        if proxy is not None and result.outcome is Outcome.USER_ERROR:
+                result = ExecutionResult(RunOutcome.IMAGE_ERROR, None, str(error), 0.0, None)
+        if proxy is not None and result.outcome is RunOutcome.USER_ERROR:
             proxy.check_served()
         return dataclasses.replace(result, blocked_hosts=() if proxy is None else proxy.blocked_hosts())
 
@@ -245,11 +245,11 @@ class DockerExecutor:
         monitor = RunMonitor(run, container, container.memory, disk, pump)
         try:
             container.start(self._request(spec))
-            verdict = monitor.watch()
+            end = monitor.watch()
             container.wait_until_ended()
-            is_evicted = verdict is None and container.was_ended_from_outside()
+            is_evicted = end is None and container.was_ended_from_outside()
         except ContainerGone:
-            verdict, is_evicted = None, True
+            end, is_evicted = None, True
         finally:
             try:
                 container.destroy()
@@ -261,10 +261,10 @@ class DockerExecutor:
             raise pump.error
         exit_code, peak = container.exit_code(), container.memory.peak_memory_bytes()
         if is_evicted:
-            return ExecutionResult(Outcome.EVICTED, None, "Something outside ended the container.", 0.0, peak)
-        if verdict is None and container.lost is not None:
-            return ExecutionResult(Outcome.PLATFORM_LOST, None, str(container.lost), 0.0, peak)
-        final = monitor.conclude(verdict, exit_code, None)
+            return ExecutionResult(RunOutcome.EVICTED, None, "Something outside ended the container.", 0.0, peak)
+        if end is None and container.lost is not None:
+            return ExecutionResult(RunOutcome.PLATFORM_LOST, None, str(container.lost), 0.0, peak)
+        final = monitor.conclude(end, exit_code, None)
         return ExecutionResult(final.outcome, exit_code, final.message, 0.0, peak)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.errors import PlatformError
 from workers.executors.attachments import DirectoryTrees
-from workers.executors.base import Directory, ExecutionSpec, Executor, Limits, LocalTree, Outcome, Overlay
+from workers.executors.base import Directory, ExecutionSpec, Executor, Limits, LocalTree, Overlay, RunOutcome
 from workers.executors.docker.connection import MINIMUM_API_VERSION, DockerConnection
 from workers.filesystem.ownership import Owner
 
@@ -118,7 +118,7 @@ def check_sandbox(executor: Executor, directory: Path, owner: Owner) -> None:
             " container itself, mount CLOUDIFY_HOME at the same path in both; its file system must not be an overlay."
         ) from error
     is_seen = (directory / "bound" / "written").exists() and (directory / "upper" / "above").exists()
-    if result.outcome is not Outcome.SUCCESS or not is_seen:
+    if result.outcome is not RunOutcome.SUCCESS or not is_seen:
         said = b"".join(printed).decode(errors="replace").strip()
         raise PlatformError(
             f"A container can be made but does not work: {result.message} {said} Does the daemon see"

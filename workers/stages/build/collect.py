@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
 from workers.commands.sandboxed import WORKSPACE, make_spec, raise_failure, raise_interruption, workspace_path
-from workers.executors.base import Directory, ExecutionResult, Executor, Outcome, Tree, Trees
+from workers.executors.base import Directory, ExecutionResult, Executor, RunOutcome, Tree, Trees
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
 from workers.pipeline.stage import StageContext
@@ -142,7 +142,7 @@ def _check_collected(context: StageContext, detection: Detection, result: Execut
     if result.exit_code in (_NO_PAGE, _NO_INDEX):
         _check_pages(context, detection, has_pages=result.exit_code == _NO_INDEX)
         return
-    if result.outcome is Outcome.USER_ERROR:
+    if result.outcome is RunOutcome.USER_ERROR:
         raise PlatformError(f"The output of the build could not be copied: {printed[-500:]}")
     raise_failure(context, result, f"copy of {workspace_path(detection.output_directory)}")
 

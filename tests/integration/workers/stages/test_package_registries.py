@@ -11,7 +11,7 @@ from shared.settings import NetworkSettings
 from tests.support.executors import ExecutorKind, run
 from tests.support.package_registry import GREETING, HOST, NAME, PACKAGE, PackageRegistry, serving_packages
 from tests.support.upstream_proxy import running_proxy
-from workers.executors.base import Directory, ExecutionResult, Outcome
+from workers.executors.base import Directory, ExecutionResult, RunOutcome
 from workers.executors.layout import HOME
 from workers.executors.toolchain import Toolchain
 
@@ -62,7 +62,7 @@ def test_the_settings_name_registry_and_authority(tmp_path: Path, registry: Pack
     # The worker's own environment says something else: the settings win.
     environment = {"npm_config_registry": "https://registry.invalid/", "PIP_INDEX_URL": "https://index.invalid/simple"}
     result, output = install(tmp_path, tool, settings, environment)
-    assert result.outcome is Outcome.SUCCESS, output
+    assert result.outcome is RunOutcome.SUCCESS, output
     assert GREETING in output
     assert ASKED[tool] in registry.requested[before:]
 
@@ -70,7 +70,7 @@ def test_the_settings_name_registry_and_authority(tmp_path: Path, registry: Pack
 def test_the_workers_environment_names_the_registry(tmp_path: Path, registry: PackageRegistry) -> None:
     settings = NetworkSettings(ca_bundle=registry.authority, egress_allowed_networks=(f"{HOST}/32",))
     result, output = install(tmp_path, "uv", settings, {"UV_DEFAULT_INDEX": registry.python_url})
-    assert result.outcome is Outcome.SUCCESS, output
+    assert result.outcome is RunOutcome.SUCCESS, output
     assert GREETING in output
 
 
@@ -82,7 +82,7 @@ def test_without_the_authority_nothing_is_installed(tmp_path: Path, registry: Pa
     before = len(registry.requested)
     environment = {"npm_config_fetch_retries": "0", "UV_HTTP_RETRIES": "0"}
     result, output = install(tmp_path, tool, settings, environment)
-    assert result.outcome is Outcome.USER_ERROR
+    assert result.outcome is RunOutcome.USER_ERROR
     assert "certificate" in output.lower() or "UnknownIssuer" in output, output
     assert registry.requested[before:] == []
 
@@ -100,7 +100,7 @@ def test_an_upstream_proxy_reaches_what_has_no_address_here(
             egress_proxy=f"http://{user}127.0.0.1:{proxy.port}",
         )
         result, output = install(tmp_path, "uv", settings, {})
-    assert result.outcome is Outcome.SUCCESS, output
+    assert result.outcome is RunOutcome.SUCCESS, output
     assert GREETING in output
     assert set(proxy.asked) == {f"{NAME}:443"}
 
@@ -129,5 +129,5 @@ def test_networks_of_ones_own_are_reached_without_the_upstream_proxy(tmp_path: P
             egress_proxy=f"http://127.0.0.1:{proxy.port}",
         )
         result, output = install(tmp_path, "uv", settings, {})
-    assert result.outcome is Outcome.SUCCESS, output
+    assert result.outcome is RunOutcome.SUCCESS, output
     assert proxy.asked == []

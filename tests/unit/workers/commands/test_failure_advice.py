@@ -9,7 +9,7 @@ from shared.errors import StageFailure
 from tests.support.stage_context import make_context
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import raise_failure
-from workers.executors.base import ExecutionResult, Outcome
+from workers.executors.base import ExecutionResult, RunOutcome
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,6 @@ def test_nothing_is_said_of_what_is_not_known(kind: Literal["install", "build"],
 
 @pytest.mark.parametrize(("exit_code", "words"), [(127, "a program was not found"), (137, "no memory left")])
 def test_exit_codes_of_the_shell_are_explained(tmp_path: Path, exit_code: int, words: str) -> None:
-    result = ExecutionResult(Outcome.USER_ERROR, exit_code, "", 1.0, None)
+    result = ExecutionResult(RunOutcome.USER_ERROR, exit_code, "", 1.0, None)
     with pytest.raises(StageFailure, match=words):
         raise_failure(make_context(tmp_path / "stage"), result, "build command")
