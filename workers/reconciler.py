@@ -42,7 +42,7 @@ from shared.logs.account_events import AccountEventStore
 from shared.logs.archive.compactor import LogCompactor
 from shared.plans import limits_of
 from shared.private_files import keep_files_private
-from shared.queue.base import WORKER_LOST, CancelOutcome, JobQueue
+from shared.queue.base import WORKER_LOST, CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
 from shared.releases.repository import ActiveSite, ReleaseRepository, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
@@ -212,8 +212,8 @@ class Reconciler:
         held = [candidate for candidate, place in places.items() if place in ("ready", "delayed", "running")]
         if row.cancel_requested_at is not None:
             # Told once more: the queue may have been away when the cancellation was accepted.
-            outcomes = {self._queue.cancel(stage_job_id(row.id, candidate), keeps_slot=True) for candidate in held}
-            if CancelOutcome.SIGNALLED not in outcomes and self._deployments.is_live(row.id):
+            answers = {self._queue.cancel(stage_job_id(row.id, candidate), keeps_slot=True) for candidate in held}
+            if CancelAnswer.SIGNALLED not in answers and self._deployments.is_live(row.id):
                 self._terminations.end_cancelled(row)
             return
         # The queue was asked after the row was read: what finished in between needs nothing.

@@ -26,7 +26,7 @@ from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, Validation
 from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.logs.base import LogStore, Notifier
 from shared.plans import limits_of
-from shared.queue.base import CancelOutcome, JobQueue
+from shared.queue.base import CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
 from shared.settings import SiteSettings
 
@@ -162,10 +162,10 @@ class DeploymentService:
         # The request is durable now: if the queue is unavailable, the worker or the reconciler finds it in the row.
         try:
             # End the row before freeing the slot. Otherwise another deployment could start while this one still counts.
-            outcomes = {self._queue.cancel(stage_job_id(deployment_id, stage), keeps_slot=True) for stage in Stage}
+            answers = {self._queue.cancel(stage_job_id(deployment_id, stage), keeps_slot=True) for stage in Stage}
         except Unavailable:
-            outcomes = {CancelOutcome.SIGNALLED}
-        if CancelOutcome.SIGNALLED not in outcomes:
+            answers = {CancelAnswer.SIGNALLED}
+        if CancelAnswer.SIGNALLED not in answers:
             self._terminations.end_cancelled(row)
         return self.get(tenant_id, deployment_id)
 

@@ -15,7 +15,7 @@ from shared.signals import Signal
 WORKER_LOST = "worker_lost"
 
 
-class CancelOutcome(enum.StrEnum):
+class CancelAnswer(enum.StrEnum):
     REMOVED = "removed"  # it was waiting; it will never run
     SIGNALLED = "signalled"  # it is running; its worker is told, and confirms by ending it
     UNKNOWN = "unknown"  # the queue has no such job
@@ -64,7 +64,7 @@ class JobQueue(Protocol):
         """Returns False if a job with this id is already waiting or running."""
         ...
 
-    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelOutcome:
+    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelAnswer:
         """Removes a waiting job, or tells the worker of a running one.
 
         `keeps_slot` leaves the slot of a removed job in the running set until `free_slot`, for a caller that must
@@ -106,9 +106,9 @@ class JobQueue(Protocol):
 
 
 class Lease(Protocol):
-    """A running job, for the code that runs it. The outcome that was set last is applied when that code returns.
+    """A running job, for the code that runs it. The disposition that was set last is applied when that code returns.
 
-    Without an outcome, returning means done, and raising means retry with backoff.
+    Without one, returning means done, and raising means retry with backoff.
     """
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from schemas.messages import Job
-from shared.queue.records import Outcome
+from shared.queue.records import Disposition
 
 Arguments = list[str | bytes | int]
 
@@ -67,7 +67,7 @@ def decode_job(body: bytes, enqueued_at_ms: int) -> Job:
 def encode_finish(
     job_id: str,
     token: int,
-    outcome: Outcome,
+    disposition: Disposition,
     *,
     delay_seconds: float = 0.0,
     reason: str = "",
@@ -78,7 +78,7 @@ def encode_finish(
     Raises ValueError as encode_job does.
     """
     delay_ms = int(max(0.0, delay_seconds) * 1000)
-    arguments: Arguments = [job_id, token, outcome.value, delay_ms, reason[:500], len(next_jobs)]
+    arguments: Arguments = [job_id, token, disposition.value, delay_ms, reason[:500], len(next_jobs)]
     for entry in next_jobs:
         arguments += encode_job(*entry) if isinstance(entry, tuple) else encode_job(entry)
     return arguments

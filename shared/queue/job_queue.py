@@ -9,10 +9,10 @@ from redis import Redis
 
 from schemas.messages import Job
 from shared.plans import slots_within
-from shared.queue.base import CancelOutcome, Explanation, PoolStats
+from shared.queue.base import CancelAnswer, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
-from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, HandedBack, Outcome, WorkerRecord
+from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Disposition, HandedBack, WorkerRecord
 from shared.queue.scripts import Scripts
 
 # Jobs per script, so that a script ends within milliseconds and doesn't hold up other clients.
@@ -78,8 +78,8 @@ class RedisJobQueue:
             taken += answers.count(1)
         return taken
 
-    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelOutcome:
-        return CancelOutcome(self._scripts.run("cancel", job_id, int(keeps_slot)).decode())
+    def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelAnswer:
+        return CancelAnswer(self._scripts.run("cancel", job_id, int(keeps_slot)).decode())
 
     def find(self, job_id: str) -> str | None:
         explained = self._scripts.run("explain", job_id)
@@ -205,7 +205,7 @@ class RedisJobQueue:
         self,
         job_id: str,
         token: int,
-        outcome: Outcome,
+        disposition: Disposition,
         *,
         delay_seconds: float = 0.0,
         reason: str = "attempts_exhausted",
@@ -214,12 +214,17 @@ class RedisJobQueue:
         """Ends a lease. Returns False, and changes nothing, if the caller doesn't hold it (any more). May be repeated.
 
         `next_jobs` (a job, or a job and its delay in seconds) are enqueued in the same step. Raises ValueError for
-        `next_jobs` with another outcome than DONE.
+        `next_jobs` with a disposition other than DONE.
         """
-        if next_jobs and outcome is not Outcome.DONE:
-            raise ValueError(f"{outcome} has no successors; only done has.")
+        if next_jobs and disposition is not Disposition.DONE:
+            raise ValueError(f"{disposition} has no successors; only done has.")
         finish = encode_finish(
-            job_id, token, outcome, delay_seconds=delay_seconds, reason=reason, next_jobs=self.all_bounded(next_jobs)
+            job_id,
+            token,
+            disposition,
+            delay_seconds=delay_seconds,
+            reason=reason,
+            next_jobs=self.all_bounded(next_jobs),
         )
         return self.finish_many([finish])[0]
 

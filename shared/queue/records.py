@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from schemas.messages import Job
 
 
-class Outcome(enum.StrEnum):
+class Disposition(enum.StrEnum):
+    """What the queue does with a job whose lease ends."""
+
     DONE = "done"
     RETRY = "retry"  # repeated later, as another attempt; dead if it was the last
     RELEASE = "release"  # returned to its old place, the attempt refunded

@@ -31,7 +31,7 @@ from redis import Redis
 from schemas.messages import Job
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import Outcome
+from shared.queue.records import Disposition
 from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.bench.queue_worker import QUEUE, Recorder, declare_actors, make_broker
@@ -302,7 +302,7 @@ def dispatch(queue: RedisJobQueue, cycles: int) -> tuple[float, float]:
         queue.redis.config_resetstat()
         started = time.perf_counter()
         [acquired] = queue.acquire(QUEUE, 1, worker="bench", request_id=f"r{time.monotonic_ns()}").jobs
-        queue.finish(acquired.job.id, acquired.token, Outcome.DONE)
+        queue.finish(acquired.job.id, acquired.token, Disposition.DONE)
         times.append(time.perf_counter() - started)
         spent += queue.redis.info("commandstats")["cmdstat_evalsha"]["usec"]
         queue.enqueue(acquired.job)

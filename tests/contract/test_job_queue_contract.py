@@ -10,11 +10,11 @@ import pytest
 from redis import Redis
 
 from schemas.messages import Job
-from shared.queue.base import WORKER_LOST, CancelOutcome
+from shared.queue.base import WORKER_LOST, CancelAnswer
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull, QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import AcquiredJob, BeatAnswer, Outcome, WorkerRecord
+from shared.queue.records import AcquiredJob, BeatAnswer, Disposition, WorkerRecord
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
@@ -41,8 +41,8 @@ class Bench:
         [acquired] = self.acquire(pool)
         return acquired
 
-    def finish(self, acquired: AcquiredJob, outcome: Outcome = Outcome.DONE, **more: Any) -> bool:
-        return self.queue.finish(acquired.job.id, acquired.token, outcome, **more)
+    def finish(self, acquired: AcquiredJob, disposition: Disposition = Disposition.DONE, **more: Any) -> bool:
+        return self.queue.finish(acquired.job.id, acquired.token, disposition, **more)
 
     def stats(self, pool: str = "clone") -> Any:
         return next(row for row in self.queue.stats() if row.pool == pool)
@@ -152,7 +152,7 @@ def test_a_retry_waits_in_redis_keeps_slot_and_place_and_counts(bench: Bench) ->
     bench.queue.enqueue(make("a", slot="d1", max_attempts=3))
     bench.advance(1)
     bench.queue.enqueue(make("b"))
-    bench.finish(bench.one(), Outcome.RETRY, delay_seconds=10)
+    bench.finish(bench.one(), Disposition.RETRY, delay_seconds=10)
     assert bench.queue.find("a") == "delayed"
     assert bench.queue.running_set("t1") == {"d1"}
     assert ids(bench.acquire()) == ["b"]
@@ -170,7 +170,7 @@ def test_release_refunds_the_attempt_and_returns_to_the_old_place(bench: Bench) 
     for _ in range(3):
         acquired = bench.one()
         assert (acquired.job.id, acquired.attempt) == ("a", 1)
-        assert bench.finish(acquired, Outcome.RELEASE)
+        assert bench.finish(acquired, Disposition.RELEASE)
 
 
 def test_a_job_that_waits_for_its_slot_keeps_its_place_and_attempt_and_gives_the_slot_up(bench: Bench) -> None:
@@ -178,14 +178,14 @@ def test_a_job_that_waits_for_its_slot_keeps_its_place_and_attempt_and_gives_the
     bench.advance(1)
     bench.queue.enqueue(make("b", slot="d2"))
     acquired = bench.one()
-    assert bench.finish(acquired, Outcome.WAIT)
+    assert bench.finish(acquired, Disposition.WAIT)
     assert bench.queue.running_set("t1") == set()
     assert bench.queue.tenants_with_slots() == set()
     again = bench.one()
     assert (again.job.id, again.attempt) == ("a", 1)
     # The place belongs to another, which only the caller knows: nothing is handed out until that one is over.
     bench.queue.hold_slot("t1", "d0", limit=1, weight=1)
-    assert bench.finish(again, Outcome.WAIT)
+    assert bench.finish(again, Disposition.WAIT)
     assert bench.queue.running_set("t1") == {"d0"}
     assert bench.acquire(count=9) == []
     bench.queue.free_slot("t1", "d0")
@@ -196,7 +196,7 @@ def test_a_slot_that_another_job_has_is_not_given_up(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1"))
     first = bench.one()
     bench.queue.enqueue(make("a2", slot="d1"))
-    assert bench.finish(first, Outcome.WAIT)
+    assert bench.finish(first, Disposition.WAIT)
     assert bench.queue.running_set("t1") == {"d1"}
     assert ids(bench.acquire(count=9)) == ["a", "a2"]
 
@@ -252,7 +252,7 @@ def test_the_second_death_that_counts_is_a_jobs_last(bench: Bench) -> None:
     # Neither a lease that expires nor a retry is such a death.
     bench.one()
     bench.advance(LEASE)
-    bench.finish(bench.one(), Outcome.RETRY)
+    bench.finish(bench.one(), Disposition.RETRY)
     assert bench.queue.death_reason("a") is None
     bench.one()
     assert bench.queue.hand_back("clone", "w", counts=True).lost == ("a",)
@@ -291,7 +291,7 @@ def test_tokens_grow_even_when_redis_loses_everything(bench: Bench) -> None:
     bench.redis.flushall()
     bench.redis.set(CLOCK, int(now) + 1)
     assert bench.queue.beat([("j0", tokens[0])]) == [BeatAnswer.LOST]
-    assert not bench.queue.finish("j0", tokens[0], Outcome.DONE)
+    assert not bench.queue.finish("j0", tokens[0], Disposition.DONE)
     bench.queue.enqueue(make("j0"))
     tokens.append(bench.one().token)
     assert tokens == sorted(set(tokens))
@@ -359,9 +359,9 @@ def test_raising_a_limit_takes_effect_at_once_and_lowering_ends_nothing(bench: B
 def test_cancel_of_a_waiting_job_removes_it(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1"))
     bench.queue.enqueue(make("b"), delay_seconds=60)
-    assert bench.queue.cancel("a") is CancelOutcome.REMOVED
-    assert bench.queue.cancel("b") is CancelOutcome.REMOVED
-    assert bench.queue.cancel("a") is CancelOutcome.UNKNOWN
+    assert bench.queue.cancel("a") is CancelAnswer.REMOVED
+    assert bench.queue.cancel("b") is CancelAnswer.REMOVED
+    assert bench.queue.cancel("a") is CancelAnswer.UNKNOWN
     bench.advance(61)
     assert bench.acquire(count=9) == []
     assert set(bench.redis.keys("{cloudify}:job:*")) == set()
@@ -370,8 +370,8 @@ def test_cancel_of_a_waiting_job_removes_it(bench: Bench) -> None:
 def test_a_cancelled_job_may_leave_its_slot_until_it_is_freed(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1"))
     bench.queue.enqueue(make("b", slot="d2"))
-    bench.finish(bench.one(), Outcome.RETRY, delay_seconds=60)
-    assert bench.queue.cancel("a", keeps_slot=True) is CancelOutcome.REMOVED
+    bench.finish(bench.one(), Disposition.RETRY, delay_seconds=60)
+    assert bench.queue.cancel("a", keeps_slot=True) is CancelAnswer.REMOVED
     assert bench.queue.running_set("t1") == {"d1"}
     assert bench.acquire() == []
     bench.queue.free_slot("t1", "d1")
@@ -381,9 +381,9 @@ def test_a_cancelled_job_may_leave_its_slot_until_it_is_freed(bench: Bench) -> N
 def test_cancel_of_a_job_that_waits_for_its_retry_frees_the_slot(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1"))
     bench.queue.enqueue(make("b", slot="d2"))
-    bench.finish(bench.one(), Outcome.RETRY, delay_seconds=60)
+    bench.finish(bench.one(), Disposition.RETRY, delay_seconds=60)
     assert bench.queue.running_set("t1") == {"d1"}
-    assert bench.queue.cancel("a") is CancelOutcome.REMOVED
+    assert bench.queue.cancel("a") is CancelAnswer.REMOVED
     assert bench.queue.running_set("t1") == set()
     assert ids(bench.acquire()) == ["b"]
 
@@ -391,8 +391,8 @@ def test_cancel_of_a_job_that_waits_for_its_retry_frees_the_slot(bench: Bench) -
 def test_cancel_of_a_running_job_is_told_by_the_beat_and_survives_a_crash(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1"))
     acquired = bench.one()
-    assert bench.queue.cancel("a") is CancelOutcome.SIGNALLED
-    assert bench.queue.cancel("a") is CancelOutcome.SIGNALLED
+    assert bench.queue.cancel("a") is CancelAnswer.SIGNALLED
+    assert bench.queue.cancel("a") is CancelAnswer.SIGNALLED
     assert bench.queue.beat([("a", acquired.token)]) == [BeatAnswer.CANCELLED]
     bench.advance(LEASE)
     again = bench.one()
@@ -403,7 +403,7 @@ def test_cancel_of_a_running_job_is_told_by_the_beat_and_survives_a_crash(bench:
 
 def test_a_dead_letter_can_be_requeued_or_dropped(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1", max_attempts=1))
-    bench.finish(bench.one(), Outcome.RETRY, reason="ValueError: no")
+    bench.finish(bench.one(), Disposition.RETRY, reason="ValueError: no")
     [letter] = bench.queue.dead_letters("clone")
     assert letter.reason == "ValueError: no"
     assert bench.queue.running_set("t1") == set()
@@ -412,7 +412,7 @@ def test_a_dead_letter_can_be_requeued_or_dropped(bench: Bench) -> None:
     acquired = bench.one()
     assert acquired.attempt == 1
     assert bench.queue.running_set("t1") == {"d1"}
-    bench.finish(acquired, Outcome.DEAD, reason="unknown actor")
+    bench.finish(acquired, Disposition.DEAD, reason="unknown actor")
     assert bench.queue.drop_dead("a")
     assert not bench.queue.drop_dead("a")
     assert bench.queue.find("a") is None
@@ -420,7 +420,7 @@ def test_a_dead_letter_can_be_requeued_or_dropped(bench: Bench) -> None:
 
 def test_enqueue_replaces_a_dead_letter_of_the_same_id(bench: Bench) -> None:
     bench.queue.enqueue(make("a"))
-    bench.finish(bench.one(), Outcome.DEAD)
+    bench.finish(bench.one(), Disposition.DEAD)
     assert bench.queue.enqueue(make("a"))
     assert bench.queue.find("a") == "ready"
     assert bench.stats().dead == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from schemas.messages import Job
-from shared.queue.records import Outcome
+from shared.queue.records import Disposition
 
 LEASE_MS = 10_000
 POOLS = ("clone", "install")
@@ -135,18 +135,20 @@ class Model:
         self.greatest_token = token
         self.fairness.work[pool, tenant] += 1
 
-    def finish(self, entry: Entry, outcome: Outcome, delay_ms: int, followers: list[Job]) -> None:
-        if outcome is Outcome.DONE:
+    def finish(self, entry: Entry, disposition: Disposition, delay_ms: int, next_jobs: list[Job]) -> None:
+        if disposition is Disposition.DONE:
             del self.entries[entry.job.id]
             self.counts["done"] += 1
-        elif outcome is Outcome.DEAD or (outcome is Outcome.RETRY and entry.attempts >= entry.job.max_attempts):
+        elif disposition is Disposition.DEAD or (
+            disposition is Disposition.RETRY and entry.attempts >= entry.job.max_attempts
+        ):
             entry.place = "dead"
         else:
-            entry.attempts -= outcome in (Outcome.RELEASE, Outcome.WAIT)
-            if outcome is Outcome.WAIT and self.live_jobs(entry.job.tenant_id, entry.job.slot) == 1:
+            entry.attempts -= disposition in (Disposition.RELEASE, Disposition.WAIT)
+            if disposition is Disposition.WAIT and self.live_jobs(entry.job.tenant_id, entry.job.slot) == 1:
                 self.slots[entry.job.tenant_id].discard(entry.job.slot or "")
             entry.place, entry.until = ("delayed", self.now + delay_ms) if delay_ms else ("ready", 0)
-        for job in followers:
+        for job in next_jobs:
             self.insert(job)
         self.free_unused_slots()
 

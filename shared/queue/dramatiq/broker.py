@@ -1,6 +1,6 @@
 """A Dramatiq broker over the queue. Stock workers, the CLI and most middleware run on it unchanged.
 
-Three of Dramatiq's default middleware are left out. Retries is replaced by the lease's own outcome: it would enqueue a
+Three of Dramatiq's default middleware are left out. The lease's own settlement replaces Retries, which would enqueue a
 copy before the old message is acknowledged, lose it if Redis is away in between, and know nothing of slots or of
 attempts that ended in a crash. (It works if it is added: its copies are sent with the acknowledgement.) TimeLimit can't
 interrupt a wait for a subprocess, and stages have limits of their own. AgeLimit would drop work that must be accounted
@@ -34,7 +34,7 @@ from shared.queue.dramatiq.lease import LeaseTable, RunningLease, Settlement, cu
 from shared.queue.dramatiq.lease_context import LeaseContext
 from shared.queue.dramatiq.messages import job_of
 from shared.queue.dramatiq.notifier import Notifier
-from shared.queue.dramatiq.outcome import settle
+from shared.queue.dramatiq.settlement import settlement_of
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
@@ -158,7 +158,7 @@ class PriorityBroker(dramatiq.Broker):
         job = job_of(message, self.actors.get(message.actor_name))
         lease = current_running_lease()
         if lease is not None and lease.is_collecting:
-            lease.followers.append((job, (delay or 0) / 1000))
+            lease.sent_jobs.append((job, (delay or 0) / 1000))
         else:
             self.queue.enqueue(job, delay_seconds=(delay or 0) / 1000)
         self.emit_after("enqueue", message, delay)
@@ -192,14 +192,14 @@ class PriorityBroker(dramatiq.Broker):
     # -- the end of a job ----------------------------------------------------------------------------------------
 
     def settle(self, message: MessageProxy, *, is_rejected: bool) -> None:
-        """Applies the outcome of a message that has been processed."""
+        """Settles a message that has been processed."""
         if not isinstance(message, LeasedMessage):
             raise TypeError(f"{message!r} was not consumed from this broker.")
         actor: Actor[..., Any] | None = self.actors.get(message.actor_name)
         options = {**(actor.options if actor is not None else {}), **message.options}
         # For a message that never ran (unknown actor) only Dramatiq has the reason.
         error = message.error or message._exception  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        settlement = settle(message.lease, options, error, is_rejected=is_rejected, backoff=self.backoff)
+        settlement = settlement_of(message.lease, options, error, is_rejected=is_rejected, backoff=self.backoff)
         self.finish(message.lease, settlement)
 
     def finish(self, lease: RunningLease, settlement: Settlement) -> None:
@@ -214,10 +214,10 @@ class PriorityBroker(dramatiq.Broker):
             arguments = encode_finish(
                 lease.job.id,
                 lease.token,
-                settlement.outcome,
+                settlement.disposition,
                 delay_seconds=settlement.delay_seconds,
                 reason=settlement.reason or "rejected",
-                next_jobs=self.queue.all_bounded([*settlement.next_jobs, *lease.followers]),
+                next_jobs=self.queue.all_bounded([*settlement.next_jobs, *lease.sent_jobs]),
             )
         except BaseException:
             self.leases.remove(lease)

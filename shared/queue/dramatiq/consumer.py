@@ -16,7 +16,7 @@ from shared.queue.dramatiq.exchange import Exchange
 from shared.queue.dramatiq.lease import RunningLease, Settlement
 from shared.queue.dramatiq.messages import message_of
 from shared.queue.errors import QueueUnavailable
-from shared.queue.records import AcquiredJob, Outcome
+from shared.queue.records import AcquiredJob, Disposition
 
 if TYPE_CHECKING:
     from shared.queue.dramatiq.broker import PriorityBroker
@@ -32,7 +32,7 @@ class LeasedMessage(MessageProxy):
     def __init__(self, message: Message[Any], lease: RunningLease) -> None:
         super().__init__(message)
         self.lease = lease
-        # Dramatiq clears its own record of the exception, so the outcome is decided by this one.
+        # Dramatiq clears its own record of the exception, so the settlement is decided by this one.
         self.error: BaseException | None = None
 
 
@@ -73,7 +73,7 @@ class PriorityConsumer(Consumer):
             message = message_of(acquired.job)
         except DecodeError as error:
             _log.error("message_unreadable", job=acquired.job.id, error=str(error))
-            self._broker.finish(lease, Settlement(Outcome.DEAD, reason="unreadable"))
+            self._broker.finish(lease, Settlement(Disposition.DEAD, reason="unreadable"))
             return
         self._cache.append(LeasedMessage(message, lease))
 
@@ -87,7 +87,7 @@ class PriorityConsumer(Consumer):
         """Returns messages that were acquired but never started to their places in line."""
         for message in messages:
             if isinstance(message, LeasedMessage):
-                self._broker.finish(message.lease, Settlement(Outcome.RELEASE))
+                self._broker.finish(message.lease, Settlement(Disposition.RELEASE))
 
     def close(self) -> None:
         """Sends everything if the worker is stopping. Otherwise the next consumer continues with the exchange."""

@@ -16,7 +16,7 @@ from shared.queue.dramatiq.lease import LeaseTable, RunningLease
 from shared.queue.encoding import Arguments
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import AcquiredJob, Outcome
+from shared.queue.records import AcquiredJob, Disposition
 from shared.signals import Signal
 
 _OVERDUE_SECONDS = 1.0
@@ -179,7 +179,7 @@ class Exchange:
             # With a count of 0, only a replay can return jobs.
             batch = self._queue.acquire(self._pool, 0, worker=self._worker, request_id=request.id)
             for acquired in batch.jobs:
-                self._queue.finish(acquired.job.id, acquired.token, Outcome.RELEASE)
+                self._queue.finish(acquired.job.id, acquired.token, Disposition.RELEASE)
         except QueueUnavailable as error:
             _log.warning("queue_unreachable", pool=self._pool, error=error.message)
 

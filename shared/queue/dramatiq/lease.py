@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from schemas.messages import Job
 from shared.queue.base import Lease
-from shared.queue.records import AcquiredJob, Outcome
+from shared.queue.records import AcquiredJob, Disposition
 from shared.signals import Signal
 
 _current: ContextVar[RunningLease | None] = ContextVar("current_lease", default=None)
@@ -18,9 +18,9 @@ _current: ContextVar[RunningLease | None] = ContextVar("current_lease", default=
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The outcome of a job, applied when its code has returned."""
+    """How a lease ends: what happens to its job when the code has returned."""
 
-    outcome: Outcome
+    disposition: Disposition
     delay_seconds: float = 0.0
     reason: str = ""
     next_jobs: tuple[Job | tuple[Job, float], ...] = field(default=())
@@ -38,9 +38,9 @@ class RunningLease:
             self._cancelled.set()
         self.settlement: Settlement | None = None
         # Messages that middleware sent after the actor returned; the step that ends the lease sends them.
-        self.followers: list[tuple[Job, float]] = []
+        self.sent_jobs: list[tuple[Job, float]] = []
         self.is_collecting = False
-        # Its outcome is being sent, so a heartbeat that finds the lease gone means nothing.
+        # Its settlement is being sent, so a heartbeat that finds the lease gone means nothing.
         self.is_settled = False
 
     @property
@@ -72,16 +72,16 @@ class RunningLease:
         return self._stopping
 
     def done(self, next_jobs: Sequence[Job] = ()) -> None:
-        self.settlement = Settlement(Outcome.DONE, next_jobs=tuple(next_jobs))
+        self.settlement = Settlement(Disposition.DONE, next_jobs=tuple(next_jobs))
 
     def retry(self, delay_seconds: float) -> None:
-        self.settlement = Settlement(Outcome.RETRY, delay_seconds=delay_seconds, reason="attempts_exhausted")
+        self.settlement = Settlement(Disposition.RETRY, delay_seconds=delay_seconds, reason="attempts_exhausted")
 
     def release(self, delay_seconds: float = 0.0) -> None:
-        self.settlement = Settlement(Outcome.RELEASE, delay_seconds=delay_seconds)
+        self.settlement = Settlement(Disposition.RELEASE, delay_seconds=delay_seconds)
 
     def wait_for_slot(self, delay_seconds: float = 0.0) -> None:
-        self.settlement = Settlement(Outcome.WAIT, delay_seconds=delay_seconds)
+        self.settlement = Settlement(Disposition.WAIT, delay_seconds=delay_seconds)
 
     @contextmanager
     def collecting(self) -> Generator[None]:

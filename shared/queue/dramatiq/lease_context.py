@@ -25,7 +25,7 @@ class LeaseContext(Middleware):
 
     @property
     def actor_options(self) -> set[str]:
-        # The options of Retries that the lease's outcome honours.
+        # The options of Retries that the settlement honours.
         return {"max_retries", "min_backoff", "max_backoff", "throws"}
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: Worker) -> None:

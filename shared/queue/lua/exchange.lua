@@ -3,8 +3,8 @@
 -- KEYS  [1] root
 -- ARGV  [1] pool to hand out from, '' for none, [2] maximum jobs, [3] worker, [4] request id, [5] lease ms,
 --       [6] id of a request whose reply has arrived, to be deleted, or '', [7] number of leases to end; for each:
---       job id, token, outcome (done, retry, release, wait or dead), delay ms, reason of a death, number of next jobs,
---       then their fields (see prelude)
+--       job id, token, disposition (done, retry, release, wait or dead), delay ms, reason of a death, number of next
+--       jobs, then their fields (see prelude)
 -- Reply {{1 applied, or 0 the caller doesn't hold the lease any more and nothing was changed …}, ms until the next
 --       delayed job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled}…}}
 --       A repeated request id gets the same jobs again, except those whose leases it has lost.
@@ -13,14 +13,14 @@ local pool, count, worker, request_id, lease = ARGV[1], tonumber(ARGV[2]), ARGV[
 local applied, reply = {}, {}
 local ended, run_times = {}, {} -- by pool
 
--- For every outcome but done: the job stays, in line or as a dead letter.
-local function put_back(job, outcome, due, reason)
-  if outcome == 'wait' then
+-- For every disposition but done: the job stays, in line or as a dead letter.
+local function put_back(job, disposition, due, reason)
+  if disposition == 'wait' then
     give_up_slot(job)
     return_to_line(job, due, job.attempts - 1)
-  elseif outcome == 'release' then
+  elseif disposition == 'release' then
     return_to_line(job, due, job.attempts - 1)
-  elseif outcome == 'retry' and job.attempts < job.max then
+  elseif disposition == 'retry' and job.attempts < job.max then
     return_to_line(job, due, job.attempts)
   else
     bury(job, reason)
@@ -29,7 +29,7 @@ end
 
 local at = 8
 for i = 1, tonumber(ARGV[7]) do
-  local id, outcome, followers = ARGV[at], ARGV[at + 2], tonumber(ARGV[at + 5])
+  local id, disposition, next_jobs = ARGV[at], ARGV[at + 2], tonumber(ARGV[at + 5])
   -- Fewer fields than read_job: those that ending a done job needs, as most are.
   local v = call('HMGET', job_key(id), 'state', 'token', 'pool', 'tenant', 'slot', 'started')
   applied[i] = 0
@@ -37,24 +37,24 @@ for i = 1, tonumber(ARGV[7]) do
     applied[i] = 1
     ended[v[3]] = ended[v[3]] or {}
     table.insert(ended[v[3]], id)
-    if outcome == 'done' then
+    if disposition == 'done' then
       -- The job is deleted first, so that a successor may have its id.
       run_times[v[3]] = run_times[v[3]] or {}
       table.insert(run_times[v[3]], now - number_or(v[6], now))
       call('DEL', job_key(id))
       leave_slot({id = id, tenant = v[4], slot = v[5]})
     else
-      put_back(read_job(id), outcome, now + tonumber(ARGV[at + 3]), ARGV[at + 4])
+      put_back(read_job(id), disposition, now + tonumber(ARGV[at + 3]), ARGV[at + 4])
     end
-    for next_job = 0, followers - 1 do
+    for next_job = 0, next_jobs - 1 do
       insert(job_arguments(at + 6 + next_job * JOB_FIELDS))
     end
     -- The slot is checked last, so that a successor keeps it.
-    if outcome == 'done' then
+    if disposition == 'done' then
       free_slot_if_unused(v[4], v[5])
     end
   end
-  at = at + 6 + followers * JOB_FIELDS
+  at = at + 6 + next_jobs * JOB_FIELDS
 end
 for name, ids in pairs(ended) do
   call_many('ZREM', in_queue(name, 'leases'), ids)

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.accounts import CreateTokenRequest
 from schemas.messages import Job
-from shared.queue.records import Outcome, WorkerRecord
+from shared.queue.records import Disposition, WorkerRecord
 
 pytestmark = pytest.mark.integration
 _requests = itertools.count()
@@ -27,7 +27,7 @@ def kill(platform, pool: str, *, reason: str = "ValueError: no") -> str:
     """Dead-letters the job that is next in the pool."""
     queue = platform.backends.queue
     [acquired] = queue.acquire(pool, 1, worker="w", request_id=f"r{next(_requests)}").jobs
-    assert queue.finish(acquired.job.id, acquired.token, Outcome.DEAD, reason=reason)
+    assert queue.finish(acquired.job.id, acquired.token, Disposition.DEAD, reason=reason)
     return acquired.job.id
 
 

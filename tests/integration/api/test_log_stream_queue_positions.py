@@ -14,7 +14,7 @@ from shared.deployments.queue_positions import QueuePositions
 from shared.deployments.state import Stage
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import Outcome
+from shared.queue.records import Disposition
 from tests.support.log_rows import end, eventually, new_deployment, status
 from tests.support.log_stream_api import Follower, running_api
 
@@ -48,7 +48,7 @@ def test_a_place_is_told_at_the_start_and_when_it_changes(database: Database, re
             late = api.follow(deployments[2], headers={"Last-Event-ID": "1"})
             eventually(lambda: places(late) == [("queued", 2)])
 
-            queue.finish(acquired.job.id, acquired.token, Outcome.DONE)
+            queue.finish(acquired.job.id, acquired.token, Disposition.DONE)
             queue.cancel(stage_job_id(deployments[1], Stage.CLONE))
             eventually(lambda: places(last)[-1] == ("queued", 1))
             for deployment in (deployments[0], deployments[2]):

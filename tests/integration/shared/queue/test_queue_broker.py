@@ -21,7 +21,7 @@ from redis import Redis
 
 from schemas.messages import Job
 from shared.backoff import Backoff
-from shared.queue.base import CancelOutcome, Lease
+from shared.queue.base import CancelAnswer, Lease
 from shared.queue.connection import connect_redis
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.queue.job_queue import RedisJobQueue
@@ -163,7 +163,7 @@ def test_outcomes_that_the_code_sets_are_applied(broker: PriorityBroker, queue: 
             lease.release(delay_seconds=0.05)
         elif lease.job.id == "a" and len(log) == 2:
             lease.retry(0.05)
-            raise RuntimeError("the outcome that was set counts")
+            raise RuntimeError("the disposition that was set counts")
         elif lease.job.id == "a":
             assert queue.running_set("t1") == {"d1"}
             lease.done([make("b", slot="d1")])
@@ -225,7 +225,7 @@ def test_cancel_of_a_running_job_sets_its_event_without_waiting_for_a_beat(
     queue.enqueue(make("a", slot="d1"))
     with running(broker):
         assert started.wait(PATIENCE)
-        assert queue.cancel("a") is CancelOutcome.SIGNALLED
+        assert queue.cancel("a") is CancelAnswer.SIGNALLED
         assert told.wait(PATIENCE)
         broker.join("clone", timeout=120_000)
     assert queue.find("a") is None

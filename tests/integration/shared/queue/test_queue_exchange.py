@@ -19,7 +19,7 @@ from shared.queue.dramatiq.lease import LeaseTable, RunningLease
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import AcquiredJob, Batch, Outcome
+from shared.queue.records import AcquiredJob, Batch, Disposition
 from shared.signals import Signal
 
 pytestmark = pytest.mark.integration
@@ -57,7 +57,7 @@ class Process:
         return leases
 
     def finish(self, lease: RunningLease, *next_jobs: Job) -> None:
-        self.exchange.finish(lease, encode_finish(lease.job.id, lease.token, Outcome.DONE, next_jobs=next_jobs))
+        self.exchange.finish(lease, encode_finish(lease.job.id, lease.token, Disposition.DONE, next_jobs=next_jobs))
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_what_no_consumer_sends_is_sent_when_it_is_overdue(queue: LossyQueue) ->
 def test_finishes_are_applied_or_refused_one_by_one(queue: LossyQueue) -> None:
     fill(queue, 3)
     jobs = queue.acquire("p", 3, worker="w", request_id="r").jobs
-    finishes = [encode_finish(entry.job.id, entry.token, Outcome.DONE) for entry in jobs]
+    finishes = [encode_finish(entry.job.id, entry.token, Disposition.DONE) for entry in jobs]
     finishes[1][1] = jobs[1].token - 1
     assert queue.finish_many(finishes) == [True, False, True]
     assert queue.finish_many(finishes) == [False, False, False]
@@ -220,7 +220,7 @@ def test_a_batch_may_be_larger_than_the_stack_of_lua(queue: LossyQueue) -> None:
     jobs = queue.acquire("p", 9000, worker="w", request_id="r").jobs
     assert ids(jobs) == [f"j{number:05}" for number in range(9000)]
     assert queue.acquire("p", 9000, worker="w", request_id="r").jobs == jobs
-    assert all(queue.finish_many([encode_finish(entry.job.id, entry.token, Outcome.DONE) for entry in jobs]))
+    assert all(queue.finish_many([encode_finish(entry.job.id, entry.token, Disposition.DONE) for entry in jobs]))
     assert figures(queue) == (0, 0)
 
 
@@ -297,7 +297,7 @@ def test_an_installation_bounds_what_a_plan_gives_a_tenant(redis: Redis) -> None
     assert not queue.acquire("p", 10, worker="w", request_id="2").jobs
     queue.set_tenant("t", limit=20, weight=1)
     assert not queue.acquire("p", 10, worker="w", request_id="3").jobs
-    queue.finish(first.job.id, first.token, Outcome.DONE, next_jobs=[job("next", first.job.slot or "")])
+    queue.finish(first.job.id, first.token, Disposition.DONE, next_jobs=[job("next", first.job.slot or "")])
     assert [each.job.id for each in queue.acquire("p", 10, worker="w", request_id="4").jobs] == ["next"]
     queue.hold_slot("t", second.job.slot or "", limit=20, weight=1)
     assert not queue.acquire("p", 10, worker="w", request_id="5").jobs

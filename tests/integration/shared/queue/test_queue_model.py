@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis
 
 from schemas.messages import Job
-from shared.queue.base import WORKER_LOST, CancelOutcome
+from shared.queue.base import WORKER_LOST, CancelAnswer
 from shared.queue.connection import connect_redis
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import BeatAnswer, Outcome
+from shared.queue.records import BeatAnswer, Disposition
 from tests.support.queue_reference import LEASE_MS, POOLS, TENANTS, WEIGHTS, Entry, Model
 
 pytestmark = pytest.mark.integration
@@ -147,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         pool=st.sampled_from(POOLS), count=st.integers(0, 4), is_replayed=st.booleans(),
         ends=st.lists(
-            st.tuples(indices, st.sampled_from(Outcome), st.sampled_from([0, 3000]), st.none() | shapes), max_size=3
+            st.tuples(indices, st.sampled_from(Disposition), st.sampled_from([0, 3000]), st.none() | shapes), max_size=3
         ),
     )  # fmt: skip
     def exchange(self, pool: str, count: int, is_replayed: bool, ends: list[tuple[Any, ...]]) -> None:
@@ -155,21 +155,26 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _exchange(self, pool: str, count: int, ends: list[tuple[Any, ...]], *, is_replayed: bool) -> None:
         finishes: list[Any] = []
-        for index, outcome, delay_ms, shape in ends:
+        for index, disposition, delay_ms, shape in ends:
             entry = self._pick("running", index)
             if entry is None:
                 break
-            followers = []
-            if outcome is Outcome.DONE and shape is not None:
+            next_jobs = []
+            if disposition is Disposition.DONE and shape is not None:
                 # A successor keeps its predecessor's tenant and slot.
-                followers = [self._make((shape[0], entry.job.tenant_id, None, *shape[3:]), slot=entry.job.slot)]
+                next_jobs = [self._make((shape[0], entry.job.tenant_id, None, *shape[3:]), slot=entry.job.slot)]
             finishes.append(
                 encode_finish(
-                    entry.job.id, entry.token, outcome, delay_seconds=delay_ms / 1000, next_jobs=followers, reason="r"
+                    entry.job.id,
+                    entry.token,
+                    disposition,
+                    delay_seconds=delay_ms / 1000,
+                    next_jobs=next_jobs,
+                    reason="r",
                 )
             )
             self.stale.append((entry.job.id, entry.token))
-            self.model.finish(entry, outcome, delay_ms, followers)
+            self.model.finish(entry, disposition, delay_ms, next_jobs)
         number = next(self.requests)
         request, answered, worker = f"r{number}", self.answered, WORKERS[number % len(WORKERS)]
 
@@ -194,25 +199,25 @@ class QueueMachine(RuleBasedStateMachine):
             assert (again.jobs, again.applied) == (batch.jobs, (False,) * len(finishes))
             assert self._state() == before
 
-    @rule(index=indices, outcome=st.sampled_from(Outcome), delay_ms=st.sampled_from([0, 3000]))
-    def finish(self, index: int, outcome: Outcome, delay_ms: int) -> None:
+    @rule(index=indices, disposition=st.sampled_from(Disposition), delay_ms=st.sampled_from([0, 3000]))
+    def finish(self, index: int, disposition: Disposition, delay_ms: int) -> None:
         entry = self._pick("running", index)
         if entry is None:
             return
 
         def command() -> bool:
-            return self.queue.finish(entry.job.id, entry.token, outcome, delay_seconds=delay_ms / 1000)
+            return self.queue.finish(entry.job.id, entry.token, disposition, delay_seconds=delay_ms / 1000)
 
         assert command()
         self.stale.append((entry.job.id, entry.token))
-        self.model.finish(entry, outcome, delay_ms, [])
+        self.model.finish(entry, disposition, delay_ms, [])
         self._replayed(command, False)
 
     @precondition(lambda self: self.stale)
-    @rule(index=indices, outcome=st.sampled_from(Outcome))
-    def a_stale_worker_changes_nothing(self, index: int, outcome: Outcome) -> None:
+    @rule(index=indices, disposition=st.sampled_from(Disposition))
+    def a_stale_worker_changes_nothing(self, index: int, disposition: Disposition) -> None:
         job_id, token = self.stale[index % len(self.stale)]
-        self._replayed(lambda: self.queue.finish(job_id, token, outcome), False)
+        self._replayed(lambda: self.queue.finish(job_id, token, disposition), False)
         self._replayed(lambda: self.queue.beat([(job_id, token)]), [BeatAnswer.LOST])
 
     @rule(pool=st.sampled_from(POOLS), worker=st.sampled_from(WORKERS), counts=st.booleans())
@@ -255,17 +260,17 @@ class QueueMachine(RuleBasedStateMachine):
     def cancel(self, place: str, index: int, keeps_slot: bool = False) -> None:
         entry = self._pick(place, index)
         if entry is None:
-            assert self.queue.cancel("nothing") is CancelOutcome.UNKNOWN
+            assert self.queue.cancel("nothing") is CancelAnswer.UNKNOWN
             return
-        outcome = self.queue.cancel(entry.job.id, keeps_slot=keeps_slot)
+        disposition = self.queue.cancel(entry.job.id, keeps_slot=keeps_slot)
         if place == "running":
-            assert outcome is CancelOutcome.SIGNALLED
+            assert disposition is CancelAnswer.SIGNALLED
             entry.is_cancelled = True
-            self._replayed(lambda: self.queue.cancel(entry.job.id), CancelOutcome.SIGNALLED)
+            self._replayed(lambda: self.queue.cancel(entry.job.id), CancelAnswer.SIGNALLED)
             return
-        assert outcome is CancelOutcome.REMOVED
+        assert disposition is CancelAnswer.REMOVED
         self.model.drop(entry, keeps_slot=keeps_slot)
-        self._replayed(lambda: self.queue.cancel(entry.job.id, keeps_slot=keeps_slot), CancelOutcome.UNKNOWN)
+        self._replayed(lambda: self.queue.cancel(entry.job.id, keeps_slot=keeps_slot), CancelAnswer.UNKNOWN)
 
     # Time
 
@@ -289,7 +294,7 @@ class QueueMachine(RuleBasedStateMachine):
     def a_job_is_cancelled_while_it_waits_for_its_retry(self, shape: Shape, index: int) -> None:
         self.enqueue(shape, 0)
         self.acquire(shape[0], 1, is_replayed=True)
-        self.finish(index, Outcome.RETRY, 3000)
+        self.finish(index, Disposition.RETRY, 3000)
         self.cancel("delayed", index)
 
     @rule(pool=st.sampled_from(POOLS), count=st.integers(2, 6))
@@ -297,7 +302,7 @@ class QueueMachine(RuleBasedStateMachine):
         """What fairness is about: everybody has more than can be run."""
         self.enqueue_many([(pool, tenant, None, 5, 3, 3) for tenant in TENANTS for _ in range(count)])
         for _ in range(count):
-            self._exchange(pool, 2, [(0, Outcome.DONE, 0, None)] * 2, is_replayed=False)
+            self._exchange(pool, 2, [(0, Disposition.DONE, 0, None)] * 2, is_replayed=False)
 
     # Operators
 

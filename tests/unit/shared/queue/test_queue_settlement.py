@@ -14,9 +14,9 @@ from schemas.messages import Job
 from shared.backoff import Backoff
 from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import RunningLease, Settlement
-from shared.queue.dramatiq.outcome import settle
+from shared.queue.dramatiq.settlement import settlement_of
 from shared.queue.dramatiq.work_queue import WorkQueue
-from shared.queue.records import AcquiredJob, Outcome
+from shared.queue.records import AcquiredJob, Disposition
 from shared.signals import Signal
 
 
@@ -28,36 +28,36 @@ def lease(*, is_cancelled: bool = False, attempt: int = 1) -> RunningLease:
 def settled(
     held: RunningLease, error: BaseException | None, *, is_rejected: bool = False, **options: Any
 ) -> Settlement:
-    return settle(held, options, error, is_rejected=is_rejected, backoff=Backoff(2.0, 60.0))
+    return settlement_of(held, options, error, is_rejected=is_rejected, backoff=Backoff(2.0, 60.0))
 
 
-def test_the_outcome_that_was_set_last_counts_whatever_was_raised() -> None:
+def test_the_disposition_that_was_set_last_counts_whatever_was_raised() -> None:
     held = lease()
     held.retry(5)
     held.release(1)
-    assert settled(held, ValueError()) == Settlement(Outcome.RELEASE, delay_seconds=1)
+    assert settled(held, ValueError()) == Settlement(Disposition.RELEASE, delay_seconds=1)
 
 
 @pytest.mark.parametrize(
     ("error", "is_rejected", "options", "expected"),
     [
-        (None, False, {}, Outcome.DONE),
-        (None, True, {}, Outcome.DEAD),
-        (ValueError(), False, {}, Outcome.RETRY),
-        (ValueError(), True, {}, Outcome.DEAD),
-        (ValueError(), False, {"throws": (ValueError,)}, Outcome.DEAD),
-        (KeyError(), False, {"throws": ValueError}, Outcome.RETRY),
-        (Shutdown(), False, {}, Outcome.RELEASE),
+        (None, False, {}, Disposition.DONE),
+        (None, True, {}, Disposition.DEAD),
+        (ValueError(), False, {}, Disposition.RETRY),
+        (ValueError(), True, {}, Disposition.DEAD),
+        (ValueError(), False, {"throws": (ValueError,)}, Disposition.DEAD),
+        (KeyError(), False, {"throws": ValueError}, Disposition.RETRY),
+        (Shutdown(), False, {}, Disposition.RELEASE),
     ],
 )
-def test_without_an_outcome_the_error_decides(
-    error: BaseException | None, is_rejected: bool, options: dict[str, Any], expected: Outcome
+def test_without_a_disposition_the_error_decides(
+    error: BaseException | None, is_rejected: bool, options: dict[str, Any], expected: Disposition
 ) -> None:
-    assert settled(lease(), error, is_rejected=is_rejected, **options).outcome is expected
+    assert settled(lease(), error, is_rejected=is_rejected, **options).disposition is expected
 
 
 def test_a_cancelled_job_that_raises_is_not_run_again() -> None:
-    assert settled(lease(is_cancelled=True), ValueError()).outcome is Outcome.DONE
+    assert settled(lease(is_cancelled=True), ValueError()).disposition is Disposition.DONE
 
 
 def test_delays_double_up_to_the_most_and_an_explicit_one_is_kept() -> None:
