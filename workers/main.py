@@ -78,9 +78,9 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
     life = WorkerLife(lives, worker_id, pool.value)
 
     def hand_back(pool: str, worker: str, counts: bool) -> None:
-        handed_back = context.queue.hand_back(pool, worker, counts=counts)
-        if handed_back.lost:
-            _log.error("worker.jobs_lost", pool=pool, worker=worker, jobs=handed_back.lost)
+        answer = context.queue.hand_back(pool, worker, counts=counts)
+        if answer.lost:
+            _log.error("worker.jobs_lost", pool=pool, worker=worker, jobs=answer.lost)
 
     dead_workers = DeadWorkers(lives, life, hand_back)
     try:

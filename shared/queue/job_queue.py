@@ -12,7 +12,7 @@ from shared.plans import slots_within
 from shared.queue.base import CancelAnswer, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
-from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Disposition, HandedBack, WorkerRecord
+from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Disposition, HandBackAnswer, WorkerRecord
 from shared.queue.scripts import Scripts
 
 # Jobs per script, so that a script ends within milliseconds and doesn't hold up other clients.
@@ -252,7 +252,7 @@ class RedisJobQueue:
     def unregister_worker(self, pool: str, worker: str) -> None:
         self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0)
 
-    def hand_back(self, pool: str, worker: str, *, counts: bool) -> HandedBack:
+    def hand_back(self, pool: str, worker: str, *, counts: bool) -> HandBackAnswer:
         """Takes back the jobs of a worker that is known to be dead, without waiting for its leases. May be repeated.
 
         The jobs return to their old places, and their attempts count, as if their leases had expired. `counts`: the
@@ -260,7 +260,7 @@ class RedisJobQueue:
         """
         arguments = (encode_name(pool), worker, int(counts), _STRIKES)
         returned, lost = self._scripts.run("hand_back", *arguments)
-        return HandedBack(returned, tuple(job_id.decode() for job_id in lost))
+        return HandBackAnswer(returned, tuple(job_id.decode() for job_id in lost))
 
     def workers(self) -> list[WorkerRecord]:
         return [

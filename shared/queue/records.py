@@ -48,8 +48,8 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class HandedBack:
-    """The jobs of a dead worker. `returned`: how many are back in line; `lost`: ids of those that died with it."""
+class HandBackAnswer:
+    """The jobs of a dead worker: how many are back in line, and the ids of those that are dead now."""
 
     returned: int
     lost: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from shared.logs.archive.store import LogArchiveRemover
 from shared.queue.base import Lease
 from shared.releases.site_repository import SiteRepository
 from workers.jobs.settle import outcome_of, settle
-from workers.pipeline.outcome import Outcome, Released, Retry, Succeeded
+from workers.pipeline.outcome import HandedBack, Outcome, Retry, Succeeded
 from workers.publishers.base import Publisher
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class CleanupRunner:
             is_over = self._remove_project(subject_id)
         else:
             is_over = self._remove_site(subject_id, lease.job.tenant_id)
-        return Succeeded() if is_over else Released(_WAIT_SECONDS)
+        return Succeeded() if is_over else HandedBack(_WAIT_SECONDS)
 
     def _remove_site(self, deployment_id: str, tenant_id: str) -> bool:
         row = self._sites.find(deployment_id)

@@ -18,7 +18,7 @@ from shared import errors
 from shared.errors import LeaseLost, PlatformError, Unavailable
 from shared.queue.base import Lease
 from workers.pipeline.deployment_view import RETRY_MAXIMUM_SECONDS, retry_delay_seconds
-from workers.pipeline.outcome import Cancelled, Lost, Outcome, Released, Retry, Waiting
+from workers.pipeline.outcome import Cancelled, HandedBack, Lost, Outcome, Retry, Waiting
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ def settle(lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]) -
             _log.warning("job.lease_lost")
         case Retry(delay_seconds=delay):
             lease.retry(retry_delay_seconds(lease.attempt) if delay is None else delay)
-        case Released(delay_seconds=delay):
+        case HandedBack(delay_seconds=delay):
             lease.release(delay)
         case Waiting(delay_seconds=delay):
             lease.wait_for_slot(delay)

@@ -20,9 +20,9 @@ from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.outcome import (
     Cancelled,
     Failed,
+    HandedBack,
     Ignored,
     Outcome,
-    Released,
     Rerun,
     Retry,
     Succeeded,
@@ -113,7 +113,7 @@ class StageRun:
                 return [stage_job_of(self._known_row, stage)]
             case Retry(message=message):
                 self._lifecycle.retry_stage(self.deployment_id, fence=fence, message=message)
-            case Released():
+            case HandedBack():
                 self._lifecycle.retry_stage(self.deployment_id, fence=fence, message="The worker stopped.")
             case Cancelled():
                 self._lifecycle.cancel(self.deployment_id, fence=fence)
@@ -158,7 +158,7 @@ class StageRun:
                 return f"{reason} This deployment is ignored."
             case Rerun(stage=stage):
                 return f"What the {stage.value} stage stored is no longer there; that stage runs again."
-            case Released():
+            case HandedBack():
                 return "This worker is stopping; the stage continues on another one."
             case Cancelled():
                 return "Cancelled."

@@ -31,11 +31,11 @@ from workers.pipeline.lifecycle import Beginning, BegunStage, LifecycleService
 from workers.pipeline.outcome import (
     Cancelled,
     Failed,
+    HandedBack,
     Ignored,
     Lost,
     Outcome,
     Over,
-    Released,
     Rerun,
     Succeeded,
     Waiting,
@@ -207,7 +207,7 @@ def _stopped(stop: StopSignal | None) -> Outcome[StageResult[Output]]:
     reason = None if stop is None else stop.reason
     if reason is StopReason.LOST:
         return Lost()
-    return Cancelled() if reason is StopReason.CANCELLED else Released()
+    return Cancelled() if reason is StopReason.CANCELLED else HandedBack()
 
 
 def _close(log: StageLogHandle) -> None:

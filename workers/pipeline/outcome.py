@@ -59,7 +59,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class HandedBack:
     """Handed back: the job keeps its place and isn't charged an attempt. The worker stops, or waits for something."""
 
     name: ClassVar[str] = "released"
@@ -95,4 +95,4 @@ class Lost:
     name: ClassVar[str] = "lost"
 
 
-Outcome = Succeeded[ResultT_co] | Failed | Ignored | Rerun | Retry | Released | Waiting | Cancelled | Over | Lost
+Outcome = Succeeded[ResultT_co] | Failed | Ignored | Rerun | Retry | HandedBack | Waiting | Cancelled | Over | Lost
