@@ -142,7 +142,7 @@ def _service_dependencies(services: Services) -> dict[str, Provide]:
     provided = {
         "services": services,
         "log_store": services.log_store,
-        "stream_hub": services.stream_hub,
+        "log_hub": services.log_hub,
         "account_hub": services.account_hub,
         "stream_leases": services.stream_leases,
     }

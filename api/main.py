@@ -17,7 +17,7 @@ from api.edge.places import LOOPBACK, Places, connections_for
 from api.edge.server import Server, collect_rarely
 from api.services import build_services
 from api.streams.account_hub import AccountHub
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
 from api.streams.timing import StreamTiming
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
     try:
         services = build_services(settings, backends)
         try:
-            hubs = [services.stream_hub, services.account_hub]
+            hubs = [services.log_hub, services.account_hub]
             return _serve(settings, create_app(services, lifespan=[services.running_hubs]), hubs)
         finally:
             services.health.close()
@@ -66,7 +66,7 @@ def run(settings: Settings) -> int:
         backends.close()
 
 
-def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> int:
+def _serve(settings: Settings, application: Litestar, hubs: Sequence[LogHub | AccountHub]) -> int:
     try:
         # 0 disables the listener; a socket would take it for any free port.
         port = settings.metrics.port
@@ -86,7 +86,7 @@ def _serve(settings: Settings, application: Litestar, hubs: Sequence[StreamHub |
             metrics.server_close()
 
 
-def _server(settings: Settings, application: Litestar, hubs: Sequence[StreamHub | AccountHub]) -> Server:
+def _server(settings: Settings, application: Litestar, hubs: Sequence[LogHub | AccountHub]) -> Server:
     timing = StreamTiming()
     places = Places(
         most=connections_for(raise_file_limit()),
@@ -108,7 +108,7 @@ def _server(settings: Settings, application: Litestar, hubs: Sequence[StreamHub 
         timeout_keep_alive=settings.api.keep_alive_seconds,  # pyright: ignore[reportArgumentType]
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    silence_seconds = timing.stall + timing.farewell
+    silence_seconds = timing.stall + timing.slow_notice
     return Server(config, hubs, silence_seconds=silence_seconds, state=ConnectionState(places))
 
 

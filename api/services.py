@@ -13,7 +13,7 @@ from api.edge.device_cookie import DeviceCookies
 from api.health import HealthChecks
 from api.pagination import CursorSigner
 from api.streams.account_hub import AccountHub
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
 from api.streams.stream_lease import StreamLeases
 from shared.accounts.access_tokens import AccessTokens
 from shared.accounts.login_throttle import LoginThrottle
@@ -54,7 +54,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`log_store` (shared.logs), `stream_hub`, `account_hub` and `stream_leases` serve the routes that stream."""
+    """`log_store` (shared.logs), `log_hub`, `account_hub` and `stream_leases` serve the routes that stream."""
 
     settings: Settings
     authenticator: Authenticator
@@ -75,23 +75,23 @@ class Services:
     stream_tickets: StreamTicketService
     stream_leases: StreamLeases
     log_store: PostgresLogStore
-    stream_hub: StreamHub
+    log_hub: LogHub
     account_hub: AccountHub
 
     @asynccontextmanager
     async def running_hubs(self, _application: object = None) -> AsyncGenerator[None]:
         """A lifespan of the application: the tasks of both hubs live as long as it does."""
-        await self.stream_hub.start()
+        await self.log_hub.start()
         await self.account_hub.start()
         try:
             yield
         finally:
             await self.account_hub.close()
-            await self.stream_hub.close()
+            await self.log_hub.close()
 
 
 def build_services(
-    settings: Settings, backends: Backends, *, stream_hub: StreamHub | None = None, clock: Clock | None = None
+    settings: Settings, backends: Backends, *, log_hub: LogHub | None = None, clock: Clock | None = None
 ) -> Services:
     clock = clock or SystemClock()
     database = backends.database
@@ -128,7 +128,7 @@ def build_services(
         stream_tickets=stream_tickets,
         stream_leases=build_stream_leases(settings, backends, clock),
         log_store=backends.log_store,
-        stream_hub=stream_hub or build_stream_hub(backends),
+        log_hub=log_hub or build_log_hub(backends),
         account_hub=build_account_hub(backends),
     )
 
@@ -230,10 +230,10 @@ def build_stream_leases(settings: Settings, backends: Backends, clock: Clock) ->
     return StreamLeases(rights=StreamRightsRepository(backends.database), slots=slots, clock=clock)
 
 
-def build_stream_hub(backends: Backends) -> StreamHub:
-    return StreamHub(backends.log_store, backends.listener, positions=QueuePositions(backends.queue))
+def build_log_hub(backends: Backends) -> LogHub:
+    return LogHub(backends.log_store, backends.listener, positions=QueuePositions(backends.queue))
 
 
 def build_account_hub(backends: Backends) -> AccountHub:
-    """Shares the connection that the stream hub listens on."""
+    """Shares the connection that the LogHub listens on."""
     return AccountHub(AccountEventStore(backends.database), backends.listener)

@@ -47,7 +47,7 @@ class StreamRequest:
     query: Mapping[str, str] = field(default_factory=dict)
 
 
-class PoliteEnd(Exception):
+class ServerReconnect(Exception):
     """The server asked for a new connection."""
 
     def __init__(self, reason: str, pause_seconds: float) -> None:
@@ -92,7 +92,7 @@ class StreamFollower(ABC, Generic[E]):
 
     def at_end(self) -> Iterator[E]:
         """What to pass on when the server says that nothing follows the position (204)."""
-        raise PoliteEnd("nothing follows yet", self._retry_seconds)
+        raise ServerReconnect("nothing follows yet", self._retry_seconds)
 
     def events(self) -> Iterator[E | Interruption]:
         """Ends after the stream's end. Raises ApiError for what a repeat won't fix, Unreachable after a long
@@ -109,7 +109,7 @@ class StreamFollower(ABC, Generic[E]):
                     if self.is_end(event):
                         return
                 reason = "the stream ended early"
-            except PoliteEnd as end:
+            except ServerReconnect as end:
                 reason, wait, is_problem = end.reason, end.pause_seconds, False
             except httpx.RequestError as error:
                 problem = unreachable(self._client.transport.base_url, error)
@@ -160,7 +160,7 @@ class StreamFollower(ABC, Generic[E]):
             if message.event == "reconnect":
                 reason = msgspec.json.decode(message.data, type=_Reconnect).reason
                 # The server chose the moment, so one short pause is enough; shutdowns need a little longer.
-                raise PoliteEnd(reason, self._retry_seconds if reason == "shutdown" else 0.2)
+                raise ServerReconnect(reason, self._retry_seconds if reason == "shutdown" else 0.2)
             yield from self.decode(message)
         except msgspec.DecodeError as error:
             raise Unreachable(

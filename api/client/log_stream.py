@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import httpx_sse
 import msgspec
 
-from api.client.event_stream import Interruption, PoliteEnd, StreamFollower, StreamRequest
+from api.client.event_stream import Interruption, ServerReconnect, StreamFollower, StreamRequest
 from api.client.http import ApiClient
 from schemas.deployments import DeploymentError, LogLineResource
 
@@ -119,5 +119,5 @@ class LogFollower(StreamFollower[LogNews]):
         """Everything was read. The deployment itself says how it ended."""
         deployment = self._client.deployment(self._deployment_id)
         if deployment.status not in FINISHED:
-            raise PoliteEnd("the log isn't closed yet", self._retry_seconds)
+            raise ServerReconnect("the log isn't closed yet", self._retry_seconds)
         yield EndEvent(status=deployment.status, url=deployment.url, error=deployment.error, ignored=deployment.ignored)

@@ -13,7 +13,7 @@ from litestar.response import Response
 from api.connections import UserRequest
 from api.edge.callers import user_caller
 from api.responses import EnvelopeResponse
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
 from api.streams.log_source import LogSource
 from api.streams.sse import EventStream
 from api.streams.stream_lease import StreamLeases, StreamRight
@@ -74,7 +74,7 @@ class LogController(Controller):
         request: UserRequest,
         deployment_id: FromPath[str],
         log_store: NamedDependency[PostgresLogStore],
-        stream_hub: NamedDependency[StreamHub],
+        log_hub: NamedDependency[LogHub],
         stream_leases: NamedDependency[StreamLeases],
         after: After = None,
         tail: Tail = None,
@@ -90,8 +90,8 @@ class LogController(Controller):
         if head.is_closed and position >= head.last_seq:
             return Response[object](content=None, status_code=204)
         right = StreamRight(request.user, frozenset([request.state.tenant_id]), deployment_id)
-        source = LogSource(stream_hub, deployment_id, position, user_caller(request.user.user_id))
-        return EventStream(source, stream_hub.timing, stream_leases.acquire(right))
+        source = LogSource(log_hub, deployment_id, position, user_caller(request.user.user_id))
+        return EventStream(source, log_hub.timing, stream_leases.acquire(right))
 
 
 def parse_position(text: str) -> int:

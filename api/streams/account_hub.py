@@ -48,7 +48,7 @@ class AccountReader(Protocol):
 
 
 class AccountListener(Connected, Protocol):
-    """See RedisNotificationListener, which the StreamHub runs."""
+    """See RedisNotificationListener, which the LogHub runs."""
 
     def watch_accounts(self, handler: AccountChangeHandler) -> None: ...
 
@@ -56,7 +56,7 @@ class AccountListener(Connected, Protocol):
 
 
 class AccountHub(CursorHub[TenantChannel, dict[str, AccountPage]]):
-    """Channels by tenant. The listener is one that the StreamHub runs."""
+    """Channels by tenant. The listener is one that the LogHub runs."""
 
     def __init__(self, store: AccountReader, listener: AccountListener, timing: StreamTiming | None = None) -> None:
         failure = "Status changes of accounts could not be read."

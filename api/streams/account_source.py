@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from api.edge.turns import Caller
 from api.streams.account_channel import ready_event
 from api.streams.account_hub import AccountHub, AccountWatch
-from api.streams.sse import EventChunk, Follower
+from api.streams.sse import EventChunk, Feed
 from api.streams.stream_lease import StreamRight
 from shared.accounts.permissions import ROLES_WITH, Permission
 from shared.accounts.stream_rights import StreamRights
@@ -39,12 +39,12 @@ class AccountSource:
         self._caller = caller
 
     @asynccontextmanager
-    async def follow(self) -> AsyncGenerator[Follower]:
+    async def open(self) -> AsyncGenerator[Feed]:
         async with self._hub.watch(self._heads, self._caller) as watch:
-            yield AccountFollower(watch, dict(self._positions))
+            yield AccountFeed(watch, dict(self._positions))
 
 
-class AccountFollower:
+class AccountFeed:
     def __init__(self, watch: AccountWatch, positions: dict[str, int]) -> None:
         self._watch = watch
         self._positions = positions

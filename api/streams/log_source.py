@@ -6,28 +6,28 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from api.edge.turns import Caller
-from api.streams.hub import StreamHub
-from api.streams.sse import EventChunk, Follower
-from api.streams.watch import Watch
+from api.streams.log_hub import LogHub
+from api.streams.log_watch import LogWatch
+from api.streams.sse import EventChunk, Feed
 
 
 class LogSource:
     """The entries above `after`, then live ones, up to the end of the log. Its pages take the caller's turns."""
 
-    def __init__(self, hub: StreamHub, deployment_id: str, after: int, caller: Caller) -> None:
+    def __init__(self, hub: LogHub, deployment_id: str, after: int, caller: Caller) -> None:
         self._hub = hub
         self._deployment_id = deployment_id
         self._after = after
         self._caller = caller
 
     @asynccontextmanager
-    async def follow(self) -> AsyncGenerator[Follower]:
+    async def open(self) -> AsyncGenerator[Feed]:
         async with self._hub.watch(self._deployment_id, self._caller) as watch:
-            yield LogFollower(watch, self._after)
+            yield LogFeed(watch, self._after)
 
 
-class LogFollower:
-    def __init__(self, watch: Watch, cursor: int) -> None:
+class LogFeed:
+    def __init__(self, watch: LogWatch, cursor: int) -> None:
         self._watch = watch
         self._cursor = cursor
 

@@ -10,7 +10,7 @@ from itertools import islice
 import anyio
 import anyio.to_thread
 
-from api.streams.channel import Channel
+from api.streams.log_channel import LogChannel
 from shared.errors import Unavailable
 
 _logger = logging.getLogger(__name__)
@@ -22,11 +22,11 @@ _CHANNELS_AT_ONCE = 200
 AskPositions = Callable[[Sequence[str]], Mapping[str, int]]
 
 
-async def show_positions(channels: Callable[[], Collection[Channel]], ask: AskPositions, seconds: float) -> None:
+async def show_positions(channels: Callable[[], Collection[LogChannel]], ask: AskPositions, seconds: float) -> None:
     """Runs until cancelled, asking every `seconds`. While the queue doesn't answer, shown positions stay."""
     # A thread of its own: readers of logs don't wait for a queue that doesn't answer.
     limiter = anyio.CapacityLimiter(1)
-    asked: list[Channel] = []
+    asked: list[LogChannel] = []
     while True:
         await asyncio.sleep(seconds)
         queued = [channel for channel in channels() if channel.is_queued]

@@ -24,11 +24,11 @@ from api.connections import UserRequest
 from api.responses import AsgiOptions
 from api.streams.cursor_hub import HubClosing
 from api.streams.frames import HEARTBEAT, ReconnectReason, reconnect_frame, retry_frame
+from api.streams.log_watch import DeploymentGone
 from api.streams.metrics import count_stream_begin, count_stream_end
 from api.streams.stall_timeout import StallTimeout
 from api.streams.stream_lease import StreamLease
 from api.streams.timing import StreamTiming
-from api.streams.watch import DeploymentGone
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {
@@ -48,7 +48,7 @@ class EventChunk:
     is_end: bool = False
 
 
-class Follower(Protocol):
+class Feed(Protocol):
     """One stream's position in its source; used by one task."""
 
     async def next(self, timeout_seconds: float) -> EventChunk | None:
@@ -60,7 +60,7 @@ class Follower(Protocol):
 
 
 class Source(Protocol):
-    def follow(self) -> AbstractAsyncContextManager[Follower]:
+    def open(self) -> AbstractAsyncContextManager[Feed]:
         """From the moment it is entered no event is missed. It may be left by cancellation."""
         ...
 
@@ -136,7 +136,7 @@ class _StreamingResponse(ASGIResponse):
     async def _stream(self, send: Send) -> Ending:
         with StallTimeout(send, self._timing.stall) as sender:
             await sender.send(retry_frame())
-            ending = await self._follow_while_permitted(sender)
+            ending = await self._send_while_permitted(sender)
             await sender.send(b"" if ending == "end" else reconnect_frame(ending), is_last=True)
             return ending
         return await self._send_away(send)
@@ -144,26 +144,26 @@ class _StreamingResponse(ASGIResponse):
     async def _send_away(self, send: Send) -> Ending:
         """The source is released already. A client that resumes reading soon is told why; for one that doesn't, the
         response stays incomplete, and the server closes the connection."""
-        with StallTimeout(send, self._timing.farewell) as sender:
+        with StallTimeout(send, self._timing.slow_notice) as sender:
             await sender.send(reconnect_frame("slow"), is_last=True)
             return "slow"
         return "stalled"
 
-    async def _follow_while_permitted(self, sender: StallTimeout) -> Literal["end"] | ReconnectReason:
+    async def _send_while_permitted(self, sender: StallTimeout) -> Literal["end"] | ReconnectReason:
         # A lost right also ends a wait for the client: a body that was not sent is asked for again, if it may be.
         with anyio.CancelScope() as permitted:
             if self._lease is not None:
                 self._lease.on_revoked(permitted.cancel)
             try:
-                async with self._source.follow() as follower:
-                    return await self._follow(follower, sender)
+                async with self._source.open() as feed:
+                    return await self._send_events(feed, sender)
             except HubClosing:
                 return "shutdown"
             except DeploymentGone:
                 return "revoked"
         return "revoked"
 
-    async def _follow(self, follower: Follower, sender: StallTimeout) -> Literal["end", "max_age"]:
+    async def _send_events(self, feed: Feed, sender: StallTimeout) -> Literal["end", "max_age"]:
         clock = asyncio.get_running_loop().time
         retire_at = clock() + self._timing.maximum_age * random.uniform(0.9, 1.0)  # noqa: S311  jitter
         heartbeat_at = clock() + self._timing.heartbeat
@@ -174,7 +174,7 @@ class _StreamingResponse(ASGIResponse):
             if now >= heartbeat_at:
                 await sender.send(HEARTBEAT)
                 heartbeat_at = now + self._timing.heartbeat
-            chunk = await follower.next(min(heartbeat_at, retire_at) - now)
+            chunk = await feed.next(min(heartbeat_at, retire_at) - now)
             if chunk is None:
                 continue
             if chunk.payload:

@@ -18,7 +18,7 @@ from redis import Redis
 from api.app import create_app
 from api.backends import Backends, connect_backends
 from api.services import Services, build_services
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
 from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
 from schemas.accounts import CreateTokenRequest, RegisterRequest
@@ -191,7 +191,7 @@ def live_api(
     clock = clock or SystemClock()
     backends = connect_backends(settings)
     listener = RedisNotificationListener(settings.queue.redis_url)
-    hub = StreamHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
+    hub = LogHub(backends.log_store, listener, StreamTiming(**timing)) if timing else None
     slots = RedisStreamSlots(settings.queue.redis_url, limit=settings.api.streams_per_user, renew_seconds=0.2)
     leases = StreamLeases(
         rights=StreamRightsRepository(rights or backends.database),
@@ -199,7 +199,7 @@ def live_api(
         clock=clock,
         check_seconds=check_seconds,
     )
-    services = build_services(settings, backends, stream_hub=hub, clock=clock)
+    services = build_services(settings, backends, log_hub=hub, clock=clock)
     services = dataclasses.replace(services, stream_leases=leases)
     [port] = free_ports(1)
     server = uvicorn.Server(
@@ -220,7 +220,7 @@ def live_api(
         eventually(lambda: server.started or not thread.is_alive(), PATIENCE_SECONDS)
         yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.queue.redis_url)
     finally:
-        for each in (services.stream_hub, services.account_hub):
+        for each in (services.log_hub, services.account_hub):
             each.begin_shutdown()
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)

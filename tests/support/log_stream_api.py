@@ -22,7 +22,7 @@ from api.authentication import Principal
 from api.errors import handle_error
 from api.middleware import Application
 from api.routes.logs import LogController
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
 from api.streams.queue_positions import AskPositions
 from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
@@ -40,7 +40,7 @@ from tests.support.ports import free_ports
 
 
 class HubServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, hub: StreamHub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: LogHub) -> None:
         super().__init__(config)
         self._hub = hub
 
@@ -53,7 +53,7 @@ class HubServer(uvicorn.Server):
 class Api:
     store: PostgresLogStore
     database: Database
-    hub: StreamHub
+    hub: LogHub
     url: str
     server: uvicorn.Server
     notifier: Notifier
@@ -149,7 +149,7 @@ def running_api(
     **timing: float,
 ) -> Iterator[Api]:
     store = PostgresLogStore(database)
-    hub = StreamHub(
+    hub = LogHub(
         store, RedisNotificationListener(redis_url), StreamTiming(**({"poll": 0.1} | timing)), positions=positions
     )
     leases = StreamLeases(
@@ -165,7 +165,7 @@ def running_api(
         dependencies={
             "stream_leases": Provide(lambda: leases, sync_to_thread=False),
             "log_store": Provide(lambda: store, sync_to_thread=False),
-            "stream_hub": Provide(lambda: hub, sync_to_thread=False),
+            "log_hub": Provide(lambda: hub, sync_to_thread=False),
         },
         exception_handlers={Exception: handle_error},
         on_startup=[hub.start],

@@ -1,4 +1,4 @@
-"""A stream hub's listener when Redis is unreachable."""
+"""A hub's listener when Redis is unreachable."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ from api.edge.server import Server
 from api.errors import handle_error
 from api.middleware import Application
 from api.routes.logs import LogController
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
+from api.streams.log_watch import LogWatch
 from api.streams.stream_lease import StreamLeases
 from api.streams.timing import StreamTiming
-from api.streams.watch import Watch
 from shared.accounts.stream_rights import StreamRightsRepository
 from shared.clock import SystemClock
 from shared.db.database import Database
@@ -47,7 +47,7 @@ def main() -> None:
     silence, asking = timing.pop("silence", 30.0), timing.pop("asking", 3600.0)
     database = Database(database_url)
     store = PostgresLogStore(database)
-    hub = StreamHub(store, RedisNotificationListener(redis_url), StreamTiming(**timing))
+    hub = LogHub(store, RedisNotificationListener(redis_url), StreamTiming(**timing))
     slots = RedisStreamSlots(redis_url, limit=10_000)
     rights = StreamRightsRepository(database)
     leases = StreamLeases(rights=rights, slots=slots, clock=SystemClock(), check_seconds=3600)
@@ -61,7 +61,7 @@ def main() -> None:
             # This request's own are among these.
             "connections": len(server.server_state.connections),
             "tasks": len(asyncio.all_tasks()),
-            "watches": sum(isinstance(found, Watch) for found in gc.get_objects()),
+            "watches": sum(isinstance(found, LogWatch) for found in gc.get_objects()),
         }
 
     application = Application(
@@ -71,7 +71,7 @@ def main() -> None:
         dependencies={
             "stream_leases": Provide(lambda: leases, sync_to_thread=False),
             "log_store": Provide(lambda: store, sync_to_thread=False),
-            "stream_hub": Provide(lambda: hub, sync_to_thread=False),
+            "log_hub": Provide(lambda: hub, sync_to_thread=False),
         },
         exception_handlers={Exception: handle_error},
         on_startup=[hub.start],

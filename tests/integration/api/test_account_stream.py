@@ -192,7 +192,7 @@ class Api:
         self.url = f"http://127.0.0.1:{port}/api"
         application = create_app(self.services, lifespan=[self.services.running_hubs])
         config = uvicorn.Config(application, port=port, ws="none", log_config=None, timeout_graceful_shutdown=60)
-        server = Server(config, [self.services.stream_hub, self.services.account_hub])
+        server = Server(config, [self.services.log_hub, self.services.account_hub])
         thread = threading.Thread(target=server.run)
         thread.start()
 

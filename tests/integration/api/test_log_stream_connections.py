@@ -100,7 +100,7 @@ def stalled_clients(program: Program, count: int, *prefix: str) -> Iterator[subp
 
 
 def test_clients_that_read_nothing_are_cut_off(database: Database, database_url: str, redis_url: str) -> None:
-    with running_program(database, database_url, redis_url, stall=0.3, farewell=0.2, silence=0.5) as program:
+    with running_program(database, database_url, redis_url, stall=0.3, slow_notice=0.2, silence=0.5) as program:
         for _ in range(8):
             program.append(*("x" * 60_000 for _ in range(20)))
         before = program.held()
@@ -111,7 +111,7 @@ def test_clients_that_read_nothing_are_cut_off(database: Database, database_url:
 
 
 def test_a_client_that_takes_a_little_at_a_time(database: Database, database_url: str, redis_url: str) -> None:
-    with running_program(database, database_url, redis_url, stall=0.3, farewell=0.2, silence=3.0) as program:
+    with running_program(database, database_url, redis_url, stall=0.3, slow_notice=0.2, silence=3.0) as program:
         for _ in range(8):
             program.append(*("x" * 60_000 for _ in range(20)))
         before = program.held()

@@ -199,7 +199,7 @@ def reluctant_client(api: LiveApi, deployment: str, user: User) -> Iterator[sock
 
 
 def test_a_client_that_was_too_slow_is_told_when_it_reads_again(settings: Settings) -> None:
-    with live_api(settings, stall=0.3, farewell=PATIENCE_SECONDS) as api:
+    with live_api(settings, stall=0.3, slow_notice=PATIENCE_SECONDS) as api:
         ada = api.user()
         deployment = api.deployment(ada)
         before = ended("slow")
@@ -207,7 +207,7 @@ def test_a_client_that_was_too_slow_is_told_when_it_reads_again(settings: Settin
             # It looks without taking: the stream has begun.
             until(lambda: b"data: " in client.recv(8192, socket.MSG_PEEK))
             # Its place in the log is given up; what it has not taken yet waits for it.
-            until(lambda: api.services.stream_hub.stream_count == 0)
+            until(lambda: api.services.log_hub.stream_count == 0)
             assert api.leases.open_count == 1
             received = b""
             while not received.endswith(b"\r\n0\r\n\r\n"):
@@ -220,7 +220,7 @@ def test_a_client_that_was_too_slow_is_told_when_it_reads_again(settings: Settin
 
 
 def test_a_slot_is_freed_whatever_ends_its_stream(settings: Settings, clock: ManualClock) -> None:
-    with live_api(settings, clock=clock, stall=0.3, farewell=0.1) as api:
+    with live_api(settings, clock=clock, stall=0.3, slow_notice=0.1) as api:
         ada = api.user()
         deployment, finished = api.deployment(ada), api.deployment(ada)
         # A client that vanishes.

@@ -11,7 +11,7 @@ import pytest
 
 from api.edge.turns import Caller
 from api.streams.account_hub import AccountHub
-from api.streams.account_source import AccountFollower, AccountSource
+from api.streams.account_source import AccountFeed, AccountSource
 from api.streams.cursor_hub import HubClosing
 from api.streams.timing import StreamTiming
 from shared.errors import Unavailable
@@ -105,21 +105,21 @@ def run(scenario: Callable[[World], Awaitable[None]], **timing: float) -> None:
     asyncio.run(whole())
 
 
-async def statuses(follower: Any, count: int) -> list[str]:
+async def statuses(feed: Any, count: int) -> list[str]:
     found: list[str] = []
     while len(found) < count:
-        piece = await follower.next(NEVER)
-        assert piece is not None
-        assert not piece.is_end
-        found += [part.partition('"')[0] for part in piece.payload.decode().split('"status":"')[1:]]
+        chunk = await feed.next(NEVER)
+        assert chunk is not None
+        assert not chunk.is_end
+        found += [part.partition('"')[0] for part in chunk.payload.decode().split('"status":"')[1:]]
     return found
 
 
-async def begun(follower: Any) -> AccountFollower:
-    piece = await follower.next(NEVER)
-    assert piece is not None
-    assert b"event: ready" in piece.payload
-    return follower
+async def begun(feed: Any) -> AccountFeed:
+    chunk = await feed.next(NEVER)
+    assert chunk is not None
+    assert b"event: ready" in chunk.payload
+    return feed
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -130,9 +130,9 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_a_ring_brings_what_is_new_and_what_is_known_is_not_read_again() -> None:
     async def scenario(world: World) -> None:
         world.store.add("a", "old")
-        async with (await world.source("a")).follow() as one, (await world.source("a", "b")).follow() as two:
-            for follower in (one, two):
-                await begun(follower)
+        async with (await world.source("a")).open() as one, (await world.source("a", "b")).open() as two:
+            for feed in (one, two):
+                await begun(feed)
             await until(lambda: {"a": 0} in world.store.read_positions)
             world.store.read_positions.clear()
             world.store.add("a", "first")
@@ -152,15 +152,15 @@ def test_a_ring_brings_what_is_new_and_what_is_known_is_not_read_again() -> None
 def test_all_tenants_are_asked_for_at_once() -> None:
     async def scenario(world: World) -> None:
         tenants = [f"t{number}" for number in range(120)]
-        async with (await world.source(*tenants)).follow() as follower:
-            await begun(follower)
+        async with (await world.source(*tenants)).open() as feed:
+            await begun(feed)
             asked = tuple(sorted(tenants))
             await until(lambda: world.store.asked.count(asked) >= 2)
             world.store.asked.clear()
             for tenant in tenants:
                 world.store.add(tenant, tenant)
                 world.listener.notify()
-            assert sorted(await statuses(follower, 120)) == sorted(tenants)
+            assert sorted(await statuses(feed, 120)) == sorted(tenants)
             assert set(world.store.asked) == {asked}
             assert len(world.store.asked) <= 2
 
@@ -171,9 +171,9 @@ def test_a_position_long_ago_is_read_from_the_store_once_for_all_that_are_there(
     async def scenario(world: World) -> None:
         names = [f"s{number}" for number in range(500)]
         world.store.add("a", *names)
-        async with (await world.source("a", a=3)).follow() as one, (await world.source("a", a=3)).follow() as two:
-            for follower in (one, two):
-                await begun(follower)
+        async with (await world.source("a", a=3)).open() as one, (await world.source("a", a=3)).open() as two:
+            for feed in (one, two):
+                await begun(feed)
             assert await asyncio.gather(statuses(one, 497), statuses(two, 497)) == [names[3:], names[3:]]
             assert world.store.read_positions.count({"a": 3}) == 1
 
@@ -186,7 +186,7 @@ def test_pages_that_one_user_waits_for_do_not_delay_those_of_another() -> None:
         world.store.add("a", *names)
         heads = await world.hub.heads(["a"])
         world.store.held = range(1, 41)
-        async with world.hub.watch(heads, ADA) as flood, (await world.source("a", caller=BOB, a=41)).follow() as other:
+        async with world.hub.watch(heads, ADA) as flood, (await world.source("a", caller=BOB, a=41)).open() as other:
             reading = [asyncio.create_task(flood.next({"a": position}, NEVER)) for position in range(1, 42)]
             await begun(other)
             assert await statuses(other, 459) == names[41:]
@@ -207,10 +207,10 @@ def test_what_nobody_rang_for_is_found(*, is_connected: bool) -> None:
 
     async def scenario(world: World) -> None:
         world.listener.is_connected = is_connected
-        async with (await world.source("a")).follow() as follower:
-            await begun(follower)
+        async with (await world.source("a")).open() as feed:
+            await begun(feed)
             world.store.add("a", "silent")
-            assert await statuses(follower, 1) == ["silent"]
+            assert await statuses(feed, 1) == ["silent"]
 
     run(scenario, compare=0.1 if is_connected else NEVER)
 
@@ -218,9 +218,9 @@ def test_what_nobody_rang_for_is_found(*, is_connected: bool) -> None:
 def test_streams_wait_out_a_database_that_is_away() -> None:
     async def scenario(world: World) -> None:
         world.store.add("a", *(f"s{number}" for number in range(300)))
-        async with (await world.source("a", a=1)).follow() as behind, (await world.source("a")).follow() as live:
-            for follower in (behind, live):
-                await begun(follower)
+        async with (await world.source("a", a=1)).open() as behind, (await world.source("a")).open() as live:
+            for feed in (behind, live):
+                await begun(feed)
             world.store.is_away = True
             world.listener.notify()
             assert await live.next(0.1) is None
@@ -235,14 +235,14 @@ def test_streams_wait_out_a_database_that_is_away() -> None:
 
 def test_an_error_that_nobody_thought_of_does_not_silence_the_streams(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(world: World) -> None:
-        async with (await world.source("a")).follow() as follower:
-            await begun(follower)
+        async with (await world.source("a")).open() as feed:
+            await begun(feed)
             original, world.store.events = world.store.events, None  # type: ignore[assignment]
             world.listener.notify()
             await until(lambda: bool(caplog.records))
             world.store.events = original
             world.store.add("a", "still here")
-            assert await statuses(follower, 1) == ["still here"]
+            assert await statuses(feed, 1) == ["still here"]
 
     run(scenario)
 
@@ -250,12 +250,12 @@ def test_an_error_that_nobody_thought_of_does_not_silence_the_streams(caplog: py
 def test_a_closing_hub_ends_its_streams_and_tenants_that_vanish_say_nothing() -> None:
     async def scenario(world: World) -> None:
         world.store.add("a", "one")
-        async with (await world.source("a")).follow() as follower:
-            await begun(follower)
+        async with (await world.source("a")).open() as feed:
+            await begun(feed)
             world.store.events.clear()
             world.listener.notify()
-            assert await follower.next(0.1) is None
-            waiting = asyncio.ensure_future(follower.next(NEVER))
+            assert await feed.next(0.1) is None
+            waiting = asyncio.ensure_future(feed.next(NEVER))
             await asyncio.sleep(0)
             world.hub.begin_shutdown()
             with pytest.raises(HubClosing):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from api.streams.channel import Channel, page_batch
 from api.streams.frames import encode_entry, frames, reconnect_frame, retry_frame
+from api.streams.log_channel import LogChannel, page_batch
 from schemas.logs import LogEnd, LogEntry, LogLine, LogStatus, LogTruncated
 from shared.logs.base import LogHead, NumberedEntry
 
@@ -53,7 +53,7 @@ def test_at_most_100_lines_an_event() -> None:
 
 
 def test_a_channel_gives_what_follows_a_cursor_and_forgets_the_oldest() -> None:
-    channel = Channel("depl_x")
+    channel = LogChannel("depl_x")
     channel.load(LogHead(3, is_closed=False), numbered(line("1"), line("2"), line("3")))
     batch = channel.batch(1)
     assert batch is not None
@@ -67,7 +67,7 @@ def test_a_channel_gives_what_follows_a_cursor_and_forgets_the_oldest() -> None:
 
 
 def test_a_closed_log_is_read_to_the_end_only_at_its_head() -> None:
-    channel = Channel("depl_x")
+    channel = LogChannel("depl_x")
     channel.load(LogHead(9, is_closed=True), numbered(line("1")))
     assert not channel.is_read_to_the_end(9)
     channel.extend(numbered(*(line("x") for _ in range(7)), LogEnd(timestamp=5, status="ready"), first=2))
@@ -92,7 +92,7 @@ def test_missing_entries_become_gaps_at_page_borders() -> None:
 
 def test_every_change_wakes_those_who_wait() -> None:
     async def run() -> None:
-        channel = Channel("depl_x")
+        channel = LogChannel("depl_x")
         waits = [asyncio.create_task(channel.signal.wait(0, 60)) for _ in range(3)]
         await asyncio.sleep(0)
         channel.extend(numbered(line("1")))
@@ -105,7 +105,7 @@ def test_every_change_wakes_those_who_wait() -> None:
 
 
 def test_a_place_in_the_queue_does_not_move_the_position() -> None:
-    channel = Channel("depl_x")
+    channel = LogChannel("depl_x")
     channel.load(LogHead(0, is_closed=False), [])
     channel.extend(numbered(LogStatus(timestamp=1, status="queued")))
     channel.show_position(3)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from api.streams.channel import page_batch
+from api.streams.log_channel import page_batch
 from schemas.logs import LogEntry, LogLine, LogTruncated
 from shared.errors import PlatformError, Unavailable
 from shared.logs.archive.compactor import LogDamaged

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from api.edge.turns import Caller
-from api.streams.channel import BATCH_BYTES, Batch
 from api.streams.cursor_hub import HubClosing
-from api.streams.hub import StreamHub
+from api.streams.log_channel import BATCH_BYTES, Batch
+from api.streams.log_hub import LogHub
 from api.streams.timing import StreamTiming
 from schemas.logs import LogEnd, LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
@@ -59,8 +59,8 @@ class Reader:
 
 
 @asynccontextmanager
-async def running(reader: Reader) -> AsyncGenerator[StreamHub]:
-    hub = StreamHub(reader, SilentListener(), StreamTiming(poll=0.01, compare=0.01))
+async def running(reader: Reader) -> AsyncGenerator[LogHub]:
+    hub = LogHub(reader, SilentListener(), StreamTiming(poll=0.01, compare=0.01))
     await hub.start()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -1,12 +1,12 @@
-"""One stream's view of a deployment's channel."""
+"""One stream's view of a deployment's log."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from api.edge.turns import Caller
-from api.streams.channel import Batch, Channel
 from api.streams.cursor_hub import CursorWatch, WatchedHub
+from api.streams.log_channel import Batch, LogChannel
 
 
 class DeploymentGone(Exception):
@@ -14,17 +14,17 @@ class DeploymentGone(Exception):
 
 
 class LogPages(WatchedHub, Protocol):
-    """The part of the StreamHub that a Watch needs."""
+    """The part of the LogHub that a LogWatch needs."""
 
-    async def page(self, channel: Channel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
+    async def page(self, channel: LogChannel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
         """A page of the store as events; None when there are none, or the time is over. Raises Unavailable."""
         ...
 
 
-class Watch(CursorWatch[LogPages, int, Batch]):
+class LogWatch(CursorWatch[LogPages, int, Batch]):
     """The cursor is the number of the stream's last entry; `next` also raises DeploymentGone."""
 
-    def __init__(self, hub: LogPages, channel: Channel, caller: Caller) -> None:
+    def __init__(self, hub: LogPages, channel: LogChannel, caller: Caller) -> None:
         super().__init__(hub, channel.signal, caller)
         self._channel = channel
         self._position = b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from api.streams.hub import StreamHub
+from api.streams.log_hub import LogHub
 
 
 class DeafListener:
@@ -33,7 +33,7 @@ class DeafListener:
 def test_close_repeats_a_cancellation_that_was_lost() -> None:
     async def run() -> None:
         listener = DeafListener(lost=2)
-        hub = StreamHub(None, listener)  # type: ignore[arg-type]
+        hub = LogHub(None, listener)  # type: ignore[arg-type]
         await hub.start()
         await asyncio.sleep(0)
         async with asyncio.timeout(120):

@@ -32,8 +32,9 @@ class Batch:
     is_end: bool
 
 
-class Channel:
-    """Belongs to one event loop. `last` is the number of the newest entry in the ring; None until it is loaded.
+class LogChannel:
+    """The newest entries of one log. Belongs to one event loop. `last` is the number of the newest one; None until it
+    is loaded.
 
     `mentioned` is the greatest number known from notifications or the head: above `last`, entries are missing.
     `position`: the event with the deployment's position in the queue while it waits there; empty when unknown.

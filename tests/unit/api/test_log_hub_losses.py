@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from api.edge.turns import NOBODY
-from api.streams.channel import Channel
-from api.streams.hub import StreamHub
+from api.streams.log_channel import LogChannel
+from api.streams.log_hub import LogHub
+from api.streams.log_watch import DeploymentGone, LogWatch
 from api.streams.timing import StreamTiming
-from api.streams.watch import DeploymentGone, Watch
 from schemas.logs import LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.notifier import Notification
@@ -57,7 +57,7 @@ def test_an_unexpected_error_does_not_end_the_comparison_of_heads() -> None:
                 raise RuntimeError("not foreseen")
 
         reader = Reader(fail_once_loaded)
-        hub = StreamHub(reader, SilentListener(), _TIMING)
+        hub = LogHub(reader, SilentListener(), _TIMING)
         await hub.start()
         async with hub.watch("depl_a", NOBODY) as watch:
             batch = None
@@ -87,7 +87,7 @@ def test_a_log_that_begins_during_a_comparison_is_not_taken_for_a_deleted_one() 
                 loop.call_soon_threadsafe(hub.notified, "depl_a", Notification(1, 1, [_LINE]))
 
         reader = Reader(begin_log)
-        hub = StreamHub(reader, SilentListener(), _TIMING)
+        hub = LogHub(reader, SilentListener(), _TIMING)
         await hub.start()
         async with hub.watch("depl_a", NOBODY) as watch, asyncio.timeout(120):
             # The second look begins when the first one has been dealt with.
@@ -102,13 +102,13 @@ def test_a_log_that_begins_during_a_comparison_is_not_taken_for_a_deleted_one() 
     asyncio.run(run())
 
 
-async def _read_on(watch: Watch) -> None:
+async def _read_on(watch: LogWatch) -> None:
     while True:
         await watch.next(1, 1.0)
 
 
 def test_a_channel_keeps_few_batches_wherever_streams_begin() -> None:
-    channel = Channel("depl_a")
+    channel = LogChannel("depl_a")
     text = "x" * 500
     entries = [
         NumberedEntry(seq, LogLine(timestamp=1, stage="b", stream="stdout", text=text)) for seq in range(1, 1001)

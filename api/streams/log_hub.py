@@ -1,4 +1,4 @@
-"""Live logs for any number of streams of one process.
+"""The live logs of deployments for any number of streams of one process.
 
 One Redis connection wakes the hub; each watched deployment is read from PostgreSQL once, however many streams watch it.
 Nothing depends on a Redis message arriving: entries that a message skips are read from the store, every acknowledged
@@ -17,11 +17,11 @@ from functools import partial
 from typing import Protocol
 
 from api.edge.turns import Caller
-from api.streams.channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, Channel, page_batch
 from api.streams.cursor_hub import Connected, CursorHub
+from api.streams.log_channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, LogChannel, page_batch
+from api.streams.log_watch import LogWatch
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
-from api.streams.watch import Watch
 from shared.errors import Unavailable
 from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.listener import NotificationHandler
@@ -54,7 +54,7 @@ class NotificationListener(Connected, Protocol):
     async def run(self, handler: NotificationHandler) -> None: ...
 
 
-class StreamHub(CursorHub[Channel, Batch | None]):
+class LogHub(CursorHub[LogChannel, Batch | None]):
     def __init__(
         self,
         store: LogReader,
@@ -76,13 +76,13 @@ class StreamHub(CursorHub[Channel, Batch | None]):
             self._tasks.spawn(show_positions(self._channels.values, self._positions, self.timing.position))
 
     @asynccontextmanager
-    async def watch(self, deployment_id: str, caller: Caller) -> AsyncGenerator[Watch]:
+    async def watch(self, deployment_id: str, caller: Caller) -> AsyncGenerator[LogWatch]:
         """The channel is set up when this returns: no later entry is missed. `caller`: takes the turns for pages of the
         store.
         """
         channel = self._channels.get(deployment_id)
         if channel is None:
-            channel = self._channels[deployment_id] = Channel(deployment_id)
+            channel = self._channels[deployment_id] = LogChannel(deployment_id)
             self._listener.watch(deployment_id)
         channel.watchers += 1
         try:
@@ -92,7 +92,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
                         await channel.acknowledged.wait()
             if channel.is_behind:
                 self._refresh(channel)
-            yield Watch(self, channel, caller)
+            yield LogWatch(self, channel, caller)
         finally:
             channel.watchers -= 1
             if channel.watchers == 0:
@@ -125,9 +125,9 @@ class StreamHub(CursorHub[Channel, Batch | None]):
         elif channel.is_behind:
             self._refresh(channel)
 
-    # What a Watch calls.
+    # What a LogWatch calls.
 
-    async def page(self, channel: Channel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
+    async def page(self, channel: LogChannel, cursor: int, caller: Caller, seconds: float) -> Batch | None:
         """A page of the store as events; None when there are none, or the time is over. Raises Unavailable."""
         # From before the read: entries up to it that the read doesn't find have been removed.
         read = partial(self._read_page, channel.deployment_id, cursor, channel.last or 0)
@@ -137,13 +137,13 @@ class StreamHub(CursorHub[Channel, Batch | None]):
         entries = self._store.read(deployment_id, after=cursor, limit=BATCH_ENTRIES, maximum_bytes=BATCH_BYTES)
         return page_batch(cursor, entries, last)
 
-    def _refresh(self, channel: Channel) -> None:
+    def _refresh(self, channel: LogChannel) -> None:
         """Brings the ring up to date, and again if that is under way."""
         channel.is_refresh_due = True
         if channel.refresh is None or channel.refresh.done():
             channel.refresh = self._tasks.spawn(self._bring_up_to_date(channel))
 
-    async def _bring_up_to_date(self, channel: Channel) -> None:
+    async def _bring_up_to_date(self, channel: LogChannel) -> None:
         while channel.is_refresh_due and channel.watchers:
             channel.is_refresh_due = False
             try:
@@ -160,7 +160,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
             channel.extend(entries)
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
 
-    async def _load(self, channel: Channel) -> None:
+    async def _load(self, channel: LogChannel) -> None:
         head = await self._read(partial(self._store.head, channel.deployment_id))
         if head.is_closed:
             # Its entries may be in the object store, which only reads in turn may wait for.
@@ -193,7 +193,7 @@ class StreamHub(CursorHub[Channel, Batch | None]):
         for channel, last in known:
             self._compare(channel, heads.get(channel.deployment_id), was_there=bool(last))
 
-    def _compare(self, channel: Channel, head: LogHead | None, *, was_there: bool) -> None:
+    def _compare(self, channel: LogChannel, head: LogHead | None, *, was_there: bool) -> None:
         if head is None:
             # A head only disappears with its deployment. One that didn't exist before is new, not lost.
             if was_there:
