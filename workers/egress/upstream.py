@@ -24,7 +24,7 @@ class UpstreamFailure(Exception):
         self.status = status
 
     @property
-    def may_pass(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether a retry may succeed."""
         return self.status is None or self.status >= 500
 

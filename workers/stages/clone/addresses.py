@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.backoff import Backoff
 from shared.errors import Cancelled, CloudifyError, FailureCode, StageFailure
 from shared.network.address_policy import Unresolvable
 from shared.network.embedded_addresses import Address
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0
 _CONNECT_TRIES = 3
+_RETRY = Backoff(0.5, 1.0, jitter=0.0)
 # The owner of a name decides how many addresses it has, and each may let a connection time out.
 _MAXIMUM_ADDRESSES = 4
 # A proxy that takes longer than this to refuse isn't asked again.
@@ -80,8 +82,8 @@ class Network:
     def reachable_address(self, url: RepositoryUrl) -> str:
         """Finds a permitted address of the host that accepts connections. Tries for a few seconds."""
         reason = ""
-        for attempt in range(_CONNECT_TRIES):
-            self._pause_before(attempt)
+        for failures in range(_CONNECT_TRIES):
+            self._pause_after(failures)
             reason = f"the name {url.host} does not resolve"
             for address in _admitted(url, self.policy)[:_MAXIMUM_ADDRESSES]:
                 if self.cancelled.is_set():
@@ -97,18 +99,18 @@ class Network:
     def _open(self, url: RepositoryUrl, proxy: CloneProxy) -> None:
         """Lets the clone reach the host through the proxy. Raises StageFailure, PlatformError or Cancelled."""
         started = time.monotonic()
-        for attempt in range(_CONNECT_TRIES):
-            self._pause_before(attempt)
+        for failures in range(_CONNECT_TRIES):
+            self._pause_after(failures)
             failure = proxy.open(url)
             if failure is None:
                 return
-            is_last = attempt == _CONNECT_TRIES - 1 or time.monotonic() - started > _RETRY_SECONDS
+            is_last = failures == _CONNECT_TRIES - 1 or time.monotonic() - started > _RETRY_SECONDS
             # The stage's next attempt tries again if the proxy doesn't answer.
-            if is_last or not failure.may_pass or isinstance(failure, UpstreamAway):
+            if is_last or not failure.is_transient or isinstance(failure, UpstreamAway):
                 raise proxy_failure(url, failure, is_last_attempt=True)
 
-    def _pause_before(self, attempt: int) -> None:
-        if attempt and self.cancelled.wait(0.5 * attempt):
+    def _pause_after(self, failures: int) -> None:
+        if failures and self.cancelled.wait(_RETRY.delay_seconds(failures)):
             raise Cancelled
 
 

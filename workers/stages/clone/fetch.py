@@ -10,7 +10,14 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from workers.stages.clone.addresses import Route
-from workers.stages.clone.git.failures import PAUSES, find_foreign_answer, find_wait_seconds, is_commit_absent, is_moved
+from workers.stages.clone.git.failures import (
+    MAXIMUM_TRIES,
+    RETRY,
+    find_foreign_answer,
+    find_wait_seconds,
+    is_commit_absent,
+    is_moved,
+)
 from workers.stages.clone.git.http_answers import HttpAnswer, read_trace
 from workers.stages.clone.git.runner import GitFailed
 from workers.stages.clone.session import CloneSession
@@ -148,14 +155,15 @@ class RemoteRepository:
         """Runs git with this repository's address in place of "URL", and retries after transient failures.
 
         `limit`: as for `Git.run`. Raises GitFailed."""
-        pauses = list(PAUSES)
+        failures = 0
         while True:
             try:
                 return self._contact_once(arguments, directory, limit)
             except GitFailed as error:
+                failures += 1
                 is_ours = self._session.network.find_proxy_failure(self.url) is not None
-                can_wait = bool(pauses) and not is_ours
-                wait = find_wait_seconds(error, pauses.pop(0)) if can_wait else None
+                can_wait = failures < MAXIMUM_TRIES and not is_ours
+                wait = find_wait_seconds(error, RETRY.delay_seconds(failures)) if can_wait else None
                 if wait is None:
                     raise
                 status = f"answers {error.answers[-1].status}" if error.answers else "broke off"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.backoff import Backoff
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import parse_repository_url
@@ -59,7 +60,7 @@ _UNREACHABLE = FailureCode.REPOSITORY_UNREACHABLE
 def test_an_answer_is_told_as_what_it_is(
     cloner: Cloner, http: GitServer, answer: Answer, code: FailureCode, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.stages.clone.fetch.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.fetch.RETRY", Backoff(0.0, 0.0))
     http.respond = lambda _method, _path, _headers, _body: answer
     failure = cloner.failure(http.url("r.git"))
     assert (failure.code, said in failure.message) == (code, True), failure.message
@@ -100,7 +101,7 @@ def test_the_hosts_own_disk_is_not_ours() -> None:
 
 
 def test_a_host_that_recovers_is_waited_for(cloner: Cloner, http: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.stages.clone.fetch.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.fetch.RETRY", Backoff(0.0, 0.0))
     make_repository(http.root / "r.git", {"index.html": "one"})
     answers: list[Answer] = [(429, {"Retry-After": "1"}, b""), (503, {}, b"")]
     http.respond = lambda _method, _path, _headers, _body: answers.pop(0) if answers else None

@@ -18,6 +18,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from shared.backoff import Backoff
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.projects.repository_url import parse_repository_url
@@ -199,7 +200,7 @@ def test_a_server_in_trouble_is_waited_for_and_then_told(
     times: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.stages.clone.lfs.client.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("workers.stages.clone.lfs.client.RETRY", Backoff(0.0, 0.0))
     url = site(http)
     lfs.sent = answer
     failure = cloner.failure(url)

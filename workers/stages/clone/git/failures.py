@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from shared.backoff import Backoff
 from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.projects.repository_url import RepositoryUrl
 from workers.egress.upstream import UpstreamAway, UpstreamFailure
@@ -44,8 +45,9 @@ _GARBLED = re.compile(
 )
 # Files of a repository that name addresses.
 SUBMODULES, LFS_SETTINGS = ".gitmodules", ".lfsconfig"
-# Seconds before the second, third and fourth try of a broken contact, if the server doesn't say how long to wait.
-PAUSES = (2.0, 8.0, 20.0)
+# Tries of a contact that fails transiently, and the pauses between them: 2, 8 and 20 s, or longer if the server asks.
+MAXIMUM_TRIES = 4
+RETRY = Backoff(2.0, 20.0, jitter=0.0, factor=4.0)
 # If a server asks for more, the deployment fails with its answer instead.
 MAXIMUM_WAIT_SECONDS = 60.0
 _COMMIT_ABSENT = re.compile(
@@ -254,7 +256,7 @@ def proxy_failure(repository: RepositoryUrl, failure: UpstreamFailure, *, is_las
             "Its operator corrects the user and password in CLOUDIFY_EGRESS_PROXY."
         )
     place = f"{repository.host}:{repository.port}"
-    if not failure.may_pass:
+    if not failure.is_transient:
         reason = f"the proxy of this installation (CLOUDIFY_EGRESS_PROXY) refuses {place} with status {failure.status}"
         other = " It may allow the repository's https:// address." if repository.scheme == "ssh" else ""
         return StageFailure(

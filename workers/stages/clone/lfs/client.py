@@ -21,7 +21,8 @@ from workers.stages.clone.access import authorization
 from workers.stages.clone.addresses import parse_for_clone
 from workers.stages.clone.git.failures import (
     LFS_SETTINGS,
-    PAUSES,
+    MAXIMUM_TRIES,
+    RETRY,
     host_failing,
     proxy_failure,
     unreachable,
@@ -106,15 +107,16 @@ class LfsClient:
 
     def _retrying(self, action: Callable[[], T]) -> T:
         """Retries after transient answers, with the server's delay. Raises StageFailure after the last try."""
-        for pause in (*PAUSES, None):
+        failures = 0
+        while True:
             try:
                 return action()
             except _TransientAnswer as error:
-                wait = None if pause is None else wait_after(error.answer, pause)
+                failures += 1
+                wait = wait_after(error.answer, RETRY.delay_seconds(failures)) if failures < MAXIMUM_TRIES else None
                 if wait is None:
                     raise host_failing(f"The Git LFS server {error.host}", error.answer) from error
                 self._session.deadline.pause(wait)
-        raise AssertionError("the last try returns or raises")
 
     def _ask(self, endpoint: Endpoint, batch: Mapping[LfsObject, str]) -> dict[LfsObject, Download]:
         target = self._target(endpoint.url.rstrip("/") + "/objects/batch")
