@@ -28,6 +28,7 @@ from shared.releases.service import ReleaseService
 from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings, load_settings
 from workers.pipeline.lifecycle import Beginning, LifecycleService
+from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.pipeline.stage import StageResult
 from workers.reconciler import Reconciler
 
@@ -116,6 +117,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
             **sites,
         ),
         lifecycle=LifecycleService(**parts, **limits, **sites),
+        release_lifecycle=ReleaseLifecycleService(**{name: parts[name] for name in ("database", "releases", "sites")}),
         lifecycle_with=lambda **others: LifecycleService(**(parts | limits | sites | others)),
         make_reconciler=make_reconciler,
         reconciler=make_reconciler(queue),

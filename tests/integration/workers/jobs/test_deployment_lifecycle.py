@@ -181,8 +181,8 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
     release = world.releases.find(pending.id)
-    assert world.lifecycle.release(release, activate=lambda: None) is True
-    assert world.lifecycle.release(release, activate=lambda: None) is False  # delivered again
+    assert world.release_lifecycle.release(release, activate=lambda: None) is True
+    assert world.release_lifecycle.release(release, activate=lambda: None) is False  # delivered again
     assert world.service.get(world.tenant_id, first).is_active
     assert world.releases.pending() == []
     automatic = create(world, trigger="webhook")
@@ -391,7 +391,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     release = world.releases.find(pending.id)
     world.service.delete(world.tenant_id, first)
     activated: list[str] = []
-    assert world.lifecycle.release(release, activate=lambda: activated.append("x")) is False
+    assert world.release_lifecycle.release(release, activate=lambda: activated.append("x")) is False
     assert activated == []
     assert world.service.get(world.tenant_id, second).is_active
     assert world.releases.pending() == []
