@@ -13,6 +13,7 @@ import pytest
 from schemas.deployments import CreateDeploymentRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
+from shared.deployments.former_repository import FormerDeploymentRepository
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
@@ -105,6 +106,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         )
     yield SimpleNamespace(
         **parts,
+        former_deployments=FormerDeploymentRepository(database),
         settings=settings,
         queue=queue,
         redis=redis,
