@@ -93,6 +93,7 @@ class Services:
 def build_services(
     settings: Settings, backends: Backends, *, log_hub: LogHub | None = None, clock: Clock | None = None
 ) -> Services:
+    # One piece, although long: it lists the collaborators.
     clock = clock or SystemClock()
     database = backends.database
     access_tokens = AccessTokens([settings.secrets.secret_key], clock)

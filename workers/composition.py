@@ -26,6 +26,7 @@ from workers.artifacts.reader import ArtifactReader
 from workers.executors.base import Executor
 from workers.executors.table import executor_backend
 from workers.pipeline.lifecycle import LifecycleService
+from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.publishers.table import publisher_backend
 from workers.snapshots.store import SnapshotStore
 
@@ -53,38 +54,12 @@ class WorkerContext:
         self.notifier = RedisNotifier.connect(settings.queue.redis_url)
         self.publisher = publisher_backend(settings.sites.publisher).open_publisher(settings, self.database)
         self.artifacts = ArtifactReader(self.store, settings.directories.cache)
-        self.lifecycle = LifecycleService(
-            database=self.database,
-            deployments=self.deployments,
-            stage_runs=self.stage_runs,
-            releases=self.releases,
-            sites=self.sites,
-            log_store=self.log_store,
-            notifier=self.notifier,
-            clock=self.clock,
-            limits=settings.limits,
-            site_settings=settings.sites,
+        self.lifecycle = self._build_lifecycle()
+        self.release_lifecycle = ReleaseLifecycleService(
+            database=self.database, releases=self.releases, sites=self.sites
         )
-        self.terminations = TerminationService(
-            database=self.database,
-            deployments=self.deployments,
-            stage_runs=self.stage_runs,
-            queue=self.queue,
-            log_store=self.log_store,
-            notifier=self.notifier,
-            clock=self.clock,
-        )
-        self.service = DeploymentService(
-            database=self.database,
-            deployments=self.deployments,
-            stage_runs=self.stage_runs,
-            queue=self.queue,
-            log_store=self.log_store,
-            notifier=self.notifier,
-            clock=self.clock,
-            terminations=self.terminations,
-            site_settings=settings.sites,
-        )
+        self.terminations = self._build_termination_service()
+        self.service = self._build_deployment_service()
 
     def open_executor(self) -> Executor:
         """The executor of the settings, probed. Raises PlatformError with instructions."""
@@ -120,3 +95,41 @@ class WorkerContext:
         self.database.close()
         # Last: a job that is still running could otherwise record that its sandbox was lost.
         self._executors.close()
+
+    def _build_lifecycle(self) -> LifecycleService:
+        return LifecycleService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            releases=self.releases,
+            sites=self.sites,
+            log_store=self.log_store,
+            notifier=self.notifier,
+            clock=self.clock,
+            limits=self.settings.limits,
+            site_settings=self.settings.sites,
+        )
+
+    def _build_termination_service(self) -> TerminationService:
+        return TerminationService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            queue=self.queue,
+            log_store=self.log_store,
+            notifier=self.notifier,
+            clock=self.clock,
+        )
+
+    def _build_deployment_service(self) -> DeploymentService:
+        return DeploymentService(
+            database=self.database,
+            deployments=self.deployments,
+            stage_runs=self.stage_runs,
+            queue=self.queue,
+            log_store=self.log_store,
+            notifier=self.notifier,
+            clock=self.clock,
+            terminations=self.terminations,
+            site_settings=self.settings.sites,
+        )

@@ -148,7 +148,7 @@ def _release_runner(context: WorkerContext) -> ReleaseRunner:
     return ReleaseRunner(
         releases=context.releases,
         sites=context.sites,
-        lifecycle=context.lifecycle,
+        lifecycle=context.release_lifecycle,
         publisher=context.publisher,
         artifacts=context.artifacts,
     )

@@ -3,6 +3,9 @@
 Redis may have lost everything, a process may have died between a commit and its enqueue, a router may be new. Each pass
 puts back what is missing and frees what nothing holds; a pass changes nothing where all is well, so several
 reconcilers do no harm.
+
+The module is longer than others: the parts of a pass depend on their order and share how failures are handled, and the
+top of `workers/` has one file for each process.
 """
 
 from __future__ import annotations
@@ -286,40 +289,50 @@ def main() -> int:
     keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler")
     try:
-        if settings.metrics.port:
-            collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
-            metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
+        _export_queue_metrics(context)
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
         # It ends with the signal, not only when the reconciler's pass has.
         compacting = BackgroundThread("log-compactor", lambda _stopping: compactor.run(stop))
         compacting.start()
-        Reconciler(
-            database=context.database,
-            queue=context.queue,
-            deployments=context.deployments,
-            stage_runs=context.stage_runs,
-            releases=context.releases,
-            sites=context.sites,
-            terminations=context.terminations,
-            publisher=context.publisher,
-            artifacts=context.artifacts,
-            clock=context.clock,
-            interval_seconds=settings.queue.reconcile_seconds,
-            expired=[
-                IdempotencyRepository(context.database).delete_expired,
-                lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
-                AccountEventStore(context.database).delete_expired,
-                lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
-                lambda: StageDirectories(settings.directories.work).sweep(context.deployments.is_live),
-                lambda: context.publisher.sweep(context.sites.is_removed),
-            ],
-        ).run(stop)
+        _build_reconciler(context).run(stop)
         compacting.stop(_COMPACTOR_STOP_SECONDS)
     finally:
         context.close()
     return 0
+
+
+def _export_queue_metrics(context: WorkerContext) -> None:
+    settings = context.settings
+    if settings.metrics.port:
+        collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
+        metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
+
+
+def _build_reconciler(context: WorkerContext) -> Reconciler:
+    settings = context.settings
+    return Reconciler(
+        database=context.database,
+        queue=context.queue,
+        deployments=context.deployments,
+        stage_runs=context.stage_runs,
+        releases=context.releases,
+        sites=context.sites,
+        terminations=context.terminations,
+        publisher=context.publisher,
+        artifacts=context.artifacts,
+        clock=context.clock,
+        interval_seconds=settings.queue.reconcile_seconds,
+        expired=[
+            IdempotencyRepository(context.database).delete_expired,
+            lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
+            AccountEventStore(context.database).delete_expired,
+            lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
+            lambda: StageDirectories(settings.directories.work).sweep(context.deployments.is_live),
+            lambda: context.publisher.sweep(context.sites.is_removed),
+        ],
+    )
 
 
 if __name__ == "__main__":

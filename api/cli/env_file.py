@@ -1,7 +1,7 @@
 """Spells values in a .env file so that its readers agree on them.
 
 dotenv, Vite, Next.js and Node's own reader differ in quotes, escapes and expansion. What is written here was found by
-comparing the four: `tests/integration/client/test_env_file_readers.py` does it again.
+comparing the four: `tests/integration/api/client/test_env_file_readers.py` does it again.
 """
 
 from __future__ import annotations

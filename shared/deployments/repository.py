@@ -15,7 +15,6 @@ from shared.deployments.rows import (
     DeployableProject,
     DeploymentFilters,
     DeploymentRow,
-    FormerDeployment,
     HeldDeployment,
     NewDeployment,
 )
@@ -83,34 +82,6 @@ WHERE tenant_id = %(tenant_id)s AND status = ANY(%(started)s::deployment_status[
 _ADVANCE = """
 UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COALESCE(started_at, now())
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
-"""
-
-
-# Besides a new commit, changed settings, variables or repository addresses require a rebuild. So does an unfinished
-# deployment that may replace the former one before this one ends.
-_FORMER = """
-SELECT former.commit_sha, run.output -> 'watched' AS watched,
-       former.settings <> d.settings OR former.repository_url <> d.repository_url
-       OR COALESCE(p.variable_deleted_at > former.created_at, false)
-       OR EXISTS (
-         SELECT 1 FROM environment_variables v WHERE v.project_id = d.project_id AND v.updated_at > former.created_at
-       )
-       OR EXISTS (
-         SELECT 1 FROM deployments o
-         WHERE o.project_id = d.project_id AND o.is_preview = d.is_preview AND (NOT d.is_preview OR o.branch = d.branch)
-           AND o.release_sequence > former.release_sequence AND o.release_sequence < d.release_sequence
-           AND o.status NOT IN ('ready', 'failed', 'cancelled')
-       ) AS is_otherwise_changed
-FROM deployments d JOIN projects p ON p.id = d.project_id
-JOIN LATERAL (
-  SELECT f.id, f.commit_sha, f.settings, f.repository_url, f.created_at, f.release_sequence FROM deployments f
-  WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
-    AND (NOT d.is_preview OR f.branch = d.branch) AND f.deleting_at IS NULL
-    AND f.site_state = 'published' AND (d.is_preview OR f.is_active)
-  ORDER BY f.release_sequence DESC LIMIT 1
-) former ON true
-LEFT JOIN stage_runs run ON run.deployment_id = former.id AND run.stage = 'install' AND run.status = 'succeeded'
-WHERE d.id = %(id)s
 """
 
 # The API and the reconciler act only if no worker holds the deployment: they pass the fence that they read, and change
@@ -214,10 +185,6 @@ class DeploymentRepository:
     def started(self, connection: Connection, tenant_id: str) -> list[str]:
         """Returns the tenant's deployments that occupy slots. While the tenant is locked, no other can start."""
         return connection.fetch_values(str, _STARTED, {"tenant_id": tenant_id, "started": _STARTED_STATUSES})
-
-    def find_former(self, deployment_id: str) -> FormerDeployment | None:
-        """Returns the ready deployment that the given one would replace: active, or the branch's last preview."""
-        return self._database.fetch_one(FormerDeployment, _FORMER, {"id": deployment_id})
 
     # Creating
 

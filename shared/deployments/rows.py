@@ -96,18 +96,6 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None
 
 
-class FormerDeployment(msgspec.Struct, frozen=True):
-    """The deployment that another one would replace.
-
-    `watched` are the paths that its install stage recorded, if any. `is_otherwise_changed`: the settings, a variable or
-    the repository's address have changed since, or a deployment between the two is unfinished.
-    """
-
-    commit_sha: str | None
-    watched: list[str] | None
-    is_otherwise_changed: bool
-
-
 class HeldDeployment(msgspec.Struct, frozen=True):
     status: DeploymentStatus
     fence: int

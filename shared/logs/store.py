@@ -1,36 +1,32 @@
 """The log in PostgreSQL: one head row and compressed chunks for each deployment.
 
-The LogCompactor moves a finished log into the object store. One transaction deletes the chunks and adds the archive, so
-a reader that finds no chunks and then no archive knows that there are no entries.
+The LogCompactor moves a finished log into the object store; reading finds it there too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import LiteralString
 
 import msgspec
 import psycopg
 
 from schemas.logs import LogEnd, LogEntry, LogLine, LogTruncated
-from shared.db.database import Connection, Database, Parameters
+from shared.db.database import Connection, Database
 from shared.errors import LeaseLost, NotFound
 from shared.logs.account_events import record_changes
-from shared.logs.archive.store import ArchiveReader, LogArchive
-from shared.logs.base import LogHead, NumberedEntry, numbered_above, numbered_below
+from shared.logs.archive.store import ArchiveReader
+from shared.logs.base import LogHead, NumberedEntry
 from shared.logs.chunks import ChunkCodec
+from shared.logs.stored_entries import GREATEST_SEQ, StoredEntries
 
 MAXIMUM_LOG_BYTES = 100 * 1024 * 1024
 # What a line costs in addition to its text, so that a million empty lines aren't free.
 _LINE_OVERHEAD_BYTES = 16
 # A page ends early at this size.
 _PAGE_BYTES = 1024 * 1024
-_FIRST_CHUNKS, _CHUNKS_AT_ONCE = 4, 64
 # How many entries a filtered page examines before it returns what it has found.
 _SCANNED_ENTRIES = 50_000
-# Above the number of any entry, and far enough below the limit of bigint for additions.
-_GREATEST_SEQ = 2**62
 
 _LOCK_HEAD = """
   SELECT next_seq, fence, batch, stored_bytes, is_truncated, is_closed
@@ -47,17 +43,6 @@ _INSERT_CHUNK = """
 _HEAD = "SELECT next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = %(id)s"
 _HEADS = "SELECT deployment_id, next_seq - 1 AS last_seq, is_closed FROM log_heads WHERE deployment_id = ANY(%(ids)s)"
 _POSITION = "SELECT fence, batch FROM log_heads WHERE deployment_id = %(id)s"
-# Chunks don't overlap, so the greatest seq_from up to a number finds the chunk with that number, by the primary key.
-_CHUNKS_FORWARD = """
-  SELECT seq_from, seq_to, entries FROM log_chunks
-  WHERE deployment_id = %(id)s AND seq_to > %(after)s AND seq_from >= COALESCE((
-    SELECT max(seq_from) FROM log_chunks WHERE deployment_id = %(id)s AND seq_from <= %(after)s::bigint + 1), 0)
-  ORDER BY seq_from LIMIT %(count)s"""
-_CHUNKS_BACKWARD = """
-  SELECT seq_from, seq_to, entries FROM log_chunks
-  WHERE deployment_id = %(id)s AND seq_from < %(before)s
-  ORDER BY seq_from DESC LIMIT %(count)s"""
-_ARCHIVE = "SELECT object_key, last_seq, index_offset, index_length FROM log_archives WHERE deployment_id = %(id)s"
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -78,12 +63,6 @@ class _DeploymentHead(msgspec.Struct, frozen=True):
     deployment_id: str
     last_seq: int
     is_closed: bool
-
-
-class _Chunk(msgspec.Struct, frozen=True):
-    seq_from: int
-    seq_to: int
-    entries: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +100,9 @@ class PostgresLogStore:
         self, database: Database, archives: ArchiveReader | None = None, *, maximum_bytes: int = MAXIMUM_LOG_BYTES
     ) -> None:
         self._database = database
-        self._archives = archives
         self._maximum_bytes = maximum_bytes
         self._codec = ChunkCodec()
+        self._entries = StoredEntries(database, self._codec, archives)
 
     def append(
         self,
@@ -202,7 +181,7 @@ class PostgresLogStore:
         """At most `limit` entries above `after`, in order. Fewer if they are large; empty only if there are no more."""
         page: list[NumberedEntry] = []
         size = 0
-        for numbered in self._forward(deployment_id, after):
+        for numbered in self._entries.forward(deployment_id, after):
             page.append(numbered)
             size += _size_of(numbered.entry)
             if len(page) >= limit or size >= maximum_bytes:
@@ -216,10 +195,10 @@ class PostgresLogStore:
 
         Forward: numbers above `after`, ascending. Backward: numbers below `after` (None: from the end), descending.
         """
-        start = after if after is not None else (_GREATEST_SEQ if is_backward else 0)
+        start = after if after is not None else (GREATEST_SEQ if is_backward else 0)
         found: list[NumberedEntry] = []
         position, size, scanned = start, 0, 0
-        direction = self._backward if is_backward else self._forward
+        direction = self._entries.backward if is_backward else self._entries.forward
         for numbered in direction(deployment_id, start):
             if len(found) >= limit or size >= _PAGE_BYTES or scanned >= _SCANNED_ENTRIES:
                 return LogPage(found, position, has_more=True)
@@ -261,56 +240,6 @@ class PostgresLogStore:
             if isinstance(entry, LogEnd):
                 break
         return stored, size, is_truncated
-
-    def _forward(self, deployment_id: str, after: int) -> Iterator[NumberedEntry]:
-        after = min(after, _GREATEST_SEQ)
-        for count in _chunk_counts():
-            chunks, archive = self._stored(_CHUNKS_FORWARD, {"id": deployment_id, "after": after, "count": count})
-            if archive is not None:
-                yield from self._archive_reader().forward(archive, after)
-                return
-            for chunk in chunks:
-                yield from numbered_above(after, self._codec.decode(chunk.entries), chunk.seq_from)
-                after = chunk.seq_to
-            if len(chunks) < count:
-                return
-
-    def _backward(self, deployment_id: str, before: int) -> Iterator[NumberedEntry]:
-        for count in _chunk_counts():
-            chunks, archive = self._stored(_CHUNKS_BACKWARD, {"id": deployment_id, "before": before, "count": count})
-            if archive is not None:
-                yield from self._archive_reader().backward(archive, before)
-                return
-            for chunk in chunks:
-                yield from numbered_below(before, self._codec.decode(chunk.entries), chunk.seq_from)
-                before = chunk.seq_from
-            if len(chunks) < count:
-                return
-
-    def _stored(self, query: LiteralString, parameters: Parameters) -> tuple[list[_Chunk], LogArchive | None]:
-        """The next chunks, or the archive if there are none.
-
-        In this order, a log that is moved between the two statements is found by the second. No connection is held
-        while the object store is read.
-        """
-        with self._database.transaction() as connection:
-            chunks = connection.fetch_all(_Chunk, query, parameters)
-            if chunks:
-                return chunks, None
-            return [], connection.fetch_one(LogArchive, _ARCHIVE, parameters)
-
-    def _archive_reader(self) -> ArchiveReader:
-        if self._archives is None:
-            raise RuntimeError("This process reads an archived log, so its log store needs an ArchiveReader.")
-        return self._archives
-
-
-def _chunk_counts() -> Iterator[int]:
-    """How many chunks to read with each query: few at first, because chunks may be large and a page small."""
-    count = _FIRST_CHUNKS
-    while True:
-        yield count
-        count = min(4 * count, _CHUNKS_AT_ONCE)
 
 
 def _size_of(entry: LogEntry) -> int:

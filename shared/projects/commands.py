@@ -56,6 +56,7 @@ def find_command_problem(text: str) -> str | None:
 
 def _split(text: str) -> list[list[str]]:
     """Splits at `&&` into lists of words without quotes. Raises _Refused for every other shell operator."""
+    # One piece: each branch is a case of one scan, and all share its position, word and quote.
     parts: list[list[str]] = [[]]
     word: str | None = None
     quote = ""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.db.database import Database
-from shared.deployments.repository import DeploymentRepository
+from shared.deployments.former_repository import FormerDeploymentRepository
 from shared.errors import StageFailure
 from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.settings import NetworkSettings, ObjectStoreSettings
@@ -42,7 +42,7 @@ class Cloner:
         if allow_local:
             network = {"egress_allowed_networks": ("127.0.0.0/8",)} | network
         settings = make_settings(directory, store, network=NetworkSettings(**network))
-        ignored = IgnoredBuilds(DeploymentRepository(database))
+        ignored = IgnoredBuilds(FormerDeploymentRepository(database))
         self.host_keys = RepositoryCredentialRepository(database)
         self.sessions = CloneSessions(settings, self.host_keys, control_groups)
         index = SnapshotIndex(database)

@@ -13,6 +13,7 @@ import pytest
 from schemas.deployments import CreateDeploymentRequest
 from shared.clock import SystemClock
 from shared.db.database import Database
+from shared.deployments.former_repository import FormerDeploymentRepository
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
@@ -28,6 +29,7 @@ from shared.releases.service import ReleaseService
 from shared.releases.site_repository import SiteRepository
 from shared.settings import Settings, load_settings
 from workers.pipeline.lifecycle import Beginning, LifecycleService
+from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.pipeline.stage import StageResult
 from workers.reconciler import Reconciler
 
@@ -104,6 +106,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         )
     yield SimpleNamespace(
         **parts,
+        former_deployments=FormerDeploymentRepository(database),
         settings=settings,
         queue=queue,
         redis=redis,
@@ -116,6 +119,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
             **sites,
         ),
         lifecycle=LifecycleService(**parts, **limits, **sites),
+        release_lifecycle=ReleaseLifecycleService(**{name: parts[name] for name in ("database", "releases", "sites")}),
         lifecycle_with=lambda **others: LifecycleService(**(parts | limits | sites | others)),
         make_reconciler=make_reconciler,
         reconciler=make_reconciler(queue),

@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.text.wording import counted
 from workers.filesystem.descent import open_directory
-from workers.snapshots.archive import walk
+from workers.snapshots.packing import walk
 from workers.snapshots.tar_format import ArchiveRejected, shown
 
 _MEBIBYTE = 1 << 20

@@ -76,32 +76,20 @@ def detect(root: Path, directory: Path, overrides: Overrides, tree: SourceTree |
 
     Raises StageFailure: ROOT_DIRECTORY_NOT_FOUND, CONFIGURATION_INVALID, PROJECT_NOT_RECOGNISED.
     """
+    # One piece, although long: it decides the values one by one, in the order in which the log gives their reasons.
     tree = tree or SourceTree(root)
-    relative = validate_path(
-        str(directory.relative_to(root) if directory.is_absolute() else directory), "root directory"
-    )
-    if not tree.is_directory(relative):
-        raise StageFailure(
-            FailureCode.ROOT_DIRECTORY_NOT_FOUND,
-            f"The repository has no directory {relative}; correct the project's root directory.",
-        )
+    relative = _project_directory(tree, root, directory)
     package = tree.read_object(join(relative, "package.json"))
     framework, reason = _choose_framework(tree, relative, package, overrides)
-    reasons = [reason]
     project = _read_project(tree, relative, framework, package, overrides)
+    reasons = [reason, *(project.reasons if project else ())]
     install_command = project.install_command if project else None
-    if project:
-        reasons += project.reasons
     has_requirements = isinstance(project, NodeProject) and tree.is_file(join(relative, "requirements.txt"))
     if has_requirements and overrides.install_command is None:
         reasons.append(_unused_requirements(relative, install_command))
-    if overrides.install_command is not None:
-        install_command = overrides.install_command.strip() or None
-        reasons.append(f"Install command {install_command or '(none)'}: the project's settings.")
+    install_command = _chosen("Install command", overrides.install_command, install_command, reasons)
     build_command = _build_command(tree, relative, framework, package, project)
-    if overrides.build_command is not None:
-        build_command = overrides.build_command.strip() or None
-        reasons.append(f"Build command {build_command or '(none)'}: the project's settings.")
+    build_command = _chosen("Build command", overrides.build_command, build_command, reasons)
     script = _build_script(framework, scripts_of(package or {})) if overrides.build_command is None else None
     build = scripts_of(package or {})[script] if script and build_command else build_command
     outputs = output_directories(tree, relative, framework, package, build)
@@ -138,6 +126,27 @@ def validate_path(text: str, what: str) -> str:
             f"The {what} {text[:200]!r} can't be used; give a path inside the repository, relative and without `..`.",
         )
     return path.as_posix()
+
+
+def _project_directory(tree: SourceTree, root: Path, directory: Path) -> str:
+    relative = validate_path(
+        str(directory.relative_to(root) if directory.is_absolute() else directory), "root directory"
+    )
+    if not tree.is_directory(relative):
+        raise StageFailure(
+            FailureCode.ROOT_DIRECTORY_NOT_FOUND,
+            f"The repository has no directory {relative}; correct the project's root directory.",
+        )
+    return relative
+
+
+def _chosen(name: str, setting: str | None, detected: str | None, reasons: list[str]) -> str | None:
+    """The command of the project's settings, with the reason, or else the detected one."""
+    if setting is None:
+        return detected
+    command = setting.strip() or None
+    reasons.append(f"{name} {command or '(none)'}: the project's settings.")
+    return command
 
 
 def _runtime(project: NodeProject | PythonProject | None) -> str:

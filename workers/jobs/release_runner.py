@@ -16,8 +16,8 @@ from shared.releases.repository import ReleaseRepository, ReleaseRow, ReleaseSta
 from shared.releases.site_repository import SiteRepository
 from workers.artifacts.reader import ArtifactReader
 from workers.jobs.settle import outcome_of, settle
-from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.outcome import Failed, Outcome, Over, Retry, Succeeded
+from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.publishers.base import Publisher
 from workers.stages.deploy import publish_artifact
 
@@ -30,7 +30,7 @@ class ReleaseRunner:
         *,
         releases: ReleaseRepository,
         sites: SiteRepository,
-        lifecycle: LifecycleService,
+        lifecycle: ReleaseLifecycleService,
         publisher: Publisher,
         artifacts: ArtifactReader,
     ) -> None:
@@ -84,7 +84,7 @@ class ReleaseRunner:
 class _ReleaseRun:
     """The subject that the outcome of a release is settled for."""
 
-    def __init__(self, release_id: str, lifecycle: LifecycleService) -> None:
+    def __init__(self, release_id: str, lifecycle: ReleaseLifecycleService) -> None:
         self.release_id = release_id
         self._lifecycle = lifecycle
 
@@ -97,7 +97,7 @@ class _ReleaseRun:
     def record(self, outcome: Outcome[bool]) -> Sequence[Job]:
         """The release itself is recorded together with production's pointer, before its outcome is known."""
         if isinstance(outcome, Failed):
-            self._lifecycle.fail_release(self.release_id, outcome.message)
+            self._lifecycle.fail(self.release_id, outcome.message)
         return []
 
     def count(self, outcome: Outcome[bool]) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
-import tenacity
 
 from schemas.logs import LogEnd, LogEntry, LogStatus
 from shared.clock import Clock, unix_milliseconds
@@ -21,20 +19,15 @@ from shared.deployments.repository import DeploymentRepository
 from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import FINISHED, LAST_STAGE, STAGES, DeploymentStatus, Stage, may_follow
-from shared.errors import Cancelled, LeaseLost, PlatformError, Unavailable
+from shared.errors import Cancelled, LeaseLost
 from shared.logs.base import LogStore, Notifier
 from shared.plans import limits_of, slots_within
-from shared.releases.repository import ReleaseKind, ReleaseRepository, ReleaseRow, ReleaseStatus
+from shared.releases.repository import LockedProject, ReleaseRepository
 from shared.releases.site_repository import SiteRepository
 from shared.settings import LimitSettings, SiteSettings
-from shared.text.storable import storable
 from workers.pipeline.outputs import Output
 from workers.pipeline.stage import StageResult
-
-T = TypeVar("T")
-
-_PATIENCE_SECONDS = 60
-_MAXIMUM_MESSAGE = 4000
+from workers.pipeline.steps import LoggedSteps, recordable
 
 
 class Beginning(enum.Enum):
@@ -74,13 +67,11 @@ class LifecycleService:
         limits: LimitSettings,
         site_settings: SiteSettings,
     ) -> None:
-        self._database = database
         self._deployments = deployments
         self._stage_runs = stage_runs
         self._releases = releases
         self._sites = sites
-        self._log_store = log_store
-        self._notifier = notifier
+        self._steps = LoggedSteps(database, log_store, notifier)
         self._clock = clock
         self._limits = limits
         self._site_settings = site_settings
@@ -114,18 +105,23 @@ class LifecycleService:
                 limit = limits_of(plan).concurrent_builds
                 if len(started) >= slots_within(limit, self._limits.builds_at_once):
                     return BegunStage(Beginning.WAIT, row, outputs, 0, started), []
-            # A stage that runs again because its output was lost doesn't move the deployment back.
-            entered = row.status
-            if may_follow(entered, STAGES[stage].status):
-                entered = STAGES[stage].status
-            if not self._deployments.advance(connection, deployment_id, entered, fence):
-                raise LeaseLost
-            attempt = self._stage_runs.start(connection, deployment_id, stage.value, fence, worker)
-            return BegunStage(Beginning.RUN, row, outputs, attempt), [
-                self._status(entered, stage=stage, attempt=attempt)
-            ]
+            entered, attempt = self._enter(connection, row, stage, fence, worker)
+            entry = self._status(entered, stage=stage, attempt=attempt)
+            return BegunStage(Beginning.RUN, row, outputs, attempt), [entry]
 
-        return self._step(deployment_id, fence, step)
+        return self._steps.run(deployment_id, fence, step)
+
+    def _enter(
+        self, connection: Connection, row: DeploymentRow, stage: Stage, fence: int, worker: str
+    ) -> tuple[DeploymentStatus, int]:
+        """Starts the stage's run. Returns the deployment's status and the number of the attempt. Raises LeaseLost."""
+        # A stage that runs again because its output was lost doesn't move the deployment back.
+        status = row.status
+        if may_follow(status, STAGES[stage].status):
+            status = STAGES[stage].status
+        if not self._deployments.advance(connection, row.id, status, fence):
+            raise LeaseLost
+        return status, self._stage_runs.start(connection, row.id, stage.value, fence, worker)
 
     def succeed_stage(
         self,
@@ -138,25 +134,18 @@ class LifecycleService:
         """Records the stage's result. Raises LeaseLost."""
 
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
-            recorded = self._stage_runs.succeed(
-                connection,
-                deployment_id,
-                stage.value,
-                fence,
-                output=msgspec.to_builtins(result.output),
-                is_cache_hit=result.is_cache_hit,
-            )
+            is_recorded = self._record(connection, deployment_id, stage, result, fence)
             # A repeat after a lost reply finds the output recorded, by this same fence.
-            if not recorded and stage.value not in self._stage_runs.outputs(connection, deployment_id):
+            if not is_recorded and stage.value not in self._stage_runs.outputs(connection, deployment_id):
                 raise LeaseLost
             self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             return None, []
 
-        self._step(deployment_id, fence, step)
+        self._steps.run(deployment_id, fence, step)
 
     def retry_stage(self, deployment_id: str, *, fence: int, message: str) -> None:
         """Closes the run of a stage that will be tried again."""
-        message = _shown(message)
+        message = recordable(message)
 
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
             self._stage_runs.end(
@@ -164,11 +153,11 @@ class LifecycleService:
             )
             return None, []
 
-        self._step(deployment_id, fence, step)
+        self._steps.run(deployment_id, fence, step)
 
     def rerun_from(self, deployment_id: str, stage: Stage, *, fence: int, message: str) -> None:
         """Forgets what this stage and the later ones recorded, as it is lost: they run again. Raises LeaseLost."""
-        message = _shown(message)
+        message = recordable(message)
         stages = list(Stage)
         forgotten = [later.value for later in stages[stages.index(stage) :]]
 
@@ -181,10 +170,10 @@ class LifecycleService:
             )
             return None, []
 
-        self._step(deployment_id, fence, step)
+        self._steps.run(deployment_id, fence, step)
 
     def fail(self, deployment_id: str, stage: Stage, *, fence: int, code: str, message: str) -> None:
-        message = _shown(message)
+        message = recordable(message)
 
         def step(connection: Connection) -> tuple[None, list[LogEntry]]:
             error = (code, stage.value, message)
@@ -196,7 +185,7 @@ class LifecycleService:
             end: dict[str, str | None] = {"code": code, "stage": stage.value, "message": message}
             return None, self._end(DeploymentStatus.FAILED, error=end)
 
-        self._step(deployment_id, fence, step)
+        self._steps.run(deployment_id, fence, step)
 
     def cancel(self, deployment_id: str, *, fence: int) -> None:
         """Confirms a cancellation: the caller has made sure that nothing of the deployment runs any more."""
@@ -207,7 +196,7 @@ class LifecycleService:
             self._stage_runs.end(connection, deployment_id, status="cancelled", fence=fence)
             return None, self._end(DeploymentStatus.CANCELLED)
 
-        self._step(deployment_id, fence, step)
+        self._steps.run(deployment_id, fence, step)
 
     def ignore(self, deployment_id: str, *, fence: int, reason: str) -> None:
         """Ends a deployment that has nothing new to build."""
@@ -220,7 +209,7 @@ class LifecycleService:
             self._stage_runs.end(connection, deployment_id, status="cancelled", fence=fence)
             return None, self._end(DeploymentStatus.CANCELLED, ignored=reason)
 
-        self._step(deployment_id, fence, step)
+        self._steps.run(deployment_id, fence, step)
 
     def finish_ready(
         self,
@@ -248,94 +237,35 @@ class LifecycleService:
                 raise Cancelled
             self._deployments.set_facts(connection, deployment_id, fence, result.facts)
             self._sites.set_published(connection, deployment_id, fence)
-            self._stage_runs.succeed(
-                connection,
-                deployment_id,
-                LAST_STAGE.value,
-                fence,
-                output=msgspec.to_builtins(result.output),
-                is_cache_hit=result.is_cache_hit,
-            )
+            self._record(connection, deployment_id, LAST_STAGE, result, fence)
             if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
                 raise LeaseLost
-            is_held_back = project.is_pinned and row.trigger == "webhook"
-            is_active = row.is_preview or (
-                not is_held_back
-                and self._releases.move_pointer(
-                    connection, row.project_id, deployment_id, row.release_sequence, is_pinned=False
-                )
-            )
+            is_active = row.is_preview or self._take_production(connection, row, project)
             if is_active:
                 activate()
             url = self._site_settings.url(row.host)
             return is_active, self._end(DeploymentStatus.READY, url=url)
 
-        return self._step(deployment_id, fence, step)
+        return self._steps.run(deployment_id, fence, step)
 
-    def release(self, release: ReleaseRow, *, activate: Callable[[], None]) -> bool:
-        """Moves production's pointer to the release's deployment; False when a newer release is live."""
+    def _take_production(self, connection: Connection, row: DeploymentRow, project: LockedProject) -> bool:
+        """Moves production's pointer, unless a newer release is live or a rollback holds it against webhooks."""
+        if project.is_pinned and row.trigger == "webhook":
+            return False
+        return self._releases.move_pointer(connection, row.project_id, row.id, row.release_sequence, is_pinned=False)
 
-        def step(connection: Connection) -> bool:
-            project = self._releases.lock_project(connection, release.project_id)
-            is_deleting = project is None or project.deleting_at is not None
-            if is_deleting or not self._sites.is_kept(connection, release.deployment_id):
-                self._releases.close(
-                    connection, release.id, ReleaseStatus.FAILED, "The deployment was deleted meanwhile."
-                )
-                return False
-            moved = self._releases.move_pointer(
-                connection,
-                release.project_id,
-                release.deployment_id,
-                release.release_sequence,
-                is_pinned=release.kind == ReleaseKind.ROLLBACK,
-            )
-            if moved:
-                activate()
-            self._releases.close(connection, release.id, ReleaseStatus.DONE if moved else ReleaseStatus.SUPERSEDED)
-            return moved
-
-        return self._patiently(lambda: self._in_transaction(step))
-
-    def fail_release(self, release_id: str, message: str) -> None:
-        message = _shown(message)
-
-        def step(connection: Connection) -> None:
-            self._releases.close(connection, release_id, ReleaseStatus.FAILED, message)
-
-        self._patiently(lambda: self._in_transaction(step))
-
-    # Within
-
-    def _step(self, deployment_id: str, fence: int, step: Callable[[Connection], tuple[T, list[LogEntry]]]) -> T:
-        def attempt() -> tuple[T, Sequence[LogEntry], tuple[int, int]]:
-            with self._database.transaction() as connection:
-                result, entries = step(connection)
-                numbers = (0, 0)
-                if entries:
-                    numbers = self._log_store.append(connection, deployment_id, entries, fence=fence)
-                return result, entries, numbers
-
-        result, entries, (first, last) = self._patiently(attempt)
-        if entries:
-            self._notifier.notify(deployment_id, first, last, entries)
-        return result
-
-    def _in_transaction(self, step: Callable[[Connection], T]) -> T:
-        with self._database.transaction() as connection:
-            return step(connection)
-
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Unavailable),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=3),
-            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
-            reraise=True,
+    def _record(
+        self, connection: Connection, deployment_id: str, stage: Stage, result: StageResult[Output], fence: int
+    ) -> bool:
+        """Records the output of the stage's run. Returns False if no run of this fence is open."""
+        return self._stage_runs.succeed(
+            connection,
+            deployment_id,
+            stage.value,
+            fence,
+            output=msgspec.to_builtins(result.output),
+            is_cache_hit=result.is_cache_hit,
         )
-        try:
-            return retrying(attempt)
-        except Unavailable as error:
-            raise PlatformError(error.message) from error
 
     def _status(self, status: DeploymentStatus, *, stage: Stage | None = None, attempt: int | None = None) -> LogStatus:
         return LogStatus(timestamp=self._now_ms(), status=status.value, stage=stage, attempt=attempt)
@@ -353,7 +283,3 @@ class LifecycleService:
 
     def _now_ms(self) -> int:
         return unix_milliseconds(self._clock.now())
-
-
-def _shown(message: str) -> str:
-    return storable(message)[:_MAXIMUM_MESSAGE]

@@ -11,7 +11,6 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from shared.db.database import Database
-from shared.deployments.repository import DeploymentRepository
 from shared.deployments.state import Stage
 from shared.errors import PlatformError
 from shared.plans import PlanLimits
@@ -168,8 +167,6 @@ class StageParts(Protocol):
     def settings(self) -> Settings: ...
     @property
     def database(self) -> Database: ...
-    @property
-    def deployments(self) -> DeploymentRepository: ...
     @property
     def store(self) -> ArtifactStore: ...
     @property

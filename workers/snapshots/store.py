@@ -11,10 +11,11 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.filesystem.ownership import Owner
-from workers.snapshots.archive import pack, unpack
 from workers.snapshots.input_missing import InputMissing
+from workers.snapshots.packing import pack
 from workers.snapshots.tar_format import ArchiveRejected
 from workers.snapshots.tree_cache import TreeCache, check_names
+from workers.snapshots.unpacking import unpack
 
 
 class SnapshotMissing(InputMissing):

@@ -1,4 +1,17 @@
-"""The tar format as archives use it: POSIX headers, PAX records, and what names and links are accepted."""
+"""The format of archives: a zstd-compressed tar. `packing.py` doesn't trust the tree, `unpacking.py` not the archive.
+
+The tar is plain POSIX (ustar with PAX headers where a field doesn't fit) and canonical: depth first, names in byte
+order, owner 0:0, permission bits only. Its digest is the SHA-256 of the uncompressed stream without the modification
+times (and the header checksums that depend on them), so the same content has the same digest on every machine, while
+the times survive: Python's byte code caches are valid only for the time of the source they were made from.
+
+In addition to files, directories and symbolic links it carries what overlayfs leaves in an upper layer: whiteouts
+(character devices 0:0) and opaque directories (the attribute user.overlay.opaque).
+
+Neither follows a symbolic link: every name is opened relative to the descriptor of its directory with O_NOFOLLOW.
+A link may be relative and stay in the tree, or be absolute: those (`.venv/bin/python`) mean something only inside a
+sandbox, where the same tree is mounted.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +23,8 @@ from dataclasses import dataclass
 from shared.text.written import escaped
 
 BLOCK = 512
+# How much of a file, and of a stream, is read or written at once.
+CHUNK = 1 << 20
 MAXIMUM_DEPTH = 200
 # What an upper layer marks a directory with that hides the one below it, where user namespaces mount overlayfs.
 OPAQUE = "user.overlay.opaque"
@@ -25,6 +40,15 @@ MAXIMUM_USTAR = 0o77777777777
 
 class ArchiveRejected(Exception):
     """The tree or archive holds something that is not carried over; the message names the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """`digest` names the content; `tree_bytes` is what the unpacked tree takes on disk, roughly."""
+
+    digest: str
+    tree_bytes: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +126,11 @@ def check_path(path: bytes) -> list[bytes]:
     if len(parts) > MAXIMUM_DEPTH:
         raise ArchiveRejected(f"{shown(path[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
     return parts
+
+
+def disk_bytes(size: int) -> int:
+    """What an entry takes on disk: whole blocks of 4 KiB, of which the inode's share is the first."""
+    return 4096 + (size + 4095) // 4096 * 4096 if size else 4096
 
 
 # --- tar headers ---

@@ -93,18 +93,7 @@ def deploy(invocation: Invocation, **options: Any) -> None:
         target = _set_up(invocation, choices, source, target)
     assert target is not None, "what isn't found without a source is an error"
     place = _place(invocation, choices, checkout, target)
-    deployment = invocation.client.create_deployment(
-        CreateDeploymentRequest(
-            project_id=target.id,
-            branch=place.branch,
-            commit_sha=place.commit,
-            is_preview=place.is_preview,
-            clean=choices.clean,
-            if_changed=choices.if_changed,
-        )
-    )
-    subject = f"the commit {(place.commit or '')[:12]}" if place.origin else deployment.branch
-    invocation.output.note(f"Deployment {deployment.id} of {subject} to {target.slug} is queued.")
+    deployment = _create_deployment(invocation, choices, place, target)
     if choices.no_wait:
         _print_result(invocation, deployment, place)
     else:
@@ -216,6 +205,24 @@ def _confirm_branch(invocation: Invocation, target: ProjectResource, branch: str
         abort=True,
         err=True,
     )
+
+
+def _create_deployment(
+    invocation: Invocation, choices: _Choices, place: Placement, target: ProjectResource
+) -> DeploymentResource:
+    deployment = invocation.client.create_deployment(
+        CreateDeploymentRequest(
+            project_id=target.id,
+            branch=place.branch,
+            commit_sha=place.commit,
+            is_preview=place.is_preview,
+            clean=choices.clean,
+            if_changed=choices.if_changed,
+        )
+    )
+    subject = f"the commit {(place.commit or '')[:12]}" if place.origin else deployment.branch
+    invocation.output.note(f"Deployment {deployment.id} of {subject} to {target.slug} is queued.")
+    return deployment
 
 
 def _wait(invocation: Invocation, deployment: DeploymentResource, place: Placement) -> None:

@@ -11,7 +11,7 @@ from api.cli.references import get_project
 from api.cli.standard_streams import read_input
 from api.client.errors import ClientError, ExitCode
 from api.client.private_file import write_private
-from schemas.projects import SetVariableRequest
+from schemas.projects import DevelopmentEnvironmentResource, SetVariableRequest
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PULLED = "# Written by `cloudify env pull`"
@@ -122,18 +122,9 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
             "Give another path, or --force to replace it.",
             exit_code=ExitCode.USAGE,
         )
-    lines = [_PULLED, f" for {target.slug}.\n"]
-    ambiguous: list[str] = []
-    for name, value in pulled.variables.items():
-        spelled = spelling(value)
-        if spelled is None:
-            ambiguous.append(name)
-            spelled = nearest_spelling(value)
-            lines.append(f"# Tools read {name} differently: no spelling of its value means the same to all.\n")
-        lines.append(f"{name}={spelled}\n")
-    lines += [f"# {name} is not only for development; its value stays on the platform.\n" for name in pulled.withheld]
+    ambiguous = [name for name, value in pulled.variables.items() if spelling(value) is None]
     try:
-        write_private(path, "".join(lines))
+        write_private(path, _env_file(pulled, target.slug))
     except OSError as error:
         raise ClientError(f"{path} can't be written: {error.strerror}.", "Give a path that can be.") from error
     if invocation.as_json:
@@ -154,6 +145,18 @@ def pull_variables(invocation: Invocation, path: Path, force: bool, project: str
         )
     if pulled.withheld:
         invocation.output.note(f"Left out, as builds get them too: {', '.join(pulled.withheld)}.")
+
+
+def _env_file(pulled: DevelopmentEnvironmentResource, slug: str) -> str:
+    lines = [_PULLED, f" for {slug}.\n"]
+    for name, value in pulled.variables.items():
+        spelled = spelling(value)
+        if spelled is None:
+            spelled = nearest_spelling(value)
+            lines.append(f"# Tools read {name} differently: no spelling of its value means the same to all.\n")
+        lines.append(f"{name}={spelled}\n")
+    lines += [f"# {name} is not only for development; its value stays on the platform.\n" for name in pulled.withheld]
+    return "".join(lines)
 
 
 def _parse(invocation: Invocation, assignment: str, *, alone: bool) -> tuple[str, str]:

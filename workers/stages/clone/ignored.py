@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.deployments.repository import DeploymentRepository
+from shared.deployments.former_repository import FormerDeploymentRepository
 from workers.frameworks.watched_paths import SHARED_FILES
 from workers.pipeline.stage import DeploymentView, NothingToBuild
 from workers.stages.clone.fetch import RemoteRepository
@@ -30,8 +30,8 @@ class FormerBuild:
 
 
 class IgnoredBuilds:
-    def __init__(self, deployments: DeploymentRepository) -> None:
-        self._deployments = deployments
+    def __init__(self, former_deployments: FormerDeploymentRepository) -> None:
+        self._former_deployments = former_deployments
 
     def check(self, session: CloneSession, remote: RemoteRepository, sha: str) -> None:
         """Raises NothingToBuild if the commit is deployed, asks to be skipped, or changes nothing that is watched."""
@@ -62,7 +62,7 @@ class IgnoredBuilds:
         return f"Nothing has changed{place} since commit {former.commit_sha[:12]}, which is deployed."
 
     def _former(self, deployment: DeploymentView) -> FormerBuild | None:
-        row = self._deployments.find_former(deployment.id)
+        row = self._former_deployments.find(deployment.id)
         if row is None or not row.commit_sha or row.is_otherwise_changed:
             return None
         return FormerBuild(row.commit_sha, tuple(row.watched or ["."]))

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from shared.deployments.former_repository import FormerDeploymentRepository
 from shared.errors import FailureCode, StageFailure
 from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.projects.repository_url import RepositoryUrl
@@ -31,7 +32,7 @@ def build(parts: StageParts) -> CloneStage:
         parts.snapshots(),
         SnapshotIndex(parts.database),
         parts.settings,
-        IgnoredBuilds(parts.deployments),
+        IgnoredBuilds(FormerDeploymentRepository(parts.database)),
         RepositoryCredentialRepository(parts.database),
         discover_control_groups(),
     )

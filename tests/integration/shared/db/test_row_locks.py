@@ -102,7 +102,7 @@ def test_a_release_moves_nothing_in_a_project_that_is_deleted(world: Any):
     world.release_service.rollback(world.tenant_id, older, requested_by=None)
     release = world.releases.find(world.releases.pending()[0].id)
     acts: list[str] = []
-    swap = partial(world.lifecycle.release, release, activate=lambda: acts.append("routed"))
+    swap = partial(world.release_lifecycle.release, release, activate=lambda: acts.append("routed"))
     with overtaken(world.database, swap, partial(delete_project, world)) as waiter:
         assert waiter.result() is False
     assert acts == []
@@ -117,7 +117,7 @@ def test_files_that_a_release_publishes_after_their_removal_are_removed(world: A
     runner = ReleaseRunner(
         releases=world.releases,
         sites=world.sites,
-        lifecycle=world.lifecycle,
+        lifecycle=world.release_lifecycle,
         publisher=router,  # type: ignore[arg-type]
         artifacts=SimpleNamespace(manifest=lambda *_: None, blobs=lambda *_: {}),  # type: ignore[arg-type]
     )

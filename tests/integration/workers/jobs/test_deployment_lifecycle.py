@@ -181,8 +181,8 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
     release = world.releases.find(pending.id)
-    assert world.lifecycle.release(release, activate=lambda: None) is True
-    assert world.lifecycle.release(release, activate=lambda: None) is False  # delivered again
+    assert world.release_lifecycle.release(release, activate=lambda: None) is True
+    assert world.release_lifecycle.release(release, activate=lambda: None) is False  # delivered again
     assert world.service.get(world.tenant_id, first).is_active
     assert world.releases.pending() == []
     automatic = create(world, trigger="webhook")
@@ -391,7 +391,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     release = world.releases.find(pending.id)
     world.service.delete(world.tenant_id, first)
     activated: list[str] = []
-    assert world.lifecycle.release(release, activate=lambda: activated.append("x")) is False
+    assert world.release_lifecycle.release(release, activate=lambda: activated.append("x")) is False
     assert activated == []
     assert world.service.get(world.tenant_id, second).is_active
     assert world.releases.pending() == []
@@ -404,15 +404,15 @@ def test_what_a_deployment_would_follow_is_out_of_date_while_another_runs(world:
     between = create(world, commit_sha="b" * 40)
     back = create(world, commit_sha="a" * 40, if_changed=True)
 
-    former = world.deployments.find_former(back)
+    former = world.former_deployments.find(back)
     assert (former.commit_sha, former.is_otherwise_changed) == ("a" * 40, True)
     # A preview takes nothing's place, and what was asked for later is no reason.
     preview = create(world, branch="topic", is_preview=True)
-    assert world.deployments.find_former(preview) is None
-    assert world.deployments.find_former(between).is_otherwise_changed is False
+    assert world.former_deployments.find(preview) is None
+    assert world.former_deployments.find(between).is_otherwise_changed is False
 
     world.service.cancel(world.tenant_id, between)
-    assert world.deployments.find_former(back).is_otherwise_changed is False
+    assert world.former_deployments.find(back).is_otherwise_changed is False
 
 
 def test_a_deleted_variable_is_a_reason_to_build(world: Any):
@@ -422,13 +422,13 @@ def test_a_deleted_variable_is_a_reason_to_build(world: Any):
         service.set(world.tenant_id, world.project_id, key, SetVariableRequest(value="x", targets=["production"]))
     assert run_to_end(world, create(world, commit_sha="a" * 40))
     again = create(world, commit_sha="a" * 40, if_changed=True)
-    assert world.deployments.find_former(again).is_otherwise_changed is False
+    assert world.former_deployments.find(again).is_otherwise_changed is False
 
     with pytest.raises(NotFound):
         service.delete(world.tenant_id, world.project_id, "OTHER")
     with pytest.raises(NotFound):
         service.delete(new_identifier(TENANT), world.project_id, "GONE")
-    assert world.deployments.find_former(again).is_otherwise_changed is False
+    assert world.former_deployments.find(again).is_otherwise_changed is False
     service.delete(world.tenant_id, world.project_id, "GONE")
-    assert world.deployments.find_former(again).is_otherwise_changed is True
+    assert world.former_deployments.find(again).is_otherwise_changed is True
     assert [variable.key for variable in service.list(world.tenant_id, world.project_id)] == ["KEPT"]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from tests.support.ordinary_user import as_ordinary_user
 from workers.filesystem.trees import remove_tree
-from workers.snapshots.archive import pack, unpack, walk
+from workers.snapshots.packing import pack, walk
 from workers.snapshots.tar_format import OPAQUE, ArchiveRejected, Entry, check_link, check_path, headers_of, unreadable
+from workers.snapshots.unpacking import unpack
 
 LIMIT = 1 << 30
 

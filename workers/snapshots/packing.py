@@ -1,26 +1,11 @@
-"""Packs a directory into a zstd-compressed tar and unpacks it again, trusting neither.
-
-The tar is plain POSIX (ustar with PAX headers where a field doesn't fit) and canonical: depth first, names in byte
-order, owner 0:0, permission bits only. Its digest is the SHA-256 of the uncompressed stream without the modification
-times (and the header checksums that depend on them), so the same content has the same digest on every machine, while
-the times survive: Python's byte code caches are valid only for the time of the source they were made from.
-
-In addition to files, directories and symbolic links it carries what overlayfs leaves in an upper layer: whiteouts
-(character devices 0:0) and opaque directories (the attribute user.overlay.opaque).
-
-Neither way follows a symbolic link: every name is opened relative to the descriptor of its directory with O_NOFOLLOW.
-A link may be relative and stay in the tree, or be absolute: those (`.venv/bin/python`) mean something only inside a
-sandbox, where the same tree is mounted.
-"""
+"""Packs a directory into an archive; `tar_format.py` describes it."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import stat
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,39 +14,24 @@ import zstandard
 from workers.filesystem.descent import open_directory
 from workers.snapshots.tar_format import (
     BLOCK,
+    CHUNK,
     MAXIMUM_DEPTH,
     MAXIMUM_USTAR,
     OPAQUE,
     ArchiveRejected,
     Digest,
     Entry,
+    Packed,
     check_link,
-    check_path,
+    disk_bytes,
     headers_of,
-    number,
-    parse_entry,
-    parse_records,
     shown,
     unreadable,
 )
 
-_CHUNK = 1 << 20
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Level 3 compresses dependencies three to four times at some 200 MB/s a thread; higher ones cost more than they save.
 _LEVEL = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """`digest` names the content; `tree_bytes` is what the unpacked tree takes on disk, roughly."""
-
-    digest: str
-    tree_bytes: int
-    entries: int
-
-
-# --- packing ---
 
 
 class _Writer:
@@ -88,7 +58,7 @@ class _Writer:
         self._spill()
 
     def _spill(self) -> None:
-        if len(self._buffer) >= _CHUNK:
+        if len(self._buffer) >= CHUNK:
             self._compressor.write(self._buffer)
             self._buffer = bytearray()
 
@@ -193,7 +163,7 @@ def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2
             writer = _Writer(raw, threads)
             for entry, parent, name in walk(root):
                 entries += 1
-                tree_bytes += _disk_bytes(entry.size)
+                tree_bytes += disk_bytes(entry.size)
                 if tree_bytes > maximum_bytes:
                     raise ArchiveRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
                 writer.blocks(headers_of(entry))
@@ -214,7 +184,7 @@ def _pack_file(writer: _Writer, entry: Entry, parent: int, name: bytes) -> None:
         left = entry.size
         while left:
             try:
-                data = os.read(descriptor, min(left, _CHUNK))
+                data = os.read(descriptor, min(left, CHUNK))
             except OSError as error:
                 raise unreadable(entry.path, error) from error
             if not data:
@@ -226,127 +196,3 @@ def _pack_file(writer: _Writer, entry: Entry, parent: int, name: bytes) -> None:
             writer.content(b"\0" * padding)
     finally:
         os.close(descriptor)
-
-
-def _disk_bytes(size: int) -> int:
-    """What an entry takes on disk: whole blocks of 4 KiB, of which the inode's share is the first."""
-    return 4096 + (size + 4095) // 4096 * 4096 if size else 4096
-
-
-# --- unpacking ---
-
-
-class _Reader:
-    """Reads the canonical form only; anything else is refused, so there is little to get wrong."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw, read_across_frames=False)
-        self._stream = io.BufferedReader(stream, _CHUNK)  # pyright: ignore[reportArgumentType]
-        self.digest = Digest()
-
-    def exactly(self, length: int) -> bytes:
-        data = self._stream.read(length)
-        if len(data) != length:
-            raise ArchiveRejected("The archive ends too early.")
-        return data
-
-    def content(self, length: int) -> bytes:
-        data = self.exactly(length)
-        self.digest.data(data)
-        return data
-
-    def next(self) -> Entry | None:
-        block = self._header_block()
-        if block is None:
-            return None
-        extended: dict[bytes, bytes] = {}
-        if block[156:157] == b"x":
-            length = number(block[124:136])
-            if length > _CHUNK:
-                raise ArchiveRejected("An extended header is too long.")
-            extended = parse_records(self.content(length + -length % BLOCK)[:length])
-            block = self._header_block()
-            if block is None:
-                raise ArchiveRejected("An extended header has no entry.")
-        return parse_entry(block, extended)
-
-    def _header_block(self) -> bytes | None:
-        block = self.exactly(BLOCK)
-        if block == b"\0" * BLOCK:
-            if self.exactly(BLOCK) != block or self._stream.read(1):
-                raise ArchiveRejected("The archive continues after its end.")
-            self.digest.data(block + block)
-            return None
-        if number(block[148:156]) != sum(block[:148]) + sum(block[156:]) + 8 * 32:
-            raise ArchiveRejected("A header's checksum is wrong.")
-        self.digest.header(block)
-        return block
-
-
-def unpack(archive: Path, directory: Path, *, maximum_bytes: int) -> Packed:
-    """Fills the empty directory; nothing outside of it can be touched. Returns what `pack` returned for the archive.
-
-    Raises ArchiveRejected for an archive that is damaged, not canonical or larger than `maximum_bytes`; the directory
-    then holds a part of it. The caller compares the digest before it uses the tree.
-    """
-    tree_bytes = entries = 0
-    # Open descriptors of the directories on the way to the entry at hand, with their names; closed on the way back.
-    chain: list[tuple[bytes, int]] = [(b"", open_directory(directory))]
-    try:
-        with archive.open("rb") as raw:
-            reader = _Reader(raw)
-            while (entry := reader.next()) is not None:
-                entries += 1
-                tree_bytes += _disk_bytes(entry.size)
-                if tree_bytes > maximum_bytes:
-                    raise ArchiveRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
-                parts = check_path(entry.path)
-                while len(chain) > len(parts) or [name for name, _ in chain[1:]] != parts[: len(chain) - 1]:
-                    os.close(chain.pop()[1])
-                if len(chain) != len(parts):
-                    raise ArchiveRejected(f"The directory of {shown(entry.path)} does not precede it.")
-                _make(reader, entry, parts[-1], chain)
-            return Packed(reader.digest.hexdigest(), tree_bytes, entries)
-    except zstandard.ZstdError as error:
-        raise ArchiveRejected(f"The archive is damaged: {error}.") from error
-    except FileExistsError as error:
-        raise ArchiveRejected("The archive holds one path twice.") from error
-    finally:
-        for _, descriptor in chain:
-            os.close(descriptor)
-
-
-def _make(reader: _Reader, entry: Entry, name: bytes, chain: list[tuple[bytes, int]]) -> None:
-    parent = chain[-1][1]
-    if entry.kind == b"0":
-        descriptor = os.open(name, _CREATE_FILE, 0o600, dir_fd=parent)
-        try:
-            left = entry.size
-            while left:
-                data = reader.content(min(left, _CHUNK))
-                _write_all(descriptor, data)
-                left -= len(data)
-            if entry.size % BLOCK:
-                reader.content(-entry.size % BLOCK)
-            os.fchmod(descriptor, entry.mode | 0o400)
-            os.utime(descriptor, (entry.mtime, entry.mtime))
-        finally:
-            os.close(descriptor)
-    elif entry.kind == b"5":
-        os.mkdir(name, 0o700, dir_fd=parent)
-        chain.append((name, open_directory(name, parent)))
-        os.fchmod(chain[-1][1], entry.mode | 0o700)
-        if entry.is_opaque:
-            os.setxattr(chain[-1][1], OPAQUE, b"y")
-    elif entry.kind == b"2":
-        check_link(entry.path, entry.target)
-        os.symlink(entry.target, name, dir_fd=parent)
-    else:
-        # A whiteout; the kernel lets ordinary users make these (Linux 5.8), unlike real devices.
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
