@@ -2,7 +2,7 @@
 
 `python -m tests.bench streams [--quick] [--only NAME]`. One API process, one process with all clients, one that writes
 logs as workers do, on a PostgreSQL and a Valkey of their own. A line waits up to 100 ms for the batch that stores it
-(LOGS.md), which is the better part of the latencies.
+(shared/logs/README.md), which is the better part of the latencies.
 """
 
 from __future__ import annotations

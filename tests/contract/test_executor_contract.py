@@ -211,7 +211,7 @@ def test_one_long_line_arrives_whole(executor: Executor) -> None:
     assert printed == b"x" * 1_000_000
 
 
-def test_endless_output_is_cut_and_the_command_goes_on(executor: Executor) -> None:
+def test_endless_output_is_cut_and_the_command_continues(executor: Executor) -> None:
     result, printed = run(executor, "yes | head -c 30000000; exit 5", output_bytes=100_000)
     assert result.exit_code == 5
     assert len(printed) < 101_000

@@ -112,7 +112,7 @@ def test_a_megabyte_in_one_line_is_stored_whole(platform: Platform, repositories
     "url",
     ["ftp://example.org/x.git", "javascript:alert(1)", "--upload-pack=touch /tmp/x", "https://", "not a url"],
 )
-def test_a_repository_url_that_is_none_is_refused_at_once(platform: Platform, url: str):
+def test_an_invalid_repository_url_is_refused_at_once(platform: Platform, url: str):
     response = platform.client.post("/api/projects", json={"name": "bad-url", "repositoryUrl": url})
     assert response.status_code == 422, response.text
     assert response.json()["error"]["code"] in ("VALIDATION_ERROR", "URL_FORBIDDEN")

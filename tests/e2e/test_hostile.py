@@ -38,7 +38,7 @@ def test_a_build_that_nests_directories_without_end_leaves_nothing_behind(platfo
     wait_for(lambda: not (platform.home / "work" / deployment["id"]).exists(), what="its files are gone")
 
 
-def test_configuration_that_is_none(platform: Platform, repositories: Path):
+def test_invalid_configuration(platform: Platform, repositories: Path):
     package = json.dumps({"scripts": ["no"], "engines": {"node": "\0\ud800"}, "packageManager": 7})
     files: dict[str, str | bytes] = {"index.html": "<h1>whole</h1>", "package.json": package, ".nvmrc/x": ""}
     files |= {"requirements.txt/x": "", ".python-version": b"\0\xff"}

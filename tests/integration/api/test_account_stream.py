@@ -334,7 +334,7 @@ def test_a_tenant_joined_or_left_ends_the_stream_and_the_next_one_knows(api: Api
     user.stream(last_event_id=stream.last_id).ready().wait("last")
 
 
-def test_who_is_refused(api: Api, user: User) -> None:
+def test_callers_that_are_refused(api: Api, user: User) -> None:
     def refusal(headers: dict[str, str], **query: str) -> tuple[int, str]:
         stream = Stream(f"{api.url}/events/stream", headers, **query).join()
         return stream.status, json.loads(stream.body)["error"]["code"]

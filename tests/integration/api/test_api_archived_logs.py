@@ -47,8 +47,8 @@ def finished_log(platform: Platform, account: Account, project: str) -> str:
     deployment_id = made.json()["data"]["id"]
     entries: list[LogEntry] = [status("building")]
     entries += [line(f"{number} " + "x" * 200) for number in range(3000)]
-    entries.append(LogLine(timestamp=1, stage="build", stream="stderr", text="goes ", continued=True))
-    entries += [LogLine(timestamp=1, stage="build", stream="stderr", text="on"), status("ready"), end()]
+    entries.append(LogLine(timestamp=1, stage="build", stream="stderr", text="one ", continued=True))
+    entries += [LogLine(timestamp=1, stage="build", stream="stderr", text="line"), status("ready"), end()]
     with platform.backends.database.transaction() as connection:
         platform.backends.log_store.append(connection, deployment_id, entries, fence=None)
     return deployment_id
@@ -79,10 +79,10 @@ def test_an_archived_log_is_answered_as_before(
     database = platform.backends.database
     deployment_id, unread_id = (finished_log(platform, account, name) for name in ("site", "unread"))
     before = answers(account, deployment_id)
-    goes, on = before[1][0][1], before[1][0][0]
-    assert (goes["text"], goes["continued"], on["text"]) == ("goes ", True, "on")
-    assert "continued" not in on
-    assert before[3].endswith("goes on\n")
+    start, rest = before[1][0][1], before[1][0][0]
+    assert (start["text"], start["continued"], rest["text"]) == ("one ", True, "line")
+    assert "continued" not in rest
+    assert before[3].endswith("one line\n")
 
     compactor = LogCompactor(
         database=database,

@@ -118,7 +118,7 @@ def test_refresh_replaces_the_cookie_and_reuse_ends_the_family(account) -> None:
     assert code_of(refresh(account, second)) == (401, "SESSION_REVOKED")
     client = account.platform.client
     assert code_of(client.get("/api/auth/me", headers=bearer(access))) == (401, "SESSION_REVOKED")
-    assert account.request("GET", "/api/auth/me").status_code == 200, "another login goes on"
+    assert account.request("GET", "/api/auth/me").status_code == 200, "another login stays valid"
 
 
 def test_logout_ends_the_session_at_once(account) -> None:

@@ -39,7 +39,7 @@ def error_code(body: bytes) -> str:
 
 
 def assert_edge(headers: dict[str, str], body: bytes) -> None:
-    """What every answer has, whoever gives it."""
+    """Checks what every response has, whichever layer sends it."""
     assert headers["x-request-id"] == json.loads(body)["error"]["requestId"]
     assert headers["api-version"] == "2026-02-12"
     assert headers["x-content-type-options"] == "nosniff"
@@ -347,7 +347,7 @@ def test_all_connections_together_are_bounded() -> None:
         assert server.connect().get()[0] == 200
 
 
-def test_a_process_that_has_no_room_ends_an_idle_connection_of_whoever_holds_most() -> None:
+def test_a_process_without_room_ends_an_idle_connection_of_the_holder_of_most() -> None:
     with running_server(places=Places(most=3, uncounted=())) as server:
         places = server.server.server_state.places
         busy = server.connect().send(SLOW)

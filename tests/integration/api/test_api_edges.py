@@ -58,7 +58,7 @@ def filled(path: str, project_id: str, deployment_id: str) -> str:
     )
 
 
-def test_every_route_refuses_who_is_not_signed_in(platform) -> None:
+def test_every_route_refuses_callers_without_credentials(platform) -> None:
     routes = declared_routes(platform.app)
     assert len(routes) > 30
     for method, path, opt in routes:

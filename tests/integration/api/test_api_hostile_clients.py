@@ -150,7 +150,7 @@ def test_health_with_a_credential_waits_behind_no_requests(platform, account, pa
         eventually(lambda: account.request("GET", path).status_code == 200)
 
 
-def test_whoever_floods_is_refused_and_others_are_not(platform, account, register) -> None:
+def test_a_caller_that_floods_is_refused_and_others_are_not(platform, account, register) -> None:
     other = register("grace@example.com")
     account.request("GET", "/api/projects")
     other.request("GET", "/api/projects")

@@ -113,7 +113,7 @@ def _setter(account: Any, project_id: str) -> Any:
     )
 
 
-def test_files_are_for_platform_administrators_whoever_owns_the_project(account, register) -> None:
+def test_files_are_for_platform_administrators_even_in_projects_of_others(account, register) -> None:
     administrator = register("root@example.com")
     with account.platform.backends.database.transaction() as connection:
         connection.execute("UPDATE users SET is_platform_administrator = true WHERE id = %s", [administrator.user_id])

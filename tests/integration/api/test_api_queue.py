@@ -49,13 +49,13 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_only_administrators_of_the_platform_may(account, administrator, method: str, path: str) -> None:
+def test_only_administrators_of_the_platform_have_access(account, administrator, method: str, path: str) -> None:
     refused = account.request(method, path)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "FORBIDDEN")
     assert administrator.request(method, path).status_code in (200, 404)
 
 
-def test_the_first_owner_of_a_platform_may(platform) -> None:
+def test_the_first_owner_of_a_platform_has_access(platform) -> None:
     owner = platform.services.accounts.ensure_owner("owner@localhost")
     token = platform.services.tokens.create(owner.user_id, CreateTokenRequest(name="cloudify up")).token
     headers = {"Authorization": f"Bearer {token}"}
@@ -63,7 +63,7 @@ def test_the_first_owner_of_a_platform_may(platform) -> None:
     assert platform.client.post("/api/admin/queues/build/pause", headers=headers).status_code == 200
 
 
-def test_a_token_with_another_scope_may_not(administrator) -> None:
+def test_a_token_with_another_scope_has_no_access(administrator) -> None:
     made = administrator.request("POST", "/api/auth/tokens", json={"name": "n", "scopes": ["deploy:read"]})
     assert made.status_code == 201, made.text
     headers = {"Authorization": f"Bearer {made.json()['data']['token']}"}

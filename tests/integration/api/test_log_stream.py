@@ -72,7 +72,7 @@ def test_positions(api: Api) -> None:
 
 
 @pytest.mark.parametrize("position", ["x", "-1", "1.5", "99", "9" * 30, "١"])
-def test_a_position_that_is_none(api: Api, position: str) -> None:
+def test_an_invalid_position(api: Api, position: str) -> None:
     api.append(line("a"))
     for query in ({"after": position}, None):
         headers = {"Last-Event-ID": position.encode()} if query is None else {}
@@ -130,7 +130,7 @@ def test_many_streams_share_one_channel(api: Api) -> None:
         assert seqs == list(range(1, 102))
 
 
-def test_messages_that_never_arrive_are_made_up_for(database: Database, redis_url: str) -> None:
+def test_lost_messages_are_made_up_for(database: Database, redis_url: str) -> None:
     with running_api(database, redis_url, compare=0.2) as api:
         api.append(line("1"))
         follower = api.follow()
@@ -146,7 +146,7 @@ def test_messages_that_never_arrive_are_made_up_for(database: Database, redis_ur
         assert follower.join().seqs == list(range(1, 3006))
 
 
-def test_a_false_ring_shows_nothing_that_is_not_stored(api: Api) -> None:
+def test_a_false_notification_shows_nothing_that_is_not_stored(api: Api) -> None:
     api.append(line("1"))
     follower = api.follow()
     eventually(lambda: follower.seqs == [1])
@@ -223,7 +223,7 @@ def test_heartbeats_and_age(database: Database, redis_url: str) -> None:
     assert "id" not in received.split("event: reconnect")[1]
 
 
-def test_a_client_that_takes_nothing_is_let_go(database: Database, redis_url: str) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(database: Database, redis_url: str) -> None:
     with running_api(database, redis_url, stall=0.3) as api:
         for _ in range(8):
             api.append(*(line("x" * 60_000) for _ in range(20)))

@@ -1,4 +1,4 @@
-"""Clients that take nothing, next to nothing, or that vanish without a word cost nothing that lasts."""
+"""Clients that read nothing or very slowly, or vanish silently, leave nothing behind in the process."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class FarAway:
             yield cls(name, f"{subnet}.1")
 
     def cut(self) -> None:
-        """Nothing arrives any more, and nothing says so."""
+        """Loses all packets from now on, without an error."""
         links = subprocess.run(["ip", "-n", self.name, "-br", "link"], capture_output=True, text=True, check=True)
         for link in links.stdout.split("\n"):
             if "@" in link:
@@ -191,10 +191,8 @@ def ip(*arguments: str) -> bool:
     return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
 
 
-def test_clients_that_vanish_without_a_word(
-    database: Database, database_url: str, redis_url: str, far_away: FarAway
-) -> None:
-    """As many as streams are sent heartbeats; as many never finished asking."""
+def test_clients_that_vanish_silently(database: Database, database_url: str, redis_url: str, far_away: FarAway) -> None:
+    """Half of them have streams, which send heartbeats; the others never finish their request."""
     timing = {"heartbeat": 0.2, "silence": 1.0}
     with running_program(database, database_url, redis_url, far_away.address, **timing) as program:
         program.append("1")
@@ -234,7 +232,7 @@ def test_clients_that_never_finish_asking_are_cut_off(database: Database, databa
             # Half a request after a whole one, too.
             second.sendall(b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\nGET /state HTTP/1.1\r\nHos")
             eventually(lambda: others() == 1)
-            # What is left is the stream, which was asked for long ago and goes on.
+            # Only the stream is left, which was requested long ago and continues.
             program.append("still here")
             received = b""
             while b"still here" not in received:

@@ -282,7 +282,7 @@ def run(
 ) -> list[Follower]:
     """Three followers of one log, before, during and after a disaster: all end with what is stored.
 
-    Unless it `is_felt`, their connections go on all the time.
+    Unless it `is_felt`, their connections stay open.
     """
     deployment_id = ground.deployment()
     scribe = Scribe(ground.writer(deployment_id))

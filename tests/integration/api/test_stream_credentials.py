@@ -101,7 +101,7 @@ def test_a_ticket_for_another_stream(api: LiveApi, ada: User) -> None:
     LiveStream(f"{api.url}/api/events/stream", ticket=api.ticket(ada.bearer)).opened()
 
 
-def test_a_ticket_that_is_none(api: LiveApi, ada: User) -> None:
+def test_an_invalid_ticket(api: LiveApi, ada: User) -> None:
     deployment = api.deployment(ada)
     for ticket in ("", "cst_", "cst_" + "A" * 43, "x" * 4000, "%00", "\N{SNOWMAN}"):
         refused(api.follow(deployment, ticket=ticket), 401, "UNAUTHENTICATED", "POST /api/auth/stream-tickets")

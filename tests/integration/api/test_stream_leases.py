@@ -64,7 +64,7 @@ def delete_project(api: LiveApi, _user: User, _token_id: str, deployment_id: str
     )
 
 
-def test_a_stream_ends_with_its_right_and_others_go_on(api: LiveApi) -> None:
+def test_a_stream_ends_with_its_right_and_others_continue(api: LiveApi) -> None:
     losses: list[tuple[Callable[[LiveApi, User, str, str], None], int]] = [
         (revoke_token, 401),
         (let_token_expire, 401),
@@ -132,7 +132,7 @@ def test_a_stream_outlives_its_access_token_but_not_its_session(api: LiveApi, cl
     assert stream.is_revoked
 
 
-def test_streams_go_on_while_the_database_is_away(settings: Settings) -> None:
+def test_streams_continue_while_the_database_is_away(settings: Settings) -> None:
     [port] = free_ports(1)
     with (
         closing(Database(f"postgresql://x:x@127.0.0.1:{port}/x", timeout_seconds=0.1)) as away,
@@ -280,7 +280,7 @@ def test_while_redis_is_away_each_process_counts_its_own(settings: Settings, tmp
             assert_limit_reached(one.follow(deployment, ada.bearer), 2)
             others = [two.follow(deployment, ada.bearer).opened() for _ in range(2)]
             assert_limit_reached(two.follow(deployment, ada.bearer), 2)
-            # A stream that ends meanwhile is counted no more, by nobody.
+            # A stream that ends meanwhile is no longer counted by any process.
             others.pop().leave()
             until(lambda: two.leases.open_count == 1)
             valkey.start()

@@ -18,7 +18,7 @@ from shared.errors import Unavailable
 from shared.logs.account_events import AccountEvent, AccountPage, StatusChange
 from shared.logs.listener import AccountChangeHandler
 
-# Longer than any test: what comes, comes for another reason.
+# Longer than any test, so that no test passes by waiting for it.
 NEVER = 3600.0
 ADA = Caller("ada", "ada", is_known=True)
 BOB = Caller("bob", "bob", is_known=True)
@@ -127,7 +127,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_a_ring_brings_what_is_new_and_what_is_known_is_not_read_again() -> None:
+def test_a_notification_brings_what_is_new_and_what_is_known_is_not_read_again() -> None:
     async def scenario(world: World) -> None:
         world.store.add("a", "old")
         async with (await world.source("a")).open() as one, (await world.source("a", "b")).open() as two:
@@ -202,8 +202,8 @@ def test_pages_that_one_user_waits_for_do_not_delay_those_of_another() -> None:
 
 
 @pytest.mark.parametrize("is_connected", [False, True])
-def test_what_nobody_rang_for_is_found(*, is_connected: bool) -> None:
-    """While Redis is away, soon; while it is there, when heads are compared."""
+def test_changes_without_a_notification_are_found(*, is_connected: bool) -> None:
+    """Soon while Redis is away; otherwise when heads are compared."""
 
     async def scenario(world: World) -> None:
         world.listener.is_connected = is_connected
@@ -233,7 +233,7 @@ def test_streams_wait_out_a_database_that_is_away() -> None:
     run(scenario)
 
 
-def test_an_error_that_nobody_thought_of_does_not_silence_the_streams(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_does_not_silence_the_streams(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(world: World) -> None:
         async with (await world.source("a")).open() as feed:
             await begun(feed)

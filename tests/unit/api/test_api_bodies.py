@@ -1,4 +1,4 @@
-"""Bodies: every wrong field is named, whatever a client sends is its own error, and nothing makes objects in vain."""
+"""Request bodies: errors name every invalid field, blame the client, and come before any object is made needlessly."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_small_and_large_bodies_are_judged_alike(value: Any) -> None:
 
 
 @given(st.binary(max_size=200) | st.text().map(lambda text: json.dumps({"name": text}).encode()))
-def test_whatever_comes_is_answered(body: bytes) -> None:
+def test_every_body_gets_an_answer(body: bytes) -> None:
     for padding in (SMALL, LARGE):
         try:
             decoded = decode_body(Body, body + padding)

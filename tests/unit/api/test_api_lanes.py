@@ -1,4 +1,4 @@
-"""Lanes: callers take turns, one caller's flood is refused and delays itself, and nobody else."""
+"""Lanes: callers take turns, and a flood is refused and delays its own caller only."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_callers_take_turns() -> None:
         assert work.begun == ["x", "a", "b", "c", "a", "a"]
 
 
-def test_a_full_queue_refuses_whoever_has_most_in_it() -> None:
+def test_a_full_queue_refuses_the_caller_with_the_most_requests_in_it() -> None:
     work = Work()
     with closing(Lane("test", threads=1, waiting=3)) as lane:
         running = lane.submit(user("a"), work.named("a"))

@@ -1,4 +1,4 @@
-"""Who holds the server's connections, and who makes room for whom."""
+"""How the server's connections are shared, and which one ends when there is no room."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_what_is_given_back_can_be_taken_again() -> None:
         ([LOOPBACK] * 4, "192.0.2.1", None),
     ],
 )
-def test_whoever_holds_most_makes_room(held: list[str], newcomer: str, given_way: list[str] | None) -> None:
+def test_the_holder_of_the_most_connections_makes_room(
+    held: list[str], newcomer: str, given_way: list[str] | None
+) -> None:
     places = Places(most=4)
     holders = [Holder(host) for host in held]
     assert all(places.take(holder, holder.host) for holder in holders)

@@ -1,5 +1,5 @@
-"""The server cuts off those it has closed and whose client takes the rest too slowly, and those that don't finish a
-request's head; nobody else."""
+"""The server cuts off closed connections whose client reads the rest too slowly, and clients that don't finish a
+request's head, and no others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def no_application(scope: Any, receive: Any, send: Any) -> None:
     """Nothing is asked for."""
 
 
-def test_who_is_cut_off() -> None:
+def test_slow_readers_are_cut_off() -> None:
     server = Server(uvicorn.Config(no_application), [], silence_seconds=0.0)
     slow, steady = Connection(100_000, is_closing=True), Connection(100_000, is_closing=True)
     served = Connection(100_000, is_closing=False)
@@ -68,13 +68,13 @@ def test_who_is_cut_off() -> None:
         steady.left -= 20_000
         look()
     assert slow.is_aborted
-    # A reset: the kernel doesn't go on to offer what it holds.
+    # A reset: the kernel discards what it still holds for the client.
     assert slow.options[0] == (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert not steady.is_aborted
     assert not served.is_aborted
 
 
-def test_who_asks_too_slowly() -> None:
+def test_clients_that_send_their_request_too_slowly_are_cut_off() -> None:
     server = Server(uvicorn.Config(no_application), [], asking_seconds=0.0)
     first, next_one, served, between, busy = (Connection(0, is_closing=False) for _ in range(5))
     next_one.cycle = Request(is_answered=True)

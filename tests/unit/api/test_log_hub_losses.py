@@ -1,4 +1,4 @@
-"""The hub goes on whatever a look at the store meets, and keeps little whoever asks for what."""
+"""The hub survives every error of the store, and its memory is bounded whatever clients ask for."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_channel_keeps_few_batches_wherever_streams_begin() -> None:
         batch = channel.batch(cursor)
         assert batch is not None
         kept[cursor] = batch.payload
-    # What is held once is the same object when it is asked for again; made anew it is equal, and another.
+    # What is held once is the same object when it is asked for again; made again it is equal, but not identical.
     again = {cursor: channel.batch(cursor) for cursor in reversed(range(900))}
     shared = [cursor for cursor, batch in again.items() if batch is not None and batch.payload is kept[cursor]]
     assert 1 <= len(shared) <= 50

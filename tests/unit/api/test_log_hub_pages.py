@@ -1,4 +1,4 @@
-"""Streams that are behind read pages in turns: whoever has many of them delays itself, and nothing else."""
+"""Streams that are behind read pages in turns: a user with many of them delays only those."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_closed_logs_are_read_in_turns_alone() -> None:
     asyncio.run(scenario())
 
 
-def test_who_waits_for_a_page_is_asked_for_signs_of_life_and_gets_it_later() -> None:
+def test_a_stream_that_waits_for_a_page_sends_heartbeats_and_gets_it_later() -> None:
     async def scenario() -> None:
         reader = Reader([_LINE] * 1000)
         async with running(reader) as hub, hub.watch("depl_a", ADA) as watch:
@@ -150,7 +150,7 @@ def test_who_waits_for_a_page_is_asked_for_signs_of_life_and_gets_it_later() -> 
             assert await watch.next(0, 0.01) is None
             await reader.asked.acquire()
             assert await watch.next(0, 0.01) is None
-            # The read went on, and is not repeated.
+            # The read continued and is not repeated.
             assert reader.asked.locked()
             reader.released.set()
             batch = await until_something(lambda: watch.next(0, PATIENCE_SECONDS))

@@ -1,4 +1,4 @@
-"""Settings that say whom the platform trusts: closed by default, and clear about what is gone."""
+"""Settings of what the platform trusts: closed by default, and a removed one names its successor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a request is taken for: forged headers change nothing, a trusted proxy's do."""
+"""Which client a request is attributed to: headers count if a trusted proxy wrote them."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ def test_nobody_else_is_believed(peer: tuple[str, int] | None, name: str) -> Non
         ("unknown", "unknown"),
     ],
 )
-def test_whoever_has_one_address_of_a_network_has_them_all(host: str, network: str) -> None:
+def test_all_addresses_of_a_network_count_as_one_client(host: str, network: str) -> None:
     assert network_of(host) == network

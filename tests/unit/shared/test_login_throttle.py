@@ -1,4 +1,4 @@
-"""Who may guess how often, counted in one process, and the cookie that gives a device a count of its own."""
+"""Limits on guessing passwords, counted in one process, and the cookie that gives a device a count of its own."""
 
 from __future__ import annotations
 

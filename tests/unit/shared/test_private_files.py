@@ -1,4 +1,4 @@
-"""What the platform writes is its own account's, and what builds write runs as nobody else."""
+"""Only the platform's account can read its files, and no file of a build runs as another user."""
 
 from __future__ import annotations
 

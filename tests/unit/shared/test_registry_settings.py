@@ -37,7 +37,7 @@ def test_each_has_its_place(tmp_path: Path) -> None:
     assert "hidden" not in repr(network)
 
 
-def test_none_is_needed() -> None:
+def test_no_setting_is_required() -> None:
     network = load_settings(REQUIRED).network
     assert (network.npm_registry, network.python_index, network.ca_bundle, network.egress_proxy) == ("", "", None, "")
 

@@ -1,4 +1,4 @@
-"""The follower against a real HTTP server that breaks its streams off in every way."""
+"""The follower against a real HTTP server that interrupts its streams in every way."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_five_hundred_lines_through_a_hostile_network(seed: int) -> None:
     assert seqs(events) == list(range(1, last + 1))
 
 
-def test_goes_on_when_the_api_restarts() -> None:
+def test_the_follower_continues_when_the_api_restarts() -> None:
     begun = threading.Event()
 
     def first(connection: Connection) -> None:
@@ -315,7 +315,7 @@ def test_a_gap_is_passed_on_and_moves_the_position() -> None:
     [(401, "UNAUTHENTICATED", ExitCode.NOT_AUTHENTICATED), (404, "NOT_FOUND", ExitCode.NOT_FOUND),
      (400, "INVALID_CURSOR", ExitCode.USAGE)],
 )  # fmt: skip
-def test_what_a_repeat_will_not_mend_ends_it(status: int, code: str, exit_code: ExitCode) -> None:
+def test_an_error_that_no_retry_can_fix_ends_it(status: int, code: str, exit_code: ExitCode) -> None:
     with serving(lambda connection: connection.fail(status, code)) as url, pytest.raises(ApiError) as caught:
         follow(url)
     assert caught.value.exit_code is exit_code

@@ -22,7 +22,7 @@ ADDRESS = Window("address", 20, 3600)
 
 @pytest.fixture
 def clients(redis_url: str) -> Iterator[list[redis.Redis]]:
-    """Each as another process would have it."""
+    """Each as in a process of its own."""
     clients = [connect_redis(redis_url) for _ in range(3)]
     yield clients
     for client in clients:
@@ -85,7 +85,7 @@ def test_without_redis_the_process_counts_for_itself() -> None:
     [port] = free_ports(1)
     clock = ManualClock()
     windows = RedisWindows(connect_redis(f"redis://127.0.0.1:{port}"), clock)
-    # Redis is asked again after a while; the count goes on either way.
+    # Redis is asked again after a while; counting continues either way.
     for number in range(5):
         assert windows.take([ACCOUNT], f"event {number}") == 0
         clock.advance(0.7)

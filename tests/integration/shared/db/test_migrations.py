@@ -1,4 +1,4 @@
-"""Migrations on databases that have rows already, and beside the version before."""
+"""Migrations of databases that have rows, and while the previous version is running."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_sessions_of_before_are_logins(old: Old) -> None:
     assert [old.is_live("a"), old.is_live("b")] == [True, False]
 
 
-def test_a_process_of_the_version_before_signs_in_and_out_beside_this_one(old: Old) -> None:
+def test_a_process_of_the_previous_version_signs_in_and_out_at_the_same_time(old: Old) -> None:
     old.migrate_before("0010")
     old.execute(USER, "user_1", "ada@example.com", False)
     old.add_session("a1", "a")

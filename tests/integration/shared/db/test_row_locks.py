@@ -274,7 +274,7 @@ def test_a_plan_that_changes_while_a_deployment_starts_holds(world: Any, before:
     begin = partial(world.lifecycle.begin_stage, world.tenant_id, second, Stage.CLONE, fence=2, worker="w")
     with overtaken(world.database, begin, change) as waiter:
         assert waiter.result().beginning == Beginning(expected)
-    # What runs goes on: a lower limit ends nothing.
+    # What runs continues: a lower limit ends nothing.
     begun = world.lifecycle.begin_stage(world.tenant_id, first, Stage.INSTALL, fence=3, worker="w")
     assert begun.beginning is Beginning.RUN
 

@@ -220,7 +220,7 @@ def test_concurrent_readers_see_every_entry_once(world: ArchiveWorld) -> None:
     assert problems == []
 
 
-# The object store lets us down.
+# Failures of the object store.
 
 
 def damage(objects: MemoryArtifactStore) -> None:
@@ -279,7 +279,7 @@ def test_a_store_that_is_away_is_waited_for(world: ArchiveWorld) -> None:
     world.stepping_store.is_away = True
     with pytest.raises(PlatformError):
         world.compactor.run_once()
-    assert world.stepping_store.calls == ["put_file"], "after one failure the others aren't tried in vain"
+    assert world.stepping_store.calls == ["put_file"], "after one failure the others aren't tried"
     for number, log in enumerate(logs):
         assert texts(world.store.read(log, after=0, limit=9)) == [str(number)]
     world.stepping_store.is_away = False
@@ -415,7 +415,7 @@ def test_a_page_needs_few_requests(world: ArchiveWorld) -> None:
     assert len(world.away.calls) == calls, "a log of this size stays in memory"
 
 
-# When and by whom.
+# When logs are moved, and by which process.
 
 
 def test_a_log_is_moved_some_time_after_its_end(world: ArchiveWorld) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 @dataclass(frozen=True)
 class Write:
-    """So many lines, in one transaction that is rolled back so often before, and sent again so often afterwards."""
+    """`lines` in one transaction, rolled back `rollbacks` times before and repeated `repeats` times afterwards."""
 
     lines: int
     width: int
@@ -154,7 +154,7 @@ class LogModel:
             is_moved = self.world.compactor.compact(self.id)
             assert not is_moved or self.is_closed
         except Crash:
-            # Another process goes on, without what this one knew.
+            # Another process continues, without this one's memory.
             self.world.compactor = self.world.make_compactor()
         finally:
             self.world.observe(None)

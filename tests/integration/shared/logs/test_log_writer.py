@@ -63,7 +63,7 @@ class SlowStore(PostgresLogStore):
         return super().append_batch(connection, deployment_id, entries, **options)  # type: ignore[arg-type]
 
 
-def test_lines_are_masked_stored_in_order_and_rung(
+def test_lines_are_masked_stored_in_order_and_announced(
     store: PostgresLogStore, database: Database, deployment: str
 ) -> None:
     notifier = RecordingNotifier()

@@ -34,7 +34,7 @@ def writer_of(
     return LogWriter(store, database, RecordingNotifier(), deployment, "build", fence, Redactor([]), **more)
 
 
-def test_a_full_log_has_one_mark_and_the_build_goes_on(database: Database, deployment: str) -> None:
+def test_a_full_log_has_one_mark_and_the_build_continues(database: Database, deployment: str) -> None:
     store = PostgresLogStore(database, maximum_bytes=10_000)
     writer = writer_of(database, deployment, maximum_bytes=10_000)
     # 32 bytes a line: 312 fit.
@@ -59,7 +59,7 @@ def test_a_full_log_has_one_mark_and_the_build_goes_on(database: Database, deplo
     assert kinds == ["LogTruncated", "LogStatus", "LogEnd"]
 
 
-def test_a_full_log_lets_go_of_who_waits_for_room(database: Database, deployment: str) -> None:
+def test_a_full_log_releases_writers_that_wait_for_room(database: Database, deployment: str) -> None:
     writer = writer_of(database, deployment, maximum_bytes=1000, buffer_bytes=20_000)
     for _ in range(5000):
         writer.write("stdout", b"0123456789abcdef\n" * 100)

@@ -60,7 +60,7 @@ class Process(Database):
         return self._database.fetch_one(row, query, parameters)
 
     def die(self) -> None:
-        """Returns when nothing of it goes on in the server either."""
+        """Returns when none of its statements is running in the server either."""
         with self._lock:
             self.is_dead = True
         eventually(lambda: self._running == 0, seconds=120)

@@ -56,7 +56,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def queue(redis: Redis) -> RedisJobQueue:
-    """No lease of it expires, and none is renewed, while a test runs: nothing comes about by waiting for that."""
+    """Its leases neither expire nor are renewed during a test, so that no test passes by waiting for that."""
     return RedisJobQueue(redis, lease_seconds=3600)
 
 
@@ -195,7 +195,7 @@ def assert_true(value: bool) -> None:
     assert value
 
 
-def test_an_idle_worker_is_rung_and_need_not_ask(queue: RedisJobQueue) -> None:
+def test_an_idle_worker_is_notified_and_need_not_poll(queue: RedisJobQueue) -> None:
     broker = PriorityBroker(queue, poll_seconds=3600)
     picked: list[str] = []
     stage_actor(broker, lambda lease, _payload: picked.append(lease.job.id))
@@ -289,7 +289,7 @@ def test_flushall_in_mid_job_tells_the_code_that_its_lease_is_lost(redis: Redis)
             assert started.wait(PATIENCE)
             redis.flushall()
             assert lost.wait(PATIENCE)
-            # The worker goes on with what comes next.
+            # The worker continues with the next job.
             started.clear()
             queue.enqueue(make("a"))
             assert started.wait(PATIENCE)

@@ -28,7 +28,7 @@ PATIENCE = 120.0
 
 
 class LossyQueue(RedisJobQueue):
-    """Loses the answers to so many exchanges: they are carried out, and nobody hears of it."""
+    """Loses the answers to the next exchanges: they are carried out, but the caller doesn't learn it."""
 
     lost_answers = 0
 

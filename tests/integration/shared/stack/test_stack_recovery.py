@@ -154,7 +154,7 @@ def test_postgres_starts_with_a_damaged_lock_file(database: PostgresServer, stac
 
 
 def test_postgres_starts_though_a_child_of_the_killed_one_stopped(database: PostgresServer, stack: ExitStack) -> None:
-    """It is attached to the old one's shared memory: PostgreSQL refuses to start beside it."""
+    """The child is attached to the old server's shared memory, and PostgreSQL refuses to start while it lives."""
     start(database, stack)
     assert database.process is not None
     [child, *_] = psutil.Process(database.process.pid).children()

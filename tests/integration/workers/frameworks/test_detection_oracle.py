@@ -1,4 +1,4 @@
-"""Our detection beside that of @netlify/build-info, on many trees; every difference is listed with its reason.
+"""Compares our detection with that of @netlify/build-info on many trees; lists every difference with its reason.
 
 Compared as a site's owner would see them: framework, build command, output directory and Node's package manager. A
 project that is of no known framework to either (a build script of its own, plain files) has nothing to compare; of
@@ -132,7 +132,7 @@ EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command of the program, with its locked packages beside it. Skips where no registry can be reached."""
+    """The command of the program, which has its locked packages next to it. Skips where no registry can be reached."""
     return install_program(_PROGRAM, tmp_path_factory.mktemp("oracle") / "program", "detect.mjs")
 
 

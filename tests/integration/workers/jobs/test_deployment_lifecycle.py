@@ -233,7 +233,7 @@ def test_an_old_redis_that_is_restored_runs_nothing_twice(world: Any):
     for _ in range(2):
         world.reconciler.reconcile_deployments()
         world.reconciler.reconcile_slots()
-    # The live one is in once; the finished one's old job is found to be over by whoever gets it.
+    # The live one is queued once; the worker that gets the finished one's old job finds that it is over.
     assert world.queue.find(stage_job_id(live, Stage.CLONE)) == "ready"
     assert sum(pool.depth for pool in world.queue.stats()) == 1
     assert not world.queue.acquire("clone", 5, worker="w2", request_id="r2").jobs
@@ -294,8 +294,8 @@ def test_pages_are_complete_while_rows_are_added(world: Any):
     assert seen == list(reversed(made))
 
 
-def test_a_cancellation_is_confirmed_by_who_has_made_sure_that_nothing_runs(world: Any):
-    """A stage had begun and the queue has lost its job: its worker may be cut off, with the build going on."""
+def test_a_cancellation_is_confirmed_by_the_worker_that_made_sure_that_nothing_runs(world: Any):
+    """A stage has begun and the queue has lost its job: its worker may be cut off while the build is still running."""
     deployment_id = create(world)
     world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="cut off")
     world.redis.flushall()
@@ -321,7 +321,7 @@ def test_a_cancellation_accepted_while_the_queue_was_away_reaches_the_worker(wor
     assert again.is_cancelled
 
 
-def test_a_row_that_cannot_be_mended_does_not_hold_up_the_others(world: Any):
+def test_a_row_that_cannot_be_repaired_does_not_hold_up_the_others(world: Any):
     first, second = create(world), create(world)
     world.redis.flushall()
 
@@ -397,7 +397,7 @@ def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
     assert world.releases.pending() == []
 
 
-def test_what_a_deployment_would_follow_is_out_of_date_while_another_runs(world: Any):
+def test_the_former_deployment_is_out_of_date_while_another_one_runs(world: Any):
     """The branch went from one commit to another and back: the one between still runs and will be served."""
     first = create(world, commit_sha="a" * 40)
     assert run_to_end(world, first)

@@ -41,7 +41,7 @@ STAGES = (Stage.CLONE, Stage.INSTALL)
 
 
 class Run:
-    """One job in the hands of a worker: a stage that goes on until `end`, in a thread, or that was never begun."""
+    """One job in the hands of a worker: a stage that runs in a thread until `end`, or that was never begun."""
 
     def __init__(self, fleet: Fleet, acquired: AcquiredJob, stage: Stage) -> None:
         self.acquired = acquired

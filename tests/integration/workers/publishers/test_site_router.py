@@ -93,7 +93,7 @@ PAGES = {
 }
 
 
-# A page beside its folder, a page alone, a folder alone, and names that mean something to some layer.
+# A page with a folder of the same name, a page alone, a folder alone, and names that mean something to some layer.
 SPELLINGS = {
     "index.html": "home",
     "about.html": "about",

@@ -163,7 +163,7 @@ def test_what_a_killed_worker_left_is_swept(make_store: MakeStore, tmp_path: Pat
     assert snapshot.digest in _cached(tmp_path)
 
 
-def test_what_a_machine_that_stopped_may_have_torn_is_fetched_anew(tmp_path: Path) -> None:
+def test_trees_that_a_crash_of_the_machine_may_have_torn_are_fetched_again(tmp_path: Path) -> None:
     def opened(boot: str, settled_seconds: float = 0.0) -> TreeCache:
         return TreeCache(tmp_path / "cache", maximum_bytes=2**30, boot=boot, settled_seconds=settled_seconds)
 
@@ -190,7 +190,7 @@ def test_what_a_machine_that_stopped_may_have_torn_is_fetched_anew(tmp_path: Pat
         assert not has(cache, older)
 
 
-def test_what_cannot_be_kept_is_the_users_to_mend(make_store: MakeStore, tmp_path: Path) -> None:
+def test_a_tree_that_cannot_be_kept_is_the_users_failure(make_store: MakeStore, tmp_path: Path) -> None:
     directory = _directory(tmp_path / "made", "one")
     os.mkfifo(directory / "pipe")
     with pytest.raises(StageFailure) as caught:

@@ -112,7 +112,7 @@ def test_a_clean_deployment_starts_from_nothing_and_the_next_from_it(pipeline: P
     assert page(pipeline, "c") == "2:deep,run-1,run-2 c"
 
 
-def test_a_variable_switches_it_off(pipeline: Pipeline, database: Database) -> None:
+def test_a_variable_disables_the_cache(pipeline: Pipeline, database: Database) -> None:
     for word in "ab":
         assert page(pipeline, word, {"CLOUDIFY_BUILD_CACHE": "off"}).startswith("1:")
     assert kept(database) == []
@@ -133,7 +133,7 @@ def test_what_is_committed_is_what_the_build_sees(pipeline: Pipeline, database: 
     assert kept(database) == []
 
 
-def test_files_that_are_lost_in_the_store_are_done_without(
+def test_a_build_works_without_files_that_the_store_has_lost(
     pipeline: Pipeline, database: Database, object_store_settings: ObjectStoreSettings
 ) -> None:
     page(pipeline, "a")
@@ -150,7 +150,7 @@ def test_files_that_are_lost_in_the_store_are_done_without(
     assert page(pipeline, "e").startswith("2:")
 
 
-def test_files_that_this_host_has_no_place_for_are_done_without(
+def test_a_build_works_without_files_that_this_host_has_no_room_for(
     pipeline: Pipeline, database: Database, tmp_path: Path
 ) -> None:
     page(pipeline, "a")

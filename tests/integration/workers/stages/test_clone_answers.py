@@ -1,4 +1,4 @@
-"""What git hosts answer instead of a repository, and what is told of it."""
+"""Answers of git hosts that aren't a repository, and the messages about them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _UNREACHABLE = FailureCode.REPOSITORY_UNREACHABLE
     ids=["sign-in page", "json", "nothing", "files alone", "not the protocol", "404", "410", "401", "403",
          "redirect to sign in", "elsewhere", "moved", "204", "429", "rate limit", "500", "503", "522"],
 )  # fmt: skip
-def test_an_answer_is_told_as_what_it_is(
+def test_an_answer_is_reported_as_what_it_is(
     cloner: Cloner, http: GitServer, answer: Answer, code: FailureCode, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.stages.clone.fetch.RETRY", Backoff(0.0, 0.0))
@@ -87,12 +87,12 @@ def test_a_server_of_something_else_is_no_empty_repository(
     ("asked", "seconds"),
     [(None, 2.0), ("0", 2.0), ("Mon, 01 Jan 2024 00:00:00 GMT", 2.0), ("5", 5.0), ("60", 60.0), ("61", None)],
 )
-def test_how_long_a_host_is_given(asked: str | None, seconds: float | None) -> None:
+def test_how_long_a_host_is_waited_for(asked: str | None, seconds: float | None) -> None:
     answer = HttpAnswer(503, {} if asked is None else {"retry-after": asked})
     assert wait_after(answer, 2.0) == seconds
 
 
-def test_the_hosts_own_disk_is_not_ours() -> None:
+def test_a_full_disk_of_the_git_host_is_not_taken_for_the_workers() -> None:
     url = parse_repository_url("https://git.example.com/r.git")
     said = "remote: error: unable to write: No space left on device\nfatal: remote error: No space left on device\n"
     assert isinstance(failure_of(GitFailed(said, 128), url, is_last_attempt=True), StageFailure)

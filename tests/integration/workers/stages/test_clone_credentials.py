@@ -122,7 +122,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize("url", [*SAME, *OTHER])
-def test_whose_a_token_is(url: str) -> None:
+def test_which_addresses_get_the_token(url: str) -> None:
     credentials = RepositoryCredentials("token", "https://git.example.com:443", "user", SECRET)
     parsed = parse_repository_url(url)
     assert (credentials.add_to(parsed).password == SECRET) == (url in SAME)
@@ -147,12 +147,12 @@ def test_a_commit_that_vanishes_before_it_is_fetched(cloner: Cloner, http: GitSe
             git(http.root / "r.git", "gc", "--quiet", "--prune=now")
 
     http.respond = force_push
-    # Whoever deploys a branch gets what it holds.
+    # A deployment of the branch gets its present content.
     result = cloner.clone(http.url("r.git"))
     assert cloner.files(result) == {"index.html": b"two"}
     assert result.output.commit_sha != old
     assert f"Commit {old[:12]} was replaced by a force-push" in cloner.log.text
-    # Whoever deploys a commit is told.
+    # A deployment of the commit fails and says so.
     failure = cloner.failure(http.url("r.git"), commit_sha=old)
     assert (failure.code, "force-push" in failure.message) == (FailureCode.COMMIT_NOT_FOUND, True)
 
@@ -169,7 +169,7 @@ def test_a_commit_that_vanishes_afterwards_is_kept(cloner: Cloner, http: GitServ
     assert cloner.files(first) == {"index.html": b"one"}
     again = cloner.clone(http.url("r.git"), commit_sha=first.output.commit_sha)
     assert (again.is_cache_hit, again.output) == (True, first.output)
-    # A snapshot that is lost with the commit can't be had again.
+    # A snapshot that is lost together with the commit can't be made again.
     cloner.store.delete(f"snapshots/ten_1/{first.output.source}.tar.zst")
     failure = cloner.failure(http.url("r.git"), commit_sha=first.output.commit_sha)
     assert failure.code is FailureCode.COMMIT_NOT_FOUND

@@ -190,7 +190,7 @@ def test_the_file_that_is_missing_is_named(cloner: Cloner, http: GitServer, lfs:
         ((509, {}, b""), FailureCode.REPOSITORY_LFS_MISSING, "over its quota (status 509)", 1),
     ],
 )
-def test_a_server_in_trouble_is_waited_for_and_then_told(
+def test_a_server_in_trouble_is_waited_for_and_then_reported(
     cloner: Cloner,
     http: GitServer,
     lfs: LfsStore,
@@ -254,7 +254,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n"
     ids=["the handshake", "the head", "the content"],
 )
 @pytest.mark.parametrize("what", ["batch", "object"])
-def test_a_server_that_drips_holds_nothing(
+def test_a_server_that_sends_byte_by_byte_does_not_hold_up_a_cancellation(
     cloner: Cloner, http: GitServer, lfs: LfsStore, tmp_path: Path, scheme: str, content: bytes, what: str
 ) -> None:
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What bounds git and its helpers: memory, entries, output; and whose fault it is when something ends them."""
+"""Limits of git and its helpers (memory, entries, output), and whose failure it is when something ends them."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_one_huge_file_is_the_repositorys(confinement: Confinement, tmp_path: Pa
     assert caught.value.code is FailureCode.REPOSITORY_TOO_LARGE
 
 
-def test_what_dies_of_a_signal_is_the_platforms(confinement: Confinement, tmp_path: Path) -> None:
+def test_a_death_by_a_signal_is_the_platforms_failure(confinement: Confinement, tmp_path: Path) -> None:
     runner = make_git(tmp_path, confinement)
     for name in ("KILL", "TERM", "SEGV", "ABRT"):
         with pytest.raises(PlatformError, match=f"SIG{name}"):
@@ -140,7 +140,7 @@ def test_what_dies_of_a_signal_is_the_platforms(confinement: Confinement, tmp_pa
     ["error: index-pack died of signal 9", "fatal: Out of memory, malloc failed", "x: No space left on device"],
 )
 @pytest.mark.parametrize("status", [125, 128, 137])
-def test_words_of_servers_and_files_are_not_gits_own(
+def test_text_of_servers_and_files_is_not_taken_for_gits_own(
     confinement: Confinement, tmp_path: Path, said: str, status: int
 ) -> None:
     runner = make_git(tmp_path, confinement)
@@ -207,7 +207,7 @@ def test_what_a_dead_worker_left_is_ended() -> None:
     assert not set(own) & set(_GROUPS.names())
 
 
-def test_submodules_of_a_bomb_are_bombs(cloner: Cloner, http: GitServer) -> None:
+def test_a_tree_that_unfolds_is_refused_in_a_submodule_too(cloner: Cloner, http: GitServer) -> None:
     make_repository(http.root / "theme.git", {"theme.css": "one"})
     sha = nested_trees(http.root / "theme.git", width=10, depth=9)
     make_repository(http.root / "site.git", {"index.html": "one"})

@@ -192,7 +192,7 @@ def test_a_certificate_is_checked_through_the_tunnel(make_cloner: MakeCloner, pr
     assert (failure.code, "CLOUDIFY_CA_BUNDLE" in failure.message) == (FailureCode.REPOSITORY_UNREACHABLE, True)
 
 
-def test_troubles_of_the_proxy_are_the_platforms(make_cloner: MakeCloner, proxy: RunningProxy) -> None:
+def test_failures_of_the_proxy_are_the_platforms(make_cloner: MakeCloner, proxy: RunningProxy) -> None:
     wrong = make_cloner(allow_local=False, egress_proxy=address(proxy, "wr0ng-passw0rd"))
     with pytest.raises(PlatformError, match=r"credentials.*CLOUDIFY_EGRESS_PROXY") as refused:
         wrong.clone(URL, attempt=3)
@@ -210,7 +210,7 @@ def test_troubles_of_the_proxy_are_the_platforms(make_cloner: MakeCloner, proxy:
     assert "wr0ng" not in f"{refused.value} {away.value} {wrong.log.text} {cloner.log.text}"
 
 
-def test_what_the_proxy_says_of_a_host_is_told(cloner: Cloner, proxy: RunningProxy) -> None:
+def test_what_the_proxy_says_of_a_host_is_reported(cloner: Cloner, proxy: RunningProxy) -> None:
     proxy.refusals = [403]
     failure = cloner.failure(URL)
     assert (failure.code, "refuses git.example.invalid:443 with status 403" in failure.message) == (
@@ -239,7 +239,7 @@ def test_cancelling_ends_the_tries(cloner: Cloner, proxy: RunningProxy) -> None:
     assert len(proxy.asked) == 1
 
 
-def test_a_refusal_while_lfs_is_fetched_is_told(cloner: Cloner, https: GitServer, proxy: RunningProxy) -> None:
+def test_a_refusal_while_lfs_is_fetched_is_reported(cloner: Cloner, https: GitServer, proxy: RunningProxy) -> None:
     store = LfsStore(https)
     store.href = f"https://{OTHER}/storage/%s"
     make_repository(https.root / "big.git", {".gitattributes": TRACKED, "big.bin": pointer()})

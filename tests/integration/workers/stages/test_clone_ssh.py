@@ -110,7 +110,7 @@ def test_keys_that_are_refused_or_missing(
     assert "Accepted" not in ssh.output.read_text()
 
 
-def test_a_path_is_no_command(cloner: Cloner, ssh: SshServer, database: Database, tmp_path: Path) -> None:
+def test_a_path_is_not_run_as_a_command(cloner: Cloner, ssh: SshServer, database: Database, tmp_path: Path) -> None:
     add_project(database)
     failure = cloner.failure(
         f"ssh://git@127.0.0.1:{ssh.port}/$(touch%20{tmp_path}/marker)';touch%20{tmp_path}/marker;'",

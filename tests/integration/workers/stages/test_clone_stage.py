@@ -101,7 +101,7 @@ def test_an_older_commit_of_a_server_that_gives_out_branches_only(cloner: Cloner
         (FailureCode.REPOSITORY_TOO_LARGE, {"disk_bytes": 1000}, "disk"),
     ],
 )
-def test_what_the_user_can_mend(
+def test_failures_that_the_user_can_fix(
     cloner: Cloner, tmp_path: Path, code: FailureCode, values: dict[str, Any], said: str
 ) -> None:
     (tmp_path / "r").mkdir()
@@ -271,7 +271,7 @@ def test_cancelling_ends_git(cloner: Cloner, http: GitServer) -> None:
     context.cancelled.set()
     thread.join(120)
     assert outcome
-    # What was killed beside git itself may take a moment to be gone.
+    # Git's killed child processes may take a moment to disappear.
     deadline = time.monotonic() + 60
     while alive := [child for child in started if is_alive(child)]:
         assert time.monotonic() < deadline, alive

@@ -101,7 +101,7 @@ def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeli
     assert set(files) == {"index.html", "style.css", "sub/page.html", ".well-known/security.txt"}
 
 
-def test_the_same_commit_is_built_once_and_other_variables_build_anew(pipeline: Pipeline) -> None:
+def test_the_same_commit_is_built_once_and_again_for_other_variables(pipeline: Pipeline) -> None:
     installed = pipeline.install("node-build")
     assert installed.output.dependencies is None
     assert installed.facts == {"framework": "node"}
@@ -225,7 +225,7 @@ def test_a_lockfile_that_does_not_match_says_what_to_run(pipeline: Pipeline) -> 
         ({"package.json": "{"}, {}, FailureCode.CONFIGURATION_INVALID, "package.json is not valid JSON"),
     ],
 )  # fmt: skip
-def test_what_a_person_can_mend_ends_in_a_clear_failure(
+def test_what_the_user_can_fix_ends_in_a_clear_failure(
     pipeline: Pipeline, site: dict[str, str | bytes], settings: dict[str, Any], code: FailureCode, words: str
 ) -> None:
     failure = failure_of(pipeline, site, **settings)
@@ -251,7 +251,7 @@ def test_what_a_build_leaves_that_cant_be_read_is_its_own_failure(pipeline: Pipe
     assert said in failure.message
 
 
-def test_an_output_without_a_first_page_is_published_with_a_word(pipeline: Pipeline) -> None:
+def test_an_output_without_a_first_page_is_published_with_a_warning(pipeline: Pipeline) -> None:
     code = "fs = require('fs'); fs.mkdirSync('dist/en', {recursive: true}); fs.writeFileSync('dist/en/%s', '')"
     assert "en/index.html" in pipeline.run(script_site(code % "index.html"))
     assert "There is no index.html at the top of the output" in pipeline.log.text

@@ -78,12 +78,12 @@ def test_a_declared_npm_is_the_one_that_is_used(pipeline: Pipeline, version: str
     assert "<p>npm/10.9.0 on node v24." in page
 
 
-def test_an_npm_that_there_is_not_is_said(pipeline: Pipeline) -> None:
+def test_an_unavailable_npm_is_reported(pipeline: Pipeline) -> None:
     pipeline.install({**files_of("pnpm"), "package.json": declaring("npm@^99.0.0")})
     assert "The project asks for npm ^99.0.0; " in pipeline.log.text
 
 
-def test_a_version_that_does_not_exist_is_the_users_to_mend(pipeline: Pipeline) -> None:
+def test_a_version_that_does_not_exist_is_the_users_failure(pipeline: Pipeline) -> None:
     site = files_of("pnpm")
     package = str(site["package.json"], "utf-8").replace(
         '"private": true,', '"private": true, "packageManager": "pnpm@9.999.9",'

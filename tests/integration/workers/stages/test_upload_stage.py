@@ -121,7 +121,7 @@ def test_what_is_gone_or_damaged_is_missing(uploader: Uploader, tmp_path: Path) 
         reader.blobs(TENANT, manifest)
     with pytest.raises(ArtifactMissing, match="not in the object store"):
         reader.blobs(TENANT, manifest)
-    # A new upload of the content mends it.
+    # Another upload of the content restores it.
     uploader.upload(_site)
     assert reader.blobs(TENANT, manifest)[blob].read_text() == "<h1>one</h1>"
     uploader.store.put_bytes(manifest_key(TENANT, digest), b"{}")

@@ -1,4 +1,4 @@
-"""Where a commit goes that is checked out without a branch."""
+"""Where a commit that is checked out without a branch is deployed: to production or as a preview."""
 
 from __future__ import annotations
 

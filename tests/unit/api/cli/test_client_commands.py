@@ -108,7 +108,7 @@ class Api(httpx.BaseTransport):
         ]
 
     def _log_page(self, query: Mapping[str, str]) -> httpx.Response:
-        """Two lines a page, so that paging shows."""
+        """Two lines a page, so that tests see paging."""
         size = min(2, int(query["limit"]))
         if query.get("direction") == "backward":
             before = int(query.get("after", len(self.lines) + 1))
@@ -236,7 +236,7 @@ def test_deploy_takes_the_remote_and_a_folder_of_it(run: Run, api: Api) -> None:
 
 
 def make_clone(tmp_path: Path, *branches: str) -> str:
-    """The current directory becomes a clone; its origin has these branches beside main, each with a commit more."""
+    """The current directory becomes a clone, whose origin has main and these branches, each one commit ahead."""
     commit = make_repository()
     for branch in branches:
         git("checkout", "-qb", branch)
@@ -605,7 +605,7 @@ def test_a_project_of_the_same_name_from_elsewhere_is_left_alone(run: Run, api: 
     assert api.sent("POST", "/deployments") == []
 
 
-def test_a_link_to_a_project_that_is_gone_is_made_anew(run: Run, api: Api) -> None:
+def test_a_link_to_a_deleted_project_is_replaced(run: Run, api: Api) -> None:
     make_repository()
     git("config", "cloudify.project", "proj_gone")
     assert run("deploy").exit_code == 0

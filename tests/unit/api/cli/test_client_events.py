@@ -27,7 +27,7 @@ READY = frame("ready", {}, "p0")
 
 
 def stream(*pieces: bytes) -> Answer:
-    """A connection that sends these and ends; an unfinished event at its end counts for nothing."""
+    """A connection that sends these and ends; an unfinished event at its end is ignored."""
     return lambda _: httpx.Response(
         200, headers={"Content-Type": "text/event-stream"}, content=b"retry: 100\n\n" + b"".join(pieces)
     )
@@ -144,7 +144,7 @@ def test_missed_changes_are_a_warning() -> None:
     assert "4 earlier changes are no longer kept" in run(Api(stream(READY, gap), interrupted)).stderr
 
 
-def test_a_position_that_is_none_ends_the_command() -> None:
+def test_an_invalid_position_ends_the_command() -> None:
     result = run(Api(refused), "--after", "x")
     assert result.exit_code == 2
     assert "No such position." in result.stderr

@@ -26,7 +26,7 @@ def failure(status: int, code: str, *, headers: dict[str, str] | None = None, **
 
 
 class Server:
-    """Answers with the given responses in turn (an exception is raised), the last one for ever."""
+    """Answers with the given responses in turn, then always with the last one. An exception is raised."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self.answers = list(answers)

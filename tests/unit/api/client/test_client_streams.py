@@ -45,7 +45,7 @@ def test_closed_streams_end_with_a_code_and_no_traceback(tmp_path: Path, closed:
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "deploy --help"])
-def test_a_full_disk_is_said(tmp_path: Path, arguments: str) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, arguments: str) -> None:
     finished = run(tmp_path, f'"$C" {arguments} >/dev/full')
     assert finished.returncode == 1
     assert b"No space left on device" in finished.stderr

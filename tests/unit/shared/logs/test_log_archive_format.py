@@ -125,7 +125,7 @@ def test_no_missing_end_goes_unnoticed(length: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=200))
-def test_bytes_that_are_no_index_are_refused(data: bytes) -> None:
+def test_a_malformed_index_is_refused(data: bytes) -> None:
     with pytest.raises(ArchiveDamaged):
         decode_index(data)
 

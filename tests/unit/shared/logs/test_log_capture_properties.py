@@ -161,7 +161,7 @@ def outputs(draw: st.DrawFn) -> tuple[list[str], bytes]:
             secret = draw(st.sampled_from(secrets))
             edge = st.sampled_from(["", "a", "bb", "ccc"])
             shown = draw(st.sampled_from(shown_forms(secret, draw(edge), draw(edge)))).encode(errors="replace")
-            # Sometimes only a part: a beginning that doesn't go on must come out all the same.
+            # Sometimes only the beginning: without the rest it isn't a secret and must be stored.
             parts.append(shown[: draw(st.integers(0, len(shown)))] if draw(st.booleans()) else shown)
     return secrets, b"".join([*parts, draw(_junk)])
 

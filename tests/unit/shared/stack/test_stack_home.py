@@ -83,7 +83,7 @@ def test_damaged_secrets_are_refused(home: Home, content: str) -> None:
         home.secrets()
 
 
-def test_secrets_are_not_made_anew_beside_data(home: Home) -> None:
+def test_secrets_are_not_generated_again_where_there_is_data(home: Home) -> None:
     (home.directory / "postgres" / "data").mkdir(parents=True)
     with pytest.raises(StackError, match=r"secrets\.json is missing.*; restore it"):
         home.secrets()

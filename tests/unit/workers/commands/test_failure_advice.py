@@ -66,7 +66,7 @@ def test_what_tools_print_leads_to_what_to_do(kind: Literal["install", "build"],
         ("build", b"Error: page /a: not found, but linked"),
     ],
 )
-def test_nothing_is_said_of_what_is_not_known(kind: Literal["install", "build"], printed: bytes) -> None:
+def test_unknown_failures_get_no_advice(kind: Literal["install", "build"], printed: bytes) -> None:
     assert advice_for(printed, kind) == ""
 
 

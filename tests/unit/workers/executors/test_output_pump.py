@@ -1,4 +1,4 @@
-"""The pump between a command's pipes and whoever takes its output: nothing lost, nothing blocked by the other pipe."""
+"""The pump between a command's pipes and the caller: no output is lost, and neither pipe blocks the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directories of trees that nobody trusts are entered by no link."""
+"""Directories of untrusted trees are never entered through a link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages' scratch directories: whatever a build leaves in them can be deleted, and only by who may."""
+"""The stages' scratch directories: everything a build leaves can be deleted, but not by a worker without the lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detection, on trees as they are found in the wild and on trees made to hurt."""
+"""Detection, on trees of real projects and on hostile ones."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_a_member_of_a_workspace_is_installed_at_its_root(tmp_path: Path) -> Non
     assert detection.node_version == "22.1.0"
 
 
-def test_requirements_beside_a_package_file_are_said_to_be_left_out(tmp_path: Path) -> None:
+def test_requirements_next_to_a_package_file_are_reported_as_left_out(tmp_path: Path) -> None:
     site = {"package.json": package({"vite": "7"}), "package-lock.json": "", "requirements.txt": ""}
     assert "`npm ci && pip install -r requirements.txt`" in " ".join(detected(tmp_path, site).reasons)
     both = detected(tmp_path, site, install_command="npm ci && pip install -r requirements.txt")
@@ -293,7 +293,7 @@ def test_requirements_beside_a_package_file_are_said_to_be_left_out(tmp_path: Pa
         ),
     ],
 )
-def test_what_lies_beside_a_workspace_is_installed_by_itself(
+def test_a_project_outside_of_the_workspace_is_installed_by_itself(
     tmp_path: Path, workspace: dict[str, str], own: dict[str, str], command: str
 ) -> None:
     detection = detected(tmp_path, {**workspace, **own, "docs/package.json": package({"vitepress": "1"})}, "docs")
@@ -315,7 +315,7 @@ def test_a_variable_chooses_the_package_manager_over_the_lockfile(tmp_path: Path
     assert "cargo" not in refused.message
 
 
-def test_a_second_lockfile_is_said(tmp_path: Path) -> None:
+def test_a_second_lockfile_is_reported(tmp_path: Path) -> None:
     site = {"package.json": package({"vite": "7"}), "package-lock.json": "{}", "yarn.lock": ""}
     [line] = [reason for reason in detected(tmp_path, site).reasons if "not used" in reason]
     assert "package-lock.json" in line
@@ -431,7 +431,7 @@ def test_commands_of_the_settings_need_no_recognisable_project(tmp_path: Path) -
         ({"mkdocs.yml": "", "pyproject.toml": "["}, {}, FailureCode.CONFIGURATION_INVALID, "pyproject.toml is not"),
     ],
 )
-def test_what_cannot_be_used_is_said_with_what_to_do(
+def test_what_cannot_be_used_is_reported_with_a_remedy(
     tmp_path: Path, site: dict[str, str | bytes], settings: dict[str, str], code: FailureCode, words: str
 ) -> None:
     raised = failure(tmp_path, site, **settings)
@@ -440,7 +440,7 @@ def test_what_cannot_be_used_is_said_with_what_to_do(
 
 
 @pytest.mark.parametrize("directory", ["absent", "index.html", "../", "/etc"])
-def test_a_root_directory_that_is_none_is_refused(tmp_path: Path, directory: str) -> None:
+def test_an_invalid_root_directory_is_refused(tmp_path: Path, directory: str) -> None:
     write_site(tmp_path / "tree", {"index.html": ""})
     with pytest.raises((StageFailure, ValueError)):
         detect(tmp_path / "tree", Path(directory), Overrides())
@@ -559,7 +559,7 @@ def test_a_member_of_a_workspace_is_installed_with_the_others_and_built_with_tur
     assert detect(tmp_path, Path("apps/web"), Overrides()).build_command == "npm run build"
 
 
-def test_where_the_site_may_be_is_said(tmp_path: Path) -> None:
+def test_likely_root_directories_are_suggested(tmp_path: Path) -> None:
     site = {
         "package.json": json.dumps({"workspaces": ["apps/*", "packages/*"]}),
         "apps/web/package.json": package({"vite": "7"}),

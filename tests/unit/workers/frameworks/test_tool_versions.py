@@ -95,7 +95,7 @@ def test_what_a_project_needs(tmp_path: Path, files: dict[str, str], expected: l
          [("pnpm", "9.1.0")], "asks for vlt, which is not one of yarn, pnpm, npm, bun; pnpm is used"),
     ],
 )  # fmt: skip
-def test_a_manager_that_is_not_used_is_said(
+def test_an_unused_package_manager_is_reported(
     tmp_path: Path, fields: dict[str, object], tools: list[tuple[str, str]], said: str
 ) -> None:
     write_site(tmp_path, {"package.json": package(**fields)})
@@ -160,7 +160,7 @@ def test_the_node_that_satisfies_a_range(wanted: str | None, version: str | None
         ("banana", None, "24.1.0 is used"),
     ],
 )
-def test_a_node_that_there_is_not_is_said(wanted: str, version: str | None, said: str) -> None:
+def test_an_unavailable_node_version_is_reported(wanted: str, version: str | None, said: str) -> None:
     request, notice = node_request(wanted, "24.1.0")
     assert request == (None if version is None else ToolRequest("node", version))
     assert said in (notice or "")

@@ -107,7 +107,7 @@ def test_a_page_full_of_dots_is_no_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("site", "expected"),
     [
-        # A file stands for its directory, as what it imports from beside it counts as well.
+        # A file stands for its directory, because the files next to it that it imports count as well.
         ({"apps/web/src/deep/a.ts": "import x from '../../../../shared/x'", "shared/x.ts": ""}, "shared"),
         ({"apps/web/docs/a.md": "<<< ../../../examples/a.py#part", "examples/a.py": ""}, "examples"),
         ({"apps/web/src/a.vue": "import('../../common/' + name)", "apps/common/x.js": ""}, "apps/common"),

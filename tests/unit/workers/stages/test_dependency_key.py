@@ -100,7 +100,7 @@ def test_a_newer_toolchain_and_another_command_are_named(tmp_path: Path) -> None
     )
     other = components_of(tmp_path, NODE_SITE, install_command="npm ci --omit=optional")
     assert explain_miss(other, before) == "install command npm ci → npm ci --omit=optional"
-    # A Python project doesn't care for Node.
+    # A Python project doesn't depend on Node.
     python = components_of(tmp_path / "python", PYTHON_SITE)
     assert components_of(tmp_path / "python", PYTHON_SITE, replace(TOOLCHAIN, node_version="26.0.0")) == python
 
@@ -146,7 +146,7 @@ def test_a_lockfile_of_its_own_does_not_take_a_member_out_of_its_workspace(
         ({lockfile: "new"}, {"apps/b/package.json": package(name="b")}, {"patches/a": "x"}, {"apps/a/patches/a": "x"})
     ):
         assert components_of(tmp_path / str(name), {**site, **change}, directory="apps/a") != before
-    # What is no member of it has nothing to do with it.
+    # A project that is no member of it doesn't depend on it.
     apart = {**site, f"docs/{lockfile}": "", "docs/package.json": package()}
     before = components_of(tmp_path / "apart", apart, directory="docs")
     change = {lockfile: "new", "apps/b/package.json": package(name="b")}
@@ -215,7 +215,7 @@ def test_a_broken_package_file_of_a_fixture_breaks_no_install(tmp_path: Path) ->
         (PYTHON_SITE, {"install_command": "pip install -e ."}, True),
         (PYTHON_SITE, {"install_command": "pip install ."}, True),
         (PYTHON_SITE, {"install_command": "uv sync"}, True),
-        # Dependencies beside the project, however they are spelt.
+        # Dependencies that are files of the repository, in every spelling.
         ({"package.json": package(dependencies={"vite": "7", "a": "vendor/a-1.0.tgz"})}, {}, True),
         ({"package.json": package(dependencies={"vite": "7", "a": "owner/repository"})}, {}, False),
         ({"package.json": package(dependencies={"vite": "~7.1", "a": "https://example.com/a.tgz"})}, {}, False),

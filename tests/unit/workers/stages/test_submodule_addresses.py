@@ -36,7 +36,7 @@ def test_an_address_is_the_parents_or_its_own(parent: str, url: str, expected: s
 
 
 @pytest.mark.parametrize("url", ["../../..", "../theme\nsystem: all is well", "../theme\x1b[2J", "file:///srv/theme"])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(StageFailure) as caught:
         resolve_submodule(parse_repository_url(PARENT), url, POLICY)
     assert caught.value.code == FailureCode.URL_FORBIDDEN
@@ -46,7 +46,7 @@ LOCAL = "file:///srv/git/site.git"
 
 
 @pytest.mark.parametrize("url", ["../theme.git", "file:///srv/git/theme.git", "./below", "../a/../theme%20x"])
-def test_a_repository_on_this_host_has_submodules_beside_it(url: str) -> None:
+def test_a_repository_on_this_host_has_submodules_next_to_it(url: str) -> None:
     assert resolve_submodule(parse_repository_url(LOCAL), url, POLICY).path.startswith("/srv/git/")
 
 
