@@ -28,11 +28,13 @@ def findings(tmp_path: Path, name: str, text: str) -> list[tuple[int, str]]:
         ("# It runs\n# amok.\n", [1]),
         ('"""It runs\n    amok."""\n', [1]),
         ("frob = frob(x.frobs)\n", []),
+        ("x = 1\n\ndef test_it_runs_amok():\n    pass\n", [3]),
+        ("def frob():\n    pass\n", []),
         ("# frobnicate\n", []),
         ("# It runs\nx = 1\n# amok.\n", []),
     ],
 )
-def test_words_in_python_are_found_in_comments_and_strings(tmp_path: Path, text: str, lines: list[int]):
+def test_words_in_python_are_found_in_comments_strings_and_names_of_tests(tmp_path: Path, text: str, lines: list[int]):
     assert [line for line, _ in findings(tmp_path, "module.py", text)] == lines
 
 
