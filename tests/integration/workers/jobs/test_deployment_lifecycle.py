@@ -21,7 +21,7 @@ from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import Outcome
+from shared.queue.records import Disposition
 from shared.secrets_box import SecretsBox
 from tests.support.deployment_world import create, entries, run_to_end, settings, world
 from workers.pipeline.deployment_view import deployment_view
@@ -240,7 +240,7 @@ def test_an_old_redis_that_is_restored_runs_nothing_twice(world: Any):
     fence = acquired.token + 1
     begun = world.lifecycle.begin_stage(world.tenant_id, finished, Stage.CLONE, fence=fence, worker="w2")
     assert begun.beginning is Beginning.OVER
-    assert world.queue.finish(acquired.job.id, acquired.token, Outcome.DONE)
+    assert world.queue.finish(acquired.job.id, acquired.token, Disposition.DONE)
     assert world.queue.running_set(world.tenant_id) <= {live}
     assert [job.job.slot for job in world.queue.acquire("clone", 5, worker="w3", request_id="r3").jobs] == [live]
 
@@ -346,7 +346,7 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
     jobs = []
     for pool in ("rollback", "preview-cleanup"):
         [job] = world.queue.acquire(pool, 1, worker="w", request_id=pool).jobs
-        world.queue.finish(job.job.id, job.token, Outcome.DEAD, delay_seconds=0, reason="crashed", next_jobs=[])
+        world.queue.finish(job.job.id, job.token, Disposition.DEAD, delay_seconds=0, reason="crashed", next_jobs=[])
         assert world.queue.find(job.job.id) == "dead"
         jobs.append(job.job.id)
     world.reconciler.run_once()

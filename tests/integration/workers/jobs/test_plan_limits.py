@@ -24,7 +24,7 @@ from shared.plans import Plan, PlanLimits, limits_of
 from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import AcquiredJob, BeatAnswer, Outcome
+from shared.queue.records import AcquiredJob, BeatAnswer, Disposition
 from shared.signals import Signal
 from tests.support.deployment_world import create, settings, world
 from workers.filesystem.trees import StageDirectories
@@ -207,7 +207,7 @@ class Fleet:
             finish = encode_finish(
                 run.acquired.job.id,
                 run.acquired.token,
-                settlement.outcome,
+                settlement.disposition,
                 delay_seconds=settlement.delay_seconds,
                 reason=settlement.reason or "rejected",
                 next_jobs=list(settlement.next_jobs),
@@ -285,7 +285,7 @@ def test_a_cancelled_deployment_gives_its_slot_away_when_its_row_says_so(world: 
     [acquired] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
     world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=acquired.token, worker="w")
     world.lifecycle.succeed_stage(deployment_id, Stage.CLONE, fence=acquired.token, result=StageResult({"source": "x"}))
-    world.queue.finish(acquired.job.id, acquired.token, Outcome.RELEASE)
+    world.queue.finish(acquired.job.id, acquired.token, Disposition.RELEASE)
     other = create(world)
     seen: list[tuple[str, set[str]]] = []
     finish = world.deployments.finish
@@ -310,7 +310,7 @@ def test_a_cancelled_deployment_gives_its_slot_away_when_its_row_says_so(world: 
 def test_a_slot_whose_cancellation_was_cut_off_is_freed_by_the_reconciler(world: Any):
     first, second = create(world), create(world)
     [acquired] = world.queue.acquire("clone", 1, worker="w", request_id="r").jobs
-    world.queue.finish(acquired.job.id, acquired.token, Outcome.RELEASE)
+    world.queue.finish(acquired.job.id, acquired.token, Disposition.RELEASE)
     with world.database.transaction() as connection:
         world.deployments.request_cancel(connection, world.tenant_id, first)
     world.queue.cancel(acquired.job.id, keeps_slot=True)  # the API dies here
