@@ -209,7 +209,7 @@ def test_ten_thousand_blocked_tenants_and_one_that_can_run(arena: Arena) -> None
     assert (row.depth, row.waiting_for_slot) == (10_000, 10_000)
 
 
-def test_a_hundred_thousand_jobs_of_one_tenant_delay_nobody_else(unhurried_arena: Arena) -> None:
+def test_a_hundred_thousand_jobs_of_one_tenant_delay_no_other_tenant(unhurried_arena: Arena) -> None:
     arena = unhurried_arena
     payload = {"kind": "work", "ms": 50, "until": str(arena.folder / "go")}
     flood = [Job(id=f"f{n}", pool="chaos", actor="run", tenant_id="big", payload=payload) for n in range(100_000)]

@@ -158,7 +158,7 @@ def silent(tmp_path: Path) -> Iterator[Supervised]:
     supervised.stop(0)
 
 
-def test_a_supervisor_that_was_stopped_judges_nobody_before_a_whole_interval(
+def test_a_supervisor_that_was_stopped_waits_a_whole_interval_before_it_ends_workers(
     tmp_path: Path, silent: Supervised
 ) -> None:
     clock, said = Clock(), list[str]()
@@ -181,7 +181,7 @@ def test_a_supervisor_that_was_stopped_judges_nobody_before_a_whole_interval(
     assert until(silent.ended, "its end") == "killed by SIGKILL"
 
 
-def test_nobody_is_judged_while_the_disk_takes_no_write(tmp_path: Path, silent: Supervised) -> None:
+def test_no_worker_is_ended_while_the_disk_takes_no_write(tmp_path: Path, silent: Supervised) -> None:
     clock, said = Clock(), list[str]()
     answered_at = clock.now
     watch = WorkerWatch(tmp_path, 30.0, said.append, disk_answered_at=lambda: answered_at, monotonic=clock)
@@ -268,7 +268,7 @@ def test_a_worker_that_lived_on_after_its_verdict_died_of_something_else(tmp_pat
     assert list(tmp_path.glob("silent*")) == []
 
 
-def test_what_nobody_needs_any_more_is_deleted(tmp_path: Path) -> None:
+def test_files_that_are_no_longer_needed_are_deleted(tmp_path: Path) -> None:
     def hand_back(_pool: str, _worker: str, _counts: bool) -> None: ...
 
     life = WorkerLife(tmp_path, "mine", "chaos")

@@ -468,7 +468,7 @@ def test_runs_at_the_same_time_do_not_touch_each_other(executor: Executor) -> No
     }
 
 
-def test_reap_of_what_never_ran(executor: Executor) -> None:
+def test_reap_of_a_run_that_never_was(executor: Executor) -> None:
     executor.reap("never-started")
 
 

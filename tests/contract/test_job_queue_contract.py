@@ -388,7 +388,7 @@ def test_cancel_of_a_job_that_waits_for_its_retry_frees_the_slot(bench: Bench) -
     assert ids(bench.acquire()) == ["b"]
 
 
-def test_cancel_of_a_running_job_is_told_by_the_beat_and_survives_a_crash(bench: Bench) -> None:
+def test_cancel_of_a_running_job_is_reported_by_the_beat_and_survives_a_crash(bench: Bench) -> None:
     bench.queue.enqueue(make("a", slot="d1"))
     acquired = bench.one()
     assert bench.queue.cancel("a") is CancelAnswer.SIGNALLED
@@ -574,7 +574,7 @@ def test_names_that_would_break_keys_are_refused(bench: Bench) -> None:
         bench.queue.set_tenant("t", limit=-1, weight=1)
 
 
-def test_an_unreachable_redis_is_said_clearly() -> None:
+def test_an_unreachable_redis_is_reported_clearly() -> None:
     with connect_redis("redis://127.0.0.1:1/0") as client:
         with pytest.raises(QueueUnavailable, match="can't be reached"):
             RedisJobQueue(client).ping()

@@ -136,7 +136,7 @@ def is_refusal(answer: bytes) -> bool:
     return answer == b"" or answer.startswith((b"\x15\x03", b"E"))
 
 
-def test_every_port_refuses_who_has_no_key(platform: Platform) -> None:
+def test_every_port_refuses_callers_without_a_key(platform: Platform) -> None:
     found = listeners(platform)
     by_role = {listener.role for listener in found}
     assert by_role == {"api", "postgres", "valkey", "object-store", "caddy", "reconciler"}

@@ -39,7 +39,7 @@ def test_rollback_and_the_deployments_after_it(platform: Platform, repositories:
     assert "version three" in platform.get_site("rolled").text
 
 
-def test_rollback_to_what_never_was_ready_is_refused(platform: Platform, repositories: Path):
+def test_rollback_to_a_deployment_that_was_never_ready_is_refused(platform: Platform, repositories: Path):
     failed = platform.deploy("rolled-bad", make_repository(repositories / "site", {"notes.txt": "x"}))
     response = platform.client.post(f"/api/deployments/{failed['id']}/rollback")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "NOT_READY")

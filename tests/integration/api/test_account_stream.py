@@ -267,7 +267,7 @@ def test_a_change_as_it_happens(api: Api, user: User) -> None:
         assert user.stream(after=event.id).ready().wait(*stream.statuses[index:]).changes == stream.changes[index:]
 
 
-def test_a_deployment_accepted_by_the_api_is_told_of_at_once(api: Api, user: User) -> None:
+def test_a_deployment_accepted_by_the_api_is_reported_at_once(api: Api, user: User) -> None:
     project = user.post("/projects", {"name": "site", "repositoryUrl": "https://git.example.com/team/site.git"})
     stream = user.stream().ready()
     deployment = user.post("/deployments", {"projectId": project["id"]})
@@ -357,7 +357,7 @@ def test_a_ticket_opens_the_stream_once(api: Api, user: User) -> None:
     assert Stream(f"{api.url}/events/stream", {}, ticket=ticket).join().status == 401
 
 
-def test_what_is_no_longer_kept_is_a_gap(api: Api, user: User) -> None:
+def test_events_that_are_no_longer_kept_are_a_gap(api: Api, user: User) -> None:
     team = Team(api)
     team.add(user)
     deployment = team.deployment()

@@ -65,7 +65,7 @@ def test_an_owner_is_made_once_and_signs_in(platform: Any, create_owner: Any) ->
     [("nobody", f"{PASSWORD}\n", "email must be"), ("a@example.com", "short\n", "password must have"),
      ("a@example.com", "", "password must have")],
 )  # fmt: skip
-def test_what_is_wrong_is_named(platform: Any, create_owner: Any, email: str, stdin: str, problem: str) -> None:
+def test_invalid_input_is_named(platform: Any, create_owner: Any, email: str, stdin: str, problem: str) -> None:
     done = create_owner(email, stdin)
     assert (done.exit_code, problem in done.stderr, done.stdout) == (1, True, "")
 

@@ -79,7 +79,7 @@ def test_wrong_password_and_unknown_account_are_alike_and_throttled(account) -> 
         assert 0 < int(throttled.headers["retry-after"]) <= 60
 
 
-def test_guesses_of_a_stranger_lock_nobody_out_who_signed_in_before(account) -> None:
+def test_guesses_of_a_stranger_lock_out_no_device_that_has_signed_in(account) -> None:
     client = account.platform.client
     cookie = {"Cookie": f"{DEVICE_COOKIE}={client.post('/api/auth/login', json=LOGIN).cookies[DEVICE_COOKIE]}"}
     client.cookies.clear()

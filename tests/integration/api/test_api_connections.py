@@ -123,7 +123,7 @@ def test_a_client_that_leaves_in_mid_body_is_no_error(server: RunningServer) -> 
     assert {line["log_level"] for line in logs} == {"info"}
 
 
-def test_a_large_body_that_nobody_wants_is_not_read_to_its_end(server: RunningServer) -> None:
+def test_a_large_body_that_is_not_needed_is_not_read_to_its_end(server: RunningServer) -> None:
     client = server.connect()
     client.send(b"POST /unread HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000000\r\n\r\n")
     status, headers, body = client.answer()
@@ -284,7 +284,7 @@ def test_a_request_with_others_behind_it_sees_its_client_leave() -> None:
         (POST + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n", [400]),
     ],
 )
-def test_what_is_no_http_is_answered_where_no_other_answer_is_awaited(
+def test_malformed_http_is_answered_where_no_other_answer_is_awaited(
     server: RunningServer, sent: bytes, answers: list[int]
 ) -> None:
     client = server.connect().send(sent)
@@ -304,7 +304,7 @@ def test_a_head_behind_a_large_body_is_not_taken_for_a_large_head(server: Runnin
     assert client.send(b"\r\n").answer()[0] == 200
 
 
-def test_what_surrounds_the_bytes_of_a_body_is_bounded(server: RunningServer) -> None:
+def test_the_framing_of_a_body_is_bounded(server: RunningServer) -> None:
     beginning = POST + b"Transfer-Encoding: chunked\r\n\r\n"
     small = b"".join(b"1\r\n%c\r\n" % byte for byte in b'{"text":"' + b"x" * 20_000 + b'"}')
     assert server.connect().send(beginning + small + b"0\r\n\r\n").answer()[0] == 200
@@ -417,7 +417,7 @@ def test_an_idle_connection_ends_and_a_used_one_does_not() -> None:
         assert [client.get()[0] for _ in range(5)] == [200] * 5
 
 
-def test_a_stopping_server_answers_what_was_begun_and_what_comes_on_idle_connections() -> None:
+def test_a_stopping_server_answers_requests_that_have_begun_and_those_on_idle_connections() -> None:
     with running_server(draining_seconds=PATIENCE_SECONDS) as server:
         busy, idle, silent = server.connect(), server.connect(), server.connect()
         assert [idle.get()[0], silent.get()[0]] == [200, 200]
@@ -518,7 +518,7 @@ APPENDING = "\tservers {\n\t\ttrusted_proxies static private_ranges\n\t}\n"
 
 
 @pytest.mark.parametrize("global_options", ["", APPENDING], ids=["replacing", "appending"])
-def test_the_client_of_a_trusted_caddy_is_whom_caddy_saw(tmp_path: Path, global_options: str) -> None:
+def test_the_client_of_a_trusted_caddy_is_the_one_that_caddy_names(tmp_path: Path, global_options: str) -> None:
     forged = {"X-Forwarded-For": "203.0.113.66"}
     from_elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")
     with (

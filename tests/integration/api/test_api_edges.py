@@ -320,7 +320,7 @@ def _own_words() -> tuple[set[str], set[str]]:
     return texts, names
 
 
-def test_the_documentation_says_of_every_route_what_we_say_of_it(platform) -> None:
+def test_the_documentation_of_every_route_has_our_texts_only(platform) -> None:
     """No operation shows a text of a library, or none."""
     texts, names = _own_words()
     schema = platform.client.get("/api/docs/openapi.json").json()

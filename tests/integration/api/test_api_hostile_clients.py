@@ -72,7 +72,7 @@ def user(account: Any) -> Caller:
     return Caller(account.user_id, account.user_id, is_known=True)
 
 
-def test_cookies_that_nobody_asked_for_are_not_remembered(platform) -> None:
+def test_cookies_that_the_api_never_set_are_not_remembered(platform) -> None:
     remembered = parse_cookie_string.cache_info().currsize
     for method, path in (("POST", "/api/auth/refresh"), ("POST", "/api/auth/login"), ("GET", "/api/events/stream")):
         body = {"email": "ada@example.com", "password": "correct horse battery"}

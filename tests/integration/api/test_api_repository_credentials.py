@@ -145,7 +145,7 @@ REFUSED: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
-def test_what_does_not_fit_is_named(account) -> None:
+def test_fields_that_do_not_fit_are_named(account) -> None:
     path = path_of(account.project())
     for body, fields in REFUSED:
         answer = account.request("PUT", path, json=body)
@@ -222,7 +222,7 @@ def test_a_row_that_is_changed_in_the_database_opens_no_more(account, settings) 
 
 
 @pytest.mark.parametrize(("role", "status"), [(Role.DEVELOPER, 403), (Role.ADMIN, 200)])
-def test_who_may_set_them(account, register, role: Role, status: int) -> None:
+def test_only_permitted_roles_set_them(account, register, role: Role, status: int) -> None:
     project = account.project()
     eve = register("eve@example.com")
     body = {"kind": "token", "token": TOKEN}

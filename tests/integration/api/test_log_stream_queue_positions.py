@@ -26,7 +26,7 @@ def places(follower: Follower) -> list[tuple[str, int | None]]:
     return [(data["status"], data.get("queuePosition")) for data in found]
 
 
-def test_a_place_is_told_at_the_start_and_when_it_changes(database: Database, redis_url: str) -> None:
+def test_a_place_is_sent_at_the_start_and_when_it_changes(database: Database, redis_url: str) -> None:
     with connect_redis(redis_url, timeout_seconds=120) as redis:
         queue = RedisJobQueue(redis, lease_seconds=3600)
         deployments = [new_deployment(database) for _ in range(3)]

@@ -43,7 +43,7 @@ def test_an_address_and_a_site_have_so_many(hosts: list[str], count: int) -> Non
     assert taken(Places(most_of_an_address=3), hosts) == count
 
 
-def test_what_is_given_back_can_be_taken_again() -> None:
+def test_a_place_that_is_given_back_can_be_taken_again() -> None:
     places = Places(most=3, most_of_an_address=3)
     holders = [Holder("2001:db8::1") for _ in range(3)]
     assert all(places.take(holder, holder.host) for holder in holders)

@@ -103,7 +103,7 @@ def test_one_users_many_pages_do_not_delay_another_users_and_none_is_lost() -> N
     asyncio.run(scenario())
 
 
-def test_what_is_live_does_not_wait_for_pages_whose_store_says_nothing() -> None:
+def test_live_streams_do_not_wait_for_pages_of_a_silent_store() -> None:
     async def scenario() -> None:
         reader = Reader([_LINE] * 1000)
         async with running(reader) as hub, hub.watch("depl_a", ADA) as one, hub.watch("depl_a", BOB) as two:

@@ -129,7 +129,7 @@ def test_hosts_that_programs_read_differently_are_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost.", "x.localhost"])
-def test_localhost_is_what_it_means(host: str) -> None:
+def test_names_of_localhost_are_judged_as_loopback(host: str) -> None:
     for path in PATHS:
         with pytest.raises((Refused, CloudifyError)):
             path(host)

@@ -22,7 +22,7 @@ def test_the_former_setting_says_what_to_set_instead(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "false", "0"])
-def test_the_former_setting_may_ask_for_what_is_the_case(value: str) -> None:
+def test_the_former_setting_is_accepted_with_the_value_that_holds_anyway(value: str) -> None:
     assert load_settings({**ENVIRONMENT, "CLOUDIFY_ALLOW_LOCAL_REPOSITORIES": value})
 
 

@@ -30,7 +30,7 @@ def test_nothing_follows_an_end(finished: DeploymentStatus):
 
 
 @pytest.mark.parametrize("live", sorted(set(DeploymentStatus) - FINISHED))
-def test_whatever_lives_may_fail_or_be_cancelled(live: DeploymentStatus):
+def test_every_unfinished_deployment_may_fail_or_be_cancelled(live: DeploymentStatus):
     assert may_follow(live, DeploymentStatus.FAILED)
     assert may_follow(live, DeploymentStatus.CANCELLED)
 

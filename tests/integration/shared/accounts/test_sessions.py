@@ -86,7 +86,7 @@ ENDINGS: tuple[Ending, ...] = (revoke, log_out, reuse)
 
 
 @pytest.mark.parametrize("end", ENDINGS)
-def test_an_ending_that_waits_for_a_refresh_ends_what_it_made(world: World, end: Ending) -> None:
+def test_an_ending_that_waits_for_a_refresh_ends_the_refreshed_login(world: World, end: Ending) -> None:
     first = world.start()
     login_id = world.login_of(first)
     issued = world.refresh(first.refresh_token)

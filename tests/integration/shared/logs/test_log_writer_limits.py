@@ -68,7 +68,7 @@ def test_a_full_log_releases_writers_that_wait_for_room(database: Database, depl
     assert [isinstance(numbered.entry, LogTruncated) for numbered in entries] == [False] * 31 + [True]
 
 
-def test_a_closed_log_takes_nothing_and_holds_nobody_up(database: Database, deployment: str) -> None:
+def test_a_closed_log_stores_nothing_and_blocks_no_writer(database: Database, deployment: str) -> None:
     store = PostgresLogStore(database)
     with database.transaction() as connection:
         store.append(connection, deployment, [end()], fence=None)

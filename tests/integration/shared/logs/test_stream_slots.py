@@ -77,7 +77,7 @@ def test_the_hundred_and_first_stream_is_refused(redis: Any, redis_url: str, mon
     run(test)
 
 
-def test_what_raises_or_is_cancelled_gives_its_slot_back(redis: Any, redis_url: str) -> None:
+def test_a_stream_that_raises_or_is_cancelled_gives_its_slot_back(redis: Any, redis_url: str) -> None:
     async def test() -> None:
         async with running(redis_url, limit=41) as slots:
             for _ in range(45):

@@ -142,7 +142,7 @@ def test_a_lost_answer_is_asked_for_again_and_nothing_happens_twice(queue: Lossy
     assert process.idle.busy == 2
 
 
-def test_what_a_lost_answer_handed_out_is_given_back_on_the_way_out(queue: LossyQueue) -> None:
+def test_jobs_of_a_lost_answer_are_given_back_when_the_process_stops(queue: LossyQueue) -> None:
     fill(queue, 3)
     process = Process(queue, threads=3)
     queue.lost_answers = 1
@@ -189,7 +189,7 @@ def test_a_process_that_dies_with_finishes_unsent_has_them_run_again(redis: Redi
     assert [queue.find(f"j{n:05}") for n in range(3)] == ["running"] * 3
 
 
-def test_what_no_consumer_sends_is_sent_when_it_is_overdue(queue: LossyQueue) -> None:
+def test_finishes_that_no_consumer_sends_are_sent_when_they_are_overdue(queue: LossyQueue) -> None:
     fill(queue, 1)
     process = Process(queue, threads=1)
     [lease] = process.run()

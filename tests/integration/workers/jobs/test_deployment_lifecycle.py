@@ -41,7 +41,7 @@ def test_a_created_deployment_is_a_row_a_job_and_a_log_entry(world: Any):
     assert [entry.status for entry in entries(world, deployment_id)] == ["queued"]
 
 
-def test_files_are_judged_at_the_clone_by_who_set_the_address(world: Any, database: Database):
+def test_file_addresses_are_judged_at_the_clone_by_the_user_who_set_them(world: Any, database: Database):
     """The deployment keeps who set its address; whether that is an administrator is looked up when the clone begins."""
 
     def execute(statement: str, *values: object) -> None:
@@ -361,7 +361,7 @@ def lose_two_workers(world: Any, pool: str) -> Job:
     return job.job
 
 
-def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
+def test_a_job_that_ended_two_workers_fails_as_the_platforms_failure(world: Any):
     poison = create(world)
     lose_two_workers(world, "clone")
     world.reconciler.run_once()
@@ -382,7 +382,7 @@ def test_what_ended_two_workers_is_failed_as_the_platforms_failure(world: Any):
     assert world.releases.find(lost.payload["release_id"]).status == "failed"
 
 
-def test_a_release_of_what_was_deleted_meanwhile_moves_nothing(world: Any):
+def test_a_release_of_a_deleted_deployment_moves_nothing(world: Any):
     first, second = create(world), create(world)
     run_to_end(world, first)
     run_to_end(world, second)

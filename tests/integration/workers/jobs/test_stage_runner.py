@@ -210,7 +210,7 @@ def test_a_cancellation_accepted_while_the_last_stage_ends_holds(world: Any, run
     assert isinstance(entries(world, deployment_id)[-1], LogEnd)
 
 
-def test_what_a_dead_worker_left_is_looked_for_from_the_second_run_on(world: Any, run_stage: Any):
+def test_leftovers_of_a_dead_worker_are_looked_for_from_the_second_run_on(world: Any, run_stage: Any):
     deployment_id = create(world)
     reaped: list[str] = []
     lost = fails(PlatformError("The store is away."))

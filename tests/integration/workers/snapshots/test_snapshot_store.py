@@ -149,7 +149,7 @@ with cache.temporary() as directory:
 """
 
 
-def test_what_a_killed_worker_left_is_swept(make_store: MakeStore, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_worker_are_swept(make_store: MakeStore, tmp_path: Path) -> None:
     alive = make_store()
     died = subprocess.run([sys.executable, "-c", _DIES, str(tmp_path / "cache")], check=False)
     assert died.returncode == -signal.SIGKILL

@@ -189,7 +189,7 @@ def test_an_ssh_account_that_may_not_log_in() -> None:
     assert "user name" in failure.message
 
 
-def test_what_a_proxy_answers_is_not_the_hosts(tmp_path: Path) -> None:
+def test_an_answer_of_a_proxy_is_not_taken_for_the_hosts(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     tunnel = (
         "12:00:00.1 http.c:800 => Send header: CONNECT git.example.com:443 HTTP/1.1\n"

@@ -155,7 +155,7 @@ PRIVATE_HOSTS = ("127.0.0.1", "[::1]", "169.254.169.254", "10.0.0.1", "[::ffff:1
 MISLEADING_HOSTS = ("0x7f.1", "127.0.0.1.", "x.localhost.", "1.2.3.4.5", "x.0x7f")
 
 
-def test_what_is_private_is_refused_and_the_proxy_not_asked(cloner: Cloner, proxy: RunningProxy) -> None:
+def test_private_addresses_are_refused_and_the_proxy_is_not_asked(cloner: Cloner, proxy: RunningProxy) -> None:
     for host in PRIVATE_HOSTS + MISLEADING_HOSTS:
         assert cloner.failure(f"https://{host}/site.git").code is FailureCode.URL_FORBIDDEN, host
     assert not proxy.asked
@@ -279,7 +279,7 @@ def test_an_ssh_repository(make_cloner: MakeCloner, database: Database, tmp_path
     assert set(proxy.asked) == {f"{NAME}:22"}
 
 
-def test_the_port_serves_nobody_else_and_nothing_else(proxy: RunningProxy) -> None:
+def test_the_port_serves_this_clone_and_its_hosts_only(proxy: RunningProxy) -> None:
     with CloneProxy.opened(NetworkSettings(egress_proxy=address(proxy))) as clone_proxy:
         assert clone_proxy.open(parse_repository_url(URL)) is None
         credentials, _, place = clone_proxy.url.removeprefix("http://").partition("@")

@@ -36,7 +36,7 @@ def cloner(make_cloner: MakeCloner, https: GitServer, tmp_path: Path) -> Cloner:
     return make_cloner(ca_bundle=tmp_path / "certificate.pem")
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(make_cloner: MakeCloner, https: GitServer) -> None:
+def test_an_untrusted_certificate_is_refused(make_cloner: MakeCloner, https: GitServer) -> None:
     make_repository(https.root / "site.git", {"index.html": "<h1>x</h1>"})
     failure = make_cloner().failure(f"https://localhost:{https.server_port}/site.git", attempt=3)
     assert failure.code is FailureCode.REPOSITORY_UNREACHABLE

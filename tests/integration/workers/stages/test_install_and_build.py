@@ -244,7 +244,7 @@ def test_what_the_user_can_fix_ends_in_a_clear_failure(
         ("mkfifo dist/pipe", "pipe"),
     ],
 )
-def test_what_a_build_leaves_that_cant_be_read_is_its_own_failure(pipeline: Pipeline, script: str, said: str) -> None:
+def test_an_unreadable_output_is_the_builds_own_failure(pipeline: Pipeline, script: str, said: str) -> None:
     site = {"build.sh": f"mkdir dist; echo x > dist/index.html; {script}"}
     failure = failure_of(pipeline, site, build_command="sh build.sh", output_directory="dist")
     assert failure.code is FailureCode.OUTPUT_INVALID

@@ -88,7 +88,7 @@ def test_without_the_authority_nothing_is_installed(tmp_path: Path, registry: Pa
 
 
 @pytest.mark.parametrize("is_asked_for_credentials", [False, True])
-def test_an_upstream_proxy_reaches_what_has_no_address_here(
+def test_an_upstream_proxy_reaches_hosts_without_an_address_here(
     tmp_path: Path, registry: PackageRegistry, is_asked_for_credentials: bool
 ) -> None:
     credentials = "builder:p@ss" if is_asked_for_credentials else ""
@@ -105,7 +105,7 @@ def test_an_upstream_proxy_reaches_what_has_no_address_here(
     assert set(proxy.asked) == {f"{NAME}:443"}
 
 
-def test_what_is_private_stays_closed_and_a_refusal_is_said(tmp_path: Path) -> None:
+def test_private_addresses_stay_closed_and_a_refusal_is_reported(tmp_path: Path) -> None:
     with running_proxy({}, "builder:right") as proxy:
         settings = NetworkSettings(egress_proxy=f"http://builder:wrong@127.0.0.1:{proxy.port}")
         script = f"curl -sS http://127.0.0.2/; curl -sS http://{NAME}/; curl -sS http://{NAME}:8080/; true"

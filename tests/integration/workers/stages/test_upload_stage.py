@@ -111,7 +111,7 @@ def test_on_the_same_host_blobs_are_links_and_nothing_is_fetched(uploader: Uploa
     assert all(path.stat().st_nlink > 1 for path in blobs.values())
 
 
-def test_what_is_gone_or_damaged_is_missing(uploader: Uploader, tmp_path: Path) -> None:
+def test_deleted_and_damaged_objects_count_as_missing(uploader: Uploader, tmp_path: Path) -> None:
     digest = uploader.upload(_site)
     reader = ArtifactReader(uploader.store, tmp_path / "elsewhere")
     manifest = reader.manifest(TENANT, digest)

@@ -443,7 +443,7 @@ def test_the_exit_code_says_how_it_ended(run: Run, api: Api, status: str, code: 
         (("--no-wait",), {"status": "ready"}, False),
     ],
 )
-def test_only_what_production_serves_went_there(
+def test_a_deployment_is_reported_as_in_production_only_if_it_is_served(
     run: Run, api: Api, tmp_path: Path, options: tuple[str, ...], fields: dict[str, Any], *, is_live: bool
 ) -> None:
     make_clone(tmp_path)

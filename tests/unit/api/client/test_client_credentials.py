@@ -152,7 +152,7 @@ def test_the_places_of_the_files_follow_the_environment(tmp_path: Path) -> None:
     assert files(tmp_path).platform_file == tmp_path / "work/.cloudify/credentials.json"
 
 
-def test_what_login_stores_only_its_owner_can_read(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_what_login_stores(tmp_path: Path) -> None:
     found = files(tmp_path)
     found.store("http://api", "first")
     path = found.login_file

@@ -50,7 +50,7 @@ from workers.executors.base import ExecutionResult, RunOutcome
         ("build", b"ENOTFOUND\nJavaScript heap out of memory", "NODE_OPTIONS"),
     ],
 )
-def test_what_tools_print_leads_to_what_to_do(kind: Literal["install", "build"], printed: bytes, words: str) -> None:
+def test_known_output_of_tools_leads_to_advice(kind: Literal["install", "build"], printed: bytes, words: str) -> None:
     assert words in advice_for(b"before\n" + printed + b"\nafter", kind)
 
 

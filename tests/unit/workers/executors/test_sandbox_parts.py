@@ -306,7 +306,7 @@ def test_environment_takes_registries_only_where_there_is_a_network() -> None:
     assert "SSL_CERT_FILE" not in opened
 
 
-def test_every_package_manager_is_told_the_registries_of_the_settings() -> None:
+def test_every_package_manager_gets_the_registries_of_the_settings() -> None:
     settings = NetworkSettings(
         npm_registry="https://npm.example.com/", python_index="https://python.example.com/simple"
     )

@@ -35,7 +35,7 @@ def test_lines_name_deployment_stage_attempt_fence_and_worker() -> None:
     assert structlog.contextvars.get_contextvars() == {}
 
 
-def test_the_role_is_said_on_every_thread() -> None:
+def test_the_role_is_logged_on_every_thread() -> None:
     code = """
 import threading, structlog, logging
 from shared.logging import configure_logging
