@@ -20,7 +20,7 @@ from api.errors import handle_error
 from api.guards import check_declarations, guard
 from api.idempotency import provide_idempotent_call
 from api.middleware import Application
-from api.openapi import describe, docs_router, openapi_config
+from api.openapi import Description, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
 from api.routes.administration import AdministrationController
@@ -80,7 +80,8 @@ def create_app(
     )
     check_declarations(application)
     application.state.methods = _methods_by_address(application)
-    describe(application)
+    application.state.description = description = Description(application)
+    application.state.query_parameters = description.query_parameters
     return application
 
 
@@ -103,11 +104,10 @@ def _api_router(routes: Sequence[ControllerRouterHandler]) -> Router:
 
 
 def _state(services: Services, lanes: Lanes, body_pace: BodyPace) -> State:
-    """The state that the middleware, the guard and the request class read. `describe` fills the query parameters."""
+    """The state that the middleware, the guard and the request class read; `create_app` adds what needs the routes."""
     return State(
         {
             "services": services,
-            "query_parameters": {},
             "lanes": lanes,
             "callers": Callers(services.device_cookies),
             "hosts": Hosts(services.settings.api.hosts),

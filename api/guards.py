@@ -211,8 +211,10 @@ def _is_unusable(text: str) -> bool:
 
 def _check_query(connection: Connection) -> None:
     """Refuses parameters that the route's documentation doesn't list: mistakes would silently change the answer."""
+    if not connection.query_params:
+        return
     scope = cast(HTTPScope, connection.scope)
-    known: frozenset[str] | None = connection.app.state.query_parameters.get((scope["path_template"], scope["method"]))
+    known: frozenset[str] | None = connection.app.state.query_parameters(scope["path_template"], scope["method"])
     if known is None:
         return
     given = Counter(name[:50] for name, _ in connection.query_params.multi_items())

@@ -6,6 +6,7 @@ The page has no scripts, so that nothing is loaded from elsewhere.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import html
 from collections.abc import Mapping, Sequence
@@ -113,7 +114,7 @@ def openapi_config() -> OpenAPIConfig:
 
 @get("/", media_type=MediaType.HTML, sync_to_thread=False)
 def docs_page(request: PublicRequest) -> Response[bytes]:
-    page: bytes = request.app.state.docs_page
+    page = _description(request.app).page
     policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'; base-uri 'none'"
     return Response(
         page, media_type=MediaType.HTML, headers={"Content-Security-Policy": f"{policy}; upgrade-insecure-requests"}
@@ -122,33 +123,55 @@ def docs_page(request: PublicRequest) -> Response[bytes]:
 
 @get("/openapi.json", media_type=MediaType.JSON, sync_to_thread=False)
 def docs_schema(request: PublicRequest) -> Response[bytes]:
-    schema: bytes = request.app.state.openapi
-    return Response(schema, media_type=MediaType.JSON)
+    return Response(_description(request.app).schema, media_type=MediaType.JSON)
 
 
 def docs_router() -> Router:
     return Router("/docs", route_handlers=[docs_page, docs_schema], include_in_schema=False, opt={"public": True})
 
 
-def describe(application: Litestar) -> None:
-    """Fills `state.openapi`, `state.docs_page` and `state.query_parameters` ((path, method) → names)."""
-    schema = application.openapi_schema.to_schema()
-    paths: _Paths = schema["paths"]
-    operations = _operations(application)
-    known: dict[tuple[str, str], frozenset[str]] = {}
-    for path, item in paths.items():
-        for method in _METHODS:
-            if method in item:
-                template, opt = operations[path, method.upper()]
-                _complete(item[method], opt)
-                known[template, method.upper()] = frozenset(
-                    parameter["name"] for parameter in item[method].get("parameters", []) if parameter["in"] == "query"
-                )
-    schema["components"]["schemas"]["ErrorCode"] = {"type": "string", "enum": [code.value for code in ErrorCode]}
-    schema["components"]["schemas"]["Failure"] = _FAILURE
-    application.state.openapi = msgspec.json.encode(schema)
-    application.state.docs_page = _page(paths, schema["info"]["description"]).encode()
-    application.state.query_parameters = known
+class Description:
+    """What an application says about itself. Made when first asked for: it takes as long as all routes together."""
+
+    def __init__(self, application: Litestar) -> None:
+        self._application = application
+
+    @property
+    def schema(self) -> bytes:
+        return self._made[0]
+
+    @property
+    def page(self) -> bytes:
+        return self._made[1]
+
+    def query_parameters(self, path_template: str, method: str) -> frozenset[str] | None:
+        """The names that a route takes, or None for a route that isn't described."""
+        return self._made[2].get((path_template, method))
+
+    @functools.cached_property
+    def _made(self) -> tuple[bytes, bytes, dict[tuple[str, str], frozenset[str]]]:
+        schema = self._application.openapi_schema.to_schema()
+        paths: _Paths = schema["paths"]
+        operations = _operations(self._application)
+        known: dict[tuple[str, str], frozenset[str]] = {}
+        for path, item in paths.items():
+            for method in _METHODS:
+                if method in item:
+                    template, opt = operations[path, method.upper()]
+                    _complete(item[method], opt)
+                    known[template, method.upper()] = frozenset(
+                        parameter["name"]
+                        for parameter in item[method].get("parameters", [])
+                        if parameter["in"] == "query"
+                    )
+        schema["components"]["schemas"]["ErrorCode"] = {"type": "string", "enum": [code.value for code in ErrorCode]}
+        schema["components"]["schemas"]["Failure"] = _FAILURE
+        return msgspec.json.encode(schema), _page(paths, schema["info"]["description"]).encode(), known
+
+
+def _description(application: Litestar) -> Description:
+    description: Description = application.state.description
+    return description
 
 
 def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mapping[str, object]]]:

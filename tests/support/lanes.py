@@ -20,14 +20,16 @@ _DOCKER, _PLATFORM = "docker", "platform"
 # Each takes minutes, most of them of waiting, and has a platform of its own anyway or is worth one.
 _CRASHES, _UP = "tests/e2e/test_crashes.py", "tests/e2e/test_up.py"
 _ALONE = (_CRASHES, _UP)
+# Its items share nothing and are the same: each is a lane of its own.
+_MODEL = "tests/integration/shared/queue/test_queue_model.py"
 # Platforms wait for their processes to end.
 _STOP_SECONDS = 120.0
 _LONGEST_FIRST = (
     _DOCKER,
     _PLATFORM,
-    "tests/integration/shared/queue/test_queue_model.py",
     _CRASHES,
     _UP,
+    _MODEL,
     "tests/integration/api/test_log_stream_connections.py",
     "tests/integration/workers/stages/test_package_managers.py",
     "tests/integration/workers/stages/test_install_and_build.py",
@@ -41,8 +43,10 @@ _LONGEST_FIRST = (
 
 
 def lane_of(nodeid: str) -> str:
-    """The name of what one process runs: `docker`, `platform`, or the test's file."""
+    """The name of what one process runs: `docker`, `platform`, the test's file, or a part of the queue's model."""
     path = nodeid.partition("::")[0]
+    if path == _MODEL:
+        return nodeid
     if path in _ALONE:
         return path
     # The attacks are deployed on both executors by one fixture.
@@ -93,4 +97,4 @@ def _has_children(process: psutil.Process) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """After the shuffle, whose order stays within a lane and among the short ones."""
     ranks = {lane: rank for rank, lane in enumerate(_LONGEST_FIRST)}
-    items.sort(key=lambda item: ranks.get(lane_of(item.nodeid), len(ranks)))
+    items.sort(key=lambda item: ranks.get(lane_of(item.nodeid).partition("::")[0], len(ranks)))
