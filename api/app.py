@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from importlib import import_module
 
-from litestar import Litestar, Router
+from litestar import Controller, Litestar, Router
 from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler, Message, Scope
 
+from api import routes as route_modules
 from api.bodies import MAXIMUM_BODY_BYTES, JsonRequest
 from api.edge.body_budget import BodyBudget
 from api.edge.callers import Callers
@@ -23,35 +26,12 @@ from api.middleware import Application
 from api.openapi import Description, docs_router, openapi_config
 from api.pagination import provide_list_parameters
 from api.responses import EnvelopeResponse
-from api.routes.administration import AdministrationController
-from api.routes.authentication import AuthenticationController
-from api.routes.deployments import DeploymentController
-from api.routes.events import EventController
-from api.routes.health import HealthController
-from api.routes.logs import LogController
-from api.routes.projects import ProjectController
 from api.routes.redirects import redirect_deploy, redirect_deploy_path, redirect_stream
-from api.routes.repository_credentials import RepositoryCredentialsController
-from api.routes.tokens import TokenController
-from api.routes.variables import VariableController
 from api.services import Services
 from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
-
-CONTROLLERS = (
-    HealthController,
-    AuthenticationController,
-    TokenController,
-    ProjectController,
-    VariableController,
-    RepositoryCredentialsController,
-    DeploymentController,
-    LogController,
-    EventController,
-    AdministrationController,
-)
 
 
 def create_app(
@@ -89,7 +69,7 @@ def _api_router(routes: Sequence[ControllerRouterHandler]) -> Router:
     return Router(
         "/api",
         route_handlers=[
-            *CONTROLLERS,
+            *controllers(),
             *routes,
             redirect_deploy,
             redirect_deploy_path,
@@ -101,6 +81,18 @@ def _api_router(routes: Sequence[ControllerRouterHandler]) -> Router:
             "idempotent_call": Provide(provide_idempotent_call),
         },
     )
+
+
+def controllers() -> list[type[Controller]]:
+    """The controllers of the modules in `api/routes/`, in the order of the modules' names."""
+    names = [found.name for found in pkgutil.iter_modules(route_modules.__path__)]
+    modules = [import_module(f"{route_modules.__name__}.{name}") for name in names]
+    return [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Controller) and value.__module__ == module.__name__
+    ]
 
 
 def _state(services: Services, lanes: Lanes, body_pace: BodyPace) -> State:

@@ -3,7 +3,7 @@
 Every route handler declares exactly one of these in `opt`:
 - `public: True`;
 - `self: True`: any signed-in user, own data. A token with scopes is refused unless `scoped: True` is declared too;
-- `permission: Permission.X` with `resource`: the name of one in api.resources (the path names it by its parameter;
+- `permission: Permission.X` with `resource`: a Resource of api.resources (the path names it by its parameter;
   `request.state.tenant_id` is set), `tenants` (lists and creations; `request.state.tenant_ids` is set) or `platform`
   (platform administrators).
 
@@ -28,7 +28,7 @@ from api.authentication import Principal
 from api.connections import Connection
 from api.edge.lanes import Lanes, enter
 from api.errors import RequestRefused
-from api.resources import DEPLOYMENT, RESOURCES, Resource
+from api.resources import DEPLOYMENT, Resource
 from api.services import Services
 from api.session_cookie import REFRESH_COOKIE, read_cookie, refuse_foreign_site
 from shared.accounts.permissions import Permission, Role, permissions_of
@@ -38,8 +38,8 @@ from shared.identifiers import is_identifier
 # The query parameter of the stream routes that takes a ticket.
 TICKET_PARAMETER = "ticket"
 
-# What `resource` in a route's `opt` may be.
-_RESOURCES = frozenset({*RESOURCES, "tenants", "platform"})
+# What `resource` in a route's `opt` may be, besides a Resource.
+_SCOPES = frozenset({"tenants", "platform"})
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _PLATFORM_PERMISSIONS = frozenset({Permission.ADMIN_READ, Permission.ADMIN_WRITE})
 
@@ -118,7 +118,8 @@ def check_declarations(application: Litestar) -> None:
 
 def _is_declared(opt: Mapping[str, object]) -> bool:
     kinds = [opt.get("public") is True, opt.get("self") is True, isinstance(opt.get("permission"), Permission)]
-    return sum(kinds) == 1 and ("permission" not in opt or opt.get("resource") in _RESOURCES)
+    resource = opt.get("resource")
+    return sum(kinds) == 1 and ("permission" not in opt or isinstance(resource, Resource) or resource in _SCOPES)
 
 
 def _admit(connection: Connection, opt: Mapping[str, object]) -> None:
@@ -135,16 +136,15 @@ def _admit(connection: Connection, opt: Mapping[str, object]) -> None:
         if principal.scopes and not opt.get("scoped"):
             raise Forbidden("A token with scopes can't do this; sign in, or use a token with all rights.")
         return
-    permission, name = opt["permission"], opt["resource"]
+    permission, resource = opt["permission"], opt["resource"]
     assert isinstance(permission, Permission)
-    assert isinstance(name, str)
-    match name:
+    match resource:
         case "platform":
             _admit_to_platform(principal, permission)
         case "tenants":
             connection.state.tenant_ids = authorize_anywhere(services, principal, permission)
         case _:
-            resource = RESOURCES[name]
+            assert isinstance(resource, Resource)
             identifier = connection.path_params[resource.path_parameter]
             connection.state.tenant_id = authorize(services, principal, permission, resource, identifier)
 

@@ -23,7 +23,7 @@ from api.connections import PublicRequest
 from api.errors import STATUS_OF
 from api.guards import TICKET_PARAMETER
 from api.middleware import API_VERSION
-from api.resources import RESOURCES
+from api.resources import Resource
 from api.session_cookie import REFRESH_COOKIE
 from shared.errors import ErrorCode
 
@@ -197,7 +197,7 @@ def _complete(operation: _Operation, opt: Mapping[str, object]) -> None:
         operation["security"] = [{"bearer": []}, {"streamTicket": []}, {"sessionCookie": []}]
         operation["parameters"] = [*operation.get("parameters", []), _TICKET.copy()]
         codes += (ErrorCode.CSRF_REJECTED, ErrorCode.STREAM_LIMIT)
-    if opt.get("resource") in RESOURCES:
+    if isinstance(opt.get("resource"), Resource):
         codes.append(ErrorCode.NOT_FOUND)
     if "requestBody" in operation:
         codes += _WITH_BODY

@@ -1,4 +1,8 @@
-"""The resources that paths and bodies name by an identifier: the table that the guard and the documentation read."""
+"""What the guard has to know of a resource that paths and bodies name by an identifier.
+
+Routes declare it as `resource` in their `opt`. One that a single module of `api/routes/` uses is made there; those that
+several use are here.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from shared.accounts.permissions import Permission
 class Resource:
     """A kind of resource that belongs to a tenant.
 
-    `name`: the value of `resource` in a route's `opt`, and the word that errors use. `prefix`: of its identifiers.
+    `name`: the word that errors use. `prefix`: of its identifiers.
     `path_parameter`: the part of a path that names one. `read`: a principal without this permission is told that
     the resource doesn't exist. `tenant_of`: identifier → tenant, None for one that doesn't exist; blocks.
     """
@@ -40,5 +44,3 @@ DEPLOYMENT = Resource(
     read=Permission.DEPLOY_READ,
     tenant_of=lambda services, identifier: services.deployments.tenant_of(identifier),
 )
-
-RESOURCES = {resource.name: resource for resource in (PROJECT, DEPLOYMENT)}

@@ -1,6 +1,6 @@
 """What an installation chooses between: the names that CLOUDIFY_EXECUTOR and CLOUDIFY_PUBLISHER take.
 
-Each names a package of `workers/executors/` or a module of `workers/publishers/`, where `table.py` finds it.
+Each names a module or package of `workers/executors/` or `workers/publishers/`, where `table.py` finds it.
 """
 
 from __future__ import annotations

@@ -13,14 +13,11 @@ import time
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PATTERN = re.compile(r"[a-z]{2,6}_[0-9a-hjkmnp-tv-z]{26}")
 
+# Prefixes that several modules know. One that a single service gives out is that module's.
 USER = "user"
 TENANT = "ten"
-TOKEN = "tok"
-SESSION = "sess"
 PROJECT = "proj"
 DEPLOYMENT = "depl"
-RELEASE = "rel"
-VARIABLE = "env"
 
 
 def uuid7() -> int:

@@ -1,4 +1,7 @@
-"""The typed client: one method a route, in and out the structs of `schemas`."""
+"""The typed client: in and out the structs of `schemas`.
+
+It has methods for routes that several commands use. A command calls the routes of its own by `call` and `pages`.
+"""
 
 from __future__ import annotations
 
@@ -86,53 +89,53 @@ class ApiClient:
         return self.transport.http.cookies.get(DEVICE_COOKIE)
 
     def user(self) -> UserResource:
-        return self._call("GET", "/auth/me", UserResource)
+        return self.call("GET", "/auth/me", UserResource)
 
     def projects(self, *, limit: int | None = None) -> Iterator[ProjectResource]:
         """Newest first; all of them without a limit."""
-        return self._pages("/projects", list[ProjectResource], {}, limit)
+        return self.pages("/projects", list[ProjectResource], {}, limit)
 
     def project(self, project_id: str) -> ProjectResource:
-        return self._call("GET", f"/projects/{_part(project_id)}", ProjectResource)
+        return self.call("GET", f"/projects/{path_part(project_id)}", ProjectResource)
 
     def project_by_slug(self, slug: str) -> ProjectResource:
-        return self._call("GET", f"/projects/by-slug/{_part(slug)}", ProjectResource)
+        return self.call("GET", f"/projects/by-slug/{path_part(slug)}", ProjectResource)
 
     def create_project(self, request: CreateProjectRequest) -> ProjectResource:
-        return self._call("POST", "/projects", ProjectResource, body=request, key=_new_key())
+        return self.call("POST", "/projects", ProjectResource, body=request, key=_new_key())
 
     def update_project(self, project_id: str, request: UpdateProjectRequest) -> ProjectResource:
-        return self._call("PATCH", f"/projects/{_part(project_id)}", ProjectResource, body=request)
+        return self.call("PATCH", f"/projects/{path_part(project_id)}", ProjectResource, body=request)
 
     def development_variables(self, project_id: str) -> DevelopmentEnvironmentResource:
-        path = f"/projects/{_part(project_id)}/env/for-development"
-        return self._call("GET", path, DevelopmentEnvironmentResource)
+        path = f"/projects/{path_part(project_id)}/env/for-development"
+        return self.call("GET", path, DevelopmentEnvironmentResource)
 
     def variables(self, project_id: str) -> list[EnvironmentVariableResource]:
-        return self._call("GET", f"/projects/{_part(project_id)}/env", list[EnvironmentVariableResource])
+        return self.call("GET", f"/projects/{path_part(project_id)}/env", list[EnvironmentVariableResource])
 
     def set_variable(self, project_id: str, key: str, request: SetVariableRequest) -> EnvironmentVariableResource:
-        path = f"/projects/{_part(project_id)}/env/{_part(key)}"
-        return self._call("PUT", path, EnvironmentVariableResource, body=request)
+        path = f"/projects/{path_part(project_id)}/env/{path_part(key)}"
+        return self.call("PUT", path, EnvironmentVariableResource, body=request)
 
     def delete_variable(self, project_id: str, key: str) -> None:
-        self._call("DELETE", f"/projects/{_part(project_id)}/env/{_part(key)}", type(None))
+        self.call("DELETE", f"/projects/{path_part(project_id)}/env/{path_part(key)}", type(None))
 
     def repository_credentials(self, project_id: str) -> RepositoryCredentialsResource:
-        path = f"/projects/{_part(project_id)}/repository-credentials"
-        return self._call("GET", path, RepositoryCredentialsResource)
+        path = f"/projects/{path_part(project_id)}/repository-credentials"
+        return self.call("GET", path, RepositoryCredentialsResource)
 
     def set_repository_credentials(
         self, project_id: str, request: SetRepositoryCredentialsRequest
     ) -> RepositoryCredentialsResource:
-        path = f"/projects/{_part(project_id)}/repository-credentials"
-        return self._call("PUT", path, RepositoryCredentialsResource, body=request)
+        path = f"/projects/{path_part(project_id)}/repository-credentials"
+        return self.call("PUT", path, RepositoryCredentialsResource, body=request)
 
     def delete_repository_credentials(self, project_id: str) -> None:
-        self._call("DELETE", f"/projects/{_part(project_id)}/repository-credentials", type(None))
+        self.call("DELETE", f"/projects/{path_part(project_id)}/repository-credentials", type(None))
 
     def create_deployment(self, request: CreateDeploymentRequest) -> DeploymentResource:
-        return self._call("POST", "/deployments", DeploymentResource, body=request, key=_new_key())
+        return self.call("POST", "/deployments", DeploymentResource, body=request, key=_new_key())
 
     def deployments(
         self,
@@ -150,10 +153,10 @@ class ApiClient:
             "branch": branch,
             "isPreview": None if is_preview is None else str(is_preview).lower(),
         }
-        return self._pages("/deployments", list[DeploymentResource], query, limit)
+        return self.pages("/deployments", list[DeploymentResource], query, limit)
 
     def deployment(self, deployment_id: str) -> DeploymentResource:
-        return self._call("GET", f"/deployments/{_part(deployment_id)}", DeploymentResource)
+        return self.call("GET", f"/deployments/{path_part(deployment_id)}", DeploymentResource)
 
     def cancel(self, deployment_id: str) -> DeploymentResource:
         return self._command(deployment_id, "cancel")
@@ -167,22 +170,22 @@ class ApiClient:
 
     def queues(self) -> list[QueueResource]:
         """Every pool; for administrators of the platform, as the four that follow."""
-        return self._call("GET", "/admin/queues", list[QueueResource])
+        return self.call("GET", "/admin/queues", list[QueueResource])
 
     def pause_pool(self, pool: str) -> QueueResource:
-        return self._call("POST", f"/admin/queues/{_part(pool)}/pause", QueueResource)
+        return self.call("POST", f"/admin/queues/{path_part(pool)}/pause", QueueResource)
 
     def resume_pool(self, pool: str) -> QueueResource:
-        return self._call("POST", f"/admin/queues/{_part(pool)}/resume", QueueResource)
+        return self.call("POST", f"/admin/queues/{path_part(pool)}/resume", QueueResource)
 
     def dead_jobs(self, *, pool: str | None = None, limit: int = 100) -> list[DeadJobResource]:
-        return self._call("GET", "/admin/jobs", list[DeadJobResource], query={"pool": pool, "limit": limit})
+        return self.call("GET", "/admin/jobs", list[DeadJobResource], query={"pool": pool, "limit": limit})
 
     def retry_job(self, job_id: str) -> JobPlace:
-        return self._call("POST", f"/admin/jobs/{_part(job_id)}/retry", JobPlace)
+        return self.call("POST", f"/admin/jobs/{path_part(job_id)}/retry", JobPlace)
 
     def drop_job(self, job_id: str) -> JobPlace:
-        return self._call("POST", f"/admin/jobs/{_part(job_id)}/drop", JobPlace)
+        return self.call("POST", f"/admin/jobs/{path_part(job_id)}/drop", JobPlace)
 
     def log_lines(self, deployment_id: str, *, after: int = 0) -> Iterator[list[LogLineResource]]:
         """Pages of the lines with a number above `after`, in order, to where the log ends now."""
@@ -199,13 +202,13 @@ class ApiClient:
         return lines[:count][::-1]
 
     def log_stream_path(self, deployment_id: str) -> str:
-        return f"/deployments/{_part(deployment_id)}/logs/stream"
+        return f"/deployments/{path_part(deployment_id)}/logs/stream"
 
     def _command(self, deployment_id: str, name: str) -> DeploymentResource:
         # The key makes a repeat after a lost answer harmless, also for `cancel`, which is a no-op then anyway.
-        return self._call("POST", f"/deployments/{_part(deployment_id)}/{name}", DeploymentResource, key=_new_key())
+        return self.call("POST", f"/deployments/{path_part(deployment_id)}/{name}", DeploymentResource, key=_new_key())
 
-    def _call(
+    def call(
         self,
         method: str,
         path: str,
@@ -215,10 +218,11 @@ class ApiClient:
         body: msgspec.Struct | None = None,
         key: str | None = None,
     ) -> T:
+        """The data of the answer. `path` is below /api; `key` makes a repeat harmless."""
         return self.transport.request(method, path, result, query=query, body=body, idempotency_key=key).data
 
     def _log_pages(self, deployment_id: str, query: dict[str, QueryValue | None]) -> Iterator[list[LogLineResource]]:
-        path = f"/deployments/{_part(deployment_id)}/logs"
+        path = f"/deployments/{path_part(deployment_id)}/logs"
         has_more = True
         while has_more:
             answer = self.transport.request("GET", path, list[LogLineResource], query=query)
@@ -228,9 +232,10 @@ class ApiClient:
             has_more = pagination is not None and pagination.has_more and pagination.cursor is not None
             query = {**query, "after": pagination.cursor if pagination is not None else None}
 
-    def _pages(
+    def pages(
         self, path: str, page: type[list[T]], query: dict[str, QueryValue | None], limit: int | None
     ) -> Iterator[T]:
+        """The items of a list, fetched page by page as they are asked for; all of them without a limit."""
         cursor: str | None = None
         remaining = limit
         while remaining is None or remaining > 0:
@@ -244,7 +249,7 @@ class ApiClient:
             remaining = None if remaining is None else remaining - len(answer.data)
 
 
-def _part(value: str) -> str:
+def path_part(value: str) -> str:
     """One segment of a path: a slash or a dot segment in an argument can't reach another route."""
     return quote(value, safe="").replace(".", "%2E")
 

@@ -14,7 +14,7 @@ from api.errors import RequestRefused
 from api.guards import authorize
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
-from api.resources import PROJECT
+from api.resources import DEPLOYMENT, PROJECT
 from api.responses import success
 from api.services import Services
 from schemas.deployments import CreateDeploymentRequest, DeploymentResource, QueuePosition
@@ -32,7 +32,7 @@ _RELEASE_ERRORS = (
     *_IDEMPOTENCY,
 )
 _CREATE_ERRORS = (ErrorCode.QUEUE_UNAVAILABLE, ErrorCode.NOT_FOUND, *_IDEMPOTENCY)
-_READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment"}
+_READ = {"permission": Permission.DEPLOY_READ, "resource": DEPLOYMENT}
 
 
 class _Filters(TypedDict):
@@ -116,7 +116,7 @@ class DeploymentController(Controller):
         "/{deployment_id:str}",
         opt={
             "permission": Permission.PROJECT_DELETE,
-            "resource": "deployment",
+            "resource": DEPLOYMENT,
             "errors": (ErrorCode.DEPLOYMENT_ACTIVE,),
         },
         sync_to_thread=True,
@@ -132,7 +132,7 @@ class DeploymentController(Controller):
         status_code=202,
         opt={
             "permission": Permission.DEPLOY_CANCEL,
-            "resource": "deployment",
+            "resource": DEPLOYMENT,
             "errors": (ErrorCode.ALREADY_FINISHED,),
         },
         sync_to_thread=True,
@@ -146,7 +146,7 @@ class DeploymentController(Controller):
     @post(
         "/{deployment_id:str}/rollback",
         status_code=202,
-        opt={"permission": Permission.DEPLOY_ROLLBACK, "resource": "deployment", "errors": _RELEASE_ERRORS},
+        opt={"permission": Permission.DEPLOY_ROLLBACK, "resource": DEPLOYMENT, "errors": _RELEASE_ERRORS},
         sync_to_thread=True,
     )
     def roll_back(
@@ -166,7 +166,7 @@ class DeploymentController(Controller):
     @post(
         "/{deployment_id:str}/promote",
         status_code=202,
-        opt={"permission": Permission.DEPLOY_PROMOTE, "resource": "deployment", "errors": _RELEASE_ERRORS},
+        opt={"permission": Permission.DEPLOY_PROMOTE, "resource": DEPLOYMENT, "errors": _RELEASE_ERRORS},
         sync_to_thread=True,
     )
     def promote(
@@ -185,7 +185,7 @@ class DeploymentController(Controller):
 
     @post(
         "/{deployment_id:str}/trigger",
-        opt={"permission": Permission.DEPLOY_CREATE, "resource": "deployment", "errors": _CREATE_ERRORS},
+        opt={"permission": Permission.DEPLOY_CREATE, "resource": DEPLOYMENT, "errors": _CREATE_ERRORS},
         sync_to_thread=True,
     )
     def trigger(

@@ -12,6 +12,7 @@ from litestar.response import Response
 
 from api.connections import UserRequest
 from api.edge.callers import user_caller
+from api.resources import DEPLOYMENT
 from api.responses import EnvelopeResponse
 from api.streams.log_hub import LogHub
 from api.streams.log_source import LogSource
@@ -31,7 +32,7 @@ MAXIMUM_LIMIT = 1000
 _GREATEST_NUMBER = 2**63 - 1
 _TRUNCATED_TEXT = "The log has reached its size limit; later output is not stored."
 
-_READ = {"permission": Permission.DEPLOY_READ, "resource": "deployment", "errors": (ErrorCode.INVALID_CURSOR,)}
+_READ = {"permission": Permission.DEPLOY_READ, "resource": DEPLOYMENT, "errors": (ErrorCode.INVALID_CURSOR,)}
 _STREAM = {**_READ, "stream": True}
 
 Direction = Literal["forward", "backward"]

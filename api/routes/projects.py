@@ -11,6 +11,7 @@ from api.connections import UserRequest
 from api.guards import is_administrator
 from api.idempotency import IdempotentCall
 from api.pagination import ListParameters, comma_separated
+from api.resources import PROJECT
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
@@ -83,7 +84,7 @@ class ProjectController(Controller):
         """One project by its slug."""
         return success(services.projects.get_by_slug(request.state.tenant_ids, slug))
 
-    @get("/{project_id:str}", opt={"permission": Permission.PROJECT_READ, "resource": "project"}, sync_to_thread=True)
+    @get("/{project_id:str}", opt={"permission": Permission.PROJECT_READ, "resource": PROJECT}, sync_to_thread=True)
     def get_project(
         self, request: UserRequest, project_id: FromPath[str], services: NamedDependency[Services]
     ) -> Success[ProjectResource]:
@@ -94,7 +95,7 @@ class ProjectController(Controller):
         "/{project_id:str}",
         opt={
             "permission": Permission.PROJECT_SETTINGS,
-            "resource": "project",
+            "resource": PROJECT,
             "errors": (ErrorCode.URL_FORBIDDEN,),
         },
         sync_to_thread=True,
@@ -113,7 +114,7 @@ class ProjectController(Controller):
     @delete(
         "/{project_id:str}",
         status_code=202,
-        opt={"permission": Permission.PROJECT_DELETE, "resource": "project"},
+        opt={"permission": Permission.PROJECT_DELETE, "resource": PROJECT},
         sync_to_thread=True,
     )
     def delete_project(

@@ -8,13 +8,14 @@ from litestar.params import FromPath, JSONBody
 
 from api.bodies import MEDIUM_BODY_BYTES
 from api.connections import UserRequest
+from api.resources import PROJECT
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
 from schemas.projects import RepositoryCredentialsResource, SetRepositoryCredentialsRequest
 from shared.accounts.permissions import Permission
 
-_SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
+_SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": PROJECT}
 
 
 class RepositoryCredentialsController(Controller):

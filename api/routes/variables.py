@@ -8,6 +8,7 @@ from litestar.params import FromPath, JSONBody
 
 from api.bodies import VALUE_BODY_BYTES
 from api.connections import UserRequest
+from api.resources import PROJECT
 from api.responses import success
 from api.services import Services
 from schemas.envelope import Success
@@ -15,7 +16,7 @@ from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariable
 from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
 
-_SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": "project"}
+_SETTINGS = {"permission": Permission.PROJECT_SETTINGS, "resource": PROJECT}
 
 
 class VariableController(Controller):

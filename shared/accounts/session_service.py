@@ -13,8 +13,9 @@ from shared.accounts.session_repository import NewSession, SessionRepository
 from shared.clock import Clock
 from shared.db.database import Connection, Database
 from shared.errors import ErrorCode, NotFound, Unauthenticated
-from shared.identifiers import SESSION, new_identifier
+from shared.identifiers import new_identifier
 
+_PREFIX = "sess"
 REFRESH_LIFETIME = timedelta(days=30)
 # Two tabs may refresh at once: a replaced token can still be exchanged for this long.
 GRACE = timedelta(seconds=10)
@@ -50,7 +51,7 @@ class SessionService:
 
     def start(self, user_id: str, *, user_agent: str | None, address: str | None) -> IssuedSession:
         expires_at = self._clock.now() + REFRESH_LIFETIME
-        login_id = new_identifier(SESSION)
+        login_id = new_identifier(_PREFIX)
         with self._database.transaction() as connection:
             self._sessions.insert_login(connection, login_id, user_id, expires_at)
             return self._issue(connection, user_id, login_id, user_agent, address, expires_at)
@@ -140,7 +141,7 @@ class SessionService:
         self._sessions.insert(
             connection,
             NewSession(
-                id=new_identifier(SESSION),
+                id=new_identifier(_PREFIX),
                 family_id=family_id,
                 user_id=user_id,
                 refresh_token_hash=_hash(refresh_token),

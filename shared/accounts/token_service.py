@@ -15,9 +15,10 @@ from shared.clock import Clock
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.errors import Conflict, ErrorCode, Forbidden, NotFound, Unauthenticated, ValidationFailed
-from shared.identifiers import TOKEN, new_identifier
+from shared.identifiers import new_identifier
 from shared.text.written import find_name_problem
 
+_PREFIX = "tok"
 MAXIMUM_TOKENS = 100
 # Closer to the limits of datetime, a change of the offset overflows.
 _EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -104,7 +105,7 @@ class TokenService:
         row = self._tokens.insert(
             connection,
             NewToken(
-                id=new_identifier(TOKEN),
+                id=new_identifier(_PREFIX),
                 user_id=user_id,
                 name=name,
                 prefix=token[:8],

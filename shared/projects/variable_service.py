@@ -9,10 +9,11 @@ from schemas.projects import DevelopmentEnvironmentResource, EnvironmentVariable
 from shared.db.database import Database
 from shared.deployments.state import STAGES, Stage
 from shared.errors import Conflict, NotFound, PlatformError, Unavailable, ValidationFailed
-from shared.identifiers import VARIABLE, new_identifier
+from shared.identifiers import new_identifier
 from shared.projects.variable_repository import NewVariable, SealedVariable, VariableRepository, VariableRow
 from shared.secrets_box import SecretsBox, SecretUnreadable
 
+_PREFIX = "env"
 TARGETS = ("production", "preview", "development")
 # The stages that run a project's commands.
 VARIABLE_STAGES = tuple(stage for stage, traits in STAGES.items() if traits.takes_variables)
@@ -74,7 +75,7 @@ class VariableService:
             row = self._variables.upsert(
                 connection,
                 NewVariable(
-                    id=new_identifier(VARIABLE),
+                    id=new_identifier(_PREFIX),
                     project_id=project_id,
                     key=key,
                     targets=targets,

@@ -14,12 +14,13 @@ from shared.deployments.service import Record
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import DeploymentStatus, SiteState
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable
-from shared.identifiers import RELEASE, new_identifier
+from shared.identifiers import new_identifier
 from shared.plans import limits_of
 from shared.queue.base import JobQueue
 from shared.releases.repository import NewRelease, ReleaseKind, ReleaseRepository
 from shared.settings import SiteSettings
 
+_PREFIX = "rel"
 _log = structlog.get_logger(__name__)
 
 
@@ -68,7 +69,7 @@ class ReleaseService:
             if row is None or row.deleting_at is not None:
                 raise NotFound("There is no such deployment.")
             _check_releasable(row, kind)
-            release_id = new_identifier(RELEASE)
+            release_id = new_identifier(_PREFIX)
             self._releases.insert(
                 connection,
                 NewRelease(

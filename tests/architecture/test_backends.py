@@ -1,8 +1,9 @@
-"""What an installation can choose is what there is: each name has its package or module, and each of these its name."""
+"""What an installation can choose is what there is: each name has its module, and each of these its name."""
 
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import subprocess
 import sys
 from importlib import import_module
@@ -22,9 +23,13 @@ def _parameters(function: object) -> list[str]:
     return [name.strip("_") for name in inspect.signature(function).parameters if name != "self"]
 
 
-def test_every_executor_has_its_package_and_every_package_its_name() -> None:
-    folder = ROOT / "workers" / "executors"
-    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(EXECUTORS)
+def _modules_with(function: str, package: str) -> set[str]:
+    names = {module.name for module in pkgutil.iter_modules([str(ROOT / package.replace(".", "/"))])}
+    return {name for name in names if hasattr(import_module(f"{package}.{name}"), function)}
+
+
+def test_every_executor_has_its_module_and_every_module_its_name() -> None:
+    assert _modules_with("open_executor", "workers.executors") == set(EXECUTORS)
     for name in EXECUTORS:
         backend = executor_backend(name)
         for promised in ("open_executor", "owner_of_trees"):
@@ -32,10 +37,7 @@ def test_every_executor_has_its_package_and_every_package_its_name() -> None:
 
 
 def test_every_publisher_has_its_module_and_every_module_its_name() -> None:
-    folder = ROOT / "workers" / "publishers"
-    modules = {path.stem for path in folder.glob("*.py")}
-    openers = {name for name in modules if hasattr(import_module(f"workers.publishers.{name}"), "open_publisher")}
-    assert openers == set(PUBLISHERS)
+    assert _modules_with("open_publisher", "workers.publishers") == set(PUBLISHERS)
     for name in PUBLISHERS:
         assert _parameters(publisher_backend(name).open_publisher) == _parameters(PublisherBackend.open_publisher), name
 

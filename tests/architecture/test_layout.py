@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,17 @@ def test_the_top_of_workers_holds_the_processes_and_what_composes_them() -> None
     """A new module belongs in a wing: see CONTRIBUTING, "Where things live"."""
     found = {path.stem for path in (ROOT / "workers").glob("*.py")}
     assert found == {"__init__", "main", "reconciler", "composition"}
+
+
+def test_what_has_no_layer_in_shared_is_a_feature() -> None:
+    """A new feature needs no line in pyproject.toml. Anything else in shared/ has its place among the layers."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract.get("containers") == ["shared"]]
+    placed = {name for layer in layers for name in layer.split(" | ")}
+    shared = ROOT / "shared"
+    modules = {path.stem for path in shared.glob("*.py")} | {path.parent.name for path in shared.glob("*/__init__.py")}
+    strangers = {name for name in modules - placed - {"__init__"} if not (shared / name / "service.py").is_file()}
+    assert strangers == set(), "name them in the layers of shared in pyproject.toml"
 
 
 @pytest.mark.parametrize("lane", ["unit", "integration"])

@@ -1,12 +1,16 @@
+"""The contract of every publisher. A new one gets its row in KINDS."""
+
 from __future__ import annotations
 
 import hashlib
-import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from schemas.artifacts import Manifest, ManifestFile
+from shared.backends import PUBLISHERS
 from shared.errors import PlatformError
 from tests.support.blobs import LocalBlobs
 from workers.publishers.base import Publisher
@@ -25,28 +29,58 @@ def make_site(directory: Path, files: dict[str, bytes]) -> tuple[Manifest, Local
     return Manifest(files=entries), LocalBlobs(paths)
 
 
+@dataclass(frozen=True)
+class PublisherKind:
+    """How to open a publisher below a folder, and what the contract can't ask it: where its files are.
+
+    `served`: a host's files. `stored`: the folder with one entry for each deployment.
+    """
+
+    open: Callable[[Path], Publisher]
+    served: Callable[[Path, str], Path]
+    stored: Callable[[Path], Path]
+
+
+KINDS = {
+    "site_directory": PublisherKind(
+        # Nothing listens on port 9 of loopback: what needs the router must fail and say so.
+        lambda folder: SiteDirectoryPublisher(folder, router_url="http://127.0.0.1:9", domain="localhost"),
+        lambda folder, host: folder / host / "current" / "files",
+        lambda folder: folder / ".deployments",
+    ),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> PublisherKind:
+    return KINDS[request.param]
+
+
 @pytest.fixture
-def publisher(tmp_path: Path) -> Publisher:
-    # Nothing listens on port 9 of loopback: what needs the router must fail and say so.
-    return SiteDirectoryPublisher(tmp_path / "sites", router_url="http://127.0.0.1:9", domain="localhost")
+def publisher(kind: PublisherKind, tmp_path: Path) -> Publisher:
+    return kind.open(tmp_path / "sites")
 
 
-def test_publish_shows_nothing_until_activated(publisher: Publisher, tmp_path: Path):
+def test_every_publisher_is_tried() -> None:
+    assert set(KINDS) == set(PUBLISHERS)
+
+
+def test_publish_shows_nothing_until_activated(kind: PublisherKind, publisher: Publisher, tmp_path: Path):
     manifest, blobs = make_site(tmp_path / "blobs", {"index.html": b"one", "a/b.html": b"two"})
     publisher.publish("depl_1", manifest, blobs, is_preview=False)
     assert publisher.is_published("depl_1")
     assert publisher.current("demo") is None
     assert publisher.activate("demo", "depl_1") is None
     assert publisher.current("demo") == "depl_1"
-    site = tmp_path / "sites" / "demo" / "current" / "files"
+    site = kind.served(tmp_path / "sites", "demo")
     assert (site / "a" / "b.html").read_bytes() == b"two"
 
 
-def test_publish_twice_changes_nothing_and_leaves_nothing(publisher: Publisher, tmp_path: Path):
+def test_publish_twice_changes_nothing_and_leaves_nothing(kind: PublisherKind, publisher: Publisher, tmp_path: Path):
     manifest, blobs = make_site(tmp_path / "blobs", {"index.html": b"one"})
     for _ in range(2):
         publisher.publish("depl_1", manifest, blobs, is_preview=False)
-    assert os.listdir(tmp_path / "sites" / ".deployments") == ["depl_1"]
+    assert [path.name for path in kind.stored(tmp_path / "sites").iterdir()] == ["depl_1"]
     assert blobs.asked == 1
 
 

@@ -21,9 +21,9 @@ from workers.executors.base import (
     StoredTree,
     Tree,
     Trees,
+    check_run_name,
 )
 from workers.executors.mounts import Bind, OverlayMount
-from workers.executors.run_record import check_run_name
 
 # The command sees the mode of the overlay's top directory; other directories are private to its user.
 _OVERLAY_MODE = 0o755

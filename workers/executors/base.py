@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from workers.executors.toolchain import Toolchain
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 class RunOutcome(enum.StrEnum):
@@ -143,6 +146,17 @@ class ExecutionResult:
     peak_memory_bytes: int | None
     blocked_hosts: tuple[str, ...] = ()
     outputs: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a run may have the name: it names the run's directory, its control group and its container."""
+    return _RUN_NAME.fullmatch(name) is not None
+
+
+def check_run_name(name: str) -> None:
+    """Raises ValueError unless `is_run_name`."""
+    if not is_run_name(name):
+        raise ValueError(f"{name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
 
 
 OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]

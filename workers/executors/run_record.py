@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +10,7 @@ import msgspec
 from workers.executors.process_tree import ProcessIdentity
 
 _FILE = "run.json"
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def is_run_name(name: str) -> bool:
-    """Whether a run may have the name: it names the run's directory, its control group and its container."""
-    return _RUN_NAME.fullmatch(name) is not None
-
-
-def check_run_name(name: str) -> None:
-    """Raises ValueError unless `is_run_name`."""
-    if not is_run_name(name):
-        raise ValueError(f"{name!r} can't name a run: letters, digits, '.', '_' and '-', at most 120.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Opens executors by their names, which are those of packages in this folder (`shared.backends.EXECUTORS`).
+"""Opens executors by their names, which are those of modules and packages in this folder (`shared.backends.EXECUTORS`).
 
-A package's `backend.py` has the functions of `ExecutorBackend` and loads nothing else before an executor is opened: a
-worker has only the client libraries of the one that it uses.
+The module, or the package itself, has the functions of `ExecutorBackend`. It loads no client library before an executor
+is opened, so that a worker has only those of the one that it uses.
 """
 
 from __future__ import annotations
@@ -26,4 +26,4 @@ class ExecutorBackend(Protocol):
 
 def executor_backend(name: str) -> ExecutorBackend:
     """`name` is one of EXECUTORS."""
-    return cast(ExecutorBackend, import_module(f"workers.executors.{name}.backend"))
+    return cast(ExecutorBackend, import_module(f"workers.executors.{name}"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from litestar.routes import HTTPRoute
 
 from api.app import create_app
 from api.guards import UndeclaredRoutes
-from api.resources import RESOURCES
+from api.resources import Resource
 from shared.accounts.permissions import Permission, Role, permissions_of
-from shared.identifiers import DEPLOYMENT, PROJECT, new_identifier
+from shared.identifiers import new_identifier
+from tests.support.api_platform import Account
 from tests.support.log_rows import eventually
 
 HEADERS = {
@@ -46,23 +49,44 @@ def declared_routes(app: Any) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def filled(path: str, project_id: str, deployment_id: str) -> str:
-    return (
-        path.replace("{project_id}", project_id)
-        .replace("{deployment_id}", deployment_id)
-        .replace("{session_id}", "sess_x")
-        .replace("{token_id}", "tok_x")
-        .replace("{slug}", "nothing")
-        .replace("{key}", "KEY")
-        .replace("{rest}", "x")
-    )
+def resources_of(routes: list[tuple[str, str, dict[str, Any]]]) -> set[Resource]:
+    return {opt["resource"] for _, _, opt in routes if isinstance(opt.get("resource"), Resource)}
+
+
+def make_deployment(account: Account) -> str:
+    [project] = account.request("GET", "/api/projects").json()["data"]
+    return account.request("POST", "/api/deployments", json={"projectId": project["id"]}).json()["data"]["id"]
+
+
+# Path parameter → makes a resource of the account and returns its identifier; later ones find the earlier ones.
+MAKERS: dict[str, Callable[[Account], str]] = {
+    "project_id": lambda account: account.project()["id"],
+    "deployment_id": make_deployment,
+}
+
+
+def filled(path: str, identifiers: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda parameter: identifiers.get(parameter[1], "x"), path)
+
+
+def unknown_identifiers(resources: set[Resource]) -> dict[str, str]:
+    return {resource.path_parameter: new_identifier(resource.prefix) for resource in resources}
+
+
+def test_every_resource_is_tried_and_told_apart(platform) -> None:
+    """The tests of permissions need one of each: a new resource has its maker in MAKERS."""
+    resources = resources_of(declared_routes(platform.app))
+    assert {resource.path_parameter for resource in resources} == set(MAKERS)
+    for distinct in ("name", "prefix", "path_parameter"):
+        assert len({getattr(resource, distinct) for resource in resources}) == len(resources), distinct
 
 
 def test_every_route_refuses_callers_without_credentials(platform) -> None:
     routes = declared_routes(platform.app)
+    identifiers = unknown_identifiers(resources_of(routes))
     assert len(routes) > 30
     for method, path, opt in routes:
-        target = filled(path, new_identifier(PROJECT), new_identifier(DEPLOYMENT))
+        target = filled(path, identifiers)
         response = platform.client.request(method, target, follow_redirects=False)
         assert_edge(response)
         if opt.get("public"):
@@ -73,9 +97,7 @@ def test_every_route_refuses_callers_without_credentials(platform) -> None:
 
 @pytest.mark.parametrize("role", [*Role, None])
 def test_every_route_follows_the_table_of_permissions(account, register, role: Role | None) -> None:
-    project_id = account.project()["id"]
-    made = account.request("POST", "/api/deployments", json={"projectId": project_id})
-    deployment_id = made.json()["data"]["id"]
+    identifiers = {parameter: make(account) for parameter, make in MAKERS.items()}
     member = register("member@example.com")
     if role is not None:
         member.join(account, role)
@@ -83,9 +105,10 @@ def test_every_route_follows_the_table_of_permissions(account, register, role: R
     routes = declared_routes(account.platform.app)
     # Deletions last, so that the others find what they ask for.
     for method, path, opt in sorted(routes, key=lambda route: (route[0] == "DELETE", route[1].count("/") < 4)):
-        if opt.get("resource") not in RESOURCES or path.endswith("/stream"):
+        resource = opt.get("resource")
+        if not isinstance(resource, Resource) or path.endswith("/stream"):
             continue
-        response = member.request(method, filled(path, project_id, deployment_id))
+        response = member.request(method, filled(path, identifiers))
         allowed = role is not None and opt["permission"] in permissions_of(role)
         checked += 1
         if role is None:
@@ -242,9 +265,11 @@ def test_a_body_is_not_read_before_its_sender_is_known(platform) -> None:
         platform.client.blocking_portal.call(platform.app, scope, receive, send)
 
     asked = 0
-    for method, path, opt in declared_routes(platform.app):
+    routes = declared_routes(platform.app)
+    identifiers = unknown_identifiers(resources_of(routes))
+    for method, path, opt in routes:
         if not opt.get("public"):
-            ask(method, filled(path, new_identifier(PROJECT), new_identifier(DEPLOYMENT)))
+            ask(method, filled(path, identifiers))
             asked += 1
             assert sent[0]["status"] == 401, path
             sent.clear()

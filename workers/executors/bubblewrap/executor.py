@@ -20,7 +20,16 @@ from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.attachments import DirectoryTrees, Run, run_attached
-from workers.executors.base import ExecutionResult, ExecutionSpec, Limits, OnOutput, RunOutcome, Trees
+from workers.executors.base import (
+    ExecutionResult,
+    ExecutionSpec,
+    Limits,
+    OnOutput,
+    RunOutcome,
+    Trees,
+    check_run_name,
+    is_run_name,
+)
 from workers.executors.bubblewrap.arguments import (
     EgressFiles,
     build_arguments,
@@ -40,7 +49,7 @@ from workers.executors.environment import (
 )
 from workers.executors.monitor import RunMonitor
 from workers.executors.process_tree import ProcessIdentity, end_process, find_marked
-from workers.executors.run_record import RunRecord, check_run_name, is_run_name
+from workers.executors.run_record import RunRecord
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits
 from workers.executors.toolchain import Toolchain

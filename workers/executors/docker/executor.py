@@ -21,9 +21,17 @@ from workers.egress.policy import EgressPolicy
 from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 from workers.executors.attachments import Run, run_attached
-from workers.executors.base import ExecutionResult, ExecutionSpec, OnOutput, RunOutcome, Trees
+from workers.executors.base import (
+    ExecutionResult,
+    ExecutionSpec,
+    OnOutput,
+    RunOutcome,
+    Trees,
+    check_run_name,
+    is_run_name,
+)
 from workers.executors.disk_watchdog import DiskWatchdog
-from workers.executors.docker.backend import container_owner
+from workers.executors.docker import container_owner
 from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
 from workers.executors.docker.container import DockerContainer
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of
@@ -42,7 +50,7 @@ from workers.executors.environment import (
 )
 from workers.executors.monitor import RunMonitor
 from workers.executors.process_tree import ProcessIdentity
-from workers.executors.run_record import RunRecord, check_run_name, is_run_name
+from workers.executors.run_record import RunRecord
 from workers.executors.seccomp import build_filter
 from workers.executors.set_id_bits import strip_set_id_bits
 from workers.executors.toolchain import Toolchain
