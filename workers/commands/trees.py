@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from workers.executors.attachments import DirectoryTrees
@@ -17,10 +17,30 @@ class StageTrees(DirectoryTrees):
     def __init__(self, snapshots: SnapshotStore, directory: Path) -> None:
         super().__init__(directory)
         self._snapshots = snapshots
+        self._pins: ExitStack | None = None
 
-    def attach(self, tree: StoredTree) -> AbstractContextManager[Path]:
+    @contextmanager
+    def attach(self, tree: StoredTree) -> Generator[Path]:
         """See SnapshotStore.attach."""
-        return self._snapshots.attach(tree.owner, tree.digest)
+        attached = self._snapshots.attach(tree.owner, tree.digest)
+        if self._pins is not None:
+            yield self._pins.enter_context(attached)
+            return
+        with attached as directory:
+            yield directory
+
+    @contextmanager
+    def pinning(self) -> Generator[None]:
+        """Trees that are attached during the block stay pinned until its end, so that its runs find the same ones.
+
+        Between two runs another worker of the host could otherwise evict them.
+        """
+        with ExitStack() as pins:
+            self._pins = pins
+            try:
+                yield
+            finally:
+                self._pins = None
 
     @contextmanager
     def opened(self, tree: Tree) -> Generator[Path]:

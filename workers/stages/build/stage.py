@@ -110,6 +110,7 @@ class BuildStage(StageFunction):
         """`inputs`: the source, and the dependencies if there are any."""
         dependencies = next((tree.digest for tree in inputs[1:]), "none")
         with ExitStack() as stack:
+            stack.enter_context(trees.pinning())
             source = stack.enter_context(trees.opened(inputs[0]))
             components = {
                 # Not every tool names its plugins' versions in what it keeps: babel-loader doesn't.
