@@ -8,8 +8,7 @@ A crash between two of these leaves the job to be delivered again, and its next 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Never, NoReturn, Protocol, TypeVar
+from typing import Never, Protocol, TypeVar
 
 import structlog
 
@@ -56,13 +55,19 @@ def outcome_of(work: Callable[[], Outcome[ResultT]]) -> Outcome[ResultT]:
     """Runs the work of a job. Never raises: a failure of the platform is an outcome, too."""
     try:
         return work()
-    except LeaseLost:
-        return Lost()
-    except (PlatformError, Unavailable, OSError) as error:
-        return retry_after(error)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the worker; it is logged
-        _log.exception("job.crashed")
-        return retry_after(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the worker; the function sorts it
+        return _outcome_after(error)
+
+
+def _outcome_after(error: Exception) -> Lost | Retry:
+    match error:
+        case LeaseLost():
+            return Lost()
+        case PlatformError() | Unavailable() | OSError():
+            return retry_after(error)
+        case _:
+            _log.error("job.crashed", exc_info=error)
+            return retry_after(error)
 
 
 def retry_after(error: Exception) -> Retry:
@@ -97,29 +102,35 @@ def settle(lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]) -
 def _recorded(
     lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]
 ) -> tuple[Outcome[ResultT], Sequence[Job]]:
-    """Returns the final outcome with the jobs that follow it."""
+    """Returns the final outcome with the jobs that follow it. Records at most twice."""
     if isinstance(outcome, Lost):
         return outcome, ()
     try:
         subject.announce(outcome)
-        return _record(lease, subject, outcome)
-    except errors.Cancelled:
-        outcome = Cancelled()
     except Exception as error:  # noqa: BLE001 - the function sorts it
-        outcome = outcome_of(partial(_raise, error))
+        outcome = _outcome_instead(error)
     try:
-        return (outcome, ()) if isinstance(outcome, Lost) else _record(lease, subject, outcome)
-    except LeaseLost:
-        return Lost(), ()
-    except Exception:  # noqa: BLE001 - it is logged
-        # The database is still away: the queue's own attempts and the reconciler take care of the job.
-        _log.exception("job.not_recorded")
-        return Retry("Unavailable", "The outcome could not be recorded.", RETRY_MAXIMUM_SECONDS), ()
+        return _record(lease, subject, outcome)
+    except Exception as error:  # noqa: BLE001 - the function sorts it
+        failure, second = error, _outcome_instead(error)
+    # Each recording waits for a database that is away: a retry isn't worth another one.
+    if not (isinstance(outcome, Retry) and isinstance(second, Retry)):
+        try:
+            return _record(lease, subject, second)
+        except Exception as error:  # noqa: BLE001 - the function sorts it
+            failure, third = error, _outcome_instead(error)
+        if not isinstance(third, Retry):
+            return third, ()
+    # The database is still away: the queue's own attempts and the reconciler take care of the job.
+    _log.error("job.not_recorded", exc_info=failure)
+    return Retry("Unavailable", "The outcome could not be recorded.", RETRY_MAXIMUM_SECONDS), ()
 
 
 def _record(
     lease: Lease, subject: Subject[ResultT], outcome: Outcome[ResultT]
 ) -> tuple[Outcome[ResultT], Sequence[Job]]:
+    if isinstance(outcome, Lost):
+        return outcome, ()
     if isinstance(outcome, Retry):
         _log.error("job.platform_error", error=outcome.message, attempt=lease.attempt)
         if lease.is_last_attempt:
@@ -127,5 +138,6 @@ def _record(
     return outcome, subject.record(outcome)
 
 
-def _raise(error: Exception) -> NoReturn:
-    raise error
+def _outcome_instead(error: Exception) -> Cancelled | Lost | Retry:
+    """The outcome that replaces one that could not be announced or recorded because of the error."""
+    return Cancelled() if isinstance(error, errors.Cancelled) else _outcome_after(error)
