@@ -31,13 +31,18 @@ class BackgroundThread:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Does nothing while the thread runs. After `stop` it starts a new one."""
+        """Does nothing while the thread runs. After `stop` it starts a new one.
+
+        Raises RuntimeError if the system refuses another thread; it may be called again.
+        """
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
             self._stopping = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stopping,), name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, args=(self._stopping,), name=self._name, daemon=True)
+            thread.start()
+            # Only now: a thread that could not be started can't be joined either.
+            self._thread = thread
 
     def stop(self, timeout_seconds: float | None = None) -> bool:
         """Asks the thread to end and waits for it, at most `timeout_seconds`. Returns whether it has ended.

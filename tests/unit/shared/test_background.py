@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from shared.background import BackgroundThread, PeriodicTask
 from shared.backoff import Backoff
 
@@ -37,6 +39,22 @@ def test_stop_tells_that_a_thread_has_not_ended_in_time() -> None:
     thread.start()
     assert not thread.stop(0)
     may_end.set()
+    assert thread.stop(PATIENCE)
+
+
+def test_a_thread_that_could_not_be_started_can_be_stopped_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    is_running = threading.Event()
+    thread = BackgroundThread("test", lambda _stopping: is_running.set())
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            thread.start()
+    assert thread.stop()
+    thread.start()
+    assert is_running.wait(PATIENCE)
     assert thread.stop(PATIENCE)
 
 
