@@ -122,6 +122,8 @@ class StageRun:
         return []
 
     def count(self, outcome: Outcome[StageResult[Output]]) -> None:
+        # First: the other figures depend on what earlier stages have recorded, which may be malformed.
+        metrics.observe_stage(self._stage.value, outcome.name, self._clock.monotonic() - self._started)
         match outcome:
             case Succeeded(result=StageResult() as result):
                 if self._traits.is_cached:
@@ -139,7 +141,6 @@ class StageRun:
                 metrics.count_deployment("cancelled", "any", "none")
             case _:
                 pass
-        metrics.observe_stage(self._stage.value, outcome.name, self._clock.monotonic() - self._started)
 
     @property
     def _known_row(self) -> DeploymentRow:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from schemas.logs import LogEnd
 from schemas.messages import Job
@@ -119,6 +120,21 @@ def test_a_failure_says_nothing_secret_and_nothing_that_cannot_be_stored(world: 
     log = entries(world, deployment_id)
     assert isinstance(log[-1], LogEnd)
     assert SECRET not in repr(log)
+
+
+def test_a_stage_is_timed_though_an_earlier_one_recorded_a_malformed_output(world: Any, run_stage: Any):
+    deployment_id = create(world)
+    run_stage(deployment_id, Stage.CLONE, gives(source="a" * 64), fence=1)
+    run_stage(deployment_id, Stage.INSTALL, gives(of="install"), fence=2)
+
+    def timed() -> float:
+        labels = {"phase": "build", "outcome": "failed"}
+        return REGISTRY.get_sample_value("cloudify_build_phase_duration_seconds_count", labels) or 0.0
+
+    before = timed()
+    failure = StageFailure(FailureCode.COMMAND_FAILED, "The build command failed.")
+    assert run_stage(deployment_id, Stage.BUILD, fails(failure), fence=3) == ("done", [])
+    assert timed() == before + 1
 
 
 def test_a_deploy_key_is_for_the_clone_alone_and_each_of_its_lines_is_masked_everywhere(world: Any, run_stage: Any):
