@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict, cast
 
@@ -71,6 +72,11 @@ class _Operation(TypedDict):
 
 
 _Paths = Mapping[str, Mapping[str, _Operation]]
+_Components = Mapping[str, Mapping[str, Schema]]
+
+_REFERENCE = "#/components/schemas/"
+# As Litestar writes a union in a title, without unions in it.
+_UNION = re.compile(r"(?:Union|UnionType|Optional)\[([^]]*)\]")
 
 _SECURITY_SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(type="http", scheme="bearer"),
@@ -151,6 +157,7 @@ class Description:
     @functools.cached_property
     def _made(self) -> tuple[bytes, bytes, dict[tuple[str, str], frozenset[str]]]:
         schema = self._application.openapi_schema.to_schema()
+        schema["components"]["schemas"] = _name_components(schema)
         paths: _Paths = schema["paths"]
         operations = _operations(self._application)
         known: dict[tuple[str, str], frozenset[str]] = {}
@@ -172,6 +179,44 @@ class Description:
 def _description(application: Litestar) -> Description:
     description: Description = application.state.description
     return description
+
+
+def _name_components(schema: Mapping[str, _Components]) -> dict[str, Schema]:
+    """Names each component after its types and points the schema's references to it. Returns the components.
+
+    Litestar's names of generic types contain modules, so that moving a module would rename the types of generated
+    clients; its titles of components don't. Of two types with one name, the second keeps Litestar's.
+    """
+    named: dict[str, Schema] = {}
+    references: dict[str, str] = {}
+    for key, component in schema["components"]["schemas"].items():
+        name = _component_name(str(component.get("title") or key))
+        if name in named:
+            name = key
+        component["title"] = name
+        named[name] = component
+        references[_REFERENCE + key] = _REFERENCE + name
+    _replace_references(schema, references)
+    return dict(sorted(named.items()))
+
+
+def _component_name(title: str) -> str:
+    """`Success[list[Thing]]` → `SuccessListThing`, `Success[Thing | None]` → `SuccessThingOrNone`."""
+    title = _UNION.sub(lambda union: union[1].replace(", ", "Or"), title).replace("NoneType", "None")
+    return "".join(word[0].upper() + word[1:] for word in re.findall(r"\w+", title))
+
+
+def _replace_references(node: object, references: Mapping[str, str]) -> None:
+    if isinstance(node, list):
+        for child in cast("list[object]", node):
+            _replace_references(child, references)
+    elif isinstance(node, dict):
+        members = cast("dict[str, object]", node)
+        reference = members.get("$ref")
+        if isinstance(reference, str):
+            members["$ref"] = references[reference]
+        for child in members.values():
+            _replace_references(child, references)
 
 
 def _operations(application: Litestar) -> dict[tuple[str, str], tuple[str, Mapping[str, object]]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import pkgutil
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from litestar import get
 from litestar.routes import HTTPRoute
 
+import schemas
 from api.app import create_app
 from api.guards import UndeclaredRoutes
 from api.resources import Resource
@@ -331,6 +334,21 @@ def test_the_documentation_lists_every_route_and_its_errors(platform) -> None:
     assert "MALFORMED_JSON" in schema["components"]["schemas"]["ErrorCode"]["enum"]
     references = set(json.dumps(schema).split('"#/components/schemas/')[1:])
     assert {reference.split('"')[0] for reference in references} <= set(schema["components"]["schemas"])
+
+
+def test_the_documentation_names_components_after_types_without_modules(platform) -> None:
+    modules = [import_module(f"schemas.{module.name}") for module in pkgutil.iter_modules(schemas.__path__)]
+    types = {name for module in modules for name, value in vars(module).items() if isinstance(value, type)}
+    types |= {"ErrorCode", "Stage"}
+    components = platform.client.get("/api/docs/openapi.json").json()["components"]["schemas"]
+    assert {"ProjectResource", "SuccessListProjectResource", "SuccessNone", "SuccessQueuePositionOrNone"} <= set(
+        components
+    )
+    own = "|".join(map(re.escape, types))
+    unknown = [name for name in components if not re.fullmatch(rf"(Success)?(List)?({own}|None)(OrNone)?", name)]
+    assert unknown == []
+    titles = [component["title"] for component in components.values() if "title" in component]
+    assert len(titles) == len(set(titles))
 
 
 def _own_words() -> tuple[set[str], set[str]]:
