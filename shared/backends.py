@@ -7,4 +7,4 @@ from __future__ import annotations
 
 # The first one is the default.
 EXECUTORS = ("bubblewrap", "docker")
-PUBLISHERS = ("site_directory",)
+PUBLISHERS = ("router_fleet",)

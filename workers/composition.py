@@ -20,6 +20,7 @@ from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.releases.repository import ReleaseRepository
 from shared.releases.site_repository import SiteRepository
+from shared.routing.log import RouteLog
 from shared.settings import Settings
 from shared.storage.object_store import S3ArtifactStore
 from workers.artifacts.reader import ArtifactReader
@@ -52,6 +53,7 @@ class WorkerContext:
         self.log_store = PostgresLogStore(self.database, ArchiveReader(self.store))
         self.log_archives = LogArchiveRemover(self.store)
         self.notifier = RedisNotifier.connect(settings.queue.redis_url)
+        self.route_log = RouteLog(self.database)
         self.publisher = publisher_backend(settings.sites.publisher).open_publisher(settings, self.database)
         self.artifacts = ArtifactReader(self.store, settings.directories.cache)
         self.lifecycle = self._build_lifecycle()

@@ -140,31 +140,22 @@ def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
         executor_name=settings.executor.name,
         clock=context.clock,
         worker=context.worker,
-        activate=lambda host, deployment_id: _ignore(context.publisher.activate(host, deployment_id)),
+        publisher=context.publisher,
     )
 
 
 def _release_runner(context: WorkerContext) -> ReleaseRunner:
-    return ReleaseRunner(
-        releases=context.releases,
-        sites=context.sites,
-        lifecycle=context.release_lifecycle,
-        publisher=context.publisher,
-        artifacts=context.artifacts,
-    )
+    return ReleaseRunner(releases=context.releases, lifecycle=context.release_lifecycle, publisher=context.publisher)
 
 
 def _cleanup_runner(context: WorkerContext) -> CleanupRunner:
     return CleanupRunner(
+        database=context.database,
         sites=context.sites,
         deployments=context.service,
         publisher=context.publisher,
         log_archives=context.log_archives,
     )
-
-
-def _ignore(_former: str | None) -> None:
-    """The deployment that the host pointed at before is of no interest here."""
 
 
 if __name__ == "__main__":

@@ -47,14 +47,14 @@ from shared.plans import limits_of
 from shared.private_files import keep_files_private
 from shared.queue.base import WORKER_LOST, CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
-from shared.releases.repository import ActiveSite, ReleaseRepository, ReleaseStatus
+from shared.releases.repository import ReleaseRepository, ReleaseStatus
+from shared.releases.route_repair import RouteRepair
 from shared.releases.site_repository import SiteRepository
+from shared.routing.bell import RouteBell
+from shared.routing.log import RouteLog
+from shared.routing.routers import RouterRepository
 from shared.settings import SettingsError, load_settings
-from workers.artifacts.reader import ArtifactReader
 from workers.composition import WorkerContext
-from workers.filesystem.trees import StageDirectories
-from workers.publishers.base import Publisher
-from workers.stages.deploy import publish_artifact
 
 _log = structlog.get_logger(__name__)
 
@@ -76,8 +76,10 @@ class Reconciler:
         releases: ReleaseRepository,
         sites: SiteRepository,
         terminations: TerminationService,
-        publisher: Publisher,
-        artifacts: ArtifactReader,
+        routes: RouteRepair,
+        route_log: RouteLog,
+        routers: RouterRepository,
+        bell: RouteBell,
         clock: Clock,
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
@@ -89,8 +91,10 @@ class Reconciler:
         self._releases = releases
         self._sites = sites
         self._terminations = terminations
-        self._publisher = publisher
-        self._artifacts = artifacts
+        self._routes = routes
+        self._route_log = route_log
+        self._routers = routers
+        self._bell = bell
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._expired = expired
@@ -171,36 +175,14 @@ class Reconciler:
                 self._queue.enqueue(cleanup_job(subject_id=row.id, tenant_id=row.tenant_id, limits=limits))
 
     def reconcile_routes(self) -> None:
-        """Every site that is live answers with the deployment that the database says."""
-        hosts = self._publisher.hosts()
-        for site in self._releases.active_sites():
-            if hosts.get(site.host) != site.deployment_id:
-                self._attempt_one(site.deployment_id, partial(self._mend_route, site))
-
-    def _mend_route(self, site: ActiveSite) -> None:
-        deployment_id = site.deployment_id
-        is_ours = not self._publisher.is_published(deployment_id)
-        if is_ours:
-            publish_artifact(
-                self._publisher,
-                self._artifacts,
-                tenant_id=site.tenant_id,
-                deployment_id=deployment_id,
-                digest=site.manifest_digest,
-                is_preview=site.is_preview,
-            )
-        former: list[str | None] = []
-        # Read again under the project's lock: a release may have moved the pointer since.
-        is_served = self._releases.while_active(
-            site.project_id,
-            deployment_id,
-            lambda: former.append(self._publisher.activate(site.host, deployment_id)),
-        )
-        if is_served and former != [deployment_id]:
-            _log.warning("reconciler.route_mended", host=site.host, deployment_id=deployment_id)
-        if not is_served and is_ours and self._sites.is_removed(deployment_id):
-            # The removal may have come before these files, and nothing would come back for them.
-            self._publisher.remove_deployment(deployment_id)
+        """Every site that is live has its route, and no other host has one. Routers follow by themselves."""
+        repaired = self._routes.repair()
+        for route in repaired:
+            _log.warning("reconciler.route_repaired", host=route.host, deployment_id=route.deployment_id)
+        if repaired:
+            self._bell.ring()
+        self._route_log.compact()
+        self._routers.forget_silent()
 
     def delete_expired(self) -> None:
         """Every hour, what has had its time: sessions, idempotency keys, what dead workers left on this host."""
@@ -320,8 +302,10 @@ def _build_reconciler(context: WorkerContext) -> Reconciler:
         releases=context.releases,
         sites=context.sites,
         terminations=context.terminations,
-        publisher=context.publisher,
-        artifacts=context.artifacts,
+        routes=RouteRepair(context.database, context.route_log),
+        route_log=context.route_log,
+        routers=RouterRepository(context.database),
+        bell=RouteBell(context.redis),
         clock=context.clock,
         interval_seconds=settings.queue.reconcile_seconds,
         expired=[
@@ -329,8 +313,6 @@ def _build_reconciler(context: WorkerContext) -> Reconciler:
             lambda: SessionRepository(context.database).delete_expired(context.clock.now()),
             AccountEventStore(context.database).delete_expired,
             lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
-            lambda: StageDirectories(settings.directories.work).sweep(context.deployments.is_live),
-            lambda: context.publisher.sweep(context.sites.is_removed),
         ],
     )
 

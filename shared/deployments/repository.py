@@ -92,6 +92,7 @@ SET status = %(status)s, fence = GREATEST(fence, %(fence)s), finished_at = now()
     error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s,
     ignored_reason = %(ignored_reason)s
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
+  AND (%(status)s = 'ready' OR site_state <> 'published')
 """
 
 _FACTS = """
@@ -239,7 +240,10 @@ class DeploymentRepository:
         error: tuple[str, str | None, str] | None = None,
         ignored_reason: str | None = None,
     ) -> bool:
-        """`error` is (code, stage, message). Returns False if it is finished or another worker's."""
+        """`error` is (code, stage, message). Returns False if it is finished or another worker's.
+
+        Also False for one that is published, unless it becomes ready: visitors see it already.
+        """
         code, stage, message = error or (None, None, None)
         cursor = connection.execute(
             _FINISH,

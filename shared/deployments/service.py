@@ -20,7 +20,7 @@ from shared.deployments.jobs import cleanup_job, stage_job_id, stage_job_of
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.rows import DeployableProject, DeploymentFilters, DeploymentRow, NewDeployment
 from shared.deployments.stage_run_repository import StageRunRepository
-from shared.deployments.state import FINISHED, FIRST_STAGE, DeploymentStatus, Stage
+from shared.deployments.state import FINISHED, FIRST_STAGE, DeploymentStatus, SiteState, Stage
 from shared.deployments.termination_service import TerminationService
 from shared.errors import Conflict, ErrorCode, NotFound, Unavailable, ValidationFailed
 from shared.identifiers import DEPLOYMENT, new_identifier
@@ -158,6 +158,8 @@ class DeploymentService:
                     f"The deployment is already {row.status}; there is nothing to cancel.",
                     code=ErrorCode.ALREADY_FINISHED,
                 )
+            if row.site_state == SiteState.PUBLISHED:
+                raise Conflict("The deployment's site is already published.", code=ErrorCode.ALREADY_FINISHED)
             self._deployments.request_cancel(connection, tenant_id, deployment_id)
         # The request is durable now: if the queue is unavailable, the worker or the reconciler finds it in the row.
         try:

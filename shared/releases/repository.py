@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from datetime import datetime
 from typing import LiteralString
 
@@ -58,19 +57,11 @@ class NewRelease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LockedProject(msgspec.Struct, frozen=True):
+    """`active_release_sequence`: of the release that production's pointer belongs to."""
+
     is_pinned: bool
     deleting_at: datetime | None
-
-
-class ActiveSite(msgspec.Struct, frozen=True):
-    """A host and the deployment that it must serve."""
-
-    host: str
-    deployment_id: str
-    project_id: str
-    tenant_id: str
-    manifest_digest: str
-    is_preview: bool
+    active_release_sequence: int
 
 
 _INSERT = """
@@ -97,17 +88,6 @@ UPDATE projects SET active_release_sequence = %(release_sequence)s, is_pinned = 
 WHERE id = %(project_id)s AND active_release_sequence < %(release_sequence)s
 """
 
-_IS_SERVED: LiteralString = "(d.is_active OR (d.is_preview AND d.site_state = 'published'))"
-
-_HOST: LiteralString = "CASE WHEN d.is_preview THEN d.host ELSE p.slug END"
-
-_SERVED: LiteralString = f"""
-SELECT {columns_of(ActiveSite, "d", host=_HOST, deployment_id="d.id")}
-FROM deployments d JOIN projects p ON p.id = d.project_id WHERE p.deleting_at IS NULL AND {_IS_SERVED}
-"""  # noqa: S608 - constants only
-
-_LOCK_SERVED: LiteralString = f"SELECT d.id FROM deployments d WHERE d.id = %(id)s AND {_IS_SERVED} FOR NO KEY UPDATE"  # noqa: S608 - constants only
-
 
 class ReleaseRepository:
     def __init__(self, database: Database) -> None:
@@ -125,7 +105,7 @@ class ReleaseRepository:
     def lock_project(self, connection: Connection, project_id: str) -> LockedProject | None:
         return connection.fetch_one(
             LockedProject,
-            "SELECT is_pinned, deleting_at FROM projects WHERE id = %(id)s FOR NO KEY UPDATE",
+            "SELECT is_pinned, deleting_at, active_release_sequence FROM projects WHERE id = %(id)s FOR NO KEY UPDATE",
             {"id": project_id},
         )
 
@@ -155,19 +135,3 @@ class ReleaseRepository:
             "WHERE id = %(id)s AND status = 'pending'",
             {"id": release_id, "status": status, "message": error_message},
         )
-
-    def active_sites(self) -> list[ActiveSite]:
-        return self._database.fetch_all(ActiveSite, _SERVED)
-
-    def while_active(self, project_id: str, deployment_id: str, act: Callable[[], object]) -> bool:
-        """Calls `act` if its host should still serve the deployment; prevents releases and removals meanwhile."""
-        with self._database.transaction() as connection:
-            project = self.lock_project(connection, project_id)
-            if project is None or project.deleting_at is not None:
-                return False
-            # A separate statement, because it must see changes that were committed during the wait for the lock. It
-            # locks the row too: previews expire and deployments are deleted without the project's lock.
-            if not connection.exists(_LOCK_SERVED, {"id": deployment_id}):
-                return False
-            act()
-            return True

@@ -86,7 +86,9 @@ class RouteLog:
                 case ChangeKind.REMOVE:
                     connection.execute("DELETE FROM routes WHERE host = %(host)s", parameters)
                 case ChangeKind.DISCARD:
-                    connection.execute("DELETE FROM route_artifacts WHERE deployment_id = %(deployment_id)s", parameters)
+                    connection.execute(
+                        "DELETE FROM route_artifacts WHERE deployment_id = %(deployment_id)s", parameters
+                    )
                     connection.execute(
                         "DELETE FROM router_preparations WHERE deployment_id = %(deployment_id)s", parameters
                     )
@@ -102,7 +104,9 @@ class RouteLog:
         """Deletes changes that every live router has applied. Returns how many."""
         with self._database.transaction() as connection:
             number = connection.fetch_value(int, _COMPACT, {"kept": _KEPT_CHANGES}) or 0
-            return connection.execute("DELETE FROM route_changes WHERE number <= %(number)s", {"number": number}).rowcount
+            return connection.execute(
+                "DELETE FROM route_changes WHERE number <= %(number)s", {"number": number}
+            ).rowcount
 
     def renew_epoch(self, connection: Connection, epoch: str) -> None:
         """Makes every router start from the snapshot. For a database that was restored."""

@@ -131,4 +131,3 @@ class RouterRepository:
         return self._database.fetch_all(
             PreparationRow, _PREPARATIONS, {"deployment_id": deployment_id, "number": number}
         )
-

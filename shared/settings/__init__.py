@@ -14,6 +14,7 @@ from shared.settings.processes import (
     WorkerSettings,
 )
 from shared.settings.reader import SettingsError
+from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
 from shared.settings.settings import Settings, load_settings
 from shared.settings.web import ApiSettings, SiteSettings
@@ -30,6 +31,7 @@ __all__ = [
     "NetworkSettings",
     "ObjectStoreSettings",
     "QueueSettings",
+    "RouterSettings",
     "SecretSettings",
     "Settings",
     "SettingsError",

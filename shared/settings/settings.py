@@ -17,6 +17,7 @@ from shared.settings.processes import (
     WorkerSettings,
 )
 from shared.settings.reader import Reader, SettingsError
+from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
 from shared.settings.web import ApiSettings, SiteSettings
 
@@ -33,6 +34,7 @@ class Settings:
     secrets: SecretSettings
     api: ApiSettings = field(default_factory=ApiSettings)
     sites: SiteSettings = field(default_factory=SiteSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)

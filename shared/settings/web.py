@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.backends import PUBLISHERS
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import BOOLEAN, HOST_NAMES, NETWORKS, SECONDS, TEXT, choice, integer, url
+from shared.settings.kinds import BOOLEAN, HOST_NAMES, NETWORKS, SECONDS, TEXT, choice, integer
 
 _PORT = integer(1, 65535)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -66,12 +66,6 @@ class SiteSettings:
     port: int = setting("SITES_PORT", _PORT, "Port in the addresses of sites.", default=8080)
     domain: str = setting("SITES_DOMAIN", TEXT, "Domain that sites are below: `<name>.<domain>`.", default="localhost")
     scheme: str = setting("SITES_SCHEME", choice(*_DEFAULT_PORTS), "Scheme in the addresses of sites.", default="http")
-    router_url: str = setting(
-        "ROUTER_URL",
-        url("http", "https"),
-        "Where a worker reaches the site router to verify a release: on one machine its public port.",
-        default="http://127.0.0.1:8080",
-    )
     publisher: str = setting("PUBLISHER", choice(*PUBLISHERS), "What makes releases servable.", default=PUBLISHERS[0])
     preview_days: int = setting(
         "PREVIEW_DAYS", integer(1, 3650), "Days after which a preview is taken down.", default=30

@@ -24,9 +24,12 @@ class CaddyServer(Server):
         port: int,
         domain: str = "localhost",
         host: str = "127.0.0.1",
+        agent: str = "127.0.0.1:9",
         log_path: Path | None = None,
     ) -> None:
+        """`agent`: host and port of the router's internal listener, which fetches sites that aren't here yet."""
         super().__init__(directory, log_path)
+        self._agent = agent
         self._sites_directory = sites_directory
         self._port = port
         self._domain = domain
@@ -50,6 +53,7 @@ class CaddyServer(Server):
             environment={
                 "CADDY_PORT": str(self._port),
                 "CADDY_BIND": self._host,
+                "CADDY_AGENT": self._agent,
                 "CADDY_DOMAIN_PATTERN": re.escape(self._domain),
                 "XDG_DATA_HOME": str(self.directory),
                 "XDG_CONFIG_HOME": str(self.directory),

@@ -25,6 +25,7 @@ _RESERVE_BYTES = 100 * 1024 * 1024
 _RESTORE = "restore it, or set CLOUDIFY_HOME to another folder."
 _INTERNAL_PORTS = (
     "postgres", "valkey", "s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
+    "router",
 )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     """Builds the servers that have no external replacement in the environment, and the environment of all processes."""
     generated = home.secrets()
     before = preliminary_settings(home.directory, environment)
-    stores = _stores(home, environment, generated)
+    ports = home.internal_ports()
+    stores = _stores(home, environment, generated, ports)
     values = {
         "CLOUDIFY_SECRET_KEY": generated["secretKey"],
         "CLOUDIFY_ENCRYPTION_KEYS": generated["encryptionKeys"],
@@ -99,18 +100,20 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
         "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
         "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites.port}",
+        "CLOUDIFY_ROUTER_INTERNAL_PORT": str(before.router.listen_port or ports["router"]),
     }
     for _store, connection in stores:
         values |= connection
-    router = CaddyServer(
-        home.directory / "caddy",
-        sites_directory=before.directories.sites,
-        port=before.sites.port,
-        domain=before.sites.domain,
-        log_path=home.log_path(CaddyServer.name),
-    )
     shared = _completed(environment, values) | {"CLOUDIFY_HOME": str(home.directory)}
     settings = load_settings(shared)
+    router = CaddyServer(
+        home.directory / "caddy",
+        sites_directory=settings.directories.sites,
+        port=settings.sites.port,
+        domain=settings.sites.domain,
+        agent=f"127.0.0.1:{settings.router.listen_port}",
+        log_path=home.log_path(CaddyServer.name),
+    )
     # For `cloudify admin` and `migrate` in another terminal.
     write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
     servers = (*(store for store, _connection in stores), router)
@@ -118,10 +121,9 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
 
 
 def _stores(
-    home: Home, environment: Mapping[str, str], generated: Mapping[str, str]
+    home: Home, environment: Mapping[str, str], generated: Mapping[str, str], ports: Mapping[str, int]
 ) -> list[tuple[Server, dict[str, str]]]:
     """The stores that this platform runs itself, each with the settings that connect to it."""
-    ports = home.internal_ports()
     stores: list[tuple[Server, dict[str, str]]] = []
     if not _is_set(environment, "CLOUDIFY_DATABASE_URL"):
         postgres = PostgresServer(
@@ -182,6 +184,7 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
     return (
         Program("api", ("api.main",), silent),
         *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent) for pool in Pool),
+        Program("router", ("workers.router.main",), silent),
         Program("reconciler", ("workers.reconciler",), listening),
     )
 

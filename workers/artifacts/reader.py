@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +28,16 @@ class ArtifactReader:
     """Safe between threads and processes."""
 
     def __init__(
-        self, store: ArtifactStore, cache_directory: Path, *, maximum_cache_bytes: int = 10 * _GIBIBYTE
+        self,
+        store: ArtifactStore,
+        cache_directory: Path,
+        *,
+        maximum_cache_bytes: int = 10 * _GIBIBYTE,
+        may_repair: bool = True,
     ) -> None:
+        """`may_repair`: deletes damaged objects, so that they are uploaded again. A router has no right to."""
         self._store = store
+        self._may_repair = may_repair
         self._blobs = BlobCache(cache_directory, maximum_bytes=maximum_cache_bytes)
 
     def manifest(self, tenant_id: str, digest: str) -> Manifest:
@@ -49,8 +56,13 @@ class ArtifactReader:
             raise ArtifactMissing(f"Manifest {digest[:12]} can't be read: {error}") from error
         return manifest
 
-    def discard_manifest(self, tenant_id: str, digest: str) -> None:
-        """Deletes the manifest of an artifact that is no longer whole, so that it is uploaded again."""
+    def discard_damaged(self, tenant_id: str, digest: str) -> None:
+        """Deletes the manifest of an artifact that is no longer whole, and its damaged blobs, so that both are uploaded
+        again. Raises PlatformError.
+        """
+        # A router has found out, which may not change the store. Reading everything here finds the same.
+        with contextlib.suppress(ArtifactMissing):
+            self.blobs(tenant_id, self.manifest(tenant_id, digest))
         self._store.delete(manifest_key(tenant_id, digest))
 
     def blobs(self, tenant_id: str, manifest: Manifest) -> dict[str, Path]:
@@ -79,7 +91,8 @@ class ArtifactReader:
                     found.update(zip(missing, fetched, strict=True))
                 except ArtifactMissing:
                     # A manifest in the store is a promise that its blobs are there: the next upload makes both again.
-                    self._store.delete(manifest_key(tenant_id, manifest.digest))
+                    if self._may_repair:
+                        self._store.delete(manifest_key(tenant_id, manifest.digest))
                     raise
         return found
 
@@ -97,23 +110,11 @@ class ArtifactReader:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
             if actual != digest:
                 # Delete it; otherwise the next upload of this content would find the key and send nothing.
-                self._store.delete(blob_key(tenant_id, digest))
+                if self._may_repair:
+                    self._store.delete(blob_key(tenant_id, digest))
                 raise ArtifactMissing(f"Blob {digest[:12]} is damaged in the object store.")
             return self._blobs.admit(tenant_id, digest, temporary)
         except ObjectNotFound as error:
             raise ArtifactMissing(f"Blob {digest[:12]} is not in the object store.") from error
         finally:
             temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactBlobs:
-    """The content of one artifact's files. Implements BlobReader."""
-
-    reader: ArtifactReader
-    tenant_id: str
-    manifest: Manifest
-
-    def local_files(self) -> dict[str, Path]:
-        """See ArtifactReader.blobs."""
-        return self.reader.blobs(self.tenant_id, self.manifest)

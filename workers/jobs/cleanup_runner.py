@@ -9,6 +9,7 @@ from typing import Never
 import structlog
 
 from schemas.messages import Job
+from shared.db.database import Database
 from shared.deployments.service import DeploymentService
 from shared.deployments.state import FINISHED, SiteState
 from shared.errors import Conflict, NotFound
@@ -16,6 +17,7 @@ from shared.identifiers import PROJECT, is_identifier
 from shared.logs.archive.store import LogArchiveRemover
 from shared.queue.base import Lease
 from shared.releases.site_repository import SiteRepository
+from shared.routing.changes import RouteChange, discard, removal
 from workers.jobs.settle import outcome_of, settle
 from workers.pipeline.outcome import HandedBack, Outcome, Retry, Succeeded
 from workers.publishers.base import Publisher
@@ -29,11 +31,13 @@ class CleanupRunner:
     def __init__(
         self,
         *,
+        database: Database,
         sites: SiteRepository,
         deployments: DeploymentService,
         publisher: Publisher,
         log_archives: LogArchiveRemover,
     ) -> None:
+        self._database = database
         self._sites = sites
         self._deployments = deployments
         self._publisher = publisher
@@ -59,9 +63,8 @@ class CleanupRunner:
             return True
         if row.site_state != SiteState.REMOVING or row.is_active:
             return True
-        if row.is_preview:
-            self._publisher.remove_host(row.host)
-        self._publisher.remove_deployment(deployment_id)
+        hosts = [removal(row.host)] if row.is_preview else []
+        self._change_routes(*hosts, discard(deployment_id))
         if row.deleting_at is not None:
             # Before the row, without which nobody would come back for it; an expired preview keeps its log.
             self._log_archives.remove(row.tenant_id, deployment_id)
@@ -82,15 +85,19 @@ class CleanupRunner:
                 self._deployments.cancel(row.tenant_id, row.id)
         if live:
             return False
-        self._publisher.remove_host(project.slug)
+        hosts = [removal(project.slug), *(removal(row.host) for row in rows if row.is_preview)]
+        self._change_routes(*hosts, *(discard(row.id) for row in rows))
         for row in rows:
-            if row.is_preview:
-                self._publisher.remove_host(row.host)
-            self._publisher.remove_deployment(row.id)
             self._log_archives.remove(row.tenant_id, row.id)
         self._sites.delete_project(project_id)
         _log.info("cleanup.project_removed", project_id=project_id)
         return True
+
+    def _change_routes(self, *changes: RouteChange) -> None:
+        """Returns when the routers have followed."""
+        with self._database.transaction() as connection:
+            number = self._publisher.change_routes(connection, *changes)
+        self._publisher.confirm(number)
 
 
 class _Removal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Never, Protocol
 
 from schemas.messages import Job
@@ -31,6 +31,7 @@ from workers.pipeline.outputs import Output
 from workers.pipeline.stage import StageInputs, StageLog, StageResult
 from workers.pipeline.stop_signal import StopSignal
 from workers.pipeline.table import INSTALL, TABLE
+from workers.publishers.base import Publisher
 
 
 class StageLogHandle(StageLog, Protocol):
@@ -42,10 +43,6 @@ class StageLogHandle(StageLog, Protocol):
     def close(self) -> None:
         """Blocks until everything written is stored. Raises PlatformError if it can't be. May be repeated."""
         ...
-
-
-# (host, deployment id) → None: points the router at a deployment.
-Activate = Callable[[str, str], None]
 
 
 class StageRun:
@@ -63,7 +60,7 @@ class StageRun:
         lease: Lease,
         *,
         lifecycle: LifecycleService,
-        activate: Activate,
+        publisher: Publisher,
         executor_name: str,
         clock: Clock,
     ) -> None:
@@ -72,7 +69,7 @@ class StageRun:
         self._traits = TABLE[stage]
         self._lease = lease
         self._lifecycle = lifecycle
-        self._activate = activate
+        self._publisher = publisher
         self._executor_name = executor_name
         self._clock = clock
         self._started = clock.monotonic()
@@ -173,10 +170,13 @@ class StageRun:
 
     def _record_result(self, result: StageResult[Output]) -> None:
         row, fence = self._known_row, self._lease.token
-        if next_stage(self._stage) is None:
-            self._lifecycle.finish_ready(row, result, fence=fence, activate=lambda: self._activate(row.host, row.id))
-        else:
+        if next_stage(self._stage) is not None:
             self._lifecycle.succeed_stage(row.id, self._stage, result, fence=fence)
+            return
+        number = self._lifecycle.publish(row, result.facts, fence=fence, change_routes=self._publisher.change_routes)
+        if number is not None:
+            self._publisher.confirm(number)
+        self._lifecycle.finish_ready(row, result, fence=fence)
 
     def _count_build(self, outcome: str) -> None:
         if self._traits.is_counted_as_build:

@@ -25,7 +25,7 @@ from shared.queue.base import Lease
 from shared.settings import LimitSettings
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.settle import outcome_of, retry_after, settle
-from workers.jobs.stage_run import Activate, StageLogHandle, StageRun
+from workers.jobs.stage_run import StageLogHandle, StageRun
 from workers.pipeline.deployment_view import deployment_view, effective_limits, target_of, variables_for
 from workers.pipeline.lifecycle import Beginning, BegunStage, LifecycleService
 from workers.pipeline.outcome import (
@@ -44,6 +44,7 @@ from workers.pipeline.outputs import Output
 from workers.pipeline.stage import NothingToBuild, StageContext, StageFunction, StageInputs, StageResult
 from workers.pipeline.stop_signal import StopReason, StopSignal
 from workers.pipeline.table import TABLE
+from workers.publishers.base import Publisher
 from workers.snapshots.input_missing import InputMissing
 
 _log = structlog.get_logger(__name__)
@@ -78,7 +79,7 @@ class StageRunner:
         executor_name: str,
         clock: Clock,
         worker: str,
-        activate: Activate,
+        publisher: Publisher,
     ) -> None:
         self._stage = stage
         self._function = function
@@ -93,7 +94,7 @@ class StageRunner:
         self._executor_name = executor_name
         self._clock = clock
         self._worker = worker
-        self._activate = activate
+        self._publisher = publisher
 
     def run(self, lease: Lease) -> None:
         """Never raises: the lease's outcome says what becomes of the job."""
@@ -101,7 +102,7 @@ class StageRunner:
             self._stage,
             lease,
             lifecycle=self._lifecycle,
-            activate=self._activate,
+            publisher=self._publisher,
             executor_name=self._executor_name,
             clock=self._clock,
         )

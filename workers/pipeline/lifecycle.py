@@ -7,7 +7,7 @@ Steps wait out a database that is away for up to a minute; the queue's retries c
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,10 +24,11 @@ from shared.logs.base import LogStore, Notifier
 from shared.plans import limits_of, slots_within
 from shared.releases.repository import LockedProject, ReleaseRepository
 from shared.releases.site_repository import SiteRepository
+from shared.routing.changes import activation
 from shared.settings import LimitSettings, SiteSettings
 from workers.pipeline.outputs import Output
 from workers.pipeline.stage import StageResult
-from workers.pipeline.steps import LoggedSteps, recordable
+from workers.pipeline.steps import ChangeRoutes, LoggedSteps, recordable
 
 
 class Beginning(enum.Enum):
@@ -211,45 +212,52 @@ class LifecycleService:
 
         self._steps.run(deployment_id, fence, step)
 
-    def finish_ready(
-        self,
-        row: DeploymentRow,
-        result: StageResult[Output],
-        *,
-        fence: int,
-        activate: Callable[[], None],
-    ) -> bool:
-        """The last stage's end in one step: recorded, ready and, unless a newer release is live, active.
+    def publish(
+        self, row: DeploymentRow, facts: Mapping[str, str], *, fence: int, change_routes: ChangeRoutes
+    ) -> int | None:
+        """The first step of the last stage's end: unless a newer release is live, the site's route leads here.
 
-        `activate` points the router at the deployment. It is called while the project's row is locked and before the
-        commit: a crash in between leaves the router ahead of the database, which the stage's redelivery repairs.
-        Returns whether production serves the deployment now. Raises LeaseLost, Cancelled.
+        Returns the number of the route change, to be confirmed before `finish_ready`; None if nothing changes. From now
+        on the deployment can only become ready. A repeat changes the route once more, which does no harm. Raises
+        LeaseLost, Cancelled.
         """
-        deployment_id = row.id
 
-        def step(connection: Connection) -> tuple[bool, list[LogEntry]]:
+        def step(connection: Connection) -> tuple[int | None, list[LogEntry]]:
             project = self._releases.lock_project(connection, row.project_id)
-            current = self._deployments.find_locked(connection, row.tenant_id, deployment_id)
+            current = self._deployments.find_locked(connection, row.tenant_id, row.id)
             if project is None or current is None or current.fence > fence:
                 raise LeaseLost
+            if current.status in FINISHED:
+                return None, []
             # A cancellation that was accepted before this moment holds: the site never appears.
-            if current.cancel_requested_at is not None and current.status not in FINISHED:
+            if current.cancel_requested_at is not None:
                 raise Cancelled
-            self._deployments.set_facts(connection, deployment_id, fence, result.facts)
-            self._sites.set_published(connection, deployment_id, fence)
-            self._record(connection, deployment_id, LAST_STAGE, result, fence)
-            if not self._deployments.finish(connection, deployment_id, DeploymentStatus.READY, fence=fence):
-                raise LeaseLost
-            is_active = row.is_preview or self._take_production(connection, row, project)
-            if is_active:
-                activate()
-            url = self._site_settings.url(row.host)
-            return is_active, self._end(DeploymentStatus.READY, url=url)
+            self._deployments.set_facts(connection, row.id, fence, facts)
+            self._sites.set_published(connection, row.id, fence)
+            if not (row.is_preview or self._take_production(connection, row, project)):
+                return None, []
+            return change_routes(connection, activation(row.host, row.id)), []
 
-        return self._steps.run(deployment_id, fence, step)
+        return self._steps.run(row.id, fence, step)
+
+    def finish_ready(self, row: DeploymentRow, result: StageResult[Output], *, fence: int) -> None:
+        """The second step: recorded and ready. Raises LeaseLost."""
+
+        def step(connection: Connection) -> tuple[None, list[LogEntry]]:
+            self._record(connection, row.id, LAST_STAGE, result, fence)
+            if not self._deployments.finish(connection, row.id, DeploymentStatus.READY, fence=fence):
+                raise LeaseLost
+            return None, self._end(DeploymentStatus.READY, url=self._site_settings.url(row.host))
+
+        self._steps.run(row.id, fence, step)
 
     def _take_production(self, connection: Connection, row: DeploymentRow, project: LockedProject) -> bool:
-        """Moves production's pointer, unless a newer release is live or a rollback holds it against webhooks."""
+        """Moves production's pointer, unless a newer release is live or a rollback holds it against webhooks.
+
+        Returns whether it points at the deployment now.
+        """
+        if project.active_release_sequence == row.release_sequence:
+            return True
         if project.is_pinned and row.trigger == "webhook":
             return False
         return self._releases.move_pointer(connection, row.project_id, row.id, row.release_sequence, is_pinned=False)

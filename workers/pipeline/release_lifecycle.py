@@ -1,4 +1,4 @@
-"""A release's life as its worker writes it: production's pointer and the release in one transaction.
+"""A release's life as its worker writes it: production's pointer and route first, the release when routers follow.
 
 Steps wait out a database that is away for up to a minute; the queue's retries cover what is longer.
 """
@@ -11,7 +11,8 @@ from typing import TypeVar
 from shared.db.database import Connection, Database
 from shared.releases.repository import ReleaseKind, ReleaseRepository, ReleaseRow, ReleaseStatus
 from shared.releases.site_repository import SiteRepository
-from workers.pipeline.steps import recordable, wait_out_outage
+from shared.routing.changes import activation
+from workers.pipeline.steps import ChangeRoutes, recordable, wait_out_outage
 
 T = TypeVar("T")
 
@@ -22,30 +23,45 @@ class ReleaseLifecycleService:
         self._releases = releases
         self._sites = sites
 
-    def release(self, release: ReleaseRow, *, activate: Callable[[], None]) -> bool:
-        """Moves production's pointer to the release's deployment; False when a newer release is live."""
+    def move(self, release: ReleaseRow, *, change_routes: ChangeRoutes) -> int | None:
+        """Moves production's pointer and route to the release's deployment.
 
-        def step(connection: Connection) -> bool:
+        Returns the number of the route change, to be confirmed before `close`; None when a newer release is live, or
+        the deployment was deleted, and the release is closed as that. A repeat does no harm.
+        """
+
+        def step(connection: Connection) -> int | None:
             project = self._releases.lock_project(connection, release.project_id)
-            is_deleting = project is None or project.deleting_at is not None
-            if is_deleting or not self._sites.is_kept(connection, release.deployment_id):
+            if (
+                project is None
+                or project.deleting_at is not None
+                or not self._sites.is_kept(connection, release.deployment_id)
+            ):
                 self._releases.close(
                     connection, release.id, ReleaseStatus.FAILED, "The deployment was deleted meanwhile."
                 )
-                return False
-            moved = self._releases.move_pointer(
+                return None
+            is_ours = project.active_release_sequence == release.release_sequence or self._releases.move_pointer(
                 connection,
                 release.project_id,
                 release.deployment_id,
                 release.release_sequence,
                 is_pinned=release.kind == ReleaseKind.ROLLBACK,
             )
-            if moved:
-                activate()
-            self._releases.close(connection, release.id, ReleaseStatus.DONE if moved else ReleaseStatus.SUPERSEDED)
-            return moved
+            if not is_ours:
+                self._releases.close(connection, release.id, ReleaseStatus.SUPERSEDED)
+                return None
+            return change_routes(connection, activation(release.host, release.deployment_id))
 
         return self._run(step)
+
+    def close(self, release_id: str) -> None:
+        """The routers have followed."""
+
+        def step(connection: Connection) -> None:
+            self._releases.close(connection, release_id, ReleaseStatus.DONE)
+
+        self._run(step)
 
     def fail(self, release_id: str, message: str) -> None:
         message = recordable(message)

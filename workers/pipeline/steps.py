@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import tenacity
 
@@ -11,12 +11,19 @@ from schemas.logs import LogEntry
 from shared.db.database import Connection, Database
 from shared.errors import PlatformError, Unavailable
 from shared.logs.base import LogStore, Notifier
+from shared.routing.changes import RouteChange
 from shared.text.storable import storable
 
 T = TypeVar("T")
 
 _OUTAGE_SECONDS = 60
 _MAXIMUM_MESSAGE = 4000
+
+
+class ChangeRoutes(Protocol):
+    def __call__(self, connection: Connection, *changes: RouteChange) -> int:
+        """See Publisher.change_routes."""
+        ...
 
 
 class LoggedSteps:

@@ -2,64 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
-from schemas.artifacts import Manifest
-
-
-class BlobReader(Protocol):
-    """The content of one artifact's files. Nothing is fetched before it is asked for."""
-
-    def local_files(self) -> Mapping[str, Path]:
-        """Digest → a file of this machine, of every file of the manifest and every variant.
-
-        Link or copy the files soon: they stay for an hour at least. Raises PlatformError.
-        """
-        ...
+from shared.db.database import Connection
+from shared.routing.changes import RouteChange, SiteArtifact
 
 
 class Publisher(Protocol):
-    """Every method is idempotent and may be repeated after a crash at any point of an earlier call."""
+    """Every method is idempotent and may be repeated after a crash at any point of an earlier call.
 
-    def publish(self, deployment_id: str, manifest: Manifest, blobs: BlobReader, *, is_preview: bool) -> None:
-        """Makes the deployment's files servable, unseen by any host yet. Pulls the content that it needs
-        from `blobs`. Raises PlatformError, also if a part of the artifact is lost.
+    Routes change in the transaction of whoever changes what is live, so the database never says one thing and the
+    servers another; `confirm` waits until the servers have followed.
+    """
+
+    def prepare(self, host: str, artifact: SiteArtifact, *, is_stopped: Callable[[], bool]) -> None:
+        """Makes the artifact servable and looks at it where it will be served, unseen by any host yet. `host` will
+        serve it.
+
+        Raises ArtifactMissing if a part of it is lost, Cancelled when `is_stopped`, PlatformError.
         """
         ...
 
-    def activate(self, host: str, deployment_id: str) -> str | None:
-        """Points the host at the deployment, atomically; returns the deployment it pointed at before.
-
-        Raises PlatformError for a deployment that is not published.
-        """
+    def change_routes(self, connection: Connection, *changes: RouteChange) -> int:
+        """Appends the changes in the caller's transaction, as its last statement. Returns the number to confirm."""
         ...
 
-    def current(self, host: str) -> str | None:
-        """The deployment that the host points at."""
-        ...
+    def confirm(self, number: int) -> None:
+        """Returns when every live server has applied the changes up to this number. Call it after the commit.
 
-    def verify(self, host: str, deployment_id: str) -> None:
-        """Fetches the site through the router; raises PlatformError unless it serves this deployment."""
-        ...
-
-    def remove_host(self, host: str) -> None:
-        """The host answers 404 from now on."""
-        ...
-
-    def remove_deployment(self, deployment_id: str) -> None:
-        """Deletes the deployment's files. The caller has removed every host that pointed at it."""
-        ...
-
-    def is_published(self, deployment_id: str) -> bool: ...
-
-    def hosts(self) -> dict[str, str]:
-        """Host → deployment, of every host that answers."""
-        ...
-
-    def sweep(self, is_removed: Callable[[str], bool]) -> None:
-        """Deletes the remains of workers that died while publishing: incomplete files, and files of deployments that
-        were removed meanwhile (`is_removed`, given a deployment) and that no host points at. Called every hour.
+        A server that doesn't report is waited for only for a few seconds: it isn't ready before it has caught up.
+        Raises PlatformError if no server has applied them.
         """
         ...

@@ -1,0 +1,325 @@
+"""Applies the log of route changes to this router's disk, in order, and reports how far it is.
+
+    prepare   fetch the files, in the background, unless nobody has asked this router for the host
+    activate  point the host at the deployment, at once; files that aren't here are fetched at the first request
+    remove    the host answers 404, at once
+    discard   delete the files, in the background
+
+PostgreSQL may be away for as long as it takes: the router serves what it has. It declares itself not ready only if it
+learns, from Redis or from another router, that the log has grown meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from shared.background import PeriodicTask
+from shared.errors import PlatformError, Unavailable
+from shared.routing.bell import RouteBell
+from shared.routing.changes import ChangeKind, NumberedChange, Position, SiteArtifact
+from shared.routing.log import RouteLog
+from shared.routing.routers import PreparationOutcome, RouterReport, RouterRepository
+from workers.artifacts.reader import ArtifactMissing
+from workers.router.fetcher import SiteFetcher
+from workers.router.probe import SiteProbe
+from workers.router.site_directory import SiteDirectory
+
+_INTERVAL_SECONDS = 1.0
+_REPORT_SECONDS = 1.0
+_PEERS_EVERY_SECONDS = 30.0
+# Asked at a time while PostgreSQL is away.
+_ASKED_PEERS = 3
+
+_log: Any = structlog.get_logger(__name__)
+
+# (router's URL) → its position, or None if it doesn't answer.
+AskPeer = Callable[[str], Position | None]
+
+
+class RouterIdentity(msgspec.Struct, frozen=True):
+    """`id` stays the same when the process starts again. `url`: where other routers ask for the position."""
+
+    id: str
+    machine: str
+    version: str
+    url: str
+
+
+class RouterAgent:
+    """`start` after the web server answers. Safe from any thread.
+
+    `position_file` keeps the position between processes, for a start while PostgreSQL is away.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: RouterIdentity,
+        log: RouteLog,
+        routers: RouterRepository,
+        bell: RouteBell,
+        directory: SiteDirectory,
+        fetcher: SiteFetcher,
+        probe: SiteProbe,
+        ask_peer: AskPeer,
+        position_file: Path,
+    ) -> None:
+        self._identity = identity
+        self._log = log
+        self._routers = routers
+        self._bell = bell
+        self._directory = directory
+        self._fetcher = fetcher
+        self._probe = probe
+        self._ask_peer = ask_peer
+        self._position_file = position_file
+        self._position = _read_position(position_file)
+        self._has_snapshot = False
+        self._artifacts: dict[str, SiteArtifact] = {}
+        self._peers: list[str] = []
+        self._peers_at = 0.0
+        self._reported: tuple[Position | None, str | None] = (None, None)
+        self._reported_at = 0.0
+        self._problem: str | None = "The router is starting."
+        self._is_offline = False
+        self._lock = threading.Lock()
+        self._task = PeriodicTask("router", self.step, _INTERVAL_SECONDS)
+
+    def start(self) -> None:
+        self._task.start()
+
+    def stop(self) -> None:
+        """Takes leave, so that no release waits for this router."""
+        self._task.stop(5.0)
+        try:
+            self._routers.remove(self._identity.id)
+        except Unavailable as error:
+            _log.warning("router.leave_failed", error=str(error))
+
+    def wake(self) -> None:
+        """The log may have grown."""
+        self._task.wake()
+
+    @property
+    def position(self) -> Position | None:
+        """The last change that this router has applied."""
+        return self._position
+
+    @property
+    def problem(self) -> str | None:
+        """Why this router should not be asked for sites; None if it may be."""
+        return self._problem
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether PostgreSQL can't be reached."""
+        return self._is_offline
+
+    def find_artifact(self, host: str) -> SiteArtifact | None:
+        """The artifact that the host serves, for a request whose files aren't here. None if the host has no route.
+
+        Raises Unavailable if only PostgreSQL knows.
+        """
+        try:
+            deployment_id = self._directory.current(host)
+        except ValueError:
+            return None
+        if deployment_id is None:
+            return None
+        known = self._artifacts.get(deployment_id)
+        return known if known is not None else self._log.find_artifact(deployment_id)
+
+    def step(self) -> None:
+        """Applies what is new and reports. Never raises for a database that is away."""
+        try:
+            self._advance()
+        except Unavailable:
+            self._look_for_newer()
+            return
+        except (PlatformError, OSError) as error:
+            # The same changes are tried again at the next step.
+            self._set_problem(str(error))
+        else:
+            self._set_problem(None)
+        if self._is_offline:
+            _log.info("router.online")
+            self._is_offline = False
+        self._report()
+
+    def _advance(self) -> None:
+        while True:
+            changes = None
+            if self._position is not None and self._has_snapshot:
+                changes = self._log.since(self._position)
+            if changes is None:
+                self._load_snapshot()
+            elif changes:
+                self._apply(changes)
+            else:
+                return
+
+    def _load_snapshot(self) -> None:
+        """Makes the disk what the log says, in both directions."""
+        snapshot = self._log.snapshot()
+        routes = self._directory.routes()
+        for host in routes.keys() - snapshot.routes.keys():
+            self._directory.unroute(host)
+            _log.info("router.route_removed", host=host)
+        wrong = {host: deployment for host, deployment in snapshot.routes.items() if routes.get(host) != deployment}
+        self._show(wrong)
+        for deployment in self._directory.deployments():
+            if deployment not in snapshot.artifacts:
+                self._fetcher.delete(deployment)
+        routed = set(snapshot.routes.values())
+        self._artifacts = {id_: artifact for id_, artifact in snapshot.artifacts.items() if id_ in routed}
+        self._has_snapshot = True
+        self._reach(snapshot.position)
+        _log.info("router.snapshot_loaded", hosts=len(snapshot.routes), changed=len(wrong))
+
+    def _apply(self, changes: Sequence[NumberedChange]) -> None:
+        """Hosts get what the last change says: repeated from the start after a failure, none goes back meanwhile."""
+        assert self._position is not None
+        last: dict[str, str | None] = {}
+        for change in changes:
+            match change.kind, change.host, change.deployment_id:
+                case ChangeKind.PREPARE, str(host), str(deployment_id):
+                    self._prepare(change, host, deployment_id)
+                case ChangeKind.ACTIVATE, str(host), str(deployment_id):
+                    last[host] = deployment_id
+                case ChangeKind.REMOVE, str(host), _:
+                    last[host] = None
+                case ChangeKind.DISCARD, _, str(deployment_id):
+                    self._discard(deployment_id)
+                case _:
+                    _log.error("router.change_unknown", number=change.number, kind=change.kind)
+        for host, deployment_id in last.items():
+            if deployment_id is None:
+                self._directory.unroute(host)
+        self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None})
+        self._reach(Position(self._position.epoch, changes[-1].number))
+
+    def _show(self, routes: dict[str, str]) -> None:
+        """Points hosts at their deployments and looks, through the web server, at those whose files are here."""
+        for host, deployment_id in routes.items():
+            former = self._directory.route(host, deployment_id)
+            if former is not None and former != deployment_id:
+                with self._lock:
+                    self._artifacts.pop(former, None)
+        for host, deployment_id in routes.items():
+            if self._directory.has(deployment_id):
+                self._probe.verify(host, deployment_id)
+
+    def _prepare(self, change: NumberedChange, host: str, deployment_id: str) -> None:
+        artifact = self._log.find_artifact(deployment_id)
+        if artifact is None:
+            return  # discarded since
+        with self._lock:
+            self._artifacts[deployment_id] = artifact
+        served = self._directory.current(host)
+        is_asked_for = served is None or self._directory.has(served)
+        if not is_asked_for and change.fetcher != self._identity.id:
+            self._routers.record_preparation(self._identity.id, deployment_id, change.number, PreparationOutcome.NOTED)
+            return
+        future = self._fetcher.fetch(artifact)
+        future.add_done_callback(partial(self._record_fetch, deployment_id, change.number))
+
+    def _record_fetch(self, deployment_id: str, number: int, future: Future[None]) -> None:
+        """Called on the fetcher's thread."""
+        if deployment_id not in self._artifacts:
+            # Discarded while it was fetched.
+            self._fetcher.delete(deployment_id)
+            return
+        outcome, message = PreparationOutcome.READY, None
+        error = future.exception()
+        if isinstance(error, ArtifactMissing):
+            outcome, message = PreparationOutcome.ARTIFACT_MISSING, str(error)
+        elif error is not None:
+            outcome, message = PreparationOutcome.FAILED, str(error)
+            _log.warning("router.fetch_failed", deployment_id=deployment_id, error=str(error))
+        try:
+            self._routers.record_preparation(self._identity.id, deployment_id, number, outcome, message)
+        except Unavailable:
+            # The worker that waits for it prepares again.
+            _log.warning("router.preparation_not_recorded", deployment_id=deployment_id)
+
+    def _discard(self, deployment_id: str) -> None:
+        with self._lock:
+            self._artifacts.pop(deployment_id, None)
+        self._fetcher.delete(deployment_id)
+
+    def _reach(self, position: Position) -> None:
+        self._position = position
+        # For routers that can't reach PostgreSQL.
+        self._bell.remember(position)
+        partial_file = self._position_file.with_suffix(".partial")
+        partial_file.write_bytes(msgspec.json.encode(position))
+        partial_file.replace(self._position_file)
+
+    def _report(self) -> None:
+        position, problem = self._position, self._problem
+        now = time.monotonic()
+        if position is None:
+            return
+        if (position, problem) == self._reported and now - self._reported_at < _REPORT_SECONDS:
+            return
+        identity = self._identity
+        try:
+            self._routers.report(
+                RouterReport(
+                    id=identity.id,
+                    machine=identity.machine,
+                    version=identity.version,
+                    url=identity.url,
+                    epoch=position.epoch,
+                    applied_number=position.number,
+                    problem=problem,
+                    sites=self._fetcher.sites,
+                )
+            )
+            if now - self._peers_at >= _PEERS_EVERY_SECONDS:
+                self._peers = [row.url for row in self._routers.all() if row.id != identity.id]
+                self._peers_at = now
+        except Unavailable:
+            return
+        self._reported, self._reported_at = (position, problem), now
+
+    def _look_for_newer(self) -> None:
+        """PostgreSQL is away: asks Redis and some other routers whether the log has grown."""
+        if not self._is_offline:
+            _log.warning("router.offline")
+            self._is_offline = True
+        position = self._position
+        if position is None:
+            return
+        peers = random.sample(self._peers, min(_ASKED_PEERS, len(self._peers)))
+        known = [self._bell.remembered(), *(self._ask_peer(url) for url in peers)]
+        newest = max((other.number for other in known if other and other.epoch == position.epoch), default=0)
+        if newest > position.number:
+            self._set_problem("The database can't be reached, and other routers know of newer releases.")
+        else:
+            # Also at a start without PostgreSQL: the disk is as the last process left it.
+            self._set_problem(None)
+
+    def _set_problem(self, problem: str | None) -> None:
+        if problem is not None and problem != self._problem:
+            _log.warning("router.not_ready", problem=problem)
+        elif problem is None and self._problem is not None:
+            _log.info("router.ready")
+        self._problem = problem
+
+
+def _read_position(path: Path) -> Position | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Position)
+    except (OSError, msgspec.DecodeError):
+        return None

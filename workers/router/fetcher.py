@@ -1,0 +1,160 @@
+"""Brings deployments to this router: their files from the object store to the site directory, each one once a time.
+
+Tenants choose the sizes of their sites. So nobody's fetches take more than a part of the threads, and the least recently
+used sites leave the disk when the bound is reached; they come back at their next request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import Future
+from typing import Any
+
+import structlog
+
+from shared.background import BackgroundThread
+from shared.routing.changes import SiteArtifact
+from workers.artifacts.reader import ArtifactReader
+from workers.router.probe import SiteProbe
+from workers.router.site_directory import SiteDirectory
+
+_THREADS = 8
+_THREADS_OF_A_TENANT = 3
+# A site that was asked for or placed so recently stays, whatever the bound says.
+_MINIMUM_AGE_SECONDS = 120.0
+
+_log: Any = structlog.get_logger(__name__)
+
+
+class SiteFetcher:
+    """Safe from any thread."""
+
+    def __init__(
+        self,
+        artifacts: ArtifactReader,
+        directory: SiteDirectory,
+        probe: SiteProbe,
+        *,
+        maximum_bytes: int,
+    ) -> None:
+        self._artifacts = artifacts
+        self._directory = directory
+        self._probe = probe
+        self._maximum_bytes = maximum_bytes
+        self._condition = threading.Condition()
+        self._waiting: deque[SiteArtifact] = deque()
+        self._futures: dict[str, Future[None]] = {}
+        self._running: Counter[str] = Counter()
+        self._used: dict[str, float] = {}
+        self._evicting = threading.Lock()
+        self._sizes = {deployment: directory.size(deployment) for deployment in directory.deployments()}
+        self._threads = [BackgroundThread(f"site-fetcher-{number}", self._run) for number in range(_THREADS)]
+        self._is_stopping = False
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends the threads after the fetches that are running, or leaves them after a second."""
+        with self._condition:
+            self._is_stopping = True
+            self._condition.notify_all()
+        for thread in self._threads:
+            thread.stop(1.0 / _THREADS)
+
+    def fetch(self, artifact: SiteArtifact) -> Future[None]:
+        """Places and verifies the deployment's files. Returns the running fetch of the deployment if there is one.
+
+        The future raises ArtifactMissing, PlatformError or OSError.
+        """
+        with self._condition:
+            future = self._futures.get(artifact.deployment_id)
+            if future is None:
+                future = self._futures[artifact.deployment_id] = Future()
+                self._waiting.append(artifact)
+                self._condition.notify()
+            return future
+
+    def _run(self, _stopping: threading.Event) -> None:
+        while (artifact := self._next()) is not None:
+            try:
+                self._bring(artifact)
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for this deployment
+                self._end(artifact).set_exception(error)
+            else:
+                self._end(artifact).set_result(None)
+
+    def _next(self) -> SiteArtifact | None:
+        """The oldest fetch whose tenant doesn't use its part of the threads already; None to end the thread."""
+        with self._condition:
+            while not self._is_stopping:
+                for artifact in self._waiting:
+                    if self._running[artifact.tenant_id] < _THREADS_OF_A_TENANT:
+                        self._waiting.remove(artifact)
+                        self._running[artifact.tenant_id] += 1
+                        return artifact
+                self._condition.wait()
+            return None
+
+    def _end(self, artifact: SiteArtifact) -> Future[None]:
+        with self._condition:
+            self._running[artifact.tenant_id] -= 1
+            if not self._running[artifact.tenant_id]:
+                del self._running[artifact.tenant_id]
+            self._condition.notify_all()
+            return self._futures.pop(artifact.deployment_id)
+
+    def _bring(self, artifact: SiteArtifact) -> None:
+        deployment_id = artifact.deployment_id
+        if not self._directory.has(deployment_id):
+            started = time.monotonic()
+            manifest = self._artifacts.manifest(artifact.tenant_id, artifact.manifest_digest)
+            blobs = self._artifacts.blobs(artifact.tenant_id, manifest)
+            self._directory.place(deployment_id, manifest, blobs, is_preview=artifact.is_preview)
+            _log.info("router.site_placed", deployment_id=deployment_id, seconds=round(time.monotonic() - started, 3))
+            with self._evicting:
+                self._sizes[deployment_id] = self._directory.size(deployment_id)
+                self._evict()
+        with self._directory.trial(deployment_id) as host:
+            self._probe.verify(host, deployment_id)
+
+    def delete(self, deployment_id: str) -> None:
+        """Deletes a deployment that was discarded. Raises OSError."""
+        with self._evicting:
+            self._directory.delete(deployment_id)
+            self._sizes.pop(deployment_id, None)
+            self._used.pop(deployment_id, None)
+
+    @property
+    def sites(self) -> int:
+        """The number of deployments on this disk."""
+        return len(self._sizes)
+
+    def _evict(self) -> None:
+        """Deletes the least recently used deployments until the bound holds."""
+        total = sum(self._sizes.values())
+        if total <= self._maximum_bytes:
+            return
+        self._used = used = self._last_uses()
+        horizon = time.time() - _MINIMUM_AGE_SECONDS
+        for deployment in sorted(used, key=used.__getitem__):
+            if total <= self._maximum_bytes or used[deployment] > horizon:
+                break
+            self._directory.delete(deployment)
+            freed = self._sizes.pop(deployment)
+            total -= freed
+            _log.info("router.site_evicted", deployment_id=deployment, bytes=freed)
+
+    def _last_uses(self) -> dict[str, float]:
+        """When each deployment on this disk was last asked for or placed, as Unix time."""
+        uses = {
+            deployment: max(self._directory.placed_at(deployment), self._used.get(deployment, 0.0))
+            for deployment in self._sizes
+        }
+        for host, deployment in self._directory.routes().items():
+            if deployment in uses:
+                uses[deployment] = max(uses[deployment], self._directory.take_last_use(host))
+        return uses

@@ -1,0 +1,152 @@
+"""The router's internal listener: readiness, its position for other routers, and fetches at a site's first request.
+
+GET /live       200 while the process runs
+GET /ready      200 if sites may be asked for here, otherwise 503 with the reason
+GET /position   {"epoch", "number"}: the last route change that is applied here
+GET /fetch      from the web server, with the visitor's X-Forwarded-Host: 200 when the site's files are here, 404 for
+                a host without a site, 503 with Retry-After if they can't be fetched now
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from concurrent.futures import TimeoutError as FetchTimeout
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from shared.errors import PlatformError, Unavailable
+from shared.routing.changes import Position
+from workers.router.agent import RouterAgent
+from workers.router.fetcher import SiteFetcher
+
+# Visitors who wait for a fetch at the same time; others are asked to come again.
+_WAITING_VISITORS = 64
+_VISITOR_SECONDS = 20.0
+_RETRY_AFTER_SECONDS = 5
+_PEER_SECONDS = 1.0
+
+_log: Any = structlog.get_logger(__name__)
+
+
+class _Answer(Exception):
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class RouterListener:
+    """`domain`: sites are at `<label>.<domain>`."""
+
+    def __init__(self, host: str, port: int, *, agent: RouterAgent, fetcher: SiteFetcher, domain: str) -> None:
+        self._agent = agent
+        self._fetcher = fetcher
+        self._suffix = f".{domain}"
+        self._waiting = threading.BoundedSemaphore(_WAITING_VISITORS)
+        self._server = _server(host, port, self)
+
+    def start(self) -> None:
+        threading.Thread(target=self._server.serve_forever, name="router-listener", daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, path: str, forwarded_host: str) -> tuple[HTTPStatus, bytes]:
+        """The answer to a request: status and body."""
+        try:
+            match urlsplit(path).path:
+                case "/live":
+                    return HTTPStatus.OK, b"live\n"
+                case "/ready":
+                    self._check_ready()
+                    return HTTPStatus.OK, b"ready\n"
+                case "/position":
+                    return HTTPStatus.OK, msgspec.json.encode(self._agent.position)
+                case "/fetch":
+                    self._fetch(forwarded_host)
+                    return HTTPStatus.OK, b""
+                case _:
+                    return HTTPStatus.NOT_FOUND, b"There is nothing here.\n"
+        except _Answer as answer:
+            return answer.status, f"{answer.text}\n".encode()
+
+    def _check_ready(self) -> None:
+        problem = self._agent.problem
+        if problem is not None:
+            raise _Answer(HTTPStatus.SERVICE_UNAVAILABLE, problem)
+
+    def _fetch(self, forwarded_host: str) -> None:
+        name = forwarded_host.lower().rsplit(":", 1)[0].removesuffix(".")
+        label = name.removesuffix(self._suffix)
+        try:
+            artifact = self._agent.find_artifact(label)
+        except Unavailable as error:
+            raise _busy() from error
+        if artifact is None:
+            raise _Answer(HTTPStatus.NOT_FOUND, "There is no site here.")
+        if not self._waiting.acquire(blocking=False):
+            raise _busy()
+        try:
+            self._fetcher.fetch(artifact).result(_VISITOR_SECONDS)
+        except FetchTimeout as error:
+            # The fetch continues.
+            raise _busy() from error
+        except (PlatformError, Unavailable, OSError) as error:
+            _log.warning("router.fetch_failed", deployment_id=artifact.deployment_id, error=str(error))
+            raise _busy() from error
+        finally:
+            self._waiting.release()
+
+
+def _busy() -> _Answer:
+    return _Answer(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The site can't be fetched at the moment; try again in a few seconds."
+    )
+
+
+def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        server_version = "cloudify"
+        sys_version = ""
+        # A client that sends nothing must not keep its thread.
+        timeout: ClassVar[float | None] = 30.0
+
+        def do_GET(self) -> None:
+            status, body = listener.answer(self.path, self.headers.get("X-Forwarded-Host", ""))
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                self.send_header("Retry-After", str(_RETRY_AFTER_SECONDS))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            """Probes are not logged."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    return Server((host, port), Handler)
+
+
+def ask_peer(url: str) -> Position | None:
+    """The position of another router; None if it doesn't answer."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_PEER_SECONDS)
+    try:
+        connection.request("GET", "/position")
+        return msgspec.json.decode(connection.getresponse().read(1000), type=Position)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return None
+    finally:
+        connection.close()

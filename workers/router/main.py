@@ -1,0 +1,112 @@
+"""`python -m workers.router.main`: the agent beside one machine's web server of sites."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import sys
+import threading
+from importlib.metadata import version
+
+from shared.db.database import Database
+from shared.logging import configure_logging
+from shared.private_files import keep_files_private
+from shared.queue.connection import connect_redis
+from shared.routing.bell import RouteBell, RouteListener
+from shared.routing.log import RouteLog
+from shared.routing.routers import RouterRepository
+from shared.settings import Settings, SettingsError, load_settings
+from shared.storage.object_store import S3ArtifactStore
+from workers.artifacts.reader import ArtifactReader
+from workers.router.agent import RouterAgent, RouterIdentity
+from workers.router.fetcher import SiteFetcher
+from workers.router.listener import RouterListener, ask_peer
+from workers.router.probe import SiteProbe
+from workers.router.site_directory import SiteDirectory
+
+# The agent asks from its one loop; fetches and visitors' questions are short.
+_CONNECTIONS = 3
+# A database that doesn't answer must not keep the agent from noticing that.
+_ANSWER_SECONDS = 5.0
+
+
+def main() -> int:
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
+        return 2
+    configure_logging("router", settings.logs.level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    keep_files_private(settings.directories.home)
+    run_router(settings, stop)
+    return 0
+
+
+def run_router(settings: Settings, stop: threading.Event) -> None:
+    """Runs until `stop` is set."""
+    database = Database(
+        settings.database.url,
+        maximum_connections=_CONNECTIONS,
+        timeout_seconds=_ANSWER_SECONDS,
+        answer_seconds=_ANSWER_SECONDS,
+    )
+    redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=1, timeout_seconds=1)
+    listening_redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=1, timeout_seconds=10)
+    directory = SiteDirectory(settings.directories.sites)
+    directory.sweep()
+    probe = SiteProbe(settings.router.web_url, settings.sites.domain)
+    artifacts = ArtifactReader(S3ArtifactStore(settings.object_store), settings.directories.cache, may_repair=False)
+    fetcher = SiteFetcher(artifacts, directory, probe, maximum_bytes=settings.router.sites_bytes)
+    log = RouteLog(database)
+    agent = RouterAgent(
+        identity=identity_of(settings),
+        log=log,
+        routers=RouterRepository(database),
+        bell=RouteBell(redis),
+        directory=directory,
+        fetcher=fetcher,
+        probe=probe,
+        ask_peer=ask_peer,
+        position_file=settings.directories.home / "router-position.json",
+    )
+    listener = RouterListener(
+        settings.router.listen_host,
+        settings.router.listen_port,
+        agent=agent,
+        fetcher=fetcher,
+        domain=settings.sites.domain,
+    )
+    ringing = RouteListener(listening_redis, agent.wake)
+    fetcher.start()
+    listener.start()
+    agent.start()
+    ringing.start()
+    stop.wait()
+    # The web server serves on; only releases no longer wait for this router.
+    ringing.stop()
+    agent.stop()
+    fetcher.stop()
+    listener.stop()
+    for connection in (redis, listening_redis, database):
+        connection.close()
+
+
+def identity_of(settings: Settings) -> RouterIdentity:
+    router = settings.router
+    machine = socket.gethostname()
+    folder = hashlib.sha256(str(settings.directories.home).encode()).hexdigest()[:8]
+    return RouterIdentity(
+        id=router.name or f"{machine}-{folder}",
+        machine=machine,
+        version=version("cloudify"),
+        url=router.peer_url or f"http://{router.listen_host}:{router.listen_port}",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
