@@ -92,7 +92,7 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
     agent.stop()
     fetcher.stop()
     listener.stop()
-    for connection in (redis, listening_redis, database):
+    for connection in (probe, redis, listening_redis, database):
         connection.close()
 
 

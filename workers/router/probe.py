@@ -16,14 +16,15 @@ _PAUSE_SECONDS = 0.02
 
 class SiteProbe:
     """`url`: where the web server answers on this machine. `domain` completes a label to a host name. Safe from any
-    thread. Keeps a connection for each thread that asks.
+    thread. Keeps connections open; close them with `close`.
     """
 
     def __init__(self, url: str, domain: str, *, stall_seconds: float = 3.0) -> None:
         self._address = urlsplit(url).netloc
         self._domain = domain
         self._stall_seconds = stall_seconds
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
 
     def verify(self, host: str, deployment_id: str) -> None:
         """Raises PlatformError unless the host serves this deployment within a few seconds."""
@@ -42,17 +43,24 @@ class SiteProbe:
             return None
         return f"The web server of sites answers {status} for {host}, not this deployment."
 
+    def close(self) -> None:
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
     def _ask(self, host: str) -> tuple[int, str]:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
         if connection is None:
             connection = http.client.HTTPConnection(self._address, timeout=_TIMEOUT_SECONDS)
-            self._local.connection = connection
         try:
             connection.request("GET", _PATH, headers={"Host": f"{host}.{self._domain}"})
             response = connection.getresponse()
-            return response.status, response.read(1000).decode(errors="replace")
+            answer = response.status, response.read(1000).decode(errors="replace")
         except (OSError, http.client.HTTPException):
             # The server closes connections that were idle for long; the next attempt opens another one.
-            self._local.connection = None
             connection.close()
             raise
+        with self._lock:
+            self._idle.append(connection)
+        return answer

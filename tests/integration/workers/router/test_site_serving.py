@@ -13,10 +13,9 @@ import pytest
 
 from schemas.artifacts import Manifest, ManifestFile
 from shared.stack.caddy import CaddyServer
-from tests.support.blobs import LocalBlobs
 from tests.support.ports import free_ports
 from workers.artifacts.content_types import CONTENT_TYPES, content_type
-from workers.publishers.site_directory import SiteDirectoryPublisher
+from workers.router.site_directory import SiteDirectory
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -278,7 +277,7 @@ def test_the_content_type_is_the_one_of_the_manifest(router: CaddyServer, encodi
 
 
 def test_validators_come_from_content_alone(router: CaddyServer, sites: Path, tmp_path: Path) -> None:
-    publisher = SiteDirectoryPublisher(sites, router_url=router.url, domain="localhost")
+    directory = SiteDirectory(sites)
     etags: list[str] = []
     for number, text in enumerate(("good", "evil", "good")):
         content = text.encode()
@@ -287,8 +286,8 @@ def test_validators_come_from_content_alone(router: CaddyServer, sites: Path, tm
         digest = hashlib.sha256(content).hexdigest()
         file = ManifestFile(digest=digest, size=len(content), content_type="text/html")
         manifest = Manifest(files={"index.html": file})
-        publisher.publish(f"depl_content{number}", manifest, LocalBlobs({digest: blob}), is_preview=False)
-        publisher.activate("content", f"depl_content{number}")
+        directory.place(f"depl_content{number}", manifest, {digest: blob}, is_preview=False)
+        directory.route("content", f"depl_content{number}")
         answer = _get(router, "/", "content.localhost")
         assert (answer.text, "last-modified" in answer.headers) == (text, False)
         etags.append(answer.headers["etag"])
