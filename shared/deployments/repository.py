@@ -88,11 +88,11 @@ WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <
 # nothing if a worker has taken the deployment since.
 _FINISH = """
 UPDATE deployments
-SET status = %(status)s, fence = GREATEST(fence, %(fence)s), finished_at = now(),
+SET status = %(status)s::deployment_status, fence = GREATEST(fence, %(fence)s), finished_at = now(),
     error_code = %(error_code)s, error_stage = %(error_stage)s, error_message = %(error_message)s,
     ignored_reason = %(ignored_reason)s
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
-  AND (%(status)s = 'ready' OR site_state <> 'published')
+  AND (%(status)s::deployment_status = 'ready' OR site_state <> 'published')
 """
 
 _FACTS = """

@@ -25,20 +25,18 @@ from shared.logs.store import PostgresLogStore
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.releases.repository import ReleaseRepository
+from shared.releases.route_repair import RouteRepair
 from shared.releases.service import ReleaseService
 from shared.releases.site_repository import SiteRepository
+from shared.routing.bell import RouteBell
+from shared.routing.log import RouteLog
+from shared.routing.routers import RouterRepository
 from shared.settings import Settings, load_settings
+from tests.support.routes import RoutesWithoutRouters
 from workers.pipeline.lifecycle import Beginning, LifecycleService
 from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.pipeline.stage import StageResult
 from workers.reconciler import Reconciler
-
-
-class NoRoutes:
-    """Nothing to publish in these tests: no deployment here has an artifact."""
-
-    def hosts(self) -> dict[str, str]:
-        return {}
 
 
 @pytest.fixture
@@ -91,8 +89,10 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
             releases=parts["releases"],
             sites=parts["sites"],
             terminations=terminations,
-            publisher=NoRoutes(),  # type: ignore[arg-type]
-            artifacts=None,  # type: ignore[arg-type]
+            routes=RouteRepair(database, RouteLog(database)),
+            route_log=RouteLog(database),
+            routers=RouterRepository(database),
+            bell=RouteBell(redis),
             clock=SystemClock(),
             interval_seconds=1,
         )
@@ -121,6 +121,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
         lifecycle=LifecycleService(**parts, **limits, **sites),
         release_lifecycle=ReleaseLifecycleService(**{name: parts[name] for name in ("database", "releases", "sites")}),
         lifecycle_with=lambda **others: LifecycleService(**(parts | limits | sites | others)),
+        publisher=RoutesWithoutRouters(database),
         make_reconciler=make_reconciler,
         reconciler=make_reconciler(queue),
         tenant_id=tenant_id,
@@ -147,4 +148,7 @@ def run_to_end(world: Any, deployment_id: str, fence: int = 10) -> bool:
         assert begun.beginning is Beginning.RUN
         world.lifecycle.succeed_stage(deployment_id, stage, fence=fence, result=StageResult({"of": stage.value}))
     begun = world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.DEPLOY, fence=fence, worker="w")
-    return world.lifecycle.finish_ready(begun.row, READY, fence=fence, activate=lambda: None)
+    change_routes = world.publisher.change_routes
+    number = world.lifecycle.publish(begun.row, READY.facts, fence=fence, change_routes=change_routes)
+    world.lifecycle.finish_ready(begun.row, READY, fence=fence)
+    return number is not None

@@ -12,7 +12,7 @@ from shared.routing.changes import RouteChange, SiteArtifact
 class Publisher(Protocol):
     """Every method is idempotent and may be repeated after a crash at any point of an earlier call.
 
-    Routes change in the transaction of whoever changes what is live, so the database never says one thing and the
+    Routes change in the transaction that changes what is live, so the database never says one thing and the
     servers another; `confirm` waits until the servers have followed.
     """
 

@@ -82,7 +82,7 @@ class SiteFetcher:
         while (artifact := self._next()) is not None:
             try:
                 self._bring(artifact)
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for this deployment
+            except Exception as error:  # noqa: BLE001 - those who wait for this deployment handle it
                 self._end(artifact).set_exception(error)
             else:
                 self._end(artifact).set_result(None)

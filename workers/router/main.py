@@ -1,4 +1,4 @@
-"""`python -m workers.router.main`: the agent beside one machine's web server of sites."""
+"""`python -m workers.router.main`: the agent of one machine's web server of sites."""
 
 from __future__ import annotations
 

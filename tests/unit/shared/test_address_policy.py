@@ -253,7 +253,8 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/egress/upstream.py": "the operator's own proxy",
         "workers/stages/clone/ssh_tunnel.py": "the clone's own proxy",
         "workers/stages/clone/lfs/connections.py": "connects to what find_route returned",
-        "workers/publishers/site_directory.py": "the platform's own router",
+        "workers/router/probe.py": "the router's own web server",
+        "workers/router/listener.py": "other routers of the platform",
         "api/client/transport.py": "the user's command, on the user's machine",
     }
     words = re.compile(

@@ -5,6 +5,7 @@ In every test the second connection waits for a lock of the first, which then co
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,13 @@ from shared.errors import Conflict, FailureCode
 from shared.logs.archive.compactor import LogCompactor
 from shared.projects.variable_repository import NewVariable, VariableRepository
 from shared.projects.variable_service import VariableService
+from shared.routing.changes import SiteArtifact, activation
 from shared.secrets_box import SecretsBox
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.deployment_world import create, run_to_end, settings, world
 from tests.support.row_locks import overtaken
 from workers.jobs.release_runner import ReleaseRunner
 from workers.pipeline.lifecycle import Beginning
-from workers.reconciler import Reconciler
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
@@ -56,72 +57,44 @@ def delete_project(world: Any, connection: Connection) -> None:
     connection.execute("UPDATE projects SET deleting_at = now() WHERE id = %s", (world.project_id,))
 
 
-def test_a_route_is_not_repaired_with_what_a_release_has_replaced(world: Any):
-    older, newer = two_releases(world)
-    acts: list[str] = []
-    repair = partial(world.releases.while_active, world.project_id, newer, lambda: acts.append("routed"))
-    with overtaken(world.database, repair, partial(move_to, world, older)) as waiter:
-        assert waiter.result() is False
-    assert acts == []
-    assert world.releases.while_active(world.project_id, older, lambda: acts.append("routed")) is True
-    assert acts == ["routed"]
-
-
-@pytest.mark.parametrize("how", ["removed", "expired"])
-def test_the_route_of_a_preview_is_not_repaired_while_it_is_removed(world: Any, how: str):
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE deployments SET deleting_at = now() WHERE id = %(id)s",
+        "UPDATE deployments SET site_state = 'removing' WHERE id = %(id)s",
+        "UPDATE projects SET deleting_at = now() WHERE id = %(project)s",
+    ],
+)
+def test_a_preview_that_is_being_removed_gets_no_route(world: Any, change: str):
     preview = create(world, branch="topic", is_preview=True)
     run_to_end(world, preview)
-
-    def change(connection: Connection) -> None:
-        if how == "removed":
-            world.deployments.find_locked(connection, world.tenant_id, preview)
-            world.deployments.set_deleting(connection, preview)
-        else:
-            connection.execute("UPDATE deployments SET site_state = 'removing' WHERE id = %s", (preview,))
-
-    acts: list[str] = []
-    repair = partial(world.releases.while_active, world.project_id, preview, lambda: acts.append("routed"))
-    with overtaken(world.database, repair, change) as waiter:
-        assert waiter.result() is False
-    assert acts == []
-
-
-def test_the_route_of_a_project_is_not_repaired_while_it_is_deleted(world: Any):
-    _, newer = two_releases(world)
-    assert [site.host for site in world.releases.active_sites()] == ["demo"]
-    acts: list[str] = []
-    repair = partial(world.releases.while_active, world.project_id, newer, lambda: acts.append("routed"))
-    with overtaken(world.database, repair, partial(delete_project, world)) as waiter:
-        assert waiter.result() is False
-    assert acts == []
-    assert world.releases.active_sites() == []
+    assert list(world.publisher.routes().values()) == [preview]
+    with world.database.transaction() as connection:
+        connection.execute(change, {"id": preview, "project": world.project_id})
+        connection.execute("DELETE FROM routes")
+    world.reconciler.reconcile_routes()
+    assert world.publisher.routes() == {}
 
 
 def test_a_release_moves_nothing_in_a_project_that_is_deleted(world: Any):
-    older, _ = two_releases(world)
+    older, newer = two_releases(world)
     world.release_service.rollback(world.tenant_id, older, requested_by=None)
     release = world.releases.find(world.releases.pending()[0].id)
-    acts: list[str] = []
-    swap = partial(world.release_lifecycle.release, release, activate=lambda: acts.append("routed"))
+    swap = partial(world.release_lifecycle.move, release, change_routes=world.publisher.change_routes)
     with overtaken(world.database, swap, partial(delete_project, world)) as waiter:
-        assert waiter.result() is False
-    assert acts == []
+        assert waiter.result() is None
+    assert world.publisher.routes() == {"demo": newer}
     assert world.releases.find(release.id).status == "failed"
 
 
-def test_files_that_a_release_publishes_after_their_removal_are_removed(world: Any):
+def test_files_that_a_release_prepares_after_their_removal_are_discarded(world: Any):
     older, _ = two_releases(world)
     world.release_service.rollback(world.tenant_id, older, requested_by=None)
     release_id = world.releases.pending()[0].id
-    router = Router({}, {}, is_published=False)
-    runner = ReleaseRunner(
-        releases=world.releases,
-        sites=world.sites,
-        lifecycle=world.release_lifecycle,
-        publisher=router,  # type: ignore[arg-type]
-        artifacts=SimpleNamespace(manifest=lambda *_: None, blobs=lambda *_: {}),  # type: ignore[arg-type]
+    runner = ReleaseRunner(releases=world.releases, lifecycle=world.release_lifecycle, publisher=world.publisher)
+    lease: Any = SimpleNamespace(
+        job=SimpleNamespace(payload={"release_id": release_id}), done=lambda _: None, lost=threading.Event()
     )
-    lease: Any = SimpleNamespace(job=SimpleNamespace(payload={"release_id": release_id}), done=lambda _: None)
 
     def remove(connection: Connection) -> None:
         world.deployments.find_locked(connection, world.tenant_id, older)
@@ -129,8 +102,10 @@ def test_files_that_a_release_publishes_after_their_removal_are_removed(world: A
 
     with overtaken(world.database, partial(runner.run, lease), remove) as waiter:
         waiter.result()
-    assert router.acts == ["published", "removed"]
+    assert world.publisher.artifacts() == {older}
     assert world.releases.find(release_id).status == "failed"
+    world.reconciler.reconcile_routes()
+    assert world.publisher.artifacts() == set()
 
 
 def test_a_locked_deployment_comes_with_what_is_joined_as_it_is_then(world: Any):
@@ -279,77 +254,53 @@ def test_a_plan_that_changes_while_a_deployment_starts_holds(world: Any, before:
     assert begun.beginning is Beginning.RUN
 
 
-class Router:
-    """A publisher that serves everything; `hosts` answers what `seen` holds, which may be out of date."""
-
-    def __init__(self, routes: dict[str, str], seen: dict[str, str], is_published: bool = True) -> None:
-        self.routes, self.seen, self.published = routes, seen, is_published
-        self.acts: list[str] = []
-
-    def hosts(self) -> dict[str, str]:
-        return self.seen
-
-    def is_published(self, _deployment_id: str) -> bool:
-        return self.published
-
-    def activate(self, host: str, deployment_id: str) -> str | None:
-        former = self.routes.get(host)
-        self.routes[host] = deployment_id
-        return former
-
-    def publish(self, *_arguments: Any, is_preview: bool) -> None:
-        self.acts.append("published")
-
-    def verify(self, host: str, deployment_id: str) -> None:
-        assert self.current(host) == deployment_id
-
-    def current(self, host: str) -> str | None:
-        return self.routes.get(host)
-
-    def remove_host(self, host: str) -> None:
-        self.routes.pop(host, None)
-
-    def remove_deployment(self, _deployment_id: str) -> None:
-        self.acts.append("removed")
+def change_quietly(world: Any, sql: str, *parameters: object) -> None:
+    """As a worker of a version that knows no routes would."""
+    with world.database.transaction() as connection:
+        connection.execute(sql, parameters)
 
 
-def reconciler_of(world: Any, router: Router) -> Reconciler:
-    return Reconciler(
-        database=world.database,
-        queue=world.queue,
-        deployments=world.deployments,
-        stage_runs=world.stage_runs,
-        releases=world.releases,
-        sites=world.sites,
-        terminations=world.terminations,
-        publisher=router,  # type: ignore[arg-type]
-        artifacts=None,  # type: ignore[arg-type]
-        clock=SystemClock(),
-        interval_seconds=1,
-    )
-
-
-def test_a_repaired_route_is_logged_only_when_it_was_wrong(world: Any):
+def test_a_route_that_is_wrong_is_repaired_and_logged_once(world: Any):
     older, newer = two_releases(world)
-    with capture_logs() as logs:
-        # A release came between the two looks: the router is right already.
-        right = Router({"demo": newer}, {"demo": older})
-        reconciler_of(world, right).reconcile_routes()
-    assert (right.routes, logs) == ({"demo": newer}, [])
-    with capture_logs() as logs:
-        wrong = Router({"demo": older}, {"demo": older})
-        reconciler_of(world, wrong).reconcile_routes()
-    assert wrong.routes == {"demo": newer}
-    assert [entry["event"] for entry in logs] == ["reconciler.route_mended"]
+    for wrong in ("UPDATE routes SET deployment_id = %s", "DELETE FROM routes WHERE deployment_id <> %s"):
+        change_quietly(world, wrong, older)
+        with capture_logs() as logs:
+            world.reconciler.reconcile_routes()
+            world.reconciler.reconcile_routes()
+        assert world.publisher.routes() == {"demo": newer}
+        assert [entry["event"] for entry in logs] == ["reconciler.route_repaired"]
 
 
-def test_a_route_that_a_release_overtakes_is_neither_changed_nor_logged(world: Any):
+def test_a_route_that_leads_nowhere_is_removed(world: Any):
+    _, newer = two_releases(world)
+    change_quietly(world, "INSERT INTO routes (host, deployment_id, number) VALUES ('stranger', %s, 1)", newer)
+    world.reconciler.reconcile_routes()
+    assert world.publisher.routes() == {"demo": newer}
+
+
+def test_files_that_nobody_will_serve_again_are_discarded(world: Any):
     older, newer = two_releases(world)
-    router = Router({"demo": older}, {})
-    reconciler = reconciler_of(world, router)
-    with capture_logs() as logs:
-        # It waits for the project's lock with `newer` in its hands.
-        with overtaken(world.database, reconciler.reconcile_routes, partial(move_to, world, older)) as waiter:
-            waiter.result()
-    assert (router.routes, logs) == ({"demo": older}, [])
-    assert newer != older
+    assert world.publisher.artifacts() == set()
+    for deployment_id in (older, newer, "depl_gone"):
+        world.publisher.prepare("demo", SiteArtifact(deployment_id, world.tenant_id, "d" * 64, False), is_stopped=bool)
+    with world.database.transaction() as connection:
+        world.deployments.set_deleting(connection, older)
+    world.reconciler.reconcile_routes()
+    assert world.publisher.artifacts() == {newer}
+
+
+def test_a_repair_that_a_release_overtakes_changes_nothing(world: Any):
+    """The repair has seen a wrong route and waits for the log; the release that made it wrong appends first."""
+    older, newer = two_releases(world)
+    world.release_service.rollback(world.tenant_id, older, requested_by=None)
+    release = world.releases.find(world.releases.pending()[0].id)
+    change_quietly(world, "UPDATE routes SET deployment_id = %s", older)
+
+    def roll_back(connection: Connection) -> None:
+        move_to(world, older, connection)
+        world.publisher.change_routes(connection, activation("demo", older))
+
+    with capture_logs() as logs, overtaken(world.database, world.reconciler.reconcile_routes, roll_back) as waiter:
+        waiter.result()
+    assert (world.publisher.routes(), logs) == ({"demo": older}, [])
+    assert (newer, release.deployment_id) == (newer, older)

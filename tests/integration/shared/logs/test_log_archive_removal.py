@@ -32,16 +32,6 @@ __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
 
 
-class NoSites:
-    """Nothing was published."""
-
-    def remove_host(self, host: str) -> None:
-        """There is none."""
-
-    def remove_deployment(self, deployment_id: str) -> None:
-        """There is none."""
-
-
 class Removal:
     """A platform on which deployments are made, ended and deleted, with an object store that is observed."""
 
@@ -54,9 +44,10 @@ class Removal:
         )
         self.cleaner_store = ObservedArtifactStore(self.memory)
         self.cleaner = CleanupRunner(
+            database=world.database,
             sites=world.sites,
             deployments=world.service,
-            publisher=NoSites(),  # type: ignore[arg-type]
+            publisher=world.publisher,
             log_archives=LogArchiveRemover(self.cleaner_store),
         )
         self.reader = PostgresLogStore(world.database, ArchiveReader(self.memory))

@@ -181,9 +181,13 @@ def test_rollback_moves_the_pointer_once_and_pins(world: Any):
     world.release_service.rollback(world.tenant_id, first, requested_by=None)
     [pending] = world.releases.pending()
     release = world.releases.find(pending.id)
-    assert world.release_lifecycle.release(release, activate=lambda: None) is True
-    assert world.release_lifecycle.release(release, activate=lambda: None) is False  # delivered again
+    for _ in range(2):  # delivered again
+        assert world.release_lifecycle.move(release, change_routes=world.publisher.change_routes) is not None
+    # It isn't done before the routers have followed.
+    assert [waiting.id for waiting in world.releases.pending()] == [release.id]
+    world.release_lifecycle.close(release.id)
     assert world.service.get(world.tenant_id, first).is_active
+    assert world.publisher.routes() == {"demo": first}
     assert world.releases.pending() == []
     automatic = create(world, trigger="webhook")
     assert run_to_end(world, automatic) is False
@@ -390,9 +394,8 @@ def test_a_release_of_a_deleted_deployment_moves_nothing(world: Any):
     [pending] = world.releases.pending()
     release = world.releases.find(pending.id)
     world.service.delete(world.tenant_id, first)
-    activated: list[str] = []
-    assert world.release_lifecycle.release(release, activate=lambda: activated.append("x")) is False
-    assert activated == []
+    assert world.release_lifecycle.move(release, change_routes=world.publisher.change_routes) is None
+    assert world.publisher.routes() == {"demo": second}
     assert world.service.get(world.tenant_id, second).is_active
     assert world.releases.pending() == []
 

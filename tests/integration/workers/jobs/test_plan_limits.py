@@ -113,7 +113,7 @@ class Fleet:
             executor_name=world.settings.executor.name,
             clock=SystemClock(),
             worker="w",
-            activate=lambda _host, _deployment: None,
+            publisher=world.publisher,
         )
 
     def take(self, stage: Stage) -> Run | None:

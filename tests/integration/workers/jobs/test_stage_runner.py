@@ -54,7 +54,6 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
         *,
         fence: int,
         reap: Callable[[str], None] = lambda _name: None,
-        activate: Callable[[str, str], None] = lambda _host, _deployment: None,
     ):
         def open_log(deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
             return LogWriter(
@@ -82,7 +81,7 @@ def run_stage(world: Any, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
             executor_name=world.settings.executor.name,
             clock=SystemClock(),
             worker="w",
-            activate=activate,
+            publisher=world.publisher,
         )
         job = Job(
             id=stage_job_id(deployment_id, stage),
@@ -210,19 +209,15 @@ def test_a_cancellation_accepted_while_the_last_stage_ends_holds(world: Any, run
     deployment_id = create(world)
     for fence, stage in enumerate(list(Stage)[:-1], 1):
         run_stage(deployment_id, stage, gives(of=stage.value), fence=fence)
-    activated: list[str] = []
 
     def deploy(_context: StageContext) -> StageResult:
         with world.database.transaction() as connection:
             world.deployments.request_cancel(connection, world.tenant_id, deployment_id)
         return StageResult({"manifest": "d" * 64}, facts={"manifest_digest": "d" * 64})
 
-    assert run_stage(deployment_id, Stage.DEPLOY, deploy, fence=9, activate=lambda host, _: activated.append(host)) == (
-        "done",
-        [],
-    )
+    assert run_stage(deployment_id, Stage.DEPLOY, deploy, fence=9) == ("done", [])
     resource = world.service.get(world.tenant_id, deployment_id)
-    assert (resource.status, resource.is_active, activated) == ("cancelled", False, [])
+    assert (resource.status, resource.is_active, world.publisher.routes()) == ("cancelled", False, {})
     assert isinstance(entries(world, deployment_id)[-1], LogEnd)
 
 

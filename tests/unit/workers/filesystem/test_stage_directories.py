@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import LeaseLost
-from tests.support.blobs import LocalBlobs
 from tests.support.executors import wait_for
 from workers.executors.disk_watchdog import measure
 from workers.filesystem.trees import StageDirectories, remove_tree
-from workers.publishers.site_directory import SiteDirectoryPublisher
 from workers.stages.clone.checkout import remove_repositories
 
 
@@ -120,33 +117,6 @@ def test_a_tree_that_is_too_deep_hides_nothing_and_breaks_nothing(place: Path):
     assert measure([place / "deep"]).size_bytes > 1 << 60
     remove_repositories(place / "deep")
     remove_tree(place / "deep")
-
-
-def test_half_published_sites_are_deleted(tmp_path: Path):
-    publisher = SiteDirectoryPublisher(tmp_path, router_url="http://unused", domain="localhost")
-    file = ManifestFile(digest="a" * 64, size=1, content_type="text/html")
-    blobs = LocalBlobs({"a" * 64: tmp_path / "nowhere"})
-    with pytest.raises(OSError, match="nowhere"):
-        publisher.publish("depl_1", Manifest(files={"index.html": file}), blobs, is_preview=False)
-    assert list((tmp_path / ".deployments").iterdir()) == []
-    for name in ("depl_1.old.partial", "depl_2.new.partial", "depl_3"):
-        (tmp_path / ".deployments" / name).mkdir()
-    for name in ("depl_1.old.partial", "depl_3"):
-        os.utime(tmp_path / ".deployments" / name, (1, 1))
-    publisher.sweep(lambda _: False)
-    assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == ["depl_2.new.partial", "depl_3"]
-
-
-def test_published_sites_that_were_removed_are_deleted_once_nothing_serves_them(tmp_path: Path):
-    publisher = SiteDirectoryPublisher(tmp_path, router_url="http://unused", domain="localhost")
-    publisher.sweep(lambda _: True)
-    for name in ("depl_kept", "depl_gone", "depl_served"):
-        (tmp_path / ".deployments" / name).mkdir(parents=True)
-    publisher.activate("demo", "depl_served")
-    for served in (["depl_kept", "depl_served"], ["depl_kept"]):
-        publisher.sweep(lambda name: name != "depl_kept")
-        assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == served
-        publisher.remove_host("demo")
 
 
 def test_a_folder_that_hands_its_group_on_hands_no_bit_to_builds(tmp_path: Path) -> None:
