@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "credentials": ("api.cli.commands.credentials:credentials", "Credentials of a project's repository."),
     "queue": ("api.cli.commands.queue:queue", "Show the queue; pause pools, retry or drop dead letters."),
     "up": ("api.cli.commands.up:up", "Run the whole platform on this machine."),
+    "router": ("api.cli.commands.router:router", "Run a site router on this machine."),
     "api": ("api.cli.commands.processes:api", "Run the HTTP API."),
     "worker": ("api.cli.commands.processes:worker", "Run one worker pool."),
     "reconciler": ("api.cli.commands.processes:reconciler", "Run the reconciler."),

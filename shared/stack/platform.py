@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from shared.stack.ports import claim, is_free
 from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
+
+# The setting, the port and the address.
+PublicPort = tuple[str, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,21 @@ def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings
     return load_settings(_completed(environment, placeholder) | {"CLOUDIFY_HOME": str(home)})
 
 
-def check_ports(settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What a supervisor runs. `preliminary` reads the settings before any server is known, `public_ports` are those
+    that must be free, `assemble` builds the servers and programs.
+    """
+
+    preliminary: Callable[[Path, Mapping[str, str]], Settings]
+    public_ports: Callable[[Settings], Sequence[PublicPort]]
+    assemble: Callable[[Home, Mapping[str, str]], Platform]
+
+
+def check_ports(ports: Sequence[PublicPort]) -> None:
     """Raises BusyPort if a public port is in use. The stores' internal ports are chosen among free ones."""
     named: dict[int, str] = {}
-    for name, port, host in _public_ports(settings):
+    for name, port, host in ports:
         if port and port in named:
             raise BusyPort(f"{named[port]} and {name} are both {port}; set one of them to another port.")
         named[port] = name
@@ -65,9 +79,9 @@ def check_ports(settings: Settings) -> None:
             raise _busy(name, port)
 
 
-def claim_ports(settings: Settings, claims: list[socket.socket]) -> None:
+def claim_ports(ports: Sequence[PublicPort], claims: list[socket.socket]) -> None:
     """Adds sockets to `claims` that keep other platforms from these ports until they are closed. Raises BusyPort."""
-    for name, port, _host in _public_ports(settings):
+    for name, port, _host in ports:
         if port:
             held = claim(port)
             if held is None:
@@ -75,10 +89,10 @@ def claim_ports(settings: Settings, claims: list[socket.socket]) -> None:
             claims.append(held)
 
 
-def _public_ports(settings: Settings) -> tuple[tuple[str, int, str], ...]:
+def public_ports(settings: Settings) -> tuple[PublicPort, ...]:
     return (
         ("CLOUDIFY_API_PORT", settings.api.port, settings.api.host),
-        ("CLOUDIFY_SITES_PORT", settings.sites.port, "127.0.0.1"),
+        ("CLOUDIFY_SITES_PORT", settings.sites.port, settings.router.web_host),
         ("CLOUDIFY_METRICS_PORT", settings.metrics.port, "127.0.0.1"),
     )
 
@@ -106,18 +120,54 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
         values |= connection
     shared = _completed(environment, values) | {"CLOUDIFY_HOME": str(home.directory)}
     settings = load_settings(shared)
-    router = CaddyServer(
+    # For `cloudify admin` and `migrate` in another terminal.
+    write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
+    servers = (*(store for store, _connection in stores), _web_server(home, settings))
+    return Platform(settings, shared, servers, _programs(home, settings))
+
+
+def assemble_router(home: Home, environment: Mapping[str, str]) -> Platform:
+    """Only the site router. The environment names the platform's servers. Raises SettingsError."""
+    before = load_settings(environment)
+    values = {
+        "CLOUDIFY_ROUTER_URL": f"http://{_reachable(before.router.web_host)}:{before.sites.port}",
+        "CLOUDIFY_ROUTER_INTERNAL_PORT": str(before.router.listen_port or home.internal_ports()["router"]),
+    }
+    shared = _completed(environment, values) | {"CLOUDIFY_HOME": str(home.directory)}
+    settings = load_settings(shared)
+    return Platform(settings, shared, (_web_server(home, settings),), (_router_program({}),))
+
+
+def _router_settings(home: Path, environment: Mapping[str, str]) -> Settings:
+    return load_settings(dict(environment) | {"CLOUDIFY_HOME": str(home)})
+
+
+def _router_ports(settings: Settings) -> tuple[PublicPort, ...]:
+    return (
+        ("CLOUDIFY_SITES_PORT", settings.sites.port, settings.router.web_host),
+        ("CLOUDIFY_ROUTER_INTERNAL_PORT", settings.router.listen_port, settings.router.listen_host),
+    )
+
+
+def _web_server(home: Home, settings: Settings) -> CaddyServer:
+    return CaddyServer(
         home.directory / "caddy",
         sites_directory=settings.directories.sites,
         port=settings.sites.port,
         domain=settings.sites.domain,
-        agent=f"127.0.0.1:{settings.router.listen_port}",
+        host=settings.router.web_host,
+        agent=f"{_reachable(settings.router.listen_host)}:{settings.router.listen_port}",
         log_path=home.log_path(CaddyServer.name),
     )
-    # For `cloudify admin` and `migrate` in another terminal.
-    write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
-    servers = (*(store for store, _connection in stores), router)
-    return Platform(settings, shared, servers, _programs(home, settings))
+
+
+def _reachable(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    return "127.0.0.1" if host in ("0.0.0.0", "", "::") else host
+
+
+def _router_program(environment: Mapping[str, str]) -> Program:
+    return Program("router", ("workers.router.main",), environment)
 
 
 def _stores(
@@ -184,9 +234,13 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
     return (
         Program("api", ("api.main",), silent),
         *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent) for pool in Pool),
-        Program("router", ("workers.router.main",), silent),
+        _router_program(silent),
         Program("reconciler", ("workers.reconciler",), listening),
     )
+
+
+WHOLE_PLATFORM = Assembly(preliminary_settings, public_ports, assemble)
+ONE_ROUTER = Assembly(_router_settings, _router_ports, assemble_router)
 
 
 def command(program: Program) -> list[str]:

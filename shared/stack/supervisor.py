@@ -18,7 +18,7 @@ from shared.stack.disk_pulse import DiskPulse
 from shared.stack.errors import BusyPort, StackError
 from shared.stack.home import Home
 from shared.stack.object_store import ObjectStoreServer
-from shared.stack.platform import Platform, Program, assemble, check_ports, claim_ports, command, preliminary_settings
+from shared.stack.platform import WHOLE_PLATFORM, Assembly, Platform, Program, check_ports, claim_ports, command
 from shared.stack.process_records import ProcessRecords
 from shared.stack.processes import end, last_lines, spawn
 from shared.stack.server import Server
@@ -42,9 +42,16 @@ class StopRequested(Exception):
 
 
 class Supervisor:
-    """`say` prints a line for the user. Use it from the main thread."""
+    """`say` prints a line for the user, `assembly` is what to run. Use it from the main thread."""
 
-    def __init__(self, home: Home, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        assembly: Assembly = WHOLE_PLATFORM,
+    ) -> None:
+        self._assembly = assembly
         self._home = home
         self._environment = environment
         self._say = say
@@ -60,10 +67,10 @@ class Supervisor:
         self._pulse: DiskPulse | None = None
 
     def start(self) -> Platform:
-        """Returns when the API answers. Raises StackError, SettingsError or StopRequested; call `stop` then."""
+        """Returns when everything answers. Raises StackError, SettingsError or StopRequested; call `stop` then."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        settings = preliminary_settings(self._home.directory, self._environment)
+        settings = self._assembly.preliminary(self._home.directory, self._environment)
         self._home.lock()
         self._home.check_version()
         was_killed = self._records.is_unclean()
@@ -72,23 +79,26 @@ class Supervisor:
         self._claim_ports(settings, _PORTS_FREE_WITHIN_SECONDS if was_killed else 0.0)
         self._home.check_space()
         self._home.empty_metrics()
-        self._platform = platform = assemble(self._home, self._environment)
+        self._platform = platform = self._assembly.assemble(self._home, self._environment)
         self._watch_workers(platform.settings.workers.silence_seconds)
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
         # The object store takes longest, so programs that don't need it yet start first. The API connects on demand.
+        has_api = any(program.role == "api" for program in platform.programs)
         for program in platform.programs:
             if program.role == "api":
                 self._start_program(program)
         self._wait_for_servers([server for server in platform.servers if server.name != ObjectStoreServer.name])
-        self._prepare()
+        if has_api:
+            self._prepare()
         for program in platform.programs:
             if program.role != "api":
                 self._start_program(program)
                 self._check_stop()
         self._wait_for_servers(platform.servers)
-        self._wait_for_api(platform)
+        if has_api:
+            self._wait_for_api(platform)
         return platform
 
     def run(self, foreground: list[str] | None = None) -> None:
@@ -146,8 +156,9 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                check_ports(settings)
-                claim_ports(settings, self._claims)
+                ports = self._assembly.public_ports(settings)
+                check_ports(ports)
+                claim_ports(ports, self._claims)
                 return
             except BusyPort:
                 if time.monotonic() >= deadline:

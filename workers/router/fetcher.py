@@ -1,7 +1,7 @@
 """Brings deployments to this router: their files from the object store to the site directory, each one once a time.
 
-Tenants choose the sizes of their sites. So nobody's fetches take more than a part of the threads, and the least recently
-used sites leave the disk when the bound is reached; they come back at their next request.
+Tenants choose the sizes of their sites. So nobody's fetches take more than a part of the threads, and the least
+recently used sites leave the disk when the bound is reached; they come back at their next request.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 from shared.settings import SettingsError
 from shared.stack.errors import BusyPort, StackError
 from shared.stack.home import Home
-from shared.stack.platform import assemble, check_ports, claim_ports, preliminary_settings
+from shared.stack.platform import assemble, check_ports, claim_ports, preliminary_settings, public_ports
 from shared.stack.process_records import ProcessRecord, ProcessRecords, start_of
 from tests.support.ports import free_ports
 
@@ -108,20 +108,20 @@ def test_two_platforms_that_start_at_once_do_not_share_a_port(home: Home) -> Non
         claims: list[socket.socket] = []
         others: list[socket.socket] = []
         stack.callback(lambda: [claim.close() for claim in claims + others])
-        claim_ports(first, claims)
+        claim_ports(public_ports(first), claims)
         with pytest.raises(BusyPort, match=f"Port {ports[1]} is used.*CLOUDIFY_SITES_PORT"):
-            claim_ports(second, others)
+            claim_ports(public_ports(second), others)
         while claims:
             claims.pop().close()
         while others:
             others.pop().close()
-        claim_ports(second, others)
+        claim_ports(public_ports(second), others)
 
 
 def test_one_port_for_two_things_is_refused(home: Home) -> None:
     environment = {"CLOUDIFY_API_PORT": "8765", "CLOUDIFY_SITES_PORT": "8765"}
     with pytest.raises(BusyPort, match="CLOUDIFY_API_PORT and CLOUDIFY_SITES_PORT are both 8765"):
-        check_ports(preliminary_settings(home.directory, environment))
+        check_ports(public_ports(preliminary_settings(home.directory, environment)))
 
 
 def test_internal_ports_are_kept_until_one_is_taken(home: Home) -> None:
@@ -151,12 +151,12 @@ def test_a_busy_port_is_named(home: Home, name: str) -> None:
     ports = free_ports(3)
     names = ("CLOUDIFY_API_PORT", "CLOUDIFY_SITES_PORT", "CLOUDIFY_METRICS_PORT")
     environment = {each: str(port) for each, port in zip(names, ports, strict=True)}
-    check_ports(preliminary_settings(home.directory, environment))
+    check_ports(public_ports(preliminary_settings(home.directory, environment)))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(environment[name])))
         taken.listen()
         with pytest.raises(BusyPort, match=rf"Port {environment[name]} is used.*{name}"):
-            check_ports(preliminary_settings(home.directory, environment))
+            check_ports(public_ports(preliminary_settings(home.directory, environment)))
 
 
 def test_wrong_settings_are_all_named(home: Home) -> None:
