@@ -26,7 +26,7 @@ from tests.support.executors import (
     wait_for,
 )
 from workers.executors.base import ExecutionResult, Executor, LocalTree, Overlay, RunOutcome
-from workers.executors.docker import container_owner
+from workers.executors.docker.backend import container_owner
 
 
 class Bystander:
