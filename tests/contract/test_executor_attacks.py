@@ -21,6 +21,7 @@ from tests.support.executors import (
     left_in,
     make_spec,
     processes_with,
+    require_own_processes,
     run,
     unique_marker,
     wait_for,
@@ -52,6 +53,7 @@ class Bystander:
 @pytest.fixture(autouse=True)
 def _neighbours(exact_executor: Executor, tmp_path: Path) -> Iterator[None]:
     """Another build runs during every attack, and nothing is left of either afterwards."""
+    require_own_processes(exact_executor)
     workspace = tmp_path / "bystander"
     workspace.mkdir()
     workspace.chmod(0o777)

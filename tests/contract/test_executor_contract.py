@@ -31,6 +31,7 @@ from tests.support.executors import (
     left_in,
     make_spec,
     processes_with,
+    require_own_processes,
     run,
     unique_marker,
     wait_for,
@@ -114,6 +115,7 @@ def _is_init_of_a_namespace(pid: int) -> bool:
 
 @pytest.mark.parametrize("victims", ["$PPID", "-1"], ids=["the parent", "everything"])
 def test_a_command_that_kills_all_it_can_ends_by_itself(executor: Executor, victims: str) -> None:
+    require_own_processes(executor)
     result, _ = run(executor, f"kill -KILL {victims} $$; kill -KILL $$")
     assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 137)
 
