@@ -35,6 +35,7 @@ from shared.queue.records import Disposition
 from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.bench.queue_worker import QUEUE, Recorder, declare_actors, make_broker
+from tests.support.queue_flood import enqueue_many
 
 STOCK, TUNED, OURS = "stock", "tuned", "cloudify"
 LIMIT, TENANTS, JOBS_EACH, WORK_SECONDS = 2, 200, 20, 0.005
@@ -253,16 +254,15 @@ def enqueue_limited(redis: Redis, name: str) -> None:
         for _ in range(JOBS_EACH)
     ]
     if name == "cloudify":
-        RedisJobQueue(redis).enqueue_many(
-            [
-                Job(
-                    id=f"j{number}", pool=QUEUE, actor="limited", tenant_id=str(payload["tenant"]), slot=f"s{number}",
-                    payload={"tenant": str(payload["tenant"]), "milliseconds": int(WORK_SECONDS * 1000)},
-                    tenant_limit=LIMIT,
-                )
-                for number, payload in enumerate(payloads)
-            ]
-        )  # fmt: skip
+        jobs = [
+            Job(
+                id=f"j{number}", pool=QUEUE, actor="limited", tenant_id=str(payload["tenant"]), slot=f"s{number}",
+                payload={"tenant": str(payload["tenant"]), "milliseconds": int(WORK_SECONDS * 1000)},
+                tenant_limit=LIMIT,
+            )
+            for number, payload in enumerate(payloads)
+        ]  # fmt: skip
+        enqueue_many(RedisJobQueue(redis), jobs)
         return
     options: dict[str, Any] = {"min_backoff": 10, "max_backoff": 50} if "10-50" in name else {}
     actor = actors_of(STOCK, redis)["rate_limited"]
@@ -284,7 +284,7 @@ def fill(redis: Redis, count: int, make: Callable[[int], Job]) -> RedisJobQueue:
 
     def part(first: int) -> None:
         for start in range(first, count, 2000):
-            queue.enqueue_many([make(number) for number in range(start, min(start + 1000, count))])
+            enqueue_many(queue, [make(number) for number in range(start, min(start + 1000, count))])
 
     threads = [threading.Thread(target=part, args=(first,)) for first in (0, 1000)]
     for thread in threads:

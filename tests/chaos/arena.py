@@ -21,6 +21,7 @@ from schemas.messages import Job
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.stack.valkey import ValkeyServer
+from tests.support.queue_flood import enqueue_many
 
 PROGRAM = Path(__file__).with_name("chaos_worker.py")
 # Short where a lease must expire for the test to continue; long where none may, however slow the machine is.
@@ -87,7 +88,7 @@ class Arena:
     def refill(self) -> None:
         """What the reconciler does from the database: whatever isn't known to be finished is put back."""
         finished = self.receipts()
-        self.queue.enqueue_many([job for job in self.jobs if job.id not in finished])
+        enqueue_many(self.queue, [job for job in self.jobs if job.id not in finished])
 
     # Workers
 

@@ -17,6 +17,7 @@ from tests.chaos.arena import LONG_LEASE_SECONDS, PATIENCE, Account, Arena, aren
 from tests.chaos.chaos_worker import STEPS
 from tests.chaos.cutting_proxy import CuttingProxy
 from tests.support.ports import free_ports
+from tests.support.queue_flood import enqueue_many
 
 pytestmark = pytest.mark.chaos
 NOTHING = Account(lost=0, duplicated=0, leaked=0)
@@ -192,7 +193,7 @@ def test_no_part_of_the_queue_reads_this_hosts_clock() -> None:
 def test_ten_thousand_blocked_tenants_and_one_that_can_run(arena: Arena) -> None:
     arena.start()
     blocked = [arena.make(f"b{n}", tenant=f"blocked{n}", limit=0) for n in range(10_000)]
-    assert arena.queue.enqueue_many(blocked) == 10_000
+    assert enqueue_many(arena.queue, blocked) == 10_000
     arena.redis.config_resetstat()
     for n in range(20):
         arena.enqueue([arena.make(f"free{n}", tenant="free")])
@@ -213,7 +214,7 @@ def test_a_hundred_thousand_jobs_of_one_tenant_delay_no_other_tenant(unhurried_a
     arena = unhurried_arena
     payload = {"kind": "work", "ms": 50, "until": str(arena.folder / "go")}
     flood = [Job(id=f"f{n}", pool="chaos", actor="run", tenant_id="big", payload=payload) for n in range(100_000)]
-    assert arena.queue.enqueue_many(flood) == 100_000
+    assert enqueue_many(arena.queue, flood) == 100_000
     arena.start(threads=2)
     until(lambda: arena.begun("f") == 2, "the flood")
     arena.enqueue([arena.make("small", tenant="small")])

@@ -21,6 +21,7 @@ from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, Batch, Disposition
 from shared.signals import Signal
+from tests.support.queue_flood import enqueue_many
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
@@ -76,7 +77,7 @@ def make(job_id: str, **more: Any) -> Job:
 
 
 def fill(queue: RedisJobQueue, count: int, **more: Any) -> None:
-    assert queue.enqueue_many([make(f"j{number:05}", **more) for number in range(count)]) == count
+    assert enqueue_many(queue, [make(f"j{number:05}", **more) for number in range(count)]) == count
 
 
 def ids(entries: list[RunningLease] | tuple[AcquiredJob, ...]) -> list[str]:
@@ -237,8 +238,8 @@ def test_enqueue_many_leaves_out_what_is_there_or_beyond_a_bound(redis: Redis) -
     queue = RedisJobQueue(redis, maximum_depth=5, maximum_tenant_depth=3)
     jobs = [make(f"j{number}", tenant=f"t{number % 2}") for number in range(8)]
     assert queue.enqueue(jobs[0])
-    assert queue.enqueue_many([*jobs, *jobs]) == 4
-    assert queue.enqueue_many(jobs) == 0
+    assert enqueue_many(queue, [*jobs, *jobs]) == 4
+    assert enqueue_many(queue, jobs) == 0
     assert len(queue.jobs_in_line("p")) == 5
 
 
@@ -291,7 +292,7 @@ def test_an_installation_bounds_what_a_plan_gives_a_tenant(redis: Redis) -> None
     def job(name: str, slot: str) -> Job:
         return Job(id=name, pool="p", actor="a", tenant_id="t", payload={}, slot=slot, tenant_limit=20)
 
-    queue.enqueue_many([job(f"j{number}", f"s{number}") for number in range(6)])
+    enqueue_many(queue, [job(f"j{number}", f"s{number}") for number in range(6)])
     queue.enqueue(job("j6", "s6"))
     first, second = queue.acquire("p", 10, worker="w", request_id="1").jobs
     assert not queue.acquire("p", 10, worker="w", request_id="2").jobs
