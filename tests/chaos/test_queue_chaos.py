@@ -13,7 +13,7 @@ import pytest
 from schemas.messages import Job
 from shared.queue.errors import QueueUnavailable
 from shared.stack.valkey import ValkeyServer
-from tests.chaos.arena import LONG_LEASE_SECONDS, PATIENCE, Account, Arena, arena_on, until
+from tests.chaos.arena import LONG_LEASE_SECONDS, TIMEOUT_SECONDS, Account, Arena, arena_on, until
 from tests.chaos.chaos_worker import STEPS
 from tests.chaos.cutting_proxy import CuttingProxy
 from tests.support.ports import free_ports
@@ -136,7 +136,7 @@ def restart(arena: Arena) -> None:
     arena.server.process.kill()
     arena.server.process.wait()
     arena.server.start()
-    arena.server.wait(PATIENCE)
+    arena.server.wait(TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -240,7 +240,7 @@ def test_workers_that_are_replaced_one_after_the_other(unhurried_arena: Arena) -
         assert arena.begun(f"held{n}", old) == 2
         old.send_signal(signal.SIGTERM)
         arena.release(f"held{n}")
-        assert old.wait(PATIENCE) == 0
+        assert old.wait(TIMEOUT_SECONDS) == 0
     assert arena.settle() == NOTHING
     # Each finished what it ran and gave back what it hadn't begun: nothing was begun twice.
     assert arena.attempts() == {1: 126}

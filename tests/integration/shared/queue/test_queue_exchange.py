@@ -25,7 +25,7 @@ from tests.support.queue_flood import enqueue_many
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 class LossyQueue(RedisJobQueue):
@@ -63,7 +63,7 @@ class Process:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with connect_redis(redis_url, timeout_seconds=PATIENCE) as client:
+    with connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) as client:
         yield client
 
 
@@ -198,7 +198,7 @@ def test_finishes_that_no_consumer_sends_are_sent_when_they_are_overdue(queue: L
     process.finish(lease)
     process.exchange.send_overdue()
     assert queue.find("j00000") == "running" or time.monotonic() - handed_in >= 1.0
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    deadline, pause = time.monotonic() + TIMEOUT_SECONDS, threading.Event()
     while queue.find("j00000") is not None:
         assert time.monotonic() < deadline
         pause.wait(0.05)
@@ -268,19 +268,19 @@ def test_a_redis_that_is_busy_for_a_while_counts_as_unreachable(
             process.run()
     finally:
         redis.execute_command("SCRIPT KILL")
-        endless.join(PATIENCE)
+        endless.join(TIMEOUT_SECONDS)
         redis.config_set("busy-reply-threshold", 5000)
     assert process.run() == []
     assert queue.find("j00000") is None
 
 
 def run_endless_script(url: str) -> None:
-    with connect_redis(url, timeout_seconds=PATIENCE) as client, pytest.raises(ResponseError, match="killed"):
+    with connect_redis(url, timeout_seconds=TIMEOUT_SECONDS) as client, pytest.raises(ResponseError, match="killed"):
         client.eval("while true do end", 0)
 
 
 def ping_until_it_fails(queue: RedisJobQueue) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         queue.ping()
 
