@@ -198,13 +198,13 @@ class LogWriter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            appended = self._store_patiently([line for group in batch for line in group.lines])
+            appended = self._store_with_retries([line for group in batch for line in group.lines])
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
             self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
-    def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
+    def _store_with_retries(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Repeats until the batch is stored. Returns None if the writer was abandoned or has lost its lease."""
         failures = 0
         while True:
