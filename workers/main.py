@@ -140,7 +140,7 @@ def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
         executor_name=settings.executor.name,
         clock=context.clock,
         worker=context.worker,
-        activate=lambda host, deployment_id: _ignore(context.publisher.activate(host, deployment_id)),
+        activate=lambda label, deployment_id: _ignore(context.publisher.activate(label, deployment_id)),
     )
 
 

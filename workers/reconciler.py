@@ -172,9 +172,9 @@ class Reconciler:
 
     def reconcile_routes(self) -> None:
         """Every site that is live answers with the deployment that the database says."""
-        hosts = self._publisher.hosts()
+        served = self._publisher.sites()
         for site in self._releases.active_sites():
-            if hosts.get(site.host) != site.deployment_id:
+            if served.get(site.host) != site.deployment_id:
                 self._attempt_one(site.deployment_id, partial(self._mend_route, site))
 
     def _mend_route(self, site: ActiveSite) -> None:

@@ -63,7 +63,7 @@ class LockedProject(msgspec.Struct, frozen=True):
 
 
 class ActiveSite(msgspec.Struct, frozen=True):
-    """A host and the deployment that it must serve."""
+    """A host label (`host`) and the deployment that it must serve."""
 
     host: str
     deployment_id: str
@@ -160,7 +160,7 @@ class ReleaseRepository:
         return self._database.fetch_all(ActiveSite, _SERVED)
 
     def while_active(self, project_id: str, deployment_id: str, act: Callable[[], object]) -> bool:
-        """Calls `act` if its host should still serve the deployment; prevents releases and removals meanwhile."""
+        """Calls `act` if its host label should still serve the deployment; prevents releases and removals meanwhile."""
         with self._database.transaction() as connection:
             project = self.lock_project(connection, project_id)
             if project is None or project.deleting_at is not None:

@@ -14,7 +14,7 @@ import pytest
 from tests.support.executors import (
     HOST_TREES,
     MEBIBYTE,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     ExecutorKind,
     LoopbackServer,
     Output,
@@ -42,11 +42,11 @@ class Bystander:
             target=lambda: self._results.append(executor.run(spec, HOST_TREES, self._output, threading.Event()))
         )
         self._thread.start()
-        assert self._output.seen.wait(PATIENCE)
+        assert self._output.seen.wait(TIMEOUT_SECONDS)
 
     def finish(self) -> tuple[list[RunOutcome], bytes]:
         (self._workspace / "end").touch()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT_SECONDS)
         return [result.outcome for result in self._results], self._output.text()
 
 
@@ -155,10 +155,10 @@ def test_a_grandchild_in_a_session_of_its_own_ends_with_the_cancel(exact_executo
         target=lambda: results.append(exact_executor.run(make_spec(script), HOST_TREES, output, cancel))
     )
     thread.start()
-    assert output.seen.wait(PATIENCE)
+    assert output.seen.wait(TIMEOUT_SECONDS)
     wait_for(lambda: len(processes_with(f"sleep {marker}")) >= 2)
     cancel.set()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
     assert processes_with(marker) == []
 

@@ -90,7 +90,7 @@ def test_activate_returns_the_former_and_hosts_lists_all(publisher: Publisher, t
         publisher.publish(deployment_id, manifest, blobs, is_preview=False)
     publisher.activate("demo", "depl_1")
     assert publisher.activate("demo", "depl_2") == "depl_1"
-    assert publisher.hosts() == {"demo": "depl_2"}
+    assert publisher.sites() == {"demo": "depl_2"}
 
 
 def test_activating_what_is_not_published_is_refused(publisher: Publisher):
@@ -104,16 +104,16 @@ def test_removal_is_idempotent_and_complete(publisher: Publisher, tmp_path: Path
     publisher.publish("depl_1", manifest, blobs, is_preview=True)
     publisher.activate("demo", "depl_1")
     for _ in range(2):
-        publisher.remove_host("demo")
+        publisher.deactivate("demo")
         publisher.remove_deployment("depl_1")
-    assert publisher.hosts() == {}
+    assert publisher.sites() == {}
     assert not publisher.is_published("depl_1")
 
 
-@pytest.mark.parametrize("host", ["..", ".deployments", "a/b", "", "A", "a" * 64, "-a", "a\n"])
-def test_a_host_that_is_no_label_never_becomes_a_path(publisher: Publisher, host: str):
+@pytest.mark.parametrize("label", ["..", ".deployments", "a/b", "", "A", "a" * 64, "-a", "a\n"])
+def test_an_invalid_host_label_never_becomes_a_path(publisher: Publisher, label: str):
     with pytest.raises(ValueError, match="not a host label"):
-        publisher.activate(host, "depl_1") if publisher.is_published("depl_1") else publisher.remove_host(host)
+        publisher.activate(label, "depl_1") if publisher.is_published("depl_1") else publisher.deactivate(label)
 
 
 def test_verify_says_when_the_router_does_not_answer(tmp_path: Path):

@@ -37,7 +37,7 @@ from workers.reconciler import Reconciler
 class NoRoutes:
     """Nothing to publish in these tests: no deployment here has an artifact."""
 
-    def hosts(self) -> dict[str, str]:
+    def sites(self) -> dict[str, str]:
         return {}
 
 

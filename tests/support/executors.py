@@ -24,7 +24,7 @@ from workers.executors.toolchain import Toolchain
 
 MEBIBYTE = 1024 * 1024
 # Longer than anything takes on any machine.
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def processes_with(marker: str) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
     pause = threading.Event()
     deadline = time.monotonic() + seconds
     while not condition():

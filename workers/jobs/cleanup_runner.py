@@ -60,7 +60,7 @@ class CleanupRunner:
         if row.site_state != SiteState.REMOVING or row.is_active:
             return True
         if row.is_preview:
-            self._publisher.remove_host(row.host)
+            self._publisher.deactivate(row.host)
         self._publisher.remove_deployment(deployment_id)
         if row.deleting_at is not None:
             # Before the row, without which nobody would come back for it; an expired preview keeps its log.
@@ -82,10 +82,10 @@ class CleanupRunner:
                 self._deployments.cancel(row.tenant_id, row.id)
         if live:
             return False
-        self._publisher.remove_host(project.slug)
+        self._publisher.deactivate(project.slug)
         for row in rows:
             if row.is_preview:
-                self._publisher.remove_host(row.host)
+                self._publisher.deactivate(row.host)
             self._publisher.remove_deployment(row.id)
             self._log_archives.remove(row.tenant_id, row.id)
         self._sites.delete_project(project_id)

@@ -108,4 +108,4 @@ class _ReleaseRun:
 
 
 def _ignore(_former: str | None) -> None:
-    """What the host pointed at before is of no interest here."""
+    """What the host label pointed at before is of no interest here."""

@@ -44,7 +44,7 @@ class StageLogHandle(StageLog, Protocol):
         ...
 
 
-# (host, deployment id) → None: points the router at a deployment.
+# (host label, deployment id) → None: points the router at a deployment.
 Activate = Callable[[str, str], None]
 
 

@@ -24,42 +24,42 @@ class Publisher(Protocol):
     """Every method is idempotent and may be repeated after a crash at any point of an earlier call."""
 
     def publish(self, deployment_id: str, manifest: Manifest, blobs: BlobReader, *, is_preview: bool) -> None:
-        """Makes the deployment's files servable, unseen by any host yet. Pulls the content that it needs
+        """Makes the deployment's files servable, under no host label yet. Pulls the content that it needs
         from `blobs`. Raises PlatformError, also if a part of the artifact is lost.
         """
         ...
 
-    def activate(self, host: str, deployment_id: str) -> str | None:
-        """Points the host at the deployment, atomically; returns the deployment it pointed at before.
+    def activate(self, label: str, deployment_id: str) -> str | None:
+        """Points the host label at the deployment, atomically; returns the deployment it pointed at before.
 
         Raises PlatformError for a deployment that is not published.
         """
         ...
 
-    def current(self, host: str) -> str | None:
-        """The deployment that the host points at."""
+    def current(self, label: str) -> str | None:
+        """The deployment that the host label points at."""
         ...
 
-    def verify(self, host: str, deployment_id: str) -> None:
+    def verify(self, label: str, deployment_id: str) -> None:
         """Fetches the site through the router; raises PlatformError unless it serves this deployment."""
         ...
 
-    def remove_host(self, host: str) -> None:
-        """The host answers 404 from now on."""
+    def deactivate(self, label: str) -> None:
+        """The host label answers 404 from now on."""
         ...
 
     def remove_deployment(self, deployment_id: str) -> None:
-        """Deletes the deployment's files. The caller has removed every host that pointed at it."""
+        """Deletes the deployment's files. The caller has deactivated every host label that pointed at it."""
         ...
 
     def is_published(self, deployment_id: str) -> bool: ...
 
-    def hosts(self) -> dict[str, str]:
-        """Host → deployment, of every host that answers."""
+    def sites(self) -> dict[str, str]:
+        """Host label → deployment, of every site that answers."""
         ...
 
     def sweep(self, is_removed: Callable[[str], bool]) -> None:
         """Deletes the remains of workers that died while publishing: incomplete files, and files of deployments that
-        were removed meanwhile (`is_removed`, given a deployment) and that no host points at. Called every hour.
+        were removed meanwhile (`is_removed`, given a deployment) and that no host label points at. Called every hour.
         """
         ...

@@ -1,10 +1,10 @@
-"""Publishes by directory: files are placed once per deployment, and a host is a symlink that rename(2) replaces.
+"""Publishes by directory: files are placed once per deployment, and a host label is a symlink that rename(2) replaces.
 
     sites/.deployments/<deployment>/files/…     the site, hard links into the blob cache, dated by their content
     sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews)
-    sites/<host>/current -> ../.deployments/<deployment>
+    sites/<label>/current -> ../.deployments/<deployment>
 
-A static Caddy configuration serves `sites/<first label of the host>/current/files`; nothing is ever reloaded.
+A static Caddy configuration serves `sites/<first label of the host name>/current/files`; nothing is ever reloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.settings import Settings
 from workers.filesystem.trees import remove_tree
 from workers.publishers.base import BlobReader, Publisher
 
-_HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DEPLOYMENT = re.compile(r"[a-z]+_[0-9a-z]+")
 _PARTIAL = ".partial"
 _SWEPT_AFTER_SECONDS = 3600.0
@@ -86,34 +86,34 @@ class SiteDirectoryPublisher:
         if is_preview:
             (meta / "preview").touch()
 
-    def activate(self, host: str, deployment_id: str) -> str | None:
+    def activate(self, label: str, deployment_id: str) -> str | None:
         if not self._deployment_directory(deployment_id).is_dir():
             raise PlatformError(f"The files of {deployment_id} are not published here.")
-        directory = self._host_directory(host)
+        directory = self._label_directory(label)
         directory.mkdir(parents=True, exist_ok=True)
-        former = self.current(host)
+        former = self.current(label)
         fresh = directory / f".current-{uuid.uuid4().hex}"
         fresh.symlink_to(Path("..") / ".deployments" / deployment_id)
         fresh.replace(directory / "current")
         return former
 
-    def current(self, host: str) -> str | None:
+    def current(self, label: str) -> str | None:
         try:
-            return (self._host_directory(host) / "current").readlink().name
+            return (self._label_directory(label) / "current").readlink().name
         except FileNotFoundError:
             return None
 
-    def verify(self, host: str, deployment_id: str) -> None:
+    def verify(self, label: str, deployment_id: str) -> None:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PlatformError),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1),
             stop=tenacity.stop_after_delay(self._verify_seconds),
             reraise=True,
         )
-        retrying(self._fetch, host, deployment_id)
+        retrying(self._fetch, label, deployment_id)
 
-    def remove_host(self, host: str) -> None:
-        remove_tree(self._host_directory(host))
+    def deactivate(self, label: str) -> None:
+        remove_tree(self._label_directory(label))
 
     def remove_deployment(self, deployment_id: str) -> None:
         remove_tree(self._deployment_directory(deployment_id))
@@ -121,7 +121,7 @@ class SiteDirectoryPublisher:
     def sweep(self, is_removed: Callable[[str], bool]) -> None:
         """See Publisher.sweep. Nothing else would delete these files."""
         horizon = time.time() - _SWEPT_AFTER_SECONDS
-        directory, served = self._sites / ".deployments", set(self.hosts().values())
+        directory, served = self._sites / ".deployments", set(self.sites().values())
         for published in list(directory.iterdir()) if directory.is_dir() else ():
             if published.name.endswith(_PARTIAL):
                 is_left = published.lstat().st_mtime < horizon
@@ -133,14 +133,14 @@ class SiteDirectoryPublisher:
     def is_published(self, deployment_id: str) -> bool:
         return self._deployment_directory(deployment_id).is_dir()
 
-    def hosts(self) -> dict[str, str]:
-        """Host → deployment, of all hosts that answer."""
+    def sites(self) -> dict[str, str]:
+        """Host label → deployment, of all sites that answer."""
         if not self._sites.is_dir():
             return {}
-        labels = [entry.name for entry in self._sites.iterdir() if _HOST.fullmatch(entry.name)]
+        labels = [entry.name for entry in self._sites.iterdir() if _LABEL.fullmatch(entry.name)]
         return {label: current for label in labels if (current := self.current(label)) is not None}
 
-    def _fetch(self, host: str, deployment_id: str) -> None:
+    def _fetch(self, label: str, deployment_id: str) -> None:
         # Loaded by the pools that publish, not by all that build a publisher.
         import httpx
 
@@ -149,16 +149,16 @@ class SiteDirectoryPublisher:
             # Reading the certificates takes longer than the rest of the stage, and mostly none are needed.
             is_encrypted = self._router_url.startswith("https:")
             with httpx.Client(trust_env=False, timeout=5, verify=is_encrypted) as client:
-                response = client.get(self._router_url + _VERIFY_PATH, headers={"Host": f"{host}.{self._domain}"})
+                response = client.get(self._router_url + _VERIFY_PATH, headers={"Host": f"{label}.{self._domain}"})
         except httpx.HTTPError as error:
             raise PlatformError(f"The site router doesn't answer: {error}.") from error
         if response.status_code != 200 or response.text.strip() != deployment_id:
-            raise PlatformError(f"The site router answers {response.status_code} for {host}, not this deployment.")
+            raise PlatformError(f"The site router answers {response.status_code} for {label}, not this deployment.")
 
-    def _host_directory(self, host: str) -> Path:
-        if not _HOST.fullmatch(host):
-            raise ValueError(f"{host!r} is not a host label")
-        return self._sites / host
+    def _label_directory(self, label: str) -> Path:
+        if not _LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} is not a host label")
+        return self._sites / label
 
     def _deployment_directory(self, deployment_id: str) -> Path:
         if not _DEPLOYMENT.fullmatch(deployment_id):

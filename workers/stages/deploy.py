@@ -1,4 +1,4 @@
-"""deploy: publish the artifact under a host of its own, see that it is served, then point the site at it."""
+"""deploy: publish the artifact under a host label of its own, see that it is served, then point the site at it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from workers.publishers.base import Publisher
 from workers.snapshots.input_missing import InputMissing
 
 
-def verification_host(deployment_id: str) -> str:
-    """A host that only ever serves this one deployment: where it is looked at before anyone else can see it."""
+def verification_label(deployment_id: str) -> str:
+    """A host label that only ever serves this one deployment: where it is looked at before anyone else can see it."""
     return deployment_id.replace("_", "-")
 
 
@@ -28,12 +28,12 @@ def publish_artifact(
     if not publisher.is_published(deployment_id):
         manifest = artifacts.manifest(tenant_id, digest)
         publisher.publish(deployment_id, manifest, ArtifactBlobs(artifacts, tenant_id, manifest), is_preview=is_preview)
-    host = verification_host(deployment_id)
-    publisher.activate(host, deployment_id)
+    label = verification_label(deployment_id)
+    publisher.activate(label, deployment_id)
     try:
-        publisher.verify(host, deployment_id)
+        publisher.verify(label, deployment_id)
     finally:
-        publisher.remove_host(host)
+        publisher.deactivate(label)
 
 
 def build(parts: StageParts) -> DeployStage:

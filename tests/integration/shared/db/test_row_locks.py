@@ -280,34 +280,34 @@ def test_a_plan_that_changes_while_a_deployment_starts_holds(world: Any, before:
 
 
 class Router:
-    """A publisher that serves everything; `hosts` answers what `seen` holds, which may be out of date."""
+    """A publisher that serves everything; `sites` answers what `seen` holds, which may be out of date."""
 
     def __init__(self, routes: dict[str, str], seen: dict[str, str], is_published: bool = True) -> None:
         self.routes, self.seen, self.published = routes, seen, is_published
         self.acts: list[str] = []
 
-    def hosts(self) -> dict[str, str]:
+    def sites(self) -> dict[str, str]:
         return self.seen
 
     def is_published(self, _deployment_id: str) -> bool:
         return self.published
 
-    def activate(self, host: str, deployment_id: str) -> str | None:
-        former = self.routes.get(host)
-        self.routes[host] = deployment_id
+    def activate(self, label: str, deployment_id: str) -> str | None:
+        former = self.routes.get(label)
+        self.routes[label] = deployment_id
         return former
 
     def publish(self, *_arguments: Any, is_preview: bool) -> None:
         self.acts.append("published")
 
-    def verify(self, host: str, deployment_id: str) -> None:
-        assert self.current(host) == deployment_id
+    def verify(self, label: str, deployment_id: str) -> None:
+        assert self.current(label) == deployment_id
 
-    def current(self, host: str) -> str | None:
-        return self.routes.get(host)
+    def current(self, label: str) -> str | None:
+        return self.routes.get(label)
 
-    def remove_host(self, host: str) -> None:
-        self.routes.pop(host, None)
+    def deactivate(self, label: str) -> None:
+        self.routes.pop(label, None)
 
     def remove_deployment(self, _deployment_id: str) -> None:
         self.acts.append("removed")

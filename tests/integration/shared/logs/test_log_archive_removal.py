@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 class NoSites:
     """Nothing was published."""
 
-    def remove_host(self, host: str) -> None:
+    def deactivate(self, label: str) -> None:
         """There is none."""
 
     def remove_deployment(self, deployment_id: str) -> None:

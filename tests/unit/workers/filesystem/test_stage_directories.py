@@ -146,7 +146,7 @@ def test_published_sites_that_were_removed_are_deleted_once_nothing_serves_them(
     for served in (["depl_kept", "depl_served"], ["depl_kept"]):
         publisher.sweep(lambda name: name != "depl_kept")
         assert sorted(path.name for path in (tmp_path / ".deployments").iterdir()) == served
-        publisher.remove_host("demo")
+        publisher.deactivate("demo")
 
 
 def test_a_folder_that_hands_its_group_on_hands_no_bit_to_builds(tmp_path: Path) -> None:
