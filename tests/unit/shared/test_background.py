@@ -54,8 +54,8 @@ def test_a_thread_that_could_not_be_started_can_be_stopped_and_started_again(mon
             thread.start()
     assert thread.stop()
     thread.start()
-    assert is_running.wait(PATIENCE)
-    assert thread.stop(PATIENCE)
+    assert is_running.wait(TIMEOUT_SECONDS)
+    assert thread.stop(TIMEOUT_SECONDS)
 
 
 class Steps:
