@@ -49,7 +49,7 @@ streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
 
-docs: .venv/dev.stamp ## Write the pages that are made from the code: settings and failure codes
+docs: .venv/dev.stamp ## Write what is made from the code: settings, failure codes, the table of imports
 	$(BIN)/python -m tests.support.documentation
 
 lint: .venv/dev.stamp types ## Check style, formatting, types, imports and words

@@ -11,12 +11,12 @@ from shared.text.slugs import slug_of
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
-def preview_host(slug: str, branch: str, deployment_id: str) -> str:
+def preview_label(slug: str, branch: str, deployment_id: str) -> str:
     """`<project>-<branch>-<8 random characters>`, a valid DNS label (at most 63 characters), never production's."""
     suffix = random_part(deployment_id, 8)
-    label = slug_of(branch) or "branch"
+    name = slug_of(branch) or "branch"
     room = 63 - len(suffix) - 1
-    return f"{f'{slug}-{label}'[:room].strip('-')}-{suffix}"
+    return f"{f'{slug}-{name}'[:room].strip('-')}-{suffix}"
 
 
 def validate_deployment(*, branch: str | None, commit_sha: str | None, priority: int) -> None:

@@ -14,7 +14,7 @@ from schemas.messages import Job
 from shared.clock import Clock, unix_milliseconds
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
-from shared.deployments.deployment_input import preview_host, validate_deployment
+from shared.deployments.deployment_input import preview_label, validate_deployment
 from shared.deployments.deployment_resource import deployment_resource
 from shared.deployments.jobs import cleanup_job, stage_job_id, stage_job_of
 from shared.deployments.repository import DeploymentRepository
@@ -264,7 +264,7 @@ def _new_deployment(
         if_changed=request.if_changed,
         priority=request.priority,
         release_sequence=project.release_sequence,
-        host=preview_host(project.slug, branch, deployment_id) if request.is_preview else project.slug,
+        host=preview_label(project.slug, branch, deployment_id) if request.is_preview else project.slug,
         traceparent=traceparent,
     )
 

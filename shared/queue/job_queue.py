@@ -15,8 +15,6 @@ from shared.queue.errors import QueueFull
 from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Disposition, HandBackAnswer, WorkerRecord
 from shared.queue.scripts import Scripts
 
-# Jobs per script, so that a script ends within milliseconds and doesn't hold up other clients.
-_CHUNK = 100
 # The number of workers that may die under a job before it is dead itself.
 _STRIKES = 2
 
@@ -68,15 +66,6 @@ class RedisJobQueue:
                 retry_after_seconds=60,
             )
         return taken == 1
-
-    def enqueue_many(self, jobs: Sequence[Job]) -> int:
-        """Returns how many were accepted. Skips jobs that already wait or run, or exceed a bound. May be repeated."""
-        taken = 0
-        for first in range(0, len(jobs), _CHUNK):
-            arguments = flatten(encode_job(self.bounded(job)) for job in jobs[first : first + _CHUNK])
-            answers = self._scripts.run("enqueue", self._maximum_depth, self._maximum_tenant_depth, *arguments)
-            taken += answers.count(1)
-        return taken
 
     def cancel(self, job_id: str, *, keeps_slot: bool = False) -> CancelAnswer:
         return CancelAnswer(self._scripts.run("cancel", job_id, int(keeps_slot)).decode())

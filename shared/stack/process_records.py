@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.stack.home import write_private
 from shared.stack.leftovers import is_gone
 
-_PATIENCE_SECONDS = 4.0
+_STOP_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class ProcessRecords:
         orphans = [record for record in self._read() if start_of(record.pid) == record.started]
         for record in orphans:
             _signal(record, signal.SIGINT if record.role == "postgres" else signal.SIGTERM)
-        _wait_gone(orphans, _PATIENCE_SECONDS)
+        _wait_gone(orphans, _STOP_SECONDS)
         for record in orphans:
             # PostgreSQL's immediate shutdown also ends its children.
             _signal(record, signal.SIGQUIT if record.role == "postgres" else signal.SIGKILL)
-        _wait_gone(orphans, _PATIENCE_SECONDS)
+        _wait_gone(orphans, _STOP_SECONDS)
         for record in orphans:
             _signal(record, signal.SIGKILL)
-        _wait_gone(orphans, _PATIENCE_SECONDS)
+        _wait_gone(orphans, _STOP_SECONDS)
         self.clear()
         return [record.role for record in orphans]
 

@@ -24,8 +24,11 @@ def _parameters(function: object) -> list[str]:
 
 
 def _modules_with(function: str, package: str) -> set[str]:
-    names = {module.name for module in pkgutil.iter_modules([str(ROOT / package.replace(".", "/"))])}
-    return {name for name in names if hasattr(import_module(f"{package}.{name}"), function)}
+    """Modules with the function, and all packages, which have to have it in their `backend.py`."""
+    found = pkgutil.iter_modules([str(ROOT / package.replace(".", "/"))])
+    return {
+        module.name for module in found if module.ispkg or hasattr(import_module(f"{package}.{module.name}"), function)
+    }
 
 
 def test_every_executor_has_its_module_and_every_module_its_name() -> None:
@@ -51,3 +54,15 @@ def test_an_executor_that_is_not_opened_loads_no_client(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_builder_image_is_given_all_that_its_module_imports() -> None:
+    """Dockerfile copies files of the packages one by one, so that other changes keep the image's cache."""
+    code = (
+        "import sys; import workers.executors.docker.image\n"
+        "own = [module for name, module in sys.modules.items() if name.split('.')[0] in ('shared', 'workers')]\n"
+        "print(*(module.__file__ for module in own))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {Path(file).relative_to(ROOT).as_posix() for file in done.stdout.split()}
+    assert imported <= set((ROOT / "Dockerfile").read_text().split())

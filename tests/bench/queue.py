@@ -35,6 +35,7 @@ from shared.queue.records import Disposition
 from shared.stack.ports import free_ports
 from shared.stack.valkey import ValkeyServer
 from tests.bench.queue_worker import QUEUE, Recorder, declare_actors, make_broker
+from tests.support.queue_flood import enqueue_many
 
 STOCK, TUNED, OURS = "stock", "tuned", "cloudify"
 LIMIT, TENANTS, JOBS_EACH, WORK_SECONDS = 2, 200, 20, 0.005
@@ -191,7 +192,7 @@ def bench_pickup(url: str, redis: Redis, *, samples: int) -> None:
 def bench_recovery(url: str, redis: Redis) -> None:
     redis.flushall()
     redis.set("bench:go", 1)
-    lease, patience = 5.0, 12.0
+    lease, timeout_seconds = 5.0, 12.0
     seconds: dict[str, float | None] = {}
     for kind in (STOCK, OURS):
         arguments = [str(lease)] if kind == OURS else []
@@ -202,22 +203,22 @@ def bench_recovery(url: str, redis: Redis) -> None:
                 first.kill()
                 try:
                     key = f"bench:started:{kind}"
-                    seconds[kind] = wait_until(lambda key=key: redis.llen(key) == 2, patience)
+                    seconds[kind] = wait_until(lambda key=key: redis.llen(key) == 2, timeout_seconds)
                 except AssertionError:
                     seconds[kind] = None
                 second.kill()
     ours = seconds[OURS]
     assert ours is not None
-    stock = f"not within {patience:.0f} s" if seconds[STOCK] is None else f"{seconds[STOCK]:.1f} s"
+    stock = f"not within {timeout_seconds:.0f} s" if seconds[STOCK] is None else f"{seconds[STOCK]:.1f} s"
     line(f"crash recovery after SIGKILL, lease of {lease:.0f} s", f"{ours:.2f} s = lease {ours - lease:+.2f} s", stock)
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
 
 
-def bench_limits(url: str, redis: Redis, *, patience: float) -> None:
+def bench_limits(url: str, redis: Redis, *, timeout_seconds: float) -> None:
     """200 tenants x 20 jobs of 5 ms, a tenant's one after the other, two at once a tenant. Stock is stopped after
-    `patience` seconds, when it has reported what it did by then."""
+    `timeout_seconds` seconds, when it has reported what it did by then."""
     jobs = TENANTS * JOBS_EACH
     rates: dict[str, float] = {}
     for name in ("cloudify", "stock, its backoff", "stock, 10-50 ms backoff"):
@@ -228,7 +229,7 @@ def bench_limits(url: str, redis: Redis, *, patience: float) -> None:
             redis.set("bench:go", 1)
             started = time.perf_counter()
             with contextlib.suppress(AssertionError):
-                wait_until(lambda kind=kind: left(redis, kind) == 0, patience)
+                wait_until(lambda kind=kind: left(redis, kind) == 0, timeout_seconds)
             seconds = time.perf_counter() - started
         [report] = reports(redis)
         completed, wasted = report["completed"], report["executed"] - report["completed"]
@@ -253,16 +254,15 @@ def enqueue_limited(redis: Redis, name: str) -> None:
         for _ in range(JOBS_EACH)
     ]
     if name == "cloudify":
-        RedisJobQueue(redis).enqueue_many(
-            [
-                Job(
-                    id=f"j{number}", pool=QUEUE, actor="limited", tenant_id=str(payload["tenant"]), slot=f"s{number}",
-                    payload={"tenant": str(payload["tenant"]), "milliseconds": int(WORK_SECONDS * 1000)},
-                    tenant_limit=LIMIT,
-                )
-                for number, payload in enumerate(payloads)
-            ]
-        )  # fmt: skip
+        jobs = [
+            Job(
+                id=f"j{number}", pool=QUEUE, actor="limited", tenant_id=str(payload["tenant"]), slot=f"s{number}",
+                payload={"tenant": str(payload["tenant"]), "milliseconds": int(WORK_SECONDS * 1000)},
+                tenant_limit=LIMIT,
+            )
+            for number, payload in enumerate(payloads)
+        ]  # fmt: skip
+        enqueue_many(RedisJobQueue(redis), jobs)
         return
     options: dict[str, Any] = {"min_backoff": 10, "max_backoff": 50} if "10-50" in name else {}
     actor = actors_of(STOCK, redis)["rate_limited"]
@@ -284,7 +284,7 @@ def fill(redis: Redis, count: int, make: Callable[[int], Job]) -> RedisJobQueue:
 
     def part(first: int) -> None:
         for start in range(first, count, 2000):
-            queue.enqueue_many([make(number) for number in range(start, min(start + 1000, count))])
+            enqueue_many(queue, [make(number) for number in range(start, min(start + 1000, count))])
 
     threads = [threading.Thread(target=part, args=(first,)) for first in (0, 1000)]
     for thread in threads:
@@ -366,7 +366,7 @@ def main() -> None:
             bench_burn_down(url, redis, jobs=4000 if quick else 20_000, rounds=1 if quick else 3)
             bench_enqueue(redis, rounds=5 if quick else 15)
             bench_pickup(url, redis, samples=50 if quick else 200)
-            bench_limits(url, redis, patience=8 if quick else 25)
+            bench_limits(url, redis, timeout_seconds=8 if quick else 25)
             bench_recovery(url, redis)
         bench_dispatch(folder, "blocked tenants", [0, 1000, 10_000], blocked_tenants)
         bench_dispatch(folder, "waiting jobs", sorted({1000, min(100_000, longest), longest}), waiting_jobs)

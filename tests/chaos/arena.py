@@ -21,15 +21,16 @@ from schemas.messages import Job
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.stack.valkey import ValkeyServer
+from tests.support.queue_flood import enqueue_many
 
 PROGRAM = Path(__file__).with_name("chaos_worker.py")
 # Short where a lease must expire for the test to continue; long where none may, however slow the machine is.
 SHORT_LEASE_SECONDS = 1.0
 LONG_LEASE_SECONDS = 120.0
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = TIMEOUT_SECONDS) -> Any:
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while not (value := condition()):
         assert time.monotonic() < deadline, f"never: {what}"
@@ -53,7 +54,7 @@ class Arena:
         self.folder = folder
         self.ledger = folder / "ledger"
         self.ledger.touch()
-        self.redis: Redis = connect_redis(server.url, timeout_seconds=PATIENCE)
+        self.redis: Redis = connect_redis(server.url, timeout_seconds=TIMEOUT_SECONDS)
         self.queue = RedisJobQueue(self.redis, lease_seconds=lease_seconds, maximum_tenant_depth=200_000)
         self.jobs: list[Job] = []
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -87,7 +88,7 @@ class Arena:
     def refill(self) -> None:
         """What the reconciler does from the database: whatever isn't known to be finished is put back."""
         finished = self.receipts()
-        self.queue.enqueue_many([job for job in self.jobs if job.id not in finished])
+        enqueue_many(self.queue, [job for job in self.jobs if job.id not in finished])
 
     # Workers
 
@@ -142,8 +143,8 @@ class Arena:
         return not any(row.depth + row.inflight + row.delayed + row.dead for row in self.queue.stats())
 
     def settle(self) -> Account:
-        """Waits until every job is accounted for and the queue is empty, or patience ends; then says what is wrong."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until every job is accounted for and the queue is empty, or too long; then says what is wrong."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         pause = threading.Event()
         while time.monotonic() < deadline:
             if len(self.receipts()) == len(self.jobs) and self.is_empty():
@@ -162,7 +163,7 @@ class Arena:
 @contextmanager
 def arena_on(server: ValkeyServer, folder: Path, *, lease_seconds: float = SHORT_LEASE_SECONDS) -> Iterator[Arena]:
     server.start()
-    server.wait(PATIENCE)
+    server.wait(TIMEOUT_SECONDS)
     arena = Arena(server, folder, lease_seconds)
     try:
         yield arena

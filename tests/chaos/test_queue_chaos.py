@@ -13,10 +13,11 @@ import pytest
 from schemas.messages import Job
 from shared.queue.errors import QueueUnavailable
 from shared.stack.valkey import ValkeyServer
-from tests.chaos.arena import LONG_LEASE_SECONDS, PATIENCE, Account, Arena, arena_on, until
+from tests.chaos.arena import LONG_LEASE_SECONDS, TIMEOUT_SECONDS, Account, Arena, arena_on, until
 from tests.chaos.chaos_worker import STEPS
 from tests.chaos.cutting_proxy import CuttingProxy
 from tests.support.ports import free_ports
+from tests.support.queue_flood import enqueue_many
 
 pytestmark = pytest.mark.chaos
 NOTHING = Account(lost=0, duplicated=0, leaked=0)
@@ -135,7 +136,7 @@ def restart(arena: Arena) -> None:
     arena.server.process.kill()
     arena.server.process.wait()
     arena.server.start()
-    arena.server.wait(PATIENCE)
+    arena.server.wait(TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -192,7 +193,7 @@ def test_no_part_of_the_queue_reads_this_hosts_clock() -> None:
 def test_ten_thousand_blocked_tenants_and_one_that_can_run(arena: Arena) -> None:
     arena.start()
     blocked = [arena.make(f"b{n}", tenant=f"blocked{n}", limit=0) for n in range(10_000)]
-    assert arena.queue.enqueue_many(blocked) == 10_000
+    assert enqueue_many(arena.queue, blocked) == 10_000
     arena.redis.config_resetstat()
     for n in range(20):
         arena.enqueue([arena.make(f"free{n}", tenant="free")])
@@ -213,7 +214,7 @@ def test_a_hundred_thousand_jobs_of_one_tenant_delay_no_other_tenant(unhurried_a
     arena = unhurried_arena
     payload = {"kind": "work", "ms": 50, "until": str(arena.folder / "go")}
     flood = [Job(id=f"f{n}", pool="chaos", actor="run", tenant_id="big", payload=payload) for n in range(100_000)]
-    assert arena.queue.enqueue_many(flood) == 100_000
+    assert enqueue_many(arena.queue, flood) == 100_000
     arena.start(threads=2)
     until(lambda: arena.begun("f") == 2, "the flood")
     arena.enqueue([arena.make("small", tenant="small")])
@@ -239,7 +240,7 @@ def test_workers_that_are_replaced_one_after_the_other(unhurried_arena: Arena) -
         assert arena.begun(f"held{n}", old) == 2
         old.send_signal(signal.SIGTERM)
         arena.release(f"held{n}")
-        assert old.wait(PATIENCE) == 0
+        assert old.wait(TIMEOUT_SECONDS) == 0
     assert arena.settle() == NOTHING
     # Each finished what it ran and gave back what it hadn't begun: nothing was begun twice.
     assert arena.attempts() == {1: 126}

@@ -1,6 +1,6 @@
 """Workers of one host that are killed, stopped or held: their jobs continue at once.
 
-No lease is waited for: each is far longer than the patience of a test.
+No lease is waited for: each is far longer than a test waits.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from shared.stack.supervised import Supervised
 from shared.stack.valkey import ValkeyServer
 from shared.stack.worker_watch import WorkerWatch
 from shared.worker_life import DeadWorkers, Verdict, WorkerLife, read_life, read_verdict, record_verdict
-from tests.chaos.arena import PATIENCE, PROGRAM, Account, Arena, arena_on, until
+from tests.chaos.arena import PROGRAM, TIMEOUT_SECONDS, Account, Arena, arena_on, until
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.chaos
 NOTHING = Account(lost=0, duplicated=0, leaked=0)
-LEASE_SECONDS = PATIENCE * 5
+LEASE_SECONDS = TIMEOUT_SECONDS * 5
 # Long enough for a machine that is busy with others.
 SILENCE_SECONDS = 8.0
 
@@ -210,7 +210,7 @@ def test_a_disk_has_a_pulse_while_it_answers(tmp_path: Path, monkeypatch: pytest
         raise OSError("full")
 
     monkeypatch.setattr(os, "pwrite", stall)
-    assert asked.wait(PATIENCE)
+    assert asked.wait(TIMEOUT_SECONDS)
     last = pulse.answered_at
     assert not stalled.wait(0.1)
     assert pulse.answered_at == last

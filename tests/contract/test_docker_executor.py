@@ -22,7 +22,7 @@ from tests.support.docker_engine import SECONDS, DockerEngine
 from tests.support.executors import (
     HOST_TREES,
     MEBIBYTE,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     ExecutorKind,
     Output,
     left_in,
@@ -78,11 +78,11 @@ class Background:
             self.output.seen.set()
 
     def await_ready(self) -> None:
-        assert self.output.seen.wait(PATIENCE)
+        assert self.output.seen.wait(TIMEOUT_SECONDS)
         assert (self.error, self.result) == (None, None)
 
     def finish(self) -> RunOutcome:
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT_SECONDS)
         assert self.result is not None, self.error
         return self.result.outcome
 
@@ -297,7 +297,7 @@ def test_an_ordinary_workers_builds_run_as_that_worker(docker_engine: DockerEngi
                 [sys.executable, "-c", ORDINARY, home, str(uid), kind.name, kind.docker_host, kind.builder_image],
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT_SECONDS,
                 cwd=Path(__file__).parents[2],
                 check=False,
             )

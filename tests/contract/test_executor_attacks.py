@@ -14,19 +14,20 @@ import pytest
 from tests.support.executors import (
     HOST_TREES,
     MEBIBYTE,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     ExecutorKind,
     LoopbackServer,
     Output,
     left_in,
     make_spec,
     processes_with,
+    require_own_processes,
     run,
     unique_marker,
     wait_for,
 )
 from workers.executors.base import ExecutionResult, Executor, LocalTree, Overlay, RunOutcome
-from workers.executors.docker import container_owner
+from workers.executors.docker.backend import container_owner
 
 
 class Bystander:
@@ -41,17 +42,18 @@ class Bystander:
             target=lambda: self._results.append(executor.run(spec, HOST_TREES, self._output, threading.Event()))
         )
         self._thread.start()
-        assert self._output.seen.wait(PATIENCE)
+        assert self._output.seen.wait(TIMEOUT_SECONDS)
 
     def finish(self) -> tuple[list[RunOutcome], bytes]:
         (self._workspace / "end").touch()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT_SECONDS)
         return [result.outcome for result in self._results], self._output.text()
 
 
 @pytest.fixture(autouse=True)
 def _neighbours(exact_executor: Executor, tmp_path: Path) -> Iterator[None]:
     """Another build runs during every attack, and nothing is left of either afterwards."""
+    require_own_processes(exact_executor)
     workspace = tmp_path / "bystander"
     workspace.mkdir()
     workspace.chmod(0o777)
@@ -153,10 +155,10 @@ def test_a_grandchild_in_a_session_of_its_own_ends_with_the_cancel(exact_executo
         target=lambda: results.append(exact_executor.run(make_spec(script), HOST_TREES, output, cancel))
     )
     thread.start()
-    assert output.seen.wait(PATIENCE)
+    assert output.seen.wait(TIMEOUT_SECONDS)
     wait_for(lambda: len(processes_with(f"sleep {marker}")) >= 2)
     cancel.set()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
     assert processes_with(marker) == []
 

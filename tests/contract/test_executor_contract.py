@@ -23,7 +23,7 @@ from shared.settings import NetworkSettings
 from tests.support.executors import (
     HOST_TREES,
     MEBIBYTE,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     ExecutorKind,
     LoopbackServer,
     Output,
@@ -31,6 +31,7 @@ from tests.support.executors import (
     left_in,
     make_spec,
     processes_with,
+    require_own_processes,
     run,
     unique_marker,
     wait_for,
@@ -101,7 +102,7 @@ def test_an_init_that_is_killed_from_outside_is_the_platforms_loss(executor: Exe
     [inside] = [process for process in processes_with(marker) if process.name() == "sleep"]
     [init] = [above for above in [inside, *inside.parents()] if _is_init_of_a_namespace(above.pid)]
     init.kill()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert (results[0].outcome, results[0].exit_code) == (RunOutcome.PLATFORM_LOST, None), results
     assert processes_with(marker) == []
 
@@ -114,6 +115,7 @@ def _is_init_of_a_namespace(pid: int) -> bool:
 
 @pytest.mark.parametrize("victims", ["$PPID", "-1"], ids=["the parent", "everything"])
 def test_a_command_that_kills_all_it_can_ends_by_itself(executor: Executor, victims: str) -> None:
+    require_own_processes(executor)
     result, _ = run(executor, f"kill -KILL {victims} $$; kill -KILL $$")
     assert (result.outcome, result.exit_code) == (RunOutcome.USER_ERROR, 137)
 
@@ -131,9 +133,9 @@ def test_term_comes_before_kill(executor: Executor) -> None:
     spec = make_spec(script, stop_seconds=3600.0)
     thread = threading.Thread(target=lambda: results.append(executor.run(spec, HOST_TREES, output, cancel)))
     thread.start()
-    assert output.seen.wait(PATIENCE)
+    assert output.seen.wait(TIMEOUT_SECONDS)
     cancel.set()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
     assert b"tidied" in output.text()
 
@@ -190,10 +192,10 @@ def test_cancel_leaves_nothing(executor: Executor) -> None:
     spec = make_spec(script)
     thread = threading.Thread(target=lambda: results.append(executor.run(spec, HOST_TREES, output, cancel)))
     thread.start()
-    assert output.seen.wait(PATIENCE)
+    assert output.seen.wait(TIMEOUT_SECONDS)
     wait_for(lambda: len(processes_with(marker)) >= 3)
     cancel.set()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert processes_with(marker) == []
     assert [result.outcome for result in results] == [RunOutcome.CANCELLED]
 
@@ -462,7 +464,7 @@ def test_runs_at_the_same_time_do_not_touch_each_other(executor: Executor) -> No
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
     assert {number: (r.exit_code, printed) for number, (r, printed) in results.items()} == {
         number: (number, f"{number}\n".encode()) for number in range(1, 5)
     }
@@ -534,7 +536,7 @@ def test_reap_ends_a_run_whose_worker_lives(exact_kind: ExecutorKind, exact_exec
         exact_executor.reap(name)
         inside = [process for process in processes_with(marker) if process.pid != worker.pid]
         assert inside == []
-        assert worker.wait(PATIENCE) == 0
+        assert worker.wait(TIMEOUT_SECONDS) == 0
     finally:
         worker.kill()
         worker.wait()
@@ -576,7 +578,7 @@ def test_an_ordinary_user_can_run_sandboxes() -> None:
             [sys.executable, "-c", ORDINARY, str(runtime)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
             cwd=Path(__file__).parents[2],
             check=False,
         )

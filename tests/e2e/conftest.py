@@ -56,9 +56,9 @@ def repositories(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def impatient_platform(start_platform: Callable[..., Platform]) -> Iterator[Platform]:
+def limited_platform(start_platform: Callable[..., Platform]) -> Iterator[Platform]:
     """A platform with small limits of time, memory, disk and output, stopped when the module ends."""
-    platform = start_platform("impatient", **LIMITS)
+    platform = start_platform("limited", **LIMITS)
     yield platform
     platform.close()
 
@@ -73,10 +73,8 @@ def docker_platform(start_platform: Callable[..., Platform], docker_engine: Dock
 
 
 @pytest.fixture(scope="module")
-def impatient_docker_platform(
-    start_platform: Callable[..., Platform], docker_engine: DockerEngine
-) -> Iterator[Platform]:
-    platform = start_platform("impatient-docker", **_docker_settings(docker_engine), **LIMITS)
+def limited_docker_platform(start_platform: Callable[..., Platform], docker_engine: DockerEngine) -> Iterator[Platform]:
+    platform = start_platform("limited-docker", **_docker_settings(docker_engine), **LIMITS)
     yield platform
     platform.close()
 

@@ -63,11 +63,11 @@ def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     outside.mkdir()
     outside.chmod(0o777)
     (outside / "secret").write_text("of-the-host")
-    names = {"bubblewrap": ("platform", "impatient_platform")}
+    names = {"bubblewrap": ("platform", "limited_platform")}
     engine, obstacle = None, ""
     try:
         engine = request.getfixturevalue("docker_engine")
-        names["docker"] = ("docker_platform", "impatient_docker_platform")
+        names["docker"] = ("docker_platform", "limited_docker_platform")
     except pytest.skip.Exception as skipped:
         obstacle = str(skipped)
     with ExitStack() as stack:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.environ.get("CLOUDIFY_E2E_FULL", "") != "1", reason="part of `make e2e-full`"),
 ]
-PATIENCE = 800.0
+TIMEOUT_SECONDS = 800.0
 NEXT_PAGE = "export default function Page() { return <h1>{`%s`}</h1>; }"
 
 
@@ -52,7 +52,7 @@ def test_a_next_commit_is_what_is_served(platform: Platform, repositories: Path,
 
 def deploy(platform: Platform, project: str) -> str:
     """The log; returns when what the build kept is stored."""
-    deployment = platform.finish(platform.create_deployment(project)["id"], seconds=PATIENCE)
+    deployment = platform.finish(platform.create_deployment(project)["id"], seconds=TIMEOUT_SECONDS)
     log = platform.log_text(deployment["id"])
     assert deployment["status"] == "ready", (deployment["error"], log)
     with platform.database() as database:

@@ -48,7 +48,7 @@ class Case:
 
 
 # Installing Docusaurus alone takes minutes on a slow machine.
-PATIENCE = 800.0
+TIMEOUT_SECONDS = 800.0
 SCRIPT = r'src="([^"]+\.js)"'
 MEMBER = {"rootDirectory": "apps/web"}
 PYTHON_SCRIPT = {"buildCommand": "python make_site.py", "outputDirectory": "dist"}
@@ -132,7 +132,7 @@ def test_a_generator(platform: Platform, repositories: Path, name: str, record_p
     project = platform.create_project(name, make_repository(directory, {}), **case.settings)
     for variable, value in case.variables.items():
         platform.call("PUT", f"/api/projects/{project['id']}/env/{variable}", {"value": value}, status=(200, 201, 204))
-    deployment = platform.finish(platform.create_deployment(project["id"])["id"], seconds=PATIENCE)
+    deployment = platform.finish(platform.create_deployment(project["id"])["id"], seconds=TIMEOUT_SECONDS)
     log = platform.log_text(deployment["id"])
     assert deployment["status"] == "ready", (deployment["error"], log)
     record_property(BUILD_SECONDS, {run["stage"]: run["durationSeconds"] for run in deployment["stages"]})

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from shared.stack.object_store_tls import write_security
-from tests.support.running_platform import PATIENCE, Platform
+from tests.support.running_platform import TIMEOUT_SECONDS, Platform
 
 pytestmark = pytest.mark.e2e
 
@@ -102,7 +102,7 @@ def exchange(listener: Listener, request: bytes, context: ssl.SSLContext | None 
     """What is answered, up to 4 KiB; nothing when the connection ends or stays silent."""
     answer = b""
     try:
-        with socket.create_connection((listener.host, listener.port), timeout=PATIENCE) as plain:
+        with socket.create_connection((listener.host, listener.port), timeout=TIMEOUT_SECONDS) as plain:
             # A server that waits for more says nothing, which is no answer.
             plain.settimeout(1)
             connection = plain if context is None else context.wrap_socket(plain)

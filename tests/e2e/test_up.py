@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.support.repositories import make_repository
-from tests.support.running_platform import PATIENCE, Platform, is_running, wait_for
+from tests.support.running_platform import TIMEOUT_SECONDS, Platform, is_running, wait_for
 from tests.support.sites import BUILD, HOLD, node_site
 
 pytestmark = pytest.mark.e2e
@@ -85,7 +85,7 @@ def refused(platform: Platform, **settings: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
     return outcome.returncode, outcome.stderr
 
@@ -136,7 +136,7 @@ def test_ctrl_c_in_mid_build_stops_everything(running: Platform, repositories: P
     assert len(processes) > 12
     assert running.process is not None
     running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(PATIENCE) == 0
+    assert running.process.wait(TIMEOUT_SECONDS) == 0
     # The kernel ends those of a worker that had to be killed.
     wait_for(lambda: not alive(processes), what="nothing is left")
     running.disconnect()
@@ -160,7 +160,7 @@ def test_ctrl_c_while_it_starts(fresh: Platform):
     children = psutil.Process(process.pid).children(recursive=True)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     # The last line; had it started before the signals came, it would have said so first.
     assert process.returncode == 0, said
     assert said.endswith("Stopped. The data stays; start again to continue.\n")

@@ -27,7 +27,7 @@ from shared.hosts import Hosts
 from shared.network.client_addresses import TrustedProxies
 from tests.support.ports import free_ports
 
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 class Text(msgspec.Struct):
@@ -60,7 +60,7 @@ class RunningServer:
 
 class RawClient:
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
         self._buffer = b""
 
     def send(self, data: bytes) -> RawClient:
@@ -107,7 +107,7 @@ def running_server(
     hosts: Sequence[str] = (),
     pace: BodyPace | None = None,
     budget: BodyBudget | None = None,
-    keep_alive_seconds: float = PATIENCE_SECONDS,
+    keep_alive_seconds: float = TIMEOUT_SECONDS,
     places: Places | None = None,
     draining_seconds: float = 1.0,
     trusted_proxies: Sequence[str] = (),
@@ -125,7 +125,7 @@ def running_server(
     @get("/slow", sync_to_thread=True)
     def slow() -> str:
         entered.set()
-        assert released.wait(PATIENCE_SECONDS)
+        assert released.wait(TIMEOUT_SECONDS)
         return "slow"
 
     @post("/text", status_code=200, sync_to_thread=False)
@@ -178,5 +178,5 @@ def running_server(
         released.set()
         running.close_clients()
         server.should_exit = True
-        thread.join(PATIENCE_SECONDS)
+        thread.join(TIMEOUT_SECONDS)
     assert not thread.is_alive(), "the server does not stop"

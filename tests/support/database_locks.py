@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 
 import psycopg
 
-_PATIENCE_SECONDS = 120.0
+_TIMEOUT_SECONDS = 120.0
 _WAITING = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
@@ -36,7 +36,7 @@ class Blocked:
         return not self._thread.is_alive()
 
     def result(self) -> object:
-        self._thread.join(_PATIENCE_SECONDS)
+        self._thread.join(_TIMEOUT_SECONDS)
         assert self.has_ended, "the act still waits"
         if self._error is not None:
             raise self._error
@@ -48,7 +48,7 @@ def blocked(database_url: str, act: Callable[[], object]) -> Generator[Blocked]:
     """Starts the act, which must come to wait for a lock that the caller's transaction holds."""
     waiting = Blocked(act)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while connection.execute(_WAITING).fetchone() == (0,):
             assert not waiting.has_ended, "the act did not wait for the lock"
             assert time.monotonic() < deadline, "the act did not come to wait"

@@ -1,9 +1,11 @@
-"""`python -m tests.support.documentation`: writes the pages below docs/ that are made from the code."""
+"""`python -m tests.support.documentation`: writes what is made from the code in the pages below docs/."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,7 +16,8 @@ from shared.plans import LIMITS
 from shared.settings import Settings
 from shared.settings.declaration import PREFIX, Setting, settings_of
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 
 _SETTINGS = f"""\
 # Settings
@@ -51,6 +54,9 @@ _ERRORS = """\
 The envelope of a failed request is `{"ok": false, "error": {"code", "message", "requestId", "details"}}`.
 """
 
+_BEGIN = "<!-- Made by `make docs` from the contracts in pyproject.toml. -->\n"
+_END = "<!-- The end of what is made. -->\n"
+
 
 def parts() -> dict[str, type[Any]]:
     """The parts of the settings by the names of their fields."""
@@ -75,7 +81,47 @@ def codes_page() -> str:
     return f"{_CODES}\n{_FAILURES}\n{failures}\n{_ERRORS}\n{errors}"
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "failure-codes.md": codes_page}
+def architecture_page() -> str:
+    """The page as it is, with the tables of imports between their two marks made from the contracts."""
+    before, begin, rest = (DOCS / "architecture.md").read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    return f"{before}{begin}\n{_imports()}\n{end}{after}"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "failure-codes.md": codes_page,
+    "architecture.md": architecture_page,
+}
+
+
+def _imports() -> str:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [contract for contract in contracts if contract["type"] == "layers"]
+    layered = _table(
+        ("package", "layers, from the top; names that a comma separates don't import each other"),
+        ((_names(contract.get("containers", [])) or "all", _arrows(contract["layers"])) for contract in layers),
+    )
+    only = [name.split(" only in ") for contract in contracts if " only in " in (name := contract["name"])]
+    seams = _table(("library", "only in"), ((_names(library.split(", ")), _places(place)) for library, place in only))
+    return f"{layered}\nStages don't import each other. Client libraries stay behind one seam each:\n\n{seams}"
+
+
+def _arrows(layers: Iterable[str]) -> str:
+    return " → ".join(_names(layer.split(" | ")) for layer in layers)
+
+
+def _names(modules: Iterable[str]) -> str:
+    return ", ".join(f"`{module}`" for module in modules)
+
+
+def _places(places: str) -> str:
+    return re.sub(r"\bapi\b|\b\w+(?:\.\w+)+", lambda found: f"`{_path(found[0])}`", places)
+
+
+def _path(module: str) -> str:
+    path = module.replace(".", "/")
+    return path if (ROOT / path).is_dir() else f"{path}.py"
 
 
 def _part(name: str, part: type[Any]) -> str:

@@ -24,7 +24,7 @@ from workers.executors.toolchain import Toolchain
 
 MEBIBYTE = 1024 * 1024
 # Longer than anything takes on any machine.
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,13 @@ def run(executor: Executor, script: str, **changes: object) -> tuple[ExecutionRe
     return result, output.text()
 
 
+def require_own_processes(executor: Executor) -> None:
+    """Fails if commands are among the machine's processes, which the caller's command would kill."""
+    _, printed = run(executor, "readlink /proc/self/ns/pid")
+    assert printed.startswith(b"pid:["), printed
+    assert printed.strip().decode() != str(Path("/proc/self/ns/pid").readlink()), "this executor has no pid namespace"
+
+
 def control_groups() -> list[Path]:
     """Of the host, in every hierarchy; others' come and go meanwhile."""
     return [Path(parent, name) for parent, names, _ in os.walk("/sys/fs/cgroup") for name in names]
@@ -150,7 +157,7 @@ def processes_with(marker: str) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
     pause = threading.Event()
     deadline = time.monotonic() + seconds
     while not condition():

@@ -35,7 +35,7 @@ from shared.settings import Settings
 from tests.support.log_rows import eventually, line, new_deployment
 from tests.support.ports import free_ports
 
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 class LiveStream:
@@ -48,7 +48,7 @@ class LiveStream:
         self.body = b""
         self._target = parts.path + (f"?{urlencode(query)}" if query else "")
         self._headers = headers or {}
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_SECONDS)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
         self._connection.connect()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -72,7 +72,7 @@ class LiveStream:
 
     def answered(self) -> LiveStream:
         """The answer has begun; one that is no stream is complete."""
-        eventually(lambda: self.status != 0 or not self.is_open, PATIENCE_SECONDS)
+        eventually(lambda: self.status != 0 or not self.is_open, TIMEOUT_SECONDS)
         if self.status != 200:
             self.join()
         return self
@@ -80,15 +80,15 @@ class LiveStream:
     def opened(self) -> LiveStream:
         self.answered()
         assert self.status == 200, (self.status, self.body)
-        eventually(lambda: b"retry:" in self.body, PATIENCE_SECONDS)
+        eventually(lambda: b"retry:" in self.body, TIMEOUT_SECONDS)
         return self
 
     def heard(self, text: str) -> LiveStream:
-        eventually(lambda: text.encode() in self.body, PATIENCE_SECONDS)
+        eventually(lambda: text.encode() in self.body, TIMEOUT_SECONDS)
         return self
 
     def join(self) -> LiveStream:
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(TIMEOUT_SECONDS)
         assert not self._thread.is_alive(), "the stream has not ended"
         return self
 
@@ -167,7 +167,7 @@ class LiveApi:
 
     def ticket(self, headers: dict[str, str], **body: Any) -> str:
         path = f"{self.url}/api/auth/stream-tickets"
-        response = httpx.post(path, headers=headers, json=body, timeout=PATIENCE_SECONDS)
+        response = httpx.post(path, headers=headers, json=body, timeout=TIMEOUT_SECONDS)
         assert response.status_code == 201, response.text
         assert response.json()["data"]["expiresIn"] == 60
         return response.json()["data"]["ticket"]
@@ -217,13 +217,13 @@ def live_api(
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        eventually(lambda: server.started or not thread.is_alive(), PATIENCE_SECONDS)
+        eventually(lambda: server.started or not thread.is_alive(), TIMEOUT_SECONDS)
         yield LiveApi(f"http://127.0.0.1:{port}", services, backends, settings.queue.redis_url)
     finally:
         for each in (services.log_hub, services.account_hub):
             each.begin_shutdown()
         server.should_exit = True
-        thread.join(PATIENCE_SECONDS)
+        thread.join(TIMEOUT_SECONDS)
         services.health.close()
         backends.close()
     assert not thread.is_alive(), "the server does not stop"

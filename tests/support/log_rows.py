@@ -53,12 +53,12 @@ class RecordingNotifier:
         self.notifications.append((first, last, list(entries)))  # type: ignore[call-overload]
 
 
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
-def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
     """Waits for a condition that another thread or server brings about, for as long as a busy machine may need."""
-    deadline = time.monotonic() + max(seconds, PATIENCE)
+    deadline = time.monotonic() + max(seconds, TIMEOUT_SECONDS)
     while not condition():
         assert time.monotonic() < deadline, "it didn't come about in time"
         time.sleep(0.005)

@@ -33,14 +33,14 @@ T = TypeVar("T")
 INTRANET_HOST = "127.0.0.2"
 FINISHED = ("ready", "failed", "cancelled")
 # For anything that takes a second on a quiet machine: only a failure takes so long.
-PATIENCE = 180.0
+TIMEOUT_SECONDS = 180.0
 # For what may ask a package registry, which can leave a request unanswered until the package manager asks again.
-DOWNLOAD_PATIENCE = 700.0
+DOWNLOAD_TIMEOUT_SECONDS = 700.0
 
 
-def wait_for(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str, every: float = 0.1) -> T:
-    """Polls until the condition gives something true, which is returned; never less patient than PATIENCE."""
-    seconds = max(seconds, PATIENCE)
+def wait_for(condition: Callable[[], T], *, seconds: float = TIMEOUT_SECONDS, what: str, every: float = 0.1) -> T:
+    """Polls until the condition gives something true, which is returned; for TIMEOUT_SECONDS at least."""
+    seconds = max(seconds, TIMEOUT_SECONDS)
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -129,7 +129,7 @@ class Platform:
             return False
 
         try:
-            wait_for(is_ready, seconds=2 * PATIENCE, what="the platform answers")
+            wait_for(is_ready, seconds=2 * TIMEOUT_SECONDS, what="the platform answers")
         except BaseException:
             self.stop()
             raise
@@ -185,7 +185,7 @@ class Platform:
     @property
     def redis(self) -> redis.Redis:
         if self._redis is None:
-            self._redis = connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"], timeout_seconds=PATIENCE)
+            self._redis = connect_redis(self.child_settings()["CLOUDIFY_REDIS_URL"], timeout_seconds=TIMEOUT_SECONDS)
         return self._redis
 
     def queue(self) -> RedisJobQueue:
@@ -218,7 +218,7 @@ class Platform:
             capture_output=True,
             text=True,
             check=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
 
     def build_processes(self) -> list[psutil.Process]:
@@ -263,7 +263,7 @@ class Platform:
     def deployment(self, deployment_id: str) -> dict[str, Any]:
         return self.call("GET", f"/api/deployments/{deployment_id}")
 
-    def wait_status(self, deployment_id: str, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:
+    def wait_status(self, deployment_id: str, *statuses: str, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             try:
                 deployment = self.deployment(deployment_id)
@@ -276,7 +276,7 @@ class Platform:
 
         return wait_for(reached, seconds=seconds, what=f"{deployment_id} is {' or '.join(statuses)}")
 
-    def finish(self, deployment_id: str, *, seconds: float = DOWNLOAD_PATIENCE) -> dict[str, Any]:
+    def finish(self, deployment_id: str, *, seconds: float = DOWNLOAD_TIMEOUT_SECONDS) -> dict[str, Any]:
         return self.wait_status(deployment_id, *FINISHED, seconds=seconds)
 
     def wait_stage(self, deployment_id: str, stage: Stage) -> None:
@@ -329,7 +329,7 @@ class Platform:
         return self.deployment(deployment_id)
 
     def deploy(
-        self, name: str, repository_url: str, *, seconds: float = DOWNLOAD_PATIENCE, **settings: Any
+        self, name: str, repository_url: str, *, seconds: float = DOWNLOAD_TIMEOUT_SECONDS, **settings: Any
     ) -> dict[str, Any]:
         """A new project and its first deployment, finished."""
         project = self.create_project(name, repository_url, **settings)

@@ -14,7 +14,7 @@ from shared.errors import FailureCode, StageFailure
 from shared.text.wording import counted
 from workers.filesystem.descent import open_directory
 from workers.snapshots.packing import walk
-from workers.snapshots.tar_format import ArchiveRejected, shown
+from workers.snapshots.tar_format import ContentRejected, shown
 
 _MEBIBYTE = 1 << 20
 _MAXIMUM_PATH = 1024
@@ -56,7 +56,7 @@ def scan_output(tree: Path, limits: OutputLimits, on_read: Callable[[str], None]
                 _check_limits(entry.path, 0, len(links), limits)
             elif entry.kind == b"3":
                 raise _invalid(f"{shown(entry.path)} is a device")
-    except ArchiveRejected as error:
+    except ContentRejected as error:
         raise StageFailure(FailureCode.OUTPUT_INVALID, f"The output can't be published: {error}") from error
     finally:
         os.close(root)

@@ -14,7 +14,7 @@ from schemas.artifacts import Manifest
 from shared.errors import PlatformError
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
-from workers.snapshots.tar_format import ArchiveRejected, check_path
+from workers.snapshots.tar_format import ContentRejected, check_path
 
 _GIBIBYTE = 1 << 30
 _CONNECTIONS = 8
@@ -52,7 +52,7 @@ class ArtifactReader:
             manifest = msgspec.json.decode(data, type=Manifest)
             for path in manifest.files:
                 check_path(path.encode())
-        except (msgspec.MsgspecError, ArchiveRejected, UnicodeEncodeError) as error:
+        except (msgspec.MsgspecError, ContentRejected, UnicodeEncodeError) as error:
             raise ArtifactMissing(f"Manifest {digest[:12]} can't be read: {error}") from error
         return manifest
 

@@ -1,7 +1,7 @@
 """Opens executors by their names, which are those of modules and packages in this folder (`shared.backends.EXECUTORS`).
 
-The module, or the package itself, has the functions of `ExecutorBackend`. It loads no client library before an executor
-is opened, so that a worker has only those of the one that it uses.
+The module, or the package's `backend.py`, has the functions of `ExecutorBackend`. It loads no client library before an
+executor is opened, so that a worker has only those of the one that it uses.
 """
 
 from __future__ import annotations
@@ -26,4 +26,6 @@ class ExecutorBackend(Protocol):
 
 def executor_backend(name: str) -> ExecutorBackend:
     """`name` is one of EXECUTORS."""
-    return cast(ExecutorBackend, import_module(f"workers.executors.{name}"))
+    module = import_module(f"workers.executors.{name}")
+    is_package = hasattr(module, "__path__")
+    return cast(ExecutorBackend, import_module(f"{module.__name__}.backend") if is_package else module)

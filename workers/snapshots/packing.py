@@ -1,4 +1,4 @@
-"""Packs a directory into an archive; `tar_format.py` describes it."""
+"""Packs a directory into a tarball; `tar_format.py` describes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.snapshots.tar_format import (
     MAXIMUM_DEPTH,
     MAXIMUM_USTAR,
     OPAQUE,
-    ArchiveRejected,
+    ContentRejected,
     Digest,
     Entry,
     Packed,
@@ -88,12 +88,12 @@ def _is_opaque(descriptor: int) -> bool:
 def walk(directory: int, prefix: bytes = b"") -> Generator[tuple[Entry, int, bytes]]:
     """Each entry below the directory descriptor, in canonical order, with its parent's descriptor and its name.
 
-    A descriptor is valid until the next step. Raises ArchiveRejected for sockets, pipes, devices but whiteouts, and
+    A descriptor is valid until the next step. Raises ContentRejected for sockets, pipes, devices but whiteouts, and
     links that leave the tree, and for what can't be read or goes away meanwhile. Directories that their owner shut are
     opened up, as unpacking does.
     """
     if prefix.count(b"/") >= MAXIMUM_DEPTH:
-        raise ArchiveRejected(f"{shown(prefix[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
+        raise ContentRejected(f"{shown(prefix[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
     for name, status in _entries(directory, prefix):
         path = prefix + name
         mtime = min(max(int(status.st_mtime), 0), MAXIMUM_USTAR)
@@ -117,7 +117,7 @@ def walk(directory: int, prefix: bytes = b"") -> Generator[tuple[Entry, int, byt
         elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
             yield Entry(b"3", path, 0, 0, 0), directory, name
         else:
-            raise ArchiveRejected(f"{shown(path)} is a device, socket or pipe; only files, directories and links fit.")
+            raise ContentRejected(f"{shown(path)} is a device, socket or pipe; only files, directories and links fit.")
 
 
 def _entries(directory: int, prefix: bytes) -> list[tuple[bytes, os.stat_result]]:
@@ -148,10 +148,10 @@ def _enter(path: bytes, name: bytes, parent: int, permissions: int) -> tuple[int
         raise unreadable(path, error) from error
 
 
-def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2) -> Packed:
-    """Writes `archive` from the directory's content, reading each file once; it is not forced to the disk.
+def pack(directory: Path, tarball: Path, *, maximum_bytes: int, threads: int = 2) -> Packed:
+    """Writes `tarball` from the directory's content, reading each file once; it is not forced to the disk.
 
-    Raises ArchiveRejected for what can't be carried, and when the tree takes more than `maximum_bytes`. Nobody may
+    Raises ContentRejected for what can't be carried, and when the tree takes more than `maximum_bytes`. Nobody may
     write to the directory meanwhile.
     """
     root = open_directory(directory)
@@ -159,13 +159,13 @@ def pack(directory: Path, archive: Path, *, maximum_bytes: int, threads: int = 2
     try:
         # A directory that its owner may not write to can't be moved to another parent afterwards.
         os.fchmod(root, stat.S_IMODE(os.fstat(root).st_mode) | 0o700)
-        with archive.open("xb") as raw:
+        with tarball.open("xb") as raw:
             writer = _Writer(raw, threads)
             for entry, parent, name in walk(root):
                 entries += 1
                 tree_bytes += disk_bytes(entry.size)
                 if tree_bytes > maximum_bytes:
-                    raise ArchiveRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
+                    raise ContentRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
                 writer.blocks(headers_of(entry))
                 if entry.size:
                     _pack_file(writer, entry, parent, name)
@@ -188,7 +188,7 @@ def _pack_file(writer: _Writer, entry: Entry, parent: int, name: bytes) -> None:
             except OSError as error:
                 raise unreadable(entry.path, error) from error
             if not data:
-                raise ArchiveRejected(f"{shown(entry.path)} shrank while it was read.")
+                raise ContentRejected(f"{shown(entry.path)} shrank while it was read.")
             writer.content(data)
             left -= len(data)
         padding = -entry.size % BLOCK

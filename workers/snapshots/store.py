@@ -13,7 +13,7 @@ from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.filesystem.ownership import Owner
 from workers.snapshots.input_missing import InputMissing
 from workers.snapshots.packing import pack
-from workers.snapshots.tar_format import ArchiveRejected
+from workers.snapshots.tar_format import ContentRejected
 from workers.snapshots.tree_cache import TreeCache, check_names
 from workers.snapshots.unpacking import unpack
 
@@ -67,23 +67,23 @@ class SnapshotStore:
         `maximum_bytes` or the cache holds) and PlatformError.
         """
         with self._making_room(), self._cache.temporary() as temporary:
-            archive, maximum = temporary / "snapshot.tar.zst", self._maximum_bytes
+            tarball, maximum = temporary / "snapshot.tar.zst", self._maximum_bytes
             try:
-                packed = pack(directory, archive, maximum_bytes=min(maximum_bytes or maximum, maximum))
-            except ArchiveRejected as error:
+                packed = pack(directory, tarball, maximum_bytes=min(maximum_bytes or maximum, maximum))
+            except ContentRejected as error:
                 raise StageFailure(
                     FailureCode.OUTPUT_INVALID,
                     f"{error} Remove it from the repository, or from what the commands write.",
                 ) from error
             key = snapshot_key(tenant_id, packed.digest)
-            size = archive.stat().st_size
+            size = tarball.stat().st_size
             if not self._store.exists(key):
-                self._store.put_file(key, archive)
-            self._take_over(tenant_id, packed.digest, directory, archive, packed.tree_bytes)
+                self._store.put_file(key, tarball)
+            self._take_over(tenant_id, packed.digest, directory, tarball, packed.tree_bytes)
         self._cache.trim(keep=packed.digest)
         return Snapshot(packed.digest, size)
 
-    def _take_over(self, tenant_id: str, digest: str, directory: Path, archive: Path, tree_bytes: int) -> None:
+    def _take_over(self, tenant_id: str, digest: str, directory: Path, tarball: Path, tree_bytes: int) -> None:
         with self._cache.temporary() as temporary, self._cache.filling(tenant_id, digest) as move_in:
             # Emptied under the lock, deleted (slow) after it.
             leftover = temporary / "leftover"
@@ -95,10 +95,10 @@ class SnapshotStore:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                # Another filesystem: the archive is at hand, so the tree comes from there.
+                # Another filesystem: the tarball is at hand, so the tree comes from there.
                 if move_in is not None:
                     leftover.mkdir()
-                    unpack(archive, leftover, maximum_bytes=self._maximum_bytes)
+                    unpack(tarball, leftover, maximum_bytes=self._maximum_bytes)
                     move_in(leftover, tree_bytes)
 
     @contextmanager
@@ -139,16 +139,16 @@ class SnapshotStore:
         with self._cache.temporary() as temporary, self._cache.filling(tenant_id, digest) as move_in:
             if move_in is None:
                 return
-            archive, tree = temporary / "snapshot.tar.zst", temporary / "tree"
+            tarball, tree = temporary / "snapshot.tar.zst", temporary / "tree"
             tree.mkdir(mode=0o755)
             try:
-                self._store.get_file(key, archive)
-                unpacked = unpack(archive, tree, maximum_bytes=self._maximum_bytes)
+                self._store.get_file(key, tarball)
+                unpacked = unpack(tarball, tree, maximum_bytes=self._maximum_bytes)
                 if unpacked.digest != digest:
-                    raise ArchiveRejected("Its content has another digest.")
+                    raise ContentRejected("Its content has another digest.")
             except ObjectNotFound as error:
                 raise SnapshotMissing(digest, "is not in the object store") from error
-            except ArchiveRejected as error:
+            except ContentRejected as error:
                 # Delete it; otherwise the next save would find the key and skip the upload.
                 self._store.delete(key)
                 raise SnapshotMissing(digest, f"is damaged ({error})") from error

@@ -1,4 +1,4 @@
-"""The format of archives: a zstd-compressed tar. `packing.py` doesn't trust the tree, `unpacking.py` not the archive.
+"""The format of tarballs: a zstd-compressed tar. `packing.py` doesn't trust the tree, `unpacking.py` not the tarball.
 
 The tar is plain POSIX (ustar with PAX headers where a field doesn't fit) and canonical: depth first, names in byte
 order, owner 0:0, permission bits only. Its digest is the SHA-256 of the uncompressed stream without the modification
@@ -38,8 +38,8 @@ _MAXIMUM_DIGITS = 19
 MAXIMUM_USTAR = 0o77777777777
 
 
-class ArchiveRejected(Exception):
-    """The tree or archive holds something that is not carried over; the message names the path."""
+class ContentRejected(Exception):
+    """The tree or tarball holds something that is not carried over; the message names the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def unreadable(path: bytes, error: OSError) -> Exception:
     if not is_of_the_tree(error):
         return error
     reason = os.strerror(error.errno or 0)
-    return ArchiveRejected(f"{shown(path[:600]) or 'The top directory'} can't be read: {reason}.")
+    return ContentRejected(f"{shown(path[:600]) or 'The top directory'} can't be read: {reason}.")
 
 
 def shown(path: bytes) -> str:
@@ -103,9 +103,9 @@ def shown(path: bytes) -> str:
 
 
 def check_link(path: bytes, target: bytes) -> None:
-    """Raises ArchiveRejected for a relative target that climbs out of the tree. Purely textual; nothing is opened."""
+    """Raises ContentRejected for a relative target that climbs out of the tree. Purely textual; nothing is opened."""
     if not target or b"\0" in target or len(target) > _MAXIMUM_TARGET:
-        raise ArchiveRejected(f"The symbolic link {shown(path)} has no usable target.")
+        raise ContentRejected(f"The symbolic link {shown(path)} has no usable target.")
     if target.startswith(b"/"):
         return
     depth = path.count(b"/")
@@ -115,16 +115,16 @@ def check_link(path: bytes, target: bytes) -> None:
         elif part not in (b"", b"."):
             depth += 1
         if depth < 0:
-            raise ArchiveRejected(f"The symbolic link {shown(path)} → {shown(target)} leaves the tree.")
+            raise ContentRejected(f"The symbolic link {shown(path)} → {shown(target)} leaves the tree.")
 
 
 def check_path(path: bytes) -> list[bytes]:
-    """The path's parts. Raises ArchiveRejected unless it is relative and plain."""
+    """The path's parts. Raises ContentRejected unless it is relative and plain."""
     parts = path.split(b"/")
     if b"\0" in path or any(part in (b"", b".", b"..") or len(part) > 255 for part in parts):
-        raise ArchiveRejected(f"The path {shown(path)!r} is not a plain path inside the tree.")
+        raise ContentRejected(f"The path {shown(path)!r} is not a plain path inside the tree.")
     if len(parts) > MAXIMUM_DEPTH:
-        raise ArchiveRejected(f"{shown(path[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
+        raise ContentRejected(f"{shown(path[:200])}… is nested deeper than {MAXIMUM_DEPTH} directories.")
     return parts
 
 
@@ -202,7 +202,7 @@ class Digest:
 def number(field: bytes) -> int:
     digits = field.strip(b"\0 ")
     if not digits or digits.strip(b"01234567"):
-        raise ArchiveRejected("A number in a header is malformed.")
+        raise ContentRejected("A number in a header is malformed.")
     return int(digits, 8)
 
 
@@ -212,11 +212,11 @@ def parse_records(body: bytes) -> dict[bytes, bytes]:
         length_text, separator, _ = body.partition(b" ")
         is_number = length_text.isdigit() and len(length_text) <= _MAXIMUM_DIGITS
         if not separator or not is_number or not len(length_text) + 3 <= int(length_text) <= len(body):
-            raise ArchiveRejected("An extended header is malformed.")
+            raise ContentRejected("An extended header is malformed.")
         length = int(length_text)
         key, separator, value = body[len(length_text) + 1 : length].partition(b"=")
         if not separator or not value.endswith(b"\n"):
-            raise ArchiveRejected("An extended header is malformed.")
+            raise ContentRejected("An extended header is malformed.")
         records[key] = value[:-1]
         body = body[length:]
     return records
@@ -225,12 +225,12 @@ def parse_records(body: bytes) -> dict[bytes, bytes]:
 def parse_entry(block: bytes, extended: dict[bytes, bytes]) -> Entry:
     kind = block[156:157]
     if kind not in (b"0", b"2", b"3", b"5"):
-        raise ArchiveRejected(f"An entry has the unknown type {kind!r}.")
+        raise ContentRejected(f"An entry has the unknown type {kind!r}.")
     if kind == b"3" and (number(block[329:337]), number(block[337:345])) != (0, 0):
-        raise ArchiveRejected("The archive holds a device.")
+        raise ContentRejected("The tarball holds a device.")
     size = extended.get(b"size")
     if size is not None and not (size.isdigit() and len(size) <= _MAXIMUM_DIGITS):
-        raise ArchiveRejected("A size is malformed.")
+        raise ContentRejected("A size is malformed.")
     entry = Entry(
         kind=kind,
         path=extended.get(b"path", block[:100].rstrip(b"\0")),
@@ -241,5 +241,5 @@ def parse_entry(block: bytes, extended: dict[bytes, bytes]) -> Entry:
         is_opaque=_PAX_OPAQUE in extended,
     )
     if entry.size and kind != b"0":
-        raise ArchiveRejected(f"{shown(entry.path)} has content though it is no file.")
+        raise ContentRejected(f"{shown(entry.path)} has content though it is no file.")
     return entry

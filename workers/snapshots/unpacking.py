@@ -1,4 +1,4 @@
-"""Unpacks an archive into a directory and trusts nothing in it; `tar_format.py` describes it."""
+"""Unpacks a tarball into a directory and trusts nothing in it; `tar_format.py` describes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.snapshots.tar_format import (
     BLOCK,
     CHUNK,
     OPAQUE,
-    ArchiveRejected,
+    ContentRejected,
     Digest,
     Entry,
     Packed,
@@ -42,7 +42,7 @@ class _Reader:
     def exactly(self, length: int) -> bytes:
         data = self._stream.read(length)
         if len(data) != length:
-            raise ArchiveRejected("The archive ends too early.")
+            raise ContentRejected("The tarball ends too early.")
         return data
 
     def content(self, length: int) -> bytes:
@@ -58,54 +58,54 @@ class _Reader:
         if block[156:157] == b"x":
             length = number(block[124:136])
             if length > CHUNK:
-                raise ArchiveRejected("An extended header is too long.")
+                raise ContentRejected("An extended header is too long.")
             extended = parse_records(self.content(length + -length % BLOCK)[:length])
             block = self._header_block()
             if block is None:
-                raise ArchiveRejected("An extended header has no entry.")
+                raise ContentRejected("An extended header has no entry.")
         return parse_entry(block, extended)
 
     def _header_block(self) -> bytes | None:
         block = self.exactly(BLOCK)
         if block == b"\0" * BLOCK:
             if self.exactly(BLOCK) != block or self._stream.read(1):
-                raise ArchiveRejected("The archive continues after its end.")
+                raise ContentRejected("The tarball continues after its end.")
             self.digest.data(block + block)
             return None
         if number(block[148:156]) != sum(block[:148]) + sum(block[156:]) + 8 * 32:
-            raise ArchiveRejected("A header's checksum is wrong.")
+            raise ContentRejected("A header's checksum is wrong.")
         self.digest.header(block)
         return block
 
 
-def unpack(archive: Path, directory: Path, *, maximum_bytes: int) -> Packed:
-    """Fills the empty directory; nothing outside of it can be touched. Returns what `pack` returned for the archive.
+def unpack(tarball: Path, directory: Path, *, maximum_bytes: int) -> Packed:
+    """Fills the empty directory; nothing outside of it can be touched. Returns what `pack` returned for the tarball.
 
-    Raises ArchiveRejected for an archive that is damaged, not canonical or larger than `maximum_bytes`; the directory
+    Raises ContentRejected for a tarball that is damaged, not canonical or larger than `maximum_bytes`; the directory
     then holds a part of it. The caller compares the digest before it uses the tree.
     """
     tree_bytes = entries = 0
     # Open descriptors of the directories on the way to the entry at hand, with their names; closed on the way back.
     chain: list[tuple[bytes, int]] = [(b"", open_directory(directory))]
     try:
-        with archive.open("rb") as raw:
+        with tarball.open("rb") as raw:
             reader = _Reader(raw)
             while (entry := reader.next()) is not None:
                 entries += 1
                 tree_bytes += disk_bytes(entry.size)
                 if tree_bytes > maximum_bytes:
-                    raise ArchiveRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
+                    raise ContentRejected(f"The files take more than {maximum_bytes // (1 << 20)} MiB.")
                 parts = check_path(entry.path)
                 while len(chain) > len(parts) or [name for name, _ in chain[1:]] != parts[: len(chain) - 1]:
                     os.close(chain.pop()[1])
                 if len(chain) != len(parts):
-                    raise ArchiveRejected(f"The directory of {shown(entry.path)} does not precede it.")
+                    raise ContentRejected(f"The directory of {shown(entry.path)} does not precede it.")
                 _make(reader, entry, parts[-1], chain)
             return Packed(reader.digest.hexdigest(), tree_bytes, entries)
     except zstandard.ZstdError as error:
-        raise ArchiveRejected(f"The archive is damaged: {error}.") from error
+        raise ContentRejected(f"The tarball is damaged: {error}.") from error
     except FileExistsError as error:
-        raise ArchiveRejected("The archive holds one path twice.") from error
+        raise ContentRejected("The tarball holds one path twice.") from error
     finally:
         for _, descriptor in chain:
             os.close(descriptor)

@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 _BUFFER_BYTES = 1024 * 1024
 _RETRY = Backoff(0.1, 2.0, jitter=0.0)
 # How long an outage of PostgreSQL may last before a stage fails for its log.
-_PATIENCE_SECONDS = 60.0
+_OUTAGE_SECONDS = 60.0
 
 
 class LogWriter:
@@ -96,7 +96,7 @@ class LogWriter:
         splitter = LineSplitter()
         masked = self._redactor.mask(text)
         lines = splitter.feed(masked.encode(errors="replace")) + splitter.flush()
-        if not self._input.acquire(timeout=_PATIENCE_SECONDS):
+        if not self._input.acquire(timeout=_OUTAGE_SECONDS):
             # Output has been waiting for space all this time; `close` will raise.
             _logger.warning("A line of the log of %s is dropped: the database does not answer.", self._deployment_id)
             return
@@ -107,7 +107,7 @@ class LogWriter:
         finally:
             self._input.release()
 
-    def flush(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
+    def flush(self, timeout_seconds: float = _OUTAGE_SECONDS) -> None:
         """Returns when everything is stored. Raises LeaseLost, or PlatformError after the timeout.
 
         It ends lines in progress, so call it only when no command runs: if only the first half of a secret had arrived,
@@ -125,7 +125,7 @@ class LogWriter:
         if not is_done:
             raise PlatformError("The log could not be stored; the database does not answer.")
 
-    def close(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
+    def close(self, timeout_seconds: float = _OUTAGE_SECONDS) -> None:
         """Stores the rest, including an unfinished last line, and ends the thread. May be called twice.
 
         Raises PlatformError if that takes longer than the timeout; the stage must not be recorded as done then. For a
@@ -198,13 +198,13 @@ class LogWriter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            appended = self._store_patiently([line for group in batch for line in group.lines])
+            appended = self._store_with_retries([line for group in batch for line in group.lines])
             if appended is None:
                 return
             self._remove(batch, is_full=appended.is_full)
             self._notifier.notify(self._deployment_id, appended.first, appended.last, appended.entries)
 
-    def _store_patiently(self, entries: Sequence[LogEntry]) -> Appended | None:
+    def _store_with_retries(self, entries: Sequence[LogEntry]) -> Appended | None:
         """Repeats until the batch is stored. Returns None if the writer was abandoned or has lost its lease."""
         failures = 0
         while True:

@@ -25,7 +25,7 @@ from api.edge.places import Places
 from api.edge.request_body import BodyPace
 from api.middleware import MAXIMUM_PARAMETERS, MAXIMUM_TARGET_BYTES
 from shared.stack.server import program
-from tests.support.api_server import PATIENCE_SECONDS, RawClient, RunningServer, running_server
+from tests.support.api_server import TIMEOUT_SECONDS, RawClient, RunningServer, running_server
 from tests.support.log_rows import eventually
 from tests.support.ports import free_ports
 
@@ -50,7 +50,7 @@ def assert_edge(headers: dict[str, str], body: bytes) -> None:
 async def accepted(application: Any) -> AsyncGenerator[tuple[Connection, asyncio.StreamReader, asyncio.StreamWriter]]:
     """One connection of the server's kind, in this loop, and its client's ends."""
     connections: asyncio.Queue[Connection] = asyncio.Queue()
-    config = uvicorn.Config(application, log_config=None, timeout_keep_alive=int(PATIENCE_SECONDS))
+    config = uvicorn.Config(application, log_config=None, timeout_keep_alive=int(TIMEOUT_SECONDS))
     config.load()
     state = ConnectionState()
 
@@ -62,7 +62,7 @@ async def accepted(application: Any) -> AsyncGenerator[tuple[Connection, asyncio
     listening = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             yield await connections.get(), reader, writer
     finally:
         writer.close()
@@ -88,7 +88,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(pace: BodyPace, framing: bytes
             assert (status, error_code(body)) == (408, "REQUEST_TIMEOUT")
             assert headers["connection"] == "close"
             assert client.has_ended()
-        eventually(lambda: not server.server.server_state.connections, PATIENCE_SECONDS)
+        eventually(lambda: not server.server.server_state.connections, TIMEOUT_SECONDS)
         assert server.connect().send(POST + b"Content-Length: 2\r\n\r\n{}").answer()[0] == 200
 
 
@@ -107,7 +107,7 @@ def test_a_body_says_nothing_of_the_next_one(server: RunningServer, first: int, 
         text = b'{"text": "%s"}' % (b"x" * first)
         assert client.send(POST + b"Content-Length: %d\r\n\r\n" % len(text)).send(text).answer()[0] == 200
         client.send(POST + framing)
-        eventually(lambda: is_in_body(server, client), PATIENCE_SECONDS)
+        eventually(lambda: is_in_body(server, client), TIMEOUT_SECONDS)
         client.send(b'{"text": "abc"' if b"Length" not in framing else b'{"text": "ab"}')
         if b"Length" not in framing:
             client.send(b"\r\n1\r\n}\r\n0\r\n\r\n")
@@ -118,7 +118,7 @@ def test_a_client_that_leaves_in_mid_body_is_no_error(server: RunningServer) -> 
     with structlog.testing.capture_logs() as logs:
         for ending in (b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"):
             server.connect().send(POST + ending).close()
-        eventually(lambda: sum(line["event"] == "request" for line in logs) == 2, PATIENCE_SECONDS)
+        eventually(lambda: sum(line["event"] == "request" for line in logs) == 2, TIMEOUT_SECONDS)
     assert [line["status"] for line in logs] == [499, 499]
     assert {line["log_level"] for line in logs} == {"info"}
 
@@ -168,16 +168,16 @@ def test_a_caller_has_so_many_bytes_of_bodies_on_their_way() -> None:
     budget = BodyBudget(of_a_caller=size)
     with running_server(budget=budget) as server:
         held = server.connect().send(head + body[:-1])
-        eventually(lambda: budget._total == size - 1 - UNCOUNTED_BYTES, PATIENCE_SECONDS)
+        eventually(lambda: budget._total == size - 1 - UNCOUNTED_BYTES, TIMEOUT_SECONDS)
         status, headers, answer = server.connect().send(head + body).answer()
         assert (status, error_code(answer), headers["retry-after"]) == (503, "UNAVAILABLE", "2")
         assert server.connect().send(POST + b"Content-Length: 2\r\n\r\n{}").answer()[0] == 200
         assert held.send(body[-1:]).answer()[0] == 200
-        eventually(lambda: budget._total == 0, PATIENCE_SECONDS)
+        eventually(lambda: budget._total == 0, TIMEOUT_SECONDS)
         assert server.connect().send(head + body).answer()[0] == 200
         server.connect().send(head + body[:-1]).close()
         assert held.get()[0] == 200
-        eventually(lambda: (budget._total, len(budget._held)) == (0, 0), PATIENCE_SECONDS)
+        eventually(lambda: (budget._total, len(budget._held)) == (0, 0), TIMEOUT_SECONDS)
 
 
 # Bounds
@@ -233,7 +233,7 @@ def test_few_requests_wait_on_a_connection(waiting: int) -> None:
             assert [client.answer()[0] for _ in range(1 + waiting)] == [200] * (1 + waiting)
         else:
             assert client.has_ended()
-            eventually(lambda: not server.server.server_state.connections, PATIENCE_SECONDS)
+            eventually(lambda: not server.server.server_state.connections, TIMEOUT_SECONDS)
 
 
 def test_nothing_is_read_while_a_request_waits() -> None:
@@ -328,7 +328,7 @@ def test_an_address_has_so_many_connections() -> None:
         assert_edge(headers, body)
         assert refused.has_ended()
         clients.pop().close()
-        eventually(lambda: len(server.server.server_state.connections) == 2, PATIENCE_SECONDS)
+        eventually(lambda: len(server.server.server_state.connections) == 2, TIMEOUT_SECONDS)
         assert server.connect().get()[0] == 200
     with running_server(places=Places(most_of_an_address=3)) as server:
         assert [client.get()[0] for client in [server.connect() for _ in range(10)]] == [200] * 10
@@ -343,7 +343,7 @@ def test_all_connections_together_are_bounded() -> None:
         assert refused.answer()[0] == 503
         assert refused.has_ended()
         clients.pop().close()
-        eventually(lambda: len(server.server.server_state.connections) == 1, PATIENCE_SECONDS)
+        eventually(lambda: len(server.server.server_state.connections) == 1, TIMEOUT_SECONDS)
         assert server.connect().get()[0] == 200
 
 
@@ -351,11 +351,11 @@ def test_a_process_without_room_ends_an_idle_connection_of_the_holder_of_most() 
     with running_server(places=Places(most=3, uncounted=())) as server:
         places = server.server.server_state.places
         busy = server.connect().send(SLOW)
-        assert server.entered.wait(PATIENCE_SECONDS)
+        assert server.entered.wait(TIMEOUT_SECONDS)
         idle = [server.connect() for _ in range(2)]
         assert [client.get()[0] for client in idle] == [200] * 2
         [connection] = [one for one in server.server.server_state.connections if not one.is_idle]
-        asyncio.run_coroutine_threadsafe(_take(places), connection.loop).result(PATIENCE_SECONDS)
+        asyncio.run_coroutine_threadsafe(_take(places), connection.loop).result(TIMEOUT_SECONDS)
         assert idle[0].has_ended()
         assert idle[1].get()[0] == 200
         server.released.set()
@@ -412,19 +412,19 @@ def test_an_idle_connection_ends_and_a_used_one_does_not() -> None:
         client = server.connect()
         assert client.get()[0] == 200
         assert client.has_ended()
-    with running_server(keep_alive_seconds=PATIENCE_SECONDS) as server:
+    with running_server(keep_alive_seconds=TIMEOUT_SECONDS) as server:
         client = server.connect()
         assert [client.get()[0] for _ in range(5)] == [200] * 5
 
 
 def test_a_stopping_server_answers_requests_that_have_begun_and_those_on_idle_connections() -> None:
-    with running_server(draining_seconds=PATIENCE_SECONDS) as server:
+    with running_server(draining_seconds=TIMEOUT_SECONDS) as server:
         busy, idle, silent = server.connect(), server.connect(), server.connect()
         assert [idle.get()[0], silent.get()[0]] == [200, 200]
         busy.send(SLOW)
-        assert server.entered.wait(PATIENCE_SECONDS)
+        assert server.entered.wait(TIMEOUT_SECONDS)
         server.stop()
-        eventually(lambda: server.server.server_state.is_draining, PATIENCE_SECONDS)
+        eventually(lambda: server.server.server_state.is_draining, TIMEOUT_SECONDS)
         status, headers, _ = idle.get()
         assert (status, headers["connection"]) == (200, "close")
         assert idle.has_ended()
@@ -459,7 +459,7 @@ def test_a_request_that_a_busy_loop_has_not_read_yet_is_no_idle_connection() -> 
                 writer.write(GET)
                 poll = select.poll()
                 poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
-                assert await asyncio.to_thread(poll.poll, PATIENCE_SECONDS * 1000)
+                assert await asyncio.to_thread(poll.poll, TIMEOUT_SECONDS * 1000)
                 if is_stopping:
                     connection._state.is_draining = True
                     connection.shutdown()
@@ -488,12 +488,12 @@ def caddy_before(server: RunningServer, directory: Path, options: str, global_op
     environment = {"XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory), "PATH": "/usr/bin:/bin"}
     caddy = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
-        with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
-            eventually(lambda: _answers(client), PATIENCE_SECONDS)
+        with httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS) as client:
+            eventually(lambda: _answers(client), TIMEOUT_SECONDS)
         yield url
     finally:
         caddy.terminate()
-        caddy.wait(PATIENCE_SECONDS)
+        caddy.wait(TIMEOUT_SECONDS)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -503,7 +503,7 @@ def test_no_request_through_caddy_meets_a_closing_connection(tmp_path: Path) -> 
     with (
         running_server(keep_alive_seconds=0.3) as server,
         caddy_before(server, tmp_path, keep_alive) as url,
-        httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client,
+        httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS) as client,
     ):
         pause = threading.Event()
         statuses: list[int] = []
@@ -524,7 +524,7 @@ def test_the_client_of_a_trusted_caddy_is_the_one_that_caddy_names(tmp_path: Pat
     with (
         running_server(trusted_proxies=["127.0.0.1/32"]) as server,
         caddy_before(server, tmp_path, "", global_options) as url,
-        httpx.Client(transport=from_elsewhere, timeout=PATIENCE_SECONDS, headers=forged) as client,
+        httpx.Client(transport=from_elsewhere, timeout=TIMEOUT_SECONDS, headers=forged) as client,
     ):
         for address in (url, f"http://127.0.0.1:{server.port}"):
             assert client.get(f"{address}/client").text == "127.0.0.2"

@@ -10,7 +10,7 @@ import pytest
 from shared.accounts.permissions import Role
 from shared.settings import Settings
 from tests.support.floods import FLOODS, Flood
-from tests.support.live_api import PATIENCE_SECONDS, LiveApi, live_api
+from tests.support.live_api import TIMEOUT_SECONDS, LiveApi, live_api
 from tests.support.log_rows import eventually, line
 
 THREADS = 12
@@ -28,10 +28,10 @@ def test_a_flood_is_its_senders_alone(api: LiveApi, kind: str) -> None:
     deployment_id = api.deployment(flooding, role=Role.OWNER)
     api.write(deployment_id, *[line("x" * 200) for _ in range(1000)])
     with (
-        httpx.Client(base_url=api.url, timeout=PATIENCE_SECONDS, trust_env=False) as client,
+        httpx.Client(base_url=api.url, timeout=TIMEOUT_SECONDS, trust_env=False) as client,
         Flood(api.url, kind, threads=THREADS, headers=flooding.bearer, deployment=deployment_id) as flood,
     ):
-        eventually(lambda: flood.statuses.total() >= THREADS, PATIENCE_SECONDS)
+        eventually(lambda: flood.statuses.total() >= THREADS, TIMEOUT_SECONDS)
         for _ in range(5):
             assert client.get("/api/projects", headers=other.bearer).status_code == 200
             assert client.get("/api/health/live").status_code == 200

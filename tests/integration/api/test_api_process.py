@@ -20,7 +20,7 @@ from shared.settings import ObjectStoreSettings
 from tests.support.ports import free_ports
 
 MAXIMUM_RESIDENT_BYTES = 110 * 1024 * 1024
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def environment(database_url: str, redis_url: str, object_store_settings: Object
 
 def wait_for(url: str) -> httpx.Response:
     """Asks until it answers well."""
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    deadline, pause = time.monotonic() + TIMEOUT_SECONDS, threading.Event()
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
-            response = httpx.get(url, timeout=PATIENCE)
+            response = httpx.get(url, timeout=TIMEOUT_SECONDS)
             if response.status_code == 200:
                 return response
         pause.wait(0.1)
@@ -61,28 +61,31 @@ def test_the_process_starts_answers_and_stops(environment: dict[str, str]) -> No
         wait_for(f"{base}/health/live")
         wait_for(f"{base}/health")
         body = {"email": "ada@example.com", "password": "correct horse battery"}
-        registered = httpx.post(f"{base}/auth/register", json=body, timeout=PATIENCE)
+        registered = httpx.post(f"{base}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
         headers = {"Authorization": f"Bearer {registered.json()['data']['accessToken']}"}
         project = httpx.post(
             f"{base}/projects", json={"name": "x", "repositoryUrl": "https://git.example.com/x.git"}, headers=headers,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )  # fmt: skip
         made = httpx.post(
-            f"{base}/deployments", json={"projectId": project.json()["data"]["id"]}, headers=headers, timeout=PATIENCE
+            f"{base}/deployments",
+            json={"projectId": project.json()["data"]["id"]},
+            headers=headers,
+            timeout=TIMEOUT_SECONDS,
         )
         assert made.status_code == 201
         metrics = wait_for(f"http://127.0.0.1:{environment['CLOUDIFY_METRICS_PORT']}/api/metrics/prometheus")
         assert 'route="/api/projects"' in metrics.text
-        assert httpx.get(f"{base}/metrics/prometheus", timeout=PATIENCE).status_code == 404
+        assert httpx.get(f"{base}/metrics/prometheus", timeout=TIMEOUT_SECONDS).status_code == 404
         assert psutil.Process(process.pid).memory_info().rss < MAXIMUM_RESIDENT_BYTES
 
         stream_path = f"{base}/deployments/{made.json()['data']['id']}/logs/stream"
-        with httpx.stream("GET", stream_path, headers=headers, timeout=PATIENCE) as stream:
+        with httpx.stream("GET", stream_path, headers=headers, timeout=TIMEOUT_SECONDS) as stream:
             lines = stream.iter_lines()
             assert next(lines)
             process.send_signal(signal.SIGTERM)
             assert any("reconnect" in line for line in lines), "the stream says that it ends"
-        assert process.wait(timeout=PATIENCE) == 0
+        assert process.wait(timeout=TIMEOUT_SECONDS) == 0
     finally:
         process.kill()
         process.wait()
@@ -96,7 +99,7 @@ def test_people_behind_a_trusted_proxy_have_limits_and_sessions_of_their_own(env
     def post(path: str, account: str, address: str) -> httpx.Response:
         body = {"email": f"{account}@example.com", "password": "correct horse battery"}
         headers = {"X-Forwarded-For": f"203.0.113.66, {address}"}
-        return httpx.post(f"{base}/auth/{path}", json=body, headers=headers, timeout=PATIENCE)
+        return httpx.post(f"{base}/auth/{path}", json=body, headers=headers, timeout=TIMEOUT_SECONDS)
 
     try:
         wait_for(f"{base}/health/live")
@@ -105,7 +108,7 @@ def test_people_behind_a_trusted_proxy_have_limits_and_sessions_of_their_own(env
         assert guesses == [401] * PER_ADDRESS + [429]
         assert post("login", "ada", "192.0.2.2").status_code == 200
         headers = {"Authorization": f"Bearer {access_token}"}
-        sessions = httpx.get(f"{base}/auth/sessions", headers=headers, timeout=PATIENCE).json()["data"]
+        sessions = httpx.get(f"{base}/auth/sessions", headers=headers, timeout=TIMEOUT_SECONDS).json()["data"]
         assert [session["address"] for session in sessions] == ["192.0.2.2"] * 2
     finally:
         process.kill()
@@ -115,7 +118,7 @@ def test_people_behind_a_trusted_proxy_have_limits_and_sessions_of_their_own(env
 def test_settings_that_cant_be_used_are_all_named(environment: dict[str, str]) -> None:
     environment |= {"CLOUDIFY_API_PORT": "many", "CLOUDIFY_SECRET_KEY": "short"}
     finished = subprocess.run(
-        [sys.executable, "-m", "api.main"], env=environment, capture_output=True, timeout=PATIENCE
+        [sys.executable, "-m", "api.main"], env=environment, capture_output=True, timeout=TIMEOUT_SECONDS
     )
     assert finished.returncode == 2
     assert b"CLOUDIFY_API_PORT" in finished.stderr

@@ -42,7 +42,7 @@ from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 180.0
+TIMEOUT_SECONDS = 180.0
 
 
 @dataclass
@@ -63,10 +63,10 @@ class Ground:
         with ExitStack() as stack:
             apis = [stack.enter_context(self._running()) for _ in range(count)]
             for api in apis:
-                eventually(api.answers, PATIENCE_SECONDS)
+                eventually(api.answers, TIMEOUT_SECONDS)
             if not self.headers:
                 body = {"email": "ada@example.com", "password": secrets.token_hex(16)}
-                made = httpx.post(f"{apis[0].url}/auth/register", json=body, timeout=PATIENCE_SECONDS).json()
+                made = httpx.post(f"{apis[0].url}/auth/register", json=body, timeout=TIMEOUT_SECONDS).json()
                 repository = TokenRepository(self.database)
                 tokens = TokenService(database=self.database, tokens=repository, clock=SystemClock())
                 token = tokens.create(made["data"]["user"]["id"], CreateTokenRequest(name="t")).token
@@ -123,7 +123,7 @@ class Api:
     def answers(self) -> bool:
         assert self.process.poll() is None, "the API has ended"
         try:
-            return httpx.get(f"{self.url}/health/live", timeout=PATIENCE_SECONDS).status_code == 200
+            return httpx.get(f"{self.url}/health/live", timeout=TIMEOUT_SECONDS).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -138,7 +138,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         for server in (postgres, valkey):
             stack.callback(server.stop)
             server.start()
-            server.wait(PATIENCE_SECONDS)
+            server.wait(TIMEOUT_SECONDS)
         migrate(postgres.url)
         database = Database(postgres.url)
         stack.callback(database.close)
@@ -184,7 +184,7 @@ class Follower:
         return len(self.entries)
 
     def join(self) -> Follower:
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(TIMEOUT_SECONDS)
         assert not self._thread.is_alive(), "the end has not come"
         return self
 
@@ -203,7 +203,7 @@ class Follower:
         if self.entries:
             headers["Last-Event-ID"] = str(self.entries[-1][0])
         with (
-            httpx.Client(timeout=PATIENCE_SECONDS) as client,
+            httpx.Client(timeout=TIMEOUT_SECONDS) as client,
             connect_sse(client, "GET", url, headers=headers) as source,
         ):
             if source.response.status_code != 200:
@@ -263,8 +263,8 @@ class Scribe:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join(PATIENCE_SECONDS)
-        self.writer.close(PATIENCE_SECONDS)
+        self._thread.join(TIMEOUT_SECONDS)
+        self.writer.close(TIMEOUT_SECONDS)
 
 
 def wait_for_more(followers: list[Follower], entries: int) -> None:
@@ -274,7 +274,7 @@ def wait_for_more(followers: list[Follower], entries: int) -> None:
     def has_come() -> bool:
         return all(follower.seen >= count for follower, count in zip(followers, wanted, strict=True))
 
-    eventually(has_come, PATIENCE_SECONDS)
+    eventually(has_come, TIMEOUT_SECONDS)
 
 
 def run(
@@ -315,7 +315,7 @@ def test_redis_goes_away_and_comes_back(ground: Ground, *, is_killed: bool) -> N
                 if is_killed:
                     ground.valkey.process.wait()
                     ground.valkey.start()
-                    ground.valkey.wait(PATIENCE_SECONDS)
+                    ground.valkey.wait(TIMEOUT_SECONDS)
                 else:
                     ground.valkey.process.send_signal(signal.SIGCONT)
 
@@ -328,7 +328,7 @@ def test_postgres_restarts(ground: Ground) -> None:
         def restart(_followers: list[Follower]) -> None:
             ground.postgres.stop()
             ground.postgres.start()
-            ground.postgres.wait(PATIENCE_SECONDS)
+            ground.postgres.wait(TIMEOUT_SECONDS)
 
         run(ground, apis, restart, is_felt=False)
 
@@ -338,7 +338,7 @@ def test_a_stopped_api_sends_its_streams_to_another(ground: Ground) -> None:
 
         def stop(followers: list[Follower]) -> None:
             apis[0].process.send_signal(signal.SIGTERM)
-            assert apis[0].process.wait(PATIENCE_SECONDS) == 0
+            assert apis[0].process.wait(TIMEOUT_SECONDS) == 0
             wait_for_more(followers, 30)
 
         for follower in run(ground, apis, stop, is_felt=True):
@@ -364,7 +364,7 @@ def test_two_workers_write_to_one_log(ground: Ground) -> None:
         zombie = Scribe(ground.writer(deployment_id, fence=1), "old")
         wait_for_more(followers, 30)
         successor = Scribe(ground.writer(deployment_id, fence=2), "new")
-        assert zombie.writer.lost.wait(PATIENCE_SECONDS)
+        assert zombie.writer.lost.wait(TIMEOUT_SECONDS)
         wait_for_more(followers, 30)
         zombie.stop()
         successor.stop()

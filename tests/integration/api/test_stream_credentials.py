@@ -11,7 +11,7 @@ import pytest
 
 from api.session_cookie import REFRESH_COOKIE
 from shared.settings import Settings
-from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
+from tests.support.live_api import TIMEOUT_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.support.log_rows import line
 from tests.support.manual_clock import ManualClock
 
@@ -51,7 +51,7 @@ def test_a_ticket_opens_one_stream_once(api: LiveApi, ada: User) -> None:
         f"{api.url}/api/auth/stream-tickets",
         headers=ada.bearer,
         json={"deploymentId": deployment},
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
     assert response.status_code == 201
     assert response.headers["location"] == f"/api/deployments/{deployment}/logs/stream"
@@ -133,21 +133,19 @@ def test_a_ticket_has_the_rights_of_the_token_that_asked(api: LiveApi, ada: User
     api.follow(deployment, ticket=api.ticket(reader, deploymentId=deployment)).opened()
     ask = f"{api.url}/api/auth/stream-tickets"
     # A token that can't read deployments isn't told which there are.
-    assert (
-        httpx.post(ask, headers=other, json={"deploymentId": deployment}, timeout=PATIENCE_SECONDS).status_code == 404
-    )
-    assert httpx.post(ask, headers=other, json={}, timeout=PATIENCE_SECONDS).status_code == 403
+    assert httpx.post(ask, headers=other, json={"deploymentId": deployment}, timeout=TIMEOUT_SECONDS).status_code == 404
+    assert httpx.post(ask, headers=other, json={}, timeout=TIMEOUT_SECONDS).status_code == 403
     stranger = api.user("bea@example.com")
     for body in ({"deploymentId": deployment}, {"deploymentId": "depl_x"}, {"deploymentId": ""}):
         assert (
-            httpx.post(ask, headers=stranger.bearer, json=body, timeout=PATIENCE_SECONDS).json()["error"]["code"]
+            httpx.post(ask, headers=stranger.bearer, json=body, timeout=TIMEOUT_SECONDS).json()["error"]["code"]
             == "NOT_FOUND"
         )
     for body in ({"deploymentId": None}, {"deploymentId": 1}, {"deploymentId": "\x00"}, {"deployment": deployment}):
-        assert httpx.post(ask, headers=ada.bearer, json=body, timeout=PATIENCE_SECONDS).status_code == 422
-    assert httpx.post(ask, json={"deploymentId": deployment}, timeout=PATIENCE_SECONDS).status_code == 401
+        assert httpx.post(ask, headers=ada.bearer, json=body, timeout=TIMEOUT_SECONDS).status_code == 422
+    assert httpx.post(ask, json={"deploymentId": deployment}, timeout=TIMEOUT_SECONDS).status_code == 401
     assert (
-        httpx.post(ask, headers=cookie(ada), json={"deploymentId": deployment}, timeout=PATIENCE_SECONDS).status_code
+        httpx.post(ask, headers=cookie(ada), json={"deploymentId": deployment}, timeout=TIMEOUT_SECONDS).status_code
         == 401
     )
 
@@ -156,11 +154,11 @@ def test_no_other_route_takes_a_ticket_or_the_cookie(api: LiveApi, ada: User) ->
     deployment = api.deployment(ada)
     ticket = api.ticket(ada.bearer, deploymentId=deployment)
     for path in (f"/api/deployments/{deployment}", f"/api/deployments/{deployment}/logs", "/api/auth/me"):
-        assert httpx.get(api.url + path, params={"ticket": ticket}, timeout=PATIENCE_SECONDS).status_code == 401
-        assert httpx.get(api.url + path, headers=cookie(ada), timeout=PATIENCE_SECONDS).status_code == 401
+        assert httpx.get(api.url + path, params={"ticket": ticket}, timeout=TIMEOUT_SECONDS).status_code == 401
+        assert httpx.get(api.url + path, headers=cookie(ada), timeout=TIMEOUT_SECONDS).status_code == 401
         assert (
             httpx.get(
-                api.url + path, headers=ada.bearer, params={"ticket": ticket}, timeout=PATIENCE_SECONDS
+                api.url + path, headers=ada.bearer, params={"ticket": ticket}, timeout=TIMEOUT_SECONDS
             ).status_code
             == 400
         )
@@ -215,7 +213,7 @@ def test_a_position_that_this_log_does_not_have(api: LiveApi, ada: User) -> None
 
 
 def test_the_documentation_tells_of_the_credentials(api: LiveApi) -> None:
-    schema = httpx.get(f"{api.url}/api/docs/openapi.json", timeout=PATIENCE_SECONDS).json()
+    schema = httpx.get(f"{api.url}/api/docs/openapi.json", timeout=TIMEOUT_SECONDS).json()
     for path in ("/api/deployments/{deployment_id}/logs/stream", "/api/events/stream"):
         operation = schema["paths"][path]["get"]
         assert operation["security"] == [{"bearer": []}, {"streamTicket": []}, {"sessionCookie": []}]
@@ -227,4 +225,4 @@ def test_the_documentation_tells_of_the_credentials(api: LiveApi) -> None:
     assert (schemes["streamTicket"]["in"], schemes["streamTicket"]["name"]) == ("query", "ticket")
     assert (schemes["sessionCookie"]["in"], schemes["sessionCookie"]["name"]) == ("cookie", REFRESH_COOKIE)
     assert "/api/auth/stream-tickets" in schema["paths"]
-    assert "cst_" not in httpx.get(f"{api.url}/api/docs/openapi.json", timeout=PATIENCE_SECONDS).text
+    assert "cst_" not in httpx.get(f"{api.url}/api/docs/openapi.json", timeout=TIMEOUT_SECONDS).text

@@ -19,14 +19,14 @@ from redis import Redis
 from shared.db.database import Database
 from shared.settings import QueueSettings, Settings
 from shared.stack.valkey import ValkeyServer
-from tests.support.live_api import PATIENCE_SECONDS, LiveApi, LiveStream, User, live_api
+from tests.support.live_api import TIMEOUT_SECONDS, LiveApi, LiveStream, User, live_api
 from tests.support.log_rows import end, eventually, line
 from tests.support.manual_clock import ManualClock
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
-until = partial(eventually, seconds=PATIENCE_SECONDS)
+until = partial(eventually, seconds=TIMEOUT_SECONDS)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_stream_outlives_its_access_token_but_not_its_session(api: LiveApi, cl
     stream = api.follow(deployment, ada.bearer).opened()
     clock.advance(3600)
     assert (
-        httpx.get(f"{api.url}/api/auth/me", headers=ada.bearer, timeout=PATIENCE_SECONDS).json()["error"]["code"]
+        httpx.get(f"{api.url}/api/auth/me", headers=ada.bearer, timeout=TIMEOUT_SECONDS).json()["error"]["code"]
         == "TOKEN_EXPIRED"
     )
     rounds = api.leases.rounds
@@ -191,7 +191,7 @@ def reluctant_client(api: LiveApi, deployment: str, user: User) -> Iterator[sock
     """Asks for a log of 9 MB, which no buffer holds, and doesn't read."""
     for _ in range(8):
         api.write(deployment, *(line("x" * 60_000) for _ in range(20)))
-    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=PATIENCE_SECONDS) as client:
+    with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=TIMEOUT_SECONDS) as client:
         target = api.path(deployment).removeprefix(api.url)
         authorization = f"Authorization: {user.bearer['Authorization']}"
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{authorization}\r\n\r\n".encode())
@@ -199,7 +199,7 @@ def reluctant_client(api: LiveApi, deployment: str, user: User) -> Iterator[sock
 
 
 def test_a_client_that_was_too_slow_is_told_when_it_reads_again(settings: Settings) -> None:
-    with live_api(settings, stall=0.3, slow_notice=PATIENCE_SECONDS) as api:
+    with live_api(settings, stall=0.3, slow_notice=TIMEOUT_SECONDS) as api:
         ada = api.user()
         deployment = api.deployment(ada)
         before = ended("slow")
@@ -232,7 +232,7 @@ def test_a_slot_is_freed_whatever_ends_its_stream(settings: Settings, clock: Man
         stream.join()
         until(lambda: api.slots(ada) == 0)
         # HEAD, 204.
-        assert httpx.head(api.path(deployment), headers=ada.bearer, timeout=PATIENCE_SECONDS).status_code == 200
+        assert httpx.head(api.path(deployment), headers=ada.bearer, timeout=TIMEOUT_SECONDS).status_code == 200
         assert api.follow(finished, ada.bearer, after="1").answered().status == 204
         until(lambda: api.slots(ada) == 0)
         # A client that takes nothing.
@@ -261,7 +261,7 @@ def own_valkey(directory: Path) -> Iterator[ValkeyServer]:
     valkey = ValkeyServer(directory / "valkey", port=port, password=secrets.token_hex(8), is_durable=False)
     valkey.start()
     try:
-        valkey.wait(PATIENCE_SECONDS)
+        valkey.wait(TIMEOUT_SECONDS)
         yield valkey
     finally:
         valkey.stop()
@@ -284,7 +284,7 @@ def test_while_redis_is_away_each_process_counts_its_own(settings: Settings, tmp
             others.pop().leave()
             until(lambda: two.leases.open_count == 1)
             valkey.start()
-            valkey.wait(PATIENCE_SECONDS)
+            valkey.wait(TIMEOUT_SECONDS)
             # What is open is known again, also to a Redis that has forgotten everything; nobody is thrown out.
             until(lambda: one.slots(ada) == 3)
             assert_limit_reached(two.follow(deployment, ada.bearer), 2)

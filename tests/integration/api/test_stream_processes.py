@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from tests.support.live_api import PATIENCE_SECONDS, LiveStream
+from tests.support.live_api import TIMEOUT_SECONDS, LiveStream
 from tests.support.log_rows import eventually
 from tests.support.ports import free_ports
 
@@ -31,12 +31,12 @@ def api_process(environment: dict[str, str], log: Path) -> Iterator[tuple[subpro
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{base}/health/live", timeout=PATIENCE_SECONDS).status_code == 200
+            return httpx.get(f"{base}/health/live", timeout=TIMEOUT_SECONDS).status_code == 200
         except httpx.TransportError:
             return False
 
     try:
-        eventually(answers, PATIENCE_SECONDS)
+        eventually(answers, TIMEOUT_SECONDS)
         yield process, base
     finally:
         process.kill()
@@ -64,7 +64,7 @@ def test_slots_and_tickets_across_processes(
     with ExitStack() as stack:
         (first, one), (_, two) = (stack.enter_context(api_process(environment, log)) for log in logs)
         account = {"email": "ada@example.com", "password": "correct horse battery"}
-        client = stack.enter_context(httpx.Client(timeout=PATIENCE_SECONDS))
+        client = stack.enter_context(httpx.Client(timeout=TIMEOUT_SECONDS))
         token = client.post(f"{one}/auth/register", json=account).json()["data"]["accessToken"]
         headers = {"Authorization": f"Bearer {token}"}
         body = {"name": "x", "repositoryUrl": "https://git.example.com/x.git"}
@@ -92,7 +92,7 @@ def test_slots_and_tickets_across_processes(
             streams.append(LiveStream(two + path, headers).answered())
             return streams[-1].status == 200
 
-        eventually(is_let_in, PATIENCE_SECONDS)
+        eventually(is_let_in, TIMEOUT_SECONDS)
         assert {stream.status for stream in streams[:-1]} <= {429}
         assert LiveStream(two + path, headers).answered().status == 429
         assert kept.is_open

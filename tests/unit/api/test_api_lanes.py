@@ -13,7 +13,7 @@ from api.edge.callers import address_caller
 from api.edge.lanes import Lane, Overloaded
 from api.edge.turns import Caller
 
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 @contextmanager
@@ -37,14 +37,14 @@ class Work:
             with self._changed:
                 self.begun.append(name)
                 self._changed.notify_all()
-            assert self.released.wait(PATIENCE_SECONDS)
+            assert self.released.wait(TIMEOUT_SECONDS)
             return name
 
         return run
 
     def wait_for(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.begun) >= count, PATIENCE_SECONDS), self.begun
+            assert self._changed.wait_for(lambda: len(self.begun) >= count, TIMEOUT_SECONDS), self.begun
 
 
 def user(name: str) -> Caller:
@@ -52,7 +52,7 @@ def user(name: str) -> Caller:
 
 
 def refused(future: Future[str]) -> bool:
-    return isinstance(future.exception(PATIENCE_SECONDS), Overloaded)
+    return isinstance(future.exception(TIMEOUT_SECONDS), Overloaded)
 
 
 def test_a_caller_takes_half_of_the_threads_and_another_does_not_wait() -> None:
@@ -64,8 +64,8 @@ def test_a_caller_takes_half_of_the_threads_and_another_does_not_wait() -> None:
         work.wait_for(3)
         assert work.begun == ["a", "a", "b"]
         work.released.set()
-        assert other.result(PATIENCE_SECONDS) == "b"
-        assert [future.result(PATIENCE_SECONDS) for future in flood] == ["a"] * 50
+        assert other.result(TIMEOUT_SECONDS) == "b"
+        assert [future.result(TIMEOUT_SECONDS) for future in flood] == ["a"] * 50
 
 
 def test_callers_take_turns() -> None:
@@ -76,7 +76,7 @@ def test_callers_take_turns() -> None:
         futures = [lane.submit(user(name), work.named(name)) for name in ("a", "a", "a", "b", "c")]
         work.released.set()
         for future in (first, *futures):
-            future.result(PATIENCE_SECONDS)
+            future.result(TIMEOUT_SECONDS)
         assert work.begun == ["x", "a", "b", "c", "a", "a"]
 
 
@@ -95,7 +95,7 @@ def test_a_full_queue_refuses_the_caller_with_the_most_requests_in_it() -> None:
         assert refused(lane.submit(user("d"), work.named("d")))
         work.released.set()
         for future, name in ((running, "a"), (flood[0], "a"), (other, "b"), (third, "c")):
-            assert future.result(PATIENCE_SECONDS) == name
+            assert future.result(TIMEOUT_SECONDS) == name
 
 
 @pytest.mark.parametrize("count", [4, 300])
@@ -112,7 +112,7 @@ def test_no_number_of_strangers_takes_a_users_place_or_turn(count: int) -> None:
         assert [refused(future) for future in strangers[4:]] == [True] * (count - 4)
         work.released.set()
         for future in (running, *users, *strangers[:4]):
-            future.result(PATIENCE_SECONDS)
+            future.result(TIMEOUT_SECONDS)
         assert [name for name in work.begun[1:] if name != "stranger"] == ["a", "b", "c", "d"]
         assert work.begun[1::2] == ["stranger"] * 4
 
@@ -124,8 +124,8 @@ def test_no_users_flood_takes_a_strangers_place_or_turn() -> None:
         work.wait_for(1)
         stranger = lane.submit(address_caller("192.0.2.1"), work.named("stranger"))
         work.released.set()
-        assert stranger.result(PATIENCE_SECONDS) == "stranger"
-        assert [future.result(PATIENCE_SECONDS) for future in flood[:5]] == ["a"] * 5
+        assert stranger.result(TIMEOUT_SECONDS) == "stranger"
+        assert [future.result(TIMEOUT_SECONDS) for future in flood[:5]] == ["a"] * 5
         assert work.begun[:2] == ["a", "stranger"]
 
 
@@ -143,7 +143,7 @@ def test_all_addresses_of_a_network_have_one_turn_and_take_it_in_turns() -> None
         assert refused(again)
         work.released.set()
         for future in (running, other, flood[0], *flood[2:]):
-            future.result(PATIENCE_SECONDS)
+            future.result(TIMEOUT_SECONDS)
         assert work.begun == ["x", addresses[0], "other", *addresses[2:]]
 
 
@@ -156,7 +156,7 @@ def test_a_network_runs_on_half_of_the_threads() -> None:
         work.wait_for(3)
         assert work.begun == ["a", "a", "b"]
         work.released.set()
-        assert [future.result(PATIENCE_SECONDS) for future in (*flood, other)] == ["a"] * 10 + ["b"]
+        assert [future.result(TIMEOUT_SECONDS) for future in (*flood, other)] == ["a"] * 10 + ["b"]
 
 
 def test_a_turn_that_comes_too_late_is_refused() -> None:
@@ -173,14 +173,14 @@ def test_errors_and_cancelled_requests_free_their_thread() -> None:
     work = Work()
     with closing(Lane("test", threads=1, waiting=10)) as lane:
         with pytest.raises(KeyError):
-            lane.submit(user("a"), fail).result(PATIENCE_SECONDS)
+            lane.submit(user("a"), fail).result(TIMEOUT_SECONDS)
         running = lane.submit(user("a"), work.named("running"))
         work.wait_for(1)
         cancelled = lane.submit(user("a"), work.named("cancelled"))
         assert cancelled.cancel()
         work.released.set()
-        assert running.result(PATIENCE_SECONDS) == "running"
-        assert lane.submit(user("a"), work.named("next")).result(PATIENCE_SECONDS) == "next"
+        assert running.result(TIMEOUT_SECONDS) == "running"
+        assert lane.submit(user("a"), work.named("next")).result(TIMEOUT_SECONDS) == "next"
         assert work.begun == ["running", "next"]
 
 
@@ -194,4 +194,4 @@ def test_what_waits_when_the_lane_closes_is_refused() -> None:
     assert refused(waiting)
     assert refused(lane.submit(user("b"), work.named("c")))
     work.released.set()
-    assert running.result(PATIENCE_SECONDS) == "a"
+    assert running.result(TIMEOUT_SECONDS) == "a"

@@ -18,7 +18,7 @@ from schemas.logs import LogEnd, LogEntry, LogLine
 from shared.logs.base import LogHead, NumberedEntry
 from tests.support.silent_listener import SilentListener
 
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 ADA = Caller("ada", "ada", is_known=True)
 BOB = Caller("bob", "bob", is_known=True)
 _LINE = LogLine(timestamp=1, stage="build", stream="stdout", text="one")
@@ -45,7 +45,7 @@ class Reader:
             self.refreshed_after.append(after)
         elif after != self._free:
             self._loop.call_soon_threadsafe(self.asked.release)
-            assert self.released.wait(PATIENCE_SECONDS)
+            assert self.released.wait(TIMEOUT_SECONDS)
         # Entries are taken for large ones: a page for a stream holds few.
         count = min(limit, _PAGE_ENTRIES) if maximum_bytes == BATCH_BYTES else limit
         return [NumberedEntry(seq, entry) for seq, entry in enumerate(self.entries[after : after + count], after + 1)]
@@ -63,7 +63,7 @@ async def running(reader: Reader) -> AsyncGenerator[LogHub]:
     hub = LogHub(reader, SilentListener(), StreamTiming(poll=0.01, compare=0.01))
     await hub.start()
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             yield hub
     finally:
         reader.released.set()
@@ -84,12 +84,12 @@ def test_one_users_many_pages_do_not_delay_another_users_and_none_is_lost() -> N
         reader = Reader([_LINE] * 2000, free=1000)
         async with running(reader) as hub, hub.watch("depl_a", ADA) as flood, hub.watch("depl_a", BOB) as other:
             await until_something(lambda: flood.next(1999, 1.0))
-            reading = [asyncio.create_task(flood.next(cursor, PATIENCE_SECONDS)) for cursor in places]
+            reading = [asyncio.create_task(flood.next(cursor, TIMEOUT_SECONDS)) for cursor in places]
             # One user has half of the threads.
             for _ in range(2):
                 await reader.asked.acquire()
             # A page that the other one waits for already, too.
-            batch = await other.next(1000, PATIENCE_SECONDS)
+            batch = await other.next(1000, TIMEOUT_SECONDS)
             assert batch is not None
             assert batch.cursor == 1000 + _PAGE_ENTRIES
             assert not any(task.done() for task in reading)
@@ -109,9 +109,7 @@ def test_live_streams_do_not_wait_for_pages_of_a_silent_store() -> None:
         async with running(reader) as hub, hub.watch("depl_a", ADA) as one, hub.watch("depl_a", BOB) as two:
             await until_something(lambda: one.next(999, 1.0))
             behind = [
-                asyncio.create_task(watch.next(cursor, PATIENCE_SECONDS))
-                for watch in (one, two)
-                for cursor in range(50)
+                asyncio.create_task(watch.next(cursor, TIMEOUT_SECONDS)) for watch in (one, two) for cursor in range(50)
             ]
             # Pages wait in threads, as many as there are for them.
             for _ in range(4):
@@ -153,7 +151,7 @@ def test_a_stream_that_waits_for_a_page_sends_heartbeats_and_gets_it_later() -> 
             # The read continued and is not repeated.
             assert reader.asked.locked()
             reader.released.set()
-            batch = await until_something(lambda: watch.next(0, PATIENCE_SECONDS))
+            batch = await until_something(lambda: watch.next(0, TIMEOUT_SECONDS))
             assert batch.cursor == _PAGE_ENTRIES
 
     asyncio.run(scenario())
@@ -164,7 +162,7 @@ def test_streams_that_wait_for_their_turn_hear_of_the_shutdown() -> None:
         reader = Reader([_LINE] * 1000)
         async with running(reader) as hub, hub.watch("depl_a", ADA) as watch:
             await until_something(lambda: watch.next(999, 1.0))
-            reading = [asyncio.create_task(watch.next(cursor, PATIENCE_SECONDS)) for cursor in range(10)]
+            reading = [asyncio.create_task(watch.next(cursor, TIMEOUT_SECONDS)) for cursor in range(10)]
             for _ in range(2):
                 await reader.asked.acquire()
             hub.begin_shutdown()

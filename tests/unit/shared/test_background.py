@@ -7,7 +7,7 @@ import pytest
 from shared.background import BackgroundThread, PeriodicTask
 from shared.backoff import Backoff
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 NEVER = 3600.0
 
 
@@ -24,22 +24,22 @@ def test_a_thread_is_started_once_and_ends_at_once_when_stopped() -> None:
     assert thread.stop()
     thread.start()
     thread.start()
-    assert is_running.wait(PATIENCE)
-    assert thread.stop(PATIENCE)
-    assert thread.stop(PATIENCE)
+    assert is_running.wait(TIMEOUT_SECONDS)
+    assert thread.stop(TIMEOUT_SECONDS)
+    assert thread.stop(TIMEOUT_SECONDS)
     assert len(started) == 1
     thread.start()
-    assert thread.stop(PATIENCE)
+    assert thread.stop(TIMEOUT_SECONDS)
     assert len(started) == 2
 
 
 def test_stop_tells_that_a_thread_has_not_ended_in_time() -> None:
     may_end = threading.Event()
-    thread = BackgroundThread("test", lambda _stopping: may_end.wait(PATIENCE))
+    thread = BackgroundThread("test", lambda _stopping: may_end.wait(TIMEOUT_SECONDS))
     thread.start()
     assert not thread.stop(0)
     may_end.set()
-    assert thread.stop(PATIENCE)
+    assert thread.stop(TIMEOUT_SECONDS)
 
 
 def test_a_thread_that_could_not_be_started_can_be_stopped_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,8 +54,8 @@ def test_a_thread_that_could_not_be_started_can_be_stopped_and_started_again(mon
             thread.start()
     assert thread.stop()
     thread.start()
-    assert is_running.wait(PATIENCE)
-    assert thread.stop(PATIENCE)
+    assert is_running.wait(TIMEOUT_SECONDS)
+    assert thread.stop(TIMEOUT_SECONDS)
 
 
 class Steps:
@@ -73,7 +73,7 @@ class Steps:
         return outcome
 
     def await_call(self) -> bool:
-        return self._called.acquire(timeout=PATIENCE)
+        return self._called.acquire(timeout=TIMEOUT_SECONDS)
 
     def was_called(self) -> bool:
         return self._called.acquire(blocking=False)
@@ -84,7 +84,7 @@ def test_a_task_repeats_its_step_after_the_seconds_that_it_returns() -> None:
     task = PeriodicTask("test", steps.step, NEVER)
     task.start()
     assert all(steps.await_call() for _ in range(3))
-    assert task.stop(PATIENCE)
+    assert task.stop(TIMEOUT_SECONDS)
     assert not steps.was_called()
 
 
@@ -94,7 +94,7 @@ def test_a_waiting_task_is_woken_and_stopped_at_once() -> None:
     task.start()
     task.wake()
     assert steps.await_call()
-    assert task.stop(PATIENCE)
+    assert task.stop(TIMEOUT_SECONDS)
     assert not steps.was_called()
 
 
@@ -104,7 +104,7 @@ def test_a_stopped_task_waits_first_when_it_is_started_again() -> None:
     assert task.stop()
     for _ in range(2):
         task.start()
-        assert task.stop(PATIENCE)
+        assert task.stop(TIMEOUT_SECONDS)
     assert not steps.was_called()
 
 
@@ -113,4 +113,4 @@ def test_a_step_that_raises_is_repeated_after_the_delay_of_its_retry() -> None:
     task = PeriodicTask("test", steps.step, NEVER, retry=Backoff(0.001, 0.001))
     task.start()
     assert all(steps.await_call() for _ in range(3))
-    assert task.stop(PATIENCE)
+    assert task.stop(TIMEOUT_SECONDS)

@@ -10,7 +10,7 @@ import pytest
 
 from shared.settings import ExecutorSettings, SettingsError, load_settings
 from tests.support.environment import ENVIRONMENT
-from workers.executors.docker import container_owner
+from workers.executors.docker.backend import container_owner
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of, write_toolchain
 from workers.executors.mounts import Bind
 from workers.executors.table import executor_backend

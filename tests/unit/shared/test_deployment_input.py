@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.deployments.deployment_input import is_branch_name, preview_host
+from shared.deployments.deployment_input import is_branch_name, preview_label
 from shared.identifiers import DEPLOYMENT, is_identifier, new_identifier, random_part
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -27,21 +27,21 @@ def test_branch_names_that_git_refuses(name: str):
 
 
 @given(branch=st.text(max_size=300), slug=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True))
-def test_a_preview_host_is_a_dns_label_of_its_own(branch: str, slug: str):
+def test_a_preview_label_is_a_dns_label_of_its_own(branch: str, slug: str):
     deployment_id = new_identifier(DEPLOYMENT)
-    host = preview_host(slug, branch, deployment_id)
-    assert _LABEL.fullmatch(host)
-    assert host.endswith(random_part(deployment_id, 8))
-    assert host != slug
+    label = preview_label(slug, branch, deployment_id)
+    assert _LABEL.fullmatch(label)
+    assert label.endswith(random_part(deployment_id, 8))
+    assert label != slug
 
 
 @pytest.mark.parametrize(
     ("branch", "label"),
     [("feature/straße", "feature-strasse"), ("исправление", "ispravlenie"), ("日本", "riben"), ("\u200d", "branch")],
 )
-def test_a_preview_host_shows_its_branch(branch: str, label: str):
+def test_a_preview_label_shows_its_branch(branch: str, label: str):
     deployment_id = new_identifier(DEPLOYMENT)
-    assert preview_host("site", branch, deployment_id) == f"site-{label}-{random_part(deployment_id, 8)}"
+    assert preview_label("site", branch, deployment_id) == f"site-{label}-{random_part(deployment_id, 8)}"
 
 
 def test_identifiers_sort_by_creation():

@@ -31,7 +31,7 @@ from workers.executors.base import (
     is_run_name,
 )
 from workers.executors.disk_watchdog import DiskWatchdog
-from workers.executors.docker import container_owner
+from workers.executors.docker.backend import container_owner
 from workers.executors.docker.connection import ContainerGone, DockerConnection, ImageMissing, NameTaken
 from workers.executors.docker.container import DockerContainer
 from workers.executors.docker.image import TOOLCHAIN_FILE, toolchain_of

@@ -18,7 +18,7 @@ from tests.support.log_rows import eventually
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 
 USER = new_identifier("user")
 
@@ -42,7 +42,7 @@ async def running(redis_url: str, **options: Any) -> AsyncGenerator[RedisStreamS
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, condition, PATIENCE_SECONDS)
+    await asyncio.to_thread(eventually, condition, TIMEOUT_SECONDS)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -51,7 +51,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_the_hundred_and_first_stream_is_refused(redis: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a busy machine takes a second to answer would count as no answer, and the streams as uncountable.
-    monkeypatch.setattr("shared.logs.stream_slots._TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("shared.logs.stream_slots._TIMEOUT_SECONDS", TIMEOUT_SECONDS)
 
     async def test() -> None:
         async with (

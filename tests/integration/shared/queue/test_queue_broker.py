@@ -29,10 +29,10 @@ from shared.stack.valkey import ValkeyServer
 
 pytestmark = pytest.mark.integration
 PROGRAM = Path(__file__).parents[3] / "support" / "queue_worker_program.py"
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
-def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+def until(condition: Callable[[], Any], seconds: float = TIMEOUT_SECONDS) -> Any:
     """Polls a condition of another process or thread; the test fails when it never holds."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -50,7 +50,7 @@ def make(job_id: str, *, slot: str | None = None, actor: str = "run_stage", **mo
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with connect_redis(redis_url, timeout_seconds=PATIENCE) as client:
+    with connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) as client:
         yield client
 
 
@@ -178,7 +178,7 @@ def test_outcomes_that_the_code_sets_are_applied(broker: PriorityBroker, queue: 
 
 def test_no_more_is_acquired_than_threads_are_idle(broker: PriorityBroker, queue: RedisJobQueue) -> None:
     go = threading.Event()
-    stage_actor(broker, lambda _lease, _payload: assert_true(go.wait(PATIENCE)))
+    stage_actor(broker, lambda _lease, _payload: assert_true(go.wait(TIMEOUT_SECONDS)))
     for n in range(9):
         queue.enqueue(make(f"j{n}"))
     with running(broker, threads=2):
@@ -217,16 +217,16 @@ def test_cancel_of_a_running_job_sets_its_event_without_waiting_for_a_beat(
 
     def work(lease: Lease, _payload: dict[str, object]) -> None:
         started.set()
-        if lease.cancelled.wait(PATIENCE):
+        if lease.cancelled.wait(TIMEOUT_SECONDS):
             told.set()
         raise RuntimeError("killed")
 
     stage_actor(broker, work)
     queue.enqueue(make("a", slot="d1"))
     with running(broker):
-        assert started.wait(PATIENCE)
+        assert started.wait(TIMEOUT_SECONDS)
         assert queue.cancel("a") is CancelAnswer.SIGNALLED
-        assert told.wait(PATIENCE)
+        assert told.wait(TIMEOUT_SECONDS)
         broker.join("clone", timeout=120_000)
     assert queue.find("a") is None
     assert queue.running_set("t1") == set()
@@ -237,14 +237,14 @@ def test_a_stop_returns_what_waits_and_lets_the_running_hand_back(broker: Priori
 
     def work(lease: Lease, _payload: dict[str, object]) -> None:
         started.set()
-        assert lease.stopping.wait(PATIENCE)
+        assert lease.stopping.wait(TIMEOUT_SECONDS)
         lease.release()
 
     stage_actor(broker, work)
     for n in range(3):
         queue.enqueue(make(f"j{n}", slot=f"d{n}", max_attempts=1, tenant_limit=3))
     with running(broker, threads=1):
-        assert started.wait(PATIENCE)
+        assert started.wait(TIMEOUT_SECONDS)
     [row] = queue.stats()
     assert (row.depth, row.inflight, row.dead) == (3, 0, 0)
     assert [job.job.id for job in queue.acquire("clone", 9, worker="w", request_id="r").jobs] == ["j0", "j1", "j2"]
@@ -279,20 +279,20 @@ def test_flushall_in_mid_job_tells_the_code_that_its_lease_is_lost(redis: Redis)
 
     def work(lease: Lease, _payload: dict[str, object]) -> None:
         started.set()
-        if lease.lost.wait(PATIENCE):
+        if lease.lost.wait(TIMEOUT_SECONDS):
             lost.set()
 
     stage_actor(broker, work)
     queue.enqueue(make("a"))
     try:
         with running(broker):
-            assert started.wait(PATIENCE)
+            assert started.wait(TIMEOUT_SECONDS)
             redis.flushall()
-            assert lost.wait(PATIENCE)
+            assert lost.wait(TIMEOUT_SECONDS)
             # The worker continues with the next job.
             started.clear()
             queue.enqueue(make("a"))
-            assert started.wait(PATIENCE)
+            assert started.wait(TIMEOUT_SECONDS)
             redis.flushall()
     finally:
         broker.close()
@@ -333,7 +333,7 @@ def test_a_killed_process_loses_nothing_and_a_stopped_one_is_fenced(
             other.send_signal(signal.SIGCONT)
             until(lambda: has("lost", other))
             third.send_signal(signal.SIGTERM)
-            assert third.wait(PATIENCE) == 0
+            assert third.wait(TIMEOUT_SECONDS) == 0
     starts = [entry.decode().split(":") for entry in redis.lrange("test:started", 0, -1)]
     attempts = [int(attempt) for _id, attempt, _token, _process in starts]
     assert attempts[:3] == [1, 2, 3]
@@ -346,7 +346,7 @@ def test_sigterm_hands_back_and_ends(redis: Redis, redis_url: str, queue: RedisJ
     with worker_process(redis_url, lease_seconds=3600) as process:
         until(lambda: redis.llen("test:started") == 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     assert queue.find("a") == "ready"
     assert queue.running_set("t1") == {"d1"}
     assert queue.workers() == []
@@ -359,14 +359,14 @@ def test_a_restart_of_redis_in_mid_job(tmp_path: Path, is_durable: bool) -> None
     [port] = free_ports(1)
     server = ValkeyServer(tmp_path, port=port, password="x" * 32, is_durable=is_durable)
     server.start()
-    server.wait(PATIENCE)
+    server.wait(TIMEOUT_SECONDS)
     results: list[str] = []
     finished, started = threading.Event(), threading.Event()
     go = threading.Event()
 
     def work(lease: Lease, _payload: dict[str, object]) -> None:
         started.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(TIMEOUT_SECONDS)
         # Nobody said that it was lost while Redis was away.
         results.append("lost" if lease.lost.is_set() else "kept")
         if lease.job.id == "a":
@@ -380,12 +380,12 @@ def test_a_restart_of_redis_in_mid_job(tmp_path: Path, is_durable: bool) -> None
             stage_actor(broker, work)
             queue.enqueue(make("a", slot="d1"))
             with running(broker):
-                assert started.wait(PATIENCE)
+                assert started.wait(TIMEOUT_SECONDS)
                 server.stop()
                 go.set()
-                assert finished.wait(PATIENCE)
+                assert finished.wait(TIMEOUT_SECONDS)
                 server.start()
-                server.wait(PATIENCE)
+                server.wait(TIMEOUT_SECONDS)
                 until(lambda: broker.idle.busy == 0)
                 if is_durable:
                     until(lambda: len(results) == 2)

@@ -27,11 +27,11 @@ from shared.queue.job_queue import RedisJobQueue
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[4]
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    deadline, pause = time.monotonic() + TIMEOUT_SECONDS, threading.Event()
     while not (value := condition()):
         assert time.monotonic() < deadline, "the condition never held"
         pause.wait(0.01)
@@ -40,7 +40,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with connect_redis(redis_url, timeout_seconds=PATIENCE) as client:
+    with connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) as client:
         yield client
 
 
@@ -212,7 +212,7 @@ def test_shutdown_notifications_interrupt_and_hand_back(broker: PriorityBroker, 
     assert any(isinstance(middleware, ShutdownNotifications) for middleware in broker.middleware)
     with running(broker):
         message = long_work.send()
-        assert started.wait(PATIENCE)
+        assert started.wait(TIMEOUT_SECONDS)
     assert told.is_set()
     assert queue.find(message.message_id) == "ready"
     assert queue.stats()[0].dead == 0
@@ -233,7 +233,7 @@ def command_line(url: str, *, threads: int = 2) -> Iterator[subprocess.Popen[byt
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(PATIENCE)
+                process.wait(TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
@@ -261,7 +261,7 @@ def test_the_stock_command_line_runs_what_is_sent(redis: Redis, redis_url: str, 
         until(lambda: redis.llen("test:ran") >= 20)
         until(lambda: not any(row.depth + row.inflight for row in queue.stats()))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     assert sorted(member.decode() for member in redis.lrange("test:ran", 0, -1)) == sorted(sent)
     assert queue.workers() == []
     client.close()
@@ -276,7 +276,7 @@ def test_sigterm_finishes_what_runs_and_returns_what_waits(redis: Redis, redis_u
         # It has heard: nothing more is acquired while it waits for the two.
         client.actors["wait"].send("late")
         redis.set("test:go", 1)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     ran = {member.decode() for member in redis.lrange("test:ran", 0, -1)}
     started = {member.decode() for member in redis.lrange("test:started", 0, -1)}
     assert {"w0", "w1"} <= started == ran

@@ -21,10 +21,11 @@ from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import AcquiredJob, Batch, Disposition
 from shared.signals import Signal
+from tests.support.queue_flood import enqueue_many
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 class LossyQueue(RedisJobQueue):
@@ -62,7 +63,7 @@ class Process:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with connect_redis(redis_url, timeout_seconds=PATIENCE) as client:
+    with connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) as client:
         yield client
 
 
@@ -76,7 +77,7 @@ def make(job_id: str, **more: Any) -> Job:
 
 
 def fill(queue: RedisJobQueue, count: int, **more: Any) -> None:
-    assert queue.enqueue_many([make(f"j{number:05}", **more) for number in range(count)]) == count
+    assert enqueue_many(queue, [make(f"j{number:05}", **more) for number in range(count)]) == count
 
 
 def ids(entries: list[RunningLease] | tuple[AcquiredJob, ...]) -> list[str]:
@@ -197,7 +198,7 @@ def test_finishes_that_no_consumer_sends_are_sent_when_they_are_overdue(queue: L
     process.finish(lease)
     process.exchange.send_overdue()
     assert queue.find("j00000") == "running" or time.monotonic() - handed_in >= 1.0
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    deadline, pause = time.monotonic() + TIMEOUT_SECONDS, threading.Event()
     while queue.find("j00000") is not None:
         assert time.monotonic() < deadline
         pause.wait(0.05)
@@ -237,8 +238,8 @@ def test_enqueue_many_leaves_out_what_is_there_or_beyond_a_bound(redis: Redis) -
     queue = RedisJobQueue(redis, maximum_depth=5, maximum_tenant_depth=3)
     jobs = [make(f"j{number}", tenant=f"t{number % 2}") for number in range(8)]
     assert queue.enqueue(jobs[0])
-    assert queue.enqueue_many([*jobs, *jobs]) == 4
-    assert queue.enqueue_many(jobs) == 0
+    assert enqueue_many(queue, [*jobs, *jobs]) == 4
+    assert enqueue_many(queue, jobs) == 0
     assert len(queue.jobs_in_line("p")) == 5
 
 
@@ -267,19 +268,19 @@ def test_a_redis_that_is_busy_for_a_while_counts_as_unreachable(
             process.run()
     finally:
         redis.execute_command("SCRIPT KILL")
-        endless.join(PATIENCE)
+        endless.join(TIMEOUT_SECONDS)
         redis.config_set("busy-reply-threshold", 5000)
     assert process.run() == []
     assert queue.find("j00000") is None
 
 
 def run_endless_script(url: str) -> None:
-    with connect_redis(url, timeout_seconds=PATIENCE) as client, pytest.raises(ResponseError, match="killed"):
+    with connect_redis(url, timeout_seconds=TIMEOUT_SECONDS) as client, pytest.raises(ResponseError, match="killed"):
         client.eval("while true do end", 0)
 
 
 def ping_until_it_fails(queue: RedisJobQueue) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         queue.ping()
 
@@ -291,7 +292,7 @@ def test_an_installation_bounds_what_a_plan_gives_a_tenant(redis: Redis) -> None
     def job(name: str, slot: str) -> Job:
         return Job(id=name, pool="p", actor="a", tenant_id="t", payload={}, slot=slot, tenant_limit=20)
 
-    queue.enqueue_many([job(f"j{number}", f"s{number}") for number in range(6)])
+    enqueue_many(queue, [job(f"j{number}", f"s{number}") for number in range(6)])
     queue.enqueue(job("j6", "s6"))
     first, second = queue.acquire("p", 10, worker="w", request_id="1").jobs
     assert not queue.acquire("p", 10, worker="w", request_id="2").jobs

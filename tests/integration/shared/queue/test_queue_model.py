@@ -25,6 +25,7 @@ from shared.queue.connection import connect_redis
 from shared.queue.encoding import encode_finish
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import BeatAnswer, Disposition
+from tests.support.queue_flood import enqueue_many
 from tests.support.queue_reference import LEASE_MS, POOLS, TENANTS, WEIGHTS, Entry, Model
 
 pytestmark = pytest.mark.integration
@@ -135,10 +136,10 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(shapes=st.lists(shapes, min_size=2, max_size=8))
     def enqueue_many(self, shapes: list[Shape]) -> None:
         jobs = [self._make(shape) for shape in shapes]
-        assert self.queue.enqueue_many(jobs) == len(jobs)
+        assert enqueue_many(self.queue, jobs) == len(jobs)
         for job in jobs:
             self.model.insert(job)
-        self._replayed(lambda: self.queue.enqueue_many(jobs), 0)
+        self._replayed(lambda: enqueue_many(self.queue, jobs), 0)
 
     @rule(shape=shapes, age_ms=st.sampled_from([1, 50_000, 500_000]))
     def put_back_at_its_old_place(self, shape: Shape, age_ms: int) -> None:

@@ -82,7 +82,7 @@ def test_another_host_fetches_it_once(make_store: MakeStore, objects: S3Artifact
         pytest.fail("attached what is not there")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no archive", lambda _data: b""])
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no tarball", lambda _data: b""])
 def test_a_damaged_object_counts_as_missing_and_is_replaced(
     make_store: MakeStore, objects: S3ArtifactStore, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:

@@ -144,7 +144,7 @@ def test_a_build_works_without_files_that_the_store_has_lost(
     # Damaged, and this host has no copy.
     [digest] = kept(database)
     pipeline.snapshots.delete(TENANT, digest)
-    S3ArtifactStore(object_store_settings).put_bytes(snapshot_key(TENANT, digest), b"no archive")
+    S3ArtifactStore(object_store_settings).put_bytes(snapshot_key(TENANT, digest), b"no tarball")
     assert page(pipeline, "d").startswith("1:")
     assert any(line.startswith("They are not available") for line in pipeline.log.lines)
     assert page(pipeline, "e").startswith("2:")

@@ -14,7 +14,7 @@ import pytest
 
 from workers.executors.output_pump import OutputPump
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 KIBIBYTE = 1024
 
 
@@ -30,7 +30,7 @@ class Taker:
 
     def __call__(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         self.waits.set()
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(TIMEOUT_SECONDS)
         self.pieces.append((stream, data))
 
     def text(self, stream: str) -> bytes:
@@ -68,7 +68,7 @@ def test_a_program_that_fills_one_stream_before_it_touches_the_other(first: int,
     os.close(out)
     os.close(err)
     try:
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     finally:
         process.kill()
         process.wait()
@@ -92,14 +92,14 @@ def test_a_command_waits_while_its_output_is_not_taken() -> None:
         os.close(out)
 
     os.write(out, b"first\n")
-    assert taker.waits.wait(PATIENCE)
+    assert taker.waits.wait(TIMEOUT_SECONDS)
     writer = in_thread(write)
     # Only what fits into the pipe; the pump made it larger before it began to read.
     writer.join(0.2)
     assert writer.is_alive()
     assert written <= 256 * KIBIBYTE
     taker.gate.set()
-    writer.join(PATIENCE)
+    writer.join(TIMEOUT_SECONDS)
     os.close(err)
     pump.finish(did_start=True)
     assert taker.text("stdout") == b"first\n" + b"x" * 1024 * KIBIBYTE
@@ -111,7 +111,7 @@ def test_nothing_is_lost_when_the_taker_is_slower_than_the_grace() -> None:
     taker = Taker(is_open=False)
     pump = OutputPump(stdout, stderr, 1 << 30, taker)
     os.write(out, b"first\n")
-    assert taker.waits.wait(PATIENCE)
+    assert taker.waits.wait(TIMEOUT_SECONDS)
     printed, complained = b"o" * room(out), b"e" * room(err)
     os.write(out, printed)
     os.write(err, complained)
@@ -121,7 +121,7 @@ def test_nothing_is_lost_when_the_taker_is_slower_than_the_grace() -> None:
     finishing.join(0.1)
     assert finishing.is_alive()
     taker.gate.set()
-    finishing.join(PATIENCE)
+    finishing.join(TIMEOUT_SECONDS)
     assert not finishing.is_alive()
     assert taker.text("stdout") == b"first\n" + printed
     assert taker.text("stderr") == complained
@@ -132,12 +132,12 @@ def test_what_the_pipe_holds_comes_although_somebody_else_keeps_it_open() -> Non
     taker = Taker(is_open=False)
     pump = OutputPump(stdout, stderr, 1 << 30, taker)
     os.write(out, b"first\n")
-    assert taker.waits.wait(PATIENCE)
+    assert taker.waits.wait(TIMEOUT_SECONDS)
     printed = b"o" * room(out)
     os.write(out, printed)
     finishing = in_thread(lambda: pump.finish(did_start=True, grace_seconds=0.01))
     taker.gate.set()
-    finishing.join(PATIENCE)
+    finishing.join(TIMEOUT_SECONDS)
     assert not finishing.is_alive()
     assert taker.text("stdout") == b"first\n" + printed
     os.close(out)

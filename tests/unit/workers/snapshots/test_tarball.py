@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.support.ordinary_user import as_ordinary_user
 from workers.filesystem.trees import remove_tree
 from workers.snapshots.packing import pack, walk
-from workers.snapshots.tar_format import OPAQUE, ArchiveRejected, Entry, check_link, check_path, headers_of, unreadable
+from workers.snapshots.tar_format import OPAQUE, ContentRejected, Entry, check_link, check_path, headers_of, unreadable
 from workers.snapshots.unpacking import unpack
 
 LIMIT = 1 << 30
@@ -95,22 +95,22 @@ def test_other_programs_can_read_it(tmp_path: Path) -> None:
 def test_a_link_that_leaves_the_tree_is_not_packed(tmp_path: Path, target: str) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "bad").symlink_to(target)
-    with pytest.raises(ArchiveRejected, match=r"bad → .* leaves the tree"):
+    with pytest.raises(ContentRejected, match=r"bad → .* leaves the tree"):
         pack(tmp_path / "source", tmp_path / "a", maximum_bytes=LIMIT)
 
 
 def test_pipes_and_too_much_are_not_packed(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "large").write_bytes(b"x" * 100_000)
-    with pytest.raises(ArchiveRejected, match="more than"):
+    with pytest.raises(ContentRejected, match="more than"):
         pack(tmp_path / "source", tmp_path / "a", maximum_bytes=50_000)
     os.mkfifo(tmp_path / "source" / "pipe")
-    with pytest.raises(ArchiveRejected, match="pipe is a device, socket or pipe"):
+    with pytest.raises(ContentRejected, match="pipe is a device, socket or pipe"):
         pack(tmp_path / "source", tmp_path / "b", maximum_bytes=LIMIT)
 
 
-def _archive(path: Path, entries: list[tuple[Entry, bytes]]) -> Path:
-    """An archive of any entries, well-formed or not."""
+def _tarball(path: Path, entries: list[tuple[Entry, bytes]]) -> Path:
+    """A tarball of any entries, well-formed or not."""
     stream = io.BytesIO()
     for entry, content in entries:
         stream.write(b"".join(headers_of(entry)) + content + b"\0" * (-len(content) % 512))
@@ -143,10 +143,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("entries", HOSTILE)
-def test_a_hostile_archive_is_refused(tmp_path: Path, entries: list[tuple[Entry, bytes]]) -> None:
+def test_a_hostile_tarball_is_refused(tmp_path: Path, entries: list[tuple[Entry, bytes]]) -> None:
     (tmp_path / "tree").mkdir()
-    with pytest.raises(ArchiveRejected):
-        unpack(_archive(tmp_path / "a", entries), tmp_path / "tree", maximum_bytes=LIMIT)
+    with pytest.raises(ContentRejected):
+        unpack(_tarball(tmp_path / "a", entries), tmp_path / "tree", maximum_bytes=LIMIT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "tree"]
 
 
@@ -159,29 +159,29 @@ def test_a_hostile_number_is_refused(tmp_path: Path, records: bytes) -> None:
     stream = bytes(header) + records + b"\0" * (-len(records) % 512) + plain + b"x" + b"\0" * 511 + b"\0" * 1024
     (tmp_path / "a").write_bytes(zstandard.compress(stream))
     (tmp_path / "tree").mkdir()
-    with pytest.raises(ArchiveRejected, match="malformed"):
+    with pytest.raises(ContentRejected, match="malformed"):
         unpack(tmp_path / "a", tmp_path / "tree", maximum_bytes=LIMIT)
 
 
 def test_a_device_that_is_no_whiteout_is_refused(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
+    with tarfile.open(fileobj=stream, mode="w") as writer:
         member = tarfile.TarInfo("mem")
         member.type, member.devmajor, member.devminor = tarfile.CHRTYPE, 1, 1
-        archive.addfile(member)
+        writer.addfile(member)
     (tmp_path / "a").write_bytes(zstandard.compress(stream.getvalue()))
     (tmp_path / "tree").mkdir()
-    with pytest.raises(ArchiveRejected, match="device"):
+    with pytest.raises(ContentRejected, match="device"):
         unpack(tmp_path / "a", tmp_path / "tree", maximum_bytes=LIMIT)
 
 
-def test_an_archive_larger_than_allowed_is_refused(tmp_path: Path) -> None:
+def test_a_tarball_larger_than_allowed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "tree").mkdir()
     (tmp_path / "source" / "zeros").write_bytes(bytes(10_000_000))
     pack(tmp_path / "source", tmp_path / "a", maximum_bytes=LIMIT)
     assert (tmp_path / "a").stat().st_size < 10_000
-    with pytest.raises(ArchiveRejected, match="more than"):
+    with pytest.raises(ContentRejected, match="more than"):
         unpack(tmp_path / "a", tmp_path / "tree", maximum_bytes=1_000_000)
 
 
@@ -197,14 +197,14 @@ ENTRIES = st.builds(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=6))
-def test_no_archive_writes_outside_of_its_tree(tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]) -> None:
+def test_no_tarball_writes_outside_of_its_tree(tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]) -> None:
     base = tmp_path_factory.mktemp("hostile")
     tree = base / "around" / "tree"
     tree.mkdir(parents=True)
-    archive = _archive(base / "a", [(entry, b"x" if entry.size else b"") for entry in entries])
+    tarball = _tarball(base / "a", [(entry, b"x" if entry.size else b"") for entry in entries])
     try:
-        unpack(archive, tree, maximum_bytes=LIMIT)
-    except ArchiveRejected:
+        unpack(tarball, tree, maximum_bytes=LIMIT)
+    except ContentRejected:
         pass
     else:
         for path in (entry.path for entry in entries):
@@ -215,7 +215,7 @@ def test_no_archive_writes_outside_of_its_tree(tmp_path_factory: pytest.TempPath
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.booleans())
-def test_a_damaged_archive_never_passes_for_the_original(
+def test_a_damaged_tarball_never_passes_for_the_original(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int, cut: bool
 ) -> None:
     base = tmp_path_factory.mktemp("damaged")
@@ -232,7 +232,7 @@ def test_a_damaged_archive_never_passes_for_the_original(
     (base / "a").write_bytes(damaged)
     try:
         result = unpack(base / "a", base / "tree", maximum_bytes=LIMIT)
-    except ArchiveRejected:
+    except ContentRejected:
         return
     if result.digest == packed.digest:
         assert (base / "tree" / "a").read_text() == "content"
@@ -249,7 +249,7 @@ def test_a_relative_link_is_judged_as_the_path_it_spells(target: bytes) -> None:
         lowest = min(lowest, depth)
     try:
         check_link(path, target)
-    except ArchiveRejected:
+    except ContentRejected:
         assert leaves or lowest < 0
     else:
         assert target.startswith(b"/") or (lowest >= 0 and not leaves)
@@ -259,7 +259,7 @@ def test_a_relative_link_is_judged_as_the_path_it_spells(target: bytes) -> None:
 def test_an_accepted_path_stays_below(path: bytes) -> None:
     try:
         parts = check_path(path)
-    except ArchiveRejected:
+    except ContentRejected:
         return
     assert os.path.normpath(b"/root/" + path) == b"/root/" + b"/".join(parts)
 
@@ -296,7 +296,7 @@ def test_what_vanishes_while_it_is_walked_is_named(tmp_path: Path, kind: str) ->
             gone.rmdir()
         else:
             gone.unlink()
-        with pytest.raises(ArchiveRejected, match="gone can't be read: No such file"):
+        with pytest.raises(ContentRejected, match="gone can't be read: No such file"):
             next(steps)
     finally:
         os.close(root)
@@ -307,7 +307,7 @@ def test_what_vanishes_while_it_is_walked_is_named(tmp_path: Path, kind: str) ->
 )
 def test_an_error_about_a_path_is_the_tenants(code: int) -> None:
     error = unreadable(b"a/b", OSError(code, "?"))
-    assert isinstance(error, ArchiveRejected)
+    assert isinstance(error, ContentRejected)
     assert "a/b" in str(error)
 
 
@@ -332,7 +332,7 @@ def test_five_thousand_nested_directories_are_refused_and_can_be_deleted(tmp_pat
     finally:
         os.close(descriptor)
     try:
-        with pytest.raises(ArchiveRejected, match="nested deeper"):
+        with pytest.raises(ContentRejected, match="nested deeper"):
             pack(source, tmp_path / "a", maximum_bytes=LIMIT)
     finally:
         remove_tree(source)
