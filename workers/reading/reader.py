@@ -53,7 +53,7 @@ _PASSED_ON = ("LD_LIBRARY_PATH",)
 class ReadingLimits:
     """Of one child. A repository of 20 000 sources takes some 3 s of CPU time and 100 MiB."""
 
-    cpu_seconds: int = 30
+    cpu_seconds: int = 15
     memory_bytes: int = 512 << 20
     wall_seconds: float = 180
     answer_bytes: int = 64 << 20
