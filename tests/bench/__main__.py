@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("platform", "builds", "queue", "streams", "log-capture", "log-archive", "floods", "recovery")
+BENCHMARKS = ("platform", "routers", "builds", "queue", "streams", "log-capture", "log-archive", "floods", "recovery")
 
 
 def main() -> None:

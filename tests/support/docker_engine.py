@@ -143,7 +143,7 @@ class DockerEngine:
         if Path(_CERTIFICATES).exists():
             options.append(f"--customize-hook=copy-in {_CERTIFICATES} {Path(_CERTIFICATES).parent}/")
         # Without sources the Dockerfile's own steps download no lists; they find its packages installed.
-        options.append("--customize-hook=rm -rf \"$1\"/etc/apt/sources.list \"$1\"/etc/apt/sources.list.d/*")
+        options.append('--customize-hook=rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*')
         command = ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", *options, _SUITE, str(archive)]
         made = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if made.returncode != 0:

@@ -55,18 +55,20 @@ class RouterFleetPublisher:
             self._bell.ring()
             if self._wait_until_prepared(artifact.deployment_id, number, is_stopped):
                 return
-        raise PlatformError("The site routers that were to fetch the files have ended; see `cloudify admin routers`.")
+        raise PlatformError("The site routers that were to fetch the files have ended; see `cloudify workers`.")
 
     def change_routes(self, connection: Connection, *changes: RouteChange) -> int:
         return self._routes.append(connection, *changes)
 
     def confirm(self, number: int) -> None:
         self._bell.ring()
+        # Numbers of another epoch, from before a restore, say nothing.
+        epoch = self._routes.position().epoch
         deadline = time.monotonic() + LIVE_SECONDS + 1
         pause = _FIRST_POLL_SECONDS
         while True:
             rows = [row for row in self._routers.all() if row.is_live]
-            late = [row for row in rows if row.applied_number < number]
+            late = [row for row in rows if row.epoch != epoch or row.applied_number < number]
             if rows and not late:
                 return
             if time.monotonic() >= deadline:
