@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 # Of `make test`: most tests wait for servers and builds, so there are more than processors. Each has its own servers.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 5
 # Or each process that the tests start would compile our modules itself.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin

@@ -142,7 +142,7 @@ class DockerEngine:
         options += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
         if Path(_CERTIFICATES).exists():
             options.append(f"--customize-hook=copy-in {_CERTIFICATES} {Path(_CERTIFICATES).parent}/")
-        # Without sources the Dockerfile's own steps download no lists; they find its packages installed.
+        # Without sources the Dockerfile's own steps download and read no lists; all its packages are installed already.
         options.append('--customize-hook=rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*')
         command = ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", *options, _SUITE, str(archive)]
         made = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

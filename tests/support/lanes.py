@@ -1,4 +1,4 @@
-"""How a parallel run (`pytest -p tests.support.lanes -n 4`) divides the tests among its processes.
+"""How a parallel run (`pytest -p tests.support.lanes -n 5`) divides the tests among its processes.
 
 Each file is run by one process, so that its fixtures are set up once. A few files share a process, because what they
 need is slow to start and large: the Docker daemon with its builder image, and the platform of the e2e scenarios. What
@@ -29,16 +29,24 @@ _LONGEST_FIRST = (
     _PLATFORM,
     _CRASHES,
     _UP,
-    _MODEL,
-    "tests/integration/api/test_log_stream_connections.py",
-    "tests/integration/workers/stages/test_package_managers.py",
-    "tests/integration/workers/stages/test_install_and_build.py",
-    "tests/integration/api/test_log_stream_outages.py",
-    "tests/integration/shared/queue/test_queue_broker.py",
     "tests/streams/test_three_clients.py",
-    "tests/chaos/test_worker_deaths.py",
-    "tests/chaos/test_queue_chaos.py",
+    "tests/integration/workers/stages/test_install_and_build.py",
+    "tests/integration/workers/stages/test_package_managers.py",
+    "tests/integration/workers/stages/test_clone_limits.py",
+    "tests/contract/test_executor_contract.py",
+    "tests/integration/workers/stages/test_clone_lfs.py",
+    "tests/integration/api/test_log_stream_outages.py",
     "tests/unit/api/client/test_client_streams.py",
+    "tests/integration/workers/reading/test_content_reader.py",
+    "tests/integration/api/test_log_stream_connections.py",
+    "tests/chaos/test_queue_chaos.py",
+    "tests/chaos/test_worker_deaths.py",
+    "tests/integration/api/test_api_floods.py",
+    "tests/integration/workers/jobs/test_deployment_lifecycle.py",
+    "tests/integration/shared/stack/test_stack_recovery.py",
+    "tests/integration/api/test_stream_processes.py",
+    "tests/integration/shared/queue/test_queue_broker.py",
+    _MODEL,
 )
 
 
