@@ -139,7 +139,7 @@ def is_refusal(answer: bytes) -> bool:
 def test_every_port_refuses_callers_without_a_key(platform: Platform) -> None:
     found = listeners(platform)
     by_role = {listener.role for listener in found}
-    assert by_role == {"api", "postgres", "valkey", "object-store", "caddy", "reconciler"}
+    assert by_role == {"api", "postgres", "valkey", "object-store", "caddy", "router", "reconciler"}
     roles = [listener.role for listener in found]
     # A port of which nobody knows would be one too many.
     assert {role: roles.count(role) for role in by_role} == dict.fromkeys(by_role, 1) | {"object-store": 8}

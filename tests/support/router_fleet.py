@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -44,6 +45,10 @@ class LiveRouter:
         with httpx.Client(trust_env=False, timeout=60) as client:
             return client.get(self.caddy.url + path, headers={"Host": f"{host}.localhost"})
 
+    def wait_until_ready(self) -> None:
+        while self.internal("/ready").status_code != 200:
+            time.sleep(0.01)
+
     def internal(self, path: str) -> httpx.Response:
         with httpx.Client(trust_env=False, timeout=60) as client:
             return client.get(self.internal_url + path)
@@ -58,7 +63,9 @@ def live_router(
     redis_url: str,
     store: ArtifactStore,
     maximum_bytes: int = 1 << 30,
+    log_of: Callable[[Database], RouteLog] = RouteLog,
 ) -> Generator[LiveRouter]:
+    """Ready at once or soon; `log_of` makes the log that the agent reads."""
     folder.mkdir(parents=True, exist_ok=True)
     web_port, internal_port = free_ports(2)
     with ExitStack() as stack:
@@ -81,7 +88,7 @@ def live_router(
         internal_url = f"http://127.0.0.1:{internal_port}"
         agent = RouterAgent(
             identity=RouterIdentity(name, "tests", "1", internal_url),
-            log=RouteLog(database),
+            log=log_of(database),
             routers=RouterRepository(database),
             bell=RouteBell(redis),
             directory=directory,

@@ -22,6 +22,8 @@ from workers.router.site_directory import SiteDirectory
 
 _THREADS = 8
 _THREADS_OF_A_TENANT = 3
+# A deployment whose fetch has failed isn't tried again sooner, however often it is asked for.
+_PAUSE_SECONDS = 2.0
 # A site that was asked for or placed so recently stays, whatever the bound says.
 _MINIMUM_AGE_SECONDS = 120.0
 
@@ -47,6 +49,7 @@ class SiteFetcher:
         self._waiting: deque[SiteArtifact] = deque()
         self._futures: dict[str, Future[None]] = {}
         self._running: Counter[str] = Counter()
+        self._failed: dict[str, tuple[float, Future[None]]] = {}
         self._used: dict[str, float] = {}
         self._evicting = threading.Lock()
         self._sizes = {deployment: directory.size(deployment) for deployment in directory.deployments()}
@@ -65,12 +68,15 @@ class SiteFetcher:
         for thread in self._threads:
             thread.stop(1.0 / _THREADS)
 
-    def fetch(self, artifact: SiteArtifact) -> Future[None]:
+    def fetch(self, artifact: SiteArtifact, *, is_forced: bool = True) -> Future[None]:
         """Places and verifies the deployment's files. Returns the running fetch of the deployment if there is one.
 
-        The future raises ArtifactMissing, PlatformError or OSError.
+        Unless `is_forced`, also one that has just failed. The future raises ArtifactMissing, PlatformError or OSError.
         """
         with self._condition:
+            failed_at, failed = self._failed.get(artifact.deployment_id, (0.0, None))
+            if failed is not None and not is_forced and time.monotonic() - failed_at < _PAUSE_SECONDS:
+                return failed
             future = self._futures.get(artifact.deployment_id)
             if future is None:
                 future = self._futures[artifact.deployment_id] = Future()
@@ -83,9 +89,10 @@ class SiteFetcher:
             try:
                 self._bring(artifact)
             except Exception as error:  # noqa: BLE001 - those who wait for this deployment handle it
-                self._end(artifact).set_exception(error)
+                future = self._end(artifact, has_failed=True)
+                future.set_exception(error)
             else:
-                self._end(artifact).set_result(None)
+                self._end(artifact, has_failed=False).set_result(None)
 
     def _next(self) -> SiteArtifact | None:
         """The oldest fetch whose tenant doesn't use its part of the threads already; None to end the thread."""
@@ -99,13 +106,18 @@ class SiteFetcher:
                 self._condition.wait()
             return None
 
-    def _end(self, artifact: SiteArtifact) -> Future[None]:
+    def _end(self, artifact: SiteArtifact, *, has_failed: bool) -> Future[None]:
         with self._condition:
+            future = self._futures.pop(artifact.deployment_id)
+            now = time.monotonic()
+            self._failed = {id_: failed for id_, failed in self._failed.items() if now - failed[0] < _PAUSE_SECONDS}
+            if has_failed:
+                self._failed[artifact.deployment_id] = (now, future)
             self._running[artifact.tenant_id] -= 1
             if not self._running[artifact.tenant_id]:
                 del self._running[artifact.tenant_id]
             self._condition.notify_all()
-            return self._futures.pop(artifact.deployment_id)
+            return future
 
     def _bring(self, artifact: SiteArtifact) -> None:
         deployment_id = artifact.deployment_id
@@ -154,7 +166,7 @@ class SiteFetcher:
             deployment: max(self._directory.placed_at(deployment), self._used.get(deployment, 0.0))
             for deployment in self._sizes
         }
-        for host, deployment in self._directory.routes().items():
+        for deployment, used_at in self._directory.take_last_uses().items():
             if deployment in uses:
-                uses[deployment] = max(uses[deployment], self._directory.take_last_use(host))
+                uses[deployment] = max(uses[deployment], used_at)
         return uses

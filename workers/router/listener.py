@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FetchTimeout
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ import msgspec
 import structlog
 
 from shared.errors import PlatformError, Unavailable
+from shared.hosts import Hosts
 from shared.routing.changes import Position
 from workers.router.agent import RouterAgent
 from workers.router.fetcher import SiteFetcher
@@ -44,7 +46,18 @@ class _Answer(Exception):
 class RouterListener:
     """`domain`: sites are at `<label>.<domain>`."""
 
-    def __init__(self, host: str, port: int, *, agent: RouterAgent, fetcher: SiteFetcher, domain: str) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        agent: RouterAgent,
+        fetcher: SiteFetcher,
+        domain: str,
+        names: Iterable[str] = (),
+    ) -> None:
+        """`names`: host names that the listener answers to, besides addresses and localhost."""
+        self._hosts = Hosts(names)
         self._agent = agent
         self._fetcher = fetcher
         self._suffix = f".{domain}"
@@ -58,8 +71,10 @@ class RouterListener:
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, path: str, forwarded_host: str) -> tuple[HTTPStatus, bytes]:
+    def answer(self, path: str, host: str, forwarded_host: str) -> tuple[HTTPStatus, bytes]:
         """The answer to a request: status and body."""
+        if not self._hosts.admits(host):
+            return HTTPStatus.MISDIRECTED_REQUEST, b"This listener answers to addresses and to its own names.\n"
         try:
             match urlsplit(path).path:
                 case "/live":
@@ -94,7 +109,7 @@ class RouterListener:
         if not self._waiting.acquire(blocking=False):
             raise _busy()
         try:
-            self._fetcher.fetch(artifact).result(_VISITOR_SECONDS)
+            self._fetcher.fetch(artifact, is_forced=False).result(_VISITOR_SECONDS)
         except FetchTimeout as error:
             # The fetch continues.
             raise _busy() from error
@@ -114,13 +129,17 @@ def _busy() -> _Answer:
 def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Also a request that is none gets a status line.
+        default_request_version = "HTTP/1.1"
         server_version = "cloudify"
         sys_version = ""
         # A client that sends nothing must not keep its thread.
         timeout: ClassVar[float | None] = 30.0
 
         def do_GET(self) -> None:
-            status, body = listener.answer(self.path, self.headers.get("X-Forwarded-Host", ""))
+            status, body = listener.answer(
+                self.path, self.headers.get("Host", ""), self.headers.get("X-Forwarded-Host", "")
+            )
             self.send_response(status)
             self.send_header("Content-Type", "text/plain; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))

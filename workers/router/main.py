@@ -80,6 +80,7 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
         agent=agent,
         fetcher=fetcher,
         domain=settings.sites.domain,
+        names=settings.api.hosts,
     )
     ringing = RouteListener(listening_redis, agent.wake)
     fetcher.start()

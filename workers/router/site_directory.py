@@ -125,19 +125,23 @@ class SiteDirectory:
         labels = [name for name in names if _HOST.fullmatch(name) and not _TRIAL.fullmatch(name)]
         return {label: current for label in labels if (current := self.current(label)) is not None}
 
-    def take_last_use(self, host: str) -> float:
-        """When the host was last asked for since the previous call, as Unix time; 0 if it wasn't, or nobody knows.
+    def take_last_uses(self) -> dict[str, float]:
+        """Deployment → when one of its hosts was last asked for since the previous call, as Unix time.
 
-        The kernel dates the link when it is followed, if its date is older than its last change; so the date is set
-        back. On a filesystem that keeps no such dates the answer is 0.
+        It has no deployment that wasn't asked for. The kernel dates a link when it is followed or read, if its date is
+        older than its last change; so the date is set back. A filesystem that keeps no such dates tells of no use.
         """
-        link = self._host(host) / "current"
-        try:
-            status = link.lstat()
-            os.utime(link, (0, status.st_mtime), follow_symlinks=False)
-        except OSError:
-            return 0.0
-        return status.st_atime
+        uses: dict[str, float] = {}
+        for entry in self._root.iterdir():
+            link = entry / "current"
+            with contextlib.suppress(OSError):
+                status = link.lstat()
+                # Reading the link is no use of the site, so the date is set back only now.
+                deployment_id = link.readlink().name
+                os.utime(link, (0, status.st_mtime), follow_symlinks=False)
+                if status.st_atime > 0:
+                    uses[deployment_id] = max(uses.get(deployment_id, 0.0), status.st_atime)
+        return uses
 
     @contextmanager
     def trial(self, deployment_id: str) -> Generator[str]:
