@@ -129,7 +129,7 @@ def _busy() -> _Answer:
 def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Also a request that is none gets a status line.
+        # An invalid request gets a status line, too.
         default_request_version = "HTTP/1.1"
         server_version = "cloudify"
         sys_version = ""
@@ -148,6 +148,13 @@ def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServ
                 self.send_header("Retry-After", str(_RETRY_AFTER_SECONDS))
             self.end_headers()
             self.wfile.write(body)
+
+        def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+            """Whatever is no request of ours."""
+            self.close_connection = True
+            self.send_response_only(HTTPStatus.BAD_REQUEST)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             """Probes are not logged."""
