@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 _RESTART_SECONDS = 0.5
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def main() -> None:
     machine: dict[str, Any] = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]
     socket.sethostname(machine["name"])
+    if _CONTROL_GROUPS.is_dir():
+        # They are the whole kernel's, and each machine has numbers of its own for processes.
+        subprocess.run(["mount", "-t", "tmpfs", "none", _CONTROL_GROUPS], check=True)
     logs = Path(machine["logs"])
     running: dict[int, dict[str, Any]] = {}
     due: list[tuple[float, dict[str, Any]]] = [(0.0, program) for program in machine["programs"]]
