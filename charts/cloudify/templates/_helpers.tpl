@@ -69,6 +69,6 @@ pod-security.kubernetes.io/audit: restricted
 
 {{- define "cloudify.priorityClass" -}}
 {{- if .Values.priorityClasses.enabled }}
-priorityClassName: {{ printf "%s-%s-platform" .Release.Namespace (include "cloudify.name" .) | trunc 253 }}
+priorityClassName: {{ include "cloudify.name" . }}-{{ .Release.Namespace }}-platform
 {{- end }}
 {{- end }}

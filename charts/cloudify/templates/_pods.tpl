@@ -21,11 +21,11 @@ CLOUDIFY_KUBERNETES_PLATFORM_IMAGE: {{ .Values.image | quote }}
 CLOUDIFY_KUBERNETES_RUNTIME_CLASS: {{ .Values.executor.runtimeClassName | quote }}
 CLOUDIFY_KUBERNETES_USER_NAMESPACES: {{ .Values.executor.userNamespaces | quote }}
 {{- if .Values.priorityClasses.enabled }}
-CLOUDIFY_KUBERNETES_PRIORITY_CLASS: {{ printf "%s-%s-builds" .Release.Namespace (include "cloudify.name" .) | trunc 253 }}
+CLOUDIFY_KUBERNETES_PRIORITY_CLASS: {{ include "cloudify.name" . }}-{{ .Release.Namespace }}-builds
 {{- end }}
 {{- end }}
 {{- with .Values.limits.stageTimeoutSeconds }}
-CLOUDIFY_STAGE_TIMEOUT_SECONDS: {{ . | quote }}
+CLOUDIFY_STAGE_TIMEOUT_SECONDS: {{ int64 . | quote }}
 {{- end }}
 {{- if .Values.caBundle.existingConfigMap }}
 CLOUDIFY_CA_BUNDLE: /run/cloudify/ca/{{ .Values.caBundle.key }}
@@ -42,7 +42,7 @@ CLOUDIFY_S3_SECRET_KEY_FILE: /run/cloudify/secrets/s3-secret-key
 CLOUDIFY_SECRET_KEY_FILE: /run/cloudify/secrets/secret-key
 CLOUDIFY_ENCRYPTION_KEYS_FILE: /run/cloudify/secrets/encryption-keys
 {{- range $key, $value := .Values.settings }}
-{{ $key }}: {{ $value | quote }}
+{{ $key }}: {{ ternary (toString $value) (int64 $value | toString) (kindIs "string" $value | or (kindIs "bool" $value)) | quote }}
 {{- end }}
 {{- end }}
 
