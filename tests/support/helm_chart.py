@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,19 +57,29 @@ def evaluation_values() -> dict[str, Any]:
 
 def render_texts(values: Values, *, name: str = "cloudify", namespace: str = "cloudify-system") -> dict[str, str]:
     """Template → text. Raises helm_python.HelmError with what the chart refuses."""
-    texts = chart().render(dict(values), name=name, namespace=namespace)
-    return {Path(path).name: text for path, text in texts.items()}
+    return dict(_texts(json.dumps(values), name, namespace))
 
 
 def render(values: Values, *, name: str = "cloudify", namespace: str = "cloudify-system") -> list[Resource]:
-    texts = render_texts(values, name=name, namespace=namespace)
-    return [
-        resource
-        for template, text in texts.items()
+    return json.loads(_resources(json.dumps(values), name, namespace))
+
+
+@functools.cache
+def _texts(values: str, name: str, namespace: str) -> Mapping[str, str]:
+    texts = chart().render(json.loads(values), name=name, namespace=namespace)
+    return {Path(path).name: text for path, text in texts.items()}
+
+
+@functools.cache
+def _resources(values: str, name: str, namespace: str) -> str:
+    """As JSON, from which each caller gets its own."""
+    documents = [
+        # Of the loaders, the one in C.
+        yaml.load_all(text, yaml.CSafeLoader)
+        for template, text in _texts(values, name, namespace).items()
         if not template.endswith(_TEXT)
-        for resource in yaml.safe_load_all(text)
-        if resource
     ]
+    return json.dumps([resource for resources in documents for resource in resources if resource])
 
 
 def of_kind(resources: list[Resource], kind: str) -> dict[str, Resource]:
