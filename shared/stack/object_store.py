@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from shared.settings import ObjectStoreSettings
 from shared.stack.object_store_tls import write_security
 from shared.stack.processes import spawn
-from shared.stack.server import Server, program
+from shared.stack.server import LOOPBACK, Server, program
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class ObjectStorePorts:
 
 
 class ObjectStoreServer(Server):
-    """S3 on loopback with one pair of keys. Objects survive a kill of the process.
+    """S3 with one pair of keys, on `listen_host`. Objects survive a kill of the process.
 
-    The other ports require a certificate that only the server and this process have.
+    The other ports, on the same address, require a certificate that only the server and this process have.
     """
 
     name = "object-store"
@@ -51,8 +51,10 @@ class ObjectStoreServer(Server):
         access_key: str,
         secret_key: str,
         log_path: Path | None = None,
+        listen_host: str = LOOPBACK,
     ) -> None:
         super().__init__(directory, log_path)
+        self._listen_host = listen_host
         self._ports = ports
         self._access_key = access_key
         self._secret_key = secret_key
@@ -105,7 +107,7 @@ class ObjectStoreServer(Server):
             "server",
             "-dir=data",
             "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip.bind={self._listen_host}",
             f"-master.port={ports.master}",
             f"-master.port.grpc={ports.master_grpc}",
             f"-volume.port={ports.volume}",

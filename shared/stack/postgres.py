@@ -14,14 +14,13 @@ from pathlib import Path
 from shared.stack.errors import StackError
 from shared.stack.leftovers import end_processes_of, processes_of, sees_processes, wait_for_dying
 from shared.stack.processes import spawn, unprivileged
-from shared.stack.server import Server
+from shared.stack.server import LOOPBACK, Server
 
 MAJOR_VERSION = 18
 _DYING_SECONDS = 5.0
 
 # For a laptop: about 20 processes with a few connections each, and little memory while idle.
 _PARAMETERS = {
-    "listen_addresses": "127.0.0.1",
     # No Unix socket: its path may have only 107 characters, and folders may be longer.
     "unix_socket_directories": "",
     "max_connections": "200",
@@ -55,9 +54,10 @@ def _programs() -> Path:
 
 
 class PostgresServer(Server):
-    """PostgreSQL on loopback with one owner account, `cloudify`, and one database of the same name.
+    """PostgreSQL with one owner account, `cloudify`, and one database of the same name.
 
-    `is_durable=False` is for tests: a crash of the machine may lose all data.
+    `is_durable=False` is for tests: a crash of the machine may lose all data. It listens on `listen_host`; on any other
+    address than loopback it answers to the networks of this machine, with the password.
     """
 
     name = "postgres"
@@ -65,10 +65,18 @@ class PostgresServer(Server):
     stop_signal = signal.SIGINT
 
     def __init__(
-        self, directory: Path, *, port: int, password: str, is_durable: bool = True, log_path: Path | None = None
+        self,
+        directory: Path,
+        *,
+        port: int,
+        password: str,
+        is_durable: bool = True,
+        log_path: Path | None = None,
+        listen_host: str = LOOPBACK,
     ) -> None:
         super().__init__(directory, log_path)
         self.port = port
+        self._listen_host = listen_host
         self._password = password
         self._is_durable = is_durable
         self._data = directory / "data"
@@ -111,7 +119,11 @@ class PostgresServer(Server):
                 f"{self._data} was made by PostgreSQL {version} and this is {MAJOR_VERSION}; "
                 "start the version of Cloudify that made it, or move the folder away."
             )
-        parameters = _PARAMETERS | {"port": str(self.port)} | ({} if self._is_durable else _VOLATILE)
+        parameters = (
+            _PARAMETERS
+            | {"listen_addresses": self._listen_host, "port": str(self.port)}
+            | ({} if self._is_durable else _VOLATILE)
+        )
         settings = [part for name, value in parameters.items() for part in ("-c", f"{name}={value}")]
         return spawn(
             [self._program(), "-D", self._data, *settings],
@@ -140,6 +152,9 @@ class PostgresServer(Server):
             self._run("postgres", single, become=become, text="CREATE DATABASE cloudify;\n")
         finally:
             password_file.unlink(missing_ok=True)
+        if self._listen_host != LOOPBACK:
+            with (partial / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
         partial.rename(self._data)
 
     def _run(

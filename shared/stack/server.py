@@ -14,6 +14,7 @@ from shared.stack.errors import StackError
 from shared.stack.leftovers import end_processes_of
 from shared.stack.processes import end, last_lines
 
+LOOPBACK = "127.0.0.1"
 _DISK_FULL = ("No space left on device", "not enough space", "ENOSPC")
 
 

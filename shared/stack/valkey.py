@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.stack.errors import StackError
 from shared.stack.processes import spawn
-from shared.stack.server import Server
+from shared.stack.server import LOOPBACK, Server
 
 
 def _find_program() -> Path:
@@ -24,15 +24,23 @@ def _find_program() -> Path:
 
 
 class ValkeyServer(Server):
-    """Valkey on loopback with a password. Durable: every write is in the append-only file within a second."""
+    """Valkey with a password, on `listen_host`. Durable: every write is in the append-only file within a second."""
 
     name = "valkey"
 
     def __init__(
-        self, directory: Path, *, port: int, password: str, is_durable: bool = True, log_path: Path | None = None
+        self,
+        directory: Path,
+        *,
+        port: int,
+        password: str,
+        is_durable: bool = True,
+        log_path: Path | None = None,
+        listen_host: str = LOOPBACK,
     ) -> None:
         super().__init__(directory, log_path)
         self.port = port
+        self._listen_host = listen_host
         self._password = password
         self._is_durable = is_durable
 
@@ -49,7 +57,7 @@ class ValkeyServer(Server):
         configuration.unlink(missing_ok=True)
         configuration.touch(mode=0o600)
         lines = [
-            "bind 127.0.0.1",
+            f"bind {self._listen_host}",
             f"port {self.port}",
             f"requirepass {self._password}",
             "dir .",
