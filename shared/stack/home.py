@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import fcntl
 import json
@@ -15,6 +14,7 @@ from typing import Any
 
 from shared.private_files import close_home, keep_files_private
 from shared.stack.errors import StackError
+from shared.stack.platform_keys import PlatformKeys
 from shared.stack.ports import free_ports, is_free
 from shared.stack.postgres import MAJOR_VERSION
 
@@ -98,9 +98,10 @@ class Home:
         """The secrets, generated on the first run and then kept."""
         path = self.directory / "secrets.json"
         found = read_private(path)
+        keys = PlatformKeys.generate()
         fresh = {
-            "secretKey": secrets.token_hex(32),
-            "encryptionKeys": f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+            "secretKey": keys.secret_key,
+            "encryptionKeys": keys.encryption_keys,
             "databasePassword": secrets.token_hex(24),
             "redisPassword": secrets.token_hex(24),
             "s3AccessKey": secrets.token_hex(10),

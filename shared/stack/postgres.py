@@ -57,7 +57,7 @@ class PostgresServer(Server):
     """PostgreSQL with one owner account, `cloudify`, and one database of the same name.
 
     `is_durable=False` is for tests: a crash of the machine may lose all data. It listens on `listen_host`; on any other
-    address than loopback it answers to the networks of this machine, with the password.
+    address than loopback it answers to `clients` (as in pg_hba.conf), with the password.
     """
 
     name = "postgres"
@@ -73,10 +73,12 @@ class PostgresServer(Server):
         is_durable: bool = True,
         log_path: Path | None = None,
         listen_host: str = LOOPBACK,
+        clients: str = "samenet",
     ) -> None:
         super().__init__(directory, log_path)
         self.port = port
         self._listen_host = listen_host
+        self._clients = clients
         self._password = password
         self._is_durable = is_durable
         self._data = directory / "data"
@@ -154,7 +156,7 @@ class PostgresServer(Server):
             password_file.unlink(missing_ok=True)
         if self._listen_host != LOOPBACK:
             with (partial / "pg_hba.conf").open("a") as rules:
-                rules.write("host all all samenet scram-sha-256\n")
+                rules.write(f"host all all {self._clients} scram-sha-256\n")
         partial.rename(self._data)
 
     def _run(

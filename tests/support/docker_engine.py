@@ -34,7 +34,7 @@ _ROOT = Path(__file__).parents[2]
 _PROGRAMS = ("dockerd", "containerd", "runc", "mmdebstrap", "setpriv")
 _SUITE = "bookworm"
 # What the Dockerfile installs: there already, its own steps are quick.
-_PACKAGES = "ca-certificates,git,python3,python3-venv,python3-pip,curl,patch,procps,unzip,xz-utils,zstd"
+_PACKAGES = "ca-certificates,git,python3,python3-venv,python3-pip,curl,patch,procps,tini,unzip,xz-utils,zstd"
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _BASE = "cloudify-test-base"
 _START_SECONDS = 120.0

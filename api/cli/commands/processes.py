@@ -121,6 +121,41 @@ def set_plan(email: str, plan: str) -> None:
     click.echo(f"{email} has the plan {plan} now.")
 
 
+@admin.command("make-keys")
+@click.option("--kubernetes-secret", metavar="NAME", help="Store them as this Secret of the pod's namespace, if new.")
+@click.option("--secret-key-name", default="secret-key", show_default=True, help="Key of CLOUDIFY_SECRET_KEY in it.")
+@click.option(
+    "--encryption-keys-name",
+    default="encryption-keys",
+    show_default=True,
+    help="Key of CLOUDIFY_ENCRYPTION_KEYS in it.",
+)
+def make_keys(kubernetes_secret: str | None, secret_key_name: str, encryption_keys_name: str) -> None:
+    """Make the platform's own keys: print them as environment variables, or store them in a Secret.
+
+    A Secret that exists is not changed. Back the keys up: nothing that they have encrypted can be read without them.
+    """
+    from shared.stack.platform_keys import PlatformKeys
+
+    keys = PlatformKeys.generate()
+    if kubernetes_secret is None:
+        click.echo(f"CLOUDIFY_SECRET_KEY={keys.secret_key}")
+        click.echo(f"CLOUDIFY_ENCRYPTION_KEYS={keys.encryption_keys}")
+        return
+    from api.cli.kubernetes_secret import KubernetesError, create_secret, open_api_server, own_namespace
+
+    values = {secret_key_name: keys.secret_key, encryption_keys_name: keys.encryption_keys}
+    try:
+        with open_api_server() as api_server:
+            is_new = create_secret(api_server, own_namespace(), kubernetes_secret, values)
+    except KubernetesError as error:
+        raise click.ClickException(str(error)) from error
+    if is_new:
+        click.echo(f"The keys are in the new Secret {kubernetes_secret}; back it up.", err=True)
+    else:
+        click.echo(f"The Secret {kubernetes_secret} exists already; its keys stay.", err=True)
+
+
 @admin.command("rotate-keys")
 def rotate_keys() -> None:
     """Wrap every stored secret with the first of CLOUDIFY_ENCRYPTION_KEYS; then the others can be dropped.

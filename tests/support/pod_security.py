@@ -1,0 +1,52 @@
+"""The level `restricted` of the Pod Security Standards, and what this platform asks for beyond it.
+
+From https://kubernetes.io/docs/concepts/security/pod-security-standards/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_VOLUMES = {
+    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+}  # fmt: skip
+_PROFILES = {"RuntimeDefault", "Localhost"}
+
+
+def violations(pod: dict[str, Any]) -> Iterator[str]:
+    """What breaks the level, one sentence each."""
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.get(field):
+            yield f"{field} is set"
+    for volume in pod.get("volumes", []):
+        if not set(volume) - {"name"} <= _VOLUMES:
+            yield f"the volume {volume['name']} is of a forbidden type"
+    whole = pod.get("securityContext", {})
+    if whole.get("sysctls"):
+        yield "sysctls are set"
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        own = container.get("securityContext", {})
+        name = container["name"]
+        if own.get("privileged"):
+            yield f"{name} is privileged"
+        if own.get("allowPrivilegeEscalation") is not False:
+            yield f"{name} may gain privileges"
+        if own.get("capabilities", {}).get("drop") != ["ALL"] or own["capabilities"].get("add"):
+            yield f"{name} has capabilities"
+        if own.get("runAsNonRoot", whole.get("runAsNonRoot")) is not True:
+            yield f"{name} may run as root"
+        if not own.get("runAsUser", whole.get("runAsUser", 0)):
+            yield f"{name} has no numeric user"
+        if own.get("seccompProfile", whole.get("seccompProfile", {})).get("type") not in _PROFILES:
+            yield f"{name} has no seccomp profile"
+        if any(port.get("hostPort") for port in container.get("ports", [])):
+            yield f"{name} has a port of the node"
+        # The platform's own rules.
+        if own.get("readOnlyRootFilesystem") is not True:
+            yield f"{name} can write to its root file system"
+        resources = container.get("resources", {})
+        if not {"cpu", "memory", "ephemeral-storage"} <= set(resources.get("requests", {})):
+            yield f"{name} requests no resources"
+        if not {"memory", "ephemeral-storage"} <= set(resources.get("limits", {})):
+            yield f"{name} has no limits"
