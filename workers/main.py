@@ -37,6 +37,7 @@ from workers.filesystem.trees import StageDirectories
 from workers.jobs.actors import ACTOR_OF_POOL, declare_actor
 from workers.jobs.cleanup_runner import CleanupRunner
 from workers.jobs.release_runner import ReleaseRunner
+from workers.jobs.scratch_sweep import ScratchSweep
 from workers.jobs.stage_runner import StageRunner
 from workers.pipeline.table import build_stage
 
@@ -83,6 +84,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
             _log.error("worker.jobs_lost", pool=pool, worker=worker, jobs=answer.lost)
 
     dead_workers = DeadWorkers(lives, life, hand_back)
+    sweep = ScratchSweep(StageDirectories(settings.directories.work), context.deployments.is_live)
     try:
         life.start()
         dead_workers.start()
@@ -93,11 +95,14 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         if settings.metrics.port:
             metrics.start_metrics_listener(settings.metrics.port, names=settings.api.hosts)
         worker.start()
+        if ACTOR_OF_POOL[pool] == STAGE_ACTOR:
+            sweep.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.wait()
         _log.info("worker.stopping", pool=pool.value)
         worker.stop(timeout=25_000)
         broker.close()
+        sweep.stop()
         dead_workers.stop()
         life.stop()
     finally:

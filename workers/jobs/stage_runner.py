@@ -111,7 +111,7 @@ class StageRunner:
                 outcome = settle(lease, run, outcome_of(lambda: self._execute(lease, run, stack)))
                 _log.info("stage.ended", outcome=outcome.name, attempt=lease.attempt)
         except Exception:  # noqa: BLE001 - it is logged
-            # The outcome stands. What couldn't be removed is found by the reconciler.
+            # The outcome stands. What couldn't be removed is found by the sweep of this host.
             _log.exception("stage.cleanup_failed")
 
     def _execute(self, lease: Lease, run: StageRun, stack: ExitStack) -> Outcome[StageResult[Output]]:
