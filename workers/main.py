@@ -57,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     pool = Pool(options.pool)
     configure_logging(f"worker-{pool.value}", settings.logs.level)
     # Signals go to the main thread, which waits; set before anything else runs, so that none is missed.
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+        signal.signal(number, lambda _number, _frame: stop.ask())
     raise_file_limit()
     keep_files_private(settings.directories.home)
     try:
@@ -70,8 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event) -> None:
-    """Runs the pool until `stop` is set, then hands back what runs."""
+class StopRequest:
+    """Asked once: take nothing new and let what runs end. Asked again: hand it back at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.is_urgent = threading.Event()
+
+    def ask(self) -> None:
+        (self.is_urgent if self.is_asked.is_set() else self.is_asked).set()
+
+
+def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) -> None:
+    """Runs the pool until `stop` is asked, drains it, and hands back what still runs."""
     # The random part: a process id comes again, and two containers may have one host name.
     worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     context = WorkerContext(settings, worker_id)
@@ -98,8 +109,10 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         if ACTOR_OF_POOL[pool] == STAGE_ACTOR:
             sweep.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
-        stop.wait()
-        _log.info("worker.stopping", pool=pool.value)
+        stop.is_asked.wait()
+        _log.info("worker.draining", pool=pool.value, jobs=len(broker.leases.all()))
+        is_drained = broker.drain_jobs(settings.workers.drain_seconds, stop.is_urgent.is_set)
+        _log.info("worker.stopping", pool=pool.value, is_drained=is_drained)
         worker.stop(timeout=25_000)
         broker.close()
         sweep.stop()

@@ -14,7 +14,7 @@ from shared.queue.base import WORKER_LOST, CancelAnswer
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull, QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import AcquiredJob, BeatAnswer, Disposition, WorkerRecord
+from shared.queue.records import AcquiredJob, BeatAnswer, Disposition, WorkerRecord, WorkerState
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
@@ -475,6 +475,13 @@ def test_explain_gives_position_holders_and_reason(bench: Bench) -> None:
     reasons = bench.queue.explain("a")
     assert reasons is not None
     assert (reasons.reason, reasons.position) == ("pool_busy", 1)
+    paused = WorkerRecord("clone", "w", 4, 1, host="h", version="1", state=WorkerState.PAUSED, reason="It failed.")
+    bench.queue.register_worker(paused, expires_seconds=15)
+    assert bench.queue.workers() == [paused]
+    reasons = bench.queue.explain("a")
+    assert reasons is not None
+    assert reasons.reason == "no_workers"
+    bench.queue.register_worker(WorkerRecord("clone", "w", 4, 1), expires_seconds=15)
     acquired = bench.one()
     bench.advance(0.001)
     bench.queue.enqueue(make("b", slot="d2"))
@@ -504,6 +511,16 @@ def test_explain_gives_position_holders_and_reason(bench: Bench) -> None:
     assert bench.queue.explain("nothing") is None
     bench.advance(16)
     assert bench.queue.workers() == []
+
+
+def test_processes_of_other_roles_are_no_workers_of_a_pool(bench: Bench) -> None:
+    api = WorkerRecord("api", "host-1", 40, 0, host="host", version="1")
+    bench.queue.register_worker(api, expires_seconds=15)
+    assert bench.queue.other_processes() == [api]
+    assert bench.queue.workers() == []
+    assert bench.queue.stats() == []
+    bench.queue.unregister_worker("api", "host-1")
+    assert bench.queue.other_processes() == []
 
 
 def test_a_full_queue_refuses_and_changes_nothing(redis: Redis) -> None:

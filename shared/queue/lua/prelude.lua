@@ -15,7 +15,8 @@
 -- queue:<pool>:dead            zset   ms of death -> jobs
 -- queue:<pool>:blocked         hash   tenant -> number of waiting jobs while the tenant has no free slot
 -- queue:<pool>:state           hash   paused, virtual (time), blocked (sum), mean_ms (run time)
--- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy seen
+-- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy seen host version
+--                                     state reason; <pool> may be a role, which is in the set roles instead of pools
 -- tenant:<tenant>              hash   limit weight paused depth; tenant:<tenant>:pools set of pools with jobs in line
 -- build:active:<tenant>        set    the running set; build:since:<tenant> hash slot -> ms; build:tenants set
 -- slot:<tenant>:<slot>         set    live jobs (in line, delayed, running) of the slot
