@@ -34,8 +34,8 @@ class Bench:
     def advance(self, seconds: float) -> None:
         self.redis.incrby(CLOCK, int(seconds * 1000))
 
-    def acquire(self, pool: str = "clone", count: int = 1) -> list[AcquiredJob]:
-        return list(self.queue.acquire(pool, count, worker="w", request_id=f"r{next(_requests)}").jobs)
+    def acquire(self, pool: str = "clone", count: int = 1, *, worker: str = "w") -> list[AcquiredJob]:
+        return list(self.queue.acquire(pool, count, worker=worker, request_id=f"r{next(_requests)}").jobs)
 
     def one(self, pool: str = "clone") -> AcquiredJob:
         [acquired] = self.acquire(pool)
@@ -521,6 +521,33 @@ def test_processes_of_other_roles_are_no_workers_of_a_pool(bench: Bench) -> None
     assert bench.queue.stats() == []
     bench.queue.unregister_worker("api", "host-1")
     assert bench.queue.other_processes() == []
+
+
+def test_a_retry_prefers_another_worker_for_a_while(bench: Bench) -> None:
+    for worker in ("w", "other"):
+        bench.queue.register_worker(WorkerRecord("clone", worker, 4, 0), expires_seconds=60)
+    for name in ("a", "b"):
+        bench.queue.enqueue(make(name, tenant="t1", slot=f"d-{name}", tenant_limit=2))
+    bench.queue.enqueue(make("c", tenant="t2"))
+    failed = {job.job.id: job for job in bench.acquire(count=3)}
+    for name in ("a", "c"):
+        assert bench.finish(failed[name], Disposition.RETRY)
+    assert bench.acquire(count=3) == []
+    # What comes behind them isn't held up.
+    bench.queue.enqueue(make("d", tenant="t1", tenant_limit=2))
+    assert [job.job.id for job in bench.acquire(count=3)] == ["d"]
+    assert set(ids(bench.acquire(worker="other"))) < {"a", "c"}
+    bench.advance(10.001)
+    assert len(bench.acquire(count=3)) == 1
+
+
+def test_a_retry_runs_at_the_same_worker_if_no_other_takes_jobs(bench: Bench) -> None:
+    bench.queue.register_worker(WorkerRecord("clone", "w", 4, 0), expires_seconds=60)
+    bench.queue.register_worker(WorkerRecord("clone", "v", 4, 0, state=WorkerState.PAUSED), expires_seconds=60)
+    bench.queue.enqueue(make("a"))
+    assert bench.finish(bench.one(), Disposition.RETRY)
+    again = bench.one()
+    assert (again.job.id, again.attempt) == ("a", 2)
 
 
 def test_a_full_queue_refuses_and_changes_nothing(redis: Redis) -> None:
