@@ -10,6 +10,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 import dramatiq
 import structlog
@@ -29,6 +30,7 @@ from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.queue.base import Lease
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
+from shared.queue.dramatiq.holds import Holds
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
@@ -36,9 +38,11 @@ from workers.composition import WorkerContext
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.actors import ACTOR_OF_POOL, declare_actor
 from workers.jobs.cleanup_runner import CleanupRunner
+from workers.jobs.failure_pause import FailurePause
 from workers.jobs.release_runner import ReleaseRunner
 from workers.jobs.scratch_sweep import ScratchSweep
 from workers.jobs.stage_runner import StageRunner
+from workers.pipeline.outcome import Outcome
 from workers.pipeline.table import build_stage
 
 _log = structlog.get_logger(__name__)
@@ -97,17 +101,22 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
     dead_workers = DeadWorkers(lives, life, hand_back)
     sweep = ScratchSweep(StageDirectories(settings.directories.work), context.deployments.is_live)
     try:
+        # The guard first: a machine whose clock is wrong takes no jobs.
+        broker = PriorityBroker(context.queue, worker=context.worker)
+        guard = context.clock_guard(partial(_clock_changed, broker.holds))
         life.start()
         dead_workers.start()
         run = job_runner(context, pool)
-        broker = PriorityBroker(context.queue, worker=context.worker)
-        declare_actor(broker, pool, run, current_lease, worker=context.worker)
+        pause = FailurePause(broker.holds)
+        declare_actor(broker, pool, run, current_lease, worker=context.worker, observe=pause.observe)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics.port:
             metrics.start_metrics_listener(settings.metrics.port, names=settings.api.hosts)
         worker.start()
         if ACTOR_OF_POOL[pool] == STAGE_ACTOR:
             sweep.start()
+        pause.start()
+        guard.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.is_asked.wait()
         _log.info("worker.draining", pool=pool.value, jobs=len(broker.leases.all()))
@@ -115,6 +124,8 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
         _log.info("worker.stopping", pool=pool.value, is_drained=is_drained)
         worker.stop(timeout=25_000)
         broker.close()
+        guard.stop()
+        pause.stop()
         sweep.stop()
         dead_workers.stop()
         life.stop()
@@ -123,9 +134,16 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
         context.close()
 
 
-def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
+def _clock_changed(holds: Holds, problem: str | None) -> None:
+    if problem is None:
+        holds.resume("clock")
+    else:
+        holds.pause("clock", problem)
+
+
+def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], Outcome[object]]:
     """Returns what the pool's actor runs. Each pool builds only what it needs, to stay small."""
-    runners: dict[str, Callable[[], Callable[[Lease], None]]] = {
+    runners: dict[str, Callable[[], Callable[[Lease], Outcome[object]]]] = {
         STAGE_ACTOR: lambda: _stage_runner(context, Stage(pool.value)).run,
         RELEASE_ACTOR: lambda: _release_runner(context).run,
         CLEANUP_ACTOR: lambda: _cleanup_runner(context).run,

@@ -29,6 +29,7 @@ from shared import metrics
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.background import BackgroundThread
+from shared.clock_guard import ClockGuard
 from shared.db.database import Database
 from shared.deployments.jobs import (
     cleanup_job,
@@ -52,6 +53,7 @@ from shared.plans import limits_of
 from shared.private_files import keep_files_private
 from shared.queue.base import WORKER_LOST, CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
+from shared.queue.registration import Registration
 from shared.releases.repository import ReleaseRepository, ReleaseStatus
 from shared.releases.route_repair import RouteRepair
 from shared.releases.site_repository import SiteRepository
@@ -96,6 +98,7 @@ class Reconciler:
         route_log: RouteLog,
         routers: RouterRepository,
         bell: RouteBell,
+        clock_problem: Callable[[], str | None] = lambda: None,
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
     ) -> None:
@@ -110,6 +113,7 @@ class Reconciler:
         self._route_log = route_log
         self._routers = routers
         self._bell = bell
+        self._clock_problem = clock_problem
         self._expired = expired
         self.responsibilities = (
             Responsibility(
@@ -222,7 +226,9 @@ class Reconciler:
         self._routers.forget_silent()
 
     def delete_expired(self) -> None:
-        """What has had its time: sessions, idempotency keys, events, tickets."""
+        """What has had its time: sessions, idempotency keys, events, tickets. Not by a clock that is wrong."""
+        if self._clock_problem() is not None:
+            return
         for delete in self._expired:
             self._attempt_one("expired", delete)
 
@@ -305,15 +311,26 @@ def main() -> int:
     keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler")
     try:
+        guard = context.clock_guard()
         _export_queue_metrics(context)
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
         # It ends with the signal, not only when the reconciler's passes have.
         compacting = BackgroundThread("log-compactor", lambda _stopping: compactor.run(stop))
-        compacting.start()
-        _build_reconciler(context).run(stop)
+        reconciler = _build_reconciler(context, guard)
+        # One for each responsibility, and the compactor.
+        threads = len(reconciler.responsibilities) + 1
+        registration = Registration(context.queue, "reconciler", threads=threads, reason=lambda: guard.problem or "")
+        for task in (compacting, guard, registration):
+            task.start()
+        reconciler.run(stop)
+        registration.stop()
+        guard.stop()
         compacting.stop(_STOP_SECONDS)
+    except PlatformError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
+        return 1
     finally:
         context.close()
     return 0
@@ -326,7 +343,7 @@ def _export_queue_metrics(context: WorkerContext) -> None:
         metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
 
 
-def _build_reconciler(context: WorkerContext) -> Reconciler:
+def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:
     settings = context.settings
     return Reconciler(
         database=context.database,
@@ -340,6 +357,7 @@ def _build_reconciler(context: WorkerContext) -> Reconciler:
         route_log=context.route_log,
         routers=RouterRepository(context.database),
         bell=RouteBell(context.redis),
+        clock_problem=lambda: guard.problem,
         interval_seconds=settings.queue.reconcile_seconds,
         expired=[
             IdempotencyRepository(context.database).delete_expired,

@@ -161,6 +161,11 @@ class Database:
             query = "SELECT pg_try_advisory_xact_lock(%(key)s)"
             yield connection.fetch_value(bool, query, {"key": key}) is True
 
+    def server_time(self) -> float:
+        """PostgreSQL's clock, in seconds since the epoch."""
+        found = self.fetch_value(float, "SELECT extract(epoch FROM clock_timestamp())::float8")
+        return found or 0.0
+
     def ping(self) -> None:
         self.exists("SELECT 1")
 

@@ -158,6 +158,11 @@ class RedisJobQueue:
     def resume_tenant(self, tenant_id: str) -> None:
         self._scripts.run("pause_tenant", encode_name(tenant_id), 0)
 
+    def server_time(self) -> float:
+        """Redis's clock, in seconds since the epoch."""
+        seconds, microseconds = self._scripts.server_time()
+        return seconds + microseconds / 1_000_000
+
     def ping(self) -> None:
         """Raises QueueUnavailable if scripts can't run."""
         self._scripts.run("stats")
