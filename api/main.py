@@ -13,17 +13,20 @@ from litestar import Litestar
 from api.app import create_app
 from api.backends import connect_backends
 from api.edge.connection import Connection, ConnectionState
+from api.edge.lanes import request_threads
 from api.edge.places import LOOPBACK, Places, connections_for
 from api.edge.server import Server, collect_rarely
 from api.services import build_services
 from api.streams.account_hub import AccountHub
 from api.streams.log_hub import LogHub
 from api.streams.timing import StreamTiming
+from shared.clock_guard import ClockGuard
 from shared.logging import configure_logging
 from shared.metrics import start_metrics_listener
 from shared.network.client_addresses import TrustedProxies
 from shared.open_files import raise_file_limit
 from shared.private_files import keep_files_private
+from shared.queue.registration import Registration
 from shared.settings import Settings, SettingsError, load_settings
 
 _GRACE_SECONDS = 5
@@ -55,12 +58,18 @@ def return_large_blocks_early() -> None:
 
 def run(settings: Settings) -> int:
     backends = connect_backends(settings)
+    guard = ClockGuard({"PostgreSQL": backends.database.server_time, "Redis": backends.queue.server_time})
+    registration = Registration(backends.queue, "api", threads=request_threads(), reason=lambda: guard.problem or "")
     try:
         services = build_services(settings, backends)
+        guard.start()
+        registration.start()
         try:
             hubs = [services.log_hub, services.account_hub]
             return _serve(settings, create_app(services, lifespan=[services.running_hubs]), hubs)
         finally:
+            registration.stop()
+            guard.stop()
             services.health.close()
     finally:
         backends.close()

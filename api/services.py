@@ -28,6 +28,7 @@ from shared.accounts.ticket_service import StreamTicketService
 from shared.accounts.token_repository import TokenRepository
 from shared.accounts.token_service import TokenService
 from shared.accounts.user_repository import UserRepository
+from shared.administration.processes import ProcessAdministrationService
 from shared.administration.service import QueueAdministrationService
 from shared.clock import Clock, SystemClock
 from shared.db.migrate import is_migrated
@@ -48,6 +49,7 @@ from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.releases.repository import ReleaseRepository
 from shared.releases.service import ReleaseService
+from shared.routing.routers import RouterRepository
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings
 
@@ -67,6 +69,7 @@ class Services:
     deployments: DeploymentService
     releases: ReleaseService
     queue_administration: QueueAdministrationService
+    process_administration: ProcessAdministrationService
     tenants: TenantRepository
     idempotency: IdempotencyRepository
     cursor_signer: CursorSigner
@@ -121,6 +124,9 @@ def build_services(
         deployments=build_deployment_service(settings, backends, clock),
         releases=build_release_service(settings, backends),
         queue_administration=build_queue_administration_service(backends),
+        process_administration=ProcessAdministrationService(
+            queue=backends.queue, routers=RouterRepository(database), clock=clock
+        ),
         tenants=TenantRepository(database),
         idempotency=IdempotencyRepository(database),
         cursor_signer=CursorSigner(settings.secrets.secret_key),

@@ -43,3 +43,21 @@ class JobPlace(Resource):
 
     id: str
     state: str
+
+
+class ProcessResource(Resource):
+    """A process of the platform. `pool`: what it serves, or its role: api, reconciler, router.
+
+    `state`: running, draining, paused; for a router also not ready or silent. `reason`: why it isn't running, or what
+    else an operator should know. `threads`: how much it does at once, 0 for a router.
+    """
+
+    id: str
+    pool: str
+    host: str
+    version: str
+    state: str
+    reason: str | None
+    threads: int
+    busy_threads: int
+    seen_at: datetime

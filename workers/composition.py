@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from shared.clock import SystemClock
+from shared.clock_guard import ClockGuard
 from shared.db.database import Database
 from shared.deployments.repository import DeploymentRepository
 from shared.deployments.service import DeploymentService
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.deployments.state import Stage
 from shared.deployments.termination_service import TerminationService
+from shared.errors import PlatformError
 from shared.logs.archive.store import ArchiveReader, LogArchiveRemover
 from shared.logs.capture.writer import LogWriter
 from shared.logs.masking.redaction import Redactor
@@ -90,6 +93,14 @@ class WorkerContext:
             maximum_bytes=settings.cache.maximum_bytes,
             owner=executor_backend(settings.executor.name).owner_of_trees(),
         )
+
+    def clock_guard(self, on_change: Callable[[str | None], None] = lambda _problem: None) -> ClockGuard:
+        """Raises PlatformError if this machine's clock is wrong."""
+        servers = {"PostgreSQL": self.database.server_time, "Redis": self.queue.server_time}
+        guard = ClockGuard(servers, on_change=on_change, clock=self.clock)
+        if problem := guard.compare():
+            raise PlatformError(problem)
+        return guard
 
     def close(self) -> None:
         self.notifier.close()

@@ -10,6 +10,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 import dramatiq
 import structlog
@@ -29,6 +30,7 @@ from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
 from shared.queue.base import Lease
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
+from shared.queue.dramatiq.holds import Holds
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
@@ -36,8 +38,11 @@ from workers.composition import WorkerContext
 from workers.filesystem.trees import StageDirectories
 from workers.jobs.actors import ACTOR_OF_POOL, declare_actor
 from workers.jobs.cleanup_runner import CleanupRunner
+from workers.jobs.failure_pause import FailurePause
 from workers.jobs.release_runner import ReleaseRunner
+from workers.jobs.scratch_sweep import ScratchSweep
 from workers.jobs.stage_runner import StageRunner
+from workers.pipeline.outcome import Outcome
 from workers.pipeline.table import build_stage
 
 _log = structlog.get_logger(__name__)
@@ -56,9 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     pool = Pool(options.pool)
     configure_logging(f"worker-{pool.value}", settings.logs.level)
     # Signals go to the main thread, which waits; set before anything else runs, so that none is missed.
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+        signal.signal(number, lambda _number, _frame: stop.ask())
     raise_file_limit()
     keep_files_private(settings.directories.home)
     try:
@@ -69,8 +74,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event) -> None:
-    """Runs the pool until `stop` is set, then hands back what runs."""
+class StopRequest:
+    """Asked once: take nothing new and let what runs end. Asked again: hand it back at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.is_urgent = threading.Event()
+
+    def ask(self) -> None:
+        (self.is_urgent if self.is_asked.is_set() else self.is_asked).set()
+
+
+def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) -> None:
+    """Runs the pool until `stop` is asked, drains it, and hands back what still runs."""
     # The random part: a process id comes again, and two containers may have one host name.
     worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     context = WorkerContext(settings, worker_id)
@@ -83,21 +99,34 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
             _log.error("worker.jobs_lost", pool=pool, worker=worker, jobs=answer.lost)
 
     dead_workers = DeadWorkers(lives, life, hand_back)
+    sweep = ScratchSweep(StageDirectories(settings.directories.work), context.deployments.is_live)
     try:
+        # The guard first: a machine whose clock is wrong takes no jobs.
+        broker = PriorityBroker(context.queue, worker=context.worker)
+        guard = context.clock_guard(partial(_clock_changed, broker.holds))
         life.start()
         dead_workers.start()
         run = job_runner(context, pool)
-        broker = PriorityBroker(context.queue, worker=context.worker)
-        declare_actor(broker, pool, run, current_lease, worker=context.worker)
+        pause = FailurePause(broker.holds)
+        declare_actor(broker, pool, run, current_lease, worker=context.worker, observe=pause.observe)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics.port:
             metrics.start_metrics_listener(settings.metrics.port, names=settings.api.hosts)
         worker.start()
+        if ACTOR_OF_POOL[pool] == STAGE_ACTOR:
+            sweep.start()
+        pause.start()
+        guard.start()
         _log.info("worker.ready", pool=pool.value, threads=threads)
-        stop.wait()
-        _log.info("worker.stopping", pool=pool.value)
+        stop.is_asked.wait()
+        _log.info("worker.draining", pool=pool.value, jobs=len(broker.leases.all()))
+        is_drained = broker.drain_jobs(settings.workers.drain_seconds, stop.is_urgent.is_set)
+        _log.info("worker.stopping", pool=pool.value, is_drained=is_drained)
         worker.stop(timeout=25_000)
         broker.close()
+        guard.stop()
+        pause.stop()
+        sweep.stop()
         dead_workers.stop()
         life.stop()
     finally:
@@ -105,9 +134,16 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: threading.Event
         context.close()
 
 
-def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], None]:
+def _clock_changed(holds: Holds, problem: str | None) -> None:
+    if problem is None:
+        holds.resume("clock")
+    else:
+        holds.pause("clock", problem)
+
+
+def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], Outcome[object]]:
     """Returns what the pool's actor runs. Each pool builds only what it needs, to stay small."""
-    runners: dict[str, Callable[[], Callable[[Lease], None]]] = {
+    runners: dict[str, Callable[[], Callable[[Lease], Outcome[object]]]] = {
         STAGE_ACTOR: lambda: _stage_runner(context, Stage(pool.value)).run,
         RELEASE_ACTOR: lambda: _release_runner(context).run,
         CLEANUP_ACTOR: lambda: _cleanup_runner(context).run,

@@ -4,6 +4,10 @@ Redis may have lost everything, a process may have died between a commit and its
 puts back what is missing and frees what nothing holds; a pass changes nothing where all is well, so several
 reconcilers do no harm.
 
+Each responsibility has a loop and an advisory lock of its own: none waits for another, and of several reconcilers one
+at a time does it. A lock ends with its connection, and after `lock_seconds` in any case: a reconciler that is stuck,
+suspended or cut off doesn't keep the others from taking over.
+
 The module is longer than others: the parts of a pass depend on their order and share how failures are handled, and the
 top of `workers/` has one file for each process.
 """
@@ -14,7 +18,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -23,7 +29,7 @@ from shared import metrics
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.background import BackgroundThread
-from shared.clock import Clock
+from shared.clock_guard import ClockGuard
 from shared.db.database import Database
 from shared.deployments.jobs import (
     cleanup_job,
@@ -47,6 +53,7 @@ from shared.plans import limits_of
 from shared.private_files import keep_files_private
 from shared.queue.base import WORKER_LOST, CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
+from shared.queue.registration import Registration
 from shared.releases.repository import ReleaseRepository, ReleaseStatus
 from shared.releases.route_repair import RouteRepair
 from shared.releases.site_repository import SiteRepository
@@ -58,11 +65,22 @@ from workers.composition import WorkerContext
 
 _log = structlog.get_logger(__name__)
 
-_EXPIRY_SECONDS = 3600
-# A compaction that runs when the process stops may use so long to end; it is repeated if it needs longer.
-_COMPACTOR_STOP_SECONDS = 5.0
-# Any constant that nothing else locks.
-_LOCK = 0x7265636F6E63696C
+_EXPIRY_SECONDS = 3600.0
+# Passes that run when the process stops may use so long to end; they are repeated if they need longer.
+_STOP_SECONDS = 5.0
+# A pass over the queue takes seconds with thousands of live deployments.
+_LOCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Responsibility:
+    """Steps that run in this order, under one lock. `lock`: any constant that nothing else locks."""
+
+    name: str
+    lock: int
+    every_seconds: float
+    steps: tuple[Callable[[], None], ...]
+    lock_seconds: float = _LOCK_SECONDS
 
 
 class Reconciler:
@@ -80,7 +98,7 @@ class Reconciler:
         route_log: RouteLog,
         routers: RouterRepository,
         bell: RouteBell,
-        clock: Clock,
+        clock_problem: Callable[[], str | None] = lambda: None,
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
     ) -> None:
@@ -95,33 +113,56 @@ class Reconciler:
         self._route_log = route_log
         self._routers = routers
         self._bell = bell
-        self._clock = clock
-        self._interval_seconds = interval_seconds
+        self._clock_problem = clock_problem
         self._expired = expired
-        self._next_expiry = clock.monotonic()
+        self.responsibilities = (
+            Responsibility(
+                "queue",
+                0x7265636F6E000001,
+                interval_seconds,
+                (
+                    self.reconcile_deployments,
+                    self.reconcile_slots,
+                    self.reconcile_releases,
+                    self.reconcile_removals,
+                ),
+            ),
+            Responsibility("routes", 0x7265636F6E000002, interval_seconds, (self.reconcile_routes,)),
+            Responsibility("expiry", 0x7265636F6E000003, _EXPIRY_SECONDS, (self.delete_expired,)),
+        )
 
     def run(self, stop: threading.Event) -> None:
-        """Passes until `stop` is set. Of several reconcilers one at a time works; the others look on."""
-        while not stop.is_set():
-            self._attempt(self._run_alone)
-            stop.wait(self._interval_seconds)
+        """Runs a loop for each responsibility until `stop` is set."""
+        loops = [
+            BackgroundThread(f"reconciler-{responsibility.name}", partial(self._repeat, responsibility, stop))
+            for responsibility in self.responsibilities
+        ]
+        for loop in loops:
+            loop.start()
+        stop.wait()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for loop in loops:
+            loop.stop(max(0.0, deadline - time.monotonic()))
 
-    def _run_alone(self) -> None:
-        with self._database.try_lock(_LOCK) as is_held:
+    def _repeat(self, responsibility: Responsibility, stop: threading.Event, _stopping: threading.Event) -> None:
+        while not stop.is_set():
+            self._attempt(responsibility.name, partial(self._run_alone, responsibility))
+            stop.wait(responsibility.every_seconds)
+
+    def _run_alone(self, responsibility: Responsibility) -> None:
+        with self._database.try_lock(responsibility.lock, maximum_seconds=responsibility.lock_seconds) as is_held:
             if is_held:
-                self.run_once()
+                self._run_steps(responsibility)
 
     def run_once(self) -> None:
-        """One pass over everything. A part that fails is logged and tried again at the next pass."""
-        for part in (
-            self.reconcile_deployments,
-            self.reconcile_slots,
-            self.reconcile_releases,
-            self.reconcile_removals,
-            self.reconcile_routes,
-            self.delete_expired,
-        ):
-            self._attempt(part)
+        """One pass over everything, without locks."""
+        for responsibility in self.responsibilities:
+            self._run_steps(responsibility)
+
+    def _run_steps(self, responsibility: Responsibility) -> None:
+        """A step that fails is logged and tried again at the next pass; the following ones run."""
+        for step in responsibility.steps:
+            self._attempt(step.__name__, step)
 
     def reconcile_deployments(self) -> None:
         """Every live deployment has exactly one job in the queue, or is ended."""
@@ -185,12 +226,11 @@ class Reconciler:
         self._routers.forget_silent()
 
     def delete_expired(self) -> None:
-        """Every hour, what has had its time: sessions, idempotency keys, what dead workers left on this host."""
-        if self._clock.monotonic() < self._next_expiry:
+        """What has had its time: sessions, idempotency keys, events, tickets. Not by a clock that is wrong."""
+        if self._clock_problem() is not None:
             return
         for delete in self._expired:
             self._attempt_one("expired", delete)
-        self._next_expiry = self._clock.monotonic() + _EXPIRY_SECONDS
 
     def _reconcile_deployment(self, row: DeploymentRow, stage: Stage) -> None:
         places = {candidate: self._queue.find(stage_job_id(row.id, candidate)) for candidate in Stage}
@@ -236,13 +276,13 @@ class Reconciler:
         _log.error("release.worker_lost", release_id=release_id)
         metrics.count_release("any", "worker_lost")
 
-    def _attempt(self, part: Callable[[], None]) -> None:
+    def _attempt(self, name: str, part: Callable[[], None]) -> None:
         try:
             part()
         except (Unavailable, PlatformError, OSError) as error:
-            _log.warning("reconciler.part_failed", part=part.__name__, error=str(error))
+            _log.warning("reconciler.part_failed", part=name, error=str(error))
         except Exception:  # noqa: BLE001 - the other parts, and the next pass, must not end with it
-            _log.exception("reconciler.part_crashed", part=part.__name__)
+            _log.exception("reconciler.part_crashed", part=name)
 
     def _attempt_one(self, subject: str, act: Callable[[], object]) -> None:
         """A subject that can't be repaired doesn't keep the following ones from being repaired."""
@@ -271,15 +311,26 @@ def main() -> int:
     keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler")
     try:
+        guard = context.clock_guard()
         _export_queue_metrics(context)
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
-        # It ends with the signal, not only when the reconciler's pass has.
+        # It ends with the signal, not only when the reconciler's passes have.
         compacting = BackgroundThread("log-compactor", lambda _stopping: compactor.run(stop))
-        compacting.start()
-        _build_reconciler(context).run(stop)
-        compacting.stop(_COMPACTOR_STOP_SECONDS)
+        reconciler = _build_reconciler(context, guard)
+        # One for each responsibility, and the compactor.
+        threads = len(reconciler.responsibilities) + 1
+        registration = Registration(context.queue, "reconciler", threads=threads, reason=lambda: guard.problem or "")
+        for task in (compacting, guard, registration):
+            task.start()
+        reconciler.run(stop)
+        registration.stop()
+        guard.stop()
+        compacting.stop(_STOP_SECONDS)
+    except PlatformError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
+        return 1
     finally:
         context.close()
     return 0
@@ -292,7 +343,7 @@ def _export_queue_metrics(context: WorkerContext) -> None:
         metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
 
 
-def _build_reconciler(context: WorkerContext) -> Reconciler:
+def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:
     settings = context.settings
     return Reconciler(
         database=context.database,
@@ -306,7 +357,7 @@ def _build_reconciler(context: WorkerContext) -> Reconciler:
         route_log=context.route_log,
         routers=RouterRepository(context.database),
         bell=RouteBell(context.redis),
-        clock=context.clock,
+        clock_problem=lambda: guard.problem,
         interval_seconds=settings.queue.reconcile_seconds,
         expired=[
             IdempotencyRepository(context.database).delete_expired,

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "env": ("api.cli.commands.env:env", "Environment variables of a project's builds."),
     "credentials": ("api.cli.commands.credentials:credentials", "Credentials of a project's repository."),
     "queue": ("api.cli.commands.queue:queue", "Show the queue; pause pools, retry or drop dead letters."),
+    "workers": ("api.cli.commands.workers:workers", "List the platform's processes and their state."),
     "up": ("api.cli.commands.up:up", "Run the whole platform on this machine."),
     "router": ("api.cli.commands.router:router", "Run a site router on this machine."),
     "api": ("api.cli.commands.processes:api", "Run the HTTP API."),

@@ -17,7 +17,7 @@ import msgspec
 
 from api.client.transport import QueryValue, Transport
 from schemas.accounts import DEVICE_COOKIE, CreatedTokenResource, CreateTokenRequest, LoginRequest, UserResource
-from schemas.administration import DeadJobResource, JobPlace, QueueResource
+from schemas.administration import DeadJobResource, JobPlace, ProcessResource, QueueResource
 from schemas.deployments import CreateDeploymentRequest, DeploymentResource, LogLineResource
 from schemas.projects import (
     CreateProjectRequest,
@@ -171,6 +171,10 @@ class ApiClient:
     def queues(self) -> list[QueueResource]:
         """Every pool; for administrators of the platform, as the four that follow."""
         return self.call("GET", "/admin/queues", list[QueueResource])
+
+    def processes(self) -> list[ProcessResource]:
+        """Every process of the platform; for its administrators."""
+        return self.call("GET", "/admin/workers", list[ProcessResource])
 
     def pause_pool(self, pool: str) -> QueueResource:
         return self.call("POST", f"/admin/queues/{path_part(pool)}/pause", QueueResource)

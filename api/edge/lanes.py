@@ -133,14 +133,18 @@ class Lane:
             )
 
 
+def request_threads() -> int:
+    """How many requests run at once, besides those of the special lanes."""
+    return min(12, (os.cpu_count() or 1) + 6)
+
+
 class Lanes:
     """`requests`: work bound by the database, including the authentication of every request. `passwords`: hashing.
     `logs`: pages of logs, which may come from the object store. `health`: the health checks. `bodies`: decoding of
     large bodies. A route names its lane as `threads` in its `opt`."""
 
     def __init__(self) -> None:
-        cores = os.cpu_count() or 1
-        self.requests = Lane("requests", threads=min(12, cores + 6), waiting=256)
+        self.requests = Lane("requests", threads=request_threads(), waiting=256)
         self.passwords = Lane("passwords", threads=2, waiting=16)
         self.logs = Lane("logs", threads=4, waiting=64)
         self.health = Lane("health", threads=4, waiting=64)

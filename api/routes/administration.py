@@ -1,4 +1,4 @@
-"""The queue, for administrators of the platform."""
+"""The queue and the processes, for administrators of the platform."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from api.responses import success
 from api.services import Services
-from schemas.administration import DeadJobResource, JobPlace, QueueResource
+from schemas.administration import DeadJobResource, JobPlace, ProcessResource, QueueResource
 from schemas.envelope import Success
 from shared.accounts.permissions import Permission
 from shared.errors import ErrorCode
 
 _QUEUE = (ErrorCode.QUEUE_UNAVAILABLE,)
 _READ = {"permission": Permission.ADMIN_READ, "resource": "platform", "errors": (*_QUEUE, ErrorCode.NOT_FOUND)}
+_PROCESSES = {"permission": Permission.ADMIN_READ, "resource": "platform", "errors": _QUEUE}
 _PAUSE = {"permission": Permission.ADMIN_WRITE, "resource": "platform", "errors": (*_QUEUE, ErrorCode.NOT_FOUND)}
 _DROP = {
     "permission": Permission.ADMIN_WRITE,
@@ -36,6 +37,11 @@ class AdministrationController(Controller):
     def list_queues(self, services: NamedDependency[Services]) -> Success[list[QueueResource]]:
         """Every pool: its depth, the age of its oldest job, its running and dead jobs, its workers."""
         return success(services.queue_administration.queues())
+
+    @get("/workers", opt=_PROCESSES, sync_to_thread=True)
+    def list_workers(self, services: NamedDependency[Services]) -> Success[list[ProcessResource]]:
+        """Every process of the platform: workers, API, reconcilers and site routers."""
+        return success(services.process_administration.processes())
 
     @post("/queues/{pool:str}/pause", status_code=200, opt=_PAUSE, sync_to_thread=True)
     def pause(self, pool: FromPath[str], services: NamedDependency[Services]) -> Success[QueueResource]:

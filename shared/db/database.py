@@ -29,6 +29,8 @@ UniqueViolation = psycopg.errors.UniqueViolation
 
 # Without a limit, a server that accepts the connection and sends nothing would block for ever.
 _CONNECT_SECONDS = 5
+# A server that is cut off sends nothing, not even a reset; without these, a query would wait for it for hours.
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 # A process that is stopped inside a transaction would keep its row locks until it continues.
 _OPTIONS = "-c idle_in_transaction_session_timeout=60s"
 
@@ -99,6 +101,7 @@ class Database:
                 "autocommit": False,
                 "connect_timeout": _CONNECT_SECONDS,
                 "options": _OPTIONS,
+                **_KEEPALIVE,
             },
             configure=configure,
             min_size=0,
@@ -142,16 +145,26 @@ class Database:
             return connection.exists(query, parameters)
 
     @contextmanager
-    def try_lock(self, key: int) -> Generator[bool]:
+    def try_lock(self, key: int, *, maximum_seconds: float) -> Generator[bool]:
         """Tries to take the advisory lock for the block, without waiting. Yields whether it is held.
 
-        PostgreSQL releases it when the connection ends for any reason.
+        PostgreSQL releases it when the connection ends for any reason, and after `maximum_seconds` in any case: a
+        process that is suspended or cut off would otherwise keep it until its machine's connections time out. A block
+        that takes longer isn't interrupted, and ends with `Unavailable`. Works through a pooler in transaction mode.
         """
         with self.transaction() as connection:
-            # The block may take long; the transaction holds nothing but the advisory lock.
-            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            # The transaction does nothing while the block runs, and holds nothing but the advisory lock.
+            connection.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %(limit)s, true)",
+                {"limit": f"{int(maximum_seconds * 1000)}ms"},
+            )
             query = "SELECT pg_try_advisory_xact_lock(%(key)s)"
             yield connection.fetch_value(bool, query, {"key": key}) is True
+
+    def server_time(self) -> float:
+        """PostgreSQL's clock, in seconds since the epoch."""
+        found = self.fetch_value(float, "SELECT extract(epoch FROM clock_timestamp())::float8")
+        return found or 0.0
 
     def ping(self) -> None:
         self.exists("SELECT 1")

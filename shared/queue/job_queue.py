@@ -12,11 +12,22 @@ from shared.plans import slots_within
 from shared.queue.base import CancelAnswer, Explanation, PoolStats
 from shared.queue.encoding import Arguments, decode_job, encode_finish, encode_job, encode_name, encode_share, flatten
 from shared.queue.errors import QueueFull
-from shared.queue.records import AcquiredJob, Batch, BeatAnswer, DeadLetter, Disposition, HandBackAnswer, WorkerRecord
+from shared.queue.records import (
+    ROLES,
+    AcquiredJob,
+    Batch,
+    BeatAnswer,
+    DeadLetter,
+    Disposition,
+    HandBackAnswer,
+    WorkerRecord,
+    WorkerState,
+)
 from shared.queue.scripts import Scripts
 
 # The number of workers that may die under a job before it is dead itself.
 _STRIKES = 2
+_REASON_CHARACTERS = 500
 
 
 class RedisJobQueue:
@@ -147,6 +158,11 @@ class RedisJobQueue:
     def resume_tenant(self, tenant_id: str) -> None:
         self._scripts.run("pause_tenant", encode_name(tenant_id), 0)
 
+    def server_time(self) -> float:
+        """Redis's clock, in seconds since the epoch."""
+        seconds, microseconds = self._scripts.server_time()
+        return seconds + microseconds / 1_000_000
+
     def ping(self) -> None:
         """Raises QueueUnavailable if scripts can't run."""
         self._scripts.run("stats")
@@ -236,10 +252,16 @@ class RedisJobQueue:
             record.threads,
             record.busy,
             int(expires_seconds * 1000),
+            "roles" if record.pool in ROLES else "pools",
+            record.host,
+            record.version,
+            record.state.value,
+            record.reason[:_REASON_CHARACTERS],
         )
 
     def unregister_worker(self, pool: str, worker: str) -> None:
-        self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0)
+        set_of_names = "roles" if pool in ROLES else "pools"
+        self._scripts.run("register_worker", encode_name(pool), worker, 0, 0, 0, set_of_names, "", "", "", "")
 
     def hand_back(self, pool: str, worker: str, *, counts: bool) -> HandBackAnswer:
         """Takes back the jobs of a worker that is known to be dead, without waiting for its leases. May be repeated.
@@ -252,10 +274,22 @@ class RedisJobQueue:
         return HandBackAnswer(returned, tuple(job_id.decode() for job_id in lost))
 
     def workers(self) -> list[WorkerRecord]:
+        """The live workers of all pools."""
+        return self._registered("pools")
+
+    def other_processes(self) -> list[WorkerRecord]:
+        """The live processes of other roles."""
+        return self._registered("roles")
+
+    def _registered(self, set_of_names: str) -> list[WorkerRecord]:
         return [
-            WorkerRecord(pool.decode(), worker.decode(), threads, busy, seen_ms / 1000)
-            for pool, worker, threads, busy, seen_ms in self._scripts.run("list_workers")
-        ]
+            WorkerRecord(
+                pool.decode(), worker.decode(), threads, busy, seen_ms / 1000,
+                host.decode(), version.decode(), _state_of(state), reason.decode(),
+            )
+            for pool, worker, threads, busy, seen_ms, host, version, state, reason
+            in self._scripts.run("list_workers", set_of_names)
+        ]  # fmt: skip
 
     # -- for operators -------------------------------------------------------------------------------------------
 
@@ -283,3 +317,11 @@ class RedisJobQueue:
 
     def _members(self, name: str) -> set[str]:
         return {member.decode() for member in self._scripts.run("members", name)}
+
+
+def _state_of(value: bytes) -> WorkerState:
+    """A process of a later version may have a state that this one doesn't know."""
+    try:
+        return WorkerState(value.decode())
+    except ValueError:
+        return WorkerState.RUNNING

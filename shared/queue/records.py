@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from schemas.messages import Job
 
+# Processes that register and serve no pool. A pool can't have one of these names.
+ROLES = ("api", "reconciler")
+
 
 class Disposition(enum.StrEnum):
     """What the queue does with a job whose lease ends."""
@@ -65,11 +68,20 @@ class DeadLetter:
     reason: str
 
 
+class WorkerState(enum.StrEnum):
+    """What a process does about new work."""
+
+    RUNNING = "running"
+    DRAINING = "draining"  # it takes nothing new, and ends when its jobs have
+    PAUSED = "paused"  # it has paused itself; the reason says why
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A live worker process; it has one record for each pool that it serves.
+    """A live process: a worker, with one record for each pool that it serves, or one of another role (see ROLES).
 
     `seen_at`: when it last registered, in seconds since the epoch by the queue's clock. The queue sets it.
+    `reason`: why it is paused, or what else its operator should know.
     """
 
     pool: str
@@ -77,3 +89,7 @@ class WorkerRecord:
     threads: int
     busy: int
     seen_at: float = field(default=0.0, compare=False)
+    host: str = ""
+    version: str = ""
+    state: WorkerState = WorkerState.RUNNING
+    reason: str = ""

@@ -74,6 +74,14 @@ class Scripts:
                 raise _unavailable(error) from error
             raise
 
+    def server_time(self) -> tuple[int, int]:
+        """Redis's TIME: seconds and microseconds. Raises QueueUnavailable."""
+        try:
+            seconds, microseconds = self._commands.run("TIME")
+        except UNREACHABLE as error:
+            raise _unavailable(error) from error
+        return int(seconds), int(microseconds)
+
 
 def _unavailable(error: RedisError) -> QueueUnavailable:
     return QueueUnavailable(f"The queue can't be reached ({type(error).__name__}); try again in a few seconds.")

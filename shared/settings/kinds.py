@@ -64,6 +64,10 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
 def _boolean(text: str) -> bool:
     if text not in _BOOLEANS:
         raise ValueError(text)
@@ -172,6 +176,7 @@ def _folder(text: str) -> Path:
 
 TEXT = Kind(str, "text")
 SECONDS = _plain(_seconds, "seconds from 0.1 to 86400", "{:g}".format)
+SECONDS_OR_NONE = _plain(_seconds_or_none, "0, or seconds from 0.1 to 86400", "{:g}".format)
 BOOLEAN = _plain(_boolean, "true, false, 1 or 0", lambda value: str(value).lower())
 NAMES = Kind(_names, "names, comma-separated", show=",".join)
 NETWORKS = Kind(_networks, "networks like 10.0.0.0/8 or fd00::/8, comma-separated", show=",".join)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECRET, choice, integer
+from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, choice, integer
 
 # Folders that others use as well; so are people's own below /home.
 _SHARED_FOLDERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/usr", "/etc")))
@@ -78,11 +78,19 @@ class MetricsSettings:
 
 @part
 class WorkerSettings:
-    """How workers are supervised on one machine."""
+    """How workers are supervised, and how they end."""
 
     silence_seconds: float = setting(
         "WORKER_SILENCE_SECONDS",
         SECONDS,
         "Time after which `cloudify up` ends and replaces a worker that shows no sign of life.",
         default=30.0,
+    )
+    drain_seconds: float = setting(
+        "DRAIN_SECONDS",
+        SECONDS_OR_NONE,
+        "Time that a worker's running jobs have to end after SIGTERM; then it hands them back, and they start again at"
+        " another worker. A second SIGTERM ends it at once. The service manager must wait 30 s longer before it kills."
+        " Under `cloudify up` it is always 0.",
+        default=60.0,
     )

@@ -230,10 +230,12 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
     # All processes write counters to files in one folder, and the reconciler's listener serves them.
     metrics = {"PROMETHEUS_MULTIPROC_DIR": str(home.metrics_directory)}
     silent = metrics | {"CLOUDIFY_METRICS_PORT": "0"}
+    # Ctrl-C ends everything within seconds, and no other worker waits for the jobs.
+    ending_at_once = {"CLOUDIFY_DRAIN_SECONDS": "0"}
     listening = metrics | {"CLOUDIFY_METRICS_PORT": str(settings.metrics.port)}
     return (
         Program("api", ("api.main",), silent),
-        *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent) for pool in Pool),
+        *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent | ending_at_once) for pool in Pool),
         _router_program(silent),
         Program("reconciler", ("workers.reconciler",), listening),
     )

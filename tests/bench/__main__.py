@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("platform", "routers", "builds", "queue", "streams", "log-capture", "log-archive", "floods", "recovery")
+BENCHMARKS = (
+    "platform", "routers", "builds", "queue", "streams", "log-capture", "log-archive", "floods", "recovery", "drain",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from shared.queue.base import WORKER_LOST, CancelAnswer
 from shared.queue.connection import connect_redis
 from shared.queue.errors import QueueFull, QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
-from shared.queue.records import AcquiredJob, BeatAnswer, Disposition, WorkerRecord
+from shared.queue.records import AcquiredJob, BeatAnswer, Disposition, WorkerRecord, WorkerState
 
 pytestmark = pytest.mark.integration
 CLOCK = "{cloudify}:test-clock"
@@ -34,8 +34,8 @@ class Bench:
     def advance(self, seconds: float) -> None:
         self.redis.incrby(CLOCK, int(seconds * 1000))
 
-    def acquire(self, pool: str = "clone", count: int = 1) -> list[AcquiredJob]:
-        return list(self.queue.acquire(pool, count, worker="w", request_id=f"r{next(_requests)}").jobs)
+    def acquire(self, pool: str = "clone", count: int = 1, *, worker: str = "w") -> list[AcquiredJob]:
+        return list(self.queue.acquire(pool, count, worker=worker, request_id=f"r{next(_requests)}").jobs)
 
     def one(self, pool: str = "clone") -> AcquiredJob:
         [acquired] = self.acquire(pool)
@@ -475,6 +475,13 @@ def test_explain_gives_position_holders_and_reason(bench: Bench) -> None:
     reasons = bench.queue.explain("a")
     assert reasons is not None
     assert (reasons.reason, reasons.position) == ("pool_busy", 1)
+    paused = WorkerRecord("clone", "w", 4, 1, host="h", version="1", state=WorkerState.PAUSED, reason="It failed.")
+    bench.queue.register_worker(paused, expires_seconds=15)
+    assert bench.queue.workers() == [paused]
+    reasons = bench.queue.explain("a")
+    assert reasons is not None
+    assert reasons.reason == "no_workers"
+    bench.queue.register_worker(WorkerRecord("clone", "w", 4, 1), expires_seconds=15)
     acquired = bench.one()
     bench.advance(0.001)
     bench.queue.enqueue(make("b", slot="d2"))
@@ -504,6 +511,43 @@ def test_explain_gives_position_holders_and_reason(bench: Bench) -> None:
     assert bench.queue.explain("nothing") is None
     bench.advance(16)
     assert bench.queue.workers() == []
+
+
+def test_processes_of_other_roles_are_no_workers_of_a_pool(bench: Bench) -> None:
+    api = WorkerRecord("api", "host-1", 40, 0, host="host", version="1")
+    bench.queue.register_worker(api, expires_seconds=15)
+    assert bench.queue.other_processes() == [api]
+    assert bench.queue.workers() == []
+    assert bench.queue.stats() == []
+    bench.queue.unregister_worker("api", "host-1")
+    assert bench.queue.other_processes() == []
+
+
+def test_a_retry_prefers_another_worker_for_a_while(bench: Bench) -> None:
+    for worker in ("w", "other"):
+        bench.queue.register_worker(WorkerRecord("clone", worker, 4, 0), expires_seconds=60)
+    for name in ("a", "b"):
+        bench.queue.enqueue(make(name, tenant="t1", slot=f"d-{name}", tenant_limit=2))
+    bench.queue.enqueue(make("c", tenant="t2"))
+    failed = {job.job.id: job for job in bench.acquire(count=3)}
+    for name in ("a", "c"):
+        assert bench.finish(failed[name], Disposition.RETRY)
+    assert bench.acquire(count=3) == []
+    # What comes behind them isn't held up.
+    bench.queue.enqueue(make("d", tenant="t1", tenant_limit=2))
+    assert [job.job.id for job in bench.acquire(count=3)] == ["d"]
+    assert set(ids(bench.acquire(worker="other"))) < {"a", "c"}
+    bench.advance(10.001)
+    assert len(bench.acquire(count=3)) == 1
+
+
+def test_a_retry_runs_at_the_same_worker_if_no_other_takes_jobs(bench: Bench) -> None:
+    bench.queue.register_worker(WorkerRecord("clone", "w", 4, 0), expires_seconds=60)
+    bench.queue.register_worker(WorkerRecord("clone", "v", 4, 0, state=WorkerState.PAUSED), expires_seconds=60)
+    bench.queue.enqueue(make("a"))
+    assert bench.finish(bench.one(), Disposition.RETRY)
+    again = bench.one()
+    assert (again.job.id, again.attempt) == ("a", 2)
 
 
 def test_a_full_queue_refuses_and_changes_nothing(redis: Redis) -> None:

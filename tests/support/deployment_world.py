@@ -93,8 +93,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
             route_log=RouteLog(database),
             routers=RouterRepository(database),
             bell=RouteBell(redis),
-            clock=SystemClock(),
-            interval_seconds=1,
+            interval_seconds=0.05,
         )
 
     tenant_id, project_id = new_identifier(TENANT), new_identifier(PROJECT)

@@ -69,7 +69,7 @@ class StageDirectories:
                 try:
                     self._discard(leftover)
                 except OSError as error:
-                    # Nothing depends on it; the reconciler tries again.
+                    # Nothing depends on it; the sweep tries again.
                     _log.warning("%s can't be deleted yet: %s.", leftover, error)
         with contextlib.suppress(OSError):
             parent.rmdir()
@@ -115,7 +115,7 @@ class StageDirectories:
 
 
 def _try_to_remove(path: Path) -> None:
-    """A failed deletion fails no stage and blocks no other directory: the reconciler tries again."""
+    """A failed deletion fails no stage and blocks no other directory: the sweep tries again."""
     try:
         remove_tree(path)
     except OSError as error:

@@ -10,6 +10,7 @@ from structlog.contextvars import bound_contextvars
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
 from shared.deployments.state import Pool, Stage
 from shared.queue.base import Lease
+from workers.pipeline.outcome import Outcome
 
 ACTOR_OF_POOL: dict[Pool, str] = {
     **{Pool(stage.value): STAGE_ACTOR for stage in Stage},
@@ -31,20 +32,21 @@ def log_fields(lease: Lease) -> dict[str, object]:
 def declare_actor(
     broker: dramatiq.Broker,
     pool: Pool,
-    run: Callable[[Lease], None],
+    run: Callable[[Lease], Outcome[object]],
     current_lease: Callable[[], Lease | None],
     *,
     worker: str,
+    observe: Callable[[Lease, Outcome[object]], None],
 ) -> None:
     """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it.
 
-    Whatever is logged on the job's thread says which job it is about, and who runs it.
+    Whatever is logged on the job's thread says which job it is about, and who runs it. `observe` gets every outcome.
     """
 
     def perform(payload: dict[str, object]) -> None:
         lease = current_lease()
         assert lease is not None, "the broker's middleware sets it around every message"
         with bound_contextvars(**log_fields(lease), worker=worker):
-            run(lease)
+            observe(lease, run(lease))
 
     dramatiq.actor(actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)(perform)

@@ -43,9 +43,9 @@ class CleanupRunner:
         self._publisher = publisher
         self._log_archives = log_archives
 
-    def run(self, lease: Lease) -> None:
+    def run(self, lease: Lease) -> Outcome[None]:
         """Never raises: the lease's outcome says what becomes of the job."""
-        settle(lease, _Removal(), outcome_of(lambda: self._remove(lease)))
+        return settle(lease, _Removal(), outcome_of(lambda: self._remove(lease)))
 
     def _remove(self, lease: Lease) -> Outcome[None]:
         subject_id = str(lease.job.payload["subject_id"])

@@ -34,10 +34,10 @@ class ReleaseRunner:
         self._lifecycle = lifecycle
         self._publisher = publisher
 
-    def run(self, lease: Lease) -> None:
+    def run(self, lease: Lease) -> Outcome[bool]:
         """Never raises: the lease's outcome says what becomes of the job."""
         run = _ReleaseRun(str(lease.job.payload["release_id"]), self._lifecycle)
-        settle(lease, run, outcome_of(lambda: self._release(run.release_id, lease)))
+        return settle(lease, run, outcome_of(lambda: self._release(run.release_id, lease)))
 
     def _release(self, release_id: str, lease: Lease) -> Outcome[bool]:
         """The result says whether production serves the deployment now."""

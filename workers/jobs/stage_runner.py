@@ -96,7 +96,7 @@ class StageRunner:
         self._worker = worker
         self._publisher = publisher
 
-    def run(self, lease: Lease) -> None:
+    def run(self, lease: Lease) -> Outcome[StageResult[Output]]:
         """Never raises: the lease's outcome says what becomes of the job."""
         run = StageRun(
             self._stage,
@@ -106,13 +106,15 @@ class StageRunner:
             executor_name=self._executor_name,
             clock=self._clock,
         )
+        outcome: Outcome[StageResult[Output]] = retry_after(PlatformError("The stage's outcome isn't known."))
         try:
             with ExitStack() as stack:
                 outcome = settle(lease, run, outcome_of(lambda: self._execute(lease, run, stack)))
                 _log.info("stage.ended", outcome=outcome.name, attempt=lease.attempt)
         except Exception:  # noqa: BLE001 - it is logged
-            # The outcome stands. What couldn't be removed is found by the reconciler.
+            # The outcome stands. What couldn't be removed is found by the sweep of this host.
             _log.exception("stage.cleanup_failed")
+        return outcome
 
     def _execute(self, lease: Lease, run: StageRun, stack: ExitStack) -> Outcome[StageResult[Output]]:
         """`stack` is closed after the outcome is settled. Raises LeaseLost, PlatformError, Unavailable, OSError."""

@@ -10,10 +10,12 @@ import sys
 import threading
 from importlib.metadata import version
 
+from shared.clock_guard import ClockGuard
 from shared.db.database import Database
 from shared.logging import configure_logging
 from shared.private_files import keep_files_private
 from shared.queue.connection import connect_redis
+from shared.queue.job_queue import RedisJobQueue
 from shared.routing.bell import RouteBell, RouteListener
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
@@ -82,12 +84,16 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
         domain=settings.sites.domain,
         names=settings.api.hosts,
     )
+    # Sites are served whatever the clock says; only the log tells that it is wrong.
+    guard = ClockGuard({"PostgreSQL": database.server_time, "Redis": RedisJobQueue(redis).server_time})
     ringing = RouteListener(listening_redis, agent.wake)
     fetcher.start()
     listener.start()
     agent.start()
     ringing.start()
+    guard.start()
     stop.wait()
+    guard.stop()
     # The web server serves on; only releases no longer wait for this router.
     ringing.stop()
     agent.stop()

@@ -32,6 +32,9 @@ _LOCK = 0x636F6D706163746F
 # Clients that watched a deployment end read its last lines from PostgreSQL.
 _AFTER_SECONDS = 60.0
 _INTERVAL_SECONDS = 10.0
+# A pass ends after the first, so that the lock, which is lost after the second, is taken again.
+_PASS_SECONDS = 300.0
+_LOCK_SECONDS = 1800.0
 _LOGS_AT_ONCE = 100
 _CHUNKS_AT_ONCE = 64
 # Before another attempt with a log that could not be moved.
@@ -132,7 +135,7 @@ class LogCompactor:
         """Repeats passes until `stop` is set."""
         while not stop.is_set():
             try:
-                with self._database.try_lock(_LOCK) as is_held:
+                with self._database.try_lock(_LOCK, maximum_seconds=_LOCK_SECONDS) as is_held:
                     if is_held:
                         self.run_once(stop)
             except (Unavailable, PlatformError, OSError) as error:
@@ -142,15 +145,19 @@ class LogCompactor:
             stop.wait(self._interval_seconds)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Moves all due logs, oldest first. Returns how many. Raises PlatformError, Unavailable, OSError."""
+        """Moves the due logs, oldest first, for some minutes at most. Returns how many.
+
+        Raises PlatformError, Unavailable, OSError.
+        """
         stop = stop or threading.Event()
+        end_at = self._clock.monotonic() + _PASS_SECONDS
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True, exist_ok=True)
         moved = 0
         while not stop.is_set() and (due := self._due()):
             for deployment_id in due:
-                if stop.is_set():
-                    break
+                if stop.is_set() or self._clock.monotonic() >= end_at:
+                    return moved
                 moved += self._attempt(deployment_id)
         if not stop.is_set() and self._clock.monotonic() >= self._sweep_at:
             self.sweep()

@@ -14,7 +14,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import dramatiq
@@ -29,6 +30,7 @@ from shared.backoff import Backoff
 from shared.queue.dramatiq.consumer import LeasedMessage, PriorityConsumer
 from shared.queue.dramatiq.exchange import Exchange
 from shared.queue.dramatiq.heartbeat import Heartbeat
+from shared.queue.dramatiq.holds import Holds
 from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import LeaseTable, RunningLease, Settlement, current_lease, current_running_lease
 from shared.queue.dramatiq.lease_context import LeaseContext
@@ -38,6 +40,7 @@ from shared.queue.dramatiq.settlement import settlement_of
 from shared.queue.encoding import encode_finish
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
+from shared.queue.records import WorkerRecord
 from shared.signals import Signal
 
 __all__ = ["PriorityBroker", "current_lease"]
@@ -48,6 +51,7 @@ _log: Any = structlog.get_logger(__name__)
 _RETRY = Backoff(2.0, 300.0)
 # Between attempts to send finishes while Redis is away.
 _SEND_AGAIN = Backoff(0.05, 2.0, jitter=0.0)
+_DRAIN_LOOK_SECONDS = 0.05
 
 
 class PriorityBroker(dramatiq.Broker):
@@ -74,6 +78,7 @@ class PriorityBroker(dramatiq.Broker):
         self.queues: dict[str, None] = {}
         self.backoff = backoff or _RETRY
         self._poll_seconds = poll_seconds
+        self._version = version("cloudify")
         self.leases = LeaseTable()
         self.idle = IdleThreads()
         self.stopping = Signal()
@@ -84,9 +89,10 @@ class PriorityBroker(dramatiq.Broker):
         self._life = threading.Lock()
         self._is_up = False
         self.heartbeat = Heartbeat(
-            queue, self.leases, self.idle,
-            worker=self.worker, pools=self._exchanges.copy, on_tick=self._send_overdue,
+            queue, self.leases,
+            worker=self.worker, describe=self._describe, pools=self._exchanges.copy, on_tick=self._send_overdue,
         )  # fmt: skip
+        self.holds = Holds(self.idle, self.heartbeat.beat_soon)
         self.notifier = Notifier(
             queue.redis, on_ready=self._notify, on_cancel=self.leases.cancel, on_connect=self._connected
         )
@@ -105,6 +111,19 @@ class PriorityBroker(dramatiq.Broker):
             self.heartbeat.start()
             self.notifier.start()
             self._is_up = True
+
+    def drain_jobs(self, seconds: float, is_ended: Callable[[], bool]) -> bool:
+        """Acquires nothing more and waits until no job runs, at most so long or until `is_ended`.
+
+        Returns whether all have ended. Call it before the worker is stopped.
+        """
+        self.holds.drain()
+        deadline = time.monotonic() + seconds
+        while self.leases.all():
+            if is_ended() or time.monotonic() >= deadline:
+                return False
+            time.sleep(_DRAIN_LOOK_SECONDS)
+        return True
 
     def stop_acquiring(self) -> None:
         """Stops acquiring. From then on jobs are only finished or released, and running jobs see `stopping`."""
@@ -254,6 +273,12 @@ class PriorityBroker(dramatiq.Broker):
                     poll_seconds=self._poll_seconds,
                 )  # fmt: skip
             return self._exchanges[pool]
+
+    def _describe(self, pool: str) -> WorkerRecord:
+        return WorkerRecord(
+            pool, self.worker, self.idle.total, len(self.leases.all()),
+            host=socket.gethostname(), version=self._version, state=self.holds.state, reason=self.holds.reason,
+        )  # fmt: skip
 
     def _notify(self, pool: str) -> None:
         if pool in self._exchanges:

@@ -11,7 +11,6 @@ import structlog
 
 from shared.background import PeriodicTask
 from shared.backoff import Backoff
-from shared.queue.dramatiq.idle_threads import IdleThreads
 from shared.queue.dramatiq.lease import LeaseTable
 from shared.queue.errors import QueueUnavailable
 from shared.queue.job_queue import RedisJobQueue
@@ -36,17 +35,17 @@ class Heartbeat:
         self,
         queue: RedisJobQueue,
         leases: LeaseTable,
-        idle: IdleThreads,
         *,
         worker: str,
+        describe: Callable[[str], WorkerRecord],
         pools: Callable[[], Collection[str]],
         on_tick: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._leases = leases
-        self._idle = idle
         self._worker = worker
         self._pools = pools
+        self._describe = describe
         self._on_tick = on_tick
         self._beat_seconds = queue.lease_seconds / 3
         self._retry_seconds = min(_MAXIMUM_RETRY_SECONDS, self._beat_seconds)
@@ -109,5 +108,4 @@ class Heartbeat:
 
     def _register(self) -> None:
         for pool in self._pools():
-            record = WorkerRecord(pool, self._worker, self._idle.total, len(self._leases.all()))
-            self._queue.register_worker(record, expires_seconds=_REGISTER_SECONDS * 3)
+            self._queue.register_worker(self._describe(pool), expires_seconds=_REGISTER_SECONDS * 3)

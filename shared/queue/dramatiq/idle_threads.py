@@ -16,6 +16,7 @@ class IdleThreads:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._total = 0
+        self._bound: int | None = None
         self._taken = 0
         self._waiting: dict[str, Callable[[], None]] = {}
 
@@ -33,6 +34,12 @@ class IdleThreads:
             self._total = total
             self._tell()
 
+    def bound(self, most: int | None) -> None:
+        """At most so many threads may be busy; None for no bound. Doesn't interrupt those that are."""
+        with self.lock:
+            self._bound = most
+            self._tell()
+
     def take_all(self, pool: str, on_free: Callable[[], None]) -> int:
         """Reserves all idle threads except one for each other pool that waits for one. Returns how many.
 
@@ -40,7 +47,7 @@ class IdleThreads:
         """
         with self.lock:
             self._waiting.pop(pool, None)
-            count = max(0, self._total - self._taken - len(self._waiting))
+            count = max(0, self._usable() - self._taken - len(self._waiting))
             if count == 0:
                 self._waiting[pool] = on_free
             self._taken += count
@@ -56,7 +63,10 @@ class IdleThreads:
         with self.lock:
             self._waiting.pop(pool, None)
 
+    def _usable(self) -> int:
+        return self._total if self._bound is None else min(self._total, self._bound)
+
     def _tell(self) -> None:
-        if self._taken < self._total:
+        if self._taken < self._usable():
             for on_free in tuple(self._waiting.values()):
                 on_free()

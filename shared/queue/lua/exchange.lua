@@ -13,6 +13,11 @@ local pool, count, worker, request_id, lease = ARGV[1], tonumber(ARGV[2]), ARGV[
 local applied, reply = {}, {}
 local ended, run_times = {}, {} -- by pool
 
+-- After a failed attempt, its worker leaves the job to others for so long, if there are any.
+local AVOIDED_MS = 10000
+-- A worker that leaves a job to others asks again so soon: no notification comes for a tenant that is eligible already.
+local ASK_AGAIN_MS = 100
+
 -- For every disposition but done: the job stays, in line or as a dead letter.
 local function put_back(job, disposition, due, reason)
   if disposition == 'wait' then
@@ -21,6 +26,8 @@ local function put_back(job, disposition, due, reason)
   elseif disposition == 'release' then
     return_to_line(job, due, job.attempts - 1)
   elseif disposition == 'retry' and job.attempts < job.max then
+    call('HSET', job_key(job.id), 'avoids', call('HGET', job_key(job.id), 'worker') or '')
+    call('ZADD', in_queue(job.pool, 'avoided'), due + AVOIDED_MS, job.id)
     return_to_line(job, due, job.attempts)
   else
     bury(job, reason)
@@ -87,11 +94,66 @@ local eligible, state = in_queue(pool, 'eligible'), in_queue(pool, 'state')
 local token = number_or(call('GET', root .. 'fence'), 0)
 local handed_out, served, leases = {}, {}, {}
 
+-- Jobs in line whose last attempt failed at this worker, while another worker of the pool takes jobs. At most 100.
+local passed_over, passed = {}, 0
+
+local function has_other_worker()
+  for _, other in ipairs(call('ZRANGEBYSCORE', in_queue(pool, 'workers'), now, '+inf', 'LIMIT', 0, 100)) do
+    if other ~= worker then
+      local its_state = call('HGET', root .. 'worker:' .. pool .. ':' .. other, 'state')
+      if not its_state or its_state == 'running' then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+local function find_passed_over()
+  local avoided = in_queue(pool, 'avoided')
+  if call('EXISTS', avoided) == 0 then
+    return
+  end
+  call('ZREMRANGEBYSCORE', avoided, '-inf', now)
+  for _, id in ipairs(call('ZRANGE', avoided, 0, 99)) do
+    local v = call('HMGET', job_key(id), 'avoids', 'state')
+    if v[1] == worker and (v[2] == 'ready' or v[2] == 'waiting') then
+      passed_over[id], passed = true, passed + 1
+    end
+  end
+  if passed > 0 and not has_other_worker() then
+    passed_over, passed = {}, 0
+  end
+end
+
+local function without_passed(ids, most)
+  if passed == 0 then
+    return ids
+  end
+  local kept = {}
+  for _, id in ipairs(ids) do
+    if not passed_over[id] and #kept < most then
+      kept[#kept + 1] = id
+    end
+  end
+  return kept
+end
+
+local function first_waiting(tenant)
+  local waiting = call('ZRANGE', in_queue(pool, 'waiting:' .. tenant), 0, passed, 'WITHSCORES')
+  for i = 1, #waiting, 2 do
+    if not passed_over[waiting[i]] then
+      return {waiting[i], waiting[i + 1]}
+    end
+  end
+  return {}
+end
+
 -- Up to `most` jobs from the head of the tenant's line, all of one list, and the list's name. The line is both lists
 -- by score while a slot is free, and `ready` alone otherwise.
 local function first_of(tenant, most)
-  local ready = call('ZRANGE', in_queue(pool, 'ready:' .. tenant), 0, most - 1)
-  local waiting = call('ZRANGE', in_queue(pool, 'waiting:' .. tenant), 0, 0, 'WITHSCORES')
+  local ready = without_passed(call('ZRANGE', in_queue(pool, 'ready:' .. tenant), 0, most - 1 + passed), most)
+  local waiting = first_waiting(tenant)
   if not waiting[1] or not has_free_slot(tenant) then
     return ready, 'ready'
   end
@@ -117,16 +179,18 @@ local function hand_out(id)
   return v[5]
 end
 
--- A tenant's turn: it is served as long as it is first in virtual time.
+-- A tenant's turn: it is served as long as it is first in virtual time. Returns false if it has no job to hand out.
 local function serve(tenant, virtual, next_tenant, next_virtual)
   local step, most = 1 / tenant_of(tenant).weight, math.min(count - #served, 1000)
   local ids, list = first_of(tenant, most)
   if not ids[1] then
-    return refresh(pool, tenant)
+    refresh(pool, tenant)
+    return false
   end
   local number = 0
   repeat
-    virtual_times[pool] = virtual
+    -- A tenant whose jobs were passed over is served late, and must not turn the pool's time back.
+    virtual_times[pool] = math.max(virtual_time(pool), virtual)
     virtual, number = virtual + step, number + 1
   until number == #ids or (next_virtual and (virtual > next_virtual or virtual == next_virtual and tenant > next_tenant))
   call('ZADD', eligible, virtual, tenant)
@@ -141,17 +205,25 @@ local function serve(tenant, virtual, next_tenant, next_virtual)
   elseif call('ZCARD', in_queue(pool, 'ready:' .. tenant)) == 0 then
     refresh(pool, tenant)
   end
+  return true
 end
 
 if count > 0 and call('HGET', state, 'paused') then
   count = 0
 end
+if count > 0 then
+  find_passed_over()
+end
+local skipped = 0
 while #served < count do
-  local heads = call('ZRANGE', eligible, 0, 1, 'WITHSCORES')
+  local heads = call('ZRANGE', eligible, skipped, skipped + 1, 'WITHSCORES')
   if not heads[1] then
     break
   end
-  serve(heads[1], tonumber(heads[2]), heads[3], heads[4] and tonumber(heads[4]))
+  local is_served = serve(heads[1], tonumber(heads[2]), heads[3], heads[4] and tonumber(heads[4]))
+  if not is_served and call('ZSCORE', eligible, heads[1]) then
+    skipped = skipped + 1
+  end
 end
 if #served > 0 then
   call('SET', root .. 'fence', token)
@@ -169,5 +241,8 @@ for _, name in ipairs({'delayed', 'leases'}) do
     local wait = math.max(0, tonumber(head[2]) - now)
     next_due = next_due < 0 and wait or math.min(next_due, wait)
   end
+end
+if passed > 0 then
+  next_due = next_due < 0 and ASK_AGAIN_MS or math.min(next_due, ASK_AGAIN_MS)
 end
 return {applied, next_due, reply}

@@ -16,7 +16,11 @@ end
 local state = in_queue(job.pool, 'state')
 local threads = 0
 for _, worker in ipairs(call('ZRANGEBYSCORE', in_queue(job.pool, 'workers'), now, '+inf')) do
-  threads = threads + number_or(call('HGET', root .. 'worker:' .. job.pool .. ':' .. worker, 'threads'), 0)
+  local v = call('HMGET', root .. 'worker:' .. job.pool .. ':' .. worker, 'threads', 'state')
+  -- One that is paused or ends takes no job; a worker of an earlier version doesn't tell its state.
+  if not v[2] or v[2] == 'running' then
+    threads = threads + number_or(v[1], 0)
+  end
 end
 local is_paused = call('HGET', state, 'paused') or call('HGET', tenant_key(job.tenant), 'paused')
 

@@ -4,7 +4,7 @@
 -- KEYS[1] is the root of all keys, "{cloudify}:". Every key is derived from it, so all lie in one hash slot.
 -- Numbers are never converted to text here (Lua would write 1.7e+12): Redis writes a number exactly up to 2^53.
 --
--- job:<id>                     hash   body pool tenant slot score enqueued attempts max state token worker started cancel reason strikes
+-- job:<id>                     hash   body pool tenant slot score enqueued attempts max state token worker started cancel reason strikes avoids
 -- queue:<pool>:ready:<tenant>  zset   score -> jobs that need no slot, or whose slot is in the running set
 -- queue:<pool>:waiting:<tenant> zset  score -> jobs whose slot isn't in the running set yet
 -- queue:<pool>:eligible        zset   virtual time -> tenants with a job that can be handed out now
@@ -12,10 +12,12 @@
 -- queue:<pool>:enqueued        zset   enqueue ms -> every job of ready and waiting (depth, oldest age)
 -- queue:<pool>:delayed         zset   due ms -> jobs
 -- queue:<pool>:leases          zset   expiry ms -> running jobs
+-- queue:<pool>:avoided         zset   ms until which the worker that a job avoids leaves it to others -> jobs
 -- queue:<pool>:dead            zset   ms of death -> jobs
 -- queue:<pool>:blocked         hash   tenant -> number of waiting jobs while the tenant has no free slot
 -- queue:<pool>:state           hash   paused, virtual (time), blocked (sum), mean_ms (run time)
--- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy seen
+-- queue:<pool>:workers         zset   expiry ms -> worker ids; worker:<pool>:<id> hash threads busy seen host version
+--                                     state reason; <pool> may be a role, which is in the set roles instead of pools
 -- tenant:<tenant>              hash   limit weight paused depth; tenant:<tenant>:pools set of pools with jobs in line
 -- build:active:<tenant>        set    the running set; build:since:<tenant> hash slot -> ms; build:tenants set
 -- slot:<tenant>:<slot>         set    live jobs (in line, delayed, running) of the slot

@@ -9,7 +9,8 @@ import pytest
 
 from schemas.accounts import CreateTokenRequest
 from schemas.messages import Job
-from shared.queue.records import Disposition, WorkerRecord
+from shared.queue.records import Disposition, WorkerRecord, WorkerState
+from shared.routing.routers import RouterReport, RouterRepository
 
 pytestmark = pytest.mark.integration
 _requests = itertools.count()
@@ -42,7 +43,8 @@ def finish_all_as_failed(platform) -> None:
 
 
 ROUTES = [
-    ("GET", "/api/admin/queues"), ("GET", "/api/admin/jobs"), ("POST", "/api/admin/queues/clone/pause"),
+    ("GET", "/api/admin/queues"), ("GET", "/api/admin/workers"), ("GET", "/api/admin/jobs"),
+    ("POST", "/api/admin/queues/clone/pause"),
     ("POST", "/api/admin/queues/clone/resume"), ("POST", "/api/admin/jobs/x:clone/retry"),
     ("POST", "/api/admin/jobs/x:clone/drop"),
 ]  # fmt: skip
@@ -82,6 +84,30 @@ def test_every_pool_is_shown_with_what_it_holds(platform, account, administrator
         "workers": 1, "threads": 4, "busyThreads": 1,
     }  # fmt: skip
     assert shown["build"]["depth"] == 0
+
+
+def test_every_process_is_listed_with_its_state(platform, account, administrator) -> None:
+    queue = platform.backends.queue
+    paused = WorkerRecord(
+        "clone", "w", 4, 1, host="m1", version="0.1", state=WorkerState.PAUSED, reason="Its clock is wrong."
+    )
+    for record in (paused, WorkerRecord("reconciler", "r", 4, 0, host="m2", version="0.1")):
+        queue.register_worker(record, expires_seconds=60)
+    report = RouterReport(
+        id="router-1", machine="m3", version="0.2", url="http://m3", epoch="e", applied_number=1,
+        problem="The disk is full.", sites=3,
+    )  # fmt: skip
+    RouterRepository(platform.backends.database).report(report)
+    shown = administrator.request("GET", "/api/admin/workers").json()["data"]
+    assert all(row.pop("seenAt") for row in shown)
+    assert shown == [
+        {"id": "w", "pool": "clone", "host": "m1", "version": "0.1", "state": "paused",
+         "reason": "Its clock is wrong.", "threads": 4, "busyThreads": 1},
+        {"id": "r", "pool": "reconciler", "host": "m2", "version": "0.1", "state": "running", "reason": None,
+         "threads": 4, "busyThreads": 0},
+        {"id": "router-1", "pool": "router", "host": "m3", "version": "0.2", "state": "not ready",
+         "reason": "The disk is full.", "threads": 0, "busyThreads": 0},
+    ]  # fmt: skip
 
 
 def test_a_pool_is_paused_and_resumed(platform, account, administrator) -> None:

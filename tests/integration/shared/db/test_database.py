@@ -69,11 +69,26 @@ def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(databas
 
         with pytest.raises(Unavailable):
             sleep_in_a_transaction()
-        with database.try_lock(11) as is_held, database.transaction() as other:
+        with database.try_lock(11, maximum_seconds=60) as is_held, database.transaction() as other:
             assert is_held
             other.execute("SELECT pg_sleep(0.1)")
     finally:
         database.close()
+
+
+def test_a_holder_that_is_stuck_loses_its_lock(database: Database):
+    def hold_it_too_long() -> None:
+        with database.try_lock(12, maximum_seconds=0.1) as is_held:
+            assert is_held
+            eventually(is_free, 60)
+
+    def is_free() -> bool:
+        with database.try_lock(12, maximum_seconds=60) as is_held:
+            return is_held
+
+    with pytest.raises(Unavailable):
+        hold_it_too_long()
+    assert is_free()
 
 
 class Fetched(msgspec.Struct, frozen=True):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,9 +28,11 @@ from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Disposition
 from shared.secrets_box import SecretsBox
 from tests.support.deployment_world import create, entries, run_to_end, settings, world
+from tests.support.log_rows import eventually
 from workers.pipeline.deployment_view import deployment_view
 from workers.pipeline.lifecycle import Beginning
 from workers.pipeline.stage import StageResult
+from workers.reconciler import Reconciler
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
@@ -250,10 +256,69 @@ def test_an_old_redis_that_is_restored_runs_nothing_twice(world: Any):
 
 
 def test_one_reconciler_works_at_a_time(world: Any, database: Database):
-    with database.try_lock(7) as first, database.try_lock(7) as second:
+    with database.try_lock(7, maximum_seconds=60) as first, database.try_lock(7, maximum_seconds=60) as second:
         assert (first, second) == (True, False)
-    with database.try_lock(7) as third:
+    with database.try_lock(7, maximum_seconds=60) as third:
         assert third
+
+
+@contextmanager
+def running(*reconcilers: Reconciler) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=reconciler.run, args=(stop,)) for reconciler in reconcilers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_the_repair_of_the_queue_waits_for_no_other_part(world: Any):
+    """A first reconciler that is stuck in every other part holds their locks."""
+    stuck, go_on = threading.Semaphore(0), threading.Event()
+
+    def get_stuck() -> None:
+        stuck.release()
+        assert go_on.wait(60)
+
+    first, second = world.make_reconciler(world.queue), world.make_reconciler(world.queue)
+    first.responsibilities = tuple(
+        part if part.name == "queue" else dataclasses.replace(part, steps=(get_stuck,))
+        for part in first.responsibilities
+    )
+    deployment_id = create(world)
+    with running(first, second):
+        try:
+            for _ in range(2):
+                assert stuck.acquire(timeout=60)
+            world.redis.flushall()
+            eventually(lambda: world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready", 60)
+        finally:
+            go_on.set()
+
+
+def test_another_reconciler_takes_over_from_one_that_is_stuck(world: Any):
+    """The first holds the queue's lock and never returns; PostgreSQL ends its session."""
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def get_stuck() -> None:
+        stuck.set()
+        assert go_on.wait(60)
+
+    first, second = world.make_reconciler(world.queue), world.make_reconciler(world.queue)
+    first.responsibilities = (dataclasses.replace(first.responsibilities[0], steps=(get_stuck,), lock_seconds=0.3),)
+    deployment_id = create(world)
+    with running(first):
+        try:
+            assert stuck.wait(60)
+            world.redis.flushall()
+            with running(second):
+                eventually(lambda: world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready", 60)
+        finally:
+            go_on.set()
 
 
 def test_a_slot_that_no_live_deployment_holds_is_freed(world: Any):

@@ -11,10 +11,12 @@ from dramatiq.brokers.stub import StubBroker
 
 from schemas.messages import Job
 from shared.deployments.state import Pool
+from shared.queue.base import Lease
 from shared.queue.dramatiq.lease import RunningLease
 from shared.queue.records import AcquiredJob
 from shared.signals import Signal
 from workers.jobs.actors import declare_actor
+from workers.pipeline.outcome import Outcome, Over
 
 
 def test_lines_name_deployment_stage_attempt_fence_and_worker() -> None:
@@ -23,10 +25,12 @@ def test_lines_name_deployment_stage_attempt_fence_and_worker() -> None:
     lease = RunningLease(AcquiredJob(job, 7, 2, is_cancelled=False), stopping=Signal())
     seen: list[dict[str, object]] = []
     broker = StubBroker()
-    declare_actor(
-        broker, Pool.BUILD, lambda _lease: seen.append(structlog.contextvars.get_contextvars()), lambda: lease,
-        worker="host-build-1",
-    )  # fmt: skip
+
+    def run(_lease: Lease) -> Outcome[object]:
+        seen.append(structlog.contextvars.get_contextvars())
+        return Over()
+
+    declare_actor(broker, Pool.BUILD, run, lambda: lease, worker="host-build-1", observe=lambda _lease, _outcome: None)
     broker.actors["run_stage"].fn({})
     assert seen == [
         {"job": "depl_1:build", "deployment_id": "depl_1", "stage": "build", "attempt": 2, "fence": 7,
