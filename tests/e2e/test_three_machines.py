@@ -19,6 +19,8 @@ from tests.support.machines.cluster import STORES, Cluster, Machine
 from tests.support.machines.load import Load
 from tests.support.machines.network import Network
 from tests.support.machines.readers import RouterReader
+from tests.support.machines.stores_program import OBJECT_STORE_PORTS
+from tests.support.ports import free_ports
 
 T = TypeVar("T")
 
@@ -126,12 +128,13 @@ def test_three_machines(tmp_path: Path):
     rounds = int(os.environ.get("CLOUDIFY_MACHINES_ROUNDS") or 1)
     lease_seconds = min(30.0, outage_seconds / 2)
     print(f"seed {seed}, outages of {outage_seconds:.0f} s, {rounds} rounds")  # noqa: T201 - shown with -s
+    s3_port = _consecutive_ports(OBJECT_STORE_PORTS)
     net = Network()
     with net.entered():
         git = GitServer(tmp_path / "repositories", net.address)
         git.root.mkdir()
         threading.Thread(target=git.serve_forever, daemon=True).start()
-        cluster = Cluster(net, tmp_path, seed, lease_seconds=lease_seconds)
+        cluster = Cluster(net, tmp_path, seed, lease_seconds=lease_seconds, s3_port=s3_port)
         try:
             with cluster.running():
                 cluster.wait_until_up(_BACK_SECONDS)
@@ -139,6 +142,14 @@ def test_three_machines(tmp_path: Path):
         finally:
             git.shutdown()
             git.server_close()
+
+
+def _consecutive_ports(count: int) -> int:
+    """The first of so many ports in a row that no other process that runs tests has."""
+    ports = free_ports(count)
+    while ports[-1] - ports[0] != count - 1:
+        ports = [*ports[1:], *free_ports(1)]
+    return ports[0]
 
 
 def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds: int) -> None:
