@@ -29,8 +29,22 @@ UniqueViolation = psycopg.errors.UniqueViolation
 
 # Without a limit, a server that accepts the connection and sends nothing would block for ever.
 _CONNECT_SECONDS = 5
-# A process that is stopped inside a transaction would keep its row locks until it continues.
-_OPTIONS = "-c idle_in_transaction_session_timeout=60s"
+# A side that vanishes without a word, as its machine died or is cut off, is noticed after so long: by this process, which
+# would wait for its answer for up to two hours, and by the server, which would keep its locks for as long.
+_PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 10, 5, 3
+_UNACKNOWLEDGED_MILLISECONDS = 20_000
+_PROBING = {
+    "keepalives_idle": _PROBE_AFTER_SECONDS,
+    "keepalives_interval": _PROBE_EVERY_SECONDS,
+    "keepalives_count": _PROBES,
+    "tcp_user_timeout": _UNACKNOWLEDGED_MILLISECONDS,
+}
+_OPTIONS = (
+    # A process that is stopped inside a transaction would keep its row locks until it continues.
+    "-c idle_in_transaction_session_timeout=60s"
+    f" -c tcp_keepalives_idle={_PROBE_AFTER_SECONDS} -c tcp_keepalives_interval={_PROBE_EVERY_SECONDS}"
+    f" -c tcp_keepalives_count={_PROBES} -c tcp_user_timeout={_UNACKNOWLEDGED_MILLISECONDS}"
+)
 
 
 class Connection(psycopg.Connection[TupleRow]):
@@ -99,6 +113,7 @@ class Database:
                 "autocommit": False,
                 "connect_timeout": _CONNECT_SECONDS,
                 "options": _OPTIONS,
+                **_PROBING,
             },
             configure=configure,
             min_size=0,
