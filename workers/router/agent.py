@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,8 +42,8 @@ _PEERS_EVERY_SECONDS = 5.0
 # Asked at a time while PostgreSQL is away.
 _ASKED_PEERS = 3
 # A router that hasn't been at the end of the log for so long asks others how far it goes.
-_CONFIRMED_SECONDS = 1.25
-_WATCH_SECONDS = 0.25
+_CONFIRMED_SECONDS = 0.6
+_WATCH_SECONDS = 0.15
 _STARTING = "The router is starting."
 _BEHIND = "Other routers know of newer releases, which this one hasn't applied yet."
 
@@ -332,15 +332,17 @@ class RouterAgent:
     def _look_for_newer(self, position: Position) -> None:
         peers = random.sample(self._peers, min(_ASKED_PEERS, len(self._peers)))
         asked_at = time.monotonic()
-        with ThreadPoolExecutor(len(peers) + 1, thread_name_prefix="router-watch") as pool:
-            remembered = pool.submit(self._bell.remembered)
-            known = [remembered, *(pool.submit(self._ask_peer, url) for url in peers)]
-        positions = [future.result() for future in known]
-        newest = max((other.number for other in positions if other and other.epoch == position.epoch), default=0)
+        pool = ThreadPoolExecutor(len(peers) + 1, thread_name_prefix="router-watch")
+        try:
+            asked = [pool.submit(self._bell.remembered), *(pool.submit(self._ask_peer, url) for url in peers)]
+            # The first that knows of more is enough: others may let it wait.
+            is_behind = any(_is_newer(future.result(), position) for future in as_completed(asked))
+        finally:
+            pool.shutdown(wait=False)
         with self._lock:
             # Unless the end of the log was reached meanwhile.
             if self._confirmed_at < asked_at:
-                self._set_behind(newest > position.number)
+                self._set_behind(is_behind)
 
     def _confirm(self, asked_at: float) -> None:
         """This router was at the end of the log at `asked_at` or later."""
@@ -359,6 +361,10 @@ class RouterAgent:
         elif problem is None and self._problem is not None:
             _log.info("router.ready")
         self._problem = problem
+
+
+def _is_newer(other: Position | None, position: Position) -> bool:
+    return other is not None and other.epoch == position.epoch and other.number > position.number
 
 
 def _read(path: Path, type_: type[T]) -> T | None:
