@@ -38,12 +38,13 @@ def connect_redis(
     run twice. Callers repeat the commands that may. The pool detects and replaces a connection that broke while idle
     before it sends anything.
     """
+    is_local = url.startswith("unix:")
+    probing: dict[str, Any] = {} if is_local else {"socket_keepalive": True, "socket_keepalive_options": _PROBING}
     return Redis.from_url(
         url,
         socket_connect_timeout=connect_timeout_seconds,
         socket_timeout=timeout_seconds,
-        socket_keepalive=True,
-        socket_keepalive_options=_PROBING,
+        **probing,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
         client_name=client_name,
