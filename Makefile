@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
 TEXTS := README.md CHANGELOG.md docs .github .ci/run Makefile Dockerfile pyproject.toml
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams bench docs clean
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines bench docs clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
@@ -47,6 +47,11 @@ e2e-full: .venv/dev.stamp ## Build a project of every generator and package mana
 streams: .venv/dev.stamp ## Follow 50 000 lines in a browser and elsewhere while processes are killed (CLOUDIFY_STREAM_SEED)
 	CLOUDIFY_STREAM_LINES=$${CLOUDIFY_STREAM_LINES:-50000} CLOUDIFY_STREAM_KILLS=$${CLOUDIFY_STREAM_KILLS:-20} \
 	  CLOUDIFY_STREAM_SEED=$${CLOUDIFY_STREAM_SEED:-$$RANDOM} $(BIN)/python -m pytest -s tests/streams
+
+machines: .venv/dev.stamp ## Kill, cut off and heal three machines under load, for long (CLOUDIFY_MACHINES_SEED, _ROUNDS, _OUTAGE_SECONDS)
+	CLOUDIFY_MACHINES_OUTAGE_SECONDS=$${CLOUDIFY_MACHINES_OUTAGE_SECONDS:-120} \
+	  CLOUDIFY_MACHINES_ROUNDS=$${CLOUDIFY_MACHINES_ROUNDS:-2} CLOUDIFY_MACHINES_SEED=$${CLOUDIFY_MACHINES_SEED:-$$RANDOM} \
+	  $(BIN)/python -m pytest -s tests/e2e/test_three_machines.py
 
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench

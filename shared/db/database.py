@@ -29,10 +29,22 @@ UniqueViolation = psycopg.errors.UniqueViolation
 
 # Without a limit, a server that accepts the connection and sends nothing would block for ever.
 _CONNECT_SECONDS = 5
-# A server that is cut off sends nothing, not even a reset; without these, a query would wait for it for hours.
-_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
-# A process that is stopped inside a transaction would keep its row locks until it continues.
-_OPTIONS = "-c idle_in_transaction_session_timeout=60s"
+# A side that vanishes without a word, as its machine died or is cut off, is noticed after so long: by this process, which
+# would wait for its answer for up to two hours, and by the server, which would keep its locks for as long.
+_PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 10, 5, 3
+_UNACKNOWLEDGED_MILLISECONDS = 20_000
+_PROBING = {
+    "keepalives_idle": _PROBE_AFTER_SECONDS,
+    "keepalives_interval": _PROBE_EVERY_SECONDS,
+    "keepalives_count": _PROBES,
+    "tcp_user_timeout": _UNACKNOWLEDGED_MILLISECONDS,
+}
+_OPTIONS = (
+    # A process that is stopped inside a transaction would keep its row locks until it continues.
+    "-c idle_in_transaction_session_timeout=60s"
+    f" -c tcp_keepalives_idle={_PROBE_AFTER_SECONDS} -c tcp_keepalives_interval={_PROBE_EVERY_SECONDS}"
+    f" -c tcp_keepalives_count={_PROBES} -c tcp_user_timeout={_UNACKNOWLEDGED_MILLISECONDS}"
+)
 
 
 class Connection(psycopg.Connection[TupleRow]):
@@ -101,7 +113,7 @@ class Database:
                 "autocommit": False,
                 "connect_timeout": _CONNECT_SECONDS,
                 "options": _OPTIONS,
-                **_KEEPALIVE,
+                **_PROBING,
             },
             configure=configure,
             min_size=0,
@@ -145,26 +157,16 @@ class Database:
             return connection.exists(query, parameters)
 
     @contextmanager
-    def try_lock(self, key: int, *, maximum_seconds: float) -> Generator[bool]:
+    def try_lock(self, key: int) -> Generator[bool]:
         """Tries to take the advisory lock for the block, without waiting. Yields whether it is held.
 
-        PostgreSQL releases it when the connection ends for any reason, and after `maximum_seconds` in any case: a
-        process that is suspended or cut off would otherwise keep it until its machine's connections time out. A block
-        that takes longer isn't interrupted, and ends with `Unavailable`. Works through a pooler in transaction mode.
+        PostgreSQL releases it when the connection ends for any reason.
         """
         with self.transaction() as connection:
-            # The transaction does nothing while the block runs, and holds nothing but the advisory lock.
-            connection.execute(
-                "SELECT set_config('idle_in_transaction_session_timeout', %(limit)s, true)",
-                {"limit": f"{int(maximum_seconds * 1000)}ms"},
-            )
+            # The block may take long; the transaction holds nothing but the advisory lock.
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             query = "SELECT pg_try_advisory_xact_lock(%(key)s)"
             yield connection.fetch_value(bool, query, {"key": key}) is True
-
-    def server_time(self) -> float:
-        """PostgreSQL's clock, in seconds since the epoch."""
-        found = self.fetch_value(float, "SELECT extract(epoch FROM clock_timestamp())::float8")
-        return found or 0.0
 
     def ping(self) -> None:
         self.exists("SELECT 1")

@@ -49,17 +49,19 @@ class RouteBell:
         """Wakes all routers. A ring that is lost costs a second."""
         self._try(lambda: self._redis.publish(CHANNEL, b""))
 
-    def remember(self, position: Position) -> None:
-        """Keeps the position for routers that can't reach PostgreSQL."""
-        self._try(lambda: self._redis.eval(_REMEMBER, 1, _POSITION, position.epoch, position.number))
+    def remember(self, position: Position) -> bool:
+        """Keeps the position for routers that can't reach PostgreSQL. Returns whether Redis has it now."""
+        return self._try(lambda: self._redis.eval(_REMEMBER, 1, _POSITION, position.epoch, position.number))
 
-    def _try(self, send: Callable[[], object]) -> None:
+    def _try(self, send: Callable[[], object]) -> bool:
         if time.monotonic() < self._resting_until:
-            return
+            return False
         try:
             send()
         except (RedisError, OSError):
             self._resting_until = time.monotonic() + _REST_SECONDS
+            return False
+        return True
 
     def remembered(self) -> Position | None:
         """The greatest position that was rung; None if Redis doesn't know or doesn't answer."""

@@ -19,6 +19,8 @@ from tests.support.machines.cluster import STORES, Cluster, Machine
 from tests.support.machines.load import Load
 from tests.support.machines.network import Network
 from tests.support.machines.readers import RouterReader
+from tests.support.machines.stores_program import OBJECT_STORE_PORTS
+from tests.support.ports import free_ports
 
 T = TypeVar("T")
 
@@ -37,6 +39,22 @@ class Chaos:
         self._seconds = seconds
         self._rest_seconds = rest_seconds
         self.told: list[tuple[float, str]] = []
+
+    def short_round(self) -> None:
+        """A part of the accidents, a different one for each seed."""
+        cut, killed, either = self._shuffled(self._cluster.machines)
+        is_silent = self._chance.random() < 0.5
+        name = self._chance.choice(STORES)
+        accidents = [
+            lambda: self.cut(cut, is_silent=is_silent),
+            lambda: self.kill(killed),
+            self._chance.choice([lambda: self.cut(either, is_silent=not is_silent), lambda: self.kill(either)]),
+            self.restart_stores,
+            lambda: self.stop(name),
+            self._chance.choice([lambda: self.stop(*STORES), self.cut_stores]),
+        ]
+        for accident in self._shuffled(accidents):
+            accident()
 
     def one_round(self) -> None:
         accidents: list[Callable[[], None]] = [
@@ -122,16 +140,18 @@ def test_three_machines(tmp_path: Path):
     if reason is not None:
         pytest.skip(reason)
     seed = int(os.environ.get("CLOUDIFY_MACHINES_SEED") or 1)
-    outage_seconds = float(os.environ.get("CLOUDIFY_MACHINES_OUTAGE_SECONDS") or 5)
-    rounds = int(os.environ.get("CLOUDIFY_MACHINES_ROUNDS") or 1)
+    outage_seconds = float(os.environ.get("CLOUDIFY_MACHINES_OUTAGE_SECONDS") or 6)
+    # A part of one if it is 0.
+    rounds = int(os.environ.get("CLOUDIFY_MACHINES_ROUNDS") or 0)
     lease_seconds = min(30.0, outage_seconds / 2)
     print(f"seed {seed}, outages of {outage_seconds:.0f} s, {rounds} rounds")  # noqa: T201 - shown with -s
+    s3_port = _consecutive_ports(OBJECT_STORE_PORTS)
     net = Network()
     with net.entered():
         git = GitServer(tmp_path / "repositories", net.address)
         git.root.mkdir()
         threading.Thread(target=git.serve_forever, daemon=True).start()
-        cluster = Cluster(net, tmp_path, seed, lease_seconds=lease_seconds)
+        cluster = Cluster(net, tmp_path, seed, lease_seconds=lease_seconds, s3_port=s3_port)
         try:
             with cluster.running():
                 cluster.wait_until_up(_BACK_SECONDS)
@@ -139,6 +159,14 @@ def test_three_machines(tmp_path: Path):
         finally:
             git.shutdown()
             git.server_close()
+
+
+def _consecutive_ports(count: int) -> int:
+    """The first of so many ports in a row that no other process that runs tests has."""
+    ports = free_ports(count)
+    while ports[-1] - ports[0] != count - 1:
+        ports = [*ports[1:], *free_ports(1)]
+    return ports[0]
 
 
 def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds: int) -> None:
@@ -154,6 +182,8 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
     began = time.monotonic()
     try:
         time.sleep(2)
+        if rounds == 0:
+            chaos.short_round()
         for _ in range(rounds):
             chaos.one_round()
         ended = time.monotonic()

@@ -18,8 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 _DOCKER, _PLATFORM = "docker", "platform"
 # Each takes minutes, most of them of waiting, and has a platform of its own anyway or is worth one.
-_CRASHES, _UP = "tests/e2e/test_crashes.py", "tests/e2e/test_up.py"
-_ALONE = (_CRASHES, _UP)
+_CRASHES, _UP, _MACHINES = "tests/e2e/test_crashes.py", "tests/e2e/test_up.py", "tests/e2e/test_three_machines.py"
+_ALONE = (_CRASHES, _UP, _MACHINES)
 # Its items share nothing and are the same: each is a lane of its own.
 _MODEL = "tests/integration/shared/queue/test_queue_model.py"
 # Platforms wait for their processes to end.
@@ -29,6 +29,7 @@ _LONGEST_FIRST = (
     _PLATFORM,
     _CRASHES,
     _UP,
+    _MACHINES,
     "tests/streams/test_three_clients.py",
     "tests/integration/workers/stages/test_install_and_build.py",
     "tests/integration/workers/stages/test_package_managers.py",

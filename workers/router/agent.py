@@ -6,7 +6,8 @@
     discard   delete the files, in the background
 
 PostgreSQL may be away for as long as it takes: the router serves what it has. It declares itself not ready only if it
-learns, from Redis or from another router, that the log has grown meanwhile.
+learns, from Redis or from another router, that the log has grown meanwhile. It asks them on a thread of its own, as a
+database that has become unreachable keeps a call waiting for seconds.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -34,11 +35,19 @@ from workers.router.fetcher import SiteFetcher
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
-_INTERVAL_SECONDS = 1.0
+# Twice as often as routers may differ, for changes whose ring is lost.
+_INTERVAL_SECONDS = 0.5
 _REPORT_SECONDS = 1.0
-_PEERS_EVERY_SECONDS = 30.0
+_PEERS_EVERY_SECONDS = 5.0
 # Asked at a time while PostgreSQL is away.
 _ASKED_PEERS = 3
+# A router that hasn't been at the end of the log for so long asks others how far it goes.
+_CONFIRMED_SECONDS = 0.6
+_WATCH_SECONDS = 0.15
+_STARTING = "The router is starting."
+_BEHIND = "Other routers know of newer releases, which this one hasn't applied yet."
+
+T = TypeVar("T")
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -58,7 +67,8 @@ class RouterIdentity(msgspec.Struct, frozen=True):
 class RouterAgent:
     """`start` after the web server answers. Safe from any thread.
 
-    `position_file` keeps the position between processes, for a start while PostgreSQL is away.
+    `position_file` keeps the position between processes, and a file beside it the other routers, for a start while
+    PostgreSQL is away.
     """
 
     def __init__(
@@ -83,24 +93,32 @@ class RouterAgent:
         self._probe = probe
         self._ask_peer = ask_peer
         self._position_file = position_file
-        self._position = _read_position(position_file)
+        self._peers_file = position_file.with_name("router-peers.json")
+        self._position = _read(position_file, Position)
+        self._remembered: Position | None = None
         self._has_snapshot = False
         self._artifacts: dict[str, SiteArtifact] = {}
-        self._peers: list[str] = []
-        self._peers_at = 0.0
+        self._peers: list[str] = _read(self._peers_file, list[str]) or []
+        self._peers_at = float("-inf")
+        # When this router was last known to be at the end of the log.
+        self._confirmed_at = float("-inf")
         self._reported: tuple[Position | None, str | None] = (None, None)
         self._reported_at = 0.0
-        self._problem: str | None = "The router is starting."
+        self._problem: str | None = _STARTING
+        self._is_behind = False
         self._is_offline = False
         self._lock = threading.Lock()
         self._task = PeriodicTask("router", self.step, _INTERVAL_SECONDS)
+        self._watch = PeriodicTask("router-watch", self.watch, _WATCH_SECONDS)
 
     def start(self) -> None:
         self._task.start()
+        self._watch.start()
 
     def stop(self) -> None:
         """Takes leave, so that no release waits for this router."""
         self._task.stop(5.0)
+        self._watch.stop(1.0)
         try:
             self._routers.remove(self._identity.id)
         except Unavailable as error:
@@ -118,7 +136,7 @@ class RouterAgent:
     @property
     def problem(self) -> str | None:
         """Why this router should not be asked for sites; None if it may be."""
-        return self._problem
+        return self._problem or (_BEHIND if self._is_behind else None)
 
     @property
     def is_offline(self) -> bool:
@@ -144,7 +162,13 @@ class RouterAgent:
         try:
             self._advance()
         except Unavailable:
-            self._look_for_newer()
+            if not self._is_offline:
+                _log.warning("router.offline")
+                self._is_offline = True
+            if self._position is not None and self._problem == _STARTING:
+                # The disk is as the last process left it.
+                self._look_for_newer(self._position)
+                self._set_problem(None)
             return
         except (PlatformError, OSError) as error:
             # The same changes are tried again at the next step.
@@ -158,7 +182,7 @@ class RouterAgent:
 
     def _advance(self) -> None:
         while True:
-            changes = None
+            changes, asked_at = None, time.monotonic()
             if self._position is not None and self._has_snapshot:
                 changes = self._log.since(self._position)
             if changes is None:
@@ -166,6 +190,7 @@ class RouterAgent:
             elif changes:
                 self._apply(changes)
             else:
+                self._confirm(asked_at)
                 return
 
     def _load_snapshot(self) -> None:
@@ -259,14 +284,12 @@ class RouterAgent:
 
     def _reach(self, position: Position) -> None:
         self._position = position
-        # For routers that can't reach PostgreSQL.
-        self._bell.remember(position)
-        partial_file = self._position_file.with_suffix(".partial")
-        partial_file.write_bytes(msgspec.json.encode(position))
-        partial_file.replace(self._position_file)
+        # Redis keeps it for routers that can't reach PostgreSQL.
+        self._watch.wake()
+        _write(self._position_file, position)
 
     def _report(self) -> None:
-        position, problem = self._position, self._problem
+        position, problem = self._position, self.problem
         now = time.monotonic()
         if position is None:
             return
@@ -287,28 +310,50 @@ class RouterAgent:
                 )
             )
             if now - self._peers_at >= _PEERS_EVERY_SECONDS:
-                self._peers = [row.url for row in self._routers.all() if row.id != identity.id]
+                peers = [row.url for row in self._routers.all() if row.id != identity.id]
+                if peers != self._peers:
+                    self._peers = peers
+                    _write(self._peers_file, peers)
                 self._peers_at = now
-        except Unavailable:
+        except (Unavailable, OSError):
             return
         self._reported, self._reported_at = (position, problem), now
 
-    def _look_for_newer(self) -> None:
-        """PostgreSQL is away: asks Redis and some other routers whether the log has grown."""
-        if not self._is_offline:
-            _log.warning("router.offline")
-            self._is_offline = True
+    def watch(self) -> None:
+        """Tells Redis the position, and asks Redis and some other routers for theirs when PostgreSQL says nothing."""
         position = self._position
         if position is None:
             return
+        if position != self._remembered and self._bell.remember(position):
+            self._remembered = position
+        if time.monotonic() - self._confirmed_at >= _CONFIRMED_SECONDS:
+            self._look_for_newer(position)
+
+    def _look_for_newer(self, position: Position) -> None:
         peers = random.sample(self._peers, min(_ASKED_PEERS, len(self._peers)))
-        known = [self._bell.remembered(), *(self._ask_peer(url) for url in peers)]
-        newest = max((other.number for other in known if other and other.epoch == position.epoch), default=0)
-        if newest > position.number:
-            self._set_problem("The database can't be reached, and other routers know of newer releases.")
-        else:
-            # Also at a start without PostgreSQL: the disk is as the last process left it.
-            self._set_problem(None)
+        asked_at = time.monotonic()
+        pool = ThreadPoolExecutor(len(peers) + 1, thread_name_prefix="router-watch")
+        try:
+            asked = [pool.submit(self._bell.remembered), *(pool.submit(self._ask_peer, url) for url in peers)]
+            # The first that knows of more is enough: others may let it wait.
+            is_behind = any(_is_newer(future.result(), position) for future in as_completed(asked))
+        finally:
+            pool.shutdown(wait=False)
+        with self._lock:
+            # Unless the end of the log was reached meanwhile.
+            if self._confirmed_at < asked_at:
+                self._set_behind(is_behind)
+
+    def _confirm(self, asked_at: float) -> None:
+        """This router was at the end of the log at `asked_at` or later."""
+        with self._lock:
+            self._confirmed_at = asked_at
+            self._set_behind(False)
+
+    def _set_behind(self, is_behind: bool) -> None:
+        if is_behind != self._is_behind:
+            _log.warning("router.behind" if is_behind else "router.not_behind")
+        self._is_behind = is_behind
 
     def _set_problem(self, problem: str | None) -> None:
         if problem is not None and problem != self._problem:
@@ -318,8 +363,18 @@ class RouterAgent:
         self._problem = problem
 
 
-def _read_position(path: Path) -> Position | None:
+def _is_newer(other: Position | None, position: Position) -> bool:
+    return other is not None and other.epoch == position.epoch and other.number > position.number
+
+
+def _read(path: Path, type_: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Position)
+        return msgspec.json.decode(path.read_bytes(), type=type_)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def _write(path: Path, content: object) -> None:
+    partial_file = path.with_suffix(".partial")
+    partial_file.write_bytes(msgspec.json.encode(content))
+    partial_file.replace(path)

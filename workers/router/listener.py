@@ -31,7 +31,7 @@ from workers.router.fetcher import SiteFetcher
 _WAITING_VISITORS = 64
 _VISITOR_SECONDS = 20.0
 _RETRY_AFTER_SECONDS = 5
-_PEER_SECONDS = 1.0
+_PEER_SECONDS = 0.5
 
 _log: Any = structlog.get_logger(__name__)
 

@@ -31,7 +31,7 @@ from workers.router.site_directory import SiteDirectory
 # The agent asks from its one loop; fetches and visitors' questions are short.
 _CONNECTIONS = 3
 # A database that doesn't answer must not keep the agent from noticing that.
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 3.0
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
         timeout_seconds=_ANSWER_SECONDS,
         answer_seconds=_ANSWER_SECONDS,
     )
-    redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=1, timeout_seconds=1)
+    redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=0.5, timeout_seconds=0.5)
     listening_redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=1, timeout_seconds=10)
     directory = SiteDirectory(settings.directories.sites)
     directory.sweep()

@@ -24,7 +24,7 @@ from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.stack.platform import Program, command
 from tests.support.machines.network import Network, die_with_parent
-from tests.support.machines.stores_program import PASSWORD, POSTGRES_PORT, S3_PORT, VALKEY_PORT
+from tests.support.machines.stores_program import PASSWORD, POSTGRES_PORT, VALKEY_PORT
 from tests.support.repositories import ROOT
 from tests.support.running_platform import wait_for
 
@@ -126,7 +126,7 @@ class Machine:
 class Cluster:
     """Everything that is the same for all machines, and the way to it for assertions."""
 
-    def __init__(self, network: Network, directory: Path, seed: int, *, lease_seconds: float) -> None:
+    def __init__(self, network: Network, directory: Path, seed: int, *, lease_seconds: float, s3_port: int) -> None:
         self.network = network
         self.directory = directory
         self.stores_address = network.address_of(10)
@@ -136,7 +136,7 @@ class Cluster:
         self.settings = {
             "CLOUDIFY_DATABASE_URL": self.database_url,
             "CLOUDIFY_REDIS_URL": self.redis_url,
-            "CLOUDIFY_S3_ENDPOINT": f"http://{stores}:{S3_PORT}",
+            "CLOUDIFY_S3_ENDPOINT": f"http://{stores}:{s3_port}",
             "CLOUDIFY_S3_ACCESS_KEY": PASSWORD,
             "CLOUDIFY_S3_SECRET_KEY": PASSWORD,
             "CLOUDIFY_SECRET_KEY": "of-all-machines" * 3,
@@ -153,7 +153,7 @@ class Cluster:
             "CLOUDIFY_ROUTER_INTERNAL_PORT": str(ROUTER_PORT),
             "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": f"{network.address}/32",
         }
-        self.stores = self._make("stores", 10, [_store_program(directory / "stores")])
+        self.stores = self._make("stores", 10, [_store_program(directory / "stores", s3_port)])
         self.machines = self._machines(random.Random(seed))
         self._database: Database | None = None
         self._redis = connect_redis(self.redis_url, timeout_seconds=2)
@@ -264,8 +264,8 @@ def _program(role: str, environment: dict[str, str]) -> dict[str, object]:
     return {"role": role, "arguments": arguments, "environment": environment}
 
 
-def _store_program(directory: Path) -> dict[str, object]:
-    arguments = [sys.executable, "-m", "tests.support.machines.stores_program", str(directory)]
+def _store_program(directory: Path, s3_port: int) -> dict[str, object]:
+    arguments = [sys.executable, "-m", "tests.support.machines.stores_program", str(directory), str(s3_port)]
     return {
         "role": "stores",
         "arguments": arguments,

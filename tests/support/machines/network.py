@@ -118,6 +118,9 @@ class Network:
         must("ip", "link", "set", name, "master", _BRIDGE, "up")
         inside = ("nsenter", "--net", f"--target={pid}", "ip")
         must(*inside, "link", "set", "lo", "up")
+        # The same at each start, as a real card's: others keep it in their tables.
+        hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+        must(*inside, "link", "set", "eth0", "address", hardware)
         must(*inside, "address", "add", f"{address}/{_PREFIX}", "dev", "eth0")
         must(*inside, "link", "set", "eth0", "up")
 

@@ -1,4 +1,8 @@
-"""PostgreSQL, Valkey and the object store of a test's machines, on all addresses, in the folder that is named."""
+"""PostgreSQL, Valkey and the object store of a test's machines, on all addresses.
+
+Arguments: their folder, and the first of eight ports for the object store. It names files in /tmp by its ports, which
+all machines share.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
 
-POSTGRES_PORT, VALKEY_PORT, S3_PORT = 5432, 6379, 8333
+POSTGRES_PORT, VALKEY_PORT = 5432, 6379
 PASSWORD = "of-the-stores"
 EVERYWHERE = "0.0.0.0"
-_OTHER_PORTS = {"s3_grpc": 18333, "master": 9333, "master_grpc": 19333, "volume": 8080, "volume_grpc": 18080}
+OBJECT_STORE_PORTS = 8
 
 
-def servers(directory: Path) -> list[Server]:
-    ports = ObjectStorePorts(s3=S3_PORT, filer=8888, filer_grpc=18888, **_OTHER_PORTS)
+def servers(directory: Path, s3_port: int) -> list[Server]:
+    ports = ObjectStorePorts(*range(s3_port, s3_port + OBJECT_STORE_PORTS))
     return [
         PostgresServer(directory / "postgres", port=POSTGRES_PORT, password=PASSWORD, listen_host=EVERYWHERE),
         ValkeyServer(directory / "valkey", port=VALKEY_PORT, password=PASSWORD, listen_host=EVERYWHERE),
@@ -33,7 +37,7 @@ def servers(directory: Path) -> list[Server]:
 
 
 def main() -> None:
-    started = servers(Path(sys.argv[1]))
+    started = servers(Path(sys.argv[1]), int(sys.argv[2]))
     for server in started:
         server.start()
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import msgspec
@@ -53,6 +54,23 @@ def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
                 database.ping()
         finally:
             database.close()
+
+
+def test_both_sides_of_a_connection_notice_that_the_other_has_vanished(database_url: str) -> None:
+    database = Database(database_url)
+    try:
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+        with database.transaction() as connection:
+            values = [
+                connection.fetch_value(str, "SELECT current_setting(%(name)s)", {"name": name}) for name in names
+            ]
+            with socket.socket(fileno=os.dup(connection.fileno())) as client:
+                options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+                own = [client.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+                assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert [int(value or 0) for value in values] == own == [10, 5, 3, 20_000]
+    finally:
+        database.close()
 
 
 def test_a_transaction_that_sleeps_is_ended_and_a_lock_that_works_is_not(database_url: str) -> None:
