@@ -74,6 +74,14 @@ class Connection(psycopg.Connection[TupleRow]):
         return self.execute(query, parameters).fetchone() is not None
 
 
+def check_connection(url: str) -> None:
+    """Raises Unavailable with the driver's or the server's reason."""
+    try:
+        psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
+    except psycopg.Error as error:
+        raise Unavailable(str(error).strip()) from error
+
+
 def connections_for(threads: int) -> int:
     """The most connections that a worker with so many threads needs: one for each at the same moment, and one besides
     for its background tasks and for a transaction that another one of the same thread waits for."""

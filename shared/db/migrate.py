@@ -44,7 +44,7 @@ def migrate(database_url: str) -> list[str]:
 def _migrate(database_url: str) -> list[str]:
     known = migrations()
     applied: list[str] = []
-    # A transaction of another connection has the lock, and nothing is prepared, because a pooler in transaction mode gives
+    # Another connection's transaction has the lock, and nothing is prepared: a pooler in transaction mode gives
     # each transaction another session.
     with (
         psycopg.connect(database_url) as guard,
