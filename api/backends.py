@@ -43,7 +43,12 @@ def connect_backends(settings: Settings) -> Backends:
     closers = ExitStack()
     # Clients wait for these answers: a late one becomes a 503, and the reconciler makes up for the queue.
     database = Database(
-        settings.database.url, maximum_connections=_DATABASE_CONNECTIONS, timeout_seconds=3.0, answer_seconds=5.0
+        settings.database.url,
+        maximum_connections=_DATABASE_CONNECTIONS,
+        timeout_seconds=3.0,
+        answer_seconds=5.0,
+        name="cloudify api",
+        is_pooled=settings.database.is_pooled,
     )
     closers.callback(database.close)
     redis = connect_redis(

@@ -38,12 +38,18 @@ from workers.snapshots.store import SnapshotStore
 class WorkerContext:
     """What every pool needs, built once from the settings and closed at the end."""
 
-    def __init__(self, settings: Settings, worker: str) -> None:
+    def __init__(self, settings: Settings, worker: str, *, connections: int) -> None:
+        """`connections`: the most to PostgreSQL at once."""
         self.settings = settings
         self.worker = worker
         self._executors = ExitStack()
         self.clock = SystemClock()
-        self.database = Database(settings.database.url)
+        self.database = Database(
+            settings.database.url,
+            maximum_connections=connections,
+            name=f"cloudify {worker}",
+            is_pooled=settings.database.is_pooled,
+        )
         self.redis = connect_redis(settings.queue.redis_url)
         self.queue = RedisJobQueue(
             self.redis, lease_seconds=settings.queue.lease_seconds, maximum_tenant_slots=settings.limits.builds_at_once

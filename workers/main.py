@@ -17,6 +17,7 @@ import structlog
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
 from shared import metrics
+from shared.db.database import connections_for
 from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
@@ -89,7 +90,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
     """Runs the pool until `stop` is asked, drains it, and hands back what still runs."""
     # The random part: a process id comes again, and two containers may have one host name.
     worker_id = f"{socket.gethostname()}-{pool.value}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    context = WorkerContext(settings, worker_id)
+    context = WorkerContext(settings, worker_id, connections=connections_for(threads))
     lives = lives_directory(settings.directories.home)
     life = WorkerLife(lives, worker_id, pool.value)
 

@@ -68,6 +68,8 @@ _log = structlog.get_logger(__name__)
 _EXPIRY_SECONDS = 3600.0
 # Passes that run when the process stops may use so long to end; they are repeated if they need longer.
 _STOP_SECONDS = 5.0
+# A lock and a connection to work with for each responsibility and the compactor, and one for the clock.
+_CONNECTIONS = 9
 # A pass over the queue takes seconds with thousands of live deployments.
 _LOCK_SECONDS = 120.0
 
@@ -309,7 +311,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     keep_files_private(settings.directories.home)
-    context = WorkerContext(settings, "reconciler")
+    context = WorkerContext(settings, "reconciler", connections=_CONNECTIONS)
     try:
         guard = context.clock_guard()
         _export_queue_metrics(context)

@@ -45,6 +45,7 @@ _OPTIONS = (
     f" -c tcp_keepalives_idle={_PROBE_AFTER_SECONDS} -c tcp_keepalives_interval={_PROBE_EVERY_SECONDS}"
     f" -c tcp_keepalives_count={_PROBES} -c tcp_user_timeout={_UNACKNOWLEDGED_MILLISECONDS}"
 )
+_LIMIT_OF_TRANSACTION = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 
 class Connection(psycopg.Connection[TupleRow]):
@@ -85,6 +86,20 @@ class Connection(psycopg.Connection[TupleRow]):
         return self.execute(query, parameters).fetchone() is not None
 
 
+def check_connection(url: str) -> None:
+    """Raises Unavailable with the driver's or the server's reason."""
+    try:
+        psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
+    except psycopg.Error as error:
+        raise Unavailable(str(error).strip()) from error
+
+
+def connections_for(threads: int) -> int:
+    """The most connections that a worker with so many threads needs: one for each at the same moment, and one besides
+    for its background tasks and for a transaction that another one of the same thread waits for."""
+    return threads + 1
+
+
 class Database:
     """A pool of connections. Safe from any thread; opens connections on first use.
 
@@ -92,7 +107,8 @@ class Database:
     exception. Within one transaction use this connection, never a second one.
 
     `timeout_seconds` limits the wait for a connection, `answer_seconds` the wait for each response of the server (None:
-    no limit). A statement that timed out may still take effect.
+    no limit). A statement that timed out may still take effect. `name` is shown to operators (pg_stat_activity).
+    `is_pooled`: a pooler in transaction mode is in between, which knows neither prepared statements nor options.
     """
 
     def __init__(
@@ -102,7 +118,11 @@ class Database:
         maximum_connections: int = 10,
         timeout_seconds: float = 10.0,
         answer_seconds: float | None = None,
+        name: str = "cloudify",
+        is_pooled: bool = False,
     ) -> None:
+        self._is_pooled = is_pooled
+
         def configure(connection: Connection) -> None:
             connection.answer_seconds = answer_seconds
 
@@ -112,7 +132,8 @@ class Database:
             kwargs={
                 "autocommit": False,
                 "connect_timeout": _CONNECT_SECONDS,
-                "options": _OPTIONS,
+                "application_name": name,
+                **({"prepare_threshold": None} if is_pooled else {"options": _OPTIONS}),
                 **_PROBING,
             },
             configure=configure,
@@ -129,11 +150,19 @@ class Database:
     @contextmanager
     def transaction(self) -> Generator[Connection]:
         """Raises `Unavailable` if no connection is available or the connection breaks."""
+        connection: Connection | None = None
         try:
             with self._pool.connection() as connection:
+                if self._is_pooled:
+                    connection.execute(_LIMIT_OF_TRANSACTION)
                 yield connection
         except TRANSIENT_ERRORS as error:
-            raise Unavailable("The database does not answer; try again in a few seconds.") from error
+            raise _unavailable() from error
+        except psycopg.InternalError as error:
+            # So psycopg says that PgBouncer had to end the session.
+            if connection is None or not connection.closed:
+                raise
+            raise _unavailable() from error
 
     def fetch_one(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> S | None:
         """Calls Connection.fetch_one in its own transaction. The following methods do the same."""
@@ -173,3 +202,7 @@ class Database:
 
     def close(self) -> None:
         self._pool.close(timeout=2)
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The database does not answer; try again in a few seconds.")

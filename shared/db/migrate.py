@@ -44,8 +44,13 @@ def migrate(database_url: str) -> list[str]:
 def _migrate(database_url: str) -> list[str]:
     known = migrations()
     applied: list[str] = []
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    # Another connection's transaction has the lock, and nothing is prepared: a pooler in transaction mode gives
+    # each transaction another session.
+    with (
+        psycopg.connect(database_url) as guard,
+        psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection,
+    ):
+        guard.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         connection.execute(_HISTORY)
         history = dict(connection.execute("SELECT name, checksum FROM schema_migrations").fetchall())
         unknown = sorted(set(history) - {name for name, _ in known})

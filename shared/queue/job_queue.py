@@ -163,6 +163,10 @@ class RedisJobQueue:
         seconds, microseconds = self._scripts.server_time()
         return seconds + microseconds / 1_000_000
 
+    def server_info(self) -> dict[str, str]:
+        """Redis's INFO: versions, role, memory, persistence."""
+        return self._scripts.server_info()
+
     def ping(self) -> None:
         """Raises QueueUnavailable if scripts can't run."""
         self._scripts.run("stats")

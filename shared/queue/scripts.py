@@ -76,11 +76,19 @@ class Scripts:
 
     def server_time(self) -> tuple[int, int]:
         """Redis's TIME: seconds and microseconds. Raises QueueUnavailable."""
+        seconds, microseconds = self._run("TIME")
+        return int(seconds), int(microseconds)
+
+    def server_info(self) -> dict[str, str]:
+        """Redis's INFO by names. Raises QueueUnavailable."""
+        lines = self._run("INFO").decode(errors="replace").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def _run(self, command: str) -> Any:
         try:
-            seconds, microseconds = self._commands.run("TIME")
+            return self._commands.run(command)
         except UNREACHABLE as error:
             raise _unavailable(error) from error
-        return int(seconds), int(microseconds)
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:

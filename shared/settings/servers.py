@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import SECONDS, TEXT, mebibytes, url
+from shared.settings.kinds import BOOLEAN, SECONDS, TEXT, mebibytes, url
 
 
 @part
@@ -15,6 +15,12 @@ class DatabaseSettings:
         url("postgresql", "postgres"),
         "Address of the database: `postgresql://user:password@host:port/database`.",
         is_secret=True,
+    )
+    is_pooled: bool = setting(
+        "DATABASE_POOLED",
+        BOOLEAN,
+        "Whether the address is that of PgBouncer (or another pooler) in transaction mode.",
+        default=False,
     )
 
 

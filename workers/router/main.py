@@ -56,6 +56,8 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
         maximum_connections=_CONNECTIONS,
         timeout_seconds=_ANSWER_SECONDS,
         answer_seconds=_ANSWER_SECONDS,
+        name=f"cloudify router {settings.router.name}".strip(),
+        is_pooled=settings.database.is_pooled,
     )
     redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=0.5, timeout_seconds=0.5)
     listening_redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=1, timeout_seconds=10)

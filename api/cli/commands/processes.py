@@ -52,6 +52,20 @@ def migrate() -> None:
         click.echo("The database is up to date.")
 
 
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(*, as_json: bool) -> None:
+    """Examine the platform from this machine: settings, servers, clocks, sandbox, routers, workers, registries.
+
+    Says what to do about each thing that is wrong. Exit codes: 0 nothing is wrong, 1 something is, 2 the settings
+    can't be used.
+    """
+    require_server()
+    # The settings are examined, too.
+    os.environ.update(_environment(is_needed=False))
+    _become("workers.doctor.main", *(["--json"] if as_json else []))
+
+
 @click.group()
 def admin() -> None:
     """Commands for the platform's administrator; they need the platform's own settings."""
@@ -192,7 +206,17 @@ def _become(module: str, *arguments: str) -> None:
 
 
 def _settings() -> Settings:
-    """The environment's; where it names no database, those that `cloudify up` wrote into its folder."""
+    try:
+        return load_settings(_environment())
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _environment(*, is_needed: bool = True) -> dict[str, str]:
+    """The environment; where it names no database, with what `cloudify up` wrote into its folder.
+
+    Raises ClickException if there is nothing and it `is_needed`.
+    """
     environment = dict(os.environ)
     home = Path(environment.get("CLOUDIFY_HOME") or ".cloudify")
     written = home / "run" / "environment.json"
@@ -203,11 +227,10 @@ def _settings() -> Settings:
             stored.pop("CLOUDIFY_ALLOW_LOCAL_REPOSITORIES", None)
             environment = stored | environment
         except (OSError, ValueError):
+            if not is_needed:
+                return environment
             raise click.ClickException(
                 "CLOUDIFY_DATABASE_URL is not set, and there is no `cloudify up` in this folder; "
                 "set it, or set CLOUDIFY_HOME to the folder of the platform."
             ) from None
-    try:
-        return load_settings(environment)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
+    return environment

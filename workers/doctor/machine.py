@@ -1,0 +1,111 @@
+"""Checks of this machine (sandbox, registries) and of the platform's processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+
+from shared.deployments.state import Pool
+from shared.queue.job_queue import RedisJobQueue
+from shared.queue.records import WorkerState
+from shared.routing.log import RouteLog
+from shared.routing.routers import RouterRepository
+from shared.settings import NetworkSettings, Settings
+from workers.doctor.findings import Finding, ok, problem, warning
+from workers.executors.table import executor_backend
+
+_NPM_REGISTRY = "https://registry.npmjs.org/"
+_PYTHON_INDEX = "https://pypi.org/simple/"
+_REGISTRY_SECONDS = 5.0
+
+
+def check_sandbox(settings: Settings) -> Iterator[Finding]:
+    """Runs the executor's own probe. Raises PlatformError with instructions."""
+    executor = executor_backend(settings.executor.name).open_executor(settings)
+    try:
+        executor.probe()
+    finally:
+        executor.close()
+    yield ok("sandbox", f"Commands run with {settings.executor.name}.")
+
+
+def check_routers(routers: RouterRepository, log: RouteLog) -> Iterator[Finding]:
+    rows = routers.all()
+    live = [row for row in rows if row.is_live]
+    if not live:
+        yield problem("routers", "No site router runs: no site is served.", "Start one with `cloudify router`.")
+    head = log.position()
+    for row in rows:
+        subject = f"router {row.id}"
+        if not row.is_live:
+            yield warning(
+                subject,
+                f"It has been silent for {row.silent_seconds:.0f} s.",
+                f"Look at {row.machine}; it is forgotten after a day.",
+            )
+        elif row.problem is not None:
+            yield problem(subject, row.problem, f"Look at {row.machine} and at the router's log.")
+        elif row.epoch == head.epoch and row.applied_number < head.number:
+            behind = head.number - row.applied_number
+            yield warning(
+                subject, f"It is {behind} changes behind.", "Repeat this in some seconds; then look at its log."
+            )
+        else:
+            yield ok(subject, f"It serves {row.sites} sites' files from its disk, and is up to date.")
+
+
+def check_workers(queue: RedisJobQueue) -> Iterator[Finding]:
+    records = queue.workers()
+    running = Counter(record.pool for record in records if record.state is WorkerState.RUNNING)
+    if missing := [pool.value for pool in Pool if not running[pool.value]]:
+        names = ", ".join(missing)
+        yield problem(
+            "workers", f"No worker takes jobs of {names}.", f"Start some with `cloudify worker {missing[0]}`."
+        )
+    else:
+        yield ok("workers", f"{len(records)} run; every pool has some.")
+    for record in records:
+        if record.state is WorkerState.PAUSED:
+            yield warning(f"worker {record.worker}", record.reason, "It continues by itself once this is right.")
+    dead = {row.pool: row.dead for row in queue.stats() if row.dead}
+    if dead:
+        counts = ", ".join(f"{number} of {pool}" for pool, number in dead.items())
+        yield warning(
+            "dead letters",
+            f"Jobs have used up their attempts: {counts}.",
+            "See `cloudify queue dead`; retry or drop them.",
+        )
+
+
+def check_registries(settings: NetworkSettings) -> Iterator[Finding]:
+    for name, own, public in (
+        ("npm registry", settings.npm_registry, _NPM_REGISTRY),
+        ("Python index", settings.python_index, _PYTHON_INDEX),
+    ):
+        yield _check_registry(name, own or public, settings)
+
+
+def _check_registry(name: str, url: str, settings: NetworkSettings) -> Finding:
+    advice = (
+        "Installs of projects that use it fail. Let this machine reach it, or set CLOUDIFY_EGRESS_PROXY,"
+        " CLOUDIFY_NPM_REGISTRY or CLOUDIFY_PYTHON_INDEX."
+    )
+    # Without its credentials: it is shown.
+    shown = httpx.URL(url).copy_with(username=None, password=None)
+    verify = True if settings.ca_bundle is None else str(settings.ca_bundle)
+    try:
+        with (
+            httpx.Client(
+                proxy=settings.egress_proxy or None, verify=verify, timeout=_REGISTRY_SECONDS, trust_env=False
+            ) as client,
+            # The answer's body is not read: an index is large.
+            client.stream("GET", url) as response,
+        ):
+            status = response.status_code
+    except (httpx.HTTPError, OSError) as error:
+        return warning(name, f"{shown} can't be reached: {error or type(error).__name__}.", advice)
+    if status in (401, 403, 407) or status >= 500:
+        return warning(name, f"{shown} answers {status}.", advice)
+    return ok(name, f"{shown} answers.")
