@@ -29,7 +29,6 @@ from tests.support.helm_chart import (
 
 # Of processes that another change brings; a name that has become a setting or a command has to go from here.
 _COMING_SETTINGS = {
-    "CLOUDIFY_DRAIN_SECONDS",
     "CLOUDIFY_KUBERNETES_NAMESPACE",
     "CLOUDIFY_KUBERNETES_PLATFORM_IMAGE",
     "CLOUDIFY_KUBERNETES_PRIORITY_CLASS",
