@@ -79,7 +79,7 @@ def _serve(settings: Settings, application: Litestar, hubs: Sequence[LogHub | Ac
     try:
         # 0 disables the listener; a socket would take it for any free port.
         port = settings.metrics.port
-        metrics = start_metrics_listener(port, names=settings.api.hosts) if port else None
+        metrics = start_metrics_listener(port, host=settings.metrics.host, names=settings.api.hosts) if port else None
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1

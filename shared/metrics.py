@@ -20,6 +20,7 @@ from prometheus_client.registry import REGISTRY, Collector
 from schemas.envelope import ErrorBody, Failure
 from shared.errors import ErrorCode
 from shared.hosts import Hosts
+from shared.process_health import ProcessHealth
 from shared.queue.base import PoolStats
 from shared.queue.records import WorkerRecord
 
@@ -151,11 +152,17 @@ def _gauge(name: str, text: str, label: str, values: dict[str, float]) -> Metric
 
 
 def start_metrics_listener(
-    port: int, *, host: str = "127.0.0.1", collectors: Iterable[Collector] = (), names: Iterable[str] = ()
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    collectors: Iterable[Collector] = (),
+    names: Iterable[str] = (),
+    health: ProcessHealth | None = None,
 ) -> WSGIServer:
     """Serves `/api/metrics/prometheus` from a thread, on another address than the API.
 
-    `names`: the names in CLOUDIFY_API_HOSTS; see shared.hosts.
+    `names`: the names in CLOUDIFY_API_HOSTS; see shared.hosts. `health`: answers to probes, for a process without
+    another listener for them.
     """
     hosts = Hosts(names)
     registry = CollectorRegistry()
@@ -178,6 +185,11 @@ def start_metrics_listener(
                 request_id=f"req_{secrets.token_hex(10)}",
             )
             return [msgspec.json.encode(Failure(error=error))]
+        found = health.answer(str(environ.get("PATH_INFO"))) if health is not None else None
+        if found is not None:
+            is_well, text = found
+            start_response("200 OK" if is_well else "503 Service Unavailable", [("Content-Type", "text/plain")])
+            return [f"{text}\n".encode()]
         if environ.get("PATH_INFO") != METRICS_PATH:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"metrics are at " + METRICS_PATH.encode() + b"\n"]

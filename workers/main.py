@@ -24,6 +24,7 @@ from shared.logging import configure_logging
 from shared.open_files import raise_file_limit
 from shared.plans import PlanLimits
 from shared.private_files import keep_files_private
+from shared.process_health import ProcessHealth
 from shared.projects.credential_repository import RepositoryCredentialRepository
 from shared.projects.credential_service import RepositoryCredentialService
 from shared.projects.repository_url import secrets_of
@@ -93,6 +94,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
     context = WorkerContext(settings, worker_id, connections=connections_for(threads))
     lives = lives_directory(settings.directories.home)
     life = WorkerLife(lives, worker_id, pool.value)
+    health = ProcessHealth()
 
     def hand_back(pool: str, worker: str, counts: bool) -> None:
         answer = context.queue.hand_back(pool, worker, counts=counts)
@@ -112,14 +114,18 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
         declare_actor(broker, pool, run, current_lease, worker=context.worker, observe=pause.observe)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics.port:
-            metrics.start_metrics_listener(settings.metrics.port, names=settings.api.hosts)
+            metrics.start_metrics_listener(
+                settings.metrics.port, host=settings.metrics.host, names=settings.api.hosts, health=health
+            )
         worker.start()
         if ACTOR_OF_POOL[pool] == STAGE_ACTOR:
             sweep.start()
         pause.start()
         guard.start()
+        health.set_ready()
         _log.info("worker.ready", pool=pool.value, threads=threads)
         stop.is_asked.wait()
+        health.set_not_ready("The worker is stopping.")
         _log.info("worker.draining", pool=pool.value, jobs=len(broker.leases.all()))
         is_drained = broker.drain_jobs(settings.workers.drain_seconds, stop.is_urgent.is_set)
         _log.info("worker.stopping", pool=pool.value, is_drained=is_drained)

@@ -51,6 +51,7 @@ from shared.logs.account_events import AccountEventStore
 from shared.logs.archive.compactor import LogCompactor
 from shared.plans import limits_of
 from shared.private_files import keep_files_private
+from shared.process_health import ProcessHealth
 from shared.queue.base import WORKER_LOST, CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
 from shared.queue.registration import Registration
@@ -314,7 +315,8 @@ def main() -> int:
     context = WorkerContext(settings, "reconciler", connections=_CONNECTIONS)
     try:
         guard = context.clock_guard()
-        _export_queue_metrics(context)
+        health = ProcessHealth()
+        _export_queue_metrics(context, health)
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
@@ -326,6 +328,7 @@ def main() -> int:
         registration = Registration(context.queue, "reconciler", threads=threads, reason=lambda: guard.problem or "")
         for task in (compacting, guard, registration):
             task.start()
+        health.set_ready()
         reconciler.run(stop)
         registration.stop()
         guard.stop()
@@ -338,11 +341,17 @@ def main() -> int:
     return 0
 
 
-def _export_queue_metrics(context: WorkerContext) -> None:
+def _export_queue_metrics(context: WorkerContext, health: ProcessHealth) -> None:
     settings = context.settings
     if settings.metrics.port:
         collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
-        metrics.start_metrics_listener(settings.metrics.port, collectors=[collector], names=settings.api.hosts)
+        metrics.start_metrics_listener(
+            settings.metrics.port,
+            host=settings.metrics.host,
+            collectors=[collector],
+            names=settings.api.hosts,
+            health=health,
+        )
 
 
 def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, choice, integer
+from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, TEXT, choice, integer
 
 # Folders that others use as well; so are people's own below /home.
 _SHARED_FOLDERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/usr", "/etc")))
@@ -73,6 +73,13 @@ class MetricsSettings:
         integer(0, 65535),
         "Port of the process's Prometheus metrics, on a listener of their own; `0` for none.",
         default=9464,
+    )
+    host: str = setting(
+        "METRICS_HOST",
+        TEXT,
+        "Address of this listener, which also answers to probes at `/live` and `/ready`. Anybody who reaches it may read"
+        " the metrics.",
+        default="127.0.0.1",
     )
 
 

@@ -19,6 +19,13 @@ class RouterSettings:
         default="http://127.0.0.1:8080",
     )
     web_host: str = setting("ROUTER_HOST", TEXT, "Address that the sites are served on.", default="127.0.0.1")
+    web_port: int = setting(
+        "ROUTER_PORT",
+        integer(0, 65535),
+        "Port that the sites are served on, where it isn't the one in their addresses, as behind a proxy.",
+        default=0,
+        default_text="CLOUDIFY_SITES_PORT",
+    )
     listen_host: str = setting(
         "ROUTER_INTERNAL_HOST", TEXT, "Address of the router's internal listener.", default="127.0.0.1"
     )

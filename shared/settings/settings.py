@@ -42,6 +42,11 @@ class Settings:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
+    @property
+    def web_port(self) -> int:
+        """The port that this machine's web server serves the sites on."""
+        return self.router.web_port or self.sites.port
+
 
 def load_settings(environment: Mapping[str, str]) -> Settings:
     """Reads every part. Raises SettingsError with all problems."""

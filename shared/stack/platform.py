@@ -92,9 +92,13 @@ def claim_ports(ports: Sequence[PublicPort], claims: list[socket.socket]) -> Non
 def public_ports(settings: Settings) -> tuple[PublicPort, ...]:
     return (
         ("CLOUDIFY_API_PORT", settings.api.port, settings.api.host),
-        ("CLOUDIFY_SITES_PORT", settings.sites.port, settings.router.web_host),
-        ("CLOUDIFY_METRICS_PORT", settings.metrics.port, "127.0.0.1"),
+        (_web_port_setting(settings), settings.web_port, settings.router.web_host),
+        ("CLOUDIFY_METRICS_PORT", settings.metrics.port, settings.metrics.host),
     )
+
+
+def _web_port_setting(settings: Settings) -> str:
+    return "CLOUDIFY_ROUTER_PORT" if settings.router.web_port else "CLOUDIFY_SITES_PORT"
 
 
 def _busy(name: str, port: int) -> BusyPort:
@@ -113,7 +117,7 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
         # One machine's bounds apply regardless of the plan.
         "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
-        "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.sites.port}",
+        "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.web_port}",
         "CLOUDIFY_ROUTER_INTERNAL_PORT": str(before.router.listen_port or ports["router"]),
     }
     for _store, connection in stores:
@@ -130,7 +134,7 @@ def assemble_router(home: Home, environment: Mapping[str, str]) -> Platform:
     """Only the site router. The environment names the platform's servers. Raises SettingsError."""
     before = load_settings(environment)
     values = {
-        "CLOUDIFY_ROUTER_URL": f"http://{_reachable(before.router.web_host)}:{before.sites.port}",
+        "CLOUDIFY_ROUTER_URL": f"http://{_reachable(before.router.web_host)}:{before.web_port}",
         "CLOUDIFY_ROUTER_INTERNAL_PORT": str(before.router.listen_port or home.internal_ports()["router"]),
     }
     shared = _completed(environment, values) | {"CLOUDIFY_HOME": str(home.directory)}
@@ -144,7 +148,7 @@ def _router_settings(home: Path, environment: Mapping[str, str]) -> Settings:
 
 def _router_ports(settings: Settings) -> tuple[PublicPort, ...]:
     return (
-        ("CLOUDIFY_SITES_PORT", settings.sites.port, settings.router.web_host),
+        (_web_port_setting(settings), settings.web_port, settings.router.web_host),
         ("CLOUDIFY_ROUTER_INTERNAL_PORT", settings.router.listen_port, settings.router.listen_host),
     )
 
@@ -153,7 +157,7 @@ def _web_server(home: Home, settings: Settings) -> CaddyServer:
     return CaddyServer(
         home.directory / "caddy",
         sites_directory=settings.directories.sites,
-        port=settings.sites.port,
+        port=settings.web_port,
         domain=settings.sites.domain,
         host=settings.router.web_host,
         agent=f"{_reachable(settings.router.listen_host)}:{settings.router.listen_port}",

@@ -1,4 +1,5 @@
-"""`python -m tests.support.documentation`: writes what is made from the code in the pages below docs/."""
+"""`python -m tests.support.documentation`: writes what is made from the code in the pages below docs/, and the
+chart's README."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from shared.error_codes import FailureCode
 from shared.plans import LIMITS
 from shared.settings import Settings
 from shared.settings.declaration import PREFIX, Setting, settings_of
+from tests.support.chart_readme import README, readme
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -175,6 +177,7 @@ def main() -> int:
     DOCS.mkdir(exist_ok=True)
     for name, make in PAGES.items():
         (DOCS / name).write_text(make())
+    README.write_text(readme())
     return 0
 
 

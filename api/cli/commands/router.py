@@ -29,7 +29,7 @@ def router() -> None:
     code = 0
     try:
         settings = supervisor.start().settings
-        _say(f"Sites are served on {settings.router.web_host}:{settings.sites.port}.")
+        _say(f"Sites are served on {settings.router.web_host}:{settings.web_port}.")
         _say(f"The internal listener is on {settings.router.listen_host}:{settings.router.listen_port}.")
         supervisor.run()
     except StopRequested:

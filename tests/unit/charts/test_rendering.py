@@ -244,7 +244,7 @@ def test_builds_reach_no_private_address_where_the_object_store_is_unknown() -> 
     assert "169.254.0.0/16" in policy["to"][0]["ipBlock"]["except"]
 
 
-def test_images_beside_the_platform_s_have_its_registry_and_tag() -> None:
+def test_other_images_have_the_registry_and_tag_of_the_platform_s() -> None:
     configuration = of_kind(render(FIVE_VALUES), "ConfigMap")["cloudify"]["data"]
     assert configuration["CLOUDIFY_BUILDER_IMAGE"] == "registry.example:5000/cloudify-builder:0.1.0"
     untagged = merged(FIVE_VALUES, {"image": "host:5000/a/cloudify:1"})
