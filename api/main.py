@@ -22,7 +22,7 @@ from api.streams.log_hub import LogHub
 from api.streams.timing import StreamTiming
 from shared.clock_guard import ClockGuard
 from shared.logging import configure_logging
-from shared.metrics import start_metrics_listener
+from shared.metrics_listener import start_metrics_listener
 from shared.network.client_addresses import TrustedProxies
 from shared.open_files import raise_file_limit
 from shared.private_files import keep_files_private

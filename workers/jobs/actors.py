@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import dramatiq
 from structlog.contextvars import bound_contextvars
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
+from shared import metrics
 from shared.deployments.state import Pool, Stage
 from shared.queue.base import Lease
 from workers.pipeline.outcome import Outcome
@@ -17,6 +19,9 @@ ACTOR_OF_POOL: dict[Pool, str] = {
     Pool.ROLLBACK: RELEASE_ACTOR,
     Pool.PREVIEW_CLEANUP: CLEANUP_ACTOR,
 }
+
+# Runs a job and returns its outcome. Never raises.
+Run = Callable[[Lease], Outcome[object]]
 
 # What a job is about, by the names of its payload.
 _SUBJECTS = ("deployment_id", "stage", "release_id", "subject_id")
@@ -32,7 +37,7 @@ def log_fields(lease: Lease) -> dict[str, object]:
 def declare_actor(
     broker: dramatiq.Broker,
     pool: Pool,
-    run: Callable[[Lease], Outcome[object]],
+    run: Run,
     current_lease: Callable[[], Lease | None],
     *,
     worker: str,
@@ -40,13 +45,19 @@ def declare_actor(
 ) -> None:
     """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it.
 
-    Whatever is logged on the job's thread says which job it is about, and who runs it. `observe` gets every outcome.
+    Whatever is logged on the job's thread says which job it is about, and who runs it. Every job is counted and timed.
+    `observe` gets every outcome.
     """
 
     def perform(payload: dict[str, object]) -> None:
         lease = current_lease()
         assert lease is not None, "the broker's middleware sets it around every message"
+        metrics.observe_wait(pool.value, lease.waited_seconds)
+        started = time.monotonic()
         with bound_contextvars(**log_fields(lease), worker=worker):
-            observe(lease, run(lease))
+            outcome = run(lease)
+            observe(lease, outcome)
+        metrics.observe_message(pool.value, actor, outcome.name, time.monotonic() - started)
 
-    dramatiq.actor(actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)(perform)
+    actor = ACTOR_OF_POOL[pool]
+    dramatiq.actor(actor_name=actor, queue_name=pool.value, broker=broker)(perform)

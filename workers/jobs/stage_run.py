@@ -127,15 +127,14 @@ class StageRun:
                     metrics.count_cache(self._stage.value, is_hit=result.is_cache_hit)
                 self._count_build("ready")
                 if next_stage(self._stage) is None:
-                    self._count_ready()
-            case Failed(code=code, is_given_up=is_given_up):
-                metrics.count_deployment("failed", "any" if is_given_up else self._target, code)
-                if not is_given_up:
-                    self._count_build(code)
+                    self._count_end("ready")
+            case Failed(code=code):
+                self._count_end("failed", code)
+                self._count_build(code)
             case Ignored():
-                metrics.count_deployment("ignored", self._target, "none")
+                self._count_end("ignored")
             case Cancelled():
-                metrics.count_deployment("cancelled", "any", "none")
+                self._count_end("cancelled")
             case _:
                 pass
 
@@ -179,12 +178,16 @@ class StageRun:
         self._lifecycle.finish_ready(row, result, fence=fence)
 
     def _count_build(self, outcome: str) -> None:
-        if self._traits.is_counted_as_build:
+        if self._traits.is_counted_as_build and self.row is not None:
             installed = self.inputs.find(INSTALL)
             framework = "unknown" if installed is None else installed.detection.framework
             metrics.count_build(executor=self._executor_name, framework=framework, outcome=outcome, target=self._target)
 
-    def _count_ready(self) -> None:
-        metrics.count_deployment("ready", self._target, "none")
-        elapsed = self._clock.now() - self._known_row.created_at
-        metrics.observe_deployment(self._target, elapsed.total_seconds())
+    def _count_end(self, outcome: str, code: str = "none") -> None:
+        if self.row is None:
+            # The database was away each time.
+            metrics.count_deployment(outcome, "any", code)
+            return
+        metrics.count_deployment(outcome, self._target, code)
+        elapsed = self._clock.now() - self.row.created_at
+        metrics.observe_deployment(self._target, outcome, elapsed.total_seconds())
