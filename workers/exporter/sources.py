@@ -42,7 +42,7 @@ class PlatformFigures:
         self.collector = PlatformCollector(
             [
                 Source("queue", lambda: _queue(queue), dependency="redis"),
-                Source("database", lambda: _database(database), _DATABASE_SECONDS, dependency="database"),
+                Source("database", lambda: read_database(database), _DATABASE_SECONDS, dependency="database"),
                 Source("object_store", lambda: _store(store), _STORE_SECONDS, dependency="object_store"),
                 Source("certificates", lambda: [certificates(settings)], _CERTIFICATES_SECONDS),
             ]
@@ -63,7 +63,8 @@ def _store(store: S3ArtifactStore) -> Iterable[Metric]:
     return ()
 
 
-def _database(database: Database) -> Iterable[Metric]:
+def read_database(database: Database) -> Iterable[Metric]:
+    """The figures of deployments, logins and routers. Raises Unavailable."""
     stuck = DeploymentRepository(database).count_stuck()
     unfinished = [status for status in DeploymentStatus if status not in FINISHED]
     yield gauge("deployments_stuck", {status.value: stuck.get(status, 0) for status in unfinished})
