@@ -28,6 +28,7 @@ from shared.open_files import raise_file_limit
 from shared.private_files import keep_files_private
 from shared.queue.registration import Registration
 from shared.settings import Settings, SettingsError, load_settings
+from shared.tracing import export_spans
 
 _GRACE_SECONDS = 5
 _M_MMAP_THRESHOLD = -3
@@ -44,7 +45,11 @@ def main() -> int:
     configure_logging("api", settings.logs.level)
     return_large_blocks_early()
     keep_files_private(settings.directories.home)
-    return run(settings)
+    end_tracing = export_spans(settings.tracing, "api")
+    try:
+        return run(settings)
+    finally:
+        end_tracing()
 
 
 def return_large_blocks_early() -> None:

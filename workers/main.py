@@ -32,6 +32,7 @@ from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.queue.dramatiq.holds import Holds
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
+from shared.tracing import export_spans
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.composition import WorkerContext
 from workers.filesystem.trees import StageDirectories
@@ -65,11 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda _number, _frame: stop.ask())
     raise_file_limit()
     keep_files_private(settings.directories.home)
+    end_tracing = export_spans(settings.tracing, f"worker-{pool.value}")
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
         print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
+    finally:
+        end_tracing()
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, choice, integer
+from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, choice, integer, url
 
 # Folders that others use as well; so are people's own below /home.
 _SHARED_FOLDERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/usr", "/etc")))
@@ -73,6 +73,19 @@ class MetricsSettings:
         integer(0, 65535),
         "Port of the process's Prometheus metrics, on a listener of their own; `0` for none.",
         default=9464,
+    )
+
+
+@part
+class TracingSettings:
+    """Traces of requests and of what they lead to."""
+
+    endpoint: str = setting(
+        "OTLP_ENDPOINT",
+        url("http", "https"),
+        "Where spans are sent by OTLP over HTTP, like `http://collector:4318`; nothing is sent without it. Needs"
+        " `cloudify[tracing]`. The variables of OpenTelemetry's SDK, such as OTEL_EXPORTER_OTLP_HEADERS, apply, too.",
+        default="",
     )
 
 

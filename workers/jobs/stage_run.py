@@ -15,6 +15,7 @@ from shared.errors import FailureCode, LeaseLost
 from shared.logs.masking.redaction import Redactor
 from shared.queue.base import Lease
 from shared.signals import Signal
+from shared.tracing import span
 from workers.pipeline.deployment_view import retry_delay_seconds, target_of
 from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.outcome import (
@@ -172,9 +173,13 @@ class StageRun:
         if next_stage(self._stage) is not None:
             self._lifecycle.succeed_stage(row.id, self._stage, result, fence=fence)
             return
-        number = self._lifecycle.publish(row, result.facts, fence=fence, change_routes=self._publisher.change_routes)
+        with span("release activate"):
+            number = self._lifecycle.publish(
+                row, result.facts, fence=fence, change_routes=self._publisher.change_routes
+            )
         if number is not None:
-            self._publisher.confirm(number)
+            with span("release confirm"):
+                self._publisher.confirm(number)
         self._lifecycle.finish_ready(row, result, fence=fence)
 
     def _count_build(self, outcome: str) -> None:
