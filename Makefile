@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := api workers shared schemas tests
-TEXTS := README.md CHANGELOG.md docs .github .ci/run Makefile Dockerfile pyproject.toml
+TEXTS := README.md CHANGELOG.md docs monitoring .github .ci/run Makefile Dockerfile pyproject.toml
 
 .PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines bench docs clean
 

@@ -22,12 +22,13 @@ from api.streams.log_hub import LogHub
 from api.streams.timing import StreamTiming
 from shared.clock_guard import ClockGuard
 from shared.logging import configure_logging
-from shared.metrics import start_metrics_listener
+from shared.metrics_listener import start_metrics_listener
 from shared.network.client_addresses import TrustedProxies
 from shared.open_files import raise_file_limit
 from shared.private_files import keep_files_private
 from shared.queue.registration import Registration
 from shared.settings import Settings, SettingsError, load_settings
+from shared.tracing import export_spans
 
 _GRACE_SECONDS = 5
 _M_MMAP_THRESHOLD = -3
@@ -44,7 +45,11 @@ def main() -> int:
     configure_logging("api", settings.logs.level)
     return_large_blocks_early()
     keep_files_private(settings.directories.home)
-    return run(settings)
+    end_tracing = export_spans(settings.tracing, "api")
+    try:
+        return run(settings)
+    finally:
+        end_tracing()
 
 
 def return_large_blocks_early() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import cast
 
@@ -35,6 +36,7 @@ from shared.errors import ErrorCode
 from shared.hosts import Hosts
 from shared.metrics import observe_request
 from shared.network.client_addresses import TrustedProxies
+from shared.tracing import Span, span
 
 API_VERSION = "2026-02-12"
 
@@ -62,6 +64,8 @@ MAXIMUM_PARAMETERS = 64
 # nginx's status for a client that left; it is logged and counted, never sent.
 _CLIENT_LEFT = 499
 _REQUEST_TIMEOUT = 408
+
+_PROBES = "/api/health"
 
 _log = structlog.get_logger("api")
 _started: ContextVar[float] = ContextVar("started")
@@ -136,7 +140,7 @@ class _RequestLifecycle:
 
     async def run(self, application: ASGIApp) -> None:
         _started.set(self._began)
-        with structlog.contextvars.bound_contextvars(request_id=self._request_id):
+        with self._span() as span, structlog.contextvars.bound_contextvars(request_id=self._request_id):
             try:
                 if not await self._refuse_target() and not await self._refuse_host():
                     await application(self._scope, self._receive_message, self._send_message)
@@ -147,7 +151,7 @@ class _RequestLifecycle:
                 await self._send_error(500, ErrorCode.INTERNAL, _LAST_RESORT)
             finally:
                 self._body.release()
-                self._report()
+                self._report(span)
 
     async def _receive_message(self) -> HTTPReceiveMessage:
         if self._is_head and self._status:
@@ -212,12 +216,30 @@ class _RequestLifecycle:
         await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
         await self._send_message({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _report(self) -> None:
+    def _span(self) -> AbstractContextManager[Span]:
+        """The first span of a trace, or one of the client's trace. Probes come every few seconds and say nothing."""
+        given = next((value for name, value in self._scope["headers"] if name == b"traceparent"), b"")
+        is_probe = self._scope["path"].startswith(_PROBES)
+        return span(
+            "request",
+            {"cloudify.request_id": self._request_id},
+            parent=given.decode("latin-1"),
+            kind="server",
+            is_exported=not is_probe,
+        )
+
+    def _report(self, span: Span) -> None:
         seconds = time.perf_counter() - self._began
         route = self._scope.get("path_template") or "unmatched"
         known = self._method if self._method in _METHODS else "OTHER"
         status = _CLIENT_LEFT if self._body.has_client_left else self._status
         observe_request(route, known, status, seconds)
+        span.rename(f"{known} {route}")
+        span.set("http.request.method", known)
+        span.set("http.route", route)
+        span.set("http.response.status_code", status)
+        if status >= 500:
+            span.fail(str(status))
         _log.info("request", method=known, route=route, status=status, milliseconds=round(seconds * 1000, 1))
 
 

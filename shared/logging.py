@@ -1,4 +1,4 @@
-"""structlog as JSON lines on stderr, with the bound context: request id, deployment, stage, worker."""
+"""structlog as JSON lines on stderr, with the bound context: trace, request id, deployment, stage, worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import sys
 
 import structlog
+
+from shared.tracing import current_trace_id
 
 
 def configure_logging(role: str, level: str = "info") -> None:
@@ -16,8 +18,15 @@ def configure_logging(role: str, level: str = "info") -> None:
         event.setdefault("role", role)
         return event
 
+    def say_trace(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        trace_id = current_trace_id()
+        if trace_id is not None:
+            event.setdefault("trace_id", trace_id)
+        return event
+
     shared_processors: list[structlog.typing.Processor] = [
         say_role,
+        say_trace,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -16,11 +16,11 @@ import dramatiq
 import structlog
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
-from shared import metrics
 from shared.db.database import connections_for
 from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
+from shared.metrics_listener import start_metrics_listener
 from shared.open_files import raise_file_limit
 from shared.plans import PlanLimits
 from shared.private_files import keep_files_private
@@ -30,15 +30,15 @@ from shared.projects.credential_service import RepositoryCredentialService
 from shared.projects.repository_url import secrets_of
 from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
-from shared.queue.base import Lease
 from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.queue.dramatiq.holds import Holds
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
+from shared.tracing import export_spans
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.composition import WorkerContext
 from workers.filesystem.trees import StageDirectories
-from workers.jobs.actors import ACTOR_OF_POOL, declare_actor
+from workers.jobs.actors import ACTOR_OF_POOL, Run, declare_actor
 from workers.jobs.cleanup_runner import CleanupRunner
 from workers.jobs.failure_pause import FailurePause
 from workers.jobs.release_runner import ReleaseRunner
@@ -68,11 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda _number, _frame: stop.ask())
     raise_file_limit()
     keep_files_private(settings.directories.home)
+    end_tracing = export_spans(settings.tracing, f"worker-{pool.value}")
     try:
         run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
     except PlatformError as error:
         print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
+    finally:
+        end_tracing()
     return 0
 
 
@@ -114,7 +117,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
         declare_actor(broker, pool, run, current_lease, worker=context.worker, observe=pause.observe)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics.port:
-            metrics.start_metrics_listener(
+            start_metrics_listener(
                 settings.metrics.port, host=settings.metrics.host, names=settings.api.hosts, health=health
             )
         worker.start()
@@ -148,9 +151,9 @@ def _clock_changed(holds: Holds, problem: str | None) -> None:
         holds.pause("clock", problem)
 
 
-def job_runner(context: WorkerContext, pool: Pool) -> Callable[[Lease], Outcome[object]]:
+def job_runner(context: WorkerContext, pool: Pool) -> Run:
     """Returns what the pool's actor runs. Each pool builds only what it needs, to stay small."""
-    runners: dict[str, Callable[[], Callable[[Lease], Outcome[object]]]] = {
+    runners: dict[str, Callable[[], Run]] = {
         STAGE_ACTOR: lambda: _stage_runner(context, Stage(pool.value)).run,
         RELEASE_ACTOR: lambda: _release_runner(context).run,
         CLEANUP_ACTOR: lambda: _cleanup_runner(context).run,

@@ -14,6 +14,7 @@ top of `workers/` has one file for each process.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -49,6 +50,7 @@ from shared.idempotency.repository import IdempotencyRepository
 from shared.logging import configure_logging
 from shared.logs.account_events import AccountEventStore
 from shared.logs.archive.compactor import LogCompactor
+from shared.metrics_listener import start_metrics_listener
 from shared.plans import limits_of
 from shared.private_files import keep_files_private
 from shared.process_health import ProcessHealth
@@ -63,6 +65,7 @@ from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.settings import SettingsError, load_settings
 from workers.composition import WorkerContext
+from workers.exporter.sources import PlatformFigures
 
 _log = structlog.get_logger(__name__)
 
@@ -301,7 +304,10 @@ class Reconciler:
 
 
 def main() -> int:
-    """`python -m workers.reconciler`: the process; also the one exporter of the queue's metrics."""
+    """`python -m workers.reconciler [--with-exporter]`: the process; on one machine it is the exporter, too."""
+    parser = argparse.ArgumentParser(prog="cloudify reconciler", description="Repairs the queue and the routes.")
+    parser.add_argument("--with-exporter", action="store_true", help="serve the figures of `cloudify exporter`, too")
+    options = parser.parse_args()
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
@@ -316,7 +322,15 @@ def main() -> int:
     try:
         guard = context.clock_guard()
         health = ProcessHealth()
-        _export_queue_metrics(context, health)
+        figures = PlatformFigures(settings) if options.with_exporter else None
+        if settings.metrics.port:
+            start_metrics_listener(
+                settings.metrics.port,
+                host=settings.metrics.host,
+                collectors=[] if figures is None else [figures.collector],
+                names=settings.api.hosts,
+                health=health,
+            )
         compactor = LogCompactor(
             database=context.database, store=context.store, directory=settings.directories.home / "log-archives"
         )
@@ -333,25 +347,14 @@ def main() -> int:
         registration.stop()
         guard.stop()
         compacting.stop(_STOP_SECONDS)
+        if figures is not None:
+            figures.close()
     except PlatformError as error:
         print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     finally:
         context.close()
     return 0
-
-
-def _export_queue_metrics(context: WorkerContext, health: ProcessHealth) -> None:
-    settings = context.settings
-    if settings.metrics.port:
-        collector = metrics.QueueCollector(context.queue.stats, context.queue.workers)
-        metrics.start_metrics_listener(
-            settings.metrics.port,
-            host=settings.metrics.host,
-            collectors=[collector],
-            names=settings.api.hosts,
-            health=health,
-        )
 
 
 def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:

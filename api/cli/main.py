@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "api": ("api.cli.commands.processes:api", "Run the HTTP API."),
     "worker": ("api.cli.commands.processes:worker", "Run one worker pool."),
     "reconciler": ("api.cli.commands.processes:reconciler", "Run the reconciler."),
+    "exporter": ("api.cli.commands.processes:exporter", "Serve the metrics of the queue and the database."),
     "migrate": ("api.cli.commands.processes:migrate", "Bring the database to this version."),
     "doctor": ("api.cli.commands.processes:doctor", "Examine the platform from this machine."),
     "admin": ("api.cli.commands.processes:admin", "Commands for the platform's administrator."),

@@ -98,7 +98,6 @@ class DeploymentController(Controller):
                 tenant_id,
                 data,
                 created_by=request.user.user_id,
-                traceparent=_traceparent(request),
                 record=record,
             ),
             status=201,
@@ -213,12 +212,6 @@ class DeploymentController(Controller):
 
 def _location(deployment: DeploymentResource) -> str:
     return f"/api/deployments/{deployment.id}"
-
-
-def _traceparent(request: UserRequest) -> str | None:
-    """The W3C trace context, if it has its fixed length."""
-    value = request.headers.get("traceparent")
-    return value if value is not None and len(value) == 55 and value.isascii() else None
 
 
 def _statuses(text: str | None) -> list[DeploymentStatus]:

@@ -20,6 +20,7 @@ from api.edge.turns import Caller
 from api.streams.cursor_hub import Connected, CursorHub
 from api.streams.log_channel import BATCH_BYTES, BATCH_ENTRIES, RING_ENTRIES, Batch, LogChannel, page_batch
 from api.streams.log_watch import LogWatch
+from api.streams.metrics import observe_lag
 from api.streams.queue_positions import AskPositions, show_positions
 from api.streams.timing import StreamTiming
 from shared.errors import Unavailable
@@ -119,8 +120,9 @@ class LogHub(CursorHub[LogChannel, Batch | None]):
             return
         channel.mentioned = max(channel.mentioned, notification.last)
         if notification.entries and channel.last is not None and notification.first == channel.last + 1:
-            channel.extend(
-                [NumberedEntry(seq, entry) for seq, entry in enumerate(notification.entries, start=notification.first)]
+            _extend(
+                channel,
+                [NumberedEntry(seq, entry) for seq, entry in enumerate(notification.entries, start=notification.first)],
             )
         elif channel.is_behind:
             self._refresh(channel)
@@ -157,7 +159,7 @@ class LogHub(CursorHub[LogChannel, Batch | None]):
                 channel.is_refresh_due = True
                 await asyncio.sleep(self.timing.poll)
                 continue
-            channel.extend(entries)
+            _extend(channel, entries)
             channel.is_refresh_due = channel.is_refresh_due or bool(entries and channel.is_behind)
 
     async def _load(self, channel: LogChannel) -> None:
@@ -203,3 +205,10 @@ class LogHub(CursorHub[LogChannel, Batch | None]):
         channel.mentioned = max(channel.mentioned, head.last_seq)
         if channel.is_behind:
             self._refresh(channel)
+
+
+def _extend(channel: LogChannel, entries: Sequence[NumberedEntry]) -> None:
+    """Adds entries that are new, unlike those that a channel starts with."""
+    channel.extend(entries)
+    if entries:
+        observe_lag(entries[0].entry.timestamp)

@@ -106,6 +106,11 @@ class SessionRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def count_active(self) -> int:
+        """The number of logins that are neither revoked nor expired."""
+        query = "SELECT count(*) FROM logins WHERE revoked_at IS NULL AND expires_at > now()"
+        return self._database.fetch_value(int, query) or 0
+
     def insert_login(self, connection: Connection, login_id: str, user_id: str, expires_at: datetime) -> None:
         connection.execute(_INSERT_LOGIN, {"id": login_id, "user_id": user_id, "expires_at": expires_at})
 

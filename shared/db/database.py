@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import LiteralString, TypeVar
@@ -13,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from shared.db.rows import S, struct_row, value_row
 from shared.errors import Unavailable
+from shared.metrics import observe_query
 
 T = TypeVar("T")
 
@@ -57,6 +59,7 @@ class Connection(psycopg.Connection[TupleRow]):
     answer_seconds: float | None = None
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        started = time.perf_counter()
         try:
             return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
         except psycopg.OperationalError:
@@ -64,6 +67,8 @@ class Connection(psycopg.Connection[TupleRow]):
                 # The response is outstanding: nothing else can be sent on this connection, not even a rollback.
                 self.close()
             raise
+        finally:
+            observe_query(time.perf_counter() - started)
 
     def fetch_one(self, row: type[S], query: LiteralString, parameters: Parameters | None = None) -> S | None:
         """Returns the first row, or None."""

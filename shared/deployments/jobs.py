@@ -68,7 +68,7 @@ def release_job_id(release_id: str) -> str:
     return f"release:{release_id}"
 
 
-def release_job(*, release_id: str, tenant_id: str, limits: PlanLimits) -> Job:
+def release_job(*, release_id: str, tenant_id: str, limits: PlanLimits, traceparent: str | None = None) -> Job:
     """A rollback or promotion. It takes no slot, so it never waits for builds."""
     return Job(
         id=release_job_id(release_id),
@@ -80,6 +80,7 @@ def release_job(*, release_id: str, tenant_id: str, limits: PlanLimits) -> Job:
         tenant_limit=limits.concurrent_builds,
         tenant_weight=limits.weight,
         max_attempts=STAGE_ATTEMPTS,
+        traceparent=traceparent,
     )
 
 

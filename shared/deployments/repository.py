@@ -79,6 +79,22 @@ SELECT id FROM deployments
 WHERE tenant_id = %(tenant_id)s AND status = ANY(%(started)s::deployment_status[])
 """
 
+# The longest stage may take an hour, and a worker that died is noticed in much less. A queued deployment waits for
+# those of its tenant that have started, however long they take.
+_STUCK_AFTER = "2 hours"
+_COUNT_STUCK = """
+SELECT d.status, count(*) AS number FROM deployments d
+WHERE d.status NOT IN ('ready', 'failed', 'cancelled') AND d.created_at < now() - %(after)s::interval
+  AND CASE WHEN d.status = 'queued' THEN d.tenant_id NOT IN (
+        SELECT tenant_id FROM deployments
+        WHERE status = ANY(%(started)s::deployment_status[]) AND status NOT IN ('ready', 'failed', 'cancelled')
+      ) ELSE NOT EXISTS (
+        SELECT 1 FROM stage_runs r
+        WHERE r.deployment_id = d.id AND COALESCE(r.finished_at, r.started_at) > now() - %(after)s::interval
+      ) END
+GROUP BY d.status
+"""
+
 _ADVANCE = """
 UPDATE deployments SET status = %(status)s, fence = %(fence)s, started_at = COALESCE(started_at, now())
 WHERE id = %(id)s AND status = ANY(%(allowed)s::deployment_status[]) AND fence <= %(fence)s
@@ -108,6 +124,11 @@ WHERE id = %(id)s AND tenant_id = %(tenant_id)s
 """
 
 _SET_DELETING = "UPDATE deployments SET site_state = 'removing', deleting_at = now() WHERE id = %(id)s"
+
+
+class _StuckRow(msgspec.Struct, frozen=True):
+    status: DeploymentStatus
+    number: int
 
 
 class DeploymentRepository:
@@ -170,6 +191,14 @@ class DeploymentRepository:
             DeploymentRow,
             _SELECT + "WHERE d.status NOT IN ('ready', 'failed', 'cancelled') ORDER BY d.created_at, d.id",
         )
+
+    def count_stuck(self) -> dict[DeploymentStatus, int]:
+        """The number of unfinished deployments without progress for two hours, by status; statuses without any are
+        left out.
+        """
+        parameters = {"after": _STUCK_AFTER, "started": _STARTED_STATUSES}
+        rows = self._database.fetch_all(_StuckRow, _COUNT_STUCK, parameters)
+        return {row.status: row.number for row in rows}
 
     def is_live(self, deployment_id: str) -> bool:
         status = self._database.fetch_value(

@@ -29,6 +29,7 @@ from shared.plans import limits_of
 from shared.queue.base import CancelAnswer, JobQueue
 from shared.queue.errors import QueueFull
 from shared.settings import SiteSettings
+from shared.tracing import current_traceparent
 
 Record = Callable[[Connection, DeploymentResource], None]
 
@@ -100,7 +101,6 @@ class DeploymentService:
         *,
         created_by: str | None,
         trigger: str = "api",
-        traceparent: str | None = None,
         record: Record | None = None,
     ) -> DeploymentResource:
         """Accepts a deployment: commits its row, then enqueues its first stage.
@@ -116,7 +116,7 @@ class DeploymentService:
             if project is None:
                 raise NotFound("There is no such project, or it is being deleted; check projectId.")
             deployment = _new_deployment(
-                tenant_id, request, project, created_by=created_by, trigger=trigger, traceparent=traceparent
+                tenant_id, request, project, created_by=created_by, trigger=trigger, traceparent=current_traceparent()
             )
             self._deployments.insert(connection, deployment, preview_days=self._site_settings.preview_days)
             entry = LogStatus(timestamp=unix_milliseconds(self._clock.now()), status=DeploymentStatus.QUEUED)

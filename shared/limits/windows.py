@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from shared.clock import Clock
+from shared.metrics import CommandTimes
 
 _log = structlog.get_logger("limits")
 
@@ -94,6 +96,7 @@ class RedisWindows:
         self._redis: Any = redis
         self._clock = clock
         self._local = LocalWindows(clock)
+        self._times = CommandTimes()
         self._script = (resources.files("shared.limits") / "take.lua").read_text()
         # The digest identifies a script; it is not used for security.
         self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
@@ -102,6 +105,7 @@ class RedisWindows:
     def take(self, windows: Sequence[Window], event: str) -> float:
         if self._clock.monotonic() < self._resting_until:
             return self._local.take(windows, event)
+        started = time.perf_counter()
         keys = [_ROOT + window.key for window in windows]
         arguments: list[str | int] = [event]
         for window in windows:
@@ -114,6 +118,8 @@ class RedisWindows:
         except (RedisError, OSError) as error:
             self._rest(error)
             return self._local.take(windows, event)
+        finally:
+            self._times.observe("take_window", time.perf_counter() - started)
         return int(reply) / 1000
 
     def give_back(self, windows: Sequence[Window], event: str) -> None:

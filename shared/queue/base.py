@@ -128,6 +128,11 @@ class Lease(Protocol):
     def is_last_attempt(self) -> bool: ...
 
     @property
+    def waited_seconds(self) -> float:
+        """How long the job was in line before this attempt."""
+        ...
+
+    @property
     def lost(self) -> Signal:
         """Set when the lease has passed to another worker: write nothing more."""
         ...

@@ -198,8 +198,8 @@ class RedisJobQueue:
         arguments = (encode_name(pool), count, worker, request_id, self._lease_ms, answered_request_id, len(finishes))
         applied, next_due, rows = self._scripts.run("exchange", *arguments, *flatten(finishes))
         jobs = tuple(
-            AcquiredJob(decode_job(body, enqueued), token, attempt, bool(cancelled))
-            for body, token, attempt, enqueued, cancelled in rows
+            AcquiredJob(decode_job(body, enqueued), token, attempt, bool(cancelled), waited_ms / 1000)
+            for body, token, attempt, enqueued, cancelled, waited_ms in rows
         )
         return Batch(jobs, None if next_due < 0 else next_due / 1000, tuple(map(bool, applied)))
 

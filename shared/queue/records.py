@@ -29,12 +29,16 @@ class BeatAnswer(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AcquiredJob:
-    """A job with its lease. `attempt` is 1 for the first one; `token` grows over all acquisitions."""
+    """A job with its lease. `attempt` is 1 for the first one; `token` grows over all acquisitions.
+
+    `waited_seconds`: how long the job was in line, since it was last put there.
+    """
 
     job: Job
     token: int
     attempt: int
     is_cancelled: bool
+    waited_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from importlib import resources
 from typing import Any
 
@@ -23,6 +24,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from shared.metrics import CommandTimes
 from shared.queue.connection import Commands
 from shared.queue.errors import QueueUnavailable
 
@@ -54,6 +56,7 @@ class Scripts:
             for name, text in texts.items()
         }
         self._commands = Commands(redis)
+        self._times = CommandTimes()
         # The digest only names a script; it isn't for security.
         self._digests = {
             name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
@@ -62,6 +65,7 @@ class Scripts:
 
     def run(self, name: str, *arguments: str | bytes | float) -> Any:
         """Raises QueueUnavailable if Redis can't be reached; the script may or may not have run then."""
+        started = time.perf_counter()
         try:
             try:
                 return self._commands.run("EVALSHA", self._digests[name], 1, ROOT, *arguments)
@@ -73,6 +77,8 @@ class Scripts:
             if str(error).startswith(_PASSING):
                 raise _unavailable(error) from error
             raise
+        finally:
+            self._times.observe(name, time.perf_counter() - started)
 
     def server_time(self) -> tuple[int, int]:
         """Redis's TIME: seconds and microseconds. Raises QueueUnavailable."""

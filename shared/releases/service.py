@@ -19,6 +19,7 @@ from shared.plans import limits_of
 from shared.queue.base import JobQueue
 from shared.releases.repository import NewRelease, ReleaseKind, ReleaseRepository
 from shared.settings import SiteSettings
+from shared.tracing import current_traceparent
 
 _PREFIX = "rel"
 _log = structlog.get_logger(__name__)
@@ -88,7 +89,11 @@ class ReleaseService:
                 record(connection, resource)
         limits = limits_of(row.tenant_plan)
         try:
-            self._queue.enqueue(release_job(release_id=release_id, tenant_id=tenant_id, limits=limits))
+            self._queue.enqueue(
+                release_job(
+                    release_id=release_id, tenant_id=tenant_id, limits=limits, traceparent=current_traceparent()
+                )
+            )
         except Unavailable as error:
             # A committed release is accepted; the reconciler enqueues missing jobs.
             _log.warning("release.not_enqueued", release_id=release_id, error=error.message)

@@ -11,6 +11,7 @@ from shared.settings.processes import (
     LogSettings,
     MetricsSettings,
     SecretSettings,
+    TracingSettings,
     WorkerSettings,
 )
 from shared.settings.reader import SettingsError
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SiteSettings",
+    "TracingSettings",
     "WorkerSettings",
     "load_settings",
 ]

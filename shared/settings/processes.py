@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, TEXT, choice, integer
+from shared.settings.kinds import FOLDER, KEYRING, SECONDS, SECONDS_OR_NONE, SECRET, TEXT, choice, integer, url
 
 # Folders that others use as well; so are people's own below /home.
 _SHARED_FOLDERS = frozenset(map(Path, ("/", "/root", "/home", "/var", "/opt", "/usr", "/etc")))
@@ -80,6 +80,19 @@ class MetricsSettings:
         "Address of this listener, which also answers to probes at `/live` and `/ready`. Anybody who reaches it may read"
         " the metrics.",
         default="127.0.0.1",
+    )
+
+
+@part
+class TracingSettings:
+    """Traces of requests and of what they lead to."""
+
+    endpoint: str = setting(
+        "OTLP_ENDPOINT",
+        url("http", "https"),
+        "Where spans are sent by OTLP over HTTP, like `http://collector:4318`; nothing is sent without it. Needs"
+        " `cloudify[tracing]`. The variables of OpenTelemetry's SDK, such as OTEL_EXPORTER_OTLP_HEADERS, apply, too.",
+        default="",
     )
 
 

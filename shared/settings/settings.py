@@ -14,6 +14,7 @@ from shared.settings.processes import (
     LogSettings,
     MetricsSettings,
     SecretSettings,
+    TracingSettings,
     WorkerSettings,
 )
 from shared.settings.reader import Reader, SettingsError
@@ -41,6 +42,7 @@ class Settings:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logs: LogSettings = field(default_factory=LogSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
 
     @property
     def web_port(self) -> int:

@@ -241,7 +241,7 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
         Program("api", ("api.main",), silent),
         *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent | ending_at_once) for pool in Pool),
         _router_program(silent),
-        Program("reconciler", ("workers.reconciler",), listening),
+        Program("reconciler", ("workers.reconciler", "--with-exporter"), listening),
     )
 
 

@@ -261,8 +261,10 @@ class Supervisor:
         """Checks every process once. Raises StopRequested."""
         self._check_stop()
         for supervised in self._supervised.values():
+            pid = supervised.pid
             ended = supervised.ended()
-            if ended is not None:
+            if pid is not None and ended is not None:
+                self._home.forget_metrics(pid)
                 self._say(f"{supervised.role} ended ({ended}); starting it again. Its log: {supervised.log_path}")
             if supervised.is_due():
                 try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from shared.errors import PlatformError
+from shared.metrics import timed_object_request
 from shared.settings import ObjectStoreSettings
 from shared.storage.base import ObjectNotFound
 
@@ -59,10 +60,11 @@ class S3ArtifactStore:
                     self._settings.bucket, key, file, length, part_size=_PART_BYTES, num_parallel_uploads=1
                 )
 
-        self._attempt(f"write {key}", put)
+        self._attempt("put", f"write {key}", put)
 
     def put_bytes(self, key: str, data: bytes) -> None:
         self._attempt(
+            "put",
             f"write {key}",
             lambda client: client.put_object(self._settings.bucket, key, io.BytesIO(data), len(data)),
         )
@@ -87,14 +89,16 @@ class S3ArtifactStore:
             partial.replace(path)
 
         try:
-            self._attempt(f"read {key}", get)
+            self._attempt("get", f"read {key}", get)
         finally:
             partial.unlink(missing_ok=True)
 
     def get_bytes(self, key: str) -> bytes:
         """Raises ObjectNotFound."""
 
-        return self._attempt(f"read {key}", lambda client: _whole_body(client.get_object(self._settings.bucket, key)))
+        return self._attempt(
+            "get", f"read {key}", lambda client: _whole_body(client.get_object(self._settings.bucket, key))
+        )
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """Raises ObjectNotFound."""
@@ -114,18 +118,18 @@ class S3ArtifactStore:
             # A server may send the whole object instead of the range.
             return data if response.status == 206 else data[offset : offset + length]
 
-        return self._attempt(f"read {key}", get)
+        return self._attempt("get", f"read {key}", get)
 
     def exists(self, key: str) -> bool:
         try:
-            self._attempt(f"look for {key}", lambda client: client.stat_object(self._settings.bucket, key))
+            self._attempt("head", f"look for {key}", lambda client: client.stat_object(self._settings.bucket, key))
         except ObjectNotFound:
             return False
         return True
 
     def delete(self, key: str) -> None:
         try:
-            self._attempt(f"delete {key}", lambda client: client.remove_object(self._settings.bucket, key))
+            self._attempt("delete", f"delete {key}", lambda client: client.remove_object(self._settings.bucket, key))
         except ObjectNotFound:
             return
 
@@ -136,11 +140,11 @@ class S3ArtifactStore:
             found = client.list_objects(self._settings.bucket, prefix=prefix, recursive=True)
             return [item.object_name for item in found if item.object_name is not None]
 
-        yield from self._attempt(f"list {prefix}", names)
+        yield from self._attempt("list", f"list {prefix}", names)
 
     def ping(self) -> None:
         """Raises PlatformError unless the store answers. Creates a missing bucket."""
-        self._attempt("find its bucket", self._make_bucket)
+        self._attempt("bucket", "find its bucket", self._make_bucket)
 
     def _client(self) -> Minio:
         # Imported on first use: a worker that never uses the store doesn't pay for the client's modules.
@@ -182,8 +186,11 @@ class S3ArtifactStore:
                 raise
         self._has_bucket = True
 
-    def _attempt(self, purpose: str, call: Callable[[Minio], T]) -> T:
-        """Runs the call and retries temporary errors. Raises ObjectNotFound, PlatformError."""
+    def _attempt(self, op: str, purpose: str, call: Callable[[Minio], T]) -> T:
+        """Runs the call and retries temporary errors. `op` is its name in the metrics.
+
+        Raises ObjectNotFound, PlatformError.
+        """
         import tenacity
         from minio.error import S3Error
 
@@ -191,7 +198,8 @@ class S3ArtifactStore:
             client = self._client()
             if not self._has_bucket:
                 self._make_bucket(client)
-            return call(client)
+            with timed_object_request(op):
+                return call(client)
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_transient),

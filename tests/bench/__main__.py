@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = (
     "platform", "routers", "builds", "queue", "streams", "log-capture", "log-archive", "floods", "recovery", "drain",
+    "exporter",
 )  # fmt: skip
 
 

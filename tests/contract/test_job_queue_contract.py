@@ -88,6 +88,32 @@ def test_enqueue_is_idempotent_while_the_job_waits_is_delayed_or_runs(bench: Ben
     assert bench.queue.enqueue(make("a"))
 
 
+def test_a_job_tells_how_long_it_was_in_line_each_time(bench: Bench) -> None:
+    bench.queue.enqueue(make("a"))
+    bench.advance(7)
+    first = bench.one()
+    assert first.waited_seconds == 7
+    bench.advance(3)
+    bench.finish(first, Disposition.RETRY, delay_seconds=20)
+    bench.advance(25)
+    second = bench.one()
+    # Since it was due; neither the run nor the delay is a wait.
+    assert second.waited_seconds == 5
+    bench.advance(1)
+    bench.finish(second, Disposition.RELEASE)
+    bench.advance(2)
+    assert bench.one().waited_seconds == 2
+
+
+def test_a_repeated_request_tells_the_same_wait(bench: Bench) -> None:
+    bench.queue.enqueue(make("a"))
+    bench.advance(4)
+    [first] = bench.queue.acquire("clone", 1, worker="w", request_id="same").jobs
+    bench.advance(2)
+    [again] = bench.queue.acquire("clone", 1, worker="w", request_id="same").jobs
+    assert (first.waited_seconds, again.waited_seconds) == (4, 4)
+
+
 def test_order_is_by_priority_with_ageing(bench: Bench) -> None:
     bench.queue.enqueue(make("old-low", priority=6))
     bench.advance(99)

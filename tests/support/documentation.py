@@ -17,6 +17,7 @@ from shared.plans import LIMITS
 from shared.settings import Settings
 from shared.settings.declaration import PREFIX, Setting, settings_of
 from tests.support.chart_readme import README, readme
+from tests.support.metrics import families
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -56,6 +57,15 @@ _ERRORS = """\
 The envelope of a failed request is `{"ok": false, "error": {"code", "message", "requestId", "details"}}`.
 """
 
+_METRICS = """\
+# Metrics
+
+Prometheus reads them from `/api/metrics/prometheus` on a listener of each process (`CLOUDIFY_METRICS_PORT`), and of a
+router on its internal one (`CLOUDIFY_ROUTER_INTERNAL_PORT`). With `cloudify up`, one listener serves those of all
+processes. Figures that say `exporter` are read from the stores by `cloudify exporter`, of which one is enough; of
+several, take the maximum. Labels have few values: never an identifier, and nothing that a tenant chooses.
+"""
+
 _BEGIN = "<!-- Made by `make docs` from the contracts in pyproject.toml. -->\n"
 _END = "<!-- The end of what is made. -->\n"
 
@@ -90,7 +100,15 @@ def architecture_page() -> str:
     return f"{before}{begin}\n{_imports()}\n{end}{after}"
 
 
+def metrics_page() -> str:
+    rows = (
+        (f"`{family.exposed_name}`", family.kind, ", ".join(family.labels), family.meaning) for family in families()
+    )
+    return f"{_METRICS}\n{_table(('metric', 'type', 'labels', 'meaning'), rows)}"
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "metrics.md": metrics_page,
     "settings.md": settings_page,
     "failure-codes.md": codes_page,
     "architecture.md": architecture_page,

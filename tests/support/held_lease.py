@@ -16,6 +16,7 @@ class HeldLease:
         self.job, self.token, self.attempt = job, token, attempt
         self.is_last_attempt = attempt >= job.max_attempts
         self.lost, self.cancelled, self.stopping = Signal(), Signal(), Signal()
+        self.waited_seconds = 0.0
         self.outcome: tuple[str, Any] = ("none", None)
 
     def done(self, next_jobs: Sequence[Job] = ()) -> None:

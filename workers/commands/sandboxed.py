@@ -11,6 +11,7 @@ from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.plans import PlanLimits
 from shared.projects.commands import find_command_problem
 from shared.text.wording import counted
+from shared.tracing import span
 from workers.executors.base import (
     Directory,
     ExecutionResult,
@@ -18,6 +19,7 @@ from workers.executors.base import (
     Executor,
     Limits,
     Mount,
+    OnOutput,
     Output,
     Overlay,
     RunOutcome,
@@ -121,11 +123,27 @@ def run_logged(
         tail.add(data)
         context.log.write(stream, data)
 
-    result = executor.run(spec, trees, on_output, context.cancelled)
+    result = run_traced(executor, context, spec, trees, on_output, spec.labels.get("stage", "command"))
     for host in result.blocked_hosts:
         context.log.system(f"The command tried to reach {host}, which is not allowed.")
     raise_interruption(context, result)
     return result
+
+
+def run_traced(
+    executor: Executor, context: StageContext, spec: ExecutionSpec, trees: Trees, on_output: OnOutput, what: str
+) -> ExecutionResult:
+    """Runs the command as a span called `command <what>`. Its text stays out of the trace: it is the tenant's."""
+    with span(f"command {what}", {"cloudify.network": spec.network}) as command_span:
+        result = executor.run(spec, trees, on_output, context.cancelled)
+        command_span.set("cloudify.outcome", result.outcome.value)
+        if result.exit_code is not None:
+            command_span.set("process.exit.code", result.exit_code)
+        if result.peak_memory_bytes is not None:
+            command_span.set("cloudify.peak_memory_bytes", result.peak_memory_bytes)
+        if result.outcome is not RunOutcome.SUCCESS:
+            command_span.fail(result.outcome.value)
+        return result
 
 
 def raise_interruption(context: StageContext, result: ExecutionResult) -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption, run_limits
+from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption, run_limits, run_traced
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.trees import StageTrees
 from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Output, RunOutcome, StoredTree
@@ -146,7 +146,7 @@ class ToolProvider:
         def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
             tail.add(data)
 
-        result = self._executor.run(spec, trees, on_output, context.cancelled)
+        result = run_traced(self._executor, context, spec, trees, on_output, "fetch tool")
         raise_interruption(context, result)
         if result.outcome is RunOutcome.USER_ERROR:
             self._raise_unfetched(request, tail.data)

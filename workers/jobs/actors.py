@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import dramatiq
 from structlog.contextvars import bound_contextvars
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
+from shared import metrics
 from shared.deployments.state import Pool, Stage
 from shared.queue.base import Lease
-from workers.pipeline.outcome import Outcome
+from shared.tracing import span
+from workers.pipeline.outcome import Cancelled, HandedBack, Ignored, Outcome, Over, Succeeded, Waiting
 
 ACTOR_OF_POOL: dict[Pool, str] = {
     **{Pool(stage.value): STAGE_ACTOR for stage in Stage},
@@ -18,11 +21,17 @@ ACTOR_OF_POOL: dict[Pool, str] = {
     Pool.PREVIEW_CLEANUP: CLEANUP_ACTOR,
 }
 
+# Runs a job and returns its outcome. Never raises.
+Run = Callable[[Lease], Outcome[object]]
+
+# Of outcomes, those that nobody has to look at.
+_GOOD = frozenset({Succeeded.name, Ignored.name, Cancelled.name, Over.name, HandedBack.name, Waiting.name})
+
 # What a job is about, by the names of its payload.
 _SUBJECTS = ("deployment_id", "stage", "release_id", "subject_id")
 
 
-def log_fields(lease: Lease) -> dict[str, object]:
+def log_fields(lease: Lease) -> dict[str, str | int | None]:
     """The job's id, attempt and fencing token, and the deployment and stage (or other subject) that it is for."""
     payload = lease.job.payload
     subject = {name: payload[name] for name in _SUBJECTS if name in payload}
@@ -32,7 +41,7 @@ def log_fields(lease: Lease) -> dict[str, object]:
 def declare_actor(
     broker: dramatiq.Broker,
     pool: Pool,
-    run: Callable[[Lease], Outcome[object]],
+    run: Run,
     current_lease: Callable[[], Lease | None],
     *,
     worker: str,
@@ -40,13 +49,27 @@ def declare_actor(
 ) -> None:
     """Declares the pool's one actor on the broker. The API enqueues by its name, never by importing it.
 
-    Whatever is logged on the job's thread says which job it is about, and who runs it. `observe` gets every outcome.
+    Whatever is logged on the job's thread says which job it is about, and who runs it. Every job is counted and timed.
+    `observe` gets every outcome.
     """
 
     def perform(payload: dict[str, object]) -> None:
         lease = current_lease()
         assert lease is not None, "the broker's middleware sets it around every message"
-        with bound_contextvars(**log_fields(lease), worker=worker):
-            observe(lease, run(lease))
+        metrics.observe_wait(pool.value, lease.waited_seconds)
+        started = time.monotonic()
+        fields = log_fields(lease)
+        attributes = {f"cloudify.{name}": value for name, value in fields.items()}
+        with (
+            span(f"job {pool.value}", attributes, parent=lease.job.traceparent, kind="consumer") as job_span,
+            bound_contextvars(**fields, worker=worker),
+        ):
+            outcome = run(lease)
+            observe(lease, outcome)
+            job_span.set("cloudify.outcome", outcome.name)
+            if outcome.name not in _GOOD:
+                job_span.fail(outcome.name)
+        metrics.observe_message(pool.value, actor, outcome.name, time.monotonic() - started)
 
-    dramatiq.actor(actor_name=ACTOR_OF_POOL[pool], queue_name=pool.value, broker=broker)(perform)
+    actor = ACTOR_OF_POOL[pool]
+    dramatiq.actor(actor_name=actor, queue_name=pool.value, broker=broker)(perform)

@@ -114,4 +114,4 @@ class _Removal:
         return []
 
     def count(self, outcome: Outcome[None]) -> None:
-        """Removals have no metrics."""
+        """A removal has no metrics but those of every job."""

@@ -14,6 +14,7 @@ from shared.errors import FailureCode
 from shared.queue.base import Lease
 from shared.releases.repository import ReleaseRepository, ReleaseStatus
 from shared.routing.changes import SiteArtifact
+from shared.tracing import span
 from workers.jobs.settle import outcome_of, settle
 from workers.pipeline.outcome import Failed, Outcome, Over, Retry, Succeeded
 from workers.pipeline.release_lifecycle import ReleaseLifecycleService
@@ -47,10 +48,13 @@ class ReleaseRunner:
         if release.deployment_status != DeploymentStatus.READY or release.manifest_digest is None:
             return Failed(FailureCode.PLATFORM_ERROR, "The deployment is not ready.")
         artifact = SiteArtifact(release.deployment_id, release.tenant_id, release.manifest_digest, is_preview=False)
-        self._publisher.prepare(release.host, artifact, is_stopped=lease.lost.is_set)
-        number = self._lifecycle.move(release, change_routes=self._publisher.change_routes)
+        with span("release prepare"):
+            self._publisher.prepare(release.host, artifact, is_stopped=lease.lost.is_set)
+        with span("release activate"):
+            number = self._lifecycle.move(release, change_routes=self._publisher.change_routes)
         if number is not None:
-            self._publisher.confirm(number)
+            with span("release confirm"):
+                self._publisher.confirm(number)
             self._lifecycle.close(release_id)
         _log.info("release.superseded" if number is None else "release.done", release_id=release_id)
         return Succeeded(number is not None)

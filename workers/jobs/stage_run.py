@@ -15,6 +15,7 @@ from shared.errors import FailureCode, LeaseLost
 from shared.logs.masking.redaction import Redactor
 from shared.queue.base import Lease
 from shared.signals import Signal
+from shared.tracing import span
 from workers.pipeline.deployment_view import retry_delay_seconds, target_of
 from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.outcome import (
@@ -127,15 +128,14 @@ class StageRun:
                     metrics.count_cache(self._stage.value, is_hit=result.is_cache_hit)
                 self._count_build("ready")
                 if next_stage(self._stage) is None:
-                    self._count_ready()
-            case Failed(code=code, is_given_up=is_given_up):
-                metrics.count_deployment("failed", "any" if is_given_up else self._target, code)
-                if not is_given_up:
-                    self._count_build(code)
+                    self._count_end("ready")
+            case Failed(code=code):
+                self._count_end("failed", code)
+                self._count_build(code)
             case Ignored():
-                metrics.count_deployment("ignored", self._target, "none")
+                self._count_end("ignored")
             case Cancelled():
-                metrics.count_deployment("cancelled", "any", "none")
+                self._count_end("cancelled")
             case _:
                 pass
 
@@ -173,18 +173,26 @@ class StageRun:
         if next_stage(self._stage) is not None:
             self._lifecycle.succeed_stage(row.id, self._stage, result, fence=fence)
             return
-        number = self._lifecycle.publish(row, result.facts, fence=fence, change_routes=self._publisher.change_routes)
+        with span("release activate"):
+            number = self._lifecycle.publish(
+                row, result.facts, fence=fence, change_routes=self._publisher.change_routes
+            )
         if number is not None:
-            self._publisher.confirm(number)
+            with span("release confirm"):
+                self._publisher.confirm(number)
         self._lifecycle.finish_ready(row, result, fence=fence)
 
     def _count_build(self, outcome: str) -> None:
-        if self._traits.is_counted_as_build:
+        if self._traits.is_counted_as_build and self.row is not None:
             installed = self.inputs.find(INSTALL)
             framework = "unknown" if installed is None else installed.detection.framework
             metrics.count_build(executor=self._executor_name, framework=framework, outcome=outcome, target=self._target)
 
-    def _count_ready(self) -> None:
-        metrics.count_deployment("ready", self._target, "none")
-        elapsed = self._clock.now() - self._known_row.created_at
-        metrics.observe_deployment(self._target, elapsed.total_seconds())
+    def _count_end(self, outcome: str, code: str = "none") -> None:
+        if self.row is None:
+            # The database was away each time.
+            metrics.count_deployment(outcome, "any", code)
+            return
+        metrics.count_deployment(outcome, self._target, code)
+        elapsed = self._clock.now() - self.row.created_at
+        metrics.observe_deployment(self._target, outcome, elapsed.total_seconds())

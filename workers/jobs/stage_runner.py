@@ -12,10 +12,10 @@ from contextlib import ExitStack, suppress
 
 import structlog
 
-from shared import errors, metrics
+from shared import errors
 from shared.clock import Clock
 from shared.deployments.rows import DeploymentRow
-from shared.deployments.state import FIRST_STAGE, Stage
+from shared.deployments.state import Stage
 from shared.errors import PlatformError, StageFailure, Unavailable
 from shared.logs.masking.redaction import Redactor
 from shared.plans import PlanLimits, limits_of
@@ -131,9 +131,6 @@ class StageRunner:
             return Cancelled()
         if begun.beginning is Beginning.SKIP:
             return Succeeded()
-        if self._stage is FIRST_STAGE and begun.attempt == 1:
-            waited = self._clock.now() - row.created_at
-            metrics.observe_wait(self._stage.value, waited.total_seconds())
         return self._run_function(run, self._open(lease, run, row, begun, stack), lease.job.max_attempts)
 
     def _clean_up_after_earlier_runs(self, deployment_id: str, begun: BegunStage, fence: int) -> None:

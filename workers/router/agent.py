@@ -32,6 +32,7 @@ from shared.routing.log import RouteLog
 from shared.routing.routers import PreparationOutcome, RouterReport, RouterRepository
 from workers.artifacts.reader import ArtifactMissing
 from workers.router.fetcher import SiteFetcher
+from workers.router.metrics import count_change, show_state
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
@@ -160,6 +161,13 @@ class RouterAgent:
     def step(self) -> None:
         """Applies what is new and reports. Never raises for a database that is away."""
         try:
+            self._step()
+        finally:
+            applied = None if self._position is None else self._position.number
+            show_state(is_ready=self._problem is None, is_offline=self._is_offline, applied_number=applied)
+
+    def _step(self) -> None:
+        try:
             self._advance()
         except Unavailable:
             if not self._is_offline:
@@ -216,6 +224,7 @@ class RouterAgent:
         assert self._position is not None
         last: dict[str, str | None] = {}
         for change in changes:
+            count_change(change.kind)
             match change.kind, change.host, change.deployment_id:
                 case ChangeKind.PREPARE, str(host), str(deployment_id):
                     self._prepare(change, host, deployment_id)

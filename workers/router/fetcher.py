@@ -17,6 +17,7 @@ import structlog
 from shared.background import BackgroundThread
 from shared.routing.changes import SiteArtifact
 from workers.artifacts.reader import ArtifactReader
+from workers.router.metrics import count_eviction, observe_fetch, show_sites
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
@@ -57,6 +58,7 @@ class SiteFetcher:
         self._is_stopping = False
 
     def start(self) -> None:
+        self._show_sites()
         for thread in self._threads:
             thread.start()
 
@@ -86,12 +88,16 @@ class SiteFetcher:
 
     def _run(self, _stopping: threading.Event) -> None:
         while (artifact := self._next()) is not None:
+            started = time.monotonic()
+            is_here = self._directory.has(artifact.deployment_id)
             try:
                 self._bring(artifact)
             except Exception as error:  # noqa: BLE001 - those who wait for this deployment handle it
+                observe_fetch("failed", time.monotonic() - started)
                 future = self._end(artifact, has_failed=True)
                 future.set_exception(error)
             else:
+                observe_fetch("present" if is_here else "placed", time.monotonic() - started)
                 self._end(artifact, has_failed=False).set_result(None)
 
     def _next(self) -> SiteArtifact | None:
@@ -130,6 +136,7 @@ class SiteFetcher:
             with self._evicting:
                 self._sizes[deployment_id] = self._directory.size(deployment_id)
                 self._evict()
+                self._show_sites()
         with self._directory.trial(deployment_id) as host:
             self._probe.verify(host, deployment_id)
 
@@ -139,11 +146,15 @@ class SiteFetcher:
             self._directory.delete(deployment_id)
             self._sizes.pop(deployment_id, None)
             self._used.pop(deployment_id, None)
+            self._show_sites()
 
     @property
     def sites(self) -> int:
         """The number of deployments on this disk."""
         return len(self._sizes)
+
+    def _show_sites(self) -> None:
+        show_sites(len(self._sizes), sum(self._sizes.values()))
 
     def _evict(self) -> None:
         """Deletes the least recently used deployments until the bound holds."""
@@ -158,6 +169,7 @@ class SiteFetcher:
             self._directory.delete(deployment)
             freed = self._sizes.pop(deployment)
             total -= freed
+            count_eviction()
             _log.info("router.site_evicted", deployment_id=deployment, bytes=freed)
 
     def _last_uses(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 GET /live       200 while the process runs
 GET /ready      200 if sites may be asked for here, otherwise 503 with the reason
 GET /position   {"epoch", "number"}: the last route change that is applied here
+GET /api/metrics/prometheus  the metrics of this process
 GET /fetch      from the web server, with the visitor's X-Forwarded-Host: 200 when the site's files are here, 404 for
                 a host without a site, 503 with Retry-After if they can't be fetched now
 """
@@ -23,6 +24,7 @@ import structlog
 
 from shared.errors import PlatformError, Unavailable
 from shared.hosts import Hosts
+from shared.metrics_listener import METRICS_PATH, own_metrics
 from shared.routing.changes import Position
 from workers.router.agent import RouterAgent
 from workers.router.fetcher import SiteFetcher
@@ -84,6 +86,8 @@ class RouterListener:
                     return HTTPStatus.OK, b"ready\n"
                 case "/position":
                     return HTTPStatus.OK, msgspec.json.encode(self._agent.position)
+                case path if path == METRICS_PATH:
+                    return HTTPStatus.OK, own_metrics()
                 case "/fetch":
                     self._fetch(forwarded_host)
                     return HTTPStatus.OK, b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared.errors import Cancelled
 from shared.routing.changes import SiteArtifact
+from shared.tracing import span
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.table import UPLOAD, ArtifactOutput
@@ -26,7 +27,8 @@ class DeployStage(StageFunction):
         artifact = SiteArtifact(deployment.id, deployment.tenant_id, digest, deployment.is_preview)
         context.log.system("Publishing the site.")
         try:
-            self._publisher.prepare(deployment.host, artifact, is_stopped=context.cancelled.is_set)
+            with span("release prepare"):
+                self._publisher.prepare(deployment.host, artifact, is_stopped=context.cancelled.is_set)
         except ArtifactMissing as error:
             # A manifest that exists is complete, the upload relies on that; this one isn't any more.
             self._artifacts.discard_damaged(deployment.tenant_id, digest)

@@ -36,6 +36,12 @@ def reconciler() -> None:
 
 
 @click.command()
+def exporter() -> None:
+    """Run the exporter, which serves the metrics that are read from the stores. One is enough for a platform."""
+    _become("workers.exporter.main")
+
+
+@click.command()
 def migrate() -> None:
     """Bring the database to this version."""
     require_server()

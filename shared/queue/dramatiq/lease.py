@@ -60,6 +60,10 @@ class RunningLease:
         return self._acquired.attempt >= self._acquired.job.max_attempts
 
     @property
+    def waited_seconds(self) -> float:
+        return self._acquired.waited_seconds
+
+    @property
     def lost(self) -> Signal:
         return self._lost
 

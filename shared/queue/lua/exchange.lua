@@ -6,7 +6,7 @@
 --       job id, token, disposition (done, retry, release, wait or dead), delay ms, reason of a death, number of next
 --       jobs, then their fields (see prelude)
 -- Reply {{1 applied, or 0 the caller doesn't hold the lease any more and nothing was changed …}, ms until the next
---       delayed job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled}…}}
+--       delayed job or lease is due or -1, {{body, token, attempt, enqueued ms, is cancelled, ms in line}…}}
 --       A repeated request id gets the same jobs again, except those whose leases it has lost.
 --       A job is handed out with its tenant's slot, a lease and a fencing token.
 local pool, count, worker, request_id, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -80,9 +80,11 @@ local request = root .. 'request:' .. request_id
 local answered = call('LRANGE', request, 0, -1)
 if #answered > 0 then
   for i = 1, #answered, 2 do
-    local v = call('HMGET', job_key(answered[i]), 'state', 'token', 'body', 'attempts', 'enqueued', 'cancel')
+    local v = call('HMGET', job_key(answered[i]), 'state', 'token', 'body', 'attempts', 'enqueued', 'cancel', 'since',
+      'started')
     if v[1] == 'running' and v[2] == answered[i + 1] then
-      reply[#reply + 1] = {v[3], tonumber(v[2]), tonumber(v[4]), tonumber(v[5]), v[6] and 1 or 0}
+      local waited = tonumber(v[8]) - number_or(v[7], tonumber(v[8]))
+      reply[#reply + 1] = {v[3], tonumber(v[2]), tonumber(v[4]), tonumber(v[5]), v[6] and 1 or 0, math.max(0, waited)}
     end
   end
   return {applied, -1, reply}
@@ -167,7 +169,7 @@ local function first_of(tenant, most)
 end
 
 local function hand_out(id)
-  local v = call('HMGET', job_key(id), 'body', 'attempts', 'enqueued', 'cancel', 'slot')
+  local v = call('HMGET', job_key(id), 'body', 'attempts', 'enqueued', 'cancel', 'slot', 'since')
   local attempt = tonumber(v[2]) + 1
   -- The clock's microseconds keep tokens growing after Redis has lost the last one.
   token = math.max(token + 1, now_us)
@@ -175,7 +177,9 @@ local function hand_out(id)
   served[#served + 1] = id
   leases[#leases + 1], leases[#leases + 2] = now + lease, id
   handed_out[#handed_out + 1], handed_out[#handed_out + 2] = id, token
-  reply[#reply + 1] = {v[1], token, attempt, tonumber(v[3]), v[4] and 1 or 0}
+  -- A job of the version before this one doesn't say since when it has been in line.
+  local waited = math.max(0, now - number_or(v[6], now))
+  reply[#reply + 1] = {v[1], token, attempt, tonumber(v[3]), v[4] and 1 or 0, waited}
   return v[5]
 end
 

@@ -30,7 +30,7 @@ end
 
 local function return_to_line(job, due, attempts)
   call('HDEL', job_key(job.id), 'token', 'worker', 'started')
-  call('HSET', job_key(job.id), 'state', enter_line(job, due), 'attempts', attempts)
+  call('HSET', job_key(job.id), 'state', enter_line(job, due), 'attempts', attempts, 'since', math.max(due, now))
 end
 
 -- Removes a job from ready, waiting or delayed. The caller must refresh.

@@ -5,6 +5,7 @@
 -- Numbers are never converted to text here (Lua would write 1.7e+12): Redis writes a number exactly up to 2^53.
 --
 -- job:<id>                     hash   body pool tenant slot score enqueued attempts max state token worker started cancel reason strikes avoids
+--                                     since (ms; it has been in line, or will be)
 -- queue:<pool>:ready:<tenant>  zset   score -> jobs that need no slot, or whose slot is in the running set
 -- queue:<pool>:waiting:<tenant> zset  score -> jobs whose slot isn't in the running set yet
 -- queue:<pool>:eligible        zset   virtual time -> tenants with a job that can be handed out now
@@ -217,6 +218,7 @@ local function insert(job, refuse)
   end
   local state = enter_line(job, now + job.delay)
   call('HSET', job_key(job.id), 'body', job.body, 'pool', job.pool, 'tenant', job.tenant, 'slot', job.slot,
-    'score', job.score, 'enqueued', job.enqueued, 'attempts', 0, 'max', job.max, 'state', state)
+    'score', job.score, 'enqueued', job.enqueued, 'attempts', 0, 'max', job.max, 'state', state,
+    'since', now + job.delay)
   return 1
 end

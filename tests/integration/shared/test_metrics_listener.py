@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from shared.metrics import METRICS_PATH, start_metrics_listener
+from shared.metrics_listener import METRICS_PATH, start_metrics_listener
 from shared.process_health import ProcessHealth
 from tests.support.ports import free_ports
 

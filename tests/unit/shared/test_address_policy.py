@@ -255,6 +255,7 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/stages/clone/lfs/connections.py": "connects to what find_route returned",
         "workers/router/probe.py": "the router's own web server",
         "workers/router/listener.py": "other routers of the platform",
+        "workers/exporter/certificates.py": "the platform's own stores",
         "api/client/transport.py": "the user's command, on the user's machine",
     }
     words = re.compile(

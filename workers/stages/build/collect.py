@@ -6,7 +6,14 @@ from typing import Literal, NoReturn
 
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
-from workers.commands.sandboxed import WORKSPACE, make_spec, raise_failure, raise_interruption, workspace_path
+from workers.commands.sandboxed import (
+    WORKSPACE,
+    make_spec,
+    raise_failure,
+    raise_interruption,
+    run_traced,
+    workspace_path,
+)
 from workers.executors.base import Directory, ExecutionResult, Executor, RunOutcome, Tree, Trees
 from workers.frameworks.catalogue import BY_NAME, COMMON_OUTPUT_DIRECTORIES
 from workers.frameworks.detection import Detection
@@ -102,7 +109,7 @@ def collect_output(
     def on_output(_stream: Literal["stdout", "stderr"], data: bytes) -> None:
         printed.append(data)
 
-    result = executor.run(spec, trees, on_output, context.cancelled)
+    result = run_traced(executor, context, spec, trees, on_output, "collect output")
     raise_interruption(context, result)
     _check_collected(context, detection, result, b"".join(printed).decode(errors="replace"))
     return result.outputs["collected"]

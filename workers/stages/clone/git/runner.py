@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.private_files import PUBLIC_UMASK
+from shared.tracing import span
 from workers.stages.clone.deadline import Deadline
 from workers.stages.clone.git.confinement import Confinement, too_large
 from workers.stages.clone.git.http_answers import HttpAnswer
@@ -183,8 +184,10 @@ class Git:
         events = Path(self._environment["GIT_TRACE2_EVENT"])
         events.unlink(missing_ok=True)
         output, messages = Output(consume, limit), Messages(None if is_silent else self._on_stderr)
-        with self._started(command, directory, remote or {}, output, messages) as process:
-            self._wait(process, output)
+        with span(f"command {_name(command)}") as command_span:
+            with self._started(command, directory, remote or {}, output, messages) as process:
+                self._wait(process, output)
+            command_span.set("process.exit.code", process.returncode)
         if output.failure is not None:
             raise output.failure
         if process.returncode != 0 and not output.is_enough:
@@ -276,3 +279,13 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+
+
+def _name(command: Sequence[str]) -> str:
+    """The program and its subcommand; no more of it, as arguments name a tenant's branches and addresses."""
+    program, *arguments = command
+    while arguments and arguments[0].startswith("-"):
+        # `git -c name=value` and `git -C directory` have their value apart.
+        arguments = arguments[2:] if arguments[0] in ("-c", "-C") else arguments[1:]
+    is_git = Path(program).name == "git"
+    return f"git {arguments[0]}" if is_git and arguments else Path(program).name

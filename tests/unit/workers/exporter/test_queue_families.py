@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
+from collections.abc import Iterable
 
-from shared.metrics import QueueCollector
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+
 from shared.queue.base import PoolStats
 from shared.queue.records import WorkerRecord
+from workers.exporter.queue import queue_families, worker_families
+
+
+class _Families:
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def test_pools_and_their_workers_are_shown() -> None:
@@ -16,7 +27,7 @@ def test_pools_and_their_workers_are_shown() -> None:
         WorkerRecord("clone", "w3", 8, 0, 90.0),
     ]  # fmt: skip
     registry = CollectorRegistry()
-    registry.register(QueueCollector(lambda: [stats], lambda: workers))
+    registry.register(_Families([*queue_families([stats]), *worker_families(workers)]))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"cloudify_{name}", labels)
@@ -25,20 +36,10 @@ def test_pools_and_their_workers_are_shown() -> None:
     assert value("queue_inflight", queue="build") == 2
     assert value("queue_delayed", queue="build") == 1
     assert value("queue_dead", queue="build") == 4
+    assert value("queue_paused", queue="build") == 0
     assert value("queue_oldest_age_seconds", queue="build") == 7.5
     assert value("builds_waiting_quota") == 2
     assert value("worker_threads", pool="build") == 6
     assert value("worker_busy_threads", pool="build") == 3
     assert value("worker_heartbeat_timestamp_seconds", pool="build") == 100.5
     assert value("worker_threads", pool="clone") == 8
-    assert value("dependency_up", dependency="queue") == 1
-
-
-def test_a_scrape_answers_while_the_queue_is_away() -> None:
-    def fail() -> list[PoolStats]:
-        raise OSError("away")
-
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(fail, list))
-    assert registry.get_sample_value("cloudify_dependency_up", {"dependency": "queue"}) == 0
-    assert registry.get_sample_value("cloudify_queue_depth", {"queue": "build"}) is None

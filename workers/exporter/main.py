@@ -1,0 +1,40 @@
+"""`python -m workers.exporter.main`: serves the figures that are read from the stores; one for a platform."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from shared.logging import configure_logging
+from shared.metrics_listener import start_metrics_listener
+from shared.settings import SettingsError, load_settings
+from workers.exporter.sources import PlatformFigures
+
+
+def main() -> int:
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
+        return 2
+    configure_logging("exporter", settings.logs.level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    figures = PlatformFigures(settings)
+    try:
+        server = start_metrics_listener(settings.metrics.port, collectors=[figures.collector], names=settings.api.hosts)
+    except OSError as error:
+        sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
+        return 1
+    stop.wait()
+    server.shutdown()
+    server.server_close()
+    figures.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
