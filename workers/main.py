@@ -44,7 +44,6 @@ from workers.jobs.failure_pause import FailurePause
 from workers.jobs.release_runner import ReleaseRunner
 from workers.jobs.scratch_sweep import ScratchSweep
 from workers.jobs.stage_runner import StageRunner
-from workers.pipeline.outcome import Outcome
 from workers.pipeline.table import build_stage
 
 _log = structlog.get_logger(__name__)

@@ -31,8 +31,8 @@ UniqueViolation = psycopg.errors.UniqueViolation
 
 # Without a limit, a server that accepts the connection and sends nothing would block for ever.
 _CONNECT_SECONDS = 5
-# A side that vanishes without a word, as its machine died or is cut off, is noticed after so long: by this process, which
-# would wait for its answer for up to two hours, and by the server, which would keep its locks for as long.
+# A side that vanishes without a word, as its machine died or is cut off, is noticed after so long: by this process,
+# which would wait for its answer for up to two hours, and by the server, which would keep its locks for as long.
 _PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 10, 5, 3
 _UNACKNOWLEDGED_MILLISECONDS = 20_000
 _PROBING = {
