@@ -12,10 +12,16 @@ TEST_PROCESSES ?= 5
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DOCKER ?= docker
+IMAGE_TARGET ?= platform
+IMAGE_REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+IMAGE_NAME = cloudify$(patsubst %,-%,$(filter-out platform,$(IMAGE_TARGET))):$(VERSION)
 SOURCES := api workers shared schemas tests
-TEXTS := README.md CHANGELOG.md docs monitoring .github .ci/run Makefile Dockerfile pyproject.toml
+TEXTS := README.md CHANGELOG.md docs monitoring .github .ci/run charts compose.yaml Makefile Dockerfile pyproject.toml
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines bench docs clean
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines bench docs clean \
+  chart package image image-name sbom
 
 help: ## Show what there is to make
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
@@ -58,6 +64,24 @@ bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 
 docs: .venv/dev.stamp ## Write what is made from the code: settings, failure codes, the table of imports
 	$(BIN)/python -m tests.support.documentation
+
+chart: .venv/dev.stamp ## Lint and render the Helm chart with many values, and check what it renders
+	$(BIN)/python -m pytest tests/unit/charts
+
+package: .venv/dev.stamp ## Package the Helm chart into build/chart
+	@mkdir -p build/chart
+	@$(BIN)/python -c 'import helm_python; print(helm_python.package("charts/cloudify", destination="build/chart"))'
+
+image: ## Build an image (IMAGE_TARGET: platform, builder or evaluation; BASE_IMAGE: another base)
+	$(DOCKER) build --target $(IMAGE_TARGET) --tag $(IMAGE_NAME) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$(IMAGE_REVISION) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	  $(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL) .
+
+image-name: ## Print the name of an image
+	@echo $(IMAGE_NAME)
+
+sbom: .venv/dev.stamp ## Write the bill of materials of an image to build/sbom: CycloneDX and the packages of Debian
+	DOCKER="$(DOCKER)" .ci/sbom $(IMAGE_NAME) build/sbom $(IMAGE_TARGET)
 
 lint: .venv/dev.stamp types ## Check style, formatting, types, imports and words
 	$(BIN)/ruff check $(SOURCES)

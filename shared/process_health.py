@@ -9,7 +9,10 @@ READY_PATH = "/ready"
 
 
 class ProcessHealth:
-    """A process is live while its interpreter answers, and ready from `set_ready` to `set_not_ready`. Safe from any thread."""
+    """A process is live while its interpreter answers, and ready from `set_ready` to `set_not_ready`.
+
+    Safe from any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -77,8 +77,8 @@ class MetricsSettings:
     host: str = setting(
         "METRICS_HOST",
         TEXT,
-        "Address of this listener, which also answers to probes at `/live` and `/ready`. Anybody who reaches it may read"
-        " the metrics.",
+        "Address of this listener, which also answers to probes at `/live` and `/ready`. Anybody who reaches it may"
+        " read the metrics.",
         default="127.0.0.1",
     )
 

@@ -43,26 +43,27 @@ The release's notes name the next commands. The images come from the [Dockerfile
 
 ## The platform's keys
 
-Sessions, variables and credentials are protected by keys that a hook makes at the first install and stores in the Secret
-`<release>-keys`. They never pass through Helm. No upgrade makes new ones, and an uninstall leaves the Secret, and it alone:
-nothing that they have encrypted can be read without them. Back them up as the notes say.
+Sessions, variables and credentials are protected by keys that a hook makes at the first install and stores in the
+Secret `<release>-keys`. They never pass through Helm. No upgrade makes new ones, and an uninstall leaves the Secret,
+and it alone: nothing that they have encrypted can be read without them. Back them up as the notes say.
 
 ## Namespaces
 
-The release's namespace holds the platform, the second one builds, the third one sites with pods of their own. The chart
-makes the last two. Each denies all traffic that a NetworkPolicy doesn't allow, and each pod fulfils the Pod Security level
-`restricted`. No Role has a wildcard; workers that run commands can create Secrets in the namespace of builds, and read none.
+The release's namespace holds the platform, the second one builds, the third one sites with pods of their own. The
+chart makes the last two. Each denies all traffic that a NetworkPolicy doesn't allow, and each pod fulfils the Pod
+Security level `restricted`. No Role has a wildcard; workers that run commands can create Secrets in the namespace of
+builds, and read none.
 
 ## What is refused
 
-A drain time below the time limit of stages, KEDA together with the HPA, a queue without a pool, secrets as values outside of
-an evaluation, and namespaces that others share. All problems are named at once.
+A drain time below the time limit of stages, KEDA together with the HPA, a queue without a pool, secrets as values
+outside of an evaluation, and namespaces that others share. All problems are named at once.
 
 ## What is not in it
 
-Installs reach their registries through a proxy that is part of the workers, so there is no Deployment of an egress proxy.
-Nor is there a dashboard yet. Sites with pods of their own need a publisher that doesn't exist yet; their namespace, quota
-and isolation do.
+Installs reach their registries through a proxy that is part of the workers, so there is no Deployment of an egress
+proxy. Nor is there a dashboard yet. Sites with pods of their own need a publisher that doesn't exist yet; their
+namespace, quota and isolation do.
 
 ## Values
 
@@ -151,8 +152,10 @@ def _value(path: str) -> str:
 def _row(value: Documented) -> str:
     schema = schema_of(value.path) or {}
     default = default_of(value.path)
-    whole = isinstance(default, dict) and bool(schema.get("properties")) and any(
-        other.path.startswith(f"{value.path}.") for other in documented_values()
+    whole = (
+        isinstance(default, dict)
+        and bool(schema.get("properties"))
+        and any(other.path.startswith(f"{value.path}.") for other in documented_values())
     )
     shown = "" if whole or default == "" else f"`{json.dumps(default, ensure_ascii=False)}`"
     cells = (f"`{value.path}`", _type(schema), shown, value.about)

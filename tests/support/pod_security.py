@@ -26,27 +26,34 @@ def violations(pod: dict[str, Any]) -> Iterator[str]:
     if whole.get("sysctls"):
         yield "sysctls are set"
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
-        own = container.get("securityContext", {})
-        name = container["name"]
-        if own.get("privileged"):
-            yield f"{name} is privileged"
-        if own.get("allowPrivilegeEscalation") is not False:
-            yield f"{name} may gain privileges"
-        if own.get("capabilities", {}).get("drop") != ["ALL"] or own["capabilities"].get("add"):
-            yield f"{name} has capabilities"
-        if own.get("runAsNonRoot", whole.get("runAsNonRoot")) is not True:
-            yield f"{name} may run as root"
-        if not own.get("runAsUser", whole.get("runAsUser", 0)):
-            yield f"{name} has no numeric user"
-        if own.get("seccompProfile", whole.get("seccompProfile", {})).get("type") not in _PROFILES:
-            yield f"{name} has no seccomp profile"
-        if any(port.get("hostPort") for port in container.get("ports", [])):
-            yield f"{name} has a port of the node"
-        # The platform's own rules.
-        if own.get("readOnlyRootFilesystem") is not True:
-            yield f"{name} can write to its root file system"
-        resources = container.get("resources", {})
-        if not {"cpu", "memory", "ephemeral-storage"} <= set(resources.get("requests", {})):
-            yield f"{name} requests no resources"
-        if not {"memory", "ephemeral-storage"} <= set(resources.get("limits", {})):
-            yield f"{name} has no limits"
+        for problem in (*_breaches(container, whole), *_own_rules(container)):
+            yield f"{container['name']} {problem}"
+
+
+def _breaches(container: dict[str, Any], whole: dict[str, Any]) -> Iterator[str]:
+    """`whole`: the security context of the pod."""
+    own = container.get("securityContext", {})
+    if own.get("privileged"):
+        yield "is privileged"
+    if own.get("allowPrivilegeEscalation") is not False:
+        yield "may gain privileges"
+    if own.get("capabilities", {}).get("drop") != ["ALL"] or own["capabilities"].get("add"):
+        yield "has capabilities"
+    if own.get("runAsNonRoot", whole.get("runAsNonRoot")) is not True:
+        yield "may run as root"
+    if not own.get("runAsUser", whole.get("runAsUser", 0)):
+        yield "has no numeric user"
+    if own.get("seccompProfile", whole.get("seccompProfile", {})).get("type") not in _PROFILES:
+        yield "has no seccomp profile"
+    if any(port.get("hostPort") for port in container.get("ports", [])):
+        yield "has a port of the node"
+
+
+def _own_rules(container: dict[str, Any]) -> Iterator[str]:
+    if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
+        yield "can write to its root file system"
+    resources = container.get("resources", {})
+    if not {"cpu", "memory", "ephemeral-storage"} <= set(resources.get("requests", {})):
+        yield "requests no resources"
+    if not {"memory", "ephemeral-storage"} <= set(resources.get("limits", {})):
+        yield "has no limits"

@@ -40,7 +40,9 @@ def test_only_known_hosts_are_answered(head: str, status: int) -> None:
         server.server_close()
 
 
-@pytest.mark.parametrize(("path", "status"), [("/live", 200), ("/ready", 503), ("/elsewhere", 404), (METRICS_PATH, 200)])
+@pytest.mark.parametrize(
+    ("path", "status"), [("/live", 200), ("/ready", 503), ("/elsewhere", 404), (METRICS_PATH, 200)]
+)
 def test_probes_are_answered_for_a_process_that_starts(path: str, status: int) -> None:
     [port] = free_ports(1)
     server = start_metrics_listener(port, health=ProcessHealth())

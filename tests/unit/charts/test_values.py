@@ -41,8 +41,8 @@ _COMING_COMMANDS = {"exporter"}
 def _leaves(values: dict[str, Any], before: str = "") -> set[str]:
     found: set[str] = set()
     for key, value in values.items():
-        is_part = isinstance(value, dict) and schema_of(before + key) and "properties" in (schema_of(before + key) or {})
-        found |= _leaves(value, f"{before}{key}.") if is_part and value else {before + key}
+        is_part = isinstance(value, dict) and value and "properties" in (schema_of(before + key) or {})
+        found |= _leaves(value, f"{before}{key}.") if is_part else {before + key}
     return found
 
 
@@ -187,5 +187,5 @@ def test_the_alert_rules_are_those_of_the_repository() -> None:
 
 def test_the_chart_has_the_package_s_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    [version] = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    [version] = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert (chart["version"], chart["appVersion"]) == (version, version)
