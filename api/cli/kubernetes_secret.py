@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -65,9 +66,9 @@ def create_secret(api_server: httpx.Client, namespace: str, name: str, values: M
         answer = api_server.post(f"/api/v1/namespaces/{namespace}/secrets", json=secret)
     except httpx.HTTPError as error:
         raise KubernetesError(f"The Kubernetes API can't be reached: {error}.") from error
-    if answer.status_code == httpx.codes.CONFLICT and _reason(answer) == "AlreadyExists":
+    if answer.status_code == HTTPStatus.CONFLICT and _reason(answer) == "AlreadyExists":
         return False
-    if answer.status_code != httpx.codes.CREATED:
+    if answer.status_code != HTTPStatus.CREATED:
         # The answer to a refusal doesn't repeat the values.
         raise KubernetesError(
             f"The Kubernetes API refused to create the Secret {name}: {answer.status_code} {_reason(answer)}."
