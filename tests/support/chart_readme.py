@@ -13,6 +13,8 @@ import yaml
 from tests.support.helm_chart import CHART, FIVE_VALUES
 
 README = CHART / "README.md"
+# A chart can't read files outside of its folder.
+COPIED = ("alerts.yaml", "dashboard.json")
 _KEY = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z]\w*):(?P<value>.*)")
 
 _BEGIN = """\
@@ -62,7 +64,7 @@ outside of an evaluation, and namespaces that others share. All problems are nam
 ## What is not in it
 
 Installs reach their registries through a proxy that is part of the workers, so there is no Deployment of an egress
-proxy. Nor is there a dashboard yet. Sites with pods of their own need a publisher that doesn't exist yet; their
+proxy. Sites with pods of their own need a publisher that doesn't exist yet; their
 namespace, quota and isolation do.
 
 ## Values

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
@@ -16,7 +17,8 @@ from shared.error_codes import FailureCode
 from shared.plans import LIMITS
 from shared.settings import Settings
 from shared.settings.declaration import PREFIX, Setting, settings_of
-from tests.support.chart_readme import README, readme
+from tests.support.chart_readme import COPIED, README, readme
+from tests.support.helm_chart import CHART
 from tests.support.metrics import families
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,6 +198,8 @@ def main() -> int:
     for name, make in PAGES.items():
         (DOCS / name).write_text(make())
     README.write_text(readme())
+    for name in COPIED:
+        shutil.copyfile(ROOT / "monitoring" / name, CHART / "files" / name)
     return 0
 
 

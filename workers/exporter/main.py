@@ -9,6 +9,7 @@ import threading
 
 from shared.logging import configure_logging
 from shared.metrics_listener import start_metrics_listener
+from shared.process_health import ProcessHealth
 from shared.settings import SettingsError, load_settings
 from workers.exporter.sources import PlatformFigures
 
@@ -24,8 +25,17 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     figures = PlatformFigures(settings)
+    # It answers while the stores are away: that is one of its figures.
+    health = ProcessHealth()
+    health.set_ready()
     try:
-        server = start_metrics_listener(settings.metrics.port, collectors=[figures.collector], names=settings.api.hosts)
+        server = start_metrics_listener(
+            settings.metrics.port,
+            host=settings.metrics.host,
+            collectors=[figures.collector],
+            names=settings.api.hosts,
+            health=health,
+        )
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1

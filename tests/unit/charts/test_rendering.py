@@ -25,7 +25,6 @@ from tests.support.helm_chart import (
 
 _SCHEMAS = ROOT / "tests" / "fixtures" / "crds"
 _PROMETHEUS = {"monitoring": {"prometheusUrl": "http://prometheus.monitoring.svc:9090"}}
-_RULES = (CHART / "files" / "alerts.yaml").is_file()
 
 MATRIX: dict[str, Values] = {
     "five values": FIVE_VALUES,
@@ -44,7 +43,14 @@ MATRIX: dict[str, Values] = {
     "no TLS": merged(FIVE_VALUES, {"tls": {"mode": "none"}}),
     "monitoring": merged(
         FIVE_VALUES,
-        {"monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": _RULES}}},
+        {
+            "monitoring": {
+                "podMonitor": {"enabled": True},
+                "prometheusRule": {"enabled": True},
+                "dashboard": {"enabled": True},
+            },
+            "settings": {"CLOUDIFY_OTLP_ENDPOINT": "http://collector.monitoring:4318"},
+        },
     ),
     "external secrets": merged(
         FIVE_VALUES,
@@ -145,7 +151,7 @@ def test_everything_fits_the_schemas_of_kubernetes(values: Values, version: str)
 def test_every_kind_of_an_operator_is_rendered_and_has_its_schema() -> None:
     rendered = {resource["kind"] for values in MATRIX.values() for resource in render(values)}
     known = {path.stem for path in _SCHEMAS.glob("*.json")}
-    assert known - rendered == (set() if _RULES else {"PrometheusRule"})
+    assert known - rendered == set()
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)

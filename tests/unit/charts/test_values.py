@@ -6,13 +6,14 @@ import json
 import re
 from typing import Any
 
+import pytest
 import yaml
 
 from api.cli.main import COMMANDS
 from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.plans import LIMITS
 from shared.settings.declaration import PREFIX, settings_of
-from tests.support.chart_readme import README, documented_values, readme, schema_of
+from tests.support.chart_readme import COPIED, README, documented_values, readme, schema_of
 from tests.support.documentation import parts
 from tests.support.helm_chart import (
     CHART,
@@ -35,7 +36,6 @@ _COMING_SETTINGS = {
     "CLOUDIFY_KUBERNETES_RUNTIME_CLASS",
     "CLOUDIFY_KUBERNETES_USER_NAMESPACES",
 }
-_COMING_COMMANDS = {"exporter"}
 
 
 def _leaves(values: dict[str, Any], before: str = "") -> set[str]:
@@ -108,7 +108,6 @@ def test_the_longest_stage_is_the_largest_plan_s() -> None:
 def test_every_variable_is_a_setting_and_every_process_a_command() -> None:
     settings = {PREFIX + setting.name for part in parts().values() for _, setting in settings_of(part)}
     assert settings & _COMING_SETTINGS == set()
-    assert COMMANDS.keys() & _COMING_COMMANDS == set()
     for values in (FIVE_VALUES, merged(FIVE_VALUES, {"router": {"persistence": {"enabled": True}}})):
         resources = render(values)
         for workload, pod in pod_specs(resources):
@@ -116,7 +115,7 @@ def test_every_variable_is_a_setting_and_every_process_a_command() -> None:
             assert named - settings <= _COMING_SETTINGS, workload
             [container] = pod["containers"]
             assert container["args"][:1] == ["cloudify"]
-            assert container["args"][1] in COMMANDS.keys() | _COMING_COMMANDS
+            assert container["args"][1] in COMMANDS
 
 
 def test_the_settings_of_every_process_can_be_loaded() -> None:
@@ -177,12 +176,21 @@ def test_a_pod_is_killed_only_after_its_drain() -> None:
             assert pod["terminationGracePeriodSeconds"] > drain + 30
 
 
-def test_the_alert_rules_are_those_of_the_repository() -> None:
-    ours, chart_s = ROOT / "monitoring" / "alerts.yaml", CHART / "files" / "alerts.yaml"
-    assert ours.is_file() == chart_s.is_file()
-    if ours.is_file():
-        assert chart_s.read_text() == ours.read_text(), "copy monitoring/alerts.yaml to charts/cloudify/files"
-        assert yaml.safe_load(ours.read_text())["groups"]
+@pytest.mark.parametrize("name", COPIED)
+def test_the_alert_rules_and_the_dashboard_are_those_of_the_repository(name: str) -> None:
+    ours, copied = ROOT / "monitoring" / name, CHART / "files" / name
+    assert copied.read_text() == ours.read_text(), (
+        f"monitoring/{name} has changed; run `make docs` and commit the copy."
+    )
+
+
+def test_the_rules_reach_prometheus_as_they_are() -> None:
+    monitored = {"prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
+    resources = render(merged(FIVE_VALUES, {"monitoring": monitored}))
+    [rule] = of_kind(resources, "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load((ROOT / "monitoring" / "alerts.yaml").read_text())
+    dashboard = of_kind(resources, "ConfigMap")["cloudify-dashboard"]["data"]["cloudify.json"]
+    assert json.loads(dashboard) == json.loads((ROOT / "monitoring" / "dashboard.json").read_text())
 
 
 def test_the_chart_has_the_package_s_version() -> None:
