@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def documented_values() -> Iterator[Documented]:
 
 
 def default_of(path: str) -> Any:
-    value: Any = yaml.safe_load((CHART / "values.yaml").read_text())
+    value: Any = _values()
     for key in path.split("."):
         value = value[key]
     return value
@@ -114,7 +115,7 @@ def default_of(path: str) -> Any:
 
 def schema_of(path: str) -> dict[str, Any] | None:
     """The schema of a value; None if the schema doesn't know it."""
-    found: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+    found = _schema()
     for key in path.split("."):
         properties = found.get("properties", {})
         if key in properties:
@@ -124,6 +125,16 @@ def schema_of(path: str) -> dict[str, Any] | None:
         else:
             return None
     return found
+
+
+@functools.cache
+def _values() -> dict[str, Any]:
+    return yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return json.loads((CHART / "values.schema.json").read_text())
 
 
 def readme() -> str:

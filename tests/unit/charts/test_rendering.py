@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from typing import Any
 
 import helm_python
 import jsonschema
-import kubernetes_validate
 import pytest
 
 from tests.support.helm_chart import (
     CHART,
     FIVE_VALUES,
-    ROOT,
     Resource,
     Values,
     evaluation_values,
@@ -22,8 +18,8 @@ from tests.support.helm_chart import (
     of_kind,
     render,
 )
+from tests.support.kubernetes_schemas import CUSTOM, validate
 
-_SCHEMAS = ROOT / "tests" / "fixtures" / "crds"
 _PROMETHEUS = {"monitoring": {"prometheusUrl": "http://prometheus.monitoring.svc:9090"}}
 
 MATRIX: dict[str, Values] = {
@@ -124,23 +120,12 @@ MATRIX: dict[str, Values] = {
 }
 
 
-@functools.cache
-def _validate(text: str, version: str) -> None:
-    """Most resources are the same whatever the values."""
-    resource = json.loads(text)
-    schema = _SCHEMAS / f"{resource['kind']}.json"
-    if schema.is_file():
-        jsonschema.Draft202012Validator(json.loads(schema.read_text())).validate(resource)
-    else:
-        kubernetes_validate.validate(resource, version, strict=True)
-
-
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
 @pytest.mark.parametrize("version", ["1.29", "1.35"])
 def test_everything_fits_the_schemas_of_kubernetes(values: Values, version: str) -> None:
     resources = render(values)
     for resource in resources:
-        _validate(json.dumps(resource), version)
+        validate(resource, version)
     identities = [
         (resource["kind"], resource["metadata"].get("namespace"), resource["metadata"]["name"])
         for resource in resources
@@ -150,7 +135,7 @@ def test_everything_fits_the_schemas_of_kubernetes(values: Values, version: str)
 
 def test_every_kind_of_an_operator_is_rendered_and_has_its_schema() -> None:
     rendered = {resource["kind"] for values in MATRIX.values() for resource in render(values)}
-    known = {path.stem for path in _SCHEMAS.glob("*.json")}
+    known = {path.stem for path in CUSTOM.glob("*.json")}
     assert known - rendered == set()
 
 
@@ -257,3 +242,12 @@ def test_other_images_have_the_registry_and_tag_of_the_platform_s() -> None:
     assert of_kind(render(untagged), "ConfigMap")["cloudify"]["data"]["CLOUDIFY_BUILDER_IMAGE"] == (
         "host:5000/a/cloudify-builder:1"
     )
+
+
+@pytest.mark.parametrize("change", [{"spec": {"replicaz": 1}}, {"spec": {"replicas": "1"}}, {"speck": {}}])
+@pytest.mark.parametrize("kind", ["Deployment", "PodMonitor"])
+def test_a_mistake_is_found(change: Values, kind: str) -> None:
+    resource = next(iter(of_kind(render(MATRIX["monitoring"]), kind).values()))
+    validate(resource, "1.35")
+    with pytest.raises(jsonschema.ValidationError):
+        validate(merged(resource, change), "1.35")
