@@ -13,17 +13,6 @@ CLOUDIFY_SITES_SCHEME: {{ include "cloudify.scheme" . }}
 CLOUDIFY_SITES_PORT: {{ ternary "80" "443" (eq .Values.tls.mode "none") | quote }}
 CLOUDIFY_METRICS_HOST: 0.0.0.0
 CLOUDIFY_METRICS_PORT: "9464"
-CLOUDIFY_EXECUTOR: {{ .Values.executor.name }}
-CLOUDIFY_BUILDER_IMAGE: {{ include "cloudify.builderImage" . | trim | quote }}
-{{- if eq .Values.executor.name "kubernetes" }}
-CLOUDIFY_KUBERNETES_NAMESPACE: {{ .Values.namespaces.builds.name }}
-CLOUDIFY_KUBERNETES_PLATFORM_IMAGE: {{ .Values.image | quote }}
-CLOUDIFY_KUBERNETES_RUNTIME_CLASS: {{ .Values.executor.runtimeClassName | quote }}
-CLOUDIFY_KUBERNETES_USER_NAMESPACES: {{ .Values.executor.userNamespaces | quote }}
-{{- if .Values.priorityClasses.enabled }}
-CLOUDIFY_KUBERNETES_PRIORITY_CLASS: {{ include "cloudify.name" . }}-{{ .Release.Namespace }}-builds
-{{- end }}
-{{- end }}
 {{- with .Values.limits.stageTimeoutSeconds }}
 CLOUDIFY_STAGE_TIMEOUT_SECONDS: {{ int64 . | quote }}
 {{- end }}
@@ -43,6 +32,21 @@ CLOUDIFY_SECRET_KEY_FILE: /run/cloudify/secrets/secret-key
 CLOUDIFY_ENCRYPTION_KEYS_FILE: /run/cloudify/secrets/encryption-keys
 {{- range $key, $value := .Values.settings }}
 {{ $key }}: {{ ternary (toString $value) (int64 $value | toString) (kindIs "string" $value | or (kindIs "bool" $value)) | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* What runs commands, which only workers are told. */}}
+{{- define "cloudify.executorSettings" -}}
+CLOUDIFY_EXECUTOR: {{ .Values.executor.name }}
+CLOUDIFY_BUILDER_IMAGE: {{ include "cloudify.builderImage" . | trim | quote }}
+{{- if eq .Values.executor.name "kubernetes" }}
+CLOUDIFY_KUBERNETES_NAMESPACE: {{ .Values.namespaces.builds.name }}
+CLOUDIFY_KUBERNETES_PLATFORM_IMAGE: {{ .Values.image | quote }}
+CLOUDIFY_KUBERNETES_RUNTIME_CLASS: {{ .Values.executor.runtimeClassName | quote }}
+CLOUDIFY_KUBERNETES_USER_NAMESPACES: {{ .Values.executor.userNamespaces | quote }}
+{{- if .Values.priorityClasses.enabled }}
+CLOUDIFY_KUBERNETES_PRIORITY_CLASS: {{ include "cloudify.name" . }}-{{ .Release.Namespace }}-builds
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -16,7 +16,9 @@ from tests.support.helm_chart import (
     evaluation_values,
     merged,
     of_kind,
+    pod_specs,
     render,
+    variables,
 )
 from tests.support.kubernetes_schemas import CUSTOM, validate
 
@@ -236,12 +238,14 @@ def test_builds_reach_no_private_address_where_the_object_store_is_unknown() -> 
 
 
 def test_other_images_have_the_registry_and_tag_of_the_platform_s() -> None:
-    configuration = of_kind(render(FIVE_VALUES), "ConfigMap")["cloudify"]["data"]
-    assert configuration["CLOUDIFY_BUILDER_IMAGE"] == "registry.example:5000/cloudify-builder:0.1.0"
-    untagged = merged(FIVE_VALUES, {"image": "host:5000/a/cloudify:1"})
-    assert of_kind(render(untagged), "ConfigMap")["cloudify"]["data"]["CLOUDIFY_BUILDER_IMAGE"] == (
-        "host:5000/a/cloudify-builder:1"
+    worker = "Deployment/cloudify-worker-build"
+    assert variables(render(FIVE_VALUES), worker)["CLOUDIFY_BUILDER_IMAGE"] == (
+        "registry.example:5000/cloudify-builder:0.1.0"
     )
+    evaluation = dict(pod_specs(render(evaluation_values())))["StatefulSet/cloudify-stores"]
+    assert evaluation["containers"][0]["image"] == "cloudify-evaluation:0.1.0"
+    named = render(merged(FIVE_VALUES, {"executor": {"builderImage": "builder:2"}}))
+    assert variables(named, worker)["CLOUDIFY_BUILDER_IMAGE"] == "builder:2"
 
 
 @pytest.mark.parametrize("change", [{"spec": {"replicaz": 1}}, {"spec": {"replicas": "1"}}, {"speck": {}}])
