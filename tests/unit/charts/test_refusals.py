@@ -47,6 +47,11 @@ def _refusal(values: dict[str, Any], namespace: str = "cloudify-system") -> str:
         ({"httpRoute": {"enabled": True, "parentRefs": [{"name": "a"}]}}, "ingress and httpRoute are both enabled"),
         ({"tls": {"mode": "certManager"}}, "tls.issuerRef is not set"),
         ({"image": "cloudify@sha256:" + "a" * 64}, "name executor.builderImage as well"),
+        (
+            {"externalSecrets": {"enabled": True, "secretStoreRef": {"name": "vault"}}},
+            "external Secrets are part of the release",
+        ),
+        ({"externalSecrets": {"enabled": True}, "migrations": {"mode": "job"}}, "externalSecrets.secretStoreRef"),
         ({"domain": "not a domain"}, "/domain"),
         ({"image": "cloudify"}, "/image"),
         ({"api": {"replicas": 0}}, "/api/replicas"),

@@ -53,13 +53,14 @@ MATRIX: dict[str, Values] = {
     "external secrets": merged(
         FIVE_VALUES,
         {
+            "migrations": {"mode": "job"},
             "externalSecrets": {
                 "enabled": True,
                 "secretStoreRef": {"name": "vault", "kind": "ClusterSecretStore"},
                 "database": "cloudify/database",
                 "redis": "cloudify/redis",
                 "objectStore": "cloudify/s3",
-            }
+            },
         },
     ),
     "own keys, own namespaces": merged(

@@ -149,3 +149,15 @@ def test_the_evaluation_has_no_default_password_and_says_what_it_is() -> None:
     assert "Not for production" in render_texts(evaluation_values())["NOTES.txt"]
     resources = render(evaluation_values())
     assert list(of_kind(resources, "Secret")) == ["cloudify-evaluation"]
+
+
+def test_an_uninstall_leaves_nothing_but_the_keys() -> None:
+    """Resources of hooks are no part of a release: Helm deletes them after the hook, or nobody does."""
+    for values in (FIVE_VALUES, evaluation_values()):
+        for resource in render(values):
+            annotations = resource["metadata"].get("annotations", {})
+            assert annotations.get("helm.sh/resource-policy") is None
+            if "helm.sh/hook" in annotations:
+                assert "hook-succeeded" in annotations["helm.sh/hook-delete-policy"], resource["metadata"]["name"]
+            if resource["kind"] == "StatefulSet" and "volumeClaimTemplates" in resource["spec"]:
+                assert resource["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
