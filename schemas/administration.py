@@ -46,7 +46,7 @@ class JobPlace(Resource):
 
 
 class ProcessResource(Resource):
-    """A process of the platform. `pool`: what it serves, or its role: api, reconciler, router.
+    """A process of the platform. `pool`: what it serves, or its role: api, exporter, reconciler, router.
 
     `state`: running, draining, paused; for a router also not ready or silent. `reason`: why it isn't running, or what
     else an operator should know. `threads`: how much it does at once, 0 for a router.

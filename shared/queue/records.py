@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from schemas.messages import Job
 
 # Processes that register and serve no pool. A pool can't have one of these names.
-ROLES = ("api", "reconciler")
+ROLES = ("api", "exporter", "reconciler")
 
 
 class Disposition(enum.StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import Counter
 from collections.abc import Iterator
 
@@ -94,7 +95,10 @@ def _check_registry(name: str, url: str, settings: NetworkSettings) -> Finding:
     )
     # Without its credentials: it is shown.
     shown = httpx.URL(url).copy_with(username=None, password=None)
-    verify = True if settings.ca_bundle is None else str(settings.ca_bundle)
+    # As commands of projects do: the host's certificates, and the operator's besides.
+    verify = ssl.create_default_context()
+    if settings.ca_bundle is not None:
+        verify.load_verify_locations(settings.ca_bundle)
     try:
         with (
             httpx.Client(

@@ -20,6 +20,7 @@ from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.settings import Settings, SettingsError, load_settings
 from shared.storage.object_store import S3ArtifactStore
+from shared.text.written import escaped
 from workers.doctor.findings import Check, Finding, Status, examine, ok, problem
 from workers.doctor.machine import check_registries, check_routers, check_sandbox, check_workers
 from workers.doctor.servers import check_clock, check_object_store, check_postgres, check_redis
@@ -66,7 +67,8 @@ def _examine_all(settings: Settings) -> list[Finding]:
     redis = connect_redis(settings.queue.redis_url, timeout_seconds=_ANSWER_SECONDS, client_name="cloudify-doctor")
     with closing(database), closing(redis), ThreadPoolExecutor() as threads:
         checks = _checks(settings, database, RedisJobQueue(redis))
-        return [finding for found in threads.map(lambda check: check(), checks) for finding in found]
+        running = [threads.submit(check) for check in checks]
+        return [finding for examination in running for finding in examination.result()]
 
 
 def _checks(settings: Settings, database: Database, queue: RedisJobQueue) -> list[Callable[[], list[Finding]]]:
@@ -106,16 +108,11 @@ def _show(findings: list[Finding], *, as_json: bool) -> None:
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         line = f"{_MARKS[finding.status]:<8} {finding.subject:<{width}}  {finding.message}"
-        print(_printable(line))  # noqa: T201 - the report
+        print(escaped(line))  # noqa: T201 - the report
         if finding.advice:
-            print(_printable(f"{'':<8} {'':<{width}}  → {finding.advice}"))  # noqa: T201 - the report
+            print(escaped(f"{'':<8} {'':<{width}}  → {finding.advice}"))  # noqa: T201 - the report
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
     print(f"{counts[Status.PROBLEM]} problems, {counts[Status.WARNING]} warnings.")  # noqa: T201 - the report
-
-
-def _printable(text: str) -> str:
-    """Other servers' words in one line, without control characters."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import threading
 from shared.logging import configure_logging
 from shared.metrics_listener import start_metrics_listener
 from shared.process_health import ProcessHealth
+from shared.queue.registration import Registration
 from shared.settings import SettingsError, load_settings
 from workers.exporter.sources import PlatformFigures
 
@@ -39,7 +40,10 @@ def main() -> int:
     except OSError as error:
         sys.stderr.write(f"Port {settings.metrics.port} can't be used ({error}); set CLOUDIFY_METRICS_PORT.\n")
         return 1
+    registration = Registration(figures.queue, "exporter", threads=1, reason=lambda: "")
+    registration.start()
     stop.wait()
+    registration.stop()
     server.shutdown()
     server.server_close()
     figures.close()

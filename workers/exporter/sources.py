@@ -35,10 +35,17 @@ class PlatformFigures:
         self._closers = ExitStack()
         redis = connect_redis(settings.queue.redis_url, connect_timeout_seconds=1.0, timeout_seconds=2.0)
         self._closers.callback(redis.close)
-        database = Database(settings.database.url, maximum_connections=2, timeout_seconds=2.0, answer_seconds=10.0)
+        database = Database(
+            settings.database.url,
+            maximum_connections=2,
+            timeout_seconds=2.0,
+            answer_seconds=10.0,
+            name="cloudify exporter",
+            is_pooled=settings.database.is_pooled,
+        )
         self._closers.callback(database.close)
         store = S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1)
-        queue = RedisJobQueue(redis)
+        self.queue = queue = RedisJobQueue(redis)
         self.collector = PlatformCollector(
             [
                 Source("queue", lambda: _queue(queue), dependency="redis"),

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,29 +12,18 @@ from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
 from shared.settings import ObjectStoreSettings
 from tests.support.log_rows import eventually
+from tests.support.worker_process import worker_environment, worker_process
 
 pytestmark = pytest.mark.integration
 THREADS = 3
-JOBS = 1000
+JOBS = 300
 HELD = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cloudify %rollback%'"
 
 
 def test_a_busy_worker_never_holds_more_than_its_threads_need(
     database_url: str, database: Database, redis_url: str, object_store_settings: ObjectStoreSettings, tmp_path: Path
 ) -> None:
-    environment = {
-        **os.environ,
-        "CLOUDIFY_HOME": str(tmp_path),
-        "CLOUDIFY_DATABASE_URL": database_url,
-        "CLOUDIFY_REDIS_URL": redis_url,
-        "CLOUDIFY_S3_ENDPOINT": object_store_settings.endpoint,
-        "CLOUDIFY_S3_ACCESS_KEY": object_store_settings.access_key,
-        "CLOUDIFY_S3_SECRET_KEY": object_store_settings.secret_key,
-        "CLOUDIFY_S3_BUCKET": object_store_settings.bucket,
-        "CLOUDIFY_SECRET_KEY": "x" * 32,
-        "CLOUDIFY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(b"1" * 32).decode(),
-        "CLOUDIFY_METRICS_PORT": "0",
-    }
+    environment = worker_environment(tmp_path / "home", database_url, redis_url, object_store_settings)
     seen: list[int] = []
     with connect_redis(redis_url, timeout_seconds=60) as redis:
         queue = RedisJobQueue(redis)
@@ -54,14 +38,6 @@ def test_a_busy_worker_never_holds_more_than_its_threads_need(
             seen.append(database.fetch_value(int, HELD) or 0)
             return all(row.depth + row.inflight == 0 for row in queue.stats())
 
-        command = [sys.executable, "-m", "workers.main", "rollback", "--threads", str(THREADS)]
-        process = subprocess.Popen(command, env=environment)
-        try:
-            eventually(is_done, 120)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        with worker_process(environment, "rollback", "--threads", str(THREADS), log=tmp_path / "log"):
+            eventually(is_done, 300)
     assert 0 < max(seen) <= connections_for(THREADS)

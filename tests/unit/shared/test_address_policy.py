@@ -256,6 +256,7 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/router/probe.py": "the router's own web server",
         "workers/router/listener.py": "other routers of the platform",
         "workers/exporter/certificates.py": "the platform's own stores",
+        "workers/doctor/machine.py": "the operator's own registries, on the operator's command",
         "api/client/transport.py": "the user's command, on the user's machine",
     }
     words = re.compile(

@@ -23,6 +23,13 @@ def pool(name: str, **fields: object) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def process(name: str, **fields: object) -> dict[str, Any]:
+    return {
+        "id": f"host-{name}", "pool": name, "host": "host", "version": "0.1.0", "state": "running", "reason": None,
+        "threads": 4, "busyThreads": 1, "seenAt": "2026-01-01T00:00:00Z", **fields,
+    }  # fmt: skip
+
+
 class Api(httpx.BaseTransport):
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
@@ -39,6 +46,13 @@ class Api(httpx.BaseTransport):
             case ["GET", "admin", "queues"]:
                 busy = pool("build", depth=12, oldestAgeSeconds=83.4, running=3, dead=1, busyThreads=3, isPaused=True)
                 return ok([busy, pool("clone", workers=0, threads=0)])
+            case ["GET", "admin", "workers"]:
+                return ok(
+                    [
+                        process("clone", state="paused", reason="Its clock\x1b[2J is wrong."),
+                        process("router", threads=0),
+                    ]
+                )
             case ["POST", "admin", "queues", name, command]:
                 return ok(pool(name, isPaused=command == "pause", depth=2))
             case ["GET", "admin", "jobs"]:
@@ -131,3 +145,11 @@ def test_inspect_shows_place_reason_and_estimated_start(
     result = run("inspect", "depl_1")
     assert result.exit_code == 0, result.output
     assert f"Queue      place 3, plan limit, behind depl_0 (clone){shown}\n" in result.stdout
+
+
+def test_every_process_is_listed_with_why_it_is_paused(run: Callable[..., Result]) -> None:
+    shown = run("workers").stdout
+    assert "paused" in shown
+    assert "is wrong." in shown
+    assert "\x1b[2J" not in shown
+    assert [row["pool"] for row in json.loads(run("workers", "--json").stdout)["workers"]] == ["clone", "router"]
