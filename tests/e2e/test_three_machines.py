@@ -171,7 +171,7 @@ def _consecutive_ports(count: int) -> int:
 
 def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds: int) -> None:
     load.prepare(_PLANS, _PROJECTS_OF_EACH)
-    readers = [RouterReader(machine, load.hosts) for machine in cluster.machines]
+    readers = [RouterReader(machine, load.hosts, load.young) for machine in cluster.machines]
     limits = verdict.LimitWatch(cluster, load.accounts)
     stalls = verdict.StallWatch()
     watches = [*readers, limits, stalls]

@@ -31,7 +31,9 @@ def why_not() -> str | None:
     missing = [name for name in ("ip", "bridge", "unshare", "nsenter") if shutil.which(name) is None]
     if missing:
         return f"needs the programs {', '.join(missing)} (iproute2, util-linux)"
-    tried = run("unshare", "--net", "--pid", "--mount-proc", "--fork", "ip", "link", "add", "name", "b", "type", "bridge")
+    tried = run(
+        "unshare", "--net", "--pid", "--mount-proc", "--fork", "ip", "link", "add", "name", "b", "type", "bridge"
+    )
     return None if tried is None else f"needs network namespaces: {tried}"
 
 

@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import httpx
 import msgspec
 from redis.exceptions import RedisError
 
 from shared.background import BackgroundThread
 from shared.errors import Unavailable
-from tests.support.machines.cluster import Cluster
+from tests.support.machines.cluster import SITES_PORT, Cluster
 from tests.support.machines.load import Account, Load
 from tests.support.machines.readers import Reading, RouterReader
 
@@ -211,14 +212,16 @@ def problems_of_records(cluster: Cluster, load: Load, watch: LimitWatch) -> list
         )
     }
     problems = [*watch.passed, *load.problems]
-    requested = [deployment for project in load.projects for deployment in project.requested.values()]
+    kept = [project for project in load.projects if not project.is_deleted]
+    requested = [deployment for project in kept for deployment in project.requested.values()]
     problems += [f"{id_} is lost" for id_ in requested if id_ not in rows]
     problems += [f"{id_} was never asked for, or twice" for id_ in rows.keys() - set(requested)]
     problems += [f"{row.id} is {row.status}: {row.detail}" for row in rows.values() if row.status != "ready"]
     problems += [
         f"release {row.id} is {row.status}: {row.detail}"
         for row in database.fetch_all(
-            _Row, "SELECT id, status::text, error_message AS detail FROM releases WHERE status NOT IN ('done', 'superseded')"
+            _Row,
+            "SELECT id, status::text, error_message AS detail FROM releases WHERE status NOT IN ('done', 'superseded')",
         )
     ]
     releases = database.fetch_value(int, "SELECT count(*) FROM releases") or 0
@@ -230,7 +233,35 @@ def problems_of_records(cluster: Cluster, load: Load, watch: LimitWatch) -> list
         left = cluster.queue.running_set(account.tenant_id)
         problems += [f"{slot} still has a slot" for slot in left]
     problems += _wrong_routes(cluster)
+    problems += _wrong_answers(cluster, load)
     return problems
+
+
+def _wrong_answers(cluster: Cluster, load: Load) -> list[str]:
+    """Every router serves what PostgreSQL has, and nothing of what was deleted."""
+    routes = {
+        row.id: row.status
+        for row in cluster.database.fetch_all(
+            _Row, "SELECT host AS id, deployment_id AS status, NULL AS detail FROM routes"
+        )
+    }
+    found = [
+        f"{project.slug} has no route"
+        for project in load.projects
+        if not project.is_deleted and project.slug not in routes
+    ]
+    for machine in cluster.machines:
+        for host in [*routes, *load.deleted]:
+            answer = httpx.get(
+                f"http://{machine.address}:{SITES_PORT}/.well-known/cloudify/deployment",
+                headers={"Host": f"{host}.localhost"},
+                timeout=10,
+                trust_env=False,
+            )
+            served = answer.text.strip() if answer.status_code == httpx.codes.OK else None
+            if served != routes.get(host):
+                found.append(f"{machine.name} serves {served} for {host} at the end, which is {routes.get(host)}")
+    return found
 
 
 def _overlaps(cluster: Cluster, load: Load) -> list[str]:
