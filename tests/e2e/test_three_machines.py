@@ -131,7 +131,7 @@ class Chaos:
 
     def _tell(self, text: str) -> None:
         self.told.append((time.monotonic(), text))
-        print(f"{self.told[-1][0]:.2f} {text}", flush=True)  # noqa: T201 - shown with -s, and when it fails
+        print(f"{self.told[-1][0]:.2f} {text}", flush=True)
 
 
 @pytest.mark.timeout(14_400)
@@ -144,7 +144,7 @@ def test_three_machines(tmp_path: Path):
     # A part of one if it is 0.
     rounds = int(os.environ.get("CLOUDIFY_MACHINES_ROUNDS") or 0)
     lease_seconds = min(30.0, outage_seconds / 2)
-    print(f"seed {seed}, outages of {outage_seconds:.0f} s, {rounds} rounds")  # noqa: T201 - shown with -s
+    print(f"seed {seed}, outages of {outage_seconds:.0f} s, {rounds} rounds")
     s3_port = _consecutive_ports(OBJECT_STORE_PORTS)
     net = Network()
     with net.entered():
@@ -170,6 +170,7 @@ def _consecutive_ports(count: int) -> int:
 
 
 def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds: int) -> None:
+    started = time.monotonic()
     load.prepare(_PLANS, _PROJECTS_OF_EACH)
     readers = [RouterReader(machine, load.hosts, load.young) for machine in cluster.machines]
     limits = verdict.LimitWatch(cluster, load.accounts)
@@ -189,6 +190,7 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
         ended = time.monotonic()
         load.stop(_BACK_SECONDS)
         load.wait_until_settled(2 * _BACK_SECONDS)
+        settled = time.monotonic()
         time.sleep(2)
     finally:
         for watch in watches:
@@ -204,8 +206,9 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
         *lags.went_back,
         *(f"no router was ready: {time_}" for time_ in verdict.nobody_ready(readers, began, ended)),
     ]
-    print(  # noqa: T201 - shown with -s
-        f"{ended - began:.0f} s of accidents; {sum(len(project.requested) for project in load.projects)} deployments, "
+    print(
+        f"{began - started:.0f} s until the first sites are ready, {ended - began:.0f} s of accidents, "
+        f"{settled - ended:.0f} s until all is done; {sum(len(project.requested) for project in load.projects)} deployments, "
         f"{sum(project.releases for project in load.projects)} rollbacks and promotions; "
         f"{sum(len(reader.readings) for reader in readers)} readings; at most {limits.greatest} slots; "
         f"the longest difference between two ready routers was {lags.worst:.2f} s ({lags.what})"

@@ -68,7 +68,7 @@ class RouterIdentity(msgspec.Struct, frozen=True):
 class RouterAgent:
     """`start` after the web server answers. Safe from any thread.
 
-    `position_file` keeps the position between processes, and a file beside it the other routers, for a start while
+    `position_file` keeps the position between processes, and a file next to it the other routers, for a start while
     PostgreSQL is away.
     """
 
@@ -351,15 +351,15 @@ class RouterAgent:
         with self._lock:
             # Unless the end of the log was reached meanwhile.
             if self._confirmed_at < asked_at:
-                self._set_behind(is_behind)
+                self._set_behind(is_behind=is_behind)
 
     def _confirm(self, asked_at: float) -> None:
         """This router was at the end of the log at `asked_at` or later."""
         with self._lock:
             self._confirmed_at = asked_at
-            self._set_behind(False)
+            self._set_behind(is_behind=False)
 
-    def _set_behind(self, is_behind: bool) -> None:
+    def _set_behind(self, *, is_behind: bool) -> None:
         if is_behind != self._is_behind:
             _log.warning("router.behind" if is_behind else "router.not_behind")
         self._is_behind = is_behind

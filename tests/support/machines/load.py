@@ -240,7 +240,7 @@ class Load:
         while stopping is None or not stopping.is_set():
             path = f"/api/deployments/{deployment_id}"
             status, deployment = self.api.call("GET", path, token=project.account.token)
-            if status != httpx.codes.OK:
+            if status != 200:
                 self.problems.append(f"{deployment_id} was answered {status}")
                 return
             if deployment["status"] in FINISHED:

@@ -128,6 +128,8 @@ class RouterReader:
                     problem = f"answers {status}: {text[:80]}"
             except (OSError, http.client.HTTPException) as error:
                 problem = repr(error)
+            if host in young and host not in self.young:
+                continue  # deleted meanwhile
             # A machine that is killed meanwhile breaks off what it was sending.
             if problem and self.machine.is_running and self.machine.generation == generation:
                 self.troubles.append(

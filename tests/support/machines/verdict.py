@@ -258,7 +258,7 @@ def _wrong_answers(cluster: Cluster, load: Load) -> list[str]:
                 timeout=10,
                 trust_env=False,
             )
-            served = answer.text.strip() if answer.status_code == httpx.codes.OK else None
+            served = answer.text.strip() if answer.status_code == 200 else None
             if served != routes.get(host):
                 found.append(f"{machine.name} serves {served} for {host} at the end, which is {routes.get(host)}")
     return found
