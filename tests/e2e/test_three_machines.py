@@ -208,7 +208,8 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
     ]
     print(
         f"{began - started:.0f} s until the first sites are ready, {ended - began:.0f} s of accidents, "
-        f"{settled - ended:.0f} s until all is done; {sum(len(project.requested) for project in load.projects)} deployments, "
+        f"{settled - ended:.0f} s until all is done; "
+        f"{sum(len(project.requested) for project in load.projects)} deployments, "
         f"{sum(project.releases for project in load.projects)} rollbacks and promotions; "
         f"{sum(len(reader.readings) for reader in readers)} readings; at most {limits.greatest} slots; "
         f"the longest difference between two ready routers was {lags.worst:.2f} s ({lags.what})"
