@@ -144,15 +144,19 @@ class RouterAgent:
         """Whether PostgreSQL can't be reached."""
         return self._is_offline
 
+    def current(self, host: str) -> str | None:
+        """The deployment that the host serves here."""
+        try:
+            return self._directory.current(host)
+        except ValueError:
+            return None
+
     def find_artifact(self, host: str) -> SiteArtifact | None:
         """The artifact that the host serves, for a request whose files aren't here. None if the host has no route.
 
         Raises Unavailable if only PostgreSQL knows.
         """
-        try:
-            deployment_id = self._directory.current(host)
-        except ValueError:
-            return None
+        deployment_id = self.current(host)
         if deployment_id is None:
             return None
         known = self._artifacts.get(deployment_id)
@@ -260,7 +264,8 @@ class RouterAgent:
         with self._lock:
             self._artifacts[deployment_id] = artifact
         served = self._directory.current(host)
-        is_asked_for = served is None or self._directory.has(served)
+        # Or a visitor waits for it at this moment.
+        is_asked_for = served is None or self._directory.has(served) or self._fetcher.is_fetching(served)
         if not is_asked_for and change.fetcher != self._identity.id:
             self._routers.record_preparation(self._identity.id, deployment_id, change.number, PreparationOutcome.NOTED)
             return
