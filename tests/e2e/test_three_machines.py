@@ -175,7 +175,8 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
     readers = [RouterReader(machine, load.hosts, load.young) for machine in cluster.machines]
     limits = verdict.LimitWatch(cluster, load.accounts)
     stalls = verdict.StallWatch()
-    watches = [*readers, limits, stalls]
+    activations = verdict.ActivationWatch(cluster)
+    watches = [*readers, limits, stalls, activations]
     for watch in watches:
         watch.start()
     load.start()
@@ -197,7 +198,7 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
             watch.stop()
         load.stop(_BACK_SECONDS)
         load.api.close()
-    lags = verdict.lags(readers, verdict.activations(cluster), stalls)
+    lags = verdict.lags(readers, activations.numbers, stalls)
     troubles = [trouble for reader in readers for trouble in reader.troubles]
     problems = [
         *verdict.problems_of_records(cluster, load, limits),

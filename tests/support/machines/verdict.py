@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +21,7 @@ from tests.support.machines.load import Account, Load
 from tests.support.machines.readers import Reading, RouterReader
 
 _SAMPLE_SECONDS = 0.05
+_COLLECT_SECONDS = 2.0
 # All routers at once may be about to change their mind for so long.
 _NOBODY_READY_SECONDS = 2.0
 
@@ -116,16 +118,40 @@ class Span:
     numbers: list[int] = field(default_factory=list[int])
 
 
-def activations(cluster: Cluster) -> dict[str, dict[str, list[int]]]:
-    """Host → deployment → the numbers of the changes that pointed the host at it, ascending."""
-    rows = cluster.database.fetch_all(
-        _Activation,
-        "SELECT number, host, deployment_id FROM route_changes WHERE kind = 'activate' ORDER BY number",
-    )
-    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[row.host][row.deployment_id].append(row.number)
-    return found
+class ActivationWatch:
+    """Collects the log's activations while it is written, as it keeps only the newest changes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._last = 0
+        # Host → deployment → the numbers of the changes that pointed the host at it, ascending.
+        self.numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._thread = BackgroundThread("activation-watch", self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Collects the last ones, unless the database is away."""
+        self._thread.stop(30)
+        with contextlib.suppress(Unavailable):
+            self._collect()
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(_COLLECT_SECONDS):
+            with contextlib.suppress(Unavailable):
+                self._collect()
+
+    def _collect(self) -> None:
+        rows = self._cluster.database.fetch_all(
+            _Activation,
+            "SELECT number, host, deployment_id FROM route_changes "
+            "WHERE kind = 'activate' AND number > %(last)s ORDER BY number",
+            {"last": self._last},
+        )
+        for row in rows:
+            self.numbers[row.host][row.deployment_id].append(row.number)
+            self._last = row.number
 
 
 def lags(readers: Sequence[RouterReader], numbers: dict[str, dict[str, list[int]]], stalls: StallWatch) -> Lags:
