@@ -140,10 +140,10 @@ def test_three_machines(tmp_path: Path):
     if reason is not None:
         pytest.skip(reason)
     seed = int(os.environ.get("CLOUDIFY_MACHINES_SEED") or 1)
-    outage_seconds = float(os.environ.get("CLOUDIFY_MACHINES_OUTAGE_SECONDS") or 6)
+    outage_seconds = float(os.environ.get("CLOUDIFY_MACHINES_OUTAGE_SECONDS") or 5)
     # A part of one if it is 0.
     rounds = int(os.environ.get("CLOUDIFY_MACHINES_ROUNDS") or 0)
-    lease_seconds = min(30.0, outage_seconds / 2)
+    lease_seconds = min(30.0, max(3.0, outage_seconds / 2))
     print(f"seed {seed}, outages of {outage_seconds:.0f} s, {rounds} rounds")
     s3_port = _consecutive_ports(OBJECT_STORE_PORTS)
     net = Network()
@@ -180,7 +180,7 @@ def _run(cluster: Cluster, load: Load, seed: int, outage_seconds: float, rounds:
     for watch in watches:
         watch.start()
     load.start()
-    chaos = Chaos(cluster, random.Random(seed), seconds=outage_seconds, rest_seconds=1.0)
+    chaos = Chaos(cluster, random.Random(seed), seconds=outage_seconds, rest_seconds=0.5)
     began = time.monotonic()
     try:
         time.sleep(2)
