@@ -1,6 +1,6 @@
 """Wakes routers when the log of route changes has grown, and remembers how far it has.
 
-Both are hints, kept in Redis: a router polls the log each second anyway. The remembered position tells a router that
+Both are hints, kept in Redis: a router polls the log twice a second anyway. The remembered position tells a router that
 can't reach PostgreSQL whether it serves what others no longer do.
 """
 

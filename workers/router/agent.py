@@ -68,7 +68,7 @@ class RouterIdentity(msgspec.Struct, frozen=True):
 class RouterAgent:
     """`start` after the web server answers. Safe from any thread.
 
-    `position_file` keeps the position between processes, and a file beside it the other routers, for a start while
+    `position_file` keeps the position between processes, and a file next to it the other routers, for a start while
     PostgreSQL is away.
     """
 
@@ -144,15 +144,19 @@ class RouterAgent:
         """Whether PostgreSQL can't be reached."""
         return self._is_offline
 
+    def current(self, host: str) -> str | None:
+        """The deployment that the host serves here."""
+        try:
+            return self._directory.current(host)
+        except ValueError:
+            return None
+
     def find_artifact(self, host: str) -> SiteArtifact | None:
         """The artifact that the host serves, for a request whose files aren't here. None if the host has no route.
 
         Raises Unavailable if only PostgreSQL knows.
         """
-        try:
-            deployment_id = self._directory.current(host)
-        except ValueError:
-            return None
+        deployment_id = self.current(host)
         if deployment_id is None:
             return None
         known = self._artifacts.get(deployment_id)
@@ -260,7 +264,8 @@ class RouterAgent:
         with self._lock:
             self._artifacts[deployment_id] = artifact
         served = self._directory.current(host)
-        is_asked_for = served is None or self._directory.has(served)
+        # Or a visitor waits for it at this moment.
+        is_asked_for = served is None or self._directory.has(served) or self._fetcher.is_fetching(served)
         if not is_asked_for and change.fetcher != self._identity.id:
             self._routers.record_preparation(self._identity.id, deployment_id, change.number, PreparationOutcome.NOTED)
             return
@@ -351,15 +356,15 @@ class RouterAgent:
         with self._lock:
             # Unless the end of the log was reached meanwhile.
             if self._confirmed_at < asked_at:
-                self._set_behind(is_behind)
+                self._set_behind(is_behind=is_behind)
 
     def _confirm(self, asked_at: float) -> None:
         """This router was at the end of the log at `asked_at` or later."""
         with self._lock:
             self._confirmed_at = asked_at
-            self._set_behind(False)
+            self._set_behind(is_behind=False)
 
-    def _set_behind(self, is_behind: bool) -> None:
+    def _set_behind(self, *, is_behind: bool) -> None:
         if is_behind != self._is_behind:
             _log.warning("router.behind" if is_behind else "router.not_behind")
         self._is_behind = is_behind

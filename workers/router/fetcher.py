@@ -86,6 +86,10 @@ class SiteFetcher:
                 self._condition.notify()
             return future
 
+    def is_fetching(self, deployment_id: str) -> bool:
+        with self._condition:
+            return deployment_id in self._futures
+
     def _run(self, _stopping: threading.Event) -> None:
         while (artifact := self._next()) is not None:
             started = time.monotonic()

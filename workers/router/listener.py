@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FetchTimeout
 from http import HTTPStatus
@@ -25,7 +26,7 @@ import structlog
 from shared.errors import PlatformError, Unavailable
 from shared.hosts import Hosts
 from shared.metrics_listener import METRICS_PATH, own_metrics
-from shared.routing.changes import Position
+from shared.routing.changes import Position, SiteArtifact
 from workers.router.agent import RouterAgent
 from workers.router.fetcher import SiteFetcher
 
@@ -104,16 +105,16 @@ class RouterListener:
     def _fetch(self, forwarded_host: str) -> None:
         name = forwarded_host.lower().rsplit(":", 1)[0].removesuffix(".")
         label = name.removesuffix(self._suffix)
-        try:
-            artifact = self._agent.find_artifact(label)
-        except Unavailable as error:
-            raise _busy() from error
-        if artifact is None:
-            raise _Answer(HTTPStatus.NOT_FOUND, "There is no site here.")
+        artifact = self._artifact_of(label)
         if not self._waiting.acquire(blocking=False):
             raise _busy()
+        deadline = time.monotonic() + _VISITOR_SECONDS
         try:
             self._fetcher.fetch(artifact, is_forced=False).result(_VISITOR_SECONDS)
+            # Another deployment may have been activated meanwhile, whose files aren't here either.
+            while self._agent.current(label) != artifact.deployment_id:
+                artifact = self._artifact_of(label)
+                self._fetcher.fetch(artifact, is_forced=False).result(max(0.0, deadline - time.monotonic()))
         except FetchTimeout as error:
             # The fetch continues.
             raise _busy() from error
@@ -122,6 +123,15 @@ class RouterListener:
             raise _busy() from error
         finally:
             self._waiting.release()
+
+    def _artifact_of(self, label: str) -> SiteArtifact:
+        try:
+            artifact = self._agent.find_artifact(label)
+        except Unavailable as error:
+            raise _busy() from error
+        if artifact is None:
+            raise _Answer(HTTPStatus.NOT_FOUND, "There is no site here.")
+        return artifact
 
 
 def _busy() -> _Answer:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,7 +170,7 @@ class Cluster:
         return [f"http://{machine.address}:{API_PORT}" for machine in self.machines if "api" in machine.roles]
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Generator[None]:
         """All machines run during the block. Inside `Network.entered`."""
         try:
             self.stores.start()

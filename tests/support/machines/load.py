@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import secrets
 import threading
@@ -24,6 +25,8 @@ from tests.support.running_platform import FINISHED, wait_for
 _LINES = 2000
 _SETTINGS = {"buildCommand": "mkdir public && cp index.html public", "outputDirectory": "public"}
 _ANSWER_SECONDS = 12.0
+# Sites that a user makes meanwhile.
+_YOUNG_OF_EACH = 4
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Project:
     versions: int = 0
     requested: dict[str, str] = field(default_factory=dict[str, str])
     releases: int = 0
+    is_deleted: bool = False
 
 
 class Load:
@@ -85,25 +89,31 @@ class Load:
         self.projects: list[Project] = []
         self.accounts: list[Account] = []
         self.problems: list[str] = []
+        # Sites that were made meanwhile: host → when it was ready; and those that were deleted.
+        self.young: dict[str, float] = {}
+        self.deleted: list[str] = []
+        self._made_meanwhile: set[str] = set()
+        self._lock = threading.Lock()
+        self._names = itertools.count(1)
         self._threads: list[BackgroundThread] = []
 
     @property
     def hosts(self) -> list[str]:
-        return [project.slug for project in self.projects]
+        return [project.slug for project in self.projects if project.slug not in self._made_meanwhile]
 
     def prepare(self, plans: Sequence[tuple[str, int]], projects_of_each: int) -> None:
         """Makes accounts and projects, and a first deployment of each. `plans`: name and limit of builds at once."""
         for plan, limit in plans:
             account = self._register(plan, limit)
             for _ in range(projects_of_each):
-                self.projects.append(self._create_project(account))
+                self._create_project(account)
         for project in self.projects:
             self._deploy(project)
         for project in self.projects:
             self._wait_finished(project, next(iter(project.requested.values())))
 
     def start(self) -> None:
-        for number, project in enumerate(self.projects):
+        for number, project in enumerate(list(self.projects)):
             chance = random.Random(self._seed * 1000 + number)
             thread = BackgroundThread(f"user-{number}", self._user(project, chance))
             self._threads.append(thread)
@@ -123,7 +133,8 @@ class Load:
             return self._cluster.database.fetch_values(
                 str,
                 "SELECT id || ' ' || status::text FROM deployments WHERE finished_at IS NULL "
-                "UNION ALL SELECT id || ' pending' FROM releases WHERE status = 'pending'",
+                "UNION ALL SELECT id || ' pending' FROM releases WHERE status = 'pending' "
+                "UNION ALL SELECT id || ' is being deleted' FROM projects WHERE deleting_at IS NOT NULL",
             )
 
         def has_settled() -> bool:
@@ -138,7 +149,11 @@ class Load:
 
     def _user(self, project: Project, chance: random.Random) -> Any:
         def act(stopping: threading.Event) -> None:
+            made = 0
             while not stopping.wait(chance.uniform(0.2, 1.0)):
+                if made < _YOUNG_OF_EACH and chance.random() < 0.15:
+                    made += 1
+                    self._make_and_delete(project.account, chance, stopping)
                 if chance.random() < 0.4:
                     self._roll_back(project, chance)
                     continue
@@ -148,6 +163,23 @@ class Load:
                     self._wait_finished(project, list(project.requested.values())[-1], stopping)
 
         return act
+
+    def _make_and_delete(self, account: Account, chance: random.Random, stopping: threading.Event) -> None:
+        """Another site, which is deleted in half of the cases."""
+        project = self._create_project(account, is_young=True)
+        self._deploy(project)
+        self._wait_finished(project, next(iter(project.requested.values())), stopping)
+        if stopping.is_set():
+            return
+        self.young[project.slug] = time.monotonic()
+        if chance.random() < 0.5:
+            stopping.wait(chance.uniform(0.0, 3.0))
+            del self.young[project.slug]
+            project.is_deleted = True
+            status, _data = self.api.call("DELETE", f"/api/projects/{project.id}", token=account.token)
+            if status not in (200, 202, 204, 404):
+                self.problems.append(f"the deletion of {project.slug} was answered {status}")
+            self.deleted.append(project.slug)
 
     def _register(self, plan: str, limit: int) -> Account:
         body = {"email": f"{secrets.token_hex(8)}@example.invalid", "password": secrets.token_urlsafe(20)}
@@ -166,14 +198,19 @@ class Load:
         self.accounts.append(account)
         return account
 
-    def _create_project(self, account: Account) -> Project:
-        name = f"site-{len(self.projects) + 1}"
+    def _create_project(self, account: Account, *, is_young: bool = False) -> Project:
+        with self._lock:
+            name = f"site-{next(self._names)}"
+            if is_young:
+                self._made_meanwhile.add(name)
         repository = self._repositories / name
         make_repository(repository, _site(f"{name}-0"))
         body = {"name": name, "repositoryUrl": f"{self._repository_url}{name}/.git", **_SETTINGS}
         status, project = self.api.call("POST", "/api/projects", body, token=account.token)
         assert status == 201, project
-        return Project(account, project["id"], project["slug"], repository)
+        made = Project(account, project["id"], project["slug"], repository)
+        self.projects.append(made)
+        return made
 
     def _deploy(self, project: Project) -> None:
         project.versions += 1
@@ -203,7 +240,7 @@ class Load:
         while stopping is None or not stopping.is_set():
             path = f"/api/deployments/{deployment_id}"
             status, deployment = self.api.call("GET", path, token=project.account.token)
-            if status != httpx.codes.OK:
+            if status != 200:
                 self.problems.append(f"{deployment_id} was answered {status}")
                 return
             if deployment["status"] in FINISHED:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
@@ -24,14 +24,16 @@ _BRIDGE = "bridge"
 
 def why_not() -> str | None:
     """Why machines can't be made here; None if they can."""
-    if _LIBC is None:
+    if sys.platform != "linux":
         return "needs Linux"
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     missing = [name for name in ("ip", "bridge", "unshare", "nsenter") if shutil.which(name) is None]
     if missing:
         return f"needs the programs {', '.join(missing)} (iproute2, util-linux)"
-    tried = run("unshare", "--net", "--pid", "--mount-proc", "--fork", "ip", "link", "add", "name", "b", "type", "bridge")
+    tried = run(
+        "unshare", "--net", "--pid", "--mount-proc", "--fork", "ip", "link", "add", "name", "b", "type", "bridge"
+    )
     return None if tried is None else f"needs network namespaces: {tried}"
 
 
@@ -75,7 +77,7 @@ class Network:
         return f"{self._subnet}.{number}"
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> Generator[None]:
         """This thread is in the clients' namespace during the block; everything ends with it."""
         outside = f"/proc/{os.getpid()}/task/{os.getpid()}/ns/net"
         before = os.open(outside, os.O_RDONLY)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.background import BackgroundThread
@@ -19,6 +19,8 @@ _PAUSE_SECONDS = 0.05
 _TIMEOUT_SECONDS = 10.0
 # Each so many rounds the whole page is compared, which is larger.
 _PAGE_EVERY = 5
+# As long as ready routers may differ.
+_YOUNG_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,22 @@ class Trouble:
 
     def __str__(self) -> str:
         state = "ready" if self.is_ready else "not ready"
-        return f"{self.at:.2f} {self.machine} ({state} router, first ready {self.age:.1f} s ago) {self.host}: {self.text}"
+        return (
+            f"{self.at:.2f} {self.machine} ({state} router, first ready {self.age:.1f} s ago) {self.host}: {self.text}"
+        )
 
 
 @dataclass
 class RouterReader:
-    """Reads all of `hosts` again and again. `stop` before the network ends."""
+    """Reads all of `hosts`, and of `young` ones, again and again. `stop` before the network ends.
+
+    `hosts` have been at every router from the beginning. `young`: host → since when the platform says it is ready,
+    which a router that was cut off may not know.
+    """
 
     machine: Machine
     hosts: Sequence[str]
+    young: Mapping[str, float]
     readings: list[Reading] = field(default_factory=list[Reading])
     troubles: list[Trouble] = field(default_factory=list[Trouble])
     # (moment, whether it was ready), of each change.
@@ -103,19 +112,24 @@ class RouterReader:
     def _read_all(self, generation: int, ready_since: float | None, first_ready: float, *, with_pages: bool) -> None:
         found: list[tuple[str, float, float, str]] = []
         linked_at = self.machine.linked_at if self.machine.is_linked else None
-        for host in list(self.hosts):
+        missing: list[tuple[str, float]] = []
+        young = dict(self.young)
+        for host in [*self.hosts, *young]:
             began = time.monotonic()
             problem = None
             try:
                 status, text = self._get(SITES_PORT, "/.well-known/cloudify/deployment", host)
-                if status != http.client.OK:
-                    problem = f"answers {status}: {text[:80]}"
-                else:
+                if status == http.client.OK:
                     found.append((host, began, time.monotonic(), text.strip()))
-                if with_pages:
-                    problem = problem or self._page_problem(host)
+                    problem = self._page_problem(host) if with_pages else None
+                elif host in young:
+                    missing.append((host, began))
+                else:
+                    problem = f"answers {status}: {text[:80]}"
             except (OSError, http.client.HTTPException) as error:
                 problem = repr(error)
+            if host in young and host not in self.young:
+                continue  # deleted meanwhile
             # A machine that is killed meanwhile breaks off what it was sending.
             if problem and self.machine.is_running and self.machine.generation == generation:
                 self.troubles.append(
@@ -130,6 +144,14 @@ class RouterReader:
             and self.machine.linked_at == linked_at
         )
         healthy_since = max(ready_since or 0.0, linked_at or 0.0) if is_healthy else None
+        if healthy_since is not None:
+            for host, began in missing:
+                if began - max(healthy_since, young[host]) > _YOUNG_SECONDS and host in self.young:
+                    self.troubles.append(
+                        Trouble(
+                            self.machine.name, host, began, "has no such site", is_ready=True, age=began - first_ready
+                        )
+                    )
         self.readings += [Reading(self.machine.name, *reading, healthy_since) for reading in found]
 
     def _page_problem(self, host: str) -> str | None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import httpx
 import msgspec
 from redis.exceptions import RedisError
 
 from shared.background import BackgroundThread
 from shared.errors import Unavailable
-from tests.support.machines.cluster import Cluster
+from tests.support.machines.cluster import SITES_PORT, Cluster
 from tests.support.machines.load import Account, Load
 from tests.support.machines.readers import Reading, RouterReader
 
 _SAMPLE_SECONDS = 0.05
+_COLLECT_SECONDS = 2.0
 # All routers at once may be about to change their mind for so long.
 _NOBODY_READY_SECONDS = 2.0
 
@@ -115,16 +118,40 @@ class Span:
     numbers: list[int] = field(default_factory=list[int])
 
 
-def activations(cluster: Cluster) -> dict[str, dict[str, list[int]]]:
-    """Host → deployment → the numbers of the changes that pointed the host at it, ascending."""
-    rows = cluster.database.fetch_all(
-        _Activation,
-        "SELECT number, host, deployment_id FROM route_changes WHERE kind = 'activate' ORDER BY number",
-    )
-    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[row.host][row.deployment_id].append(row.number)
-    return found
+class ActivationWatch:
+    """Collects the log's activations while it is written, as it keeps only the newest changes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._last = 0
+        # Host → deployment → the numbers of the changes that pointed the host at it, ascending.
+        self.numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._thread = BackgroundThread("activation-watch", self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Collects the last ones, unless the database is away."""
+        self._thread.stop(30)
+        with contextlib.suppress(Unavailable):
+            self._collect()
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(_COLLECT_SECONDS):
+            with contextlib.suppress(Unavailable):
+                self._collect()
+
+    def _collect(self) -> None:
+        rows = self._cluster.database.fetch_all(
+            _Activation,
+            "SELECT number, host, deployment_id FROM route_changes "
+            "WHERE kind = 'activate' AND number > %(last)s ORDER BY number",
+            {"last": self._last},
+        )
+        for row in rows:
+            self.numbers[row.host][row.deployment_id].append(row.number)
+            self._last = row.number
 
 
 def lags(readers: Sequence[RouterReader], numbers: dict[str, dict[str, list[int]]], stalls: StallWatch) -> Lags:
@@ -211,14 +238,16 @@ def problems_of_records(cluster: Cluster, load: Load, watch: LimitWatch) -> list
         )
     }
     problems = [*watch.passed, *load.problems]
-    requested = [deployment for project in load.projects for deployment in project.requested.values()]
+    kept = [project for project in load.projects if not project.is_deleted]
+    requested = [deployment for project in kept for deployment in project.requested.values()]
     problems += [f"{id_} is lost" for id_ in requested if id_ not in rows]
     problems += [f"{id_} was never asked for, or twice" for id_ in rows.keys() - set(requested)]
     problems += [f"{row.id} is {row.status}: {row.detail}" for row in rows.values() if row.status != "ready"]
     problems += [
         f"release {row.id} is {row.status}: {row.detail}"
         for row in database.fetch_all(
-            _Row, "SELECT id, status::text, error_message AS detail FROM releases WHERE status NOT IN ('done', 'superseded')"
+            _Row,
+            "SELECT id, status::text, error_message AS detail FROM releases WHERE status NOT IN ('done', 'superseded')",
         )
     ]
     releases = database.fetch_value(int, "SELECT count(*) FROM releases") or 0
@@ -230,7 +259,35 @@ def problems_of_records(cluster: Cluster, load: Load, watch: LimitWatch) -> list
         left = cluster.queue.running_set(account.tenant_id)
         problems += [f"{slot} still has a slot" for slot in left]
     problems += _wrong_routes(cluster)
+    problems += _wrong_answers(cluster, load)
     return problems
+
+
+def _wrong_answers(cluster: Cluster, load: Load) -> list[str]:
+    """Every router serves what PostgreSQL has, and nothing of what was deleted."""
+    routes = {
+        row.id: row.status
+        for row in cluster.database.fetch_all(
+            _Row, "SELECT host AS id, deployment_id AS status, NULL AS detail FROM routes"
+        )
+    }
+    found = [
+        f"{project.slug} has no route"
+        for project in load.projects
+        if not project.is_deleted and project.slug not in routes
+    ]
+    for machine in cluster.machines:
+        for host in [*routes, *load.deleted]:
+            answer = httpx.get(
+                f"http://{machine.address}:{SITES_PORT}/.well-known/cloudify/deployment",
+                headers={"Host": f"{host}.localhost"},
+                timeout=10,
+                trust_env=False,
+            )
+            served = answer.text.strip() if answer.status_code == 200 else None
+            if served != routes.get(host):
+                found.append(f"{machine.name} serves {served} for {host} at the end, which is {routes.get(host)}")
+    return found
 
 
 def _overlaps(cluster: Cluster, load: Load) -> list[str]:

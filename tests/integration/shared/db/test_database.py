@@ -61,9 +61,7 @@ def test_both_sides_of_a_connection_notice_that_the_other_has_vanished(database_
     try:
         names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
         with database.transaction() as connection:
-            values = [
-                connection.fetch_value(str, "SELECT current_setting(%(name)s)", {"name": name}) for name in names
-            ]
+            values = [connection.fetch_value(str, "SELECT current_setting(%(name)s)", {"name": name}) for name in names]
             with socket.socket(fileno=os.dup(connection.fileno())) as client:
                 options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
                 own = [client.getsockopt(socket.IPPROTO_TCP, option) for option in options]

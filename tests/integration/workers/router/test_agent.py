@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shared.db.database import Database
@@ -184,6 +186,30 @@ def test_what_was_discarded_while_it_was_fetched_is_deleted(world: World):
     slow.released.set()
     world.release("other", "depl_2", b"two")
     eventually(lambda: router.directory.deployments() == ["depl_2"])
+
+
+def test_a_visitor_who_waits_for_files_gets_what_was_activated_meanwhile(world: World):
+    slow = SlowStore(world.store)
+    world.store = slow
+    router = world.router("one")
+    world.release("demo", "depl_1", b"one", tenant_id="ten_slow")
+    eventually(lambda: router.directory.current("demo") == "depl_1")
+    with ThreadPoolExecutor(1) as visitors:
+        visit = visitors.submit(router.get, "demo")
+        eventually(lambda: slow.asked)
+        artifact = stored_artifact(world.store, "depl_2", {"index.html": b"two"})
+        with world.database.transaction() as connection:
+            # Its preparation is still to come: this router has no files of it.
+            connection.execute(
+                "INSERT INTO route_artifacts (deployment_id, tenant_id, manifest_digest, is_preview) "
+                "VALUES (%(deployment_id)s, %(tenant_id)s, %(manifest_digest)s, %(is_preview)s)",
+                msgspec.structs.asdict(artifact),
+            )
+            world.log.append(connection, activation("demo", "depl_2"))
+        eventually(lambda: router.directory.current("demo") == "depl_2")
+        slow.released.set()
+        answer = visit.result(60)
+    assert (answer.status_code, answer.text) == (200, "two")
 
 
 class SlowStore(MemoryArtifactStore):
