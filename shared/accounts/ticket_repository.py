@@ -70,6 +70,9 @@ class StreamTicketRepository:
         """Deletes and returns the ticket. None if it is unknown."""
         return self._database.fetch_one(TakenTicket, _TAKE, {"ticket_hash": ticket_hash, "now": now})
 
+    def delete_all(self, connection: Connection) -> None:
+        connection.execute("DELETE FROM stream_tickets")
+
     def delete_expired(self, now: datetime) -> int:
         with self._database.transaction() as connection:
             return connection.execute("DELETE FROM stream_tickets WHERE expires_at < %(now)s", {"now": now}).rowcount
