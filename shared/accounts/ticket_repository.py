@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 
 
 class NewTicket(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +12,10 @@ from psycopg import sql
 
 from shared.administration.backup_file import AppliedMigration, BackupManifest, NeededArtifact, write_backup
 from shared.db.database import Connection
-from shared.db.dump import DumpError, Snapshot, dump, snapshot
+from shared.db.dump import Dumped, DumpError, Snapshot, dump, snapshot
 from shared.db.migrate import check_not_restoring
 from shared.releases.route_repair import SERVED
+from shared.secrets_box import key_fingerprint
 
 # Every table whose rows are encrypted has this column.
 _ENCRYPTED_TABLES = """
@@ -26,17 +28,24 @@ GROUP BY tenant_id, manifest_digest ORDER BY tenant_id, manifest_digest
 """  # noqa: S608 - constants only
 
 
-def take_backup(database_url: str, path: Path) -> BackupManifest:
-    """Writes a backup of the database to `path`. The platform may be running. Raises DumpError, OSError."""
+def take_backup(database_url: str, path: Path, *, encryption_keys: Mapping[str, bytes]) -> BackupManifest:
+    """Writes a backup of the database to `path`. The platform may be running.
+
+    `encryption_keys` (id → key) are recorded by fingerprint. Raises DumpError, MigrationError, OSError.
+    """
     with snapshot(database_url) as seen:
         if seen.connection.fetch_value(bool, "SELECT to_regclass('schema_migrations') IS NULL"):
             raise DumpError("The database holds no platform; there is nothing to back up.")
         check_not_restoring(seen.connection)
-        return write_backup(path, lambda target: _write(database_url, seen, target))
+
+        def write(target: IO[bytes]) -> BackupManifest:
+            return _manifest(seen, dump(database_url, seen, target), encryption_keys)
+
+        return write_backup(path, write)
 
 
-def _write(database_url: str, seen: Snapshot, target: IO[bytes]) -> BackupManifest:
-    dumped = dump(database_url, seen, target)
+def _manifest(seen: Snapshot, dumped: Dumped, keys: Mapping[str, bytes]) -> BackupManifest:
+    used = encryption_key_ids(seen.connection)
     return BackupManifest(
         version=version("cloudify"),
         created_at=datetime.now(UTC),
@@ -44,7 +53,7 @@ def _write(database_url: str, seen: Snapshot, target: IO[bytes]) -> BackupManife
         migrations=seen.connection.fetch_all(
             AppliedMigration, "SELECT name, checksum FROM schema_migrations ORDER BY name"
         ),
-        encryption_key_ids=encryption_key_ids(seen.connection),
+        encryption_keys={key_id: key_fingerprint(keys[key_id]) if key_id in keys else None for key_id in used},
         artifacts=needed_artifacts(seen.connection),
         dump_digest=dumped.digest,
         dump_bytes=dumped.size_bytes,

@@ -33,7 +33,7 @@ class AppliedMigration(msgspec.Struct, frozen=True):
     checksum: str
 
 
-class NeededArtifact(msgspec.Struct, frozen=True, rename="camel"):
+class NeededArtifact(msgspec.Struct, frozen=True):
     """What the object store must hold so that these host labels are served: a manifest, and the blobs that it names."""
 
     tenant_id: str
@@ -41,17 +41,18 @@ class NeededArtifact(msgspec.Struct, frozen=True, rename="camel"):
     hosts: list[str]
 
 
-class BackupManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`version` is Cloudify's, `postgres` the server's major version. `migrations` are in the order of their names.
 
-    `encryption_key_ids`: of the keys that the stored secrets are encrypted with.
+    `encryption_keys`: the id of each key that stored secrets are encrypted with, and its fingerprint; None for one that
+    the settings didn't list when the backup was made.
     """
 
     version: str
     created_at: datetime
     postgres: int
     migrations: list[AppliedMigration]
-    encryption_key_ids: list[str]
+    encryption_keys: dict[str, str | None]
     artifacts: list[NeededArtifact]
     dump_digest: str
     dump_bytes: int
@@ -59,7 +60,10 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def write_backup(path: Path, write: Callable[[IO[bytes]], BackupManifest]) -> BackupManifest:
-    """Writes the file, only readable by its owner, completely or not at all. `write` writes the dump. Raises OSError."""
+    """Writes the file, only readable by its owner, completely or not at all. `write` writes the dump.
+
+    Raises OSError.
+    """
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

@@ -43,8 +43,8 @@ class MissingObject:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`missing` are objects of live sites. The numbers are of objects that aren't in the store: manifests of deployments
-    that production could be rolled back to, archives of logs, and snapshots, which builds make again.
+    """`missing` are objects of live sites. The numbers are of other objects that aren't in the store: manifests of
+    deployments that production could be rolled back to, archives of logs, and snapshots, which builds make again.
     """
 
     missing: tuple[MissingObject, ...]

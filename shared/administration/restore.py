@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from shared.accounts.session_repository import SessionRepository
@@ -11,10 +11,11 @@ from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.administration.backup_file import BackupFile, BackupManifest, open_backup
 from shared.db.database import Connection, Database
 from shared.db.dump import DumpError, direct_connection, empty, other_clients, relations, restore, server_major
-from shared.db.migrate import RESTORING, begin_restoring, end_restoring, migrate, migrations
+from shared.db.migrate import RESTORING, begin_restoring, end_restoring, is_restoring, migrate, migrations
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
+from shared.secrets_box import key_fingerprint
 
 
 class RestoreRefused(Exception):
@@ -22,7 +23,7 @@ class RestoreRefused(Exception):
 
 
 def restore_backup(
-    database_url: str, path: Path, *, encryption_key_ids: Collection[str], is_forced: bool
+    database_url: str, path: Path, *, encryption_keys: Mapping[str, bytes], is_forced: bool
 ) -> BackupManifest:
     """Restores the backup and brings the database to this version.
 
@@ -30,7 +31,7 @@ def restore_backup(
     crash the restore can be repeated. Raises RestoreRefused, BackupInvalid, DumpError, MigrationError, OSError.
     """
     with open_backup(path) as backup:
-        _check_manifest(backup.manifest, encryption_key_ids)
+        _check_manifest(backup.manifest, encryption_keys)
         backup.check()
         with direct_connection(database_url) as connection:
             _check_target(connection, is_forced=is_forced)
@@ -42,7 +43,7 @@ def restore_backup(
         return backup.manifest
 
 
-def _check_manifest(manifest: BackupManifest, encryption_key_ids: Collection[str]) -> None:
+def _check_manifest(manifest: BackupManifest, keys: Mapping[str, bytes]) -> None:
     known = {name for name, _ in migrations()}
     newer = [migration.name for migration in manifest.migrations if migration.name not in known]
     if newer:
@@ -50,22 +51,29 @@ def _check_manifest(manifest: BackupManifest, encryption_key_ids: Collection[str
             f"The backup is of a newer version of Cloudify ({manifest.version}, with the migration {newer[-1]}); "
             "restore it with that version."
         )
-    absent = [key_id for key_id in manifest.encryption_key_ids if key_id not in encryption_key_ids]
+    absent = [key_id for key_id in manifest.encryption_keys if key_id not in keys]
     if absent:
         raise RestoreRefused(
             f"Secrets of the backup are encrypted with {', '.join(map(repr, absent))}, which CLOUDIFY_ENCRYPTION_KEYS "
             "doesn't list; add the keys of the platform that the backup is of."
         )
+    for key_id, fingerprint in manifest.encryption_keys.items():
+        if fingerprint not in (None, key_fingerprint(keys[key_id])):
+            raise RestoreRefused(
+                f"The key {key_id!r} in CLOUDIFY_ENCRYPTION_KEYS is not that of the backup; set the keys of the "
+                "platform that the backup is of."
+            )
 
 
 def _check_target(connection: Connection, *, is_forced: bool) -> None:
     others = other_clients(connection)
     if others:
         raise RestoreRefused(
-            f"The database is in use ({', '.join(others)}). Stop the platform; its last connections end within a minute."
+            f"The database is in use ({', '.join(others)}). Stop the platform; its last connections end "
+            "within a minute."
         )
     # What an unfinished restore left is of no use.
-    found = [] if connection.exists("SELECT 1 WHERE to_regclass('restore_in_progress') IS NOT NULL") else relations(connection)
+    found = [] if is_restoring(connection) else relations(connection)
     if found and not is_forced:
         raise RestoreRefused(
             f"The database is not empty (it has {', '.join(found)}, …); name an empty one, or replace everything that "
@@ -76,9 +84,7 @@ def _check_target(connection: Connection, *, is_forced: bool) -> None:
 def _restore_dump(database_url: str, connection: Connection, backup: BackupFile) -> None:
     manifest = backup.manifest
     with backup.dump() as source:
-        restore(
-            database_url, server_major=server_major(connection), dumped_major=manifest.postgres, source=source
-        )
+        restore(database_url, server_major=server_major(connection), dumped_major=manifest.postgres, source=source)
     restored = connection.fetch_values(str, "SELECT name FROM schema_migrations ORDER BY name")
     if restored != [migration.name for migration in manifest.migrations]:
         raise DumpError("The backup is damaged: its dump and its manifest are of different versions.")

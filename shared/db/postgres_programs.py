@@ -64,7 +64,12 @@ def _major(path: Path) -> int | None:
     """None for a program that doesn't run."""
     try:
         shown = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=True, env=_environment()
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_SECONDS,
+            check=True,
+            env=_environment(),
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
