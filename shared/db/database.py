@@ -191,16 +191,26 @@ class Database:
             return connection.exists(query, parameters)
 
     @contextmanager
-    def try_lock(self, key: int) -> Generator[bool]:
+    def try_lock(self, key: int, *, maximum_seconds: float) -> Generator[bool]:
         """Tries to take the advisory lock for the block, without waiting. Yields whether it is held.
 
-        PostgreSQL releases it when the connection ends for any reason.
+        PostgreSQL releases it when the connection ends for any reason, and after `maximum_seconds` in any case: a
+        process that is suspended or stuck would otherwise keep it for ever. A block that takes longer isn't
+        interrupted, and ends with `Unavailable`. Works through a pooler in transaction mode.
         """
         with self.transaction() as connection:
-            # The block may take long; the transaction holds nothing but the advisory lock.
-            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            # The transaction does nothing while the block runs, and holds nothing but the advisory lock.
+            connection.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %(limit)s, true)",
+                {"limit": f"{int(maximum_seconds * 1000)}ms"},
+            )
             query = "SELECT pg_try_advisory_xact_lock(%(key)s)"
             yield connection.fetch_value(bool, query, {"key": key}) is True
+
+    def server_time(self) -> float:
+        """PostgreSQL's clock, in seconds since the epoch."""
+        found = self.fetch_value(float, "SELECT extract(epoch FROM clock_timestamp())::float8")
+        return found or 0.0
 
     def ping(self) -> None:
         self.exists("SELECT 1")
