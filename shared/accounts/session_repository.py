@@ -173,6 +173,10 @@ class SessionRepository:
         """Returns the 100 most recently used valid logins."""
         return self._database.fetch_all(LoginRow, _LIST, {"user_id": user_id, "now": now})
 
+    def end_all(self, connection: Connection) -> None:
+        """Ends every login of every user. For a database that was restored."""
+        connection.execute("DELETE FROM logins")
+
     def delete_expired(self, now: datetime) -> int:
         """Deletes expired logins with their refresh tokens, and expired refresh tokens of other logins. Returns the
         number of deleted logins."""

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 
 
 class NewTicket(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,9 @@ class StreamTicketRepository:
     def take(self, ticket_hash: bytes, now: datetime) -> TakenTicket | None:
         """Deletes and returns the ticket. None if it is unknown."""
         return self._database.fetch_one(TakenTicket, _TAKE, {"ticket_hash": ticket_hash, "now": now})
+
+    def delete_all(self, connection: Connection) -> None:
+        connection.execute("DELETE FROM stream_tickets")
 
     def delete_expired(self, now: datetime) -> int:
         with self._database.transaction() as connection:

@@ -6,6 +6,7 @@ import hashlib
 from importlib import resources
 
 import psycopg
+from psycopg.rows import TupleRow
 
 # An arbitrary number that no other lock has.
 _LOCK = 0x636C6F7564696679
@@ -19,6 +20,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
+# Exists while a backup is restored: the database isn't complete before.
+RESTORING = "restore_in_progress"
+_IS_RESTORING = "SELECT 1 WHERE to_regclass('public.restore_in_progress') IS NOT NULL"
+
+
 class MigrationError(Exception):
     """The database doesn't fit this version of the code. The message says what to do."""
 
@@ -30,18 +36,18 @@ def migrations() -> list[tuple[str, str]]:
     return [(name, (folder / name).read_text()) for name in files]
 
 
-def migrate(database_url: str) -> list[str]:
+def migrate(database_url: str, *, is_restoring: bool = False) -> list[str]:
     """Migrates the database to this version and returns the names of the applied migrations. Safe to run concurrently.
 
-    Raises MigrationError.
+    `is_restoring`: a part of a restore, between `begin_restoring` and `end_restoring`. Raises MigrationError.
     """
     try:
-        return _migrate(database_url)
+        return _migrate(database_url, is_restoring=is_restoring)
     except psycopg.Error as error:
         raise MigrationError(f"The database can't be migrated: {str(error).strip()}") from error
 
 
-def _migrate(database_url: str) -> list[str]:
+def _migrate(database_url: str, *, is_restoring: bool) -> list[str]:
     known = migrations()
     applied: list[str] = []
     # Another connection's transaction has the lock, and nothing is prepared: a pooler in transaction mode gives
@@ -51,6 +57,8 @@ def _migrate(database_url: str) -> list[str]:
         psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection,
     ):
         guard.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        if not is_restoring:
+            check_not_restoring(connection)
         connection.execute(_HISTORY)
         history = dict(connection.execute("SELECT name, checksum FROM schema_migrations").fetchall())
         unknown = sorted(set(history) - {name for name, _ in known})
@@ -78,7 +86,29 @@ def is_migrated(database_url: str) -> bool:
     """Whether every migration of this version has been applied. Also False if the database has no history yet."""
     with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
-        if row is None or not row[0]:
+        if row is None or not row[0] or is_restoring(connection):
             return False
         history = {name for (name,) in connection.execute("SELECT name FROM schema_migrations").fetchall()}
     return history >= {name for name, _ in migrations()}
+
+
+def begin_restoring(connection: psycopg.Connection[TupleRow]) -> None:
+    """From here to `end_restoring` the database doesn't count as migrated, whatever it holds."""
+    connection.execute("CREATE TABLE IF NOT EXISTS public.restore_in_progress (began_at timestamptz DEFAULT now())")
+
+
+def end_restoring(connection: psycopg.Connection[TupleRow]) -> None:
+    connection.execute("DROP TABLE public.restore_in_progress")
+
+
+def check_not_restoring(connection: psycopg.Connection[TupleRow]) -> None:
+    """Raises MigrationError."""
+    if is_restoring(connection):
+        raise MigrationError(
+            "A restore into this database has not finished; wait for it, or repeat `cloudify admin restore FILE`."
+        )
+
+
+def is_restoring(connection: psycopg.Connection[TupleRow]) -> bool:
+    """Whether a restore has begun and not ended."""
+    return connection.execute(_IS_RESTORING).fetchone() is not None

@@ -110,6 +110,14 @@ class StageRunRepository:
         """Discards the success of these stages, so that they run again."""
         connection.execute(_FORGET, {"deployment_id": deployment_id, "stages": list(stages), "message": message})
 
+    def interrupt_all(self, connection: Connection, *, message: str) -> None:
+        """Closes all running stages: their workers are gone, and the stages run again."""
+        connection.execute(
+            "UPDATE stage_runs SET status = 'retrying', finished_at = now(), error_message = %(message)s "
+            "WHERE status = 'running'",
+            {"message": message},
+        )
+
     def of_deployments(self, connection: Connection, deployment_ids: Sequence[str]) -> dict[str, list[StageRunRow]]:
         """Returns all runs of each deployment, in the order in which they started."""
         rows = connection.fetch_all(StageRunRow, _OF_DEPLOYMENTS, {"ids": list(deployment_ids)})

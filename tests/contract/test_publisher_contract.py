@@ -17,9 +17,9 @@ from shared.routing.bell import RouteBell
 from shared.routing.changes import RouteChange, activation, discard, removal
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
+from shared.storage.keys import blob_key
 from tests.support.artifact_stores import MemoryArtifactStore
 from tests.support.router_fleet import LiveRouter, live_router, stored_artifact
-from workers.artifacts.blob_cache import blob_key
 from workers.artifacts.reader import ArtifactMissing
 from workers.publishers.router_fleet import RouterFleetPublisher
 

@@ -12,11 +12,11 @@ import pytest
 from shared.deployments.jobs import stage_job_id
 from shared.deployments.state import Stage
 from shared.settings import load_settings
+from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.repositories import git, make_repository
 from tests.support.running_platform import Platform, wait_for
 from tests.support.sites import BUILD, node_project, node_site, sleep_js
-from workers.snapshots.store import snapshot_key
 
 pytestmark = pytest.mark.e2e
 

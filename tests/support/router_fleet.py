@@ -20,8 +20,8 @@ from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.stack.caddy import CaddyServer
 from shared.storage.base import ArtifactStore
+from shared.storage.keys import blob_key, manifest_key
 from tests.support.ports import free_ports
-from workers.artifacts.blob_cache import blob_key, manifest_key
 from workers.artifacts.reader import ArtifactReader
 from workers.router.agent import RouterAgent, RouterIdentity
 from workers.router.fetcher import SiteFetcher

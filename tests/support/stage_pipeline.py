@@ -18,6 +18,7 @@ from shared.deployments.state import Stage
 from shared.plans import Plan, limits_of
 from shared.settings import NetworkSettings, ObjectStoreSettings, Settings
 from shared.storage.base import ArtifactStore
+from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.repositories import write_site
 from tests.support.stage_context import make_settings
@@ -40,7 +41,7 @@ from workers.filesystem.trees import remove_tree
 from workers.pipeline.stage import DeploymentView, StageContext, StageInputs, StageResult
 from workers.reading.reader import ContentReader
 from workers.snapshots.index import SnapshotIndex
-from workers.snapshots.store import SnapshotStore, snapshot_key
+from workers.snapshots.store import SnapshotStore
 from workers.stages.build.stage import BuildStage
 from workers.stages.install.stage import InstallStage
 

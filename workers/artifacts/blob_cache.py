@@ -15,22 +15,10 @@ import stat
 import time
 from pathlib import Path
 
-from workers.snapshots.tree_cache import check_names
+from shared.storage.keys import check_names
 
 # Nothing younger is deleted: a job that was given the path may not have linked it yet.
 _MINIMUM_AGE_SECONDS = 3600.0
-
-
-def blob_key(tenant_id: str, digest: str) -> str:
-    """The object's key. Raises ValueError for what is no tenant or digest."""
-    check_names(tenant_id, digest)
-    return f"blobs/{tenant_id}/{digest}"
-
-
-def manifest_key(tenant_id: str, digest: str) -> str:
-    """The object's key. Raises ValueError for what is no tenant or digest."""
-    check_names(tenant_id, digest)
-    return f"manifests/{tenant_id}/{digest}.json"
 
 
 class BlobCache:

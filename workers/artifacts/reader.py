@@ -13,7 +13,8 @@ import msgspec
 from schemas.artifacts import Manifest
 from shared.errors import PlatformError
 from shared.storage.base import ArtifactStore, ObjectNotFound
-from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
+from shared.storage.keys import blob_key, manifest_key
+from workers.artifacts.blob_cache import BlobCache
 from workers.snapshots.tar_format import ContentRejected, check_path
 
 _GIBIBYTE = 1 << 30

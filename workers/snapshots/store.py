@@ -10,11 +10,12 @@ from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
+from shared.storage.keys import snapshot_key
 from workers.filesystem.ownership import Owner
 from workers.snapshots.input_missing import InputMissing
 from workers.snapshots.packing import pack
 from workers.snapshots.tar_format import ContentRejected
-from workers.snapshots.tree_cache import TreeCache, check_names
+from workers.snapshots.tree_cache import TreeCache
 from workers.snapshots.unpacking import unpack
 
 
@@ -31,11 +32,6 @@ class Snapshot:
 
     digest: str
     size_bytes: int
-
-
-def snapshot_key(tenant_id: str, digest: str) -> str:
-    check_names(tenant_id, digest)
-    return f"snapshots/{tenant_id}/{digest}.tar.zst"
 
 
 class SnapshotStore:

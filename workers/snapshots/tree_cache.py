@@ -10,28 +10,20 @@ temporary/<random>/             what one process is working on, gone when the pr
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from shared.storage.keys import check_names, is_digest
 from workers.filesystem.file_lock import locked
 from workers.filesystem.ownership import Owner
 from workers.filesystem.trees import remove_tree
 
-_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Nothing is forced to the disk. What is older than this when the machine stops is there by itself: Linux writes back
 # after 30 s, and may take its time.
 _SETTLED_SECONDS = 600.0
-
-
-def check_names(tenant_id: str, digest: str) -> None:
-    """Raises ValueError unless both are fit to be parts of a path and of an object's key."""
-    if not _TENANT.fullmatch(tenant_id) or not _DIGEST.fullmatch(digest):
-        raise ValueError(f"Not a tenant and a digest: {tenant_id!r}, {digest!r}.")
 
 
 class TreeCache:
@@ -173,7 +165,7 @@ class TreeCache:
             if os.pread(descriptor, 100, 0).decode(errors="replace") == boot:
                 return
             # A tree's change time is when it was moved in. When the machine stopped isn't known, but not before that.
-            made = {tree: tree.lstat().st_ctime for tree in self._trees.glob("*/*") if _DIGEST.fullmatch(tree.name)}
+            made = {tree: tree.lstat().st_ctime for tree in self._trees.glob("*/*") if is_digest(tree.name)}
             horizon = max(made.values(), default=0.0) - settled_seconds
             for tree, made_at in made.items():
                 if made_at >= horizon:

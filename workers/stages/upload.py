@@ -12,8 +12,9 @@ import msgspec
 from schemas.artifacts import Manifest, ManifestFile
 from shared.errors import Cancelled
 from shared.storage.base import ArtifactStore, ObjectNotFound
+from shared.storage.keys import blob_key, manifest_key
 from shared.text.wording import counted
-from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
+from workers.artifacts.blob_cache import BlobCache
 from workers.artifacts.content_types import content_type
 from workers.artifacts.output_tree import SITE_LIMITS, OutputLimits, shown_size
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult

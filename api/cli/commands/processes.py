@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
 
 import click
 
+from api.cli.commands.backups import backup, missing_objects, restore
 from api.cli.extras import require_server
+from api.cli.platform_settings import platform_environment, platform_settings
 from shared.plans import Plan
-from shared.settings import Settings, SettingsError, load_settings
 from shared.text.wording import counted
 
 
@@ -49,7 +48,7 @@ def migrate() -> None:
     from shared.db.migrate import migrate as apply
 
     try:
-        applied = apply(_settings().database.url)
+        applied = apply(platform_settings().database.url)
     except MigrationError as error:
         raise click.ClickException(str(error).strip()) from error
     for name in applied:
@@ -68,7 +67,7 @@ def doctor(*, as_json: bool) -> None:
     """
     require_server()
     # The settings are examined, too.
-    os.environ.update(_environment(is_needed=False))
+    os.environ.update(platform_environment(is_needed=False))
     _become("workers.doctor.main", *(["--json"] if as_json else []))
 
 
@@ -92,7 +91,7 @@ def create_owner(email: str) -> None:
     from shared.clock import SystemClock
     from shared.errors import CloudifyError, Conflict
 
-    settings = _settings()
+    settings = platform_settings()
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
@@ -129,7 +128,7 @@ def set_plan(email: str, plan: str) -> None:
     from shared.clock import SystemClock
     from shared.errors import CloudifyError
 
-    settings = _settings()
+    settings = platform_settings()
     backends = connect_backends(settings)
     try:
         accounts, _ = build_account_services(settings, backends, SystemClock())
@@ -186,7 +185,7 @@ def rotate_keys() -> None:
     from api.services import build_repository_credential_service, build_variable_service
     from shared.errors import CloudifyError
 
-    settings = _settings()
+    settings = platform_settings()
     backends = connect_backends(settings)
     try:
         variables = build_variable_service(settings, backends).rotate_keys()
@@ -211,32 +210,5 @@ def _become(module: str, *arguments: str) -> None:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program
 
 
-def _settings() -> Settings:
-    try:
-        return load_settings(_environment())
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _environment(*, is_needed: bool = True) -> dict[str, str]:
-    """The environment; where it names no database, with what `cloudify up` wrote into its folder.
-
-    Raises ClickException if there is nothing and it `is_needed`.
-    """
-    environment = dict(os.environ)
-    home = Path(environment.get("CLOUDIFY_HOME") or ".cloudify")
-    written = home / "run" / "environment.json"
-    if not environment.get("CLOUDIFY_DATABASE_URL") and "CLOUDIFY_DATABASE_URL_FILE" not in environment:
-        try:
-            stored = json.loads(written.read_bytes())
-            # A version that had this setting may have written the file.
-            stored.pop("CLOUDIFY_ALLOW_LOCAL_REPOSITORIES", None)
-            environment = stored | environment
-        except (OSError, ValueError):
-            if not is_needed:
-                return environment
-            raise click.ClickException(
-                "CLOUDIFY_DATABASE_URL is not set, and there is no `cloudify up` in this folder; "
-                "set it, or set CLOUDIFY_HOME to the folder of the platform."
-            ) from None
-    return environment
+for _command in (backup, restore, missing_objects):
+    admin.add_command(_command)

@@ -17,10 +17,11 @@ import pytest
 from shared.db.database import Database
 from shared.errors import FailureCode, StageFailure
 from shared.settings import ObjectStoreSettings
+from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.stage_context import TENANT, add_tenant
 from workers.snapshots.index import SnapshotIndex
-from workers.snapshots.store import SnapshotMissing, SnapshotStore, snapshot_key
+from workers.snapshots.store import SnapshotMissing, SnapshotStore
 from workers.snapshots.tree_cache import TreeCache
 
 pytestmark = pytest.mark.integration

@@ -12,11 +12,11 @@ import pytest
 from shared.db.database import Database
 from shared.errors import StageFailure
 from shared.settings import ObjectStoreSettings
+from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.stage_pipeline import TENANT, Pipeline, open_pipeline
 from workers.executors.toolchain import Toolchain
 from workers.filesystem.trees import remove_tree
-from workers.snapshots.store import snapshot_key
 
 pytestmark = pytest.mark.integration
 

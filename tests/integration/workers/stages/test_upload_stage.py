@@ -14,9 +14,10 @@ from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, StageFailure
 from shared.settings import ObjectStoreSettings
+from shared.storage.keys import blob_key, manifest_key
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.stage_context import TENANT, RecordedLog, add_tenant, make_context
-from workers.artifacts.blob_cache import BlobCache, blob_key, manifest_key
+from workers.artifacts.blob_cache import BlobCache
 from workers.artifacts.output_tree import SITE_LIMITS
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.pipeline.stage import StageContext
