@@ -58,10 +58,12 @@ def _deploy_and_roll_back(platform: Platform, receiver: SpanReceiver, repositori
         assert request.trace_id in _traces_in_log(platform, role), role
 
     platform.call("POST", f"/api/deployments/{deployment['id']}/rollback", status=202)
-    wait_for(lambda: "job rollback" in _names(receiver.spans()), what="the rollback's span has arrived")
+    asked = "POST /api/deployments/{deployment_id}/rollback"
+    # Each process sends its own.
+    wait_for(lambda: {"job rollback", asked} <= _names(receiver.spans()), what="the rollback's spans have arrived")
     [job] = [span for span in receiver.spans() if span.name == "job rollback"]
-    [asked] = [span for span in receiver.spans() if span.span_id == job.parent_id]
-    assert asked.name == "POST /api/deployments/{deployment_id}/rollback"
+    [request] = [span for span in receiver.spans() if span.name == asked]
+    assert (job.trace_id, job.parent_id) == (request.trace_id, request.span_id)
     assert not [span for span in receiver.spans() if "health" in span.name]
 
 
