@@ -154,8 +154,9 @@ class Load:
                 if made < _YOUNG_OF_EACH and chance.random() < 0.15:
                     made += 1
                     self._make_and_delete(project.account, chance, stopping)
-                if chance.random() < 0.4:
-                    self._roll_back(project, chance)
+                if chance.random() < 0.6:
+                    for _ in range(chance.choice((1, 2, 4))):
+                        self._roll_back(project, chance)
                     continue
                 for _ in range(chance.choice((1, 1, 2))):
                     self._deploy(project)

@@ -71,7 +71,7 @@ class Network:
     def __init__(self, subnet: str = "10.77.0") -> None:
         self._subnet = subnet
         self.address = self.address_of(1)
-        self._holder: subprocess.Popen[bytes] | None = None
+        self._silent: set[str] = set()
 
     def address_of(self, number: int) -> str:
         return f"{self._subnet}.{number}"
@@ -87,7 +87,6 @@ class Network:
             stdout=subprocess.PIPE,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - from the main thread
         )
-        self._holder = holder
         try:
             # An echo: it is in its namespace by then.
             assert holder.stdin is not None
@@ -129,10 +128,14 @@ class Network:
     def cut(self, name: str, *, is_silent: bool) -> None:
         """Silent: the machine's card still has its carrier, and packets disappear."""
         if is_silent:
+            self._silent.add(name)
             must("bridge", "link", "set", "dev", name, "state", "0")
         else:
             must("ip", "link", "set", name, "down")
 
     def heal(self, name: str) -> None:
-        must("ip", "link", "set", name, "up")
-        must("bridge", "link", "set", "dev", name, "state", "3")
+        if name in self._silent:
+            self._silent.remove(name)
+            must("bridge", "link", "set", "dev", name, "state", "3")
+        else:
+            must("ip", "link", "set", name, "up")
