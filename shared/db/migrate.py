@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from importlib import resources
 
 import psycopg
@@ -10,6 +11,7 @@ from psycopg.rows import TupleRow
 
 # An arbitrary number that no other lock has.
 _LOCK = 0x636C6F7564696679
+_LOCK_SECONDS = 0.2
 
 _HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -56,7 +58,7 @@ def _migrate(database_url: str, *, is_restoring: bool) -> list[str]:
         psycopg.connect(database_url) as guard,
         psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection,
     ):
-        guard.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        _wait_for_lock(guard)
         if not is_restoring:
             check_not_restoring(connection)
         connection.execute(_HISTORY)
@@ -80,6 +82,13 @@ def _migrate(database_url: str, *, is_restoring: bool) -> list[str]:
                 connection.execute("INSERT INTO schema_migrations (name, checksum) VALUES (%s, %s)", (name, checksum))
             applied.append(name)
     return applied
+
+
+def _wait_for_lock(guard: psycopg.Connection[TupleRow]) -> None:
+    """Takes the lock for the transaction. Those that wait hold no session of a pooler, which the holder may need."""
+    while guard.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone() != (True,):
+        guard.rollback()
+        time.sleep(_LOCK_SECONDS)
 
 
 def is_migrated(database_url: str) -> bool:
