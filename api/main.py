@@ -21,6 +21,7 @@ from api.streams.account_hub import AccountHub
 from api.streams.log_hub import LogHub
 from api.streams.timing import StreamTiming
 from shared.clock_guard import ClockGuard
+from shared.db.schema_version import MigrationError, check_schema
 from shared.logging import configure_logging
 from shared.metrics_listener import start_metrics_listener
 from shared.network.client_addresses import TrustedProxies
@@ -47,7 +48,11 @@ def main() -> int:
     keep_files_private(settings.directories.home)
     end_tracing = export_spans(settings.tracing, "api")
     try:
+        check_schema(settings.database.url)
         return run(settings)
+    except MigrationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     finally:
         end_tracing()
 

@@ -1,8 +1,16 @@
-"""What travels through the queue, between processes of possibly different versions: additive changes only."""
+"""What travels through the queue, between processes of possibly different versions.
+
+A new field with a default needs nothing: workers of the version before ignore it, and the queue keeps the whole message
+whatever they do with the job. A change that they would misunderstand raises MESSAGE_VERSION in the messages concerned;
+they leave such a job to newer workers.
+"""
 
 from __future__ import annotations
 
 import msgspec
+
+# The newest version of a message that this code understands.
+MESSAGE_VERSION = 1
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +35,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_attempts: int = 5
     enqueued_at_ms: int | None = None
     traceparent: str | None = None
+    version: int = 1
 
 
 STAGE_ACTOR = "run_stage"

@@ -17,6 +17,8 @@ import structlog
 
 from schemas.messages import CLEANUP_ACTOR, RELEASE_ACTOR, STAGE_ACTOR
 from shared.db.database import connections_for
+from shared.db.migrate import wait_until_migrated
+from shared.db.schema_version import MigrationError
 from shared.deployments.state import DEFAULT_THREADS, Pool, Stage
 from shared.errors import PlatformError
 from shared.logging import configure_logging
@@ -69,8 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     keep_files_private(settings.directories.home)
     end_tracing = export_spans(settings.tracing, f"worker-{pool.value}")
     try:
-        run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
-    except PlatformError as error:
+        if wait_until_migrated(settings.database.url, stop.is_asked):
+            run_pool(settings, pool, options.threads or DEFAULT_THREADS[pool], stop)
+    except (MigrationError, PlatformError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     finally:

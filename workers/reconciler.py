@@ -32,6 +32,8 @@ from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.background import BackgroundThread
 from shared.clock_guard import ClockGuard
 from shared.db.database import Database
+from shared.db.migrate import wait_until_migrated
+from shared.db.schema_version import MigrationError
 from shared.deployments.jobs import (
     cleanup_job,
     cleanup_job_id,
@@ -320,6 +322,8 @@ def main() -> int:
     keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler", connections=_CONNECTIONS)
     try:
+        if not wait_until_migrated(settings.database.url, stop):
+            return 0
         guard = context.clock_guard()
         health = ProcessHealth()
         figures = PlatformFigures(settings) if options.with_exporter else None
@@ -349,7 +353,7 @@ def main() -> int:
         compacting.stop(_STOP_SECONDS)
         if figures is not None:
             figures.close()
-    except PlatformError as error:
+    except (MigrationError, PlatformError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
     finally:

@@ -11,7 +11,8 @@ from shared.accounts.ticket_repository import StreamTicketRepository
 from shared.administration.backup_file import BackupFile, BackupManifest, open_backup
 from shared.db.database import Connection, Database
 from shared.db.dump import DumpError, direct_connection, empty, other_clients, relations, restore, server_major
-from shared.db.migrate import RESTORING, begin_restoring, end_restoring, is_restoring, migrate, migrations
+from shared.db.migrate import begin_restoring, end_restoring, migrate, migrations
+from shared.db.schema_version import RESTORING, is_restoring
 from shared.deployments.stage_run_repository import StageRunRepository
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
@@ -38,7 +39,7 @@ def restore_backup(
             begin_restoring(connection)
             empty(connection, keep=RESTORING)
             _restore_dump(database_url, connection, backup)
-        migrate(database_url, is_restoring=True)
+        migrate(database_url, in_restore=True)
         _prepare_start(database_url)
         return backup.manifest
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from importlib import resources
 
 import psycopg
 from psycopg.rows import TupleRow
+
+from shared.db import schema_version
+from shared.db.schema_version import MigrationError, SchemaState, examine, is_restoring, version_of
 
 # An arbitrary number that no other lock has.
 _LOCK = 0x636C6F7564696679
@@ -17,18 +21,14 @@ _HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
   name text PRIMARY KEY,
   checksum text NOT NULL,
-  applied_at timestamptz NOT NULL DEFAULT now()
+  applied_at timestamptz NOT NULL DEFAULT now(),
+  version integer NOT NULL DEFAULT 1
 )
 """
-
-
-# Exists while a backup is restored: the database isn't complete before.
-RESTORING = "restore_in_progress"
-_IS_RESTORING = "SELECT 1 WHERE to_regclass('public.restore_in_progress') IS NOT NULL"
-
-
-class MigrationError(Exception):
-    """The database doesn't fit this version of the code. The message says what to do."""
+_HAS_VERSION = """
+SELECT 1 FROM pg_attribute
+WHERE attrelid = 'schema_migrations'::regclass AND attname = 'version' AND NOT attisdropped
+"""
 
 
 def migrations() -> list[tuple[str, str]]:
@@ -38,18 +38,19 @@ def migrations() -> list[tuple[str, str]]:
     return [(name, (folder / name).read_text()) for name in files]
 
 
-def migrate(database_url: str, *, is_restoring: bool = False) -> list[str]:
+def migrate(database_url: str, *, in_restore: bool = False) -> list[str]:
     """Migrates the database to this version and returns the names of the applied migrations. Safe to run concurrently.
 
-    `is_restoring`: a part of a restore, between `begin_restoring` and `end_restoring`. Raises MigrationError.
+    A database that the next version has migrated stays as it is. `in_restore`: a part of a restore, between
+    `begin_restoring` and `end_restoring`. Raises MigrationError.
     """
     try:
-        return _migrate(database_url, is_restoring=is_restoring)
+        return _migrate(database_url, in_restore=in_restore)
     except psycopg.Error as error:
         raise MigrationError(f"The database can't be migrated: {str(error).strip()}") from error
 
 
-def _migrate(database_url: str, *, is_restoring: bool) -> list[str]:
+def _migrate(database_url: str, *, in_restore: bool) -> list[str]:
     known = migrations()
     applied: list[str] = []
     # Another connection's transaction has the lock, and nothing is prepared: a pooler in transaction mode gives
@@ -59,16 +60,13 @@ def _migrate(database_url: str, *, is_restoring: bool) -> list[str]:
         psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection,
     ):
         _wait_for_lock(guard)
-        if not is_restoring:
+        if not in_restore:
             check_not_restoring(connection)
         connection.execute(_HISTORY)
+        if connection.execute(_HAS_VERSION).fetchone() is None:
+            connection.execute("ALTER TABLE schema_migrations ADD COLUMN version integer NOT NULL DEFAULT 1")
+        _check_history(examine(connection), [name for name, _ in known])
         history = dict(connection.execute("SELECT name, checksum FROM schema_migrations").fetchall())
-        unknown = sorted(set(history) - {name for name, _ in known})
-        if unknown:
-            raise MigrationError(
-                f"The database was migrated by a newer version of Cloudify (it has {unknown[-1]}); "
-                "install that version or restore a backup."
-            )
         for name, sql in known:
             checksum = hashlib.sha256(sql.encode()).hexdigest()
             if name in history:
@@ -79,7 +77,10 @@ def _migrate(database_url: str, *, is_restoring: bool) -> list[str]:
                 continue
             with connection.transaction():
                 connection.execute(sql.encode())
-                connection.execute("INSERT INTO schema_migrations (name, checksum) VALUES (%s, %s)", (name, checksum))
+                connection.execute(
+                    "INSERT INTO schema_migrations (name, checksum, version) VALUES (%s, %s, %s)",
+                    (name, checksum, version_of(name)),
+                )
             applied.append(name)
     return applied
 
@@ -91,14 +92,29 @@ def _wait_for_lock(guard: psycopg.Connection[TupleRow]) -> None:
         time.sleep(_LOCK_SECONDS)
 
 
+def _check_history(state: SchemaState, known: list[str]) -> None:
+    """Raises MigrationError for a database that this version can't migrate."""
+    state.check()
+    names = set(known)
+    unknown, missing = state.unknown(names), state.missing(names)
+    if unknown and missing:
+        raise MigrationError(
+            f"The database has {unknown[-1]}, which this version of Cloudify doesn't know, and lacks {missing[0]}; "
+            "install the version that migrated it last."
+        )
+
+
 def is_migrated(database_url: str) -> bool:
-    """Whether every migration of this version has been applied. Also False if the database has no history yet."""
-    with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
-        row = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
-        if row is None or not row[0] or is_restoring(connection):
-            return False
-        history = {name for (name,) in connection.execute("SELECT name FROM schema_migrations").fetchall()}
-    return history >= {name for name, _ in migrations()}
+    """Whether every migration of this version has been applied. Also False if the database has no history yet, is too
+    new, or is being restored."""
+    with psycopg.connect(database_url, autocommit=True, connect_timeout=2, prepare_threshold=None) as connection:
+        state = examine(connection)
+    return not (state.is_restoring or state.is_too_new or state.missing({name for name, _ in migrations()}))
+
+
+def wait_until_migrated(database_url: str, stop: threading.Event) -> bool:
+    """Waits until the database is ready for this version. False if `stop` is set before. Raises MigrationError."""
+    return schema_version.wait_for_schema(database_url, {name for name, _ in migrations()}, stop)
 
 
 def begin_restoring(connection: psycopg.Connection[TupleRow]) -> None:
@@ -116,8 +132,3 @@ def check_not_restoring(connection: psycopg.Connection[TupleRow]) -> None:
         raise MigrationError(
             "A restore into this database has not finished; wait for it, or repeat `cloudify admin restore FILE`."
         )
-
-
-def is_restoring(connection: psycopg.Connection[TupleRow]) -> bool:
-    """Whether a restore has begun and not ended."""
-    return connection.execute(_IS_RESTORING).fetchone() is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.messages import Job
+from schemas.messages import MESSAGE_VERSION, Job
 from shared.queue.records import Disposition
 
 Arguments = list[str | bytes | int]
@@ -17,6 +17,19 @@ Arguments = list[str | bytes | int]
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Job)
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """What every version of a message has."""
+
+    id: str
+    pool: str
+    actor: str
+    tenant_id: str
+    version: int = 1
+
+
+_ENVELOPE_DECODER = msgspec.json.Decoder(_Envelope)
 
 
 def encode_name(value: str) -> str:
@@ -59,8 +72,17 @@ def encode_job(job: Job, delay_seconds: float = 0.0) -> Arguments:
 
 
 def decode_job(body: bytes, enqueued_at_ms: int) -> Job:
-    """`enqueued_at_ms` is the time recorded by the queue, used if the job has none itself."""
-    job = _DECODER.decode(body)
+    """`enqueued_at_ms` is the time recorded by the queue, used if the job has none itself.
+
+    A newer message that can't be read has an empty payload.
+    """
+    try:
+        job = _DECODER.decode(body)
+    except msgspec.ValidationError:
+        envelope = _ENVELOPE_DECODER.decode(body)
+        if envelope.version <= MESSAGE_VERSION:
+            raise
+        job = Job(**msgspec.structs.asdict(envelope), payload={})
     return job if job.enqueued_at_ms is not None else msgspec.structs.replace(job, enqueued_at_ms=enqueued_at_ms)
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from shared.clock_guard import ClockGuard
 from shared.db.database import Database
+from shared.db.schema_version import MigrationError, check_schema
 from shared.logging import configure_logging
 from shared.private_files import keep_files_private
 from shared.queue.connection import connect_redis
@@ -45,6 +46,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     keep_files_private(settings.directories.home)
+    try:
+        check_schema(settings.database.url)
+    except MigrationError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
+        return 1
     run_router(settings, stop)
     return 0
 

@@ -11,6 +11,7 @@ from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 
+from schemas.messages import MESSAGE_VERSION
 from shared.backoff import Backoff
 from shared.queue.dramatiq.exchange import Exchange
 from shared.queue.dramatiq.lease import RunningLease, Settlement
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _log: Any = structlog.get_logger(__name__)
 
+# Meanwhile a newer worker takes it.
+_LEFT_TO_NEWER_SECONDS = 5.0
 _RETRY = Backoff(0.1, 1.0, jitter=0.0)
 
 
@@ -69,6 +72,11 @@ class PriorityConsumer(Consumer):
     def _take(self, acquired: AcquiredJob) -> None:
         lease = RunningLease(acquired, stopping=self._broker.stopping)
         self._broker.leases.add(lease)
+        if acquired.job.version > MESSAGE_VERSION:
+            _log.warning("message_newer", job=acquired.job.id, version=acquired.job.version)
+            settlement = Settlement(Disposition.RELEASE, delay_seconds=_LEFT_TO_NEWER_SECONDS)
+            self._broker.finish(lease, settlement)
+            return
         try:
             message = message_of(acquired.job)
         except DecodeError as error:

@@ -39,8 +39,8 @@ INSERT INTO environment_variables (id, project_id, key, targets, key_id, wrapped
 VALUES ('var_1', 'proj_1', 'A', '{production}', 'first', '\\x01', '\\x02');
 INSERT INTO deployments (id, tenant_id, project_id, status, repository_url, branch, release_sequence, host, site_state,
   manifest_digest, is_active, finished_at)
-VALUES ('depl_1', 'tenant_1', 'proj_1', 'ready', 'https://x.example/r', 'main', 1, 'hello', 'published', repeat('a', 64),
-  true, now());
+VALUES ('depl_1', 'tenant_1', 'proj_1', 'ready', 'https://x.example/r', 'main', 1, 'hello', 'published',
+  repeat('a', 64), true, now());
 INSERT INTO deployments (id, tenant_id, project_id, status, repository_url, branch, release_sequence, host)
 VALUES ('depl_2', 'tenant_1', 'proj_1', 'building', 'https://x.example/r', 'main', 2, 'hello');
 INSERT INTO stage_runs (deployment_id, stage, fence, attempt, worker) VALUES ('depl_2', 'build', 7, 1, 'w');
@@ -76,7 +76,9 @@ def restore(url: str, file: Path, *, is_forced: bool = False) -> None:
     restore_backup(url, file, encryption_keys=KEYS, is_forced=is_forced)
 
 
-def test_everything_is_there_again_but_what_belongs_to_the_former_platform(source: str, target: str, file: Path) -> None:
+def test_everything_is_there_again_but_what_belongs_to_the_former_platform(
+    source: str, target: str, file: Path
+) -> None:
     manifest = take_backup(source, file, encryption_keys=KEYS)
     assert file.stat().st_mode & 0o777 == 0o600
     assert [child.name for child in file.parent.iterdir()] == [file.name]
@@ -114,7 +116,7 @@ def test_a_database_that_holds_something_is_only_replaced_by_force(source: str, 
     take_backup(source, file, encryption_keys=KEYS)
     with psycopg.connect(target) as connection:
         connection.execute("CREATE TABLE precious (id int)")
-    with pytest.raises(RestoreRefused, match="not empty .it has precious"):
+    with pytest.raises(RestoreRefused, match=r"not empty \(it has precious"):
         restore(target, file)
     with rows_of(target) as untouched:
         assert untouched.exists("SELECT 1 WHERE to_regclass('precious') IS NOT NULL")
