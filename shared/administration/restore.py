@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from shared.accounts.session_repository import SessionRepository
 from shared.accounts.ticket_repository import StreamTicketRepository
@@ -14,32 +15,50 @@ from shared.db.dump import DumpError, direct_connection, empty, other_clients, r
 from shared.db.migrate import begin_restoring, end_restoring, migrate, migrations
 from shared.db.schema_version import RESTORING, is_restoring
 from shared.deployments.stage_run_repository import StageRunRepository
+from shared.queue.base import PoolStats
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.secrets_box import key_fingerprint
+from shared.text.wording import counted
 
 
 class RestoreRefused(Exception):
     """Nothing was changed. The message says why and what to do."""
 
 
+class RestoredQueue(Protocol):
+    """The part of shared.queue.job_queue that a restore uses. Every call may raise QueueUnavailable."""
+
+    def stats(self) -> list[PoolStats]: ...
+
+    def clear(self) -> None: ...
+
+
 def restore_backup(
-    database_url: str, path: Path, *, encryption_keys: Mapping[str, bytes], is_forced: bool
+    database_url: str,
+    path: Path,
+    *,
+    queue: RestoredQueue,
+    encryption_keys: Mapping[str, bytes],
+    is_forced: bool,
 ) -> BackupManifest:
     """Restores the backup and brings the database to this version.
 
-    `is_forced`: replaces what the database holds. Until everything is done, no process starts on the database; after a
-    crash the restore can be repeated. Raises RestoreRefused, BackupInvalid, DumpError, MigrationError, OSError.
+    `is_forced`: replaces what the database and the queue hold. Until everything is done, no process starts on the
+    database; after a crash the restore can be repeated. Raises RestoreRefused, BackupInvalid, DumpError,
+    MigrationError, Unavailable, OSError.
     """
     with open_backup(path) as backup:
         _check_manifest(backup.manifest, encryption_keys)
         backup.check()
         with direct_connection(database_url) as connection:
-            _check_target(connection, is_forced=is_forced)
+            _check_target(connection, queue, is_forced=is_forced)
             begin_restoring(connection)
             empty(connection, keep=RESTORING)
             _restore_dump(database_url, connection, backup)
         migrate(database_url, in_restore=True)
+        # Its jobs belong to another state of the database.
+        queue.clear()
         _prepare_start(database_url)
         return backup.manifest
 
@@ -66,7 +85,7 @@ def _check_manifest(manifest: BackupManifest, keys: Mapping[str, bytes]) -> None
             )
 
 
-def _check_target(connection: Connection, *, is_forced: bool) -> None:
+def _check_target(connection: Connection, queue: RestoredQueue, *, is_forced: bool) -> None:
     others = other_clients(connection)
     if others:
         raise RestoreRefused(
@@ -79,6 +98,12 @@ def _check_target(connection: Connection, *, is_forced: bool) -> None:
         raise RestoreRefused(
             f"The database is not empty (it has {', '.join(found)}, …); name an empty one, or replace everything that "
             "it holds with --force."
+        )
+    jobs = sum(row.depth + row.inflight + row.delayed + row.dead for row in queue.stats())
+    if jobs and not is_forced:
+        raise RestoreRefused(
+            f"The queue in Redis is not empty ({counted(jobs, 'job')}); name an empty Redis, or delete the jobs with "
+            "--force."
         )
 
 

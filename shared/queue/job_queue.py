@@ -158,6 +158,17 @@ class RedisJobQueue:
     def resume_tenant(self, tenant_id: str) -> None:
         self._scripts.run("pause_tenant", encode_name(tenant_id), 0)
 
+    def clear(self) -> None:
+        """Deletes everything that the queue holds. The reconciler enqueues again what the database knows.
+
+        Raises QueueUnavailable.
+        """
+        cursor = b"0"
+        while True:
+            cursor = self._scripts.run("clear", cursor)
+            if cursor == b"0":
+                return
+
     def server_time(self) -> float:
         """Redis's clock, in seconds since the epoch."""
         seconds, microseconds = self._scripts.server_time()

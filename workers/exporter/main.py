@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+from shared.db.schema_version import MigrationError, check_schema
 from shared.logging import configure_logging
 from shared.metrics_listener import start_metrics_listener
 from shared.process_health import ProcessHealth
@@ -25,6 +26,11 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        check_schema(settings.database.url)
+    except MigrationError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
+        return 1
     figures = PlatformFigures(settings)
     # It answers while the stores are away: that is one of its figures.
     health = ProcessHealth()

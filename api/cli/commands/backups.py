@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ def backup(file: Path, database_url: str | None) -> None:
     """
     from shared.administration.backup import take_backup
     from shared.db.dump import DumpError
-    from shared.db.migrate import MigrationError
+    from shared.db.schema_version import MigrationError
 
     settings = platform_settings()
     try:
@@ -61,7 +61,7 @@ def backup(file: Path, database_url: str | None) -> None:
 @click.command()
 @_FILE
 @_DATABASE_URL
-@click.option("--force", is_flag=True, help="Delete everything that the database holds first.")
+@click.option("--force", is_flag=True, help="Delete everything that the database and the queue hold first.")
 def restore(file: Path, database_url: str | None, *, force: bool) -> None:
     """Restore the backup FILE into an empty database. The platform must not run.
 
@@ -72,17 +72,22 @@ def restore(file: Path, database_url: str | None, *, force: bool) -> None:
     from shared.administration.backup_file import BackupInvalid
     from shared.administration.restore import RestoreRefused, restore_backup
     from shared.db.dump import DumpError
-    from shared.db.migrate import MigrationError
+    from shared.db.schema_version import MigrationError
+    from shared.errors import Unavailable
+    from shared.queue.connection import connect_redis
+    from shared.queue.job_queue import RedisJobQueue
 
-    with _stopped_platform() as settings:
+    with _stopped_platform() as settings, closing(connect_redis(settings.queue.redis_url)) as redis:
+        queue = RedisJobQueue(redis, lease_seconds=settings.queue.lease_seconds)
         try:
             manifest = restore_backup(
                 database_url or settings.database.url,
                 file,
+                queue=queue,
                 encryption_keys=settings.secrets.encryption_keys,
                 is_forced=force,
             )
-        except (RestoreRefused, BackupInvalid, DumpError, MigrationError) as error:
+        except (RestoreRefused, BackupInvalid, DumpError, MigrationError, Unavailable) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"{file} can't be read: {error.strerror or error}.") from error

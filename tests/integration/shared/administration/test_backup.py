@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import psycopg
 import pytest
 
+from schemas.messages import Job
 from shared.administration.backup import take_backup
 from shared.administration.backup_file import BackupInvalid, open_backup
 from shared.administration.restore import RestoreRefused, restore_backup
@@ -18,6 +20,8 @@ from shared.db.database import Database
 from shared.db.dump import DumpError
 from shared.db.migrate import MigrationError, begin_restoring, is_migrated, migrate
 from shared.db.postgres_programs import PostgresProgram
+from shared.queue.connection import connect_redis
+from shared.queue.job_queue import RedisJobQueue
 from shared.routing.log import RouteLog
 from shared.stack.postgres import PostgresServer
 from tests.support.databases import fresh_database
@@ -26,6 +30,12 @@ pytestmark = pytest.mark.integration
 
 KEYS = {"first": b"1" * 32, "second": b"2" * 32}
 DIGEST = "a" * 64
+
+
+class Restore(Protocol):
+    def __call__(self, url: str, file: Path, *, is_forced: bool = ..., keys: Mapping[str, bytes] = ...) -> None: ...
+
+
 ROWS = """
 INSERT INTO users (id, email, password_hash) VALUES ('user_1', 'ada@example.com', 'x');
 INSERT INTO tenants (id, name, personal_user_id) VALUES ('tenant_1', 'x', 'user_1');
@@ -72,12 +82,22 @@ def rows_of(url: str) -> Iterator[Database]:
         yield database
 
 
-def restore(url: str, file: Path, *, is_forced: bool = False) -> None:
-    restore_backup(url, file, encryption_keys=KEYS, is_forced=is_forced)
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[RedisJobQueue]:
+    with closing(connect_redis(redis_url)) as redis:
+        yield RedisJobQueue(redis, lease_seconds=60)
+
+
+@pytest.fixture
+def restore(queue: RedisJobQueue) -> Restore:
+    def run(url: str, file: Path, *, is_forced: bool = False, keys: Mapping[str, bytes] = KEYS) -> None:
+        restore_backup(url, file, queue=queue, encryption_keys=keys, is_forced=is_forced)
+
+    return run
 
 
 def test_everything_is_there_again_but_what_belongs_to_the_former_platform(
-    source: str, target: str, file: Path
+    restore: Restore, source: str, target: str, file: Path
 ) -> None:
     manifest = take_backup(source, file, encryption_keys=KEYS)
     assert file.stat().st_mode & 0o777 == 0o600
@@ -103,7 +123,9 @@ def test_everything_is_there_again_but_what_belongs_to_the_former_platform(
         assert RouteLog(after).position().epoch != epoch
 
 
-def test_a_restored_database_can_be_backed_up_and_restored_again(source: str, target: str, file: Path) -> None:
+def test_a_restored_database_can_be_backed_up_and_restored_again(
+    restore: Restore, source: str, target: str, file: Path
+) -> None:
     take_backup(source, file, encryption_keys=KEYS)
     restore(target, file)
     take_backup(target, file, encryption_keys=KEYS)
@@ -112,7 +134,9 @@ def test_a_restored_database_can_be_backed_up_and_restored_again(source: str, ta
         assert after.fetch_value(int, "SELECT count(*) FROM deployments") == 2
 
 
-def test_a_database_that_holds_something_is_only_replaced_by_force(source: str, target: str, file: Path) -> None:
+def test_a_database_that_holds_something_is_only_replaced_by_force(
+    restore: Restore, source: str, target: str, file: Path
+) -> None:
     take_backup(source, file, encryption_keys=KEYS)
     with psycopg.connect(target) as connection:
         connection.execute("CREATE TABLE precious (id int)")
@@ -125,7 +149,7 @@ def test_a_database_that_holds_something_is_only_replaced_by_force(source: str, 
         assert not after.exists("SELECT 1 WHERE to_regclass('precious') IS NOT NULL")
 
 
-def test_a_database_in_use_is_not_replaced(source: str, target: str, file: Path) -> None:
+def test_a_database_in_use_is_not_replaced(restore: Restore, source: str, target: str, file: Path) -> None:
     take_backup(source, file, encryption_keys=KEYS)
     with psycopg.connect(target, application_name="cloudify worker"):
         with pytest.raises(RestoreRefused, match=r"in use \(cloudify worker\)"):
@@ -140,16 +164,16 @@ def test_a_database_in_use_is_not_replaced(source: str, target: str, file: Path)
     ],
 )
 def test_secrets_that_could_not_be_read_are_refused(
-    source: str, target: str, file: Path, keys: dict[str, bytes], message: str
+    restore: Restore, source: str, target: str, file: Path, keys: dict[str, bytes], message: str
 ) -> None:
     take_backup(source, file, encryption_keys=KEYS)
     with pytest.raises(RestoreRefused, match=message):
-        restore_backup(target, file, encryption_keys=keys, is_forced=False)
+        restore(target, file, keys=keys)
     with rows_of(target) as untouched:
         assert not untouched.exists("SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
 
 
-def test_a_backup_of_a_newer_version_is_refused(source: str, target: str, file: Path) -> None:
+def test_a_backup_of_a_newer_version_is_refused(restore: Restore, source: str, target: str, file: Path) -> None:
     with psycopg.connect(source) as connection:
         connection.execute("INSERT INTO schema_migrations (name, checksum) VALUES ('9999_later.sql', 'x')")
     take_backup(source, file, encryption_keys=KEYS)
@@ -157,7 +181,7 @@ def test_a_backup_of_a_newer_version_is_refused(source: str, target: str, file: 
         restore(target, file)
 
 
-def test_a_damaged_file_changes_nothing(source: str, target: str, file: Path) -> None:
+def test_a_damaged_file_changes_nothing(restore: Restore, source: str, target: str, file: Path) -> None:
     take_backup(source, file, encryption_keys=KEYS)
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:5000] + b"x" * 100 + whole[5100:], b"text", b""):
@@ -169,7 +193,7 @@ def test_a_damaged_file_changes_nothing(source: str, target: str, file: Path) ->
 
 
 def test_no_process_starts_on_a_restore_that_was_cut_off_and_it_can_be_repeated(
-    source: str, target: str, file: Path
+    restore: Restore, source: str, target: str, file: Path
 ) -> None:
     take_backup(source, file, encryption_keys=KEYS)
     restore(target, file)
@@ -184,7 +208,9 @@ def test_no_process_starts_on_a_restore_that_was_cut_off_and_it_can_be_repeated(
     assert is_migrated(target)
 
 
-def test_a_backup_sees_one_moment(source: str, file: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_sees_one_moment(
+    restore: Restore, source: str, file: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is committed while it is taken is neither in the dump nor in the manifest."""
     find = dump_module.find_program
 
@@ -211,3 +237,17 @@ def test_a_failed_backup_leaves_the_former_one(source: str, file: Path, monkeypa
     assert [child.name for child in file.parent.iterdir()] == [file.name]
     with open_backup(file) as backup:
         backup.check()
+
+
+def test_a_queue_of_another_state_is_only_emptied_by_force(
+    restore: Restore, source: str, target: str, file: Path, queue: RedisJobQueue
+) -> None:
+    take_backup(source, file, encryption_keys=KEYS)
+    job = Job(id="depl_9:build", pool="build", actor="run_stage", tenant_id="tenant_1", payload={}, slot="depl_9")
+    queue.enqueue(job)
+    queue.hold_slot("tenant_1", "depl_9", limit=1, weight=1)
+    with pytest.raises(RestoreRefused, match=r"queue in Redis is not empty \(1 job\)"):
+        restore(target, file)
+    restore(target, file, is_forced=True)
+    assert queue.find(job.id) is None
+    assert queue.running_set("tenant_1") == set()

@@ -51,7 +51,9 @@ def test_a_database_of_another_line_of_versions_is_not_migrated(database_url: st
         migrate(database_url)
 
 
-@pytest.mark.parametrize("module", ["api.main", "workers.main clone", "workers.reconciler", "workers.router.main"])
+@pytest.mark.parametrize(
+    "module", ["api.main", "workers.main clone", "workers.reconciler", "workers.router.main", "workers.exporter.main"]
+)
 def test_a_process_ends_with_the_reason(database_url: str, module: str, tmp_path: os.PathLike[str]) -> None:
     add_migration(database_url, SCHEMA_VERSION + 2)
     own = {
