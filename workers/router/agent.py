@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import wait as wait_for_all
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +46,8 @@ _ASKED_PEERS = 3
 # A router that hasn't been at the end of the log for so long asks others how far it goes.
 _CONFIRMED_SECONDS = 0.6
 _WATCH_SECONDS = 0.15
+# A router that starts again, and isn't ready yet, waits so long for the files of what has changed.
+_BRING_SECONDS = 5.0
 _STARTING = "The router is starting."
 _BEHIND = "Other routers know of newer releases, which this one hasn't applied yet."
 
@@ -213,6 +216,7 @@ class RouterAgent:
             self._directory.unroute(host)
             _log.info("router.route_removed", host=host)
         wrong = {host: deployment for host, deployment in snapshot.routes.items() if routes.get(host) != deployment}
+        self._bring(wrong, snapshot.artifacts)
         self._show(wrong)
         for deployment in self._directory.deployments():
             if deployment not in snapshot.artifacts:
@@ -222,6 +226,18 @@ class RouterAgent:
         self._has_snapshot = True
         self._reach(snapshot.position)
         _log.info("router.snapshot_loaded", hosts=len(snapshot.routes), changed=len(wrong))
+
+    def _bring(self, routes: dict[str, str], artifacts: dict[str, SiteArtifact]) -> None:
+        """Fetches what will replace files that are here, so that no visitor waits for it; for a few seconds only."""
+        fetches = [
+            self._fetcher.fetch(artifacts[deployment_id])
+            for host, deployment_id in routes.items()
+            if deployment_id in artifacts
+            and not self._directory.has(deployment_id)
+            and (former := self._directory.current(host)) is not None
+            and self._directory.has(former)
+        ]
+        wait_for_all(fetches, _BRING_SECONDS)
 
     def _apply(self, changes: Sequence[NumberedChange]) -> None:
         """Hosts get what the last change says: repeated from the start after a failure, none goes back meanwhile."""

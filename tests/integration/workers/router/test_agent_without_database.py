@@ -46,8 +46,11 @@ class TwoRouters:
             self._folder / name, name=name, database_url=database_url, redis_url=self._redis_url, store=self._store
         )
 
-    def restart_away(self) -> None:
+    def stop_away(self) -> None:
         self._life.close()
+
+    def restart_away(self) -> None:
+        self.stop_away()
         self.away = self._life.enter_context(self._router("away", self._relayed_url))
 
     def activate(self, deployment_id: str) -> None:
@@ -105,3 +108,12 @@ def test_a_router_that_starts_without_its_database_asks_those_that_it_knew(route
     assert serves(routers.away, "depl_1")
     routers.relay.thaw()
     eventually(lambda: is_ready(routers.away) and serves(routers.away, "depl_2"))
+
+
+def test_a_router_that_starts_again_is_ready_with_the_files_of_what_has_changed(routers: TwoRouters):
+    routers.stop_away()
+    routers.activate("depl_2")
+    routers.restart_away()
+    eventually(lambda: is_ready(routers.away))
+    assert routers.away.directory.has("depl_2")
+    assert serves(routers.away, "depl_2")
