@@ -27,9 +27,11 @@ _CHUNK = 1 << 20
 _SHOWN_CHARACTERS = 2000
 # Who restores may be another role than who made the dump.
 _PORTABLE = ("--no-owner", "--no-privileges")
+# Of other roles' sessions, only the database is shown.
 _OTHERS = """
 SELECT DISTINCT COALESCE(NULLIF(application_name, ''), 'a client without a name') FROM pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND COALESCE(backend_type, 'client backend') = 'client backend'
+  AND pid <> pg_backend_pid()
 ORDER BY 1
 """
 _RELATIONS = """

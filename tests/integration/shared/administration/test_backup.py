@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -18,7 +19,7 @@ from shared.administration.restore import RestoreRefused, restore_backup
 from shared.db import dump as dump_module
 from shared.db.database import Database
 from shared.db.dump import DumpError
-from shared.db.migrate import MigrationError, begin_restoring, is_migrated, migrate
+from shared.db.migrate import MigrationError, begin_restoring, is_migrated, migrate, migrations
 from shared.db.postgres_programs import PostgresProgram
 from shared.queue.connection import connect_redis
 from shared.queue.job_queue import RedisJobQueue
@@ -179,6 +180,22 @@ def test_a_backup_of_a_newer_version_is_refused(restore: Restore, source: str, t
     take_backup(source, file, encryption_keys=KEYS)
     with pytest.raises(RestoreRefused, match=r"newer version of Cloudify \(.*9999_later.sql"):
         restore(target, file)
+
+
+def test_a_backup_of_an_older_version_is_brought_to_this_one(
+    restore: Restore, postgres_server: PostgresServer, target: str, file: Path
+) -> None:
+    with fresh_database(postgres_server, "template0") as older:
+        with psycopg.connect(older) as connection:
+            connection.execute("CREATE TABLE schema_migrations (name text PRIMARY KEY, checksum text, applied_at date)")
+            for name, statements in migrations():
+                if name < "0012":
+                    connection.execute(statements.encode())
+                    checksum = hashlib.sha256(statements.encode()).hexdigest()
+                    connection.execute("INSERT INTO schema_migrations VALUES (%s, %s)", (name, checksum))
+        take_backup(older, file, encryption_keys=KEYS)
+    restore(target, file)
+    assert is_migrated(target)
 
 
 def test_a_damaged_file_changes_nothing(restore: Restore, source: str, target: str, file: Path) -> None:
