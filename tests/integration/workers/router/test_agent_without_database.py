@@ -24,7 +24,6 @@ pytestmark = pytest.mark.integration
 _NO_REDIS = "redis://127.0.0.1:9/0"
 
 
-
 class TwoRouters:
     """`away` reaches PostgreSQL through `relay`; `other` always does."""
 
