@@ -23,7 +23,11 @@ class PreparationOutcome(enum.StrEnum):
 
 
 class RouterReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a router says of itself. `problem`: why it can't serve, None while it can. `sites`: deployments on disk."""
+    """What a router says of itself.
+
+    `snapshot_number`: the change that its last snapshot ended with; it carries out no preparation up to that one.
+    `problem`: why it can't serve, None while it can. `sites`: deployments on its disk.
+    """
 
     id: str
     machine: str
@@ -31,6 +35,7 @@ class RouterReport(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     epoch: str
     applied_number: int
+    snapshot_number: int
     problem: str | None
     sites: int
 
@@ -44,6 +49,7 @@ class RouterRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     epoch: str
     applied_number: int
+    snapshot_number: int
     problem: str | None
     sites: int
     silent_seconds: float
@@ -59,11 +65,13 @@ class PreparationRow(msgspec.Struct, frozen=True):
 
 # The report is repeated each second and may be lost, so it doesn't wait for the disk.
 _REPORT = """
-INSERT INTO routers (id, machine, version, url, epoch, applied_number, problem, sites)
-VALUES (%(id)s, %(machine)s, %(version)s, %(url)s, %(epoch)s, %(applied_number)s, %(problem)s, %(sites)s)
+INSERT INTO routers (id, machine, version, url, epoch, applied_number, snapshot_number, problem, sites)
+VALUES (%(id)s, %(machine)s, %(version)s, %(url)s, %(epoch)s, %(applied_number)s, %(snapshot_number)s, %(problem)s,
+        %(sites)s)
 ON CONFLICT (id) DO UPDATE SET
   machine = EXCLUDED.machine, version = EXCLUDED.version, url = EXCLUDED.url, epoch = EXCLUDED.epoch,
-  applied_number = EXCLUDED.applied_number, problem = EXCLUDED.problem, sites = EXCLUDED.sites, seen_at = now()
+  applied_number = EXCLUDED.applied_number, snapshot_number = EXCLUDED.snapshot_number,
+  problem = EXCLUDED.problem, sites = EXCLUDED.sites, seen_at = now()
 """
 
 _COLUMNS = columns_of(

@@ -102,7 +102,12 @@ class RouterFleetPublisher:
         pause = _FIRST_POLL_SECONDS
         while True:
             done = {row.router_id: row for row in self._routers.preparations(deployment_id, number)}
-            waited_for = [row for row in self._routers.all() if row.is_live and row.id not in done]
+            # A router that has started since from a snapshot doesn't carry out the preparation.
+            waited_for = [
+                row
+                for row in self._routers.all()
+                if row.is_live and row.id not in done and row.snapshot_number < number
+            ]
             if not waited_for or time.monotonic() >= deadline:
                 break
             if is_stopped():

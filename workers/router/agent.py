@@ -101,6 +101,7 @@ class RouterAgent:
         self._position = _read(position_file, Position)
         self._remembered: Position | None = None
         self._has_snapshot = False
+        self._snapshot_number = 0
         self._artifacts: dict[str, SiteArtifact] = {}
         self._peers: list[str] = _read(self._peers_file, list[str]) or []
         self._peers_at = float("-inf")
@@ -224,6 +225,7 @@ class RouterAgent:
         routed = set(snapshot.routes.values())
         self._artifacts = {id_: artifact for id_, artifact in snapshot.artifacts.items() if id_ in routed}
         self._has_snapshot = True
+        self._snapshot_number = snapshot.position.number
         self._reach(snapshot.position)
         _log.info("router.snapshot_loaded", hosts=len(snapshot.routes), changed=len(wrong))
 
@@ -290,8 +292,7 @@ class RouterAgent:
 
     def _record_fetch(self, deployment_id: str, number: int, future: Future[None]) -> None:
         """Called on the fetcher's thread."""
-        if deployment_id not in self._artifacts:
-            # Discarded while it was fetched.
+        if deployment_id not in self._artifacts and self._is_discarded(deployment_id):
             self._fetcher.delete(deployment_id)
             return
         outcome, message = PreparationOutcome.READY, None
@@ -306,6 +307,14 @@ class RouterAgent:
         except Unavailable:
             # The worker that waits for it prepares again.
             _log.warning("router.preparation_not_recorded", deployment_id=deployment_id)
+
+    def _is_discarded(self, deployment_id: str) -> bool:
+        """Whether a fetch came too late. A snapshot that was loaded meanwhile knows nothing of preparations."""
+        try:
+            return self._log.find_artifact(deployment_id) is None
+        except Unavailable:
+            # The next snapshot deletes the files if need be.
+            return False
 
     def _discard(self, deployment_id: str) -> None:
         with self._lock:
@@ -335,6 +344,7 @@ class RouterAgent:
                     url=identity.url,
                     epoch=position.epoch,
                     applied_number=position.number,
+                    snapshot_number=self._snapshot_number,
                     problem=problem,
                     sites=self._fetcher.sites,
                 )

@@ -50,6 +50,8 @@ CREATE TABLE routers (
   url text NOT NULL,
   epoch text NOT NULL,
   applied_number bigint NOT NULL,
+  -- The change that its last snapshot ended with: preparations up to this one were not carried out.
+  snapshot_number bigint NOT NULL DEFAULT 0,
   -- Why the router can't serve; NULL while it can.
   problem text,
   sites integer NOT NULL DEFAULT 0,

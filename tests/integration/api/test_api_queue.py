@@ -94,7 +94,7 @@ def test_every_process_is_listed_with_its_state(platform, account, administrator
     for record in (paused, WorkerRecord("reconciler", "r", 4, 0, host="m2", version="0.1")):
         queue.register_worker(record, expires_seconds=60)
     report = RouterReport(
-        id="router-1", machine="m3", version="0.2", url="http://m3", epoch="e", applied_number=1,
+        id="router-1", machine="m3", version="0.2", url="http://m3", epoch="e", applied_number=1, snapshot_number=0,
         problem="The disk is full.", sites=3,
     )  # fmt: skip
     RouterRepository(platform.backends.database).report(report)

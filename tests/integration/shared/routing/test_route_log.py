@@ -29,6 +29,7 @@ def report(database: Database, name: str, position: Position, problem: str | Non
             url="http://127.0.0.1:1",
             epoch=position.epoch,
             applied_number=position.number,
+            snapshot_number=0,
             problem=problem,
             sites=0,
         )

@@ -67,7 +67,7 @@ def make_complete(database: Database, queue: RedisJobQueue) -> None:
     position = RouteLog(database).position()
     report = RouterReport(
         id="router-1", machine="m", version="0", url="http://m", epoch=position.epoch,
-        applied_number=position.number, problem=None, sites=0,
+        applied_number=position.number, snapshot_number=0, problem=None, sites=0,
     )  # fmt: skip
     RouterRepository(database).report(report)
 

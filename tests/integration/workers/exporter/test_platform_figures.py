@@ -68,7 +68,7 @@ def test_queue_sessions_routers_and_dependencies_are_shown(world: Any, value: Va
         routers.report(
             RouterReport(
                 id=name, machine="m", version="1", url="http://m", epoch=epoch, applied_number=applied,
-                problem=problem, sites=1,
+                snapshot_number=0, problem=problem, sites=1,
             )
         )  # fmt: skip
     assert value("queue_depth", queue="clone") == 1
