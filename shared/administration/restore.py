@@ -21,6 +21,8 @@ from shared.routing.routers import RouterRepository
 from shared.secrets_box import key_fingerprint
 from shared.text.wording import counted
 
+_RECORD = "INSERT INTO restores (backup_created_at, backup_version) VALUES (%(created_at)s, %(version)s)"
+
 
 class RestoreRefused(Exception):
     """Nothing was changed. The message says why and what to do."""
@@ -59,7 +61,7 @@ def restore_backup(
         migrate(database_url, in_restore=True)
         # Its jobs belong to another state of the database.
         queue.clear()
-        _prepare_start(database_url)
+        _prepare_start(database_url, backup.manifest)
         return backup.manifest
 
 
@@ -116,7 +118,7 @@ def _restore_dump(database_url: str, connection: Connection, backup: BackupFile)
         raise DumpError("The backup is damaged: its dump and its manifest are of different versions.")
 
 
-def _prepare_start(database_url: str) -> None:
+def _prepare_start(database_url: str, manifest: BackupManifest) -> None:
     """Ends what belongs to the platform that the backup is of, and lets processes start."""
     database = Database(database_url)
     try:
@@ -127,6 +129,16 @@ def _prepare_start(database_url: str) -> None:
             StageRunRepository(database).interrupt_all(connection, message="The platform was restored from a backup.")
             RouterRepository(database).forget_all(connection)
             RouteLog(database).renew_epoch(connection, uuid.uuid4().hex)
+            connection.execute(_RECORD, {"created_at": manifest.created_at, "version": manifest.version})
             end_restoring(connection)
     finally:
         database.close()
+
+
+def accept_restore(database: Database) -> bool:
+    """Says that nothing else will be restored: objects that no deployment needs may be deleted again.
+
+    Returns whether that changes anything.
+    """
+    with database.transaction() as connection:
+        return connection.execute("UPDATE restores SET is_complete = true WHERE NOT is_complete").rowcount > 0

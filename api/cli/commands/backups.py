@@ -101,14 +101,38 @@ def restore(file: Path, database_url: str | None, *, force: bool) -> None:
 
 @click.command("missing-objects")
 @_DATABASE_URL
-def missing_objects(database_url: str | None) -> None:
-    """List the objects of live sites that the bucket lacks, as after a restore. Ends with 1 if there are any."""
-    comparison = _compare(platform_settings(), database_url)
+@click.option(
+    "--accept", is_flag=True, help="After a restore: what is missing stays missing, and no other one follows."
+)
+def missing_objects(database_url: str | None, *, accept: bool) -> None:
+    """List the objects of live sites that the bucket lacks, as after a restore. Ends with 1 if there are any.
+
+    Until --accept, a restored platform deletes no object for belonging to no deployment.
+    """
+    settings = platform_settings()
+    if accept:
+        _accept(settings, database_url)
+    comparison = _compare(settings, database_url)
     if isinstance(comparison, str):
         raise click.ClickException(comparison)
     _show(comparison)
     if comparison.missing:
         raise click.exceptions.Exit(1)
+
+
+def _accept(settings: Settings, database_url: str | None) -> None:
+    from shared.administration.restore import accept_restore
+    from shared.db.database import Database
+    from shared.errors import Unavailable
+
+    database = Database(database_url or settings.database.url, is_pooled=settings.database.is_pooled)
+    try:
+        if accept_restore(database):
+            click.echo("The restore is complete; objects that no deployment needs are deleted again.", err=True)
+    except Unavailable as error:
+        raise click.ClickException(error.message) from error
+    finally:
+        database.close()
 
 
 def _compare(settings: Settings, database_url: str | None) -> Comparison | str:

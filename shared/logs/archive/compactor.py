@@ -72,6 +72,7 @@ _INSERT_ARCHIVE = """
 _ARCHIVED_KEY = "SELECT object_key FROM log_archives WHERE deployment_id = %(id)s"
 _MARK_ARCHIVED = "UPDATE log_heads SET is_archived = true WHERE deployment_id = %(id)s"
 _DELETE_CHUNKS = "DELETE FROM log_chunks WHERE deployment_id = %(id)s"
+_IS_INCOMPLETE = "SELECT 1 FROM restores WHERE NOT is_complete"
 _EXISTING = "SELECT id FROM deployments WHERE id = ANY(%(ids)s)"
 
 
@@ -192,8 +193,12 @@ class LogCompactor:
     def sweep(self) -> int:
         """Deletes objects of deployments that no longer exist. Returns how many.
 
-        Only a compactor that dies while a deployment is being removed leaves such objects.
+        Only a compactor that dies while a deployment is being removed leaves such objects. After a restore, those of
+        deployments that the backup doesn't have stay until an operator knows that no newer backup is to be restored.
         """
+        if self._database.exists(_IS_INCOMPLETE):
+            _log.warning("log_compactor.sweep_held", reason="a restored backup is not complete")
+            return 0
         keys = [key for key in self._store.list(ARCHIVES) if deployment_of(key) is not None]
         deleted = 0
         for begin in range(0, len(keys), _SWEPT_AT_ONCE):

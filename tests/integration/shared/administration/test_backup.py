@@ -15,7 +15,7 @@ import pytest
 from schemas.messages import Job
 from shared.administration.backup import take_backup
 from shared.administration.backup_file import BackupInvalid, open_backup
-from shared.administration.restore import RestoreRefused, restore_backup
+from shared.administration.restore import RestoreRefused, accept_restore, restore_backup
 from shared.db import dump as dump_module
 from shared.db.database import Database
 from shared.db.dump import DumpError
@@ -122,6 +122,7 @@ def test_everything_is_there_again_but_what_belongs_to_the_former_platform(
         assert after.fetch_value(str, "SELECT status::text FROM stage_runs") == "retrying"
         assert after.fetch_value(str, "SELECT status::text FROM deployments WHERE id = 'depl_2'") == "building"
         assert RouteLog(after).position().epoch != epoch
+        assert [accept_restore(after), accept_restore(after)] == [True, False]
 
 
 def test_a_restored_database_can_be_backed_up_and_restored_again(

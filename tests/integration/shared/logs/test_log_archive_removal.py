@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shared.administration.restore import accept_restore
 from shared.db.database import Database
 from shared.deployments.jobs import cleanup_job
 from shared.logs.archive.compactor import LogCompactor
@@ -196,6 +197,11 @@ def test_a_compactor_that_dies_while_the_deployment_goes_leaves_its_object_to_th
     with pytest.raises(Death):
         removal.compactor.run_once()
     assert len(removal.keys_of(log)) == 1
+    # After a restore of an older backup, a newer one may need it.
+    with removal.world.database.transaction() as connection:
+        connection.execute("INSERT INTO restores (backup_created_at, backup_version) VALUES (now(), '1')")
+    assert removal.compactor.sweep() == 0
+    assert accept_restore(removal.world.database)
     assert removal.compactor.sweep() == 1
     assert removal.memory.objects == {}
     assert removal.compactor.sweep() == 0
