@@ -13,8 +13,8 @@ from pathlib import Path
 from shared.errors import FailureCode, StageFailure
 from shared.text.wording import counted
 from workers.filesystem.descent import open_directory
-from workers.snapshots.packing import walk
 from workers.snapshots.tar_format import ContentRejected, shown
+from workers.snapshots.tree_writer import walk
 
 _MEBIBYTE = 1 << 20
 _MAXIMUM_PATH = 1024

@@ -5,7 +5,8 @@ configuration is kept on the daemon's disk and shown by `docker inspect`. The co
 of Docker's. SIGTERM goes to everything inside; when the worker is gone, the other end of the
 standard input is, and everything inside is killed. Nothing inside can kill it: an init gets no signal that it has no
 handler for (pid_namespaces(7)), the filter keeps its limits, and its files in /proc are root's. It never ends with 137
-by itself: a container that does was killed from outside. Standard library only: the image's Python runs this file.
+by itself: a container that does was killed from outside. Standard library only: the image's Python runs this file. The
+first program of a build's pod (`kubernetes/pod/command.py`) uses parts of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # More than the daemon and the worker need to notice that the kernel ended something for want of memory.
 _MEMORY_SECONDS = 5.0
@@ -31,30 +34,30 @@ COMMAND_KILLED = 165
 
 
 def main() -> None:
-    _shut()
+    shut()
     program = Path(sys.argv[1]).read_bytes()
     request = json.loads(_read_line())
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: _signal_all(signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: signal_all(signal.SIGTERM))
     child = os.fork()
     if child == 0:
         try:
-            _become(request, program)
+            become(request, program)
         except BaseException as error:  # noqa: BLE001 - nothing of this process may run on as a second parent
             os.write(2, f"The command can't be started: {error}\n".encode(errors="replace"))
         os._exit(_CANNOT_RUN)
     code = os.waitstatus_to_exitcode(_wait(child, wake_read))
     deadline = time.monotonic() + _MEMORY_SECONDS
-    while _is_out_of_memory() and time.monotonic() < deadline:
+    while is_out_of_memory() and time.monotonic() < deadline:
         time.sleep(0.1)  # the worker ends the container meanwhile
     code = 128 - code if code < 0 else code
     os._exit(COMMAND_KILLED if code == _KILLED else code)
 
 
-def _shut() -> None:
+def shut() -> None:
     """The build has this process's user: it could write to its memory and hold its standard input open by /proc, and
     choose it for the memory killer. Holds up to the command's exec(2). Python's handler for SIGINT would end it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -85,15 +88,15 @@ def _wait(child: int, wake: int) -> int:
     while True:
         for descriptor, _ in poller.poll():
             if descriptor == 0:
-                _signal_all(signal.SIGKILL)
+                signal_all(signal.SIGKILL)
                 os._exit(128 + signal.SIGKILL)
             os.read(wake, 4096)
-        status = _reap(child)
+        status = reap(child)
         if status is not None:
             return status
 
 
-def _reap(child: int) -> int | None:
+def reap(child: int) -> int | None:
     """Collects ended processes, orphans too; the status of the command if it is one of them."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -101,13 +104,14 @@ def _reap(child: int) -> int | None:
             return status if pid else None
 
 
-def _signal_all(number: int) -> None:
+def signal_all(number: int) -> None:
     """To every process of the container but this one."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, number)
 
 
-def _become(request: dict[str, object], program: bytes) -> None:
+def become(request: Mapping[str, Any], program: bytes) -> None:
+    """Becomes the command; `request`: see the head of this module. Raises OSError."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -115,8 +119,8 @@ def _become(request: dict[str, object], program: bytes) -> None:
     os.dup2(null, 0)
     os.closerange(3, null + 1)
     os.chdir(str(request["directory"]))
-    command = [str(word) for word in request["command"]]  # type: ignore[attr-defined]
-    environment = {str(name): str(value) for name, value in request["environment"].items()}  # type: ignore[attr-defined]
+    command = [str(word) for word in request["command"]]
+    environment = {str(name): str(value) for name, value in request["environment"].items()}
     _install(program)
     os.execve(command[0], command, environment)  # noqa: S606 - the project's command, without a shell
 
@@ -132,7 +136,7 @@ def _install(program: bytes) -> None:
     _control_process(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(passed))
 
 
-def _is_out_of_memory() -> bool:
+def is_out_of_memory() -> bool:
     """Whether the kernel ended a process of this container for want of memory; unknown counts as no."""
     for path in _COUNTERS:
         try:

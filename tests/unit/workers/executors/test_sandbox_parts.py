@@ -13,10 +13,11 @@ import pytest
 
 from shared.errors import PlatformError
 from shared.settings import NetworkSettings
-from workers.executors import disk_watchdog
+from workers.executors import disk_usage
 from workers.executors.base import ExecutionSpec, Limits
 from workers.executors.cgroups import ControlGroups, MemoryEvents, discover_control_groups
-from workers.executors.disk_watchdog import DiskWatchdog, measure
+from workers.executors.disk_usage import measure
+from workers.executors.disk_watchdog import DiskWatchdog
 from workers.executors.environment import build_environment, gather_certificates, registry_environment
 from workers.executors.output_pump import OutputPump
 from workers.executors.process_tree import ProcessIdentity
@@ -145,7 +146,7 @@ def test_a_link_that_comes_to_a_directorys_place_is_not_followed(
     watched, outside = tmp_path / "watched", tmp_path / "outside"
     (watched / "a/b").mkdir(parents=True)
     (outside / "b/c/d").mkdir(parents=True)
-    open_directory = disk_watchdog.open_directory
+    open_directory = disk_usage.open_directory
 
     def swapping(name: str) -> int:
         if name == str(watched / "a/b"):
@@ -153,7 +154,7 @@ def test_a_link_that_comes_to_a_directorys_place_is_not_followed(
             (watched / "a").symlink_to(outside)
         return open_directory(name)
 
-    monkeypatch.setattr(disk_watchdog, "open_directory", swapping)
+    monkeypatch.setattr(disk_usage, "open_directory", swapping)
     assert measure([watched]).entries == 2
 
 

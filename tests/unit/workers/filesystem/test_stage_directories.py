@@ -11,7 +11,7 @@ import pytest
 
 from shared.errors import LeaseLost
 from tests.support.executors import wait_for
-from workers.executors.disk_watchdog import measure
+from workers.executors.disk_usage import measure
 from workers.filesystem.trees import StageDirectories, remove_tree
 from workers.stages.clone.checkout import remove_repositories
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from tests.support.ordinary_user import as_ordinary_user
 from workers.filesystem.trees import remove_tree
-from workers.snapshots.packing import pack, walk
+from workers.snapshots.packing import pack
 from workers.snapshots.tar_format import OPAQUE, ContentRejected, Entry, check_link, check_path, headers_of, unreadable
+from workers.snapshots.tree_writer import walk
 from workers.snapshots.unpacking import unpack
 
 LIMIT = 1 << 30
