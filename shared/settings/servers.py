@@ -57,6 +57,13 @@ class ObjectStoreSettings:
     secret_key: str = setting("S3_SECRET_KEY", TEXT, "Secret key of the object store.", is_secret=True)
     bucket: str = setting("S3_BUCKET", TEXT, "Bucket, which is created if it doesn't exist.", default="cloudify")
     region: str = setting("S3_REGION", TEXT, "Region of the bucket.", default="us-east-1")
+    link_endpoint: str = setting(
+        "S3_LINK_ENDPOINT",
+        url("http", "https"),
+        "Address of the object store for build pods, if it is another one: `https://host:port`.",
+        default="",
+        default_text="CLOUDIFY_S3_ENDPOINT",
+    )
 
 
 @part

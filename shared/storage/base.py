@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +40,17 @@ class ArtifactStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Does nothing if the object doesn't exist."""
+        ...
+
+    def link(self, key: str, seconds: int) -> str:
+        """An address that gives the object to anybody for `seconds`, whether or not it exists yet."""
+        ...
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> tuple[str, Mapping[str, str]]:
+        """URL and fields of a form (`multipart/form-data`, the file last) by which anybody can write the object.
+
+        Its signature binds the key, and a size of at most `maximum_bytes`; valid for `seconds`.
+        """
         ...
 
     def list(self, prefix: str) -> Iterator[str]: ...

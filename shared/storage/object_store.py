@@ -6,7 +6,8 @@ import io
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -133,6 +134,22 @@ class S3ArtifactStore:
         except ObjectNotFound:
             return
 
+    def link(self, key: str, seconds: int) -> str:
+        """Signed for the address at which pods reach the store; nothing is sent."""
+        client = self._linking_client()
+        return client.presigned_get_object(self._settings.bucket, key, expires=timedelta(seconds=seconds))
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> tuple[str, Mapping[str, str]]:
+        """See `link`."""
+        from minio.datatypes import PostPolicy
+
+        settings = self._settings
+        policy = PostPolicy(settings.bucket, datetime.now(UTC) + timedelta(seconds=seconds))
+        policy.add_equals_condition("key", key)
+        policy.add_content_length_range_condition(1, maximum_bytes)
+        fields = self._linking_client().presigned_post_policy(policy)
+        return f"{settings.link_endpoint or settings.endpoint}/{settings.bucket}", {"key": key, **fields}
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that start with `prefix`, read page by page. An outage between pages restarts the listing."""
 
@@ -145,6 +162,20 @@ class S3ArtifactStore:
     def ping(self) -> None:
         """Raises PlatformError unless the store answers. Creates a missing bucket."""
         self._attempt("bucket", "find its bucket", self._make_bucket)
+
+    def _linking_client(self) -> Minio:
+        """Signs without sending anything, as the region is given."""
+        from minio import Minio
+
+        settings = self._settings
+        endpoint = urlsplit(settings.link_endpoint or settings.endpoint)
+        return Minio(
+            endpoint=endpoint.netloc,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key,
+            secure=endpoint.scheme == "https",
+            region=settings.region,
+        )
 
     def _client(self) -> Minio:
         # Imported on first use: a worker that never uses the store doesn't pay for the client's modules.

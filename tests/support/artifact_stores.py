@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +49,12 @@ class MemoryArtifactStore:
         with self._lock:
             self.objects.pop(key, None)
 
+    def link(self, key: str, seconds: int) -> str:
+        return f"memory:{key}"
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> tuple[str, Mapping[str, str]]:
+        return "memory:", {"key": key}
+
     def list(self, prefix: str) -> Iterator[str]:
         with self._lock:
             return iter([key for key in self.objects if key.startswith(prefix)])
@@ -89,6 +95,12 @@ class ObservedArtifactStore:
 
     def delete(self, key: str) -> None:
         self._around("delete", lambda: self._store.delete(key))
+
+    def link(self, key: str, seconds: int) -> str:
+        return self._store.link(key, seconds)
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> tuple[str, Mapping[str, str]]:
+        return self._store.upload_form(key, maximum_bytes, seconds)
 
     def list(self, prefix: str) -> Iterator[str]:
         return self._around("list", lambda: self._store.list(prefix))

@@ -6,8 +6,9 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from shared.errors import PlatformError
 from workers.executors.attachments import DirectoryTrees
-from workers.executors.base import LocalTree, StoredTree, Tree
+from workers.executors.base import LocalTree, Output, StoredTree, Tree, TreeLink, UploadForm
 from workers.snapshots.store import Snapshot, SnapshotStore
 
 
@@ -28,6 +29,24 @@ class StageTrees(DirectoryTrees):
             return
         with attached as directory:
             yield directory
+
+    def link(self, tree: Tree, seconds: int) -> TreeLink:
+        """See Trees.link. Raises SnapshotMissing, PlatformError."""
+        if isinstance(tree, LocalTree):
+            raise PlatformError("A directory of this worker can't be shown to a sandbox elsewhere: store it first.")
+        return TreeLink(self._snapshots.link(tree.owner, tree.digest, seconds), tree.digest)
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> UploadForm:
+        url, fields = self._snapshots.upload_form(key, maximum_bytes, seconds)
+        return UploadForm(url, fields, maximum_bytes)
+
+    def take_in(self, output: Output, key: str) -> Tree:
+        """See Trees.take_in. Raises PlatformError."""
+        snapshot = self._snapshots.take_in(output.owner, key)
+        return StoredTree(output.owner, snapshot.digest, snapshot.size_bytes)
+
+    def discard_staged(self, key: str) -> None:
+        self._snapshots.discard_staged(key)
 
     @contextmanager
     def pinning(self) -> Generator[None]:

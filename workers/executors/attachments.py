@@ -16,11 +16,14 @@ from workers.executors.base import (
     ExecutionSpec,
     LocalTree,
     OnOutput,
+    Output,
     Overlay,
     RunOutcome,
     StoredTree,
     Tree,
+    TreeLink,
     Trees,
+    UploadForm,
     check_run_name,
 )
 from workers.executors.mounts import Bind, OverlayMount
@@ -28,6 +31,7 @@ from workers.executors.mounts import Bind, OverlayMount
 # The command sees the mode of the overlay's top directory; other directories are private to its user.
 _OVERLAY_MODE = 0o755
 _DIRECTORY_MODE = 0o700
+_NO_STORE = "These trees have no store that a sandbox elsewhere could reach."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,18 @@ class DirectoryTrees:
         # Independent of the process's umask.
         directory.chmod(mode)
         return directory
+
+    def link(self, tree: Tree, seconds: int) -> TreeLink:
+        raise PlatformError(_NO_STORE)
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> UploadForm:
+        raise PlatformError(_NO_STORE)
+
+    def take_in(self, output: Output, key: str) -> Tree:
+        raise PlatformError(_NO_STORE)
+
+    def discard_staged(self, key: str) -> None:
+        """Nothing was staged."""
 
 
 @contextmanager

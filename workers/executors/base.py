@@ -136,7 +136,7 @@ class ExecutionSpec:
 class ExecutionResult:
     """`message` is for people, and empty only for success. `blocked_hosts`: hosts that the proxy refused.
 
-    `outputs`: name → tree, of each output of the spec when the command ended by itself; incomplete otherwise.
+    `outputs`: name → tree, of each output of the spec when the command succeeded; incomplete otherwise.
     """
 
     outcome: RunOutcome
@@ -162,8 +162,29 @@ def check_run_name(name: str) -> None:
 OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
 
 
+@dataclass(frozen=True, slots=True)
+class TreeLink:
+    """An address that gives a tree's tarball to anybody for a while, and the digest of its content."""
+
+    url: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadForm:
+    """An HTTP form (`multipart/form-data`, the file last) that stores one object; key and largest size are signed."""
+
+    url: str
+    fields: Mapping[str, str]
+    maximum_bytes: int
+
+
 class Trees(Protocol):
-    """The trees of one stage's runs on this worker's disk. Executors that run commands elsewhere don't use it."""
+    """The trees of one stage's runs.
+
+    `attach` and `make_directory` are for executors whose sandboxes are on this host, the other methods for those that
+    run commands elsewhere: their sandboxes read and write objects of the store by links.
+    """
 
     def attach(self, tree: StoredTree) -> AbstractContextManager[Path]:
         """The tree's directory, fetched if it isn't cached; read-only, and pinned for the block.
@@ -174,6 +195,25 @@ class Trees(Protocol):
 
     def make_directory(self, name: str, mode: int) -> Path:
         """A new directory, on the same filesystem as the others. Raises OSError."""
+        ...
+
+    def link(self, tree: Tree, seconds: int) -> TreeLink:
+        """A link to read the tree by, valid for `seconds`. Raises PlatformError, also when the snapshot is lost."""
+        ...
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> UploadForm:
+        """A form that stores an output under the staging name `key`, valid for `seconds`."""
+        ...
+
+    def take_in(self, output: Output, key: str) -> Tree:
+        """Checks the tarball under the staging name, which a sandbox wrote, and stores it by its content.
+
+        The staging object is deleted. Raises PlatformError if it is missing or malformed.
+        """
+        ...
+
+    def discard_staged(self, key: str) -> None:
+        """Deletes the staging object if there is one. Raises PlatformError."""
         ...
 
 
@@ -199,9 +239,16 @@ class Executor(Protocol):
 
         `on_output` receives raw bytes as they arrive, from a thread of the executor, one call at a time, and
         never after `run` has returned. Setting `cancel` ends the run: SIGTERM, `stop_seconds`, then the whole
-        namespace is killed. Safe to call from several threads at once. Never raises because of the command;
-        raises PlatformError when a tree is lost or the sandbox
-        can't be made.
+        namespace is killed. Safe to call from several threads at once. Raises PlatformError when a tree is lost or the
+        sandbox can't be made, StageFailure when an output that the executor stores itself holds what no snapshot
+        carries; never otherwise because of the command.
+        """
+        ...
+
+    def take_over(self, name: str) -> None:
+        """Called before a new attempt of runs named `name`, whose worker may have died.
+
+        Where runs end with their worker it is `reap`. Otherwise runs stay, and `run` continues one of the same command.
         """
         ...
 

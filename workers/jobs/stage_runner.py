@@ -138,8 +138,11 @@ class StageRunner:
 
         Before the first run there is nothing to look for in all of the host's processes.
         """
-        if begun.beginning is not Beginning.RUN or begun.attempt > 1:
-            self._function.reap(f"{deployment_id}-{self._stage.value}")
+        name = f"{deployment_id}-{self._stage.value}"
+        if begun.beginning is not Beginning.RUN:
+            self._function.reap(name)
+        elif begun.attempt > 1:
+            self._function.take_over(name)
         if begun.beginning is not Beginning.RUN:
             self._directories.discard(deployment_id, self._stage.value, fence)
 

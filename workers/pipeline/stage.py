@@ -155,6 +155,10 @@ class StageFunction(Protocol):
     def reap(self, name: str) -> None:
         """Kills what an earlier, dead run of this name left on this host. By default a stage runs no commands."""
 
+    def take_over(self, name: str) -> None:
+        """Called before a repeated run, whose worker may have died; see Executor.take_over."""
+        self.reap(name)
+
 
 class NothingToBuild(Exception):
     """Nothing has changed for a deployment that was asked for only if something has. The message says why."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import FailureCode, StageFailure
+from shared.errors import FailureCode, PlatformError, StageFailure
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.storage.keys import snapshot_key
 from workers.filesystem.ownership import Owner
@@ -17,6 +18,8 @@ from workers.snapshots.packing import pack
 from workers.snapshots.tar_format import ContentRejected
 from workers.snapshots.tree_cache import TreeCache
 from workers.snapshots.unpacking import unpack
+
+_STAGING_NAME = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
 class SnapshotMissing(InputMissing):
@@ -32,6 +35,13 @@ class Snapshot:
 
     digest: str
     size_bytes: int
+
+
+def staging_key(name: str) -> str:
+    """The key of an object that a sandbox elsewhere writes. `name`: letters, digits, `-`, `_` and `/`."""
+    if not _STAGING_NAME.fullmatch(name):
+        raise ValueError(f"Not a staging name: {name!r}.")
+    return f"staging/{name}"
 
 
 class SnapshotStore:
@@ -129,6 +139,45 @@ class SnapshotStore:
         """Removes it from the object store, and from this host's cache unless somebody uses it. May be repeated."""
         self._store.delete(snapshot_key(tenant_id, digest))
         self._cache.discard(tenant_id, digest)
+
+    def link(self, tenant_id: str, digest: str, seconds: int) -> str:
+        """A link to the packed snapshot, valid for `seconds`. Raises SnapshotMissing, PlatformError."""
+        key = snapshot_key(tenant_id, digest)
+        if not self._store.exists(key):
+            raise SnapshotMissing(digest, "is not in the object store")
+        return self._store.link(key, seconds)
+
+    def upload_form(self, name: str, maximum_bytes: int, seconds: int) -> tuple[str, Mapping[str, str]]:
+        """URL and fields of a form that stores a staging object of at most `maximum_bytes`."""
+        return self._store.upload_form(staging_key(name), maximum_bytes, seconds)
+
+    def take_in(self, tenant_id: str, name: str) -> Snapshot:
+        """Makes a staging object, which a sandbox elsewhere wrote, the snapshot of its content, and deletes it.
+
+        What is stored is what was checked here: nobody else can write under the name by content. Raises PlatformError
+        if the object is missing or malformed.
+        """
+        with self._making_room(), self._cache.temporary() as temporary:
+            tarball, tree = temporary / "snapshot.tar.zst", temporary / "tree"
+            tree.mkdir(mode=0o755)
+            try:
+                self._store.get_file(staging_key(name), tarball)
+                packed = unpack(tarball, tree, maximum_bytes=self._maximum_bytes)
+            except ObjectNotFound as error:
+                raise PlatformError(f"The output of a run is missing in the object store ({name}).") from error
+            except ContentRejected as error:
+                raise PlatformError(f"The output of a run is malformed ({name}): {error}") from error
+            key, size = snapshot_key(tenant_id, packed.digest), tarball.stat().st_size
+            if not self._store.exists(key):
+                self._store.put_file(key, tarball)
+            self._take_over(tenant_id, packed.digest, tree, tarball, packed.tree_bytes)
+        self._cache.trim(keep=packed.digest)
+        self.discard_staged(name)
+        return Snapshot(packed.digest, size)
+
+    def discard_staged(self, name: str) -> None:
+        """May be repeated. Raises PlatformError."""
+        self._store.delete(staging_key(name))
 
     def _fetch(self, tenant_id: str, digest: str) -> None:
         key = snapshot_key(tenant_id, digest)

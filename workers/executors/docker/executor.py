@@ -118,6 +118,10 @@ class DockerExecutor:
         """See Executor.run. An exception of `on_output` ends the command and is raised here."""
         return run_attached(spec, trees, on_output, cancel, self._run)
 
+    def take_over(self, name: str) -> None:
+        """See Executor.take_over: runs end with their worker."""
+        self.reap(name)
+
     def reap(self, name: str) -> None:
         """See Executor.reap. Raises PlatformError if a container can't be removed."""
         check_run_name(name)

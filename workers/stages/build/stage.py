@@ -75,6 +75,9 @@ class BuildStage(StageFunction):
     def reap(self, name: str) -> None:
         self._executor.reap(name)
 
+    def take_over(self, name: str) -> None:
+        self._executor.take_over(name)
+
     def run(self, context: StageContext) -> StageResult[BuildOutput]:
         installed = context.inputs[INSTALL]
         detection, tools = installed.detection, installed.tools

@@ -94,6 +94,9 @@ class InstallStage(StageFunction):
     def reap(self, name: str) -> None:
         self._executor.reap(name)
 
+    def take_over(self, name: str) -> None:
+        self._executor.take_over(name)
+
     def run(self, context: StageContext) -> StageResult[InstallOutput]:
         deployment = context.deployment
         source = context.inputs[CLONE].source
