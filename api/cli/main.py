@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("api.cli.commands.processes:worker", "Run one worker pool."),
     "reconciler": ("api.cli.commands.processes:reconciler", "Run the reconciler."),
     "exporter": ("api.cli.commands.processes:exporter", "Serve the metrics of the queue and the database."),
+    "egress": ("api.cli.commands.processes:egress", "Run the proxy that build pods of a cluster share."),
     "migrate": ("api.cli.commands.processes:migrate", "Bring the database to this version."),
     "doctor": ("api.cli.commands.processes:doctor", "Examine the platform from this machine."),
     "admin": ("api.cli.commands.processes:admin", "Commands for the platform's administrator."),

@@ -3,6 +3,7 @@
 `docs/settings.md` is made from these modules (`make docs`).
 """
 
+from shared.settings.egress import EgressSettings
 from shared.settings.executor import ExecutorSettings
 from shared.settings.limits import LimitSettings
 from shared.settings.network import NetworkSettings
@@ -14,7 +15,7 @@ from shared.settings.processes import (
     TracingSettings,
     WorkerSettings,
 )
-from shared.settings.reader import SettingsError
+from shared.settings.reader import Reader, SettingsError
 from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
 from shared.settings.settings import Settings, load_settings
@@ -25,6 +26,7 @@ __all__ = [
     "CacheSettings",
     "DatabaseSettings",
     "DirectorySettings",
+    "EgressSettings",
     "ExecutorSettings",
     "LimitSettings",
     "LogSettings",
@@ -32,6 +34,7 @@ __all__ = [
     "NetworkSettings",
     "ObjectStoreSettings",
     "QueueSettings",
+    "Reader",
     "RouterSettings",
     "SecretSettings",
     "Settings",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from shared.settings.egress import EgressSettings
 from shared.settings.executor import ExecutorSettings
 from shared.settings.limits import LimitSettings
 from shared.settings.network import NetworkSettings
@@ -37,6 +38,7 @@ class Settings:
     sites: SiteSettings = field(default_factory=SiteSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)

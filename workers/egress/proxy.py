@@ -5,10 +5,8 @@ Clones have one as well if an upstream proxy is set (workers/stages/clone/proxy.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
-import hmac
 import os
 import socket
 import threading
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 
 from shared.errors import PlatformError
 from shared.network.address_policy import Refused, Unresolvable
+from workers.egress.accounts import Account, Accounts
 from workers.egress.policy import EgressPolicy
 from workers.egress.tunnel import Tunnel
 from workers.egress.upstream import UpstreamFailure, UpstreamProxy
@@ -26,7 +25,6 @@ _HEADER_BYTES = 32 * 1024
 _HEADER_SECONDS = 15.0
 _CONNECT_SECONDS = 10.0
 _CONNECTIONS = 256
-_REMEMBERED_HOSTS = 100
 _SHORTAGE_SECONDS = 0.05
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 
@@ -40,7 +38,8 @@ class EgressProxy:
 
     It accepts from `listener`: a listening socket that is its own from then on, or the path of a Unix socket over which
     listener.py sends it. Only the first connection counts, which is made before any code of the project runs; after it
-    nothing listens at that path. With `credentials` (user:password), requests without them get 407.
+    nothing listens at that path. With `credentials` (user:password), requests without them get 407. With `accounts`
+    instead, many programs share it, each by its own credentials.
 
     The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
     reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
@@ -56,16 +55,18 @@ class EgressProxy:
         upstream: UpstreamProxy | None = None,
         *,
         credentials: str = "",
+        accounts: Accounts | None = None,
+        connections: int = _CONNECTIONS,
     ) -> None:
         self._policy = policy
         self._upstream = upstream
-        self._credentials = base64.b64encode(credentials.encode()) if credentials else b""
+        self._account = Account(credentials)
+        self._accounts = accounts or self._account
         self._lock = threading.Lock()
-        self._blocked: dict[str, None] = {}
         self._open: set[socket.socket] = set()
         self._is_closed = False
         self._is_serving = False
-        self._slots = threading.BoundedSemaphore(_CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(connections)
         # Accepts first: a connection that brings the listener, or the listener's own.
         self._first = _listen_at(listener) if isinstance(listener, Path) else listener
         self._is_handed_over = isinstance(listener, Path)
@@ -73,8 +74,7 @@ class EgressProxy:
         self._thread.start()
 
     def blocked_hosts(self) -> tuple[str, ...]:
-        with self._lock:
-            return tuple(self._blocked)
+        return self._account.blocked_hosts()
 
     def check_served(self) -> None:
         """Call it after a failed command. Raises PlatformError if the command never had its proxy: not its fault."""
@@ -156,9 +156,23 @@ class EgressProxy:
     def _handle(self, client: socket.socket) -> None:
         try:
             head, rest = _read_head(client)
-            if self._credentials and not _is_authorised(head, self._credentials):
+            account = self._accounts.find(head)
+            if account is None:
                 _answer(client, "407 Proxy Authentication Required", "This proxy belongs to another program.")
                 return
+            if not account.open(client):
+                _answer(client, "429 Too Many Requests", "This program has too many connections through the proxy.")
+                return
+        except _BadRequest as error:
+            _answer(client, "400 Bad Request", str(error))
+            return
+        try:
+            self._serve_account(client, account, head, rest)
+        finally:
+            account.release(client)
+
+    def _serve_account(self, client: socket.socket, account: Account, head: bytes, rest: bytes) -> None:
+        try:
             host, port, forwarded = _parse(head)
         except _BadRequest as error:
             _answer(client, "400 Bad Request", str(error))
@@ -166,7 +180,7 @@ class EgressProxy:
         try:
             server, early = self._reach(host, port)
         except Refused as refusal:
-            self._remember(host if port in (80, 443) else f"{host}:{port}")
+            account.remember(host if port in (80, 443) else f"{host}:{port}")
             _answer(client, "403 Forbidden", f"Blocked by the build network: {refusal}.")
             return
         except (Unresolvable, UpstreamFailure) as error:
@@ -200,11 +214,6 @@ class EgressProxy:
             return _connect([str(address) for address in addresses], port), b""
         return self._upstream.connect(host, port)
 
-    def _remember(self, host: str) -> None:
-        with self._lock:
-            if len(self._blocked) < _REMEMBERED_HOSTS:
-                self._blocked[host[:255]] = None
-
 
 def _listen_at(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -216,12 +225,6 @@ def _listen_at(path: Path) -> socket.socket:
         os.close(directory)
     listening.listen(1)
     return listening
-
-
-def _is_authorised(head: bytes, credentials: bytes) -> bool:
-    lines = [line.split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line]
-    given = [value.strip() for name, value in lines if name.lower() == b"proxy-authorization"]
-    return len(given) == 1 and hmac.compare_digest(given[0], b"Basic " + credentials)
 
 
 def _read_head(client: socket.socket) -> tuple[bytes, bytes]:

@@ -41,6 +41,15 @@ def exporter() -> None:
 
 
 @click.command()
+def egress() -> None:
+    """Run the egress gateway: the proxy through which installs in Kubernetes pods reach package registries.
+
+    Needs CLOUDIFY_EGRESS_TOKEN, and no server. Workers name it in CLOUDIFY_EGRESS_GATEWAY and CLOUDIFY_EGRESS_CONTROL.
+    """
+    _become("workers.egress.main")
+
+
+@click.command()
 def migrate() -> None:
     """Bring the database to this version."""
     require_server()
