@@ -6,5 +6,5 @@ Each names a module or package of `workers/executors/` or `workers/publishers/`,
 from __future__ import annotations
 
 # The first one is the default.
-EXECUTORS = ("bubblewrap", "docker")
+EXECUTORS = ("bubblewrap", "docker", "kubernetes")
 PUBLISHERS = ("router_fleet",)

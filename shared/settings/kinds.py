@@ -20,6 +20,7 @@ _MEBIBYTE = 1024 * 1024
 # Of settings without an upper bound of their own.
 _LARGEST = 2**40
 _IMAGE_DIGEST = re.compile(r"(?:[a-z0-9][\w./:-]*@)?sha256:[0-9a-f]{64}")
+_IMAGE_TAG = re.compile(r"[a-z0-9][\w.-]*(?::[0-9]+)?(?:/[a-z0-9][\w.-]*)*:\w[\w.-]{0,127}")
 _SECRET_BYTES = 32
 _KEY_BYTES = 32
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -141,12 +142,17 @@ def _proxy(text: str) -> str:
 
 
 def _image(text: str) -> str:
-    if not _IMAGE_DIGEST.fullmatch(text):
+    if not is_digest(text) and not _IMAGE_TAG.fullmatch(text):
         raise Invalid(
             f"is {text!r}; name the image by its digest: name@sha256:… of a registry's, or the"
             " sha256:… that `docker image inspect --format '{{.Id}}'` prints of one that was built here."
         )
     return text
+
+
+def is_digest(image: str) -> bool:
+    """Whether the name of an image tells its content, unlike a tag."""
+    return _IMAGE_DIGEST.fullmatch(image) is not None
 
 
 def _secret(text: str) -> bytes:
@@ -183,7 +189,7 @@ NETWORKS = Kind(_networks, "networks like 10.0.0.0/8 or fd00::/8, comma-separate
 HOST_NAMES = Kind(_host_names, "host names without scheme and port, comma-separated", show=",".join)
 CERTIFICATES = Kind(_certificates, "a PEM file")
 PROXY = Kind(_proxy, "http://[user:password@]host:port")
-IMAGE = Kind(_image, "an image by digest: name@sha256:…, or sha256:… of one that was built here")
+IMAGE = Kind(_image, "an image: name@sha256:…, sha256:… of one that was built here, or name:tag")
 SECRET = Kind(_secret, f"at least {_SECRET_BYTES} bytes")
 KEYRING = Kind(_keyring, f"<id>:<base64 of {_KEY_BYTES} bytes>, comma-separated")
 FOLDER = Kind(_folder, "a folder")

@@ -35,7 +35,7 @@ _CERTIFICATE_VARIABLES = (
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
 )
-_PROXY_VARIABLES = (
+PROXY_VARIABLES = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "http_proxy",
@@ -68,7 +68,7 @@ def build_environment(
     if has_certificates:
         environment.update(dict.fromkeys(_CERTIFICATE_VARIABLES, CA_BUNDLE))
     if spec.network == "proxy":
-        environment.update(dict.fromkeys(_PROXY_VARIABLES, f"http://127.0.0.1:{PROXY_PORT}"))
+        environment.update(dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{PROXY_PORT}"))
         environment.update(dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"))
         environment["NODE_USE_ENV_PROXY"] = "1"
         environment.update({name: host_environment[name] for name in REGISTRY_VARIABLES if name in host_environment})

@@ -117,7 +117,7 @@ class RunMonitor:
             return RunEnd(RunOutcome.PLATFORM_LOST, "The worker's own disk is full; the command was not at fault.")
         if exit_code is None:
             return RunEnd(RunOutcome.PLATFORM_LOST, f"Something outside ended the sandbox (status {launcher_code}).")
-        return RunEnd(RunOutcome.USER_ERROR, _exit_message(exit_code))
+        return RunEnd(RunOutcome.USER_ERROR, exit_message(exit_code))
 
     def peak_memory_bytes(self) -> int | None:
         return self._peak_bytes if self._group is None else self._group.peak_memory_bytes()
@@ -170,7 +170,7 @@ class RunMonitor:
         return RunEnd(RunOutcome.DISK_FULL, f"The command was stopped: {what}")
 
 
-def _exit_message(exit_code: int) -> str:
+def exit_message(exit_code: int) -> str:
     if exit_code > 128:
         try:
             return f"The command was ended by {signal.Signals(exit_code - 128).name} (exit code {exit_code})."

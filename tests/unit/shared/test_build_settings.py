@@ -34,6 +34,14 @@ def test_an_image_without_a_digest_is_refused_with_how_to_find_it(image: str) ->
         load_settings({**ENVIRONMENT, "CLOUDIFY_BUILDER_IMAGE": image})
 
 
+def test_pods_take_a_tag_and_pin_it_themselves() -> None:
+    environment = {**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "kubernetes"}
+    image = "registry.example:5000/cloudify-builder:1.0"
+    assert load_settings({**environment, "CLOUDIFY_BUILDER_IMAGE": image}).executor.builder_image == image
+    with pytest.raises(SettingsError, match="CLOUDIFY_BUILDER_IMAGE"):
+        load_settings({**environment, "CLOUDIFY_BUILDER_IMAGE": "-v:1"})
+
+
 def test_docker_without_an_image_is_refused_with_how_to_make_one() -> None:
     with pytest.raises(SettingsError, match="docker build --target builder"):
         load_settings(ENVIRONMENT)
