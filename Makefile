@@ -20,7 +20,7 @@ IMAGE_NAME = cloudify$(patsubst %,-%,$(filter-out platform,$(IMAGE_TARGET))):$(V
 SOURCES := api workers shared schemas tests
 TEXTS := README.md CHANGELOG.md docs monitoring .github .ci/run charts compose.yaml Makefile Dockerfile pyproject.toml
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines bench docs clean \
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines kubernetes bench docs clean \
   chart package image image-name sbom
 
 help: ## Show what there is to make
@@ -43,6 +43,9 @@ chaos: .venv/dev.stamp ## Kill, stop and starve the queue's processes
 
 queue-model: .venv/dev.stamp ## Compare the queue with its model for long (CLOUDIFY_QUEUE_EXAMPLES, 2000 unless set)
 	CLOUDIFY_QUEUE_EXAMPLES=$${CLOUDIFY_QUEUE_EXAMPLES:-2000} $(BIN)/python -m pytest -s tests/integration/shared/queue/test_queue_model.py
+
+kubernetes: .venv/dev.stamp ## Run the tests that need a cluster (KUBECONFIG and KUBERNETES_LOAD, or KUBERNETES_NODE)
+	$(BIN)/python -m tests.kubernetes $(BIN)/python -m pytest -m kubernetes tests/contract tests/kubernetes
 
 e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import pickle
 import socket
 import threading
 import time
@@ -15,7 +17,20 @@ import psutil
 
 from shared.settings import NetworkSettings
 from tests.support.docker_engine import DockerEngine
-from workers.executors.base import Directory, ExecutionResult, ExecutionSpec, Executor, Limits, StoredTree
+from tests.support.kubernetes_cluster import BuildsNamespace
+from tests.support.pods_on_host import PodsOnHost, open_pods
+from workers.executors import base
+from workers.executors.base import (
+    Directory,
+    ExecutionResult,
+    ExecutionSpec,
+    Executor,
+    Limits,
+    StoredTree,
+    Tree,
+    TreeLink,
+    UploadForm,
+)
 from workers.executors.bubblewrap.executor import BubblewrapExecutor
 from workers.executors.cgroups import discover_control_groups
 from workers.executors.docker.connection import DockerConnection
@@ -29,19 +44,34 @@ TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class ExecutorKind:
-    """`name`: bubblewrap, bubblewrap-without-control-groups or docker; the latter with a daemon and an image."""
+    """`name`: bubblewrap, bubblewrap-without-control-groups, docker (with a daemon and an image) or kubernetes."""
 
     name: str
     docker_host: str = ""
     builder_image: str = ""
+    namespace: BuildsNamespace | None = None
 
     @classmethod
-    def of(cls, name: str, engine: DockerEngine | None) -> ExecutorKind:
-        return cls(name) if engine is None else cls(name, engine.host, engine.builder_image)
+    def of(cls, name: str, engine: DockerEngine | None, namespace: BuildsNamespace | None = None) -> ExecutorKind:
+        return cls(name, namespace=namespace) if engine is None else cls(name, engine.host, engine.builder_image)
+
+    def to_text(self) -> str:
+        """For another process's argv."""
+        return base64.b64encode(pickle.dumps(self)).decode()
+
+    @staticmethod
+    def from_text(text: str) -> ExecutorKind:
+        kind = pickle.loads(base64.b64decode(text))
+        assert isinstance(kind, ExecutorKind)
+        return kind
 
     @property
     def is_docker(self) -> bool:
         return self.name == "docker"
+
+    @property
+    def is_kubernetes(self) -> bool:
+        return self.namespace is not None
 
     @contextlib.contextmanager
     def open(
@@ -50,8 +80,13 @@ class ExecutorKind:
         settings: NetworkSettings | None = None,
         *,
         environment: Mapping[str, str] = os.environ,
-    ) -> Generator[BubblewrapExecutor | DockerExecutor]:
+    ) -> Generator[BubblewrapExecutor | DockerExecutor | PodsOnHost]:
         settings = settings or NetworkSettings()
+        if self.namespace is not None:
+            runtime.mkdir(exist_ok=True)  # where other executors have one
+            with open_pods(self.namespace, settings, environment) as executor:
+                yield executor
+            return
         if not self.is_docker:
             groups = discover_control_groups() if self.name == "bubblewrap" else None
             yield BubblewrapExecutor(
@@ -96,6 +131,18 @@ class HostTrees:
             directory.mkdir()
             directory.chmod(mode)
         return directory
+
+    def link(self, tree: Tree, seconds: int) -> TreeLink:
+        raise AssertionError("a sandbox of this host reads directories")
+
+    def upload_form(self, key: str, maximum_bytes: int, seconds: int) -> UploadForm:
+        raise AssertionError("a sandbox of this host writes to directories")
+
+    def take_in(self, output: base.Output, key: str) -> Tree:
+        raise AssertionError("a sandbox of this host stores nothing")
+
+    def discard_staged(self, key: str) -> None:
+        raise AssertionError("a sandbox of this host stores nothing")
 
 
 HOST_TREES = HostTrees()

@@ -1,0 +1,38 @@
+"""`python -m tests.kubernetes COMMAND…`: runs the command with a cluster, and says why if there is none.
+
+With KUBECONFIG and KUBERNETES_LOAD the cluster is given. Otherwise KUBERNETES_NODE names a script that makes one:
+`up` prints `KUBECONFIG=…`, `load IMAGE.tar` brings an image into it, and `down` removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+
+from tests.support.kubernetes_cluster import missing_cluster
+
+
+def main() -> int:
+    command = sys.argv[1:]
+    node = shlex.split(os.environ.get("KUBERNETES_NODE", ""))
+    if missing_cluster() is None or not node:
+        _say(missing_cluster() or "the cluster of KUBECONFIG")
+        return subprocess.run(command, check=False).returncode
+    made = subprocess.run([*node, "up"], stdout=subprocess.PIPE, text=True, check=True)
+    try:
+        found = dict(line.split("=", 1) for line in made.stdout.splitlines() if "=" in line)
+        load = shlex.join([*node, "load"])
+        environment = os.environ | {"KUBECONFIG": found["KUBECONFIG"], "KUBERNETES_LOAD": load}
+        return subprocess.run(command, env=environment, check=False).returncode
+    finally:
+        subprocess.run([*node, "down"], check=True)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"Kubernetes: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
