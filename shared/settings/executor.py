@@ -72,8 +72,8 @@ class ExecutorSettings:
     def problems(self) -> Iterator[str]:
         if self.name == "docker" and self.builder_image and not is_digest(self.builder_image):
             yield (
-                f"CLOUDIFY_BUILDER_IMAGE is {self.builder_image!r}; the executor docker needs a digest: name@sha256:… of"
-                " a registry's, or the sha256:… that `docker image inspect --format '{{.Id}}'` prints."
+                f"CLOUDIFY_BUILDER_IMAGE is {self.builder_image!r}; the executor docker needs a digest: name@sha256:…"
+                " of a registry's, or the sha256:… that `docker image inspect --format '{{.Id}}'` prints."
             )
         if self.name in ("docker", "kubernetes") and not self.builder_image:
             yield (

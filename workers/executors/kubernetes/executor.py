@@ -66,6 +66,8 @@ _log = logging.getLogger(__name__)
 _MEBIBYTE = 1024 * 1024
 _GONE_SECONDS = 120.0
 _POLL_SECONDS = 0.2
+# From making a Job to starting it.
+_STARTING_SECONDS = 15.0
 # A Job that stays suspended for longer was made by a worker that died before it resumed it.
 _BEGINNING_SECONDS = 300.0
 _MANAGED = "app.kubernetes.io/managed-by=cloudify,app.kubernetes.io/component=build"
@@ -228,16 +230,22 @@ class KubernetesExecutor:
         return found, run.image
 
     def _adopt(self, job: str, spec: ExecutionSpec) -> RunNames | None:
-        """The names of this command's Job, if another worker has started one; waits for one that is being deleted."""
-        deadline = time.monotonic() + _GONE_SECONDS
+        """The names of this command's Job, if another worker has started one.
+
+        Waits for one that is being deleted, and a moment for one that another worker may just be about to start.
+        """
+        now = time.monotonic()
+        deadline, starting, uid = now + _GONE_SECONDS, now + _STARTING_SECONDS, ""
         while (found := self._cluster.find_job(job)) is not None:
             metadata = found["metadata"]
+            if metadata["uid"] != uid:
+                uid, starting = metadata["uid"], time.monotonic() + _STARTING_SECONDS
             is_started = not found["spec"].get("suspend")
             staging = metadata.get("annotations", {}).get(STAGING_ANNOTATION)
             if is_started and not metadata.get("deletionTimestamp") and staging:
                 _log.info("Continuing the Job of %s, which another worker started.", spec.name)
                 return RunNames(job, "", run_digest(spec.name), staging)
-            if not metadata.get("deletionTimestamp"):
+            if not metadata.get("deletionTimestamp") and (is_started or time.monotonic() > starting):
                 self._cluster.delete_job(job)
             if time.monotonic() > deadline:
                 raise PlatformError(f"The former Job of {spec.name} is not gone after {_GONE_SECONDS:.0f} s.")

@@ -171,6 +171,10 @@ class PodRun:
             return self._result(*disruption)
         if stop or command.reason == _OUT_OF_MEMORY:
             return self._stopped(stop or "out_of_memory", str(words.get("excess", "")))
+        # The command may have sent the signal to its init itself; then nobody has deleted the pod.
+        if words.get("was_terminated") and (disruption is not None or pod.is_being_deleted):
+            gone = (RunOutcome.PLATFORM_LOST, "Somebody deleted the command's pod while it ran.")
+            return self._result(*(disruption or gone))
         if not words and command.exit_code == _KILLED:
             return self._result(RunOutcome.PLATFORM_LOST, "Something outside ended the sandbox.")
         code = int(words["exit_code"]) if words else command.exit_code

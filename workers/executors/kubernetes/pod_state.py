@@ -69,6 +69,10 @@ class PodState:
         return self._status.get("phase") in ("Succeeded", "Failed")
 
     @property
+    def is_being_deleted(self) -> bool:
+        return bool(self._pod["metadata"].get("deletionTimestamp"))
+
+    @property
     def has_succeeded(self) -> bool:
         return self._status.get("phase") == "Succeeded"
 

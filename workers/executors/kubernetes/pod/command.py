@@ -205,6 +205,7 @@ class Supervision:
                 "stop": self._stop,
                 "exit_code": code,
                 "excess": self._disk.excess,
+                "was_terminated": self._is_terminated,
                 "seconds": seconds,
                 "peak_memory_bytes": self._memory.peak_bytes(),
             }
