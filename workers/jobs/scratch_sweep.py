@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
@@ -16,7 +15,7 @@ _INTERVAL_SECONDS = 3600.0
 # Spreads the stage workers of a host, which all do it, over the hour.
 _JITTER = 0.5
 
-_log: Any = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 class ScratchSweep:
