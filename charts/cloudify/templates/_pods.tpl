@@ -41,7 +41,6 @@ CLOUDIFY_EXECUTOR: {{ .Values.executor.name }}
 CLOUDIFY_BUILDER_IMAGE: {{ include "cloudify.builderImage" . | trim | quote }}
 {{- if eq .Values.executor.name "kubernetes" }}
 CLOUDIFY_KUBERNETES_NAMESPACE: {{ .Values.namespaces.builds.name }}
-CLOUDIFY_KUBERNETES_PLATFORM_IMAGE: {{ .Values.image | quote }}
 CLOUDIFY_KUBERNETES_RUNTIME_CLASS: {{ .Values.executor.runtimeClassName | quote }}
 CLOUDIFY_KUBERNETES_USER_NAMESPACES: {{ .Values.executor.userNamespaces | quote }}
 {{- if .Values.priorityClasses.enabled }}

@@ -30,15 +30,6 @@ from tests.support.helm_chart import (
     variables,
 )
 
-# Of processes that another change brings; a name that has become a setting or a command has to go from here.
-_COMING_SETTINGS = {
-    "CLOUDIFY_KUBERNETES_NAMESPACE",
-    "CLOUDIFY_KUBERNETES_PLATFORM_IMAGE",
-    "CLOUDIFY_KUBERNETES_PRIORITY_CLASS",
-    "CLOUDIFY_KUBERNETES_RUNTIME_CLASS",
-    "CLOUDIFY_KUBERNETES_USER_NAMESPACES",
-}
-
 
 def _leaves(values: dict[str, Any], before: str = "") -> set[str]:
     found: set[str] = set()
@@ -109,12 +100,11 @@ def test_the_longest_stage_is_the_largest_plan_s() -> None:
 
 def test_every_variable_is_a_setting_and_every_process_a_command() -> None:
     settings = {PREFIX + setting.name for part in parts().values() for _, setting in settings_of(part)}
-    assert settings & _COMING_SETTINGS == set()
     for values in (FIVE_VALUES, merged(FIVE_VALUES, {"router": {"persistence": {"enabled": True}}})):
         resources = render(values)
         for workload, pod in pod_specs(resources):
             named = {name.removesuffix("_FILE") for name in variables(resources, workload)} - {"POD_IP"}
-            assert named - settings <= _COMING_SETTINGS, workload
+            assert named <= settings, workload
             [container] = pod["containers"]
             assert container["args"][:1] == ["cloudify"]
             assert container["args"][1] in COMMANDS

@@ -254,6 +254,8 @@ def test_only_the_policy_resolves_and_only_known_modules_connect() -> None:
         "workers/stages/clone/ssh_tunnel.py": "the clone's own proxy",
         "workers/stages/clone/lfs/connections.py": "connects to what find_route returned",
         "api/cli/kubernetes_secret.py": "the Kubernetes API of the pod that it runs in",
+        "workers/executors/kubernetes/cluster.py": "the operator's own cluster",
+        "workers/executors/kubernetes/pod/network_proof.py": "tries what has to fail, inside a pod",
         "workers/router/probe.py": "the router's own web server",
         "workers/router/listener.py": "other routers of the platform",
         "workers/exporter/certificates.py": "the platform's own stores",

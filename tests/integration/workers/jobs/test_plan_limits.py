@@ -61,6 +61,9 @@ class Run:
     def reap(self, name: str) -> None:
         """It runs no commands."""
 
+    def take_over(self, name: str) -> None:
+        """It runs no commands."""
+
     def run(self, context: StageContext) -> StageResult:
         """The stage's function."""
         self.is_running = True

@@ -37,7 +37,7 @@ CREDENTIALS = RepositoryCredentials("sshKey", "ssh://git.example.com:22", privat
 
 class Function:
     def __init__(self, run: Callable[[StageContext], StageResult], reap: Callable[[str], None]) -> None:
-        self._run, self.reap = run, reap
+        self._run, self.reap, self.take_over = run, reap, reap
 
     def run(self, context: StageContext) -> StageResult:
         return self._run(context)
