@@ -14,6 +14,7 @@ from shared.queue.records import WorkerState
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.settings import NetworkSettings, Settings
+from shared.text.wording import counted
 from workers.doctor.findings import Finding, ok, problem, warning
 from workers.executors.table import executor_backend
 
@@ -54,7 +55,7 @@ def check_routers(routers: RouterRepository, log: RouteLog) -> Iterator[Finding]
                 subject, f"It is {behind} changes behind.", "Repeat this in some seconds; then look at its log."
             )
         else:
-            yield ok(subject, f"It serves {row.sites} sites' files from its disk, and is up to date.")
+            yield ok(subject, f"It is up to date and has {counted(row.sites, 'site')} on its disk.")
 
 
 def check_workers(queue: RedisJobQueue) -> Iterator[Finding]:
