@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import httpx
 
@@ -16,11 +20,18 @@ from shared.routing.routers import RouterRepository
 from shared.settings import NetworkSettings, Settings
 from shared.text.wording import counted
 from workers.doctor.findings import Finding, ok, problem, warning
+from workers.executors.environment import NPM_VARIABLES, PROXY_VARIABLES, PYTHON_VARIABLES, registry_environment
 from workers.executors.table import executor_backend
 
-_NPM_REGISTRY = "https://registry.npmjs.org/"
-_PYTHON_INDEX = "https://pypi.org/simple/"
 _REGISTRY_SECONDS = 5.0
+_REGISTRY_ADVICE = (
+    "Installs of projects that use it fail. Let this machine reach it, or set CLOUDIFY_EGRESS_PROXY,"
+    " CLOUDIFY_NPM_REGISTRY or CLOUDIFY_PYTHON_INDEX."
+)
+# Without a registry of the operator's, each package manager knows its own. These commands do nothing but reach it.
+_COMMAND_SECONDS = 30.0
+_NPM = ("ping", "--fetch-retries=0", f"--fetch-timeout={_REGISTRY_SECONDS * 1000:.0f}")
+_PIP = ("index", "versions", "pip", "--retries=0", f"--timeout={_REGISTRY_SECONDS:.0f}", "--disable-pip-version-check")
 
 
 def check_sandbox(settings: Settings) -> Iterator[Finding]:
@@ -82,18 +93,40 @@ def check_workers(queue: RedisJobQueue) -> Iterator[Finding]:
 
 
 def check_registries(settings: NetworkSettings) -> Iterator[Finding]:
-    for name, own, public in (
-        ("npm registry", settings.npm_registry, _NPM_REGISTRY),
-        ("Python index", settings.python_index, _PYTHON_INDEX),
+    """The registries that installs are told, or else the package managers' own."""
+    told = registry_environment(settings, dict(os.environ))
+    npm = str(Path(sys.executable).with_name("npm"))
+    for name, variables, command in (
+        ("npm registry", NPM_VARIABLES, (npm, *_NPM)),
+        ("Python index", PYTHON_VARIABLES, (sys.executable, "-m", "pip", *_PIP)),
     ):
-        yield _check_registry(name, own or public, settings)
+        url = next((told[variable] for variable in variables if told.get(variable)), None)
+        yield _run_command(name, command, settings) if url is None else _check_registry(name, url, settings)
+
+
+def _run_command(name: str, command: Sequence[str], settings: NetworkSettings) -> Finding:
+    environment = dict(os.environ)
+    if settings.egress_proxy:
+        environment |= dict.fromkeys(PROXY_VARIABLES, settings.egress_proxy)
+    if settings.ca_bundle is not None:
+        environment |= {"NODE_EXTRA_CA_CERTS": str(settings.ca_bundle), "PIP_CERT": str(settings.ca_bundle)}
+    try:
+        ended = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return warning(name, f"It can't be asked: {error}", _REGISTRY_ADVICE)
+    if ended.returncode != 0:
+        return warning(name, "The package manager's own doesn't answer.", _REGISTRY_ADVICE)
+    return ok(name, "The package manager's own answers.")
 
 
 def _check_registry(name: str, url: str, settings: NetworkSettings) -> Finding:
-    advice = (
-        "Installs of projects that use it fail. Let this machine reach it, or set CLOUDIFY_EGRESS_PROXY,"
-        " CLOUDIFY_NPM_REGISTRY or CLOUDIFY_PYTHON_INDEX."
-    )
     # Without its credentials: it is shown.
     shown = httpx.URL(url).copy_with(username=None, password=None)
     # As commands of projects do: the host's certificates, and the operator's besides.
@@ -110,7 +143,7 @@ def _check_registry(name: str, url: str, settings: NetworkSettings) -> Finding:
         ):
             status = response.status_code
     except (httpx.HTTPError, OSError) as error:
-        return warning(name, f"{shown} can't be reached: {error or type(error).__name__}.", advice)
+        return warning(name, f"{shown} can't be reached: {error or type(error).__name__}.", _REGISTRY_ADVICE)
     if status in (401, 403, 407) or status >= 500:
-        return warning(name, f"{shown} answers {status}.", advice)
+        return warning(name, f"{shown} answers {status}.", _REGISTRY_ADVICE)
     return ok(name, f"{shown} answers.")

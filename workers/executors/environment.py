@@ -14,7 +14,7 @@ from workers.executors.layout import CA_BUNDLE, EGRESS_DIRECTORY, HOME, PROXY_PO
 from workers.executors.toolchain import Toolchain
 
 # Read by npm, pnpm, yarn and bun. Not YARN_REGISTRY: yarn 1 reads npm's as well, and yarn 2 refuses to start with it.
-_NPM_VARIABLES = (
+NPM_VARIABLES = (
     "npm_config_registry",
     "NPM_CONFIG_REGISTRY",
     "pnpm_config_registry",
@@ -23,10 +23,10 @@ _NPM_VARIABLES = (
     "COREPACK_NPM_REGISTRY",
 )
 # Read by pip, uv and pipenv. Poetry reads none: its registry stands in pyproject.toml.
-_PYTHON_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR")
+PYTHON_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR")
 # Copied from the worker's environment into commands that may reach the network, unless a setting decides: they name a
 # company's own package registries. Credentials in such a URL are seen by the build.
-REGISTRY_VARIABLES = (*_NPM_VARIABLES, *_PYTHON_VARIABLES, "PIP_EXTRA_INDEX_URL", "UV_INDEX")
+REGISTRY_VARIABLES = (*NPM_VARIABLES, *PYTHON_VARIABLES, "PIP_EXTRA_INDEX_URL", "UV_INDEX")
 _CERTIFICATE_VARIABLES = (
     "NODE_EXTRA_CA_CERTS",
     "SSL_CERT_FILE",
@@ -88,9 +88,9 @@ def registry_environment(settings: NetworkSettings, host_environment: Mapping[st
     """
     environment = {name: host_environment[name] for name in REGISTRY_VARIABLES if name in host_environment}
     if settings.npm_registry:
-        environment |= dict.fromkeys(_NPM_VARIABLES, settings.npm_registry)
+        environment |= dict.fromkeys(NPM_VARIABLES, settings.npm_registry)
     if settings.python_index:
-        environment |= dict.fromkeys(_PYTHON_VARIABLES, settings.python_index)
+        environment |= dict.fromkeys(PYTHON_VARIABLES, settings.python_index)
     return environment
 
 
