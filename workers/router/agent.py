@@ -6,21 +6,19 @@
     discard   delete the files, in the background
 
 PostgreSQL may be away for as long as it takes: the router serves what it has. It declares itself not ready only if it
-learns, from Redis or from another router, that the log has grown meanwhile. It asks them on a thread of its own, as a
-database that has become unreachable keeps a call waiting for seconds.
+learns, from Redis or from another router, that the log has grown meanwhile.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -33,7 +31,9 @@ from shared.routing.log import RouteLog
 from shared.routing.routers import PreparationOutcome, RouterReport, RouterRepository
 from workers.artifacts.reader import ArtifactMissing
 from workers.router.fetcher import SiteFetcher
+from workers.router.kept_files import read_kept, write_kept
 from workers.router.metrics import count_change, show_state
+from workers.router.position_watch import AskPeer, PositionWatch
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
@@ -41,22 +41,12 @@ from workers.router.site_directory import SiteDirectory
 _INTERVAL_SECONDS = 0.5
 _REPORT_SECONDS = 1.0
 _PEERS_EVERY_SECONDS = 5.0
-# Asked at a time while PostgreSQL is away.
-_ASKED_PEERS = 3
-# A router that hasn't been at the end of the log for so long asks others how far it goes.
-_CONFIRMED_SECONDS = 0.6
-_WATCH_SECONDS = 0.15
 # A router that starts again, and isn't ready yet, waits so long for the files of what has changed.
 _BRING_SECONDS = 5.0
 _STARTING = "The router is starting."
 _BEHIND = "Other routers know of newer releases, which this one hasn't applied yet."
 
-T = TypeVar("T")
-
 _log: Any = structlog.get_logger(__name__)
-
-# (router's URL) → its position, or None if it doesn't answer.
-AskPeer = Callable[[str], Position | None]
 
 
 class RouterIdentity(msgspec.Struct, frozen=True):
@@ -91,30 +81,23 @@ class RouterAgent:
         self._identity = identity
         self._log = log
         self._routers = routers
-        self._bell = bell
         self._directory = directory
         self._fetcher = fetcher
         self._probe = probe
-        self._ask_peer = ask_peer
         self._position_file = position_file
-        self._peers_file = position_file.with_name("router-peers.json")
-        self._position = _read(position_file, Position)
-        self._remembered: Position | None = None
+        self._position = read_kept(position_file, Position)
+        peers_file = position_file.with_name("router-peers.json")
+        self._watch = PositionWatch(bell, ask_peer, lambda: self._position, peers_file)
         self._has_snapshot = False
         self._snapshot_number = 0
         self._artifacts: dict[str, SiteArtifact] = {}
-        self._peers: list[str] = _read(self._peers_file, list[str]) or []
         self._peers_at = float("-inf")
-        # When this router was last known to be at the end of the log.
-        self._confirmed_at = float("-inf")
         self._reported: tuple[Position | None, str | None] = (None, None)
         self._reported_at = 0.0
         self._problem: str | None = _STARTING
-        self._is_behind = False
         self._is_offline = False
         self._lock = threading.Lock()
         self._task = PeriodicTask("router", self.step, _INTERVAL_SECONDS)
-        self._watch = PeriodicTask("router-watch", self.watch, _WATCH_SECONDS)
 
     def start(self) -> None:
         self._task.start()
@@ -123,7 +106,7 @@ class RouterAgent:
     def stop(self) -> None:
         """Takes leave, so that no release waits for this router."""
         self._task.stop(5.0)
-        self._watch.stop(1.0)
+        self._watch.stop()
         try:
             self._routers.remove(self._identity.id)
         except Unavailable as error:
@@ -141,7 +124,7 @@ class RouterAgent:
     @property
     def problem(self) -> str | None:
         """Why this router should not be asked for sites; None if it may be."""
-        return self._problem or (_BEHIND if self._is_behind else None)
+        return self._problem or (_BEHIND if self._watch.is_behind else None)
 
     @property
     def is_offline(self) -> bool:
@@ -183,7 +166,7 @@ class RouterAgent:
                 self._is_offline = True
             if self._position is not None and self._problem == _STARTING:
                 # The disk is as the last process left it.
-                self._look_for_newer(self._position)
+                self._watch.look(self._position)
                 self._set_problem(None)
             return
         except (PlatformError, OSError) as error:
@@ -206,7 +189,7 @@ class RouterAgent:
             elif changes:
                 self._apply(changes)
             else:
-                self._confirm(asked_at)
+                self._watch.confirm(asked_at)
                 return
 
     def _load_snapshot(self) -> None:
@@ -325,7 +308,7 @@ class RouterAgent:
         self._position = position
         # Redis keeps it for routers that can't reach PostgreSQL.
         self._watch.wake()
-        _write(self._position_file, position)
+        write_kept(self._position_file, position)
 
     def _report(self) -> None:
         position, problem = self._position, self.problem
@@ -350,50 +333,11 @@ class RouterAgent:
                 )
             )
             if now - self._peers_at >= _PEERS_EVERY_SECONDS:
-                peers = [row.url for row in self._routers.all() if row.id != identity.id]
-                if peers != self._peers:
-                    self._peers = peers
-                    _write(self._peers_file, peers)
+                self._watch.know_peers([row.url for row in self._routers.all() if row.id != identity.id])
                 self._peers_at = now
         except (Unavailable, OSError):
             return
         self._reported, self._reported_at = (position, problem), now
-
-    def watch(self) -> None:
-        """Tells Redis the position, and asks Redis and some other routers for theirs when PostgreSQL says nothing."""
-        position = self._position
-        if position is None:
-            return
-        if position != self._remembered and self._bell.remember(position):
-            self._remembered = position
-        if time.monotonic() - self._confirmed_at >= _CONFIRMED_SECONDS:
-            self._look_for_newer(position)
-
-    def _look_for_newer(self, position: Position) -> None:
-        peers = random.sample(self._peers, min(_ASKED_PEERS, len(self._peers)))
-        asked_at = time.monotonic()
-        pool = ThreadPoolExecutor(len(peers) + 1, thread_name_prefix="router-watch")
-        try:
-            asked = [pool.submit(self._bell.remembered), *(pool.submit(self._ask_peer, url) for url in peers)]
-            # The first that knows of more is enough: others may let it wait.
-            is_behind = any(_is_newer(future.result(), position) for future in as_completed(asked))
-        finally:
-            pool.shutdown(wait=False)
-        with self._lock:
-            # Unless the end of the log was reached meanwhile.
-            if self._confirmed_at < asked_at:
-                self._set_behind(is_behind=is_behind)
-
-    def _confirm(self, asked_at: float) -> None:
-        """This router was at the end of the log at `asked_at` or later."""
-        with self._lock:
-            self._confirmed_at = asked_at
-            self._set_behind(is_behind=False)
-
-    def _set_behind(self, *, is_behind: bool) -> None:
-        if is_behind != self._is_behind:
-            _log.warning("router.behind" if is_behind else "router.not_behind")
-        self._is_behind = is_behind
 
     def _set_problem(self, problem: str | None) -> None:
         if problem is not None and problem != self._problem:
@@ -401,20 +345,3 @@ class RouterAgent:
         elif problem is None and self._problem is not None:
             _log.info("router.ready")
         self._problem = problem
-
-
-def _is_newer(other: Position | None, position: Position) -> bool:
-    return other is not None and other.epoch == position.epoch and other.number > position.number
-
-
-def _read(path: Path, type_: type[T]) -> T | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=type_)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def _write(path: Path, content: object) -> None:
-    partial_file = path.with_suffix(".partial")
-    partial_file.write_bytes(msgspec.json.encode(content))
-    partial_file.replace(path)
