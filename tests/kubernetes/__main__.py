@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+from types import FrameType
 
 from tests.support.kubernetes_cluster import missing_cluster
 
@@ -20,6 +22,8 @@ def main() -> int:
     if missing_cluster() is None or not node:
         _say(missing_cluster() or "the cluster of KUBECONFIG")
         return subprocess.run(command, check=False).returncode
+    # A time limit ends this by SIGTERM, and the cluster must not outlive it.
+    signal.signal(signal.SIGTERM, _exit)
     made = subprocess.run([*node, "up"], stdout=subprocess.PIPE, text=True, check=True)
     try:
         found = dict(line.split("=", 1) for line in made.stdout.splitlines() if "=" in line)
@@ -28,6 +32,10 @@ def main() -> int:
         return subprocess.run(command, env=environment, check=False).returncode
     finally:
         subprocess.run([*node, "down"], check=True)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _say(text: str) -> None:
