@@ -22,13 +22,13 @@ class EgressSettings:
     control_url: str = setting(
         "EGRESS_CONTROL",
         url("http"),
-        "Where workers register runs with the gateway: `http://host:port`.",
+        "Where workers end their runs' access: `http://host:port`, with a name that has every gateway's address.",
         default="",
     )
     token: bytes = setting(
         "EGRESS_TOKEN",
         SECRET,
-        "Shared by workers and gateway: it lets workers register runs.",
+        "Shared by workers and gateways: credentials of runs follow from it.",
         default=b"",
         is_secret=True,
     )

@@ -22,7 +22,8 @@ _BEGIN = """\
 <!-- Made by `make docs` from values.yaml and values.schema.json. -->
 # Chart cloudify
 
-The platform on Kubernetes: the API, a worker pool for each queue, the reconciler, the exporter and the site routers.
+The platform on Kubernetes: the API, a worker pool for each queue, the reconciler, the exporter, the site routers and
+the egress gateway.
 PostgreSQL, Redis (or Valkey) and an S3 object store are yours; for a try, `values-evaluation.yaml` brings them.
 
 ## Install
@@ -57,6 +58,14 @@ chart makes the last two. Each denies all traffic that a NetworkPolicy doesn't a
 Security level `restricted`. No Role has a wildcard; workers that run commands can create Secrets in the namespace of
 builds, and read none.
 
+## The way out of builds
+
+Builds reach the object store alone. Installs reach the egress gateway as well, which admits each with credentials of
+its own and lets it out to public addresses at ports 80 and 443, to `CLOUDIFY_EGRESS_ALLOWED_NETWORKS`, and through
+`CLOUDIFY_EGRESS_PROXY` where that is set (in `settings`; the network policies follow). The gateways keep nothing that a
+running install needs: it continues through any of them, restarted or new. Only the list of refused hosts in its log
+lacks those that an ended gateway has refused.
+
 ## What is refused
 
 A drain time below the time limit of stages, KEDA together with the HPA, a queue without a pool, secrets as values
@@ -64,9 +73,7 @@ outside of an evaluation, and namespaces that others share. All problems are nam
 
 ## What is not in it
 
-Installs reach their registries through a proxy that is part of the workers, so there is no Deployment of an egress
-proxy. Sites with pods of their own need a publisher that doesn't exist yet; their
-namespace, quota and isolation do.
+Sites with pods of their own need a publisher that doesn't exist yet; their namespace, quota and isolation do.
 
 ## Values
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from workers.egress.run_credentials import LONGEST_SECONDS, run_of
+
 _REMEMBERED_HOSTS = 100
 # A user of a shared proxy can't take it from the others.
 _CONNECTIONS = 128
@@ -42,6 +44,10 @@ class Account:
         given = _authorization(head)
         is_admitted = not self._credentials or hmac.compare_digest(given, b"Basic " + self._credentials)
         return self if is_admitted else None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     def open(self, connection: socket.socket) -> bool:
         """Counts a connection; False when there are too many, or the account is closed."""
@@ -76,50 +82,50 @@ class Account:
 
 
 class RunAccounts:
-    """The accounts of runs, by their names. Implements Accounts. `clock`: time.monotonic."""
+    """The accounts of an installation's runs. Implements Accounts. `clock`: time.time.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Nothing has to be registered: credentials prove themselves (run_credentials), so that each gateway of an
+    installation admits every run, a restarted one as well. It only keeps what it has refused, and which runs are over.
+    """
+
+    def __init__(self, token: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._token = token
         self._clock = clock
         self._lock = threading.Lock()
-        # Name → account and the time at which it ends.
+        # Run → its account, and the time at which nobody has to remember it any more.
         self._runs: dict[str, tuple[Account, float]] = {}
 
     def find(self, head: bytes) -> Account | None:
         given = _authorization(head)
         try:
-            credentials = base64.b64decode(given.removeprefix(b"Basic "), validate=True).decode()
+            user, _, password = base64.b64decode(given.removeprefix(b"Basic "), validate=True).decode().partition(":")
         except ValueError:
             return None
-        with self._lock:
-            found = self._runs.get(credentials.partition(":")[0])
-        if found is None or found[1] <= self._clock():
+        run, ends_at = run_of(self._token, user, password) or ("", 0)
+        now = self._clock()
+        if not now < ends_at <= now + LONGEST_SECONDS:
             return None
-        return found[0].find(head)
-
-    def register(self, run: str, password: str, seconds: float) -> None:
-        """Replaces an earlier account of this name."""
-        account = Account(f"{run}:{password}", connections=_CONNECTIONS)
         with self._lock:
-            former = self._runs.pop(run, None)
-            self._runs[run] = (account, self._clock() + seconds)
-        if former is not None:
-            former[0].close()
+            account, _ = self._runs.setdefault(run, (Account(connections=_CONNECTIONS), ends_at))
+        return None if account.is_closed else account
 
     def finish(self, run: str) -> tuple[str, ...]:
         """Ends the account; returns the hosts that were refused to it. May be repeated."""
         with self._lock:
-            found = self._runs.pop(run, None)
-        if found is None:
-            return ()
-        found[0].close()
-        return found[0].blocked_hosts()
+            account, _ = self._runs.get(run) or (Account(), 0)
+            # Its credentials may be valid for as long as any.
+            self._runs[run] = (account, self._clock() + LONGEST_SECONDS)
+        account.close()
+        return account.blocked_hosts()
 
-    def end_expired(self) -> None:
+    def forget_expired(self) -> None:
         now = self._clock()
         with self._lock:
-            expired = [run for run, (_, ends_at) in self._runs.items() if ends_at <= now]
-        for run in expired:
-            self.finish(run)
+            expired = [(run, account) for run, (account, until) in self._runs.items() if until <= now]
+            for run, _ in expired:
+                del self._runs[run]
+        for _, account in expired:
+            account.close()
 
 
 def _authorization(head: bytes) -> bytes:

@@ -1,8 +1,8 @@
-"""The egress proxy that the build pods of a cluster share, and the listener where workers register runs.
+"""The egress proxy that the build pods of a cluster share, and the listener where workers end their runs' access.
 
-`PUT /runs/NAME` with `{"password": …, "seconds": …}` lets a run use the proxy as NAME:password; `DELETE /runs/NAME`
-ends that and answers `{"blocked": [host, …]}`. Both need the installation's token as `Authorization: Bearer …`.
-`GET /health` needs nothing. Runs are kept in memory: after a restart a gateway knows none, and their requests get 407.
+A run's credentials prove themselves (run_credentials). `DELETE /runs/NAME` ends them here and answers
+`{"blocked": [host, …]}`; it needs the installation's token as `Authorization: Bearer …`. `GET /health` needs nothing.
+What was refused and ended is kept in memory: after a restart a gateway knows neither, and continues to serve the runs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,8 @@ from workers.egress.proxy import EgressProxy
 from workers.egress.upstream import UpstreamProxy
 
 _RUN_PATH = re.compile(r"/runs/([a-z0-9][a-z0-9-]{0,62})")
-_BODY_BYTES = 4096
-_LONGEST_SECONDS = 7 * 86_400.0
 _CONNECTIONS = 4096
 _TIMEOUT_SECONDS = 10.0
-
-
-class Registration(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a registration. `seconds`: how long it lasts."""
-
-    password: str
-    seconds: float
 
 
 class EgressGateway:
@@ -48,7 +39,7 @@ class EgressGateway:
         upstream: UpstreamProxy | None = None,
     ) -> None:
         """`proxy` is a listening socket; `control` the address of the workers' listener. Raises OSError."""
-        accounts = RunAccounts()
+        accounts = RunAccounts(token)
         self._server = _ControlServer(control, accounts, token)
         self._proxy = EgressProxy(proxy, policy, upstream, accounts=accounts, connections=_CONNECTIONS)
         self._thread = threading.Thread(target=self._server.serve_forever, name="egress-control", daemon=True)
@@ -74,7 +65,7 @@ class _ControlServer(http.server.ThreadingHTTPServer):
         super().__init__(address, _ControlHandler)
 
     def service_actions(self) -> None:
-        self.accounts.end_expired()
+        self.accounts.forget_expired()
 
 
 class _ControlHandler(http.server.BaseHTTPRequestHandler):
@@ -83,23 +74,6 @@ class _ControlHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(HTTPStatus.OK if self.path == "/health" else HTTPStatus.NOT_FOUND)
-
-    def do_PUT(self) -> None:
-        run = self._admitted_run()
-        if run is None:
-            return
-        try:
-            length = int(self.headers.get("Content-Length", "0"))
-            if not 0 < length <= _BODY_BYTES:
-                raise ValueError(length)
-            asked = msgspec.json.decode(self.rfile.read(length), type=Registration)
-            if not asked.password or not 0 < asked.seconds <= _LONGEST_SECONDS:
-                raise ValueError(asked.seconds)
-        except (ValueError, msgspec.MsgspecError):
-            self._answer(HTTPStatus.BAD_REQUEST)
-            return
-        self.server.accounts.register(run, asked.password, asked.seconds)
-        self._answer(HTTPStatus.OK)
 
     def do_DELETE(self) -> None:
         run = self._admitted_run()

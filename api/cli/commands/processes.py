@@ -158,7 +158,12 @@ def set_plan(email: str, plan: str) -> None:
     show_default=True,
     help="Key of CLOUDIFY_ENCRYPTION_KEYS in it.",
 )
-def make_keys(kubernetes_secret: str | None, secret_key_name: str, encryption_keys_name: str) -> None:
+@click.option(
+    "--egress-token-name", default="egress-token", show_default=True, help="Key of CLOUDIFY_EGRESS_TOKEN in it."
+)
+def make_keys(
+    kubernetes_secret: str | None, secret_key_name: str, encryption_keys_name: str, egress_token_name: str
+) -> None:
     """Make the platform's own keys: print them as environment variables, or store them in a Secret.
 
     A Secret that exists is not changed. Back the keys up: nothing that they have encrypted can be read without them.
@@ -169,10 +174,15 @@ def make_keys(kubernetes_secret: str | None, secret_key_name: str, encryption_ke
     if kubernetes_secret is None:
         click.echo(f"CLOUDIFY_SECRET_KEY={keys.secret_key}")
         click.echo(f"CLOUDIFY_ENCRYPTION_KEYS={keys.encryption_keys}")
+        click.echo(f"CLOUDIFY_EGRESS_TOKEN={keys.egress_token}")
         return
     from api.cli.kubernetes_secret import KubernetesError, create_secret, open_api_server, own_namespace
 
-    values = {secret_key_name: keys.secret_key, encryption_keys_name: keys.encryption_keys}
+    values = {
+        secret_key_name: keys.secret_key,
+        encryption_keys_name: keys.encryption_keys,
+        egress_token_name: keys.egress_token,
+    }
     try:
         with open_api_server() as api_server:
             is_new = create_secret(api_server, own_namespace(), kubernetes_secret, values)

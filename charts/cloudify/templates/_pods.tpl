@@ -49,6 +49,22 @@ CLOUDIFY_KUBERNETES_PRIORITY_CLASS: {{ include "cloudify.name" . }}-{{ .Release.
 {{- end }}
 {{- end }}
 
+{{- /* The way out of commands in pods, for the workers that run them. */}}
+{{- define "cloudify.egressSettings" -}}
+{{- $host := printf "%s-egress" (include "cloudify.name" .) -}}
+CLOUDIFY_EGRESS_GATEWAY: http://{{ $host }}.{{ .Release.Namespace }}.svc:3128
+CLOUDIFY_EGRESS_CONTROL: http://{{ $host }}-control.{{ .Release.Namespace }}.svc:3129
+CLOUDIFY_EGRESS_TOKEN_FILE: /run/cloudify/egress/token
+{{- end }}
+
+{{- define "cloudify.egressVolume" -}}
+- name: egress
+  secret:
+    secretName: {{ include "cloudify.keysSecret" . }}
+    defaultMode: 0440
+    items: [{key: {{ .Values.keys.egressTokenKey }}, path: token}]
+{{- end }}
+
 {{- define "cloudify.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 10001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from tests.support.helm_chart import (
     render_texts,
 )
 from tests.support.pod_security import violations
+from workers.executors.kubernetes.manifests import NETWORK_LABEL
 
 _SYSTEM, _BUILDS, _SITES = "cloudify-system", "cloudify-builds", "cloudify-sites"
 
@@ -94,13 +96,84 @@ def test_each_namespace_denies_what_no_policy_allows() -> None:
     for namespace in (_SYSTEM, _BUILDS, _SITES):
         spec = policies[f"{namespace}/default-deny"]["spec"]
         assert spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    egress_of_builds = [
-        policy["spec"]["egress"]
-        for policy in policies.values()
+    ways_out = {
+        name: policy["spec"]
+        for name, policy in policies.items()
         if policy["metadata"]["namespace"] == _BUILDS and policy["spec"].get("egress")
-    ]
-    assert len(egress_of_builds) == 1
-    assert "53" not in json.dumps(egress_of_builds)
+    }
+    assert {name: spec["podSelector"] for name, spec in ways_out.items()} == {
+        "object-store": {},
+        "egress-gateway": {"matchLabels": {NETWORK_LABEL: "filtered"}},
+    }
+    assert "53" not in json.dumps(ways_out)
+
+
+def _matches(selector: dict[str, Any], component: str) -> bool:
+    pod = {"app.kubernetes.io/component": component}
+    wanted = selector.get("matchLabels", {})
+    if wanted.get("app.kubernetes.io/component", component) != component:
+        return False
+    is_in = {"In": True, "NotIn": False}
+    return all(
+        (pod.get(each["key"]) in each["values"]) == is_in[each["operator"]]
+        for each in selector.get("matchExpressions", [])
+    )
+
+
+def _ports(policies: dict[str, Any], component: str, direction: str) -> set[int]:
+    """Ports that the policies of the release's namespace open for a component, towards any peer."""
+    return {
+        int(port["port"])
+        for policy in policies.values()
+        if policy["metadata"]["namespace"] == _SYSTEM and _matches(policy["spec"]["podSelector"], component)
+        for rule in policy["spec"].get(direction, [])
+        for port in rule.get("ports", [])
+    }
+
+
+def test_the_egress_gateway_reaches_names_and_public_networks_alone() -> None:
+    policies = of_kind(render(FIVE_VALUES), "NetworkPolicy")
+    assert _ports(policies, "egress", "egress") == {53, 80, 443}
+    [_, public] = policies["cloudify-egress"]["spec"]["egress"]
+    assert "10.0.0.0/8" in public["to"][0]["ipBlock"]["except"]
+    assert "secrets" not in json.dumps(dict(pod_specs(render(FIVE_VALUES)))["Deployment/cloudify-egress"]["volumes"])
+
+
+def test_only_workers_that_run_commands_reach_the_control_port() -> None:
+    policies = of_kind(render(FIVE_VALUES), "NetworkPolicy")
+    components = {name.removeprefix("cloudify-") for name in of_kind(render(FIVE_VALUES), "Deployment")}
+    with_access = {name for name in components if 3129 in _ports(policies, name, "egress")}
+    assert with_access == {"worker-build", "worker-install"}
+    [_, control] = policies["cloudify-egress"]["spec"]["ingress"]
+    assert control["ports"] == [{"protocol": "TCP", "port": 3129}]
+    assert {name for name in components if _matches(control["from"][0]["podSelector"], name)} == with_access
+    with_token = {
+        name.removeprefix("Deployment/cloudify-")
+        for name, pod in pod_specs(render(FIVE_VALUES))
+        if "egress-token" in json.dumps(pod["volumes"])
+    }
+    assert with_token == with_access | {"egress"}
+
+
+@pytest.mark.parametrize(
+    ("proxy", "port", "peers"),
+    [
+        ("http://10.1.2.3:3128", 3128, [{"ipBlock": {"cidr": "10.1.2.3/32"}}]),
+        ("http://proxy.example:8080", 8080, None),
+    ],
+)
+def test_the_way_out_that_an_operator_names_is_open(proxy: str, port: int, peers: object) -> None:
+    settings = {"CLOUDIFY_EGRESS_PROXY": proxy, "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": "10.9.0.0/16, 10.8.0.1/32"}
+    policies = of_kind(render({**FIVE_VALUES, "settings": settings}), "NetworkPolicy")
+    networks = {"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}, {"ipBlock": {"cidr": "10.8.0.1/32"}}]}
+    through_proxy = {"ports": [{"protocol": "TCP", "port": port}], **({} if peers is None else {"to": peers})}
+    for name in ("cloudify-clones", "cloudify-egress"):
+        assert policies[name]["spec"]["egress"][-2:] == [networks, through_proxy]
+
+
+def test_other_executors_have_no_gateway() -> None:
+    for resource in render({**FIVE_VALUES, "executor": {"name": "docker"}}):
+        assert "egress" not in json.dumps(resource["metadata"]["labels"]), resource["metadata"]["name"]
 
 
 def test_a_quota_bounds_builds_and_sites() -> None:

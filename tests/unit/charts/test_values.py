@@ -115,10 +115,9 @@ def test_the_settings_of_every_process_can_be_loaded() -> None:
     resources = render(FIVE_VALUES)
     for workload, _pod in pod_specs(resources):
         given = {name: value for name, value in variables(resources, workload).items() if not name.endswith("_FILE")}
-        # The executor for Kubernetes is a change of its own.
-        ours = {"CLOUDIFY_EXECUTOR": "bubblewrap", "CLOUDIFY_BUILDER_IMAGE": ""} if "worker-" in workload else {}
-        settings = load_settings(ENVIRONMENT | {"CLOUDIFY_EXECUTOR": "bubblewrap"} | given | ours)
-        if given:
+        token = {"CLOUDIFY_EGRESS_TOKEN": "t" * 32} if "CLOUDIFY_EGRESS_GATEWAY" in given else {}
+        settings = load_settings(ENVIRONMENT | {"CLOUDIFY_EXECUTOR": "bubblewrap"} | given | token)
+        if "CLOUDIFY_SITES_DOMAIN" in given:
             assert settings.sites.url("name") == "https://name.example.com"
             assert "api.example.com" in settings.api.hosts
             assert settings.api.trusted_proxies
@@ -129,12 +128,12 @@ def test_secrets_are_mounted_where_the_settings_look() -> None:
         resources = render(values)
         for workload, pod in pod_specs(resources):
             files = {path for name, path in variables(resources, workload).items() if name.endswith("_FILE")}
-            volumes = {volume["name"]: volume for volume in pod["volumes"]}
             mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
             mounted = {
-                f"{mounts['secrets']}/{item['path']}"
-                for source in volumes.get("secrets", {}).get("projected", {}).get("sources", [])
-                for item in source["secret"]["items"]
+                f"{mounts[volume['name']]}/{item['path']}"
+                for volume in pod["volumes"]
+                for source in volume.get("projected", {}).get("sources", [volume])
+                for item in source.get("secret", {}).get("items", [])
             }
             assert files <= mounted, workload
 

@@ -264,7 +264,13 @@ def _message(text: bytes) -> str:
 
 def resolve(host: str) -> str:
     """An address of the host, as pods can't resolve names. Raises PlatformError."""
+    return resolve_all(host)[0]
+
+
+def resolve_all(host: str) -> list[str]:
+    """Its addresses, without repetition. Raises PlatformError."""
     try:
-        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise PlatformError(f"{host} can't be resolved: {error}.") from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -1,19 +1,19 @@
-"""The egress proxy that build pods share: where it is, and the runs that are registered there."""
+"""The egress proxy that build pods share: where it is, and what a run shows there."""
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Mapping
+import time
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from shared.errors import PlatformError
-from workers.executors.kubernetes.cluster import resolve
+from workers.egress.run_credentials import credentials_of
+from workers.executors.kubernetes.cluster import resolve, resolve_all
 
 Address = tuple[str, int]
 
@@ -29,8 +29,8 @@ class EgressAccess(Protocol):
         """Addresses that pods without network must not reach."""
         ...
 
-    def register(self, run: str, seconds: float) -> str:
-        """Lets the run use the proxy; returns the proxy's URL with the run's password. Raises PlatformError."""
+    def proxy_url(self, run: str, seconds: float) -> str:
+        """The proxy's URL with credentials of the run, which last so long. Raises PlatformError."""
         ...
 
     def finish(self, run: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class NoEgress:
     def addresses(self) -> tuple[Address, ...]:
         return ()
 
-    def register(self, run: str, seconds: float) -> str:
+    def proxy_url(self, run: str, seconds: float) -> str:
         raise PlatformError(_MISSING)
 
     def finish(self, run: str) -> tuple[str, ...]:
@@ -55,12 +55,16 @@ class NoEgress:
 
 
 class EgressGatewayAccess:
-    """The gateway of the cluster (`workers/egress/gateway.py`). Implements EgressAccess."""
+    """The gateways of the cluster (`workers/egress/gateway.py`). Implements EgressAccess."""
 
     def __init__(self, proxy_url: str, control_url: str, token: bytes) -> None:
-        """`proxy_url`: as pods reach it, `control_url`: as workers do; `http://host:port` both."""
+        """`proxy_url`: as pods reach them, `control_url`: as workers do; `http://host:port` both.
+
+        The control URL's name has the address of each gateway.
+        """
         self._proxy = urlsplit(proxy_url)
-        self._control_url = control_url.rstrip("/")
+        self._control = urlsplit(control_url)
+        self._token = token
         self._authorization = "Bearer " + token.decode()
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=3, read=10), maxsize=8)
 
@@ -71,30 +75,35 @@ class EgressGatewayAccess:
     def addresses(self) -> tuple[Address, ...]:
         return (self.address(),)
 
-    def register(self, run: str, seconds: float) -> str:
-        password = secrets.token_hex(24)
-        self._ask("PUT", run, {"password": password, "seconds": seconds})
+    def proxy_url(self, run: str, seconds: float) -> str:
+        credentials = credentials_of(self._token, run, int(time.time() + seconds))
         host, port = self.address()
-        return f"http://{run}:{password}@{f'[{host}]' if ':' in host else host}:{port}"
+        return f"http://{credentials}@{_bracketed(host)}:{port}"
 
     def finish(self, run: str) -> tuple[str, ...]:
-        return tuple(str(host) for host in self._ask("DELETE", run, None).get("blocked", ()))
+        port = self._control.port or 80
+        blocked: dict[str, None] = {}
+        for host in resolve_all(self._control.hostname or ""):
+            blocked |= dict.fromkeys(self._end(f"http://{_bracketed(host)}:{port}/runs/{run}"))
+        return tuple(blocked)
 
-    def _ask(self, method: str, run: str, body: Mapping[str, object] | None) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
+    def _end(self, url: str) -> list[str]:
+        headers = {"Authorization": self._authorization}
         try:
-            # May be repeated: both methods say the same twice.
-            retries = urllib3.Retry(5, backoff_factor=0.2, allowed_methods=None)
-            url = f"{self._control_url}/runs/{run}"
-            response = self._pool.request(method, url, body=data, headers=headers, retries=retries)
+            # May be repeated: it says the same twice.
+            retries = urllib3.Retry(3, backoff_factor=0.2, allowed_methods=None)
+            response = self._pool.request("DELETE", url, headers=headers, retries=retries)
         except HTTPError as error:
             raise PlatformError(f"The egress gateway does not answer: {type(error).__name__}.") from error
         if response.status != HTTPStatus.OK:
             raise PlatformError(
                 f"The egress gateway answers {response.status}: is CLOUDIFY_EGRESS_TOKEN the same there?"
             )
-        return json.loads(response.data)
+        return [str(host) for host in json.loads(response.data).get("blocked", ())]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 _MISSING = (

@@ -263,7 +263,7 @@ class KubernetesExecutor:
         proxy = None
         if spec.network == "proxy":
             closed, proxy = (), self._egress.address()
-            environment = proxied(environment, self._egress.register(names.staging, seconds)) | dict(spec.environment)
+            environment = proxied(environment, self._egress.proxy_url(names.staging, seconds)) | dict(spec.environment)
         network = {"bucket": self._store.bucket_url, "closed": closed, "proxy": proxy}
         forms = [
             (staged, trees.upload_form(staged.key, packed_limit(spec), seconds))
