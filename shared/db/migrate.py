@@ -31,6 +31,10 @@ WHERE attrelid = 'schema_migrations'::regclass AND attname = 'version' AND NOT a
 """
 
 
+class DatabaseAway(MigrationError):
+    """The database could not be reached, or the connection broke."""
+
+
 def migrations() -> list[tuple[str, str]]:
     """Returns the name and SQL of each migration, in order."""
     folder = resources.files("shared.db") / "migrations"
@@ -42,10 +46,12 @@ def migrate(database_url: str, *, in_restore: bool = False) -> list[str]:
     """Migrates the database to this version and returns the names of the applied migrations. Safe to run concurrently.
 
     A database that the next version has migrated stays as it is. `in_restore`: a part of a restore, between
-    `begin_restoring` and `end_restoring`. Raises MigrationError.
+    `begin_restoring` and `end_restoring`. Raises MigrationError, DatabaseAway if a retry may succeed.
     """
     try:
         return _migrate(database_url, in_restore=in_restore)
+    except psycopg.OperationalError as error:
+        raise DatabaseAway(f"The database does not answer: {str(error).strip()}") from error
     except psycopg.Error as error:
         raise MigrationError(f"The database can't be migrated: {str(error).strip()}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import click
 
@@ -12,6 +13,8 @@ from api.cli.extras import require_server
 from api.cli.platform_settings import platform_environment, platform_settings
 from shared.plans import Plan
 from shared.text.wording import counted
+
+_MIGRATE_PAUSE_SECONDS = 1.0
 
 
 @click.command()
@@ -50,16 +53,24 @@ def egress() -> None:
 
 
 @click.command()
-def migrate() -> None:
+@click.option(
+    "--wait-seconds", type=click.FloatRange(0), default=0, help="How long to wait for a database that doesn't answer."
+)
+def migrate(wait_seconds: float) -> None:
     """Bring the database to this version."""
     require_server()
-    from shared.db.migrate import MigrationError
+    from shared.db.migrate import DatabaseAway, MigrationError
     from shared.db.migrate import migrate as apply
 
-    try:
-        applied = apply(platform_settings().database.url)
-    except MigrationError as error:
-        raise click.ClickException(str(error).strip()) from error
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            applied = apply(platform_settings().database.url)
+            break
+        except MigrationError as error:
+            if not isinstance(error, DatabaseAway) or time.monotonic() >= deadline:
+                raise click.ClickException(str(error).strip()) from error
+        time.sleep(_MIGRATE_PAUSE_SECONDS)
     for name in applied:
         click.echo(f"Applied {name}.")
     if not applied:

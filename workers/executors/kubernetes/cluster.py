@@ -212,7 +212,7 @@ class Cluster:
     ) -> Any:
         settings = self._client.configuration
         # Also renews the token of a service account.
-        token = settings.get_api_key_with_prefix("authorization")
+        token = settings.auth_settings().get("BearerToken", {}).get("value")
         headers = {"Accept": _JSON, "Content-Type": content_type, "User-Agent": "cloudify"}
         if token:
             headers["Authorization"] = token
