@@ -45,11 +45,13 @@ class QueuePosition(Resource):
 
 
 class DeploymentResource(Resource):
+    """`branch`: None until the clone has found the repository's default branch, where no branch was named."""
+
     id: str
     project_id: str
     project: ProjectReference
     status: str
-    branch: str
+    branch: str | None
     commit_sha: str | None
     commit_message: str | None
     url: str | None

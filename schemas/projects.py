@@ -13,7 +13,8 @@ class CreateProjectRequest(Request):
     name: str
     repository_url: str | None = None
     slug: str | None = None
-    repository_branch: str = "main"
+    # None: the repository's default branch, whichever that is at the time of a deployment.
+    repository_branch: str | None = None
     root_directory: str = "."
     framework: str | None = None
     install_command: str | None = None
@@ -25,7 +26,7 @@ class CreateProjectRequest(Request):
 class UpdateProjectRequest(Request):
     name: str | msgspec.UnsetType = msgspec.UNSET
     repository_url: str | msgspec.UnsetType | None = msgspec.UNSET
-    repository_branch: str | msgspec.UnsetType = msgspec.UNSET
+    repository_branch: str | msgspec.UnsetType | None = msgspec.UNSET
     root_directory: str | msgspec.UnsetType = msgspec.UNSET
     framework: str | msgspec.UnsetType | None = msgspec.UNSET
     install_command: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -36,11 +37,14 @@ class UpdateProjectRequest(Request):
 
 
 class ProjectResource(Resource):
+    """`repository_branch`: None if the project follows the repository's default branch. `default_branch`: the one that
+    a clone has seen last."""
+
     id: str
     name: str
     slug: str
     repository_url: str | None
-    repository_branch: str
+    repository_branch: str | None
     root_directory: str
     framework: str | None
     install_command: str | None
@@ -52,6 +56,7 @@ class ProjectResource(Resource):
     active_deployment_id: str | None
     created_at: datetime
     updated_at: datetime
+    default_branch: str | None = None
 
 
 class ProjectReference(Resource):

@@ -210,8 +210,8 @@ class FailureCode(_Code):
     )
     BRANCH_NOT_FOUND = (
         "BRANCH_NOT_FOUND",
-        "The repository has no such branch.",
-        "Choose a branch that the message lists.",
+        "The repository has no such branch, or no default branch.",
+        "Choose a branch that the message lists, or none for the default branch.",
     )
     COMMIT_NOT_FOUND = (
         "COMMIT_NOT_FOUND",

@@ -13,13 +13,14 @@ from api.client.errors import ClientError, ExitCode
 @dataclass(frozen=True, slots=True)
 class Checkout:
     """`branch` is None on a detached HEAD. `tips` are the branches of the repository that is deployed, with their
-    commits; `is_current` says whether they come from the repository itself just now, not from the last fetch, and
-    `is_tree` whether that repository is the work tree itself."""
+    commits, and `default` is the default one; `is_current` says whether they come from the repository itself just now,
+    not from the last fetch, and `is_tree` whether that repository is the work tree itself."""
 
     tree: WorkTree
     branch: str | None
     commit: str
     tips: Mapping[str, str]
+    default: str | None
     is_current: bool
     is_tree: bool
 
@@ -91,7 +92,7 @@ class Placement:
         return f"{self.origin}; it {place}{why}.{advice}"
 
 
-def place_detached(checkout: Checkout, production_branch: str, *, preview: bool, production: bool) -> Placement:
+def place_detached(checkout: Checkout, production_branch: str | None, *, preview: bool, production: bool) -> Placement:
     """Where a commit goes that is checked out without a branch: to production only if the production branch is the
     one branch of the remote, as it is now, that contains it, or if that was asked for."""
     known, unknown = checkout.branches_with_commit()
@@ -104,6 +105,8 @@ def place_detached(checkout: Checkout, production_branch: str, *, preview: bool,
         return Placement(label, checkout.commit, is_preview=False, origin=commit, why=why)
     if not checkout.is_current:
         why = "the remote origin, whose branches decide that, can't be asked now"
+    elif production_branch is None:
+        why = "which branch is the default one isn't known"
     elif not known and not unknown:
         why = "no branch contains it"
     elif production_branch in known:
@@ -125,7 +128,7 @@ def check_pushed(checkout: Checkout, branch: str, url: str) -> None:
     other = ""
     if upstream is not None and upstream in checkout.tips:
         other = f", deploy {upstream}, which it follows, with --branch {shlex.quote(upstream)}"
-    was_there = branch in checkout.tree.tracked_tips()
+    was_there = branch in checkout.tree.tracked_branches().tips
     state = f"isn't there any more: {url} had it" if was_there else f"was never pushed: {url} doesn't have it"
     merged = ", check out the branch that it was merged into" if was_there else ""
     raise ClientError(
@@ -146,7 +149,6 @@ def read_checkout(tree: WorkTree, repository: Repository, named: str | None = No
     if commit is None:
         return None
     branch = tree.branch() if named is None or tree.contains("HEAD", named) else None
-    tips = tree.remote_tips(is_local=repository.is_tree)
-    is_current = tips is not None
-    tips = tree.tracked_tips() if tips is None else tips
-    return Checkout(tree, branch, commit, tips, is_current, repository.is_tree)
+    now = tree.remote_branches(is_local=repository.is_tree)
+    known = now or tree.tracked_branches()
+    return Checkout(tree, branch, commit, known.tips, known.default, now is not None, repository.is_tree)

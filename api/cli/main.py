@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "promote": ("api.cli.commands.promote:promote", "Make production serve a deployment that is ready."),
     "open": ("api.cli.commands.open_site:open_site", "Print a site's address and open it in the browser."),
     "env": ("api.cli.commands.env:env", "Environment variables of a project's builds."),
+    "settings": ("api.cli.commands.settings:settings", "A project's branch, directory, commands and network."),
     "credentials": ("api.cli.commands.credentials:credentials", "Credentials of a project's repository."),
     "queue": ("api.cli.commands.queue:queue", "Show the queue; pause pools, retry or drop dead letters."),
     "workers": ("api.cli.commands.workers:workers", "List the platform's processes and their state."),

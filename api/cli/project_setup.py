@@ -84,13 +84,14 @@ def source_of(invocation: Invocation, project: ProjectResource, source: Source) 
 def create_project(
     invocation: Invocation, source: Source, *, name: str | None, branch: str | None, yes: bool
 ) -> ProjectResource:
+    """`branch`: None for a project that follows the repository's default branch."""
     name = name or source.default_name
     if not yes and invocation.is_interactive():
         click.confirm(f"Make the project {name!r} from {source.repository.url}?", default=True, abort=True, err=True)
     request = CreateProjectRequest(
         name=name[:100],
         repository_url=source.repository.url,
-        repository_branch=branch or "main",
+        repository_branch=branch,
         root_directory="." if source.tree is None else source.tree.root_directory,
     )
     created = invocation.client.create_project(request)

@@ -39,6 +39,15 @@ class Repository:
     is_tree: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The branches of a repository. `tips`: branch → commit. `default`: the one that its HEAD stands for, None where
+    that isn't known; of a work tree it is the one that is checked out."""
+
+    tips: Mapping[str, str]
+    default: str | None
+
+
 class WorkTree:
     """`root` is the top of the work tree, `directory` the one asked for, inside it."""
 
@@ -73,23 +82,28 @@ class WorkTree:
         """Files that differ from the last commit, untracked ones included."""
         return len((self._git("status", "--porcelain", "--untracked-files=normal", check=False) or "").splitlines())
 
-    def remote_tips(self, *, is_local: bool) -> dict[str, str] | None:
-        """Branch → commit of the remote `origin` as it is now, or of this repository if `is_local`. None when the
-        remote doesn't answer."""
+    def remote_branches(self, *, is_local: bool) -> Branches | None:
+        """Those of the remote `origin` as it is now, or of this repository if `is_local`. None when the remote doesn't
+        answer."""
         if is_local:
-            return self._references("refs/heads/")
+            return Branches(self._references("refs/heads/"), self.branch())
         # The remote may want a password, which the user is not asked for here.
-        output = self._git("ls-remote", "--heads", "--", _REMOTE, check=False, seconds=_REMOTE_SECONDS)
+        asked = ("ls-remote", "--symref", "--", _REMOTE, "HEAD", "refs/heads/*")
+        output = self._git(*asked, check=False, seconds=_REMOTE_SECONDS)
         if output is None:
             return None
-        rows = (line.partition("\t") for line in output.splitlines())
-        return {name.removeprefix("refs/heads/"): sha for sha, _, name in rows if name.startswith("refs/heads/")}
+        rows = [line.partition("\t") for line in output.splitlines()]
+        tips = {name.removeprefix("refs/heads/"): sha for sha, _, name in rows if name.startswith("refs/heads/")}
+        head = next((value for value, _, name in rows if name == "HEAD" and value.startswith("ref: refs/heads/")), None)
+        return Branches(tips, None if head is None else head.removeprefix("ref: refs/heads/"))
 
-    def tracked_tips(self) -> dict[str, str]:
-        """Branch → commit of the remote `origin` at the last fetch."""
-        tips = self._references(f"refs/remotes/{_REMOTE}/")
+    def tracked_branches(self) -> Branches:
+        """Those of the remote `origin` at the last fetch."""
+        prefix = f"refs/remotes/{_REMOTE}/"
+        tips = self._references(prefix)
         tips.pop("HEAD", None)
-        return tips
+        head = self._git("symbolic-ref", "--quiet", f"{prefix}HEAD", check=False) or ""
+        return Branches(tips, head.removeprefix(prefix) or None)
 
     def contains(self, tip: str, commit: str) -> bool | None:
         """Whether the commit is in the history of `tip`. None where this repository has too little of that history."""

@@ -24,7 +24,7 @@ def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], sites: 
         project_id=row.project_id,
         project=ProjectReference(name=row.project_name, slug=row.project_slug),
         status=row.status,
-        branch=row.branch,
+        branch=None if row.awaits_branch else row.branch,
         commit_sha=row.commit_sha,
         commit_message=row.commit_message,
         url=sites.url(row.host) if is_ready and row.site_state == SiteState.PUBLISHED else None,

@@ -17,7 +17,8 @@ SELECT former.commit_sha, run.output -> 'watched' AS watched,
        )
        OR EXISTS (
          SELECT 1 FROM deployments o
-         WHERE o.project_id = d.project_id AND o.is_preview = d.is_preview AND (NOT d.is_preview OR o.branch = d.branch)
+         WHERE o.project_id = d.project_id AND o.is_preview = d.is_preview
+           AND (NOT d.is_preview OR o.branch = d.branch OR o.awaits_branch)
            AND o.release_sequence > former.release_sequence AND o.release_sequence < d.release_sequence
            AND o.status NOT IN ('ready', 'failed', 'cancelled')
        ) AS is_otherwise_changed
@@ -25,7 +26,7 @@ FROM deployments d JOIN projects p ON p.id = d.project_id
 JOIN LATERAL (
   SELECT f.id, f.commit_sha, f.settings, f.repository_url, f.created_at, f.release_sequence FROM deployments f
   WHERE f.project_id = d.project_id AND f.status = 'ready' AND f.is_preview = d.is_preview
-    AND (NOT d.is_preview OR f.branch = d.branch) AND f.deleting_at IS NULL
+    AND (NOT d.is_preview OR (f.branch = d.branch AND f.awaits_branch = d.awaits_branch)) AND f.deleting_at IS NULL
     AND f.site_state = 'published' AND (d.is_preview OR f.is_active)
   ORDER BY f.release_sequence DESC LIMIT 1
 ) former ON true

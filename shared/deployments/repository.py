@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest, keyset_clause, page_of
 from shared.db.rows import columns_of
+from shared.deployments.branch_repository import NAMED_BRANCH
 from shared.deployments.rows import (
     DeployableProject,
     DeploymentFilters,
@@ -47,16 +48,16 @@ jsonb_build_object('root_directory', root_directory, 'framework', framework, 'in
 _TAKE_RELEASE_SEQUENCE: LiteralString = f"""
 UPDATE projects SET release_sequence = release_sequence + 1
 WHERE id = %(project_id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL
-RETURNING {columns_of(DeployableProject, settings=_SETTINGS)}
+RETURNING {columns_of(DeployableProject, settings=_SETTINGS, repository_branch=NAMED_BRANCH)}
 """  # noqa: S608 - constants only
 
 _INSERT = """
 INSERT INTO deployments (id, tenant_id, project_id, created_by, trigger, repository_url, repository_set_by, branch,
-                         commit_sha, settings, is_preview, clean, if_changed, priority, release_sequence, host,
-                         traceparent, preview_expires_at)
+                         awaits_branch, commit_sha, settings, is_preview, clean, if_changed, priority,
+                         release_sequence, host, traceparent, preview_expires_at)
 VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(created_by)s, %(trigger)s, %(repository_url)s,
-        %(repository_set_by)s, %(branch)s, %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s, %(if_changed)s,
-        %(priority)s, %(release_sequence)s, %(host)s, %(traceparent)s,
+        %(repository_set_by)s, %(branch)s, %(awaits_branch)s, %(commit_sha)s, %(settings)s, %(is_preview)s, %(clean)s,
+        %(if_changed)s, %(priority)s, %(release_sequence)s, %(host)s, %(traceparent)s,
         CASE WHEN %(is_preview)s THEN now() + make_interval(days => %(preview_days)s) END)
 """
 
@@ -166,7 +167,7 @@ class DeploymentRepository:
         if filters.project_id is not None:
             conditions.append("d.project_id = %(project_id)s")
         if filters.branch is not None:
-            conditions.append("d.branch = %(branch)s")
+            conditions.append("d.branch = %(branch)s AND NOT d.awaits_branch")
         if filters.is_preview is not None:
             conditions.append("d.is_preview = %(is_preview)s")
         if filters.is_active is not None:

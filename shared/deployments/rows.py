@@ -40,6 +40,8 @@ class DeploymentRow(msgspec.Struct, frozen=True):
     # The user who set the repository's address is a platform administrator.
     is_set_by_administrator: bool
     branch: str
+    # No branch was named: `branch` is the repository's last known default branch until a clone finds the present one.
+    awaits_branch: bool
     commit_sha: str | None
     commit_message: str | None
     settings: DeploymentSettings
@@ -64,13 +66,17 @@ class DeploymentRow(msgspec.Struct, frozen=True):
 
 
 class DeployableProject(msgspec.Struct, frozen=True):
-    """What a deployment takes from its project; `release_sequence` is the number that was taken for it."""
+    """What a deployment takes from its project; `release_sequence` is the number that was taken for it.
+
+    `repository_branch`: None for the repository's default branch, which was `default_branch` when it was seen last.
+    """
 
     slug: str
     settings: DeploymentSettings
     repository_url: str | None
     repository_set_by: str | None
-    repository_branch: str
+    repository_branch: str | None
+    default_branch: str | None
     release_sequence: int
 
 
@@ -85,6 +91,7 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     repository_url: str
     repository_set_by: str | None
     branch: str
+    awaits_branch: bool
     commit_sha: str | None
     settings: DeploymentSettings
     is_preview: bool

@@ -132,11 +132,12 @@ class DeploymentService:
     def redeploy(
         self, tenant_id: str, deployment_id: str, *, created_by: str | None, record: Record | None = None
     ) -> DeploymentResource:
-        """Creates a deployment of the same commit, or of the branch if the commit was never resolved."""
+        """Creates a deployment of the same commit, or of the branch if the commit was never resolved, or as the project
+        says if neither was."""
         row = self._get_row(tenant_id, deployment_id)
         request = CreateDeploymentRequest(
             project_id=row.project_id,
-            branch=row.branch,
+            branch=None if row.awaits_branch else row.branch,
             commit_sha=row.commit_sha,
             is_preview=row.is_preview,
             priority=row.priority,
@@ -247,7 +248,10 @@ def _new_deployment(
     if not project.repository_url:
         raise ValidationFailed({"projectId": "the project has no repository; set its repositoryUrl first"})
     deployment_id = new_identifier(DEPLOYMENT)
-    branch = request.branch or project.repository_branch
+    named = request.branch or project.repository_branch
+    probable = named or project.default_branch
+    # A host name is given before the branch is known. It may name a default branch of the past, never another one.
+    label = preview_label(project.slug, probable or "default", deployment_id)
     return NewDeployment(
         id=deployment_id,
         tenant_id=tenant_id,
@@ -256,7 +260,8 @@ def _new_deployment(
         trigger=trigger,
         repository_url=project.repository_url,
         repository_set_by=project.repository_set_by,
-        branch=branch,
+        branch=probable or "main",
+        awaits_branch=named is None,
         commit_sha=request.commit_sha,
         settings=project.settings,
         is_preview=request.is_preview,
@@ -264,7 +269,7 @@ def _new_deployment(
         if_changed=request.if_changed,
         priority=request.priority,
         release_sequence=project.release_sequence,
-        host=preview_label(project.slug, branch, deployment_id) if request.is_preview else project.slug,
+        host=label if request.is_preview else project.slug,
         traceparent=traceparent,
     )
 

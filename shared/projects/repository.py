@@ -11,6 +11,7 @@ import msgspec
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest, keyset_clause, page_of
 from shared.db.rows import columns_of
+from shared.deployments.branch_repository import NAMED_BRANCH
 from shared.plans import Plan
 
 SORTABLE: dict[str, LiteralString] = {"created_at": "p.created_at", "name": "p.name"}
@@ -23,13 +24,18 @@ CHANGEABLE: tuple[LiteralString, ...] = (
 
 
 class ProjectRow(msgspec.Struct, frozen=True):
-    """A project; `active_deployment_id` is the deployment that production serves."""
+    """A project; `active_deployment_id` is the deployment that production serves.
+
+    `repository_branch`: the branch that it names, None for the repository's default branch. `default_branch`: the one
+    that a clone has seen last.
+    """
 
     id: str
     name: str
     slug: str
     repository_url: str | None
-    repository_branch: str
+    repository_branch: str | None
+    default_branch: str | None
     root_directory: str
     framework: str | None
     install_command: str | None
@@ -50,7 +56,7 @@ class NewProject(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     slug: str
     repository_url: str | None
-    repository_branch: str
+    repository_branch: str | None
     root_directory: str
     framework: str | None
     install_command: str | None
@@ -63,20 +69,33 @@ class NewProject(msgspec.Struct, frozen=True, kw_only=True):
 _ACTIVE: LiteralString = "(SELECT d.id FROM deployments d WHERE d.project_id = p.id AND d.is_active)"
 
 _SELECT: LiteralString = f"""
-SELECT {columns_of(ProjectRow, "p", active_deployment_id=_ACTIVE)}
+SELECT {columns_of(ProjectRow, "p", active_deployment_id=_ACTIVE, repository_branch=NAMED_BRANCH)}
 FROM projects p
 """  # noqa: S608 - constants only
 
 _INSERT: LiteralString = f"""
-INSERT INTO projects (id, tenant_id, name, slug, repository_url, repository_branch, root_directory, framework,
-                      install_command, build_command, output_directory, node_version, repository_set_by)
-SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, %(repository_branch)s, %(root_directory)s,
-       %(framework)s, %(install_command)s, %(build_command)s, %(output_directory)s, %(node_version)s,
-       %(repository_set_by)s
+INSERT INTO projects (id, tenant_id, name, slug, repository_url, repository_branch, follows_default_branch,
+                      root_directory, framework, install_command, build_command, output_directory, node_version,
+                      repository_set_by)
+SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, COALESCE(%(repository_branch)s::text, 'main'),
+       %(repository_branch)s::text IS NULL, %(root_directory)s, %(framework)s, %(install_command)s, %(build_command)s,
+       %(output_directory)s, %(node_version)s, %(repository_set_by)s
 WHERE NOT EXISTS (SELECT 1 FROM deployments d WHERE d.host = %(slug)s)
 ON CONFLICT (slug) DO NOTHING
-RETURNING {columns_of(ProjectRow, active_deployment_id="NULL")}
+RETURNING {columns_of(ProjectRow, active_deployment_id="NULL", repository_branch=NAMED_BRANCH)}
 """  # noqa: S608 - constants only
+
+# Of columns that are not simply set. Another repository has another default branch.
+_ASSIGNMENTS: Mapping[str, LiteralString] = {
+    "repository_branch": (
+        "repository_branch = COALESCE(%(repository_branch)s::text, 'main'), "
+        "follows_default_branch = %(repository_branch)s::text IS NULL"
+    ),
+    "repository_url": (
+        "repository_url = %(repository_url)s, "
+        "default_branch = CASE WHEN repository_url = %(repository_url)s THEN default_branch END"
+    ),
+}
 
 
 class ProjectRepository:
@@ -144,7 +163,9 @@ class ProjectRepository:
         unknown = set(changes) - set(CHANGEABLE)
         if unknown:
             raise ValueError(f"not changeable: {sorted(unknown)}")
-        assignments = ", ".join(f"{column} = %({column})s" for column in CHANGEABLE if column in changes)
+        assignments = ", ".join(
+            _ASSIGNMENTS.get(column, f"{column} = %({column})s") for column in CHANGEABLE if column in changes
+        )
         query = (
             f"UPDATE projects SET {assignments}, updated_at = now() "  # noqa: S608 - constants only
             "WHERE id = %(id)s AND tenant_id = %(tenant_id)s AND deleting_at IS NULL RETURNING id"

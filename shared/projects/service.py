@@ -190,6 +190,7 @@ class ProjectService:
             active_deployment_id=row.active_deployment_id,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            default_branch=row.default_branch,
         )
 
 

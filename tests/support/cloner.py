@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shared.db.database import Database
+from shared.deployments.branch_repository import BranchRepository
 from shared.deployments.former_repository import FormerDeploymentRepository
 from shared.errors import StageFailure
 from shared.projects.credential_repository import RepositoryCredentialRepository
@@ -46,7 +47,8 @@ class Cloner:
         self.host_keys = RepositoryCredentialRepository(database)
         self.sessions = CloneSessions(settings, self.host_keys, control_groups)
         index = SnapshotIndex(database)
-        self.stage = CloneStage(self.snapshots, index, settings, ignored, self.host_keys, control_groups)
+        branches = BranchRepository(database)
+        self.stage = CloneStage(self.snapshots, index, settings, ignored, self.host_keys, branches, control_groups)
         self.directory = directory
         self.allow_local = allow_local
         self.numbers = itertools.count(1)

@@ -49,7 +49,7 @@ def deployment_view(row: DeploymentRow) -> DeploymentView:
         project_slug=row.project_slug,
         repository_url=row.repository_url,
         allows_files=row.is_set_by_administrator,
-        branch=row.branch,
+        branch=None if row.awaits_branch else row.branch,
         commit_sha=row.commit_sha,
         root_directory=settings.root_directory or ".",
         framework=settings.framework,

@@ -39,7 +39,8 @@ class DeploymentView:
     repository_url: str
     # Whether it may be a file:// one: who set the address is a platform administrator now.
     allows_files: bool
-    branch: str
+    # None if none was named and none found, which happens to deployments of a commit alone.
+    branch: str | None
     commit_sha: str | None
     root_directory: str
     framework: str | None

@@ -75,6 +75,9 @@ def deploy(invocation: Invocation, **options: Any) -> None:
 
     If the project deploys another repository than `origin`, the checkout doesn't count: the production branch is
     deployed unless --branch or --commit (in full) names something else.
+
+    The production branch is the repository's default branch, unless the project names another
+    (`cloudify settings set repositoryBranch NAME`).
     """
     choices = _Choices(**options)
     _refuse_contradictions(choices)
@@ -90,7 +93,7 @@ def deploy(invocation: Invocation, **options: Any) -> None:
     checkout = _checkout(choices, source)
     if source is not None:
         _warn_about_what_stays(invocation, choices, source, checkout)
-        target = _set_up(invocation, choices, source, target)
+        target = _set_up(invocation, choices, source, checkout, target)
     assert target is not None, "what isn't found without a source is an error"
     place = _place(invocation, choices, checkout, target)
     deployment = _create_deployment(invocation, choices, place, target)
@@ -124,12 +127,16 @@ def _checkout(choices: _Choices, source: Source | None) -> Checkout | None:
 
 
 def _set_up(
-    invocation: Invocation, choices: _Choices, source: Source, found: ProjectResource | None
+    invocation: Invocation,
+    choices: _Choices,
+    source: Source,
+    checkout: Checkout | None,
+    found: ProjectResource | None,
 ) -> ProjectResource:
     """Creates the project if there is none, has it deploy the source, and links the work tree to it."""
     target = found
     if target is None:
-        branch = choices.branch or (None if source.tree is None else source.tree.branch())
+        branch = choices.branch or _branch_to_name(source, checkout)
         target = create_project(invocation, source, name=choices.name, branch=branch, yes=choices.yes)
     if choices.repository is not None or choices.local:
         target = use_repository(invocation, target, source, yes=choices.yes)
@@ -137,13 +144,32 @@ def _set_up(
     return target
 
 
+def _branch_to_name(source: Source, checkout: Checkout | None) -> str | None:
+    """The production branch of a new project: what is checked out. None to follow the repository's default branch."""
+    if source.tree is None or checkout is None:
+        return None
+    checked_out = source.tree.branch()
+    if not checkout.is_tree:
+        return None if checked_out == checkout.default else checked_out
+    # What is checked out in a work tree changes, so it isn't followed as a default branch.
+    return checked_out or next((name for name in ("main", "master") if name in checkout.tips), None)
+
+
+def _production_branch(target: ProjectResource, checkout: Checkout | None) -> str | None:
+    """None if it is the repository's default branch, and nobody knows which that is."""
+    if target.repository_branch is not None:
+        return target.repository_branch
+    if checkout is not None and (checkout.is_current or target.default_branch is None):
+        return checkout.default
+    return target.default_branch
+
+
 def _place(invocation: Invocation, choices: _Choices, checkout: Checkout | None, target: ProjectResource) -> Placement:
+    production = _production_branch(target, checkout)
     if choices.branch is None and checkout is not None and checkout.branch is None:
-        return place_detached(
-            checkout, target.repository_branch, preview=choices.preview, production=choices.production
-        )
+        return place_detached(checkout, production, preview=choices.preview, production=choices.production)
     branch = choices.branch or (None if checkout is None else checkout.branch)
-    _confirm_branch(invocation, target, branch, choices)
+    _confirm_branch(invocation, target, branch, production, choices)
     return Placement(branch, choices.commit, is_preview=choices.preview)
 
 
@@ -190,21 +216,23 @@ def _warn_about_what_stays(
         output.warning("the password in the remote's address was left out; give it with --repository if it is needed.")
 
 
-def _confirm_branch(invocation: Invocation, target: ProjectResource, branch: str | None, choices: _Choices) -> None:
+def _confirm_branch(
+    invocation: Invocation, target: ProjectResource, branch: str | None, production: str | None, choices: _Choices
+) -> None:
     is_decided = choices.preview or choices.production or choices.yes
-    if is_decided or branch is None or branch == target.repository_branch:
+    if is_decided or branch is None or branch == production:
         return
     if not invocation.is_interactive():
+        problem = f"{branch} is not the production branch of {target.slug}, which is {production}."
+        if production is None:
+            problem = f"{target.slug} follows its repository's default branch, and which that is isn't known here."
         raise ClientError(
-            f"{branch} is not the production branch of {target.slug}, which is {target.repository_branch}.",
+            problem,
             f"Add --preview for an address of its own, or --production to put {branch} into production.",
             exit_code=ExitCode.USAGE,
         )
-    click.confirm(
-        f"The production branch is {target.repository_branch}. Put {branch} into production all the same?",
-        abort=True,
-        err=True,
-    )
+    known = f"is {production}" if production else "is the repository's default branch, which isn't known here"
+    click.confirm(f"The production branch {known}. Put {branch} into production all the same?", abort=True, err=True)
 
 
 def _create_deployment(
@@ -220,7 +248,7 @@ def _create_deployment(
             if_changed=choices.if_changed,
         )
     )
-    subject = f"the commit {(place.commit or '')[:12]}" if place.origin else deployment.branch
+    subject = f"the commit {(place.commit or '')[:12]}" if place.origin else deployment.branch or "the default branch"
     invocation.output.note(f"Deployment {deployment.id} of {subject} to {target.slug} is queued.")
     return deployment
 

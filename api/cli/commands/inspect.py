@@ -30,7 +30,7 @@ def _rows(resource: DeploymentResource) -> list[tuple[str, str]]:
         ("Project", f"{resource.project.name} ({resource.project.slug})"),
         ("Status", resource.status + (" (serves production)" if resource.is_active else "")),
         ("Kind", "preview" if resource.is_preview else "production"),
-        ("Branch", resource.branch),
+        ("Branch", resource.branch or "the repository's default branch, not known yet"),
         ("Commit", f"{resource.commit_sha or 'not known yet'} {_first_line(resource.commit_message)}".rstrip()),
         ("URL", resource.url or "-"),
         ("Made", f"{resource.created_at:%Y-%m-%d %H:%M:%S %Z} by {resource.trigger}"),

@@ -7,6 +7,7 @@ import click
 from api.cli.invocation import Invocation, api_command
 from api.cli.references import get_project
 from schemas.deployments import DeploymentResource
+from schemas.projects import ProjectResource
 
 
 @click.command()
@@ -38,10 +39,14 @@ def _list_projects(invocation: Invocation, limit: int) -> None:
         invocation.output.note("There are no projects; `cloudify deploy` in a git repository makes one.")
         return
     rows = [
-        [project.slug, project.name, project.repository_branch, project.url if project.active_deployment_id else "-"]
+        [project.slug, project.name, _branch(project), project.url if project.active_deployment_id else "-"]
         for project in projects
     ]
     invocation.output.table(["PROJECT", "NAME", "BRANCH", "LIVE AT"], rows)
+
+
+def _branch(project: ProjectResource) -> str:
+    return project.repository_branch or f"{project.default_branch or ''} (default)".strip()
 
 
 def _print_deployments(invocation: Invocation, deployments: list[DeploymentResource]) -> None:
@@ -51,7 +56,7 @@ def _print_deployments(invocation: Invocation, deployments: list[DeploymentResou
             deployment.id,
             deployment.status,
             deployment.project.slug,
-            deployment.branch,
+            deployment.branch or "-",
             (deployment.commit_sha or "-")[:8],
             age(deployment.created_at, now),
             "production" if deployment.is_active else "preview" if deployment.is_preview else "",

@@ -40,6 +40,37 @@ def test_a_project_is_made_read_changed_and_deleted(account) -> None:
     assert account.platform.backends.queue.find(f"cleanup:{project['id']}") == "ready"
 
 
+def test_a_project_follows_the_default_branch_unless_it_names_one(account) -> None:
+    address = {"repositoryUrl": "https://git.example.org/a.git"}
+    project = account.request("POST", "/api/projects", json={"name": "Site", **address}).json()["data"]
+    assert (project["repositoryBranch"], project["defaultBranch"]) == (None, None)
+    path = f"/api/projects/{project['id']}"
+
+    def deploy(**body: object) -> str | None:
+        body = {"projectId": project["id"], **body}
+        return account.request("POST", "/api/deployments", json=body).json()["data"]["branch"]
+
+    assert (deploy(), deploy(branch="topic")) == (None, "topic")
+    named = account.request("PATCH", path, json={"repositoryBranch": "release"}).json()["data"]
+    assert (named["repositoryBranch"], deploy()) == ("release", "release")
+    assert account.request("PATCH", path, json={"buildCommand": None}).json()["data"]["repositoryBranch"] == "release"
+    again = account.request("PATCH", path, json={"repositoryBranch": None}).json()["data"]
+    assert (again["repositoryBranch"], deploy()) == (None, None)
+    made = account.request("POST", "/api/projects", json={"name": "Named", "repositoryBranch": "main"}).json()["data"]
+    assert made["repositoryBranch"] == "main"
+
+
+def test_another_repository_has_another_default_branch(account) -> None:
+    address = "https://git.example.org/a.git"
+    project = account.request("POST", "/api/projects", json={"name": "Site", "repositoryUrl": address}).json()["data"]
+    path = f"/api/projects/{project['id']}"
+    with account.platform.backends.database.transaction() as connection:
+        connection.execute("UPDATE projects SET default_branch = 'trunk'")
+    for sent, seen in ((address, "trunk"), ("https://git.example.org/b.git", None)):
+        changed = account.request("PATCH", path, json={"repositoryUrl": sent}).json()["data"]
+        assert changed["defaultBranch"] == seen
+
+
 def test_every_wrong_field_is_named(account) -> None:
     body = {
         "name": "",

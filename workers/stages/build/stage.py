@@ -143,7 +143,7 @@ class BuildStage(StageFunction):
             "CLOUDIFY": "1",
             "CLOUDIFY_ENVIRONMENT": "preview" if deployment.is_preview else "production",
             "CLOUDIFY_PROJECT": deployment.project_slug,
-            "CLOUDIFY_BRANCH": deployment.branch,
+            "CLOUDIFY_BRANCH": deployment.branch or "",
             "CLOUDIFY_COMMIT_SHA": commit_sha,
             "CLOUDIFY_URL": self._sites.url(deployment.host),
         }

@@ -30,11 +30,14 @@ class Commit:
     message: str
 
 
-def check_out(session: CloneSession, remote: RemoteRepository, sha: str) -> Commit:
-    """Creates `session.source`. Raises StageFailure, PlatformError or Cancelled."""
+def check_out(session: CloneSession, remote: RemoteRepository, sha: str, branch: str | None) -> Commit:
+    """Creates `session.source`. `branch`: the one that ends with the commit, if one is known to.
+
+    Raises StageFailure, PlatformError or Cancelled.
+    """
     deployment, tree = session.deployment, session.source
     tree.mkdir()
-    remote.fetch(sha, tree, deployment.branch if deployment.commit_sha is None else None)
+    remote.fetch(sha, tree, branch)
     commit = _read_commit(session.git, tree, sha)
     lfs = LfsFetcher(session)
     lfs.fetch(remote, tree)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.errors import FailureCode, StageFailure
@@ -23,8 +23,16 @@ from workers.stages.clone.git.runner import GitFailed
 from workers.stages.clone.session import CloneSession
 
 # Bytes of a list of branches. A message names only some of them.
-_MAXIMUM_REFERENCES = 16 << 10
+_MAXIMUM_REFERENCES = 128 << 10
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """`shas`: name → SHA, as `refs/heads/main`. `head`: the name that HEAD stands for, None if the server says none."""
+
+    shas: Mapping[str, str]
+    head: str | None
 
 
 class RemoteRepository:
@@ -50,44 +58,28 @@ class RemoteRepository:
             session.log.system(f"The project's credentials are for {origin}; they are not sent to {url.host}.")
         return cls(session, authorised, route)
 
-    def resolve_branch(self, branch: str, directory: Path) -> str:
-        """Returns the SHA of the branch's newest commit. Raises StageFailure."""
-        if branch.startswith("-") or any(character in branch for character in "\0\n *?[\\^~:"):
-            raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{branch!r} can't be the name of a branch.")
-        reference, tag = f"refs/heads/{branch}", f"refs/tags/{branch}"
-        there = self._references([reference, tag, f"{tag}^{{}}", "HEAD"], directory)
-        if reference in there:
-            return there[reference]
-        if tag in there:
-            tagged = there.get(f"{tag}^{{}}", there[tag])
-            raise StageFailure(
-                FailureCode.BRANCH_NOT_FOUND,
-                f"{self.url.public} has no branch {branch!r}, but a tag of this name. Deploy its commit: {tagged}.",
-            )
-        branches = [name.removeprefix("refs/heads/") for name in self._references(["refs/heads/*"], directory)]
-        if not branches:
-            other = find_foreign_answer(self.url, self._answers)
-            if other is not None:
-                raise other
-            raise StageFailure(
-                FailureCode.REPOSITORY_EMPTY, f"{self.url.public} has no commits yet. Push one, then deploy again."
-            )
-        some = ", ".join(branches[:10]) + (", …" if len(branches) > 10 else "")
-        raise StageFailure(FailureCode.BRANCH_NOT_FOUND, f"{self.url.public} has no branch {branch!r}. It has: {some}.")
+    def list_references(self, patterns: Sequence[str], directory: Path) -> References:
+        """The references that fit one of the patterns of git-ls-remote(1). A list longer than 128 KiB is cut off.
 
-    def _references(self, patterns: list[str], directory: Path) -> dict[str, str]:
-        """SHAs by name; a list longer than 16 KiB is cut off."""
-        arguments = ["ls-remote", "--quiet", "--", "URL", *patterns]
+        All of it is the server's word, names included. Raises StageFailure."""
+        arguments = ["ls-remote", "--quiet", "--symref", "--", "URL", *patterns]
         try:
             output = self._contact(arguments, directory, limit=_MAXIMUM_REFERENCES)
         except GitFailed as error:
             raise self._failure_of(error) from error
-        references: dict[str, str] = {}
-        for line in output.decode("utf-8", "replace").splitlines():
-            sha, _, name = line.partition("\t")
-            if _SHA.fullmatch(sha) and name:
-                references[name] = sha
-        return references
+        shas: dict[str, str] = {}
+        head = None
+        for line in output.decode("utf-8", "replace").split("\n"):
+            value, _, name = line.rpartition("\t")
+            if name == "HEAD" and value.startswith("ref: "):
+                head = value.removeprefix("ref: ")
+            elif name and _SHA.fullmatch(value):
+                shas[name] = value
+        return References(shas, head)
+
+    def find_foreign_answer(self) -> StageFailure | None:
+        """The failure if the last list of references is empty because the server doesn't speak git's protocol."""
+        return find_foreign_answer(self.url, self._answers)
 
     def fetch(self, sha: str, directory: Path, branch: str | None) -> None:
         """Fetches the commit into the new repository `directory` and checks it out. Raises StageFailure.

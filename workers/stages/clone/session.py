@@ -166,4 +166,6 @@ class CloneSessions:
 
 def _wanted(deployment: DeploymentView) -> str:
     sha = deployment.commit_sha
-    return f"branch {deployment.branch}" if sha is None else f"commit {sha[:12]}"
+    if sha is not None:
+        return f"commit {sha[:12]}"
+    return "its default branch" if deployment.branch is None else f"branch {deployment.branch}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import msgspec
 
+from shared.deployments.branch_repository import BranchRepository
 from shared.deployments.former_repository import FormerDeploymentRepository
 from shared.errors import FailureCode, StageFailure
 from shared.projects.credential_repository import RepositoryCredentialRepository
@@ -18,6 +20,7 @@ from workers.pipeline.stage import StageContext, StageFunction, StageParts, Stag
 from workers.pipeline.table import CloneOutput
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
 from workers.snapshots.store import SnapshotMissing, SnapshotStore
+from workers.stages.clone.branches import BranchFinder, Tip
 from workers.stages.clone.checkout import Commit, check_out, check_root_directory
 from workers.stages.clone.fetch import RemoteRepository
 from workers.stages.clone.ignored import IgnoredBuilds
@@ -34,8 +37,17 @@ def build(parts: StageParts) -> CloneStage:
         parts.settings,
         IgnoredBuilds(FormerDeploymentRepository(parts.database)),
         RepositoryCredentialRepository(parts.database),
+        BranchRepository(parts.database),
         discover_control_groups(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """`branch`: the one whose newest commit it was; None for a commit that was asked for by SHA."""
+
+    sha: str
+    branch: str | None
 
 
 class CloneStage(StageFunction):
@@ -48,12 +60,14 @@ class CloneStage(StageFunction):
         settings: Settings,
         ignored: IgnoredBuilds,
         host_keys: RepositoryCredentialRepository,
+        branches: BranchRepository,
         control_groups: ControlGroups | None = None,
     ) -> None:
         """`control_groups`: as for `CloneSessions`."""
         self._snapshots = snapshots
         self._index = index
         self._ignored = ignored
+        self._branches = branches
         self._sessions = CloneSessions(settings, host_keys, control_groups)
 
     def run(self, context: StageContext) -> StageResult[CloneOutput]:
@@ -61,13 +75,47 @@ class CloneStage(StageFunction):
         deployment = context.deployment
         with self._sessions.open(context) as session:
             remote = RemoteRepository.connect(session, session.url)
-            sha = _find_commit(session, remote)
+            target = self._find_target(session, remote)
             if deployment.if_changed and not deployment.clean:
-                self._ignored.check(session, remote, sha)
-            cached = None if deployment.clean else self._find_cached(session, sha)
+                self._ignored.check(session, remote, target.sha)
+            cached = None if deployment.clean else self._find_cached(session, target.sha)
             if cached is not None:
                 return cached
-            return self._save(session, _fetch(session, remote, sha))
+            return self._save(session, _fetch(session, remote, target))
+
+    def _find_target(self, session: CloneSession, remote: RemoteRepository) -> _Target:
+        """What to fetch, and the default branch recorded if the server has said it. Raises StageFailure."""
+        deployment, log = session.deployment, session.log
+        finder = BranchFinder(remote, session.directory, deployment.project_slug)
+        if deployment.commit_sha is not None:
+            sha = _full_sha(deployment.commit_sha)
+            if deployment.branch is None:
+                self._find_label(session, finder)
+            return _Target(sha, None)
+        if deployment.branch is None:
+            tip = finder.find_default()
+            log.system(tip.remark or f"No branch is named, so the repository's default branch is used: {tip.branch}.")
+            self._record_default(session, tip.branch)
+        else:
+            tip = finder.find(deployment.branch)
+            if tip.default is not None:
+                self._record_default(session, tip.default)
+        log.system(f"Branch {tip.branch} is at commit {tip.sha[:12]}.")
+        return _Target(tip.sha, tip.branch)
+
+    def _find_label(self, session: CloneSession, finder: BranchFinder) -> None:
+        """The branch of a deployment that has a commit but no branch. It can do without."""
+        try:
+            tip = finder.find_default()
+        except StageFailure as failure:
+            session.log.system(f"The deployment is of no branch: {failure.message}")
+        else:
+            session.log.system(f"No branch is named; the repository's default branch is {tip.branch}.")
+            self._record_default(session, tip.branch)
+
+    def _record_default(self, session: CloneSession, branch: str) -> None:
+        # At once: the deployment shows it while it is cloned, and if that fails.
+        self._branches.record_default(session.deployment.id, branch, fence=session.context.fence)
 
     def _save(self, session: CloneSession, fetched: Commit) -> StageResult[CloneOutput]:
         context, commit, message = session.context, fetched.sha, fetched.message
@@ -111,43 +159,37 @@ class CloneStage(StageFunction):
         return True
 
 
-def _find_commit(session: CloneSession, remote: RemoteRepository) -> str:
-    """Returns the SHA to fetch: the deployment's, or its branch's newest. Raises StageFailure."""
-    deployment = session.deployment
-    if deployment.commit_sha is None:
-        sha = remote.resolve_branch(deployment.branch, session.directory)
-        session.log.system(f"Branch {deployment.branch} is at commit {sha[:12]}.")
-        return sha
-    if not _FULL_SHA.fullmatch(deployment.commit_sha):
+def _full_sha(commit_sha: str) -> str:
+    if not _FULL_SHA.fullmatch(commit_sha):
         raise StageFailure(
             FailureCode.COMMIT_NOT_FOUND,
-            f"{deployment.commit_sha!r} is not a full commit SHA; give all 40 hexadecimal digits.",
+            f"{commit_sha!r} is not a full commit SHA; give all 40 hexadecimal digits.",
         )
-    return deployment.commit_sha
+    return commit_sha
 
 
-def _fetch(session: CloneSession, remote: RemoteRepository, sha: str) -> Commit:
+def _fetch(session: CloneSession, remote: RemoteRepository, target: _Target) -> Commit:
     """Fetches the commit, or the branch's new one if a force-push removes it meanwhile."""
     try:
-        return check_out(session, remote, sha)
+        return check_out(session, remote, target.sha, target.branch)
     except StageFailure as failure:
-        moved = _find_moved(session, remote, sha) if failure.code is FailureCode.COMMIT_NOT_FOUND else None
+        moved = _find_moved(session, remote, target) if failure.code is FailureCode.COMMIT_NOT_FOUND else None
         if moved is None:
             raise
     remove_tree(session.source)
-    return check_out(session, remote, moved)
+    return check_out(session, remote, moved.sha, moved.branch)
 
 
-def _find_moved(session: CloneSession, remote: RemoteRepository, sha: str) -> str | None:
-    """The branch's new commit if a force-push has removed `sha`. None if the commit was asked for by SHA."""
-    branch = session.deployment.branch
-    if session.deployment.commit_sha is not None:
+def _find_moved(session: CloneSession, remote: RemoteRepository, target: _Target) -> Tip | None:
+    """The branch as it is now if a force-push has removed the commit. None if that was asked for by SHA."""
+    if target.branch is None:
         return None
-    moved = remote.resolve_branch(branch, session.directory)
-    if moved == sha:
+    moved = BranchFinder(remote, session.directory, session.deployment.project_slug).find(target.branch)
+    if moved.sha == target.sha:
         return None
     session.log.system(
-        f"Commit {sha[:12]} was replaced by a force-push; branch {branch} is at commit {moved[:12]} now."
+        f"Commit {target.sha[:12]} was replaced by a force-push; branch {moved.branch} is at commit {moved.sha[:12]}"
+        " now."
     )
     return moved
 

@@ -89,7 +89,7 @@ def test_an_older_commit_of_a_server_that_gives_out_branches_only(cloner: Cloner
 @pytest.mark.parametrize(
     ("code", "values", "said"),
     [
-        (FailureCode.BRANCH_NOT_FOUND, {"branch": "absent"}, "It has: main"),
+        (FailureCode.BRANCH_NOT_FOUND, {"branch": "absent"}, "Its default branch is 'main'"),
         (FailureCode.BRANCH_NOT_FOUND, {"branch": "--upload-pack=x"}, "can't be the name"),
         (FailureCode.BRANCH_NOT_FOUND, {"branch": "ma*"}, "can't be the name"),
         (FailureCode.COMMIT_NOT_FOUND, {"commit_sha": ABSENT_SHA}, ABSENT_SHA),

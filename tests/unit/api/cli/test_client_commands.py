@@ -248,6 +248,59 @@ def make_clone(tmp_path: Path, *branches: str) -> str:
     return commit
 
 
+def test_a_new_project_follows_the_default_branch_if_that_is_checked_out(run: Run, api: Api, tmp_path: Path) -> None:
+    make_clone(tmp_path, "topic")
+    assert run("deploy").exit_code == 0
+    assert (api.sent("POST", "/projects")[-1]["repositoryBranch"], last_deployment(api)["branch"]) == (None, "main")
+    # Another one that is checked out is named.
+    git("config", "--unset", "cloudify.project")
+    api.projects.clear()
+    git("checkout", "-q", "topic")
+    assert run("deploy").exit_code == 0
+    assert api.sent("POST", "/projects")[-1]["repositoryBranch"] == "topic"
+
+
+def test_production_is_the_default_branch_of_now(run: Run, api: Api, tmp_path: Path) -> None:
+    make_clone(tmp_path, "topic")
+    assert run("deploy").exit_code == 0
+    git("checkout", "-q", "topic")
+    refused = run("deploy")
+    assert (refused.exit_code, "not the production branch of site, which is main" in refused.stderr) == (2, True)
+    git("--git-dir", str(tmp_path / "origin.git"), "symbolic-ref", "HEAD", "refs/heads/topic")
+    assert run("deploy").exit_code == 0
+    assert (last_deployment(api)["branch"], last_deployment(api)["isPreview"]) == ("topic", False)
+    # A HEAD that names no branch decides nothing.
+    git("--git-dir", str(tmp_path / "origin.git"), "symbolic-ref", "HEAD", "refs/heads/absent")
+    assert "which that is isn't known here" in run("deploy").stderr
+    git("checkout", "-q", "--detach")
+    assert run("deploy").exit_code == 0
+    assert last_deployment(api)["isPreview"]
+
+
+def test_what_was_seen_last_counts_where_the_remote_does_not_answer(run: Run, api: Api) -> None:
+    make_repository("trunk")
+    git("remote", "add", "origin", "https://example.com/a.git")
+    api.projects = [project("proj_9", "docs", repositoryBranch=None, defaultBranch="trunk")]
+    assert run("deploy", "--project", "docs").exit_code == 0
+    api.projects[0]["defaultBranch"] = "main"
+    assert run("deploy", "--project", "docs").exit_code == 2
+
+
+def test_the_branch_of_a_work_tree_is_named(run: Run, api: Api) -> None:
+    make_repository("trunk")
+    git("checkout", "-q", "-b", "main")
+    git("checkout", "-q", "--detach")
+    run("deploy")
+    assert api.sent("POST", "/projects")[-1]["repositoryBranch"] == "main"
+
+
+def test_the_branch_of_a_project_that_names_none(run: Run, api: Api) -> None:
+    api.projects = [project("proj_1", "site", repositoryBranch=None, defaultBranch="trunk")]
+    assert run("ls").stdout.splitlines()[-1].split()[2:4] == ["trunk", "(default)"]
+    listed = run("settings", "ls", "--project", "site").stdout
+    assert re.search(r"repositoryBranch +\(the repository's default branch\)", listed)
+
+
 def last_deployment(api: Api) -> dict[str, Any]:
     return api.sent("POST", "/deployments")[-1]
 

@@ -72,6 +72,6 @@ def test_the_ssh_that_the_user_chose_asks_the_remote(
         subprocess.run(["git", "-C", tmp_path / "site", "config", chosen, programs["chosen"]], check=True)
     elif chosen != "nothing":
         monkeypatch.setenv(chosen, str(programs["chosen"]))
-    assert WorkTree(tmp_path / "site", tmp_path / "site").remote_tips(is_local=False) is None
+    assert WorkTree(tmp_path / "site", tmp_path / "site").remote_branches(is_local=False) is None
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith("nothing -o BatchMode=yes " if chosen == "nothing" else "chosen ")
