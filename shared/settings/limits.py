@@ -24,6 +24,13 @@ class LimitSettings:
         default=None,
         default_text="no bound",
     )
+    largest_cpu_count: int | None = setting(
+        "LARGEST_BUILD_CPUS",
+        integer(1, 1024),
+        "Upper bound of the processors that plans give a stage. On Kubernetes a node must have a quarter of them free.",
+        default=None,
+        default_text="no bound",
+    )
     builds_at_once: int | None = setting(
         "BUILDS_AT_ONCE",
         integer(1),

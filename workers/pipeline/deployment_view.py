@@ -30,6 +30,7 @@ def effective_limits(limits: PlanLimits, overrides: LimitSettings) -> PlanLimits
     return replace(
         limits,
         memory_bytes=memory_bytes,
+        cpu_count=min(limits.cpu_count, overrides.largest_cpu_count or limits.cpu_count),
         disk_bytes=overrides.disk_bytes or limits.disk_bytes,
         disk_entries=overrides.disk_entries or limits.disk_entries,
         stage_timeout_seconds=overrides.stage_timeout_seconds or limits.stage_timeout_seconds,

@@ -35,6 +35,13 @@ def test_a_builds_memory_is_the_plans_within_the_machines(settings: LimitSetting
     assert effective_limits(limits_of(plan), settings).memory_bytes == gibibytes * GIBIBYTE
 
 
+@pytest.mark.parametrize(
+    ("largest", "plan", "cpus"), [(None, Plan.ENTERPRISE, 8), (3, Plan.ENTERPRISE, 3), (3, Plan.FREE, 2)]
+)
+def test_a_builds_processors_are_the_plans_within_the_operators(largest: int | None, plan: Plan, cpus: int) -> None:
+    assert effective_limits(limits_of(plan), LimitSettings(largest_cpu_count=largest)).cpu_count == cpus
+
+
 def test_a_platform_on_one_machine_is_bounded_and_others_are_not(tmp_path: Path) -> None:
     several = load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).limits
     assert (several.builds_at_once, several.largest_memory_bytes) == (None, None)
