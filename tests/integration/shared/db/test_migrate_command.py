@@ -1,4 +1,4 @@
-"""`cloudify migrate` beside a database that starts at the same time."""
+"""`cloudify migrate` with a database that starts at the same time."""
 
 from __future__ import annotations
 
