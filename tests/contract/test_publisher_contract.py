@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -228,6 +229,8 @@ def test_a_store_that_is_away_is_no_wrong_page(one_router: Fleet, tmp_path: Path
     fleet.change(activation("demo", "depl_1"))
     store = CountingStore(fleet.store, [])
     store.is_away = True
+    # The other router would have the files.
+    shutil.rmtree(fleet.routers[0].caddy.directory.parent / "cache")
     with live_router(
         tmp_path / "empty", name="empty", database_url=database_url, redis_url=redis_url, store=store
     ) as router:

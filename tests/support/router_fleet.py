@@ -25,7 +25,8 @@ from tests.support.ports import free_ports
 from workers.artifacts.reader import ArtifactReader
 from workers.router.agent import RouterAgent, RouterIdentity
 from workers.router.fetcher import SiteFetcher
-from workers.router.listener import RouterListener, ask_peer
+from workers.router.listener import RouterListener
+from workers.router.peers import Peers
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
@@ -83,7 +84,8 @@ def live_router(
         directory.sweep()
         probe = SiteProbe(caddy.url, "localhost", stall_seconds=5)
         stack.callback(probe.close)
-        artifacts = ArtifactReader(store, folder / "cache", may_repair=False)
+        peers = Peers(folder / "router-peers.json")
+        artifacts = ArtifactReader(store, folder / "cache", may_repair=False, others=peers)
         fetcher = SiteFetcher(artifacts, directory, probe, maximum_bytes=maximum_bytes)
         internal_url = f"http://127.0.0.1:{internal_port}"
         agent = RouterAgent(
@@ -94,10 +96,12 @@ def live_router(
             directory=directory,
             fetcher=fetcher,
             probe=probe,
-            ask_peer=ask_peer,
+            peers=peers,
             position_file=folder / "position.json",
         )
-        listener = RouterListener("127.0.0.1", internal_port, agent=agent, fetcher=fetcher, domain="localhost")
+        listener = RouterListener(
+            "127.0.0.1", internal_port, agent=agent, fetcher=fetcher, artifacts=artifacts, domain="localhost"
+        )
         ringing = RouteListener(redis, agent.wake)
         for part in (fetcher, listener, agent, ringing):
             part.start()

@@ -1,7 +1,6 @@
 """The blobs that a worker host keeps: files named by their content's SHA-256, shared by its processes.
 
-A published site is made of hard links to them, so a blob that is served takes no disk here, and one deleted here is
-still served.
+A published site is made of hard links to them, so a blob that is served takes no disk here, and stays.
 """
 
 from __future__ import annotations
@@ -87,7 +86,9 @@ class BlobCache:
                 break
             freed += _size(shard)
             for blob in shard.iterdir():
-                blob.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    if blob.lstat().st_nlink == 1:
+                        blob.unlink()
         return freed
 
 

@@ -30,10 +30,12 @@ from shared.routing.changes import ChangeKind, NumberedChange, Position, SiteArt
 from shared.routing.log import RouteLog
 from shared.routing.routers import PreparationOutcome, RouterReport, RouterRepository
 from workers.artifacts.reader import ArtifactMissing
+from workers.router.catch_up import CatchUp
 from workers.router.fetcher import SiteFetcher
 from workers.router.kept_files import read_kept, write_kept
 from workers.router.metrics import count_change, show_state
-from workers.router.position_watch import AskPeer, PositionWatch
+from workers.router.peers import Peers, PeerState
+from workers.router.position_watch import PositionWatch
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
@@ -44,6 +46,7 @@ _PEERS_EVERY_SECONDS = 5.0
 # A router that starts again, and isn't ready yet, waits so long for the files of what has changed.
 _BRING_SECONDS = 5.0
 _STARTING = "The router is starting."
+_INCOMPLETE = "Files of sites that were served here are missing; another router has them."
 _BEHIND = "Other routers know of newer releases, which this one hasn't applied yet."
 
 _log: Any = structlog.get_logger(__name__)
@@ -61,8 +64,7 @@ class RouterIdentity(msgspec.Struct, frozen=True):
 class RouterAgent:
     """`start` after the web server answers. Safe from any thread.
 
-    `position_file` keeps the position between processes, and a file next to it the other routers, for a start while
-    PostgreSQL is away.
+    `position_file` keeps the position between processes, for a start while PostgreSQL is away.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class RouterAgent:
         directory: SiteDirectory,
         fetcher: SiteFetcher,
         probe: SiteProbe,
-        ask_peer: AskPeer,
+        peers: Peers,
         position_file: Path,
     ) -> None:
         self._identity = identity
@@ -86,8 +88,9 @@ class RouterAgent:
         self._probe = probe
         self._position_file = position_file
         self._position = read_kept(position_file, Position)
-        peers_file = position_file.with_name("router-peers.json")
-        self._watch = PositionWatch(bell, ask_peer, lambda: self._position, peers_file)
+        self._peers = peers
+        self._watch = PositionWatch(bell, peers, lambda: self._position)
+        self._catch_up = CatchUp(directory, fetcher, peers, self.find_artifact)
         self._has_snapshot = False
         self._snapshot_number = 0
         self._artifacts: dict[str, SiteArtifact] = {}
@@ -102,11 +105,13 @@ class RouterAgent:
     def start(self) -> None:
         self._task.start()
         self._watch.start()
+        self._catch_up.start()
 
     def stop(self) -> None:
         """Takes leave, so that no release waits for this router."""
         self._task.stop(5.0)
         self._watch.stop()
+        self._catch_up.stop()
         try:
             self._routers.remove(self._identity.id)
         except Unavailable as error:
@@ -124,7 +129,19 @@ class RouterAgent:
     @property
     def problem(self) -> str | None:
         """Why this router should not be asked for sites; None if it may be."""
-        return self._problem or (_BEHIND if self._watch.is_behind else None)
+        if self._problem is not None:
+            return self._problem
+        if self._watch.is_behind:
+            return _BEHIND
+        return _INCOMPLETE if self._catch_up.is_better_elsewhere else None
+
+    @property
+    def peer_state(self) -> PeerState | None:
+        """What other routers are told; None before anything is applied here."""
+        position = self._position
+        if position is None:
+            return None
+        return PeerState(position.epoch, position.number, self.problem is None and self._catch_up.is_done)
 
     @property
     def is_offline(self) -> bool:
@@ -155,7 +172,7 @@ class RouterAgent:
             self._step()
         finally:
             applied = None if self._position is None else self._position.number
-            show_state(is_ready=self._problem is None, is_offline=self._is_offline, applied_number=applied)
+            show_state(is_ready=self.problem is None, is_offline=self._is_offline, applied_number=applied)
 
     def _step(self) -> None:
         try:
@@ -228,32 +245,42 @@ class RouterAgent:
         """Hosts get what the last change says: repeated from the start after a failure, none goes back meanwhile."""
         assert self._position is not None
         last: dict[str, str | None] = {}
+        # Hosts may point at these until all changes are applied.
+        discarded: set[str] = set()
         for change in changes:
             count_change(change.kind)
             match change.kind, change.host, change.deployment_id:
                 case ChangeKind.PREPARE, str(host), str(deployment_id):
+                    if deployment_id in discarded:
+                        discarded.remove(deployment_id)
+                        self._discard(deployment_id)
                     self._prepare(change, host, deployment_id)
                 case ChangeKind.ACTIVATE, str(host), str(deployment_id):
                     last[host] = deployment_id
                 case ChangeKind.REMOVE, str(host), _:
                     last[host] = None
                 case ChangeKind.DISCARD, _, str(deployment_id):
-                    self._discard(deployment_id)
+                    discarded.add(deployment_id)
                 case _:
                     _log.error("router.change_unknown", number=change.number, kind=change.kind)
         for host, deployment_id in last.items():
             if deployment_id is None:
                 self._directory.unroute(host)
         self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None})
+        for deployment_id in discarded:
+            self._discard(deployment_id)
         self._reach(Position(self._position.epoch, changes[-1].number))
 
     def _show(self, routes: dict[str, str]) -> None:
         """Points hosts at their deployments and looks, through the web server, at those whose files are here."""
         for host, deployment_id in routes.items():
             former = self._directory.route(host, deployment_id)
-            if former is not None and former != deployment_id:
-                with self._lock:
-                    self._artifacts.pop(former, None)
+            if former is None or former == deployment_id:
+                continue
+            with self._lock:
+                self._artifacts.pop(former, None)
+            if self._directory.has(former) and not self._directory.has(deployment_id):
+                self._catch_up.need(host)
         for host, deployment_id in routes.items():
             if self._directory.has(deployment_id):
                 self._probe.verify(host, deployment_id)
@@ -333,7 +360,7 @@ class RouterAgent:
                 )
             )
             if now - self._peers_at >= _PEERS_EVERY_SECONDS:
-                self._watch.know_peers([row.url for row in self._routers.all() if row.id != identity.id])
+                self._peers.know([row.url for row in self._routers.all() if row.id != identity.id])
                 self._peers_at = now
         except (Unavailable, OSError):
             return

@@ -2,7 +2,9 @@
 
 GET /live       200 while the process runs
 GET /ready      200 if sites may be asked for here, otherwise 503 with the reason
-GET /position   {"epoch", "number"}: the last route change that is applied here
+GET /position   {"epoch", "number", "isComplete"}: the last route change that is applied here, and whether this router
+                has the files of all its sites
+GET /blobs/<tenant>/<digest>  a file of a site, or a manifest, for other routers
 GET /api/metrics/prometheus  the metrics of this process
 GET /fetch      from the web server, with the visitor's X-Forwarded-Host: 200 when the site's files are here, 404 for
                 a host without a site, 503 with Retry-After if they can't be fetched now
@@ -10,14 +12,15 @@ GET /fetch      from the web server, with the visitor's X-Forwarded-Host: 200 wh
 
 from __future__ import annotations
 
-import http.client
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FetchTimeout
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,15 +29,16 @@ import structlog
 from shared.errors import PlatformError, Unavailable
 from shared.hosts import Hosts
 from shared.metrics_listener import METRICS_PATH, own_metrics
-from shared.routing.changes import Position, SiteArtifact
+from shared.routing.changes import SiteArtifact
+from workers.artifacts.reader import ArtifactReader
 from workers.router.agent import RouterAgent
 from workers.router.fetcher import SiteFetcher
+from workers.router.peers import BLOBS_PATH, POSITION_PATH
 
 # Visitors who wait for a fetch at the same time; others are asked to come again.
 _WAITING_VISITORS = 64
 _VISITOR_SECONDS = 20.0
 _RETRY_AFTER_SECONDS = 5
-_PEER_SECONDS = 0.5
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -56,6 +60,7 @@ class RouterListener:
         *,
         agent: RouterAgent,
         fetcher: SiteFetcher,
+        artifacts: ArtifactReader,
         domain: str,
         names: Iterable[str] = (),
     ) -> None:
@@ -63,6 +68,7 @@ class RouterListener:
         self._hosts = Hosts(names)
         self._agent = agent
         self._fetcher = fetcher
+        self._artifacts = artifacts
         self._suffix = f".{domain}"
         self._waiting = threading.BoundedSemaphore(_WAITING_VISITORS)
         self._server = _server(host, port, self)
@@ -85,8 +91,8 @@ class RouterListener:
                 case "/ready":
                     self._check_ready()
                     return HTTPStatus.OK, b"ready\n"
-                case "/position":
-                    return HTTPStatus.OK, msgspec.json.encode(self._agent.position)
+                case path if path == POSITION_PATH:
+                    return HTTPStatus.OK, msgspec.json.encode(self._agent.peer_state)
                 case path if path == METRICS_PATH:
                     return HTTPStatus.OK, own_metrics()
                 case "/fetch":
@@ -96,6 +102,15 @@ class RouterListener:
                     return HTTPStatus.NOT_FOUND, b"There is nothing here.\n"
         except _Answer as answer:
             return answer.status, f"{answer.text}\n".encode()
+
+    def open_blob(self, path: str, host: str) -> BinaryIO | None:
+        """The content for a request of another router; None if it isn't here."""
+        tenant_id, _, digest = path.removeprefix(BLOBS_PATH).partition("/")
+        try:
+            file = self._artifacts.find(tenant_id, digest) if self._hosts.admits(host) else None
+            return None if file is None else file.open("rb")
+        except (ValueError, OSError):
+            return None
 
     def _check_ready(self) -> None:
         problem = self._agent.problem
@@ -151,6 +166,12 @@ def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServ
         timeout: ClassVar[float | None] = 30.0
 
         def do_GET(self) -> None:
+            if self.path.startswith(BLOBS_PATH):
+                file = listener.open_blob(self.path, self.headers.get("Host", ""))
+                if file is not None:
+                    with file:
+                        self._send_file(file)
+                    return
             status, body = listener.answer(
                 self.path, self.headers.get("Host", ""), self.headers.get("X-Forwarded-Host", "")
             )
@@ -162,6 +183,13 @@ def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServ
                 self.send_header("Retry-After", str(_RETRY_AFTER_SECONDS))
             self.end_headers()
             self.wfile.write(body)
+
+        def _send_file(self, file: BinaryIO) -> None:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+            self.end_headers()
+            shutil.copyfileobj(file, self.wfile)
 
         def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
             """Whatever is no request of ours."""
@@ -178,15 +206,3 @@ def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServ
         request_queue_size = 128
 
     return Server((host, port), Handler)
-
-
-def ask_peer(url: str) -> Position | None:
-    """The position of another router; None if it doesn't answer."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_PEER_SECONDS)
-    try:
-        connection.request("GET", "/position")
-        return msgspec.json.decode(connection.getresponse().read(1000), type=Position)
-    except (OSError, http.client.HTTPException, msgspec.DecodeError):
-        return None
-    finally:
-        connection.close()

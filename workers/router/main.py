@@ -25,7 +25,8 @@ from shared.storage.object_store import S3ArtifactStore
 from workers.artifacts.reader import ArtifactReader
 from workers.router.agent import RouterAgent, RouterIdentity
 from workers.router.fetcher import SiteFetcher
-from workers.router.listener import RouterListener, ask_peer
+from workers.router.listener import RouterListener
+from workers.router.peers import Peers
 from workers.router.probe import SiteProbe
 from workers.router.site_directory import SiteDirectory
 
@@ -33,6 +34,9 @@ from workers.router.site_directory import SiteDirectory
 _CONNECTIONS = 3
 # A database that doesn't answer must not keep the agent from noticing that.
 _ANSWER_SECONDS = 3.0
+# Visitors may wait for an object store that doesn't answer, before other routers are asked for the files.
+_STORE_RETRY_SECONDS = 2.0
+_STORE_ANSWER_SECONDS = 5.0
 
 
 def main() -> int:
@@ -70,7 +74,11 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
     directory = SiteDirectory(settings.directories.sites)
     directory.sweep()
     probe = SiteProbe(settings.router.web_url, settings.sites.domain)
-    artifacts = ArtifactReader(S3ArtifactStore(settings.object_store), settings.directories.cache, may_repair=False)
+    peers = Peers(settings.directories.home / "router-peers.json")
+    store = S3ArtifactStore(
+        settings.object_store, retry_seconds=_STORE_RETRY_SECONDS, timeout_seconds=_STORE_ANSWER_SECONDS
+    )
+    artifacts = ArtifactReader(store, settings.directories.cache, may_repair=False, others=peers)
     fetcher = SiteFetcher(artifacts, directory, probe, maximum_bytes=settings.router.sites_bytes)
     log = RouteLog(database)
     agent = RouterAgent(
@@ -81,7 +89,7 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
         directory=directory,
         fetcher=fetcher,
         probe=probe,
-        ask_peer=ask_peer,
+        peers=peers,
         position_file=settings.directories.home / "router-position.json",
     )
     listener = RouterListener(
@@ -89,6 +97,7 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
         settings.router.listen_port,
         agent=agent,
         fetcher=fetcher,
+        artifacts=artifacts,
         domain=settings.sites.domain,
         names=settings.api.hosts,
     )

@@ -8,9 +8,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,7 +17,7 @@ import structlog
 from shared.background import PeriodicTask
 from shared.routing.bell import RouteBell
 from shared.routing.changes import Position
-from workers.router.kept_files import read_kept, write_kept
+from workers.router.peers import Peers, PeerState
 
 # Asked at a time while PostgreSQL is away.
 _ASKED_PEERS = 3
@@ -28,24 +27,14 @@ _WATCH_SECONDS = 0.15
 
 _log: Any = structlog.get_logger(__name__)
 
-# (router's URL) → its position, or None if it doesn't answer.
-AskPeer = Callable[[str], Position | None]
-
 
 class PositionWatch:
-    """From `start` to `stop`; safe from any thread. `position` returns the last change that this router has applied.
+    """From `start` to `stop`; safe from any thread. `position` returns the last change that this router has applied."""
 
-    `peers_file` keeps the addresses of other routers between processes, for a start while PostgreSQL is away.
-    """
-
-    def __init__(
-        self, bell: RouteBell, ask_peer: AskPeer, position: Callable[[], Position | None], peers_file: Path
-    ) -> None:
+    def __init__(self, bell: RouteBell, peers: Peers, position: Callable[[], Position | None]) -> None:
         self._bell = bell
-        self._ask_peer = ask_peer
+        self._peers = peers
         self._position = position
-        self._peers_file = peers_file
-        self._peers: list[str] = read_kept(peers_file, list[str]) or []
         self._remembered: Position | None = None
         # When this router was last known to be at the end of the log.
         self._confirmed_at = float("-inf")
@@ -68,12 +57,6 @@ class PositionWatch:
         """Whether others know of changes that this router hasn't applied."""
         return self._is_behind
 
-    def know_peers(self, urls: Sequence[str]) -> None:
-        """Replaces the addresses of the other routers. Raises OSError."""
-        if list(urls) != self._peers:
-            self._peers = list(urls)
-            write_kept(self._peers_file, self._peers)
-
     def confirm(self, asked_at: float) -> None:
         """This router was at the end of the log at `asked_at` (time.monotonic()) or later."""
         with self._lock:
@@ -82,11 +65,12 @@ class PositionWatch:
 
     def look(self, position: Position) -> None:
         """Asks Redis and some other routers now."""
-        peers = random.sample(self._peers, min(_ASKED_PEERS, len(self._peers)))
+        known = self._peers.urls
+        peers = random.sample(known, min(_ASKED_PEERS, len(known)))
         asked_at = time.monotonic()
         pool = ThreadPoolExecutor(len(peers) + 1, thread_name_prefix="router-watch")
         try:
-            asked = [pool.submit(self._bell.remembered), *(pool.submit(self._ask_peer, url) for url in peers)]
+            asked = [pool.submit(self._bell.remembered), *(pool.submit(self._peers.ask, url) for url in peers)]
             # The first that knows of more is enough: others may let it wait.
             is_behind = any(_is_newer(future.result(), position) for future in as_completed(asked))
         finally:
@@ -111,5 +95,5 @@ class PositionWatch:
         self._is_behind = is_behind
 
 
-def _is_newer(other: Position | None, position: Position) -> bool:
+def _is_newer(other: Position | PeerState | None, position: Position) -> bool:
     return other is not None and other.epoch == position.epoch and other.number > position.number

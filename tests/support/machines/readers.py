@@ -53,6 +53,10 @@ class Trouble:
         )
 
 
+class _ComeAgain(Exception):
+    """503 with Retry-After: the router lacks the site's files. That is no answer of a router that is ready."""
+
+
 @dataclass
 class RouterReader:
     """Reads all of `hosts`, and of `young` ones, again and again. `stop` before the network ends.
@@ -113,6 +117,7 @@ class RouterReader:
         found: list[tuple[str, float, float, str]] = []
         linked_at = self.machine.linked_at if self.machine.is_linked else None
         missing: list[tuple[str, float]] = []
+        refused: list[tuple[str, float]] = []
         young = dict(self.young)
         for host in [*self.hosts, *young]:
             began = time.monotonic()
@@ -126,6 +131,8 @@ class RouterReader:
                     missing.append((host, began))
                 else:
                     problem = f"answers {status}: {text[:80]}"
+            except _ComeAgain:
+                (missing if host in young else refused).append((host, began))
             except (OSError, http.client.HTTPException) as error:
                 problem = repr(error)
             if host in young and host not in self.young:
@@ -136,12 +143,13 @@ class RouterReader:
                     Trouble(self.machine.name, host, began, problem, ready_since is not None, began - first_ready)
                 )
         # Only what was so before and after counts.
+        is_ready = ready_since is not None and self._is_ready()
+        for host, began in refused if is_ready else ():
+            self.troubles.append(
+                Trouble(self.machine.name, host, began, "answers 503", is_ready=True, age=began - first_ready)
+            )
         is_healthy = (
-            ready_since is not None
-            and linked_at is not None
-            and self._is_ready()
-            and self.machine.is_linked
-            and self.machine.linked_at == linked_at
+            is_ready and linked_at is not None and self.machine.is_linked and self.machine.linked_at == linked_at
         )
         healthy_since = max(ready_since or 0.0, linked_at or 0.0) if is_healthy else None
         if healthy_since is not None:
@@ -179,7 +187,14 @@ class RouterReader:
         try:
             connection.request("GET", path, headers={} if host is None else {"Host": f"{host}.localhost"})
             answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            text = answer.read().decode()
+            if (
+                port == SITES_PORT
+                and answer.status == http.client.SERVICE_UNAVAILABLE
+                and answer.headers["Retry-After"]
+            ):
+                raise _ComeAgain
+            return answer.status, text
         except (OSError, http.client.HTTPException):
             del self._connections[port]
             connection.close()
