@@ -23,15 +23,15 @@ _NAMES = {
 
 def compare(copies: Iterator[tuple[Row, Copy]], scratch: Path) -> int:
     """Prints each difference with its reason; returns how many have none."""
-    rows: dict[Row, Path] = {}
+    rows: list[tuple[Row, Path]] = []
     for row, copy in copies:
-        rows[row] = scratch / "trees" / row.name
-        copy.extract(rows[row])
+        rows.append((row, scratch / "trees" / row.name))
+        copy.extract(rows[-1][1])
     program = install_program(Path(__file__).with_name("oracles"), scratch / "oracles", "detect.mjs")
-    roots = json.dumps([str(root) for root in rows.values()])
+    roots = json.dumps([str(root) for _, root in rows])
     done = subprocess.run(program, input=roots, capture_output=True, text=True, check=True)
     unexplained = 0
-    for (row, root), found in zip(rows.items(), json.loads(done.stdout), strict=True):
+    for (row, root), found in zip(rows, json.loads(done.stdout), strict=True):
         ours = _ours(root)
         for oracle, theirs in found.items():
             theirs["framework"] = _NAMES.get(theirs["framework"], theirs["framework"])
