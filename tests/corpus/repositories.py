@@ -47,7 +47,8 @@ class Copy:
         self._git("read-tree", row.commit)
         self.absent = self._absent()
         if self.absent:
-            self._git("update-index", "--force-remove", "-z", "--stdin", given="\0".join(self.absent).encode() + b"\0")
+            removed = "".join(f"0 {'0' * 40}\t{path}\0" for path in self.absent)
+            self._git("update-index", "-z", "--index-info", given=removed.encode(errors="surrogateescape"))
             self._commit("Leave out what the mirror lacks")
 
     @property
