@@ -20,7 +20,7 @@ IMAGE_NAME = cloudify$(patsubst %,-%,$(filter-out platform,$(IMAGE_TARGET))):$(V
 SOURCES := api workers shared schemas tests
 TEXTS := README.md CHANGELOG.md docs monitoring .github .ci/run charts compose.yaml Makefile Dockerfile pyproject.toml
 
-.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines kubernetes bench docs clean \
+.PHONY: help run test lint format types unit integration chaos queue-model e2e e2e-full streams machines kubernetes bench corpus docs clean \
   chart package image image-name sbom
 
 help: ## Show what there is to make
@@ -64,6 +64,9 @@ machines: .venv/dev.stamp ## Kill, cut off and heal three machines under load, f
 
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
+
+corpus: .venv/dev.stamp ## Deploy other people's repositories (CORPUS: a folder of bare mirrors; ROWS: names with commas)
+	$(BIN)/python -m tests.corpus $(CORPUS_COMMAND) $(if $(CORPUS),--mirrors "$(CORPUS)") $(if $(ROWS),--rows "$(ROWS)")
 
 docs: .venv/dev.stamp ## Write what is made from the code: settings, failure codes, the table of imports
 	$(BIN)/python -m tests.support.documentation
