@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.errors import FailureCode, StageFailure
 from workers.frameworks import catalogue
-from workers.frameworks.candidates import candidate_directories
-from workers.frameworks.catalogue import Framework
+from workers.frameworks.applications import has_client_router
+from workers.frameworks.build_commands import build_command, build_script
+from workers.frameworks.candidates import candidate_directories, sole_site
+from workers.frameworks.choices import Choices, Overrides, choose
+from workers.frameworks.framework import Framework
 from workers.frameworks.node_projects import (
     FORCING_VARIABLE,
     LOCKFILES,
     NodeProject,
-    has_turborepo,
-    installed_dependencies_of,
     read_node_project,
     scripts_of,
 )
-from workers.frameworks.outputs import MAXIMUM_PATH, output_directories
+from workers.frameworks.outputs import MAXIMUM_OUTPUTS, MAXIMUM_PATH, output_directories
 from workers.frameworks.python_projects import PythonProject, has_python_project, read_python_project
+from workers.frameworks.recognition import Recognised, choose_framework, lone_site_script
+from workers.frameworks.site_files.routing import Routing
 from workers.frameworks.source_tree import SourceTree, join
+from workers.frameworks.workspaces import is_workspace_root
 
-# Scripts (name and text) that run the framework but never end, or build something else than what is published.
-_NOT_FOR_RELEASE = re.compile(r"\b(?:dev|development|test|staging|analyze|watch|serve)\b|\s-w\b")
+__all__ = ["Detection", "Overrides", "detect", "validate_path"]
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """The project's settings; None means detect. An empty command means: run none.
-
-    `package_manager` chooses Node's where no packageManager field does.
-    """
-
-    framework: str | None = None
-    install_command: str | None = None
-    build_command: str | None = None
-    output_directory: str | None = None
-    node_version: str | None = None
-    package_manager: str | None = None
+_FLAG = re.compile(r"--?[a-z][\w-]{0,50}(?:=[\w.,/-]{1,100})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +40,12 @@ class Detection:
     """What to run where.
 
     `root_directory` (where the build runs), `install_directory` and `lockfile` are relative to the repository's root,
-    `output_directories` to `root_directory`: the first that exists is the output. A command of None is not run.
-    `reasons` are lines for the log.
+    `output_directories` to `root_directory`, the likeliest first. A command of None is not run. `reasons` are lines for
+    the log. `committed_outputs`: those of the output directories whose first page is committed, so that it may not be
+    the build's. `candidates`: other directories of the repository that may be the site. `environment`: variables for
+    the commands that the repository's files give, and `address_variables`: those that are given the site's address.
+    `is_application`: whether the first page is shown for paths that the site doesn't have; None if that is to be
+    decided by the output. `is_application_named`: a person said so. `routing`: what the repository's files ask for.
     """
 
     framework: str
@@ -65,6 +61,13 @@ class Detection:
     python_version: str | None
     is_custom_install: bool
     reasons: tuple[str, ...]
+    committed_outputs: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    address_variables: tuple[str, ...] = ()
+    is_application: bool | None = None
+    is_application_named: bool = False
+    routing: Routing = field(default_factory=Routing)
 
     @property
     def output_directory(self) -> str:
@@ -76,44 +79,76 @@ def detect(root: Path, directory: Path, overrides: Overrides, tree: SourceTree |
 
     Raises StageFailure: ROOT_DIRECTORY_NOT_FOUND, CONFIGURATION_INVALID, PROJECT_NOT_RECOGNISED.
     """
-    # One piece, although long: it decides the values one by one, in the order in which the log gives their reasons.
     tree = tree or SourceTree(root)
-    relative = _project_directory(tree, root, directory)
+    choices = choose(tree, _project_directory(tree, root, directory), overrides)
+    relative = choices.root_directory
     package = tree.read_object(join(relative, "package.json"))
-    framework, reason = _choose_framework(tree, relative, package, overrides)
-    project = _read_project(tree, relative, framework, package, overrides)
-    reasons = [reason, *(project.reasons if project else ())]
-    install_command = project.install_command if project else None
-    has_requirements = isinstance(project, NodeProject) and tree.is_file(join(relative, "requirements.txt"))
-    if has_requirements and overrides.install_command is None:
-        reasons.append(_unused_requirements(relative, install_command))
-    install_command = _chosen("Install command", overrides.install_command, install_command, reasons)
-    build_command = _build_command(tree, relative, framework, package, project)
-    build_command = _chosen("Build command", overrides.build_command, build_command, reasons)
-    script = _build_script(framework, scripts_of(package or {})) if overrides.build_command is None else None
-    build = scripts_of(package or {})[script] if script and build_command else build_command
-    outputs = output_directories(tree, relative, framework, package, build)
-    if overrides.output_directory is not None and overrides.output_directory.strip():
-        outputs = (validate_path(overrides.output_directory.strip(), "output directory"),)
-        reasons.append(f"Output directory {outputs[0]}: the project's settings.")
+    try:
+        recognised = _choose_framework(tree, relative, package, choices)
+    except StageFailure as failure:
+        site = sole_site(tree, relative) if failure.code == FailureCode.PROJECT_NOT_RECOGNISED else None
+        if site is None:
+            raise
+        reason = (
+            f"Root directory {site}: nothing in {_place(relative)} says how to build it, and this is the only directory"
+            " that does. Set the root directory to choose another one."
+        )
+        # Its own configuration files count there.
+        found = detect(root, Path(site), overrides, tree)
+        return replace(found, reasons=(*choices.reasons, reason, *found.reasons))
+    return _detect(tree, relative, package, recognised, choices, overrides)
+
+
+def _detect(
+    tree: SourceTree,
+    relative: str,
+    package: dict[str, Any] | None,
+    recognised: Recognised,
+    choices: Choices,
+    overrides: Overrides,
+) -> Detection:
+    framework = recognised.framework
+    project = _read_project(tree, relative, framework, package, choices, overrides)
+    reasons = [*choices.reasons, recognised.reason, *(project.reasons if project else ())]
+    install_command = _install_command(tree, relative, project, choices, reasons)
+    script = recognised.script or build_script(framework, scripts_of(package or {}))
+    command = build_command(tree, relative, framework, script, package, project)
+    command = _chosen("Build command", "build_command", choices, command, reasons)
+    text = scripts_of(package or {})[script] if script and command and choices.build_command is None else command
+    outputs = _outputs(tree, relative, framework, package, text, choices, reasons)
     node_version = project.node_version if isinstance(project, NodeProject) else None
-    if overrides.node_version:
-        node_version = overrides.node_version
-        reasons.append(f"Node version {node_version}: the project's settings.")
+    if choices.node_version:
+        node_version = choices.node_version
+        reasons.append(f"Node version {node_version}: {choices.sources['node_version']}.")
+    python_version = project.python_version if isinstance(project, PythonProject) else None
+    if choices.python_version and not isinstance(project, NodeProject):
+        python_version = choices.python_version
+        reasons.append(f"Python version {python_version}: {choices.sources['python_version']}.")
+    is_application = choices.is_application
+    if is_application is None and (framework.is_application or has_client_router(framework, package or {})):
+        is_application = True
+    is_root_of_workspace = framework is catalogue.NODE and is_workspace_root(tree, relative)
     return Detection(
         framework=framework.name,
         package_manager=project.manager if project else None,
         root_directory=relative,
         install_directory=project.install_directory if project else relative,
         install_command=install_command,
-        build_command=build_command,
+        build_command=command,
         output_directories=outputs,
         lockfile=project.lockfile if project else None,
         runtime=_runtime(project),
         node_version=node_version,
-        python_version=project.python_version if isinstance(project, PythonProject) else None,
-        is_custom_install=overrides.install_command is not None,
+        python_version=python_version,
+        is_custom_install=choices.install_command is not None or bool(choices.extra_installs),
         reasons=tuple(reasons),
+        committed_outputs=tuple(path for path in outputs if tree.is_file(join(relative, f"{path}/index.html"))),
+        candidates=tuple(candidate_directories(tree, relative)) if is_root_of_workspace else (),
+        environment=dict(choices.environment or {}),
+        address_variables=choices.address_variables,
+        is_application=is_application,
+        is_application_named=choices.is_application is not None,
+        routing=choices.routing,
     )
 
 
@@ -140,13 +175,67 @@ def _project_directory(tree: SourceTree, root: Path, directory: Path) -> str:
     return relative
 
 
-def _chosen(name: str, setting: str | None, detected: str | None, reasons: list[str]) -> str | None:
-    """The command of the project's settings, with the reason, or else the detected one."""
+def _chosen(label: str, name: str, choices: Choices, detected: str | None, reasons: list[str]) -> str | None:
+    """The command that was chosen, with the reason, or else the detected one."""
+    setting: str | None = getattr(choices, name)
     if setting is None:
         return detected
     command = setting.strip() or None
-    reasons.append(f"{name} {command or '(none)'}: the project's settings.")
+    reasons.append(f"{label} {command or '(none)'}: {choices.sources[name]}.")
     return command
+
+
+def _install_command(
+    tree: SourceTree,
+    directory: str,
+    project: NodeProject | PythonProject | None,
+    choices: Choices,
+    reasons: list[str],
+) -> str | None:
+    detected = project.install_command if project else None
+    if choices.install_command is not None:
+        return _chosen("Install command", "install_command", choices, detected, reasons)
+    if choices.extra_installs:
+        before = [detected] if detected and isinstance(project, NodeProject) else []
+        command = " && ".join([*before, *choices.extra_installs])
+        reasons.append(f"Install command {command}: {choices.sources['build_command']} begins with it.")
+        return command
+    flags = _install_flags(project, choices)
+    if detected and flags:
+        reasons.append(f"Install command {detected} {flags}: the configuration file's environment says so.")
+        return f"{detected} {flags}"
+    if isinstance(project, NodeProject) and tree.is_file(join(directory, "requirements.txt")):
+        reasons.append(_unused_requirements(directory, detected))
+    return detected
+
+
+def _install_flags(project: NodeProject | PythonProject | None, choices: Choices) -> str:
+    """Options for the package manager that Netlify takes from NPM_FLAGS and the like."""
+    if not isinstance(project, NodeProject):
+        return ""
+    flags = (choices.environment or {}).get(f"{project.manager.upper()}_FLAGS", "")
+    return " ".join(flag for flag in flags.split() if _FLAG.fullmatch(flag) and flag != "--version")
+
+
+def _outputs(
+    tree: SourceTree,
+    directory: str,
+    framework: Framework,
+    package: dict[str, Any] | None,
+    build: str | None,
+    choices: Choices,
+    reasons: list[str],
+) -> tuple[str, ...]:
+    detected = output_directories(tree, directory, framework, package, build)
+    text = choices.output_directory
+    if text is None:
+        return detected
+    chosen = text if choices.is_hosts_output else validate_path(text, "output directory")
+    reasons.append(f"Output directory {chosen}: {choices.sources['output_directory']}.")
+    if not choices.is_hosts_output or chosen == ".":
+        return (chosen,)
+    # Written for another host, whose builds may leave the site elsewhere.
+    return tuple(dict.fromkeys((chosen, *detected)))[:MAXIMUM_OUTPUTS]
 
 
 def _runtime(project: NodeProject | PythonProject | None) -> str:
@@ -155,84 +244,64 @@ def _runtime(project: NodeProject | PythonProject | None) -> str:
     return "node" if isinstance(project, NodeProject) else "python"
 
 
-def _choose_framework(
-    tree: SourceTree, directory: str, package: dict[str, Any] | None, overrides: Overrides
-) -> tuple[Framework, str]:
-    if overrides.framework:
-        chosen = catalogue.BY_NAME.get(overrides.framework)
+def _choose_framework(tree: SourceTree, directory: str, package: dict[str, Any] | None, choices: Choices) -> Recognised:
+    if choices.framework:
+        chosen = catalogue.BY_NAME.get(choices.framework)
+        source = choices.sources["framework"]
         if chosen is None:
             raise StageFailure(
                 FailureCode.CONFIGURATION_INVALID,
-                f"The framework {overrides.framework[:100]!r} of the project's settings is not known; use one of"
+                f"The framework {choices.framework[:100]!r} of {source} is not known; use one of"
                 f" {', '.join(sorted(catalogue.BY_NAME))}, or leave it unset.",
             )
-        return chosen, f"Framework {chosen.label}: the project's settings."
-    dependencies = installed_dependencies_of(package or {})
-    for framework in catalogue.FRAMEWORKS:
-        found = next((name for name in framework.dependencies if name in dependencies), None)
-        if found:
-            return framework, f"Framework {framework.label}: package.json depends on {found}."
-        found = next((name for name in framework.files if tree.is_file(join(directory, name))), None)
-        found = found or _find_marked(tree, directory, framework)
-        if found:
-            return framework, f"Framework {framework.label}: found {join(directory, found)}."
-    return _choose_fallback(tree, directory, package, overrides)
-
-
-def _find_marked(tree: SourceTree, directory: str, framework: Framework) -> str | None:
-    for name in framework.marked_files:
-        if re.search(framework.mark, tree.read_text(join(directory, name)) or ""):
-            return name
-    return None
-
-
-def _choose_fallback(
-    tree: SourceTree, directory: str, package: dict[str, Any] | None, overrides: Overrides
-) -> tuple[Framework, str]:
-    if package is not None and "build" in scripts_of(package):
-        return catalogue.NODE, f"No known framework; {join(directory, 'package.json')} has a build script."
-    if overrides.build_command:
-        framework = catalogue.NODE if package is not None else catalogue.OTHER
-        return framework, "No known framework; the build command is the project's own."
-    if tree.is_file(join(directory, "index.html")) or overrides.output_directory:
-        return catalogue.STATIC, "Plain static files: nothing to build."
-    if tree.is_file(join(directory, "public/index.html")):
-        return catalogue.STATIC, f"Plain static files: found {join(directory, 'public/index.html')}; nothing to build."
-    place = "the repository" if directory == "." else f"the directory {directory}"
-    candidates = candidate_directories(tree, directory)
-    elsewhere = f" (perhaps to {' or '.join(candidates)})" if candidates else ""
-    raise StageFailure(
-        FailureCode.PROJECT_NOT_RECOGNISED,
-        f"Nothing in {place} says how to build it. Add an index.html, or a package.json with a `build` script, or the"
-        " configuration of a known framework (such as mkdocs.yml or hugo.toml); or set the build command and the output"
-        f" directory in the project's settings. If the site is in a subdirectory, set the root directory{elsewhere}.",
+        scripts = scripts_of(package or {})
+        # For a project of its own kind, the script is what builds it.
+        script = lone_site_script(scripts) if chosen is catalogue.NODE and "build" not in scripts else None
+        return Recognised(chosen, f"Framework {chosen.label}: {source}.", script)
+    return choose_framework(
+        tree,
+        directory,
+        package,
+        has_build_command=bool(choices.build_command),
+        has_output_directory=bool(choices.output_directory),
     )
 
 
 def _read_project(
-    tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None, overrides: Overrides
+    tree: SourceTree,
+    directory: str,
+    framework: Framework,
+    package: dict[str, Any] | None,
+    choices: Choices,
+    overrides: Overrides,
 ) -> NodeProject | PythonProject | None:
-    if framework.runtime == "ruby" and overrides.build_command is None:
+    if framework.missing and (choices.build_command is None or _runs_missing(framework, choices)):
         raise StageFailure(
             FailureCode.CONFIGURATION_INVALID,
-            f"This is a {framework.label} site, which needs Ruby, and this platform has none yet. Build it"
-            " elsewhere and deploy the result, or set a build command that works without Ruby.",
+            f"This is a {framework.label} site, which needs {framework.missing}, and this platform has none yet."
+            f" {framework.way_out}",
         )
     if framework.runtime == "python":
         return read_python_project(tree, directory, framework.packages)
-    if framework.runtime == "node" and package is None and overrides.build_command is None:
+    if framework.runtime == "node" and package is None and choices.build_command is None:
         raise StageFailure(
             FailureCode.CONFIGURATION_INVALID,
             f"A {framework.label} project needs a package.json, and {join(directory, 'package.json')} doesn't exist."
             " Correct the root directory or the framework in the project's settings.",
         )
-    if framework is catalogue.STATIC and overrides.build_command is None:
+    if framework in (catalogue.STATIC, catalogue.DOCSIFY) and not choices.build_command:
         return None
     if package is not None:
         return read_node_project(tree, directory, package, _forced_manager(overrides))
     if has_python_project(tree, directory):
         return read_python_project(tree, directory, ())
     return None
+
+
+def _runs_missing(framework: Framework, choices: Choices) -> bool:
+    """Whether a command that was written for another host runs the program that is missing here."""
+    program = (framework.command or "").partition(" ")[0]
+    return choices.is_hosts_command and program in (choices.build_command or "").split()
 
 
 def _unused_requirements(directory: str, install_command: str | None) -> str:
@@ -254,38 +323,5 @@ def _forced_manager(overrides: Overrides) -> str | None:
     return name or None
 
 
-def _build_command(
-    tree: SourceTree,
-    directory: str,
-    framework: Framework,
-    package: dict[str, Any] | None,
-    project: NodeProject | PythonProject | None,
-) -> str | None:
-    if isinstance(project, NodeProject):
-        script = _build_script(framework, scripts_of(package or {}))
-        if script:
-            # Turborepo builds the packages of the workspace that this one needs first.
-            is_turbo = script == "build" and has_turborepo(tree, project.install_directory, directory)
-            return "turbo run build" if is_turbo else f"{project.manager} run {script}"
-    if framework.name == "sphinx":
-        source = _sphinx_source(tree, directory, framework)
-        return f"sphinx-build -b html {source} _build/html"
-    if framework.name == "vitepress" and not tree.is_directory(join(directory, ".vitepress")):
-        return "vitepress build docs" if tree.is_directory(join(directory, "docs/.vitepress")) else framework.command
-    return framework.command
-
-
-def _build_script(framework: Framework, scripts: dict[str, str]) -> str | None:
-    """The framework's own script, before it one that runs the framework: a repository may build more than a site."""
-    command = framework.command or ""
-    named = [name for name in framework.scripts if name in scripts]
-    running = [name for name in named if command and command in scripts[name]]
-    if running or named:
-        return (running or named)[0]
-    others = [name for name, script in scripts.items() if command and command in script and "build" in name]
-    return next((name for name in others if not _NOT_FOR_RELEASE.search(f"{name} {scripts[name]}")), None)
-
-
-def _sphinx_source(tree: SourceTree, directory: str, framework: Framework) -> str:
-    found = next((name for name in framework.files if tree.is_file(join(directory, name))), "conf.py")
-    return str(PurePosixPath(found).parent)
+def _place(directory: str) -> str:
+    return "the repository" if directory == "." else f"the directory {directory}"

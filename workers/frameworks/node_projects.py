@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from shared.text.written import escaped
 from workers.frameworks.source_tree import SourceTree, ancestors, join
-from workers.frameworks.workspaces import has_member, is_apart_from_pnpm_workspace
+from workers.frameworks.workspaces import has_member, is_apart_from_pnpm_workspace, is_workspace_root
 
 # Where a directory has several, the first decides: other platforms choose in this order, too, and the lockfile that is
 # there by mistake is mostly npm's.
@@ -98,7 +98,9 @@ def read_node_project(
     node_version, version_reason = _node_version(tree, directory)
     if version_reason:
         reasons.append(version_reason)
-    if install_directory == directory and not _has_something_to_install(package):
+    if install_directory == directory and not (
+        _has_something_to_install(package) or is_workspace_root(tree, directory)
+    ):
         reasons.append("Nothing to install: package.json names no dependencies.")
         return NodeProject(manager, lockfile, install_directory, None, node_version, tuple(reasons))
     if lockfile is None:

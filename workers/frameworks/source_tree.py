@@ -64,6 +64,15 @@ class SourceTree:
 
     def read(self, path: str, maximum_bytes: int = MAXIMUM_FILE_BYTES) -> bytes | None:
         """The file's content, or None when there is no such regular file. Raises StageFailure when it is larger."""
+        content = self._read_at_most(path, maximum_bytes + 1)
+        if content is not None and len(content) > maximum_bytes:
+            raise StageFailure(
+                FailureCode.CONFIGURATION_INVALID,
+                f"{path} is larger than {maximum_bytes // 1024} KiB; that is no usable configuration file.",
+            )
+        return content
+
+    def _read_at_most(self, path: str, size: int) -> bytes | None:
         located = self._locate(path)
         if located is None:
             return None
@@ -77,13 +86,12 @@ class SourceTree:
             return None
         self._on_read(path)
         with os.fdopen(descriptor, "rb") as file:
-            content = file.read(maximum_bytes + 1)
-        if len(content) > maximum_bytes:
-            raise StageFailure(
-                FailureCode.CONFIGURATION_INVALID,
-                f"{path} is larger than {maximum_bytes // 1024} KiB; that is no usable configuration file.",
-            )
-        return content
+            return file.read(size)
+
+    def read_start(self, path: str) -> str | None:
+        """The beginning of a text of any size, such as a page, made `storable`; None when there is no such file."""
+        content = self._read_at_most(path, MAXIMUM_CONFIGURATION_BYTES)
+        return None if content is None else storable(content.decode("utf-8-sig", errors="replace"))
 
     def read_text(self, path: str) -> str | None:
         """A configuration file's text, made `storable`; None when there is no such file."""
@@ -118,6 +126,11 @@ class SourceTree:
                 FailureCode.CONFIGURATION_INVALID, f"{path} must hold a JSON object. Correct the file and push again."
             )
         return cast("dict[str, Any]", value)
+
+    @staticmethod
+    def decode_json_with_comments(text: str) -> Any:
+        """Raises ValueError, RecursionError."""
+        return json.loads(_without_comments(text))
 
     def find_all(self, directory: str, name: str) -> list[str]:
         """Every file of this name below a directory, sorted; dependencies and version control are left out."""
@@ -196,8 +209,9 @@ class SourceTree:
 
 
 def _without_comments(text: str) -> str:
+    """Blanks take their place, so that an error's line and column are those of the file."""
     for pattern in (_STRING_OR_COMMENT, _STRING_OR_LAST_COMMA):
-        text = pattern.sub(lambda match: match[1] or " ", text)
+        text = pattern.sub(lambda match: match[1] or re.sub(r"[^\n]", " ", match[0]), text)
     return text
 
 

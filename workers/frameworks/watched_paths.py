@@ -6,6 +6,7 @@ from typing import Any
 
 from shared.errors import StageFailure
 from shared.text.storable import storable
+from workers.frameworks.choices import CONFIGURATION_FILES
 from workers.frameworks.detection import Detection
 from workers.frameworks.install_inputs import runs_scripts, source_reader
 from workers.frameworks.node_projects import LOCKFILES, dependencies_of
@@ -42,7 +43,9 @@ def watched_paths(tree: SourceTree, detection: Detection) -> list[str]:
     if "." in outside:
         return ["."]
     shared = [join(above, name) for above in ancestors(root)[1:] for name in SHARED_FILES]
-    paths = [root, *packages, *outside, *shared]
+    # A file that names another root directory is above the one that it names.
+    configuration = [join(above, name) for above in ancestors(root)[1:] for name in CONFIGURATION_FILES]
+    paths = [root, *packages, *outside, *shared, *configuration]
     if detection.runtime == "python" and detection.lockfile:
         paths.append(detection.lockfile)
     return ["."] if _are_unfit(paths) else list(dict.fromkeys(paths))

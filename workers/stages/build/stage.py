@@ -137,6 +137,8 @@ class BuildStage(StageFunction):
             "NODE_ENV": "production",
             "PYTHONUNBUFFERED": "1",
             **environment_of(tools),
+            **dict.fromkeys(detection.address_variables, self._sites.url(deployment.host)),
+            **detection.environment,
             **context.variables,
             "PATH": search_path(self._toolchain, detection, programs(tools)),
             "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,

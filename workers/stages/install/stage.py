@@ -149,7 +149,10 @@ class InstallStage(StageFunction):
         components = {
             **dependency_components(files, detection, self._toolchain, tools),
             **variable_components(
-                {name: value for name, value in context.variables.items() if name != FORCING_VARIABLE},
+                {
+                    **_environment_of(detection),
+                    **{name: value for name, value in context.variables.items() if name != FORCING_VARIABLE},
+                },
                 self._digest_key,
             ),
         }
@@ -224,6 +227,7 @@ class InstallStage(StageFunction):
             "npm_config_fund": "false",
             "npm_config_update_notifier": "false",
             "npm_config_progress": "false",
+            **_environment_of(detection),
             **context.variables,
             "CLOUDIFY": "1",
             "PATH": search_path(self._toolchain, detection, programs(tools)),
@@ -264,7 +268,13 @@ def _overrides(context: StageContext) -> Overrides:
         output_directory=deployment.output_directory,
         node_version=deployment.node_version,
         package_manager=context.variables.get(FORCING_VARIABLE),
+        is_preview=deployment.is_preview,
     )
+
+
+def _environment_of(detection: Detection) -> dict[str, str]:
+    """Variables that the repository's files set. NODE_ENV is the build's: an install would leave half of it out."""
+    return {name: value for name, value in detection.environment.items() if name != "NODE_ENV"}
 
 
 def changes_source(upper: Path) -> bool:

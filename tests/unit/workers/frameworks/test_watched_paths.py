@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from workers.frameworks.watched_paths import watched_paths
 WEB = {"apps/web/package.json": json.dumps({"name": "web", "scripts": {"build": "vite build"}})}
 
 
-def watched(root: Path, site: dict[str, str | bytes], directory: str = "apps/web", **overrides: str) -> list[str]:
+def watched(root: Path, site: dict[str, str | bytes], directory: str = "apps/web", **overrides: Any) -> list[str]:
     write_site(root, {**WEB, **site})
     return watched_paths(SourceTree(root), detect(root, Path(directory), Overrides(**overrides)))
 

@@ -1,0 +1,1 @@
+"""Configuration files of repositories: Cloudify's own and those of other hosts."""
