@@ -207,6 +207,18 @@ def test_an_image_that_is_not_there_is_an_image_error(kubernetes: BuildsNamespac
         pass
 
 
+def test_a_node_without_user_namespaces_is_named_with_the_setting(kubernetes: BuildsNamespace) -> None:
+    with open_pods(kubernetes, NetworkSettings(), {}, has_user_namespaces=True) as executor:
+        said = ""
+        try:
+            executor.probe()
+        except PlatformError as error:
+            said = str(error)
+    if not said:
+        pytest.skip("the cluster's nodes support user namespaces")
+    assert "Set CLOUDIFY_KUBERNETES_USER_NAMESPACES to false" in said
+
+
 def test_a_used_up_quota_waits_and_says_so(pods: PodsOnHost, cluster: Cluster) -> None:
     quota = {
         "apiVersion": "v1",

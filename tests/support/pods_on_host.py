@@ -181,13 +181,18 @@ def open_pods(
     *,
     image: str = "",
     bucket_url: str = "",
+    has_user_namespaces: bool = False,
 ) -> Generator[PodsOnHost]:
     """An executor for the namespace. The toolchain is read by the first one only."""
     image, store = image or namespace.image, namespace.store
     with _gateway(namespace, settings) as egress:
         executor = KubernetesExecutor(
             namespace.connect(),
-            PodSettings(image, architecture={"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]),
+            PodSettings(
+                image,
+                architecture={"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
+                has_user_namespaces=has_user_namespaces,
+            ),
             StoreAddress(bucket_url or f"{store.link_endpoint}/{store.bucket}"),
             egress,
             key=namespace.key,

@@ -118,8 +118,8 @@ class Cluster:
     def pods(self, selector: str) -> list[dict[str, Any]]:
         return self._json("GET", self._pods(), {"labelSelector": selector})["items"]
 
-    def find_problem_of_job(self, name: str) -> str | None:
-        """The words of the last warning about the Job, or None without one, or without the right to read events."""
+    def find_problem_of(self, name: str) -> str | None:
+        """The words of the last warning about a Job or pod; None without one, or without the right to read events."""
         query = {"fieldSelector": f"involvedObject.name={name},type=Warning"}
         try:
             events = self._json("GET", f"/api/v1/namespaces/{self.namespace}/events", query)["items"]

@@ -24,6 +24,9 @@ _LOG_SECONDS = 30.0
 # A pod that the Job controller has not made yet, or has just deleted.
 _NO_POD_SECONDS = 30.0
 _OVERTIME_SECONDS = 120.0
+# From a machine to the first container: volumes and images may take a while.
+_STARTING_SECONDS = 300.0
+_NO_USER_NAMESPACES = "user namespaces"
 _MEBIBYTE = 1024 * 1024
 _KILLED = 137
 _OUT_OF_MEMORY = "OOMKilled"
@@ -62,7 +65,7 @@ class PodRun:
         self._log = PodLog(cluster, spec.limits.output_bytes, on_output)
         self._watch = PodWatch(cluster, f"{JOB_LABEL}={names.job}")
         self._said = ""
-        self._asked_at = self._refused_at = 0.0
+        self._asked_at = self._refused_at = self._scheduled_at = 0.0
         # A pod that was taken away before its command started; its successor counts.
         self._passed_over: set[str] = set()
 
@@ -118,6 +121,26 @@ class PodRun:
             if now - started > self._wait_seconds:
                 return self._result(RunOutcome.PLATFORM_LOST, f"No machine was found for the command: {waits_for}")
             self._say(f"Waiting for a machine: {waits_for}")
+        elif waits_for is None and not pod.has_started("fetch"):
+            return self._not_started(pod)
+        return None
+
+    def _not_started(self, pod: PodState) -> ExecutionResult | None:
+        """A pod that has its machine, where no container starts: the node says why in events alone."""
+        now = time.monotonic()
+        self._scheduled_at = self._scheduled_at or now
+        if now - self._scheduled_at < _SILENCE_SECONDS or now - self._asked_at < _ASK_SECONDS:
+            return None
+        self._asked_at = now
+        problem = self._cluster.find_problem_of(pod.name)
+        if problem is None:
+            return None
+        if _NO_USER_NAMESPACES in problem:
+            advice = "Set CLOUDIFY_KUBERNETES_USER_NAMESPACES to false (in the chart executor.userNamespaces)."
+            return self._result(RunOutcome.PLATFORM_LOST, f"The node can't start the pod: {problem} {advice}")
+        if now - self._scheduled_at > _STARTING_SECONDS:
+            return self._result(RunOutcome.PLATFORM_LOST, f"The node does not start the pod: {problem}")
+        self._say(f"Waiting for the pod to start: {problem}")
         return None
 
     def _without_pod(self, waited: float) -> ExecutionResult | None:
@@ -137,7 +160,7 @@ class PodRun:
         self._asked_at = now
         if self._cluster.find_job(self._names.job) is None:
             return self._result(RunOutcome.PLATFORM_LOST, "The command's Job is gone: somebody deleted it.")
-        problem = self._cluster.find_problem_of_job(self._names.job)
+        problem = self._cluster.find_problem_of(self._names.job)
         if waited > self._wait_seconds:
             said = problem or "Kubernetes made no pod for its Job"
             return self._result(RunOutcome.PLATFORM_LOST, f"The command could not start: {said}")
