@@ -12,8 +12,11 @@ from shared.errors import PlatformError
 from shared.settings import NetworkSettings, ObjectStoreSettings
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from workers.doctor.findings import Finding, ok, problem, warning
+from workers.snapshots.store import staging_key
 
 _SUBJECT = "object store"
+# Where the reconciler deletes what is forgotten.
+_FOLDER = "doctor"
 _LINK_SECONDS = 60
 _ANSWER_SECONDS = 5.0
 _CONTENT = b"cloudify doctor"
@@ -35,9 +38,9 @@ _FORM = (
 def check_object_store(
     store: ArtifactStore, settings: ObjectStoreSettings, network: NetworkSettings
 ) -> Iterator[Finding]:
-    """Stores objects below `doctor/` and deletes them. Raises PlatformError if the store doesn't answer."""
+    """Stores temporary objects and deletes them. Raises PlatformError if the store doesn't answer."""
     store.ping()
-    key = f"doctor/{uuid.uuid4().hex}"
+    key = staging_key(f"{_FOLDER}/{uuid.uuid4().hex}")
     found = _attempt("put", lambda: _put(store, key), _DENIED.format("put objects (s3:PutObject)"))
     if found is not None:
         # Nothing else can be tried.
@@ -76,7 +79,7 @@ def _get(store: ArtifactStore, key: str) -> str:
 
 
 def _list(store: ArtifactStore, key: str) -> str:
-    return "" if key in store.list("doctor/") else "A new object is not listed."
+    return "" if key in store.list(staging_key(_FOLDER)) else "A new object is not listed."
 
 
 def _delete(store: ArtifactStore, key: str) -> str:
