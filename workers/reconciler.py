@@ -68,6 +68,7 @@ from shared.routing.routers import RouterRepository
 from shared.settings import SettingsError, load_settings
 from workers.composition import WorkerContext
 from workers.exporter.sources import PlatformFigures
+from workers.snapshots.store import STAGED_SECONDS, STAGING_PREFIX
 
 _log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ _EXPIRY_SECONDS = 3600.0
 # Passes that run when the process stops may use so long to end; they are repeated if they need longer.
 _STOP_SECONDS = 5.0
 # A lock and a connection to work with for each responsibility and the compactor, and one for the clock.
-_CONNECTIONS = 9
+_CONNECTIONS = 11
 # A pass over the queue takes seconds with thousands of live deployments.
 _LOCK_SECONDS = 120.0
 
@@ -109,6 +110,7 @@ class Reconciler:
         clock_problem: Callable[[], str | None] = lambda: None,
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
+        delete_staged: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
         self._database = database
         self._queue = queue
@@ -123,6 +125,7 @@ class Reconciler:
         self._bell = bell
         self._clock_problem = clock_problem
         self._expired = expired
+        self._delete_staged = delete_staged
         self.responsibilities = (
             Responsibility(
                 "queue",
@@ -137,6 +140,7 @@ class Reconciler:
             ),
             Responsibility("routes", 0x7265636F6E000002, interval_seconds, (self.reconcile_routes,)),
             Responsibility("expiry", 0x7265636F6E000003, _EXPIRY_SECONDS, (self.delete_expired,)),
+            Responsibility("staging", 0x7265636F6E000004, _EXPIRY_SECONDS, (self.delete_forgotten_objects,)),
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -239,6 +243,11 @@ class Reconciler:
             return
         for delete in self._expired:
             self._attempt_one("expired", delete)
+
+    def delete_forgotten_objects(self) -> None:
+        """What dead workers and pods left in the object store, by the store's own clock."""
+        if keys := self._delete_staged():
+            _log.warning("reconciler.staged_objects_deleted", objects=len(keys), first=keys[0])
 
     def _reconcile_deployment(self, row: DeploymentRow, stage: Stage) -> None:
         places = {candidate: self._queue.find(stage_job_id(row.id, candidate)) for candidate in Stage}
@@ -383,6 +392,7 @@ def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:
             AccountEventStore(context.database).delete_expired,
             lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
         ],
+        delete_staged=partial(context.store.delete_older, STAGING_PREFIX, STAGED_SECONDS),
     )
 
 

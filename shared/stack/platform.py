@@ -26,21 +26,28 @@ PublicPort = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process of the platform: a module and its arguments, as for `python -m`."""
+    """A process of the platform: a module and its arguments, as for `python -m`.
+
+    `is_forked`: it shares the memory of its imports with others, and its module has a `main` without parameters.
+    """
 
     role: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    is_forked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """`servers` start first and stop last; `programs` are in their starting order."""
+    """`servers` start first and stop last; `programs` are in their starting order. `fork_server` starts those that
+    are forked.
+    """
 
     settings: Settings
     environment: Mapping[str, str]
     servers: tuple[Server, ...]
     programs: tuple[Program, ...]
+    fork_server: Program | None = None
 
 
 def preliminary_settings(home: Path, environment: Mapping[str, str]) -> Settings:
@@ -127,7 +134,7 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
     # For `cloudify admin` and `migrate` in another terminal.
     write_private(home.environment_path, {name: shared[name] for name in shared if name.startswith("CLOUDIFY_")})
     servers = (*(store for store, _connection in stores), _web_server(home, settings))
-    return Platform(settings, shared, servers, _programs(home, settings))
+    return Platform(settings, shared, servers, _programs(home, settings), _fork_server(home))
 
 
 def assemble_router(home: Home, environment: Mapping[str, str]) -> Platform:
@@ -170,8 +177,8 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "", "::") else host
 
 
-def _router_program(environment: Mapping[str, str]) -> Program:
-    return Program("router", ("workers.router.main",), environment)
+def _router_program(environment: Mapping[str, str], *, is_forked: bool = False) -> Program:
+    return Program("router", ("workers.router.main",), environment, is_forked)
 
 
 def _stores(
@@ -231,18 +238,30 @@ def _machine_bytes() -> int:
 
 
 def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
-    # All processes write counters to files in one folder, and the reconciler's listener serves them.
-    metrics = {"PROMETHEUS_MULTIPROC_DIR": str(home.metrics_directory)}
-    silent = metrics | {"CLOUDIFY_METRICS_PORT": "0"}
+    silent = _metrics(home, port=0)
     # Ctrl-C ends everything within seconds, and no other worker waits for the jobs.
-    ending_at_once = {"CLOUDIFY_DRAIN_SECONDS": "0"}
-    listening = metrics | {"CLOUDIFY_METRICS_PORT": str(settings.metrics.port)}
+    ending_at_once = silent | {"CLOUDIFY_DRAIN_SECONDS": "0"}
+    listening = _metrics(home, port=settings.metrics.port)
     return (
+        # It answers strangers, so it shares nothing with the others, not even the layout of its memory.
         Program("api", ("api.main",), silent),
-        *(Program(f"worker-{pool.value}", ("workers.main", pool.value), silent | ending_at_once) for pool in Pool),
-        _router_program(silent),
-        Program("reconciler", ("workers.reconciler", "--with-exporter"), listening),
+        *(
+            Program(f"worker-{pool.value}", ("workers.main", pool.value), ending_at_once, is_forked=True)
+            for pool in Pool
+        ),
+        _router_program(silent, is_forked=True),
+        Program("reconciler", ("workers.reconciler", "--with-exporter"), listening, is_forked=True),
     )
+
+
+def _fork_server(home: Home) -> Program:
+    # Most of what the router and the reconciler import is the same. Their own metrics must not be the workers', too.
+    return Program("fork-server", ("shared.stack.fork_server", "workers.main"), _metrics(home, port=0))
+
+
+def _metrics(home: Home, *, port: int) -> dict[str, str]:
+    """All processes write counters to files in one folder, and the reconciler's listener serves them."""
+    return {"PROMETHEUS_MULTIPROC_DIR": str(home.metrics_directory), "CLOUDIFY_METRICS_PORT": str(port)}
 
 
 WHOLE_PLATFORM = Assembly(preliminary_settings, public_ports, assemble)

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from shared.private_files import let_others_pass
 from shared.stack.errors import StackError
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWUSER = 0x10000000
 
 # Loaded before any fork: nothing may take the loader's lock between fork and exec.
 _LIBC: ctypes.CDLL | None = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class Process(Protocol):
+    """The part of subprocess.Popen that the stack uses."""
+
+    pid: int
+    # None while it runs; the negative number of the signal that ended it.
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 def die_with_parent(parent: int) -> None:
@@ -32,6 +54,28 @@ def die_with_parent(parent: int) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Generator[None]:
+    """Within it, this process becomes the parent of its descendants whose own parent ends. Raises OSError."""
+    _control_process(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        _control_process(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def name_process(name: str) -> None:
+    """Sets the name that `ps` and `top` show, of which the kernel keeps 15 bytes."""
+    _control_process(_PR_SET_NAME, name.encode())
+
+
+def _control_process(operation: int, argument: int | bytes) -> None:
+    if _LIBC is None:
+        raise OSError(errno.ENOSYS, "only Linux can do this")
+    if _LIBC.prctl(operation, argument, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _enter_user_namespace(user: int) -> bool:
@@ -101,6 +145,7 @@ def spawn(
     directory: Path,
     environment: Mapping[str, str] | None = None,
     become: Callable[[], None] | None = None,
+    standard_input: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Starts a program in its own session and appends its output to `log_path`. Call it from the main thread.
 
@@ -119,7 +164,7 @@ def spawn(
             [os.fspath(argument) for argument in arguments],
             cwd=directory,
             env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=standard_input,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -127,7 +172,7 @@ def spawn(
         )
 
 
-def end(process: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTERM, seconds: float = 5.0) -> None:
+def end(process: Process, *, how: signal.Signals = signal.SIGTERM, seconds: float = 5.0) -> None:
     """Asks the process to end, and kills it after `seconds`. May be called again."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from shared.backoff import Backoff
-from shared.stack.processes import end
+from shared.stack.processes import Process, end
 
 _SETTLED_SECONDS = 30.0
 # The first restart is immediate; these are the delays before the second and further ones.
@@ -25,7 +24,7 @@ class Supervised:
     def __init__(
         self,
         role: str,
-        launch: Callable[[], subprocess.Popen[bytes]],
+        launch: Callable[[], Process],
         *,
         log_path: Path,
         stop_signal: signal.Signals = signal.SIGTERM,
@@ -35,7 +34,7 @@ class Supervised:
         self.failures = 0
         self._launch = launch
         self._stop_signal = stop_signal
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._started_at = 0.0
         self._next_start = 0.0
 
@@ -48,9 +47,9 @@ class Supervised:
 
     def ended(self) -> str | None:
         """Tells once how the process ended. The first restart is due at once, the next after delays that double."""
-        if self._process is None or self._process.poll() is None:
+        code = None if self._process is None else self._process.poll()
+        if code is None:
             return None
-        code = self._process.returncode
         self._process = None
         if time.monotonic() - self._started_at > _SETTLED_SECONDS:
             self.failures = 0

@@ -16,11 +16,12 @@ from types import FrameType
 from shared.settings import Settings
 from shared.stack.disk_pulse import DiskPulse
 from shared.stack.errors import BusyPort, StackError
+from shared.stack.forks import ForkFailed, ForkServer
 from shared.stack.home import Home
 from shared.stack.object_store import ObjectStoreServer
 from shared.stack.platform import WHOLE_PLATFORM, Assembly, Platform, Program, check_ports, claim_ports, command
 from shared.stack.process_records import ProcessRecords
-from shared.stack.processes import end, last_lines, spawn
+from shared.stack.processes import Process, end, last_lines, spawn
 from shared.stack.server import Server
 from shared.stack.supervised import Supervised, rotate
 from shared.stack.worker_watch import WorkerWatch
@@ -65,6 +66,7 @@ class Supervisor:
         self._is_disk_full = False
         self._watch: WorkerWatch | None = None
         self._pulse: DiskPulse | None = None
+        self._forks: ForkServer | None = None
 
     def start(self) -> Platform:
         """Returns when everything answers. Raises StackError, SettingsError or StopRequested; call `stop` then."""
@@ -84,6 +86,8 @@ class Supervisor:
         for server in platform.servers:
             self._start_server(server)
             self._check_stop()
+        if platform.fork_server is not None:
+            self._start_fork_server(platform, platform.fork_server)
         # The object store takes longest, so programs that don't need it yet start first. The API connects on demand.
         has_api = any(program.role == "api" for program in platform.programs)
         for program in platform.programs:
@@ -142,6 +146,8 @@ class Supervisor:
             # On a full disk the records of ended processes remain, which is harmless.
             with contextlib.suppress(OSError):
                 self._records.clear()
+        if self._forks is not None:
+            self._forks.close()
         while self._claims:
             self._claims.pop().close()
 
@@ -190,10 +196,27 @@ class Supervisor:
     def _start_program(self, program: Program) -> None:
         log_path = self._home.log_path(program.role)
 
-        def launch() -> subprocess.Popen[bytes]:
-            return self._spawn(program, log_path)
+        def launch() -> Process:
+            return self._fork(program, log_path) if program.is_forked else self._spawn(program, log_path)
 
         self._start(Supervised(program.role, launch, log_path=log_path))
+
+    def _start_fork_server(self, platform: Platform, program: Program) -> None:
+        log_path = self._home.log_path(program.role)
+        environment = {**platform.environment, **program.environment}
+        self._forks = ForkServer(command(program), log_path, self._home.directory, environment)
+        self._start(Supervised(program.role, self._forks.launch, log_path=log_path))
+
+    def _fork(self, program: Program, log_path: Path) -> Process:
+        assert self._platform is not None
+        if self._forks is not None:
+            environment = {**self._platform.environment, **program.environment}
+            try:
+                return self._forks.fork(program.role, program.arguments, log_path=log_path, environment=environment)
+            except ForkFailed:
+                # Without it, the process needs more memory, and all else is the same.
+                pass
+        return self._spawn(program, log_path)
 
     def _spawn(self, program: Program, log_path: Path) -> subprocess.Popen[bytes]:
         assert self._platform is not None

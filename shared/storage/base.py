@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +54,13 @@ class ArtifactStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[str]: ...
+
+    def delete_older(self, prefix: str, seconds: float) -> Sequence[str]:
+        """Deletes the objects below `prefix` that were written at least `seconds` ago. Returns their keys.
+
+        Their age is by the store's own clock; it writes an object below `prefix` to read that, and deletes it.
+        """
+        ...
 
     def ping(self) -> None:
         """Raises PlatformError unless the store answers. Creates a missing bucket."""

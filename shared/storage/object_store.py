@@ -6,7 +6,7 @@ import io
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -158,6 +158,26 @@ class S3ArtifactStore:
             return [item.object_name for item in found if item.object_name is not None]
 
         yield from self._attempt("list", f"list {prefix}", names)
+
+    def delete_older(self, prefix: str, seconds: float) -> Sequence[str]:
+        bucket, clock = self._settings.bucket, f"{prefix}clock-{secrets.token_hex(8)}"
+        self.put_bytes(clock, b"now")
+        now = self._attempt("head", f"look for {clock}", lambda client: client.stat_object(bucket, clock).last_modified)
+        assert now is not None, "S3 tells the time of every object"
+        latest = now - timedelta(seconds=seconds)
+
+        def old(client: Minio) -> Sequence[str]:
+            found = client.list_objects(bucket, prefix=prefix, recursive=True)
+            return [
+                item.object_name
+                for item in found
+                if item.object_name not in (None, clock) and item.last_modified and item.last_modified <= latest
+            ]
+
+        keys = self._attempt("list", f"list {prefix}", old)
+        for key in (*keys, clock):
+            self.delete(key)
+        return keys
 
     def ping(self) -> None:
         """Raises PlatformError unless the store answers. Creates a missing bucket."""

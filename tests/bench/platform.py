@@ -44,16 +44,28 @@ def request_to_end(platform: Platform, project: str, **body: object) -> tuple[fl
     return seconds, platform.call("GET", path)
 
 
-def resident(platform: Platform) -> tuple[float, float]:
-    """MB of the platform's processes: resident sets added up, and proportional (shared pages counted once)."""
+def resident_by_role(platform: Platform) -> dict[str, tuple[float, float]]:
+    """MB of each role's processes: resident sets added up, and proportional (a shared page counted once)."""
     assert platform.process is not None
-    root = psutil.Process(platform.process.pid)
-    rss = pss = 0
-    for process in [root, *root.children(recursive=True)]:
+    named = {record["pid"]: role for role, record in platform.records().items()}
+    figures: dict[str, tuple[float, float]] = {}
+
+    def add(process: psutil.Process, role: str) -> None:
+        role = named.get(process.pid, role)
         with contextlib.suppress(psutil.Error):
-            memory = process.memory_full_info()
-            rss, pss = rss + memory.rss, pss + memory.pss
-    return rss / 1e6, pss / 1e6
+            memory, (rss, pss) = process.memory_full_info(), figures.get(role, (0.0, 0.0))
+            figures[role] = rss + memory.rss / 1e6, pss + memory.pss / 1e6
+            for child in process.children():
+                add(child, role)
+
+    add(psutil.Process(platform.process.pid), "up")
+    return figures
+
+
+def resident(platform: Platform) -> tuple[float, float]:
+    """MB of all the platform's processes: resident sets added up, and proportional."""
+    figures = resident_by_role(platform).values()
+    return sum(rss for rss, _pss in figures), sum(pss for _rss, pss in figures)
 
 
 @contextlib.contextmanager
@@ -139,6 +151,8 @@ def main() -> None:
             time.sleep(5)  # settle: what start-up used is given back
             rss, pss = resident(platform)
             line("idle memory, everything (RSS added up / PSS)", f"{rss:.0f} / {pss:.0f} MB")
+            for role, (rss, pss) in resident_by_role(platform).items():
+                line(f"  {role}", f"{rss:.0f} / {pss:.0f} MB")
             bench_static(platform, folder)
             bench_rollback(platform, folder)
             bench_memory(platform, folder)

@@ -9,6 +9,7 @@ import pytest
 from shared.storage.base import ArtifactStore, ObjectNotFound
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.artifact_stores import MemoryArtifactStore
+from tests.support.running_platform import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -39,6 +40,19 @@ def test_an_object_comes_back_as_bytes_and_as_a_file(store: ArtifactStore, tmp_p
     store.delete("a/file")
     assert not store.exists("a/file")
     store.ping()
+
+
+def test_old_objects_below_a_prefix_are_deleted(store: ArtifactStore) -> None:
+    for key in ("old/a", "old/b/c", "older", "other/a"):
+        store.put_bytes(key, CONTENT)
+    assert store.delete_older("old/", 3600) == []
+    assert sorted(store.delete_older("old/", 0)) == ["old/a", "old/b/c"]
+    assert sorted(store.list("")) == ["older", "other/a"]
+    store.put_bytes("old/a", CONTENT)
+    # Old enough after a second, which nobody needs to wait for exactly.
+    wait_for(lambda: store.delete_older("old/", 1) == ["old/a"], what="it has become old")
+    assert store.delete_older("absent/", 0) == []
+    assert sorted(store.list("")) == ["older", "other/a"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ class MemoryArtifactStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self._written_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def put_file(self, key: str, path: Path) -> None:
@@ -26,6 +28,7 @@ class MemoryArtifactStore:
     def put_bytes(self, key: str, data: bytes) -> None:
         with self._lock:
             self.objects[key] = bytes(data)
+            self._written_at[key] = time.monotonic()
 
     def get_file(self, key: str, path: Path) -> None:
         path.write_bytes(self.get_bytes(key))
@@ -58,6 +61,13 @@ class MemoryArtifactStore:
     def list(self, prefix: str) -> Iterator[str]:
         with self._lock:
             return iter([key for key in self.objects if key.startswith(prefix)])
+
+    def delete_older(self, prefix: str, seconds: float) -> Sequence[str]:
+        latest = time.monotonic() - seconds
+        keys = [key for key in self.list(prefix) if self._written_at[key] <= latest]
+        for key in keys:
+            self.delete(key)
+        return keys
 
     def ping(self) -> None:
         """Always there."""
@@ -104,6 +114,9 @@ class ObservedArtifactStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         return self._around("list", lambda: self._store.list(prefix))
+
+    def delete_older(self, prefix: str, seconds: float) -> Sequence[str]:
+        return self._around("delete_older", lambda: self._store.delete_older(prefix, seconds))
 
     def ping(self) -> None:
         self._around("ping", self._store.ping)

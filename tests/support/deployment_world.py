@@ -80,7 +80,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
 
     terminations = TerminationService(**service_parts)
 
-    def make_reconciler(queue: RedisJobQueue) -> Reconciler:
+    def make_reconciler(queue: RedisJobQueue, **others: Any) -> Reconciler:
         return Reconciler(
             database=database,
             queue=queue,
@@ -94,6 +94,7 @@ def world(database: Database, redis_url: str, settings: Settings) -> Iterator[An
             routers=RouterRepository(database),
             bell=RouteBell(redis),
             interval_seconds=0.05,
+            **others,
         )
 
     tenant_id, project_id = new_identifier(TENANT), new_identifier(PROJECT)

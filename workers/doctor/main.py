@@ -23,7 +23,8 @@ from shared.storage.object_store import S3ArtifactStore
 from shared.text.written import escaped
 from workers.doctor.findings import Check, Finding, Status, examine, ok, problem
 from workers.doctor.machine import check_registries, check_routers, check_sandbox, check_workers
-from workers.doctor.servers import check_clock, check_object_store, check_postgres, check_redis
+from workers.doctor.object_store import check_object_store
+from workers.doctor.servers import check_clock, check_postgres, check_redis
 
 _ANSWER_SECONDS = 5.0
 _CONNECTIONS = 4
@@ -82,7 +83,7 @@ def _checks(settings: Settings, database: Database, queue: RedisJobQueue) -> lis
         ("clock", lambda: check_clock(database, queue), database_advice),
         (
             "object store",
-            lambda: check_object_store(store),
+            lambda: check_object_store(store, settings.object_store, settings.network),
             "Check CLOUDIFY_S3_ENDPOINT, the keys and the bucket's permissions.",
         ),
         (

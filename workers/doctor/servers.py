@@ -1,8 +1,7 @@
-"""Checks of PostgreSQL, Redis and the object store."""
+"""Checks of PostgreSQL and Redis."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 
 import msgspec
@@ -11,7 +10,6 @@ from shared.clock_guard import BOUND_SECONDS, ClockGuard
 from shared.db.database import Database, check_connection
 from shared.db.migrate import migrations
 from shared.queue.job_queue import RedisJobQueue
-from shared.storage.base import ArtifactStore
 from workers.doctor.findings import Finding, ok, problem, warning
 
 # The oldest versions that the tests have run on.
@@ -128,22 +126,3 @@ def check_clock(database: Database, queue: RedisJobQueue) -> Iterator[Finding]:
             yield warning(subject, text, advice)
         else:
             yield ok(subject, "They agree.")
-
-
-def check_object_store(store: ArtifactStore) -> Iterator[Finding]:
-    """Writes, reads, lists and deletes an object below `doctor/`."""
-    name = "object store"
-    advice = "Allow the access key to get, put, list and delete objects of the bucket."
-    store.ping()
-    key, content = f"doctor/{uuid.uuid4().hex}", b"cloudify doctor"
-    store.put_bytes(key, content)
-    try:
-        if store.get_bytes(key) != content:
-            yield problem(name, "It returned other bytes than it was given.", "Check the object store.")
-        if key not in store.list("doctor/"):
-            yield problem(name, "A new object is not listed.", advice)
-    finally:
-        store.delete(key)
-    if store.exists(key):
-        yield problem(name, "A deleted object is still there.", advice)
-    yield ok(name, "It puts, gets, lists and deletes.")

@@ -19,6 +19,10 @@ from workers.snapshots.tar_format import ContentRejected
 from workers.snapshots.tree_cache import TreeCache
 from workers.snapshots.unpacking import unpack
 
+STAGING_PREFIX = "staging/"
+# A run's objects are read within the hours for which its Job may wait and run, and the minutes that Kubernetes keeps it
+# for another worker after that; its name, by which they could be found, is gone with it.
+STAGED_SECONDS = 24 * 3600.0
 _STAGING_NAME = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
@@ -41,7 +45,7 @@ def staging_key(name: str) -> str:
     """The key of an object that a sandbox elsewhere writes. `name`: letters, digits, `-`, `_` and `/`."""
     if not _STAGING_NAME.fullmatch(name):
         raise ValueError(f"Not a staging name: {name!r}.")
-    return f"staging/{name}"
+    return f"{STAGING_PREFIX}{name}"
 
 
 class SnapshotStore:

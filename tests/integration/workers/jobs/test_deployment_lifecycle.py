@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,12 +28,16 @@ from shared.queue.errors import QueueFull
 from shared.queue.job_queue import RedisJobQueue
 from shared.queue.records import Disposition
 from shared.secrets_box import SecretsBox
+from shared.settings import ObjectStoreSettings
+from shared.storage.keys import snapshot_key
+from shared.storage.object_store import S3ArtifactStore
 from tests.support.deployment_world import create, entries, run_to_end, settings, world
 from tests.support.log_rows import eventually
 from workers.pipeline.deployment_view import deployment_view
 from workers.pipeline.lifecycle import Beginning
 from workers.pipeline.stage import StageResult
 from workers.reconciler import Reconciler
+from workers.snapshots.store import STAGED_SECONDS, STAGING_PREFIX, staging_key
 
 __all__ = ["settings", "world"]
 pytestmark = pytest.mark.integration
@@ -292,7 +297,7 @@ def test_the_repair_of_the_queue_waits_for_no_other_part(world: Any):
     deployment_id = create(world)
     with running(first, second):
         try:
-            for _ in range(2):
+            for _ in first.responsibilities[1:]:
                 assert stuck.acquire(timeout=60)
             world.redis.flushall()
             eventually(lambda: world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready", 60)
@@ -319,6 +324,20 @@ def test_another_reconciler_takes_over_from_one_that_is_stuck(world: Any):
                 eventually(lambda: world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready", 60)
         finally:
             go_on.set()
+
+
+def test_what_runs_left_in_the_object_store_is_deleted(world: Any, object_store_settings: ObjectStoreSettings):
+    store = S3ArtifactStore(object_store_settings)
+    kept = snapshot_key(world.tenant_id, "a" * 64)
+    for key in (staging_key("run-1/build"), staging_key("doctor/1"), kept):
+        store.put_bytes(key, b"packed")
+    for seconds, left in (
+        (STAGED_SECONDS, {staging_key("run-1/build"), staging_key("doctor/1"), kept}),
+        (0.0, {kept}),
+    ):
+        delete = partial(store.delete_older, STAGING_PREFIX, seconds)
+        world.make_reconciler(world.queue, delete_staged=delete).run_once()
+        assert set(store.list("")) == left
 
 
 def test_a_slot_that_no_live_deployment_holds_is_freed(world: Any):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.plans import Plan, limits_of
 from workers.executors.base import (
     Directory,
     ExecutionSpec,
@@ -40,6 +42,7 @@ from workers.executors.kubernetes.plan import (
 from workers.executors.kubernetes.pod import frames
 from workers.executors.kubernetes.pod.memory import Memory
 from workers.executors.kubernetes.pod_state import PodState
+from workers.snapshots.store import STAGED_SECONDS
 
 ROOT = Path(__file__).resolve().parents[5]
 LIMITS = Limits(
@@ -277,3 +280,10 @@ def test_a_local_directory_is_named_by_its_path() -> None:
         | {"overlay": Overlay("x", "/x", (LocalTree(Path("/a")),))}
     )
     assert command_digest(local, "image", b"key") != command_digest(SPEC, "image", b"key")
+
+
+@pytest.mark.parametrize("plan", list(Plan))
+def test_forgotten_outputs_are_deleted_long_after_nobody_can_read_them(plan: Plan) -> None:
+    limits = dataclasses.replace(LIMITS, wall_seconds=limits_of(plan).stage_timeout_seconds)
+    body = job_of(dataclasses.replace(SPEC, limits=limits), (), NAMES, SETTINGS, has_certificates=False)["spec"]
+    assert 2 * (body["activeDeadlineSeconds"] + body["ttlSecondsAfterFinished"]) < STAGED_SECONDS
