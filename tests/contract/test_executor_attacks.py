@@ -236,7 +236,7 @@ def test_a_postinstall_script_finds_nothing_and_reaches_nobody(
     assert b"loot nothing" in printed
     assert printed.count(b" 403") == 4, printed
     assert b"REACHED" not in printed
-    assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{loopback_server.port}"} <= set(result.blocked_hosts)
+    assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{loopback_server.port}"} <= set(result.traffic.blocked_hosts)
     assert loopback_server.accepted == []
 
 

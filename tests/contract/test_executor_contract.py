@@ -273,7 +273,9 @@ def test_proxy_refuses_what_is_not_public(executor: Executor, loopback_server: L
     result, printed = run(executor, "", command=("python3", "-c", PROXY_REQUEST, *addresses), network="proxy")
     assert result.outcome is RunOutcome.SUCCESS, printed
     assert printed.count(b"403 Forbidden") == len(addresses)
-    assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{port}", f"localhost:{port}"} <= set(result.blocked_hosts)
+    assert {"169.254.169.254", "10.0.0.1", f"127.0.0.1:{port}", f"localhost:{port}"} <= set(
+        result.traffic.blocked_hosts
+    )
     assert loopback_server.accepted == []
 
 
@@ -310,7 +312,7 @@ def test_allow_list_names_what_it_blocked(tmp_path: Path, exact_kind: ExecutorKi
     with exact_kind.open(tmp_path / "run", settings, environment={}) as executor:
         result, printed = run(executor, "", command=script, network="proxy")
     assert b"not in the list" in printed
-    assert result.blocked_hosts == ("evil.example.net",)
+    assert result.traffic.blocked_hosts == ("evil.example.net",)
 
 
 class _Registry(http.server.BaseHTTPRequestHandler):
@@ -349,7 +351,11 @@ def test_allowed_network_opens_a_registry_of_ones_own(tmp_path: Path, exact_kind
         server.server_close()
     assert printed.split() == [b"4000000", b"4000000", b"502"]
     assert _Registry.requests == [("/plain?x=1", f"localhost:{port}", None), ("/tunnel", f"localhost:{port}", None)]
-    assert result.blocked_hosts == ()
+    assert result.traffic.blocked_hosts == ()
+    [reached] = result.traffic.reached_hosts
+    assert reached.host == f"localhost:{port}"
+    assert 8_000_000 < reached.received_bytes < 8_010_000
+    assert 100 < reached.sent_bytes < 2000
 
 
 SYSTEM_CALLS = """

@@ -124,7 +124,7 @@ def run_logged(
         context.log.write(stream, data)
 
     result = run_traced(executor, context, spec, trees, on_output, spec.labels.get("stage", "command"))
-    for host in result.blocked_hosts:
+    for host in result.traffic.blocked_hosts:
         context.log.system(f"The command tried to reach {host}, which is not allowed.")
     raise_interruption(context, result)
     return result
@@ -180,7 +180,8 @@ def raise_failure(context: StageContext, result: ExecutionResult, what: str, adv
             FailureCode.DISK_FULL,
             f"{result.message.replace('The command', f'The {what}', 1)} Write less, or use a plan with more disk.",
         )
-    blocked = f" It was refused these hosts: {', '.join(result.blocked_hosts[:5])}." if result.blocked_hosts else ""
+    refused = result.traffic.blocked_hosts
+    blocked = f" It was refused these hosts: {', '.join(refused[:5])}." if refused else ""
     if result.exit_code == 127 and not advice:
         blocked += " Code 127 means that a program was not found: is it among the project's dependencies?"
     if result.exit_code == 137 and not advice:

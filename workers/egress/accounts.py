@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from workers.egress.run_credentials import LONGEST_SECONDS, run_of
@@ -16,6 +17,26 @@ from workers.egress.run_credentials import LONGEST_SECONDS, run_of
 _REMEMBERED_HOSTS = 100
 # A user of a shared proxy can't take it from the others.
 _CONNECTIONS = 128
+# Counts for the hosts beyond _REMEMBERED_HOSTS.
+_OTHER_HOSTS = "other hosts"
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedHost:
+    """A host, with its port if that is unusual, and the bytes of all connections to it."""
+
+    host: str
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a program did through the proxy: hosts that were refused to it and those that it reached, first seen
+    first."""
+
+    blocked_hosts: tuple[str, ...] = ()
+    reached_hosts: tuple[ReachedHost, ...] = ()
 
 
 class Accounts(Protocol):
@@ -27,7 +48,7 @@ class Accounts(Protocol):
 
 
 class Account:
-    """One user of a proxy, with its open connections and the hosts that were refused to it.
+    """One user of a proxy, with its open connections and its traffic.
 
     `credentials`: user:password, or empty for anybody. Implements Accounts, with itself. Safe from several threads.
     """
@@ -37,6 +58,8 @@ class Account:
         self._maximum = connections
         self._lock = threading.Lock()
         self._blocked: dict[str, None] = {}
+        # Host → bytes sent, bytes received.
+        self._reached: dict[str, list[int]] = {}
         self._open: set[socket.socket] = set()
         self._is_closed = False
 
@@ -61,15 +84,26 @@ class Account:
         with self._lock:
             self._open.discard(connection)
 
-    def remember(self, host: str) -> None:
+    def refuse(self, host: str) -> None:
+        """Remembers a host that was refused."""
         with self._lock:
             if len(self._blocked) < _REMEMBERED_HOSTS:
                 self._blocked[host[:255]] = None
 
-    def blocked_hosts(self) -> tuple[str, ...]:
-        """First seen first."""
+    def count(self, host: str, *, sent: int = 0, received: int = 0) -> None:
+        """Adds bytes to those of a host that was reached."""
         with self._lock:
-            return tuple(self._blocked)
+            name = host[:255]
+            if name not in self._reached and len(self._reached) >= _REMEMBERED_HOSTS:
+                name = _OTHER_HOSTS
+            counts = self._reached.setdefault(name, [0, 0])
+            counts[0] += sent
+            counts[1] += received
+
+    def traffic(self) -> Traffic:
+        with self._lock:
+            reached = (ReachedHost(host, sent, received) for host, (sent, received) in self._reached.items())
+            return Traffic(tuple(self._blocked), tuple(reached))
 
     def close(self) -> None:
         """Ends its connections and admits no more."""
@@ -109,14 +143,14 @@ class RunAccounts:
             account, _ = self._runs.setdefault(run, (Account(connections=_CONNECTIONS), ends_at))
         return None if account.is_closed else account
 
-    def finish(self, run: str) -> tuple[str, ...]:
-        """Ends the account; returns the hosts that were refused to it. May be repeated."""
+    def finish(self, run: str) -> Traffic:
+        """Ends the account; returns its traffic. May be repeated."""
         with self._lock:
             account, _ = self._runs.get(run) or (Account(), 0)
             # Its credentials may be valid for as long as any.
             self._runs[run] = (account, self._clock() + LONGEST_SECONDS)
         account.close()
-        return account.blocked_hosts()
+        return account.traffic()
 
     def forget_expired(self) -> None:
         now = self._clock()

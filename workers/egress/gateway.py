@@ -1,8 +1,9 @@
 """The egress proxy that the build pods of a cluster share, and the listener where workers end their runs' access.
 
 A run's credentials prove themselves (run_credentials). `DELETE /runs/NAME` ends them here and answers
-`{"blocked": [host, …]}`; it needs the installation's token as `Authorization: Bearer …`. `GET /health` needs nothing.
-What was refused and ended is kept in memory: after a restart a gateway knows neither, and continues to serve the runs.
+`{"blocked": [host, …], "reached": [[host, bytes sent, bytes received], …]}`; it needs the installation's token as
+`Authorization: Bearer …`. `GET /health` needs nothing. What was refused, reached and ended is kept in memory: after a
+restart a gateway knows none of it, and continues to serve the runs.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class _ControlHandler(http.server.BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         run = self._admitted_run()
         if run is not None:
-            self._answer(HTTPStatus.OK, {"blocked": self.server.accounts.finish(run)})
+            traffic = self.server.accounts.finish(run)
+            reached = [(each.host, each.sent_bytes, each.received_bytes) for each in traffic.reached_hosts]
+            self._answer(HTTPStatus.OK, {"blocked": traffic.blocked_hosts, "reached": reached})
 
     def _admitted_run(self) -> str | None:
         given = self.headers.get("Authorization", "").encode()

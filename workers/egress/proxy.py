@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from shared.errors import PlatformError
 from shared.network.address_policy import Refused, Unresolvable
-from workers.egress.accounts import Account, Accounts
+from workers.egress.accounts import Account, Accounts, Traffic
 from workers.egress.policy import EgressPolicy
 from workers.egress.tunnel import Tunnel
 from workers.egress.upstream import UpstreamFailure, UpstreamProxy
@@ -42,7 +42,7 @@ class EgressProxy:
     instead, many programs share it, each by its own credentials.
 
     The name is resolved here and the judged address is the one connected to. Refusals answer 403 with a one-line
-    reason and are kept in `blocked_hosts`, first seen first, as `host` or `host:port` for an unusual port.
+    reason. `traffic` has the hosts that were refused or reached, as `host` or `host:port` for an unusual port.
 
     With `upstream`, everything outside the allowed networks is reached through it, including names that only it can
     resolve; hosts that the policy refuses stay refused.
@@ -73,8 +73,9 @@ class EgressProxy:
         self._thread = threading.Thread(target=self._serve_all, name="egress-proxy", daemon=True)
         self._thread.start()
 
-    def blocked_hosts(self) -> tuple[str, ...]:
-        return self._account.blocked_hosts()
+    def traffic(self) -> Traffic:
+        """That of a proxy without `accounts`. May be called after `close`."""
+        return self._account.traffic()
 
     def check_served(self) -> None:
         """Call it after a failed command. Raises PlatformError if the command never had its proxy: not its fault."""
@@ -177,10 +178,11 @@ class EgressProxy:
         except _BadRequest as error:
             _answer(client, "400 Bad Request", str(error))
             return
+        named = host if port in (80, 443) else f"{host}:{port}"
         try:
             server, early = self._reach(host, port)
         except Refused as refusal:
-            account.remember(host if port in (80, 443) else f"{host}:{port}")
+            account.refuse(named)
             _answer(client, "403 Forbidden", f"Blocked by the build network: {refusal}.")
             return
         except (Unresolvable, UpstreamFailure) as error:
@@ -192,13 +194,18 @@ class EgressProxy:
         if not self._track(server):
             server.close()
             return
+        first = rest if forwarded is None else forwarded + rest
+        account.count(named, sent=len(first), received=len(early))
         try:
             if forwarded is None:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + early)
-                server.sendall(rest)
-            else:
-                server.sendall(forwarded + rest)
-            Tunnel(client, server).run()
+            server.sendall(first)
+            Tunnel(
+                client,
+                server,
+                on_sent=lambda size: account.count(named, sent=size),
+                on_received=lambda size: account.count(named, received=size),
+            ).run()
         finally:
             self._release(server)
 

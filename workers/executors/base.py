@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from workers.egress.accounts import Traffic
 from workers.executors.toolchain import Toolchain
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -134,7 +135,7 @@ class ExecutionSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """`message` is for people, and empty only for success. `blocked_hosts`: hosts that the proxy refused.
+    """`message` is for people, and empty only for success. `traffic`: what went through the proxy.
 
     `outputs`: name → tree, of each output of the spec when the command succeeded; incomplete otherwise.
     """
@@ -144,7 +145,7 @@ class ExecutionResult:
     message: str
     duration_seconds: float
     peak_memory_bytes: int | None
-    blocked_hosts: tuple[str, ...] = ()
+    traffic: Traffic = field(default_factory=Traffic)
     outputs: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
 
 

@@ -186,8 +186,7 @@ class BubblewrapExecutor:
             result = self._supervise(run, sandbox, group, directory)
             if proxy is not None and result.outcome is RunOutcome.USER_ERROR:
                 proxy.check_served()
-            blocked = () if proxy is None else proxy.blocked_hosts()
-        return dataclasses.replace(result, blocked_hosts=blocked)
+        return result if proxy is None else dataclasses.replace(result, traffic=proxy.traffic())
 
     def _marker(self, name: str) -> str:
         return f"cloudify-sandbox:{self._runtime_digest}:{name}"

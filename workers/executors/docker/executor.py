@@ -151,7 +151,7 @@ class DockerExecutor:
                 result = ExecutionResult(RunOutcome.IMAGE_ERROR, None, str(error), 0.0, None)
         if proxy is not None and result.outcome is RunOutcome.USER_ERROR:
             proxy.check_served()
-        return dataclasses.replace(result, blocked_hosts=() if proxy is None else proxy.blocked_hosts())
+        return result if proxy is None else dataclasses.replace(result, traffic=proxy.traffic())
 
     def _is_abandoned(self, name: str) -> bool:
         directory = self._runtime_directory / name

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from shared.errors import PlatformError
+from workers.egress.accounts import Account, Traffic
 from workers.egress.run_credentials import credentials_of
 from workers.executors.kubernetes.cluster import resolve, resolve_all
 
@@ -33,8 +34,8 @@ class EgressAccess(Protocol):
         """The proxy's URL with credentials of the run, which last so long. Raises PlatformError."""
         ...
 
-    def finish(self, run: str) -> tuple[str, ...]:
-        """Ends the run's use of the proxy; returns the hosts that were refused to it. Raises PlatformError."""
+    def finish(self, run: str) -> Traffic:
+        """Ends the run's use of the proxy; returns its traffic. Raises PlatformError."""
         ...
 
 
@@ -50,8 +51,15 @@ class NoEgress:
     def proxy_url(self, run: str, seconds: float) -> str:
         raise PlatformError(_MISSING)
 
-    def finish(self, run: str) -> tuple[str, ...]:
-        return ()
+    def finish(self, run: str) -> Traffic:
+        return Traffic()
+
+
+class _Ended(msgspec.Struct):
+    """The answer of a gateway. One of the version before doesn't count."""
+
+    blocked: list[str] = []
+    reached: list[tuple[str, int, int]] = []
 
 
 class EgressGatewayAccess:
@@ -80,14 +88,19 @@ class EgressGatewayAccess:
         host, port = self.address()
         return f"http://{credentials}@{_bracketed(host)}:{port}"
 
-    def finish(self, run: str) -> tuple[str, ...]:
+    def finish(self, run: str) -> Traffic:
         port = self._control.port or 80
-        blocked: dict[str, None] = {}
-        for host in resolve_all(self._control.hostname or ""):
-            blocked |= dict.fromkeys(self._end(f"http://{_bracketed(host)}:{port}/runs/{run}"))
-        return tuple(blocked)
+        # The run may have used several gateways.
+        total = Account()
+        for address in resolve_all(self._control.hostname or ""):
+            answer = self._end(f"http://{_bracketed(address)}:{port}/runs/{run}")
+            for host in answer.blocked:
+                total.refuse(host)
+            for host, sent, received in answer.reached:
+                total.count(host, sent=sent, received=received)
+        return total.traffic()
 
-    def _end(self, url: str) -> list[str]:
+    def _end(self, url: str) -> _Ended:
         headers = {"Authorization": self._authorization}
         try:
             # May be repeated: it says the same twice.
@@ -99,7 +112,10 @@ class EgressGatewayAccess:
             raise PlatformError(
                 f"The egress gateway answers {response.status}: is CLOUDIFY_EGRESS_TOKEN the same there?"
             )
-        return [str(host) for host in json.loads(response.data).get("blocked", ())]
+        try:
+            return msgspec.json.decode(response.data, type=_Ended)
+        except msgspec.MsgspecError as error:
+            raise PlatformError(f"The egress gateway's answer can't be read: {error}.") from error
 
 
 def _bracketed(host: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from shared.errors import PlatformError
 from shared.settings.kinds import is_digest
+from workers.egress.accounts import Traffic
 from workers.executors.attachments import DirectoryTrees
 from workers.executors.base import (
     ExecutionResult,
@@ -223,10 +224,10 @@ class KubernetesExecutor:
                 run.close()
                 self._discard(staged, trees)
         self._check_damage(run, planned, trees)
-        blocked = self._end_egress(names.staging) if spec.network == "proxy" else ()
+        traffic = self._end_egress(names.staging) if spec.network == "proxy" else Traffic()
         # Of the command, if it is known: waiting for a machine counts against no limit.
         seconds = result.duration_seconds or time.monotonic() - started
-        found = dataclasses.replace(result, outputs=outputs, blocked_hosts=blocked, duration_seconds=seconds)
+        found = dataclasses.replace(result, outputs=outputs, traffic=traffic, duration_seconds=seconds)
         return found, run.image
 
     def _adopt(self, job: str, spec: ExecutionSpec) -> RunNames | None:
@@ -304,13 +305,13 @@ class KubernetesExecutor:
         if not run.is_over:
             self._wait_until_gone(f"{JOB_LABEL}={job}")
 
-    def _end_egress(self, run: str) -> tuple[str, ...]:
+    def _end_egress(self, run: str) -> Traffic:
         """A gateway that is away ends the run's account by itself, at its time."""
         try:
             return self._egress.finish(run)
         except PlatformError as error:
-            _log.warning("The hosts that were refused to a run are not known: %s", error)
-            return ()
+            _log.warning("The hosts that a run reached, and those that were refused to it, are not known: %s", error)
+            return Traffic()
 
     def _delete_jobs(self, selector: str) -> None:
         for job in self._cluster.jobs(selector):

@@ -7,13 +7,13 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from shared.errors import PlatformError
-from workers.egress.accounts import RunAccounts
+from workers.egress.accounts import ReachedHost, RunAccounts
 from workers.egress.gateway import EgressGateway
 from workers.egress.policy import EgressPolicy
 from workers.egress.run_credentials import LONGEST_SECONDS, credentials_of
@@ -31,20 +31,27 @@ class Served:
         self.host, self.port = host, port
         self.access = EgressGatewayAccess(f"http://{host}:{port}", self.control, TOKEN)
 
-    def ask(self, proxy_url: str, target: str) -> str:
-        """The status line of a CONNECT."""
+    def connect(self, proxy_url: str, target: str) -> socket.socket:
+        """A connection that has asked for a CONNECT."""
         credentials = proxy_url.removeprefix("http://").rpartition("@")[0]
         encoded = base64.b64encode(credentials.encode()).decode()
-        with socket.create_connection((self.host, self.port), timeout=30) as client:
-            client.sendall(f"CONNECT {target} HTTP/1.1\r\nProxy-Authorization: Basic {encoded}\r\n\r\n".encode())
+        client = socket.create_connection((self.host, self.port), timeout=30)
+        client.sendall(f"CONNECT {target} HTTP/1.1\r\nProxy-Authorization: Basic {encoded}\r\n\r\n".encode())
+        return client
+
+    def ask(self, proxy_url: str, target: str) -> str:
+        """The status line of a CONNECT."""
+        with self.connect(proxy_url, target) as client:
             return client.makefile("rb").readline().decode()
 
 
 @contextlib.contextmanager
-def serving(host: str = "127.0.0.1", control_port: int = 0) -> Generator[Served]:
+def serving(host: str = "127.0.0.1", control_port: int = 0, *, networks: Sequence[str] = ()) -> Generator[Served]:
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
-    gateway = EgressGateway(listener, (host, control_port), TOKEN, EgressPolicy(["allowed.example"], []))
+    gateway = EgressGateway(
+        listener, (host, control_port), TOKEN, EgressPolicy([] if networks else ["allowed.example"], networks)
+    )
     with contextlib.closing(gateway):
         yield Served(gateway, host, port)
 
@@ -60,15 +67,15 @@ def test_a_run_has_its_own_password_and_its_own_list(served: Served) -> None:
     assert first != second
     assert " 403 " in served.ask(first, "first.example:443")
     assert " 403 " in served.ask(second, "second.example:443")
-    assert served.access.finish("run-1") == ("first.example",)
-    assert served.access.finish("run-1") == ("first.example",)
+    assert served.access.finish("run-1").blocked_hosts == ("first.example",)
+    assert served.access.finish("run-1").blocked_hosts == ("first.example",)
     assert " 407 " in served.ask(first, "first.example:443")
     assert " 403 " in served.ask(second, "second.example:443")
-    assert served.access.finish("run-2") == ("second.example",)
+    assert served.access.finish("run-2").blocked_hosts == ("second.example",)
 
 
 def test_a_run_that_was_ended_before_it_came_is_refused(served: Served) -> None:
-    assert served.access.finish("run-1") == ()
+    assert served.access.finish("run-1").blocked_hosts == ()
     assert " 407 " in served.ask(served.access.proxy_url("run-1", 60), "first.example:443")
 
 
@@ -87,7 +94,7 @@ def test_a_restarted_gateway_continues_to_serve_a_run(served: Served) -> None:
     assert " 403 " in served.ask(proxy_url, "first.example:443")
     with serving() as restarted:
         assert " 403 " in restarted.ask(proxy_url, "second.example:443")
-        assert restarted.access.finish("run-1") == ("second.example",)
+        assert restarted.access.finish("run-1").blocked_hosts == ("second.example",)
 
 
 def test_every_gateway_behind_the_name_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,14 +103,41 @@ def test_every_gateway_behind_the_name_is_asked(monkeypatch: pytest.MonkeyPatch)
         assert " 403 " in first.ask(proxy_url, "first.example:443")
         assert " 403 " in second.ask(proxy_url, "second.example:443")
         access = EgressGatewayAccess("http://127.0.0.1:1", f"http://gateways.invalid:{first.control_port}", TOKEN)
-        real = socket.getaddrinfo
+        _resolve_to_both(monkeypatch)
+        assert access.finish("run-1").blocked_hosts == ("first.example", "second.example")
 
-        def of_both(host: str, *arguments: Any, **options: Any) -> list[Any]:
-            names = ("127.0.0.1", "127.0.0.2") if host == "gateways.invalid" else (host,)
-            return [address for name in names for address in real(name, *arguments, **options)]
 
-        monkeypatch.setattr(socket, "getaddrinfo", of_both)
-        assert access.finish("run-1") == ("first.example", "second.example")
+def test_what_a_run_reached_is_counted_over_all_gateways(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        named = f"127.0.0.1:{target.getsockname()[1]}"
+        networks = ["127.0.0.1/32"]
+        with (
+            serving("127.0.0.1", networks=networks) as first,
+            serving("127.0.0.2", first.control_port, networks=networks) as second,
+        ):
+            proxy_url = first.access.proxy_url("run-1", 60)
+            for gateway in (first, second):
+                with gateway.connect(proxy_url, named) as client:
+                    server, _ = target.accept()
+                    with server:
+                        assert b" 200 " in client.recv(100)
+                        client.sendall(b"q" * 10)
+                        assert server.recv(100) == b"q" * 10
+                        server.sendall(b"a" * 100)
+                        assert client.recv(1000) == b"a" * 100
+            access = EgressGatewayAccess("http://127.0.0.1:1", f"http://gateways.invalid:{first.control_port}", TOKEN)
+            _resolve_to_both(monkeypatch)
+            assert access.finish("run-1").reached_hosts == (ReachedHost(named, 20, 200),)
+
+
+def _resolve_to_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def of_both(host: str, *arguments: Any, **options: Any) -> list[Any]:
+        names = ("127.0.0.1", "127.0.0.2") if host == "gateways.invalid" else (host,)
+        return [address for name in names for address in real(name, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", of_both)
 
 
 @pytest.mark.parametrize(("seconds", "is_admitted"), [(10, True), (0, False), (LONGEST_SECONDS + 1, False)])

@@ -51,7 +51,7 @@ for connection in (first, second):
     connection.settimeout(60)
     connection.sendall(b"GET http://127.0.0.1/ HTTP/1.1\\r\\n\\r\\n")
     assert connection.recv(100).startswith(b"HTTP/1.1 403 "), connection
-assert proxy.blocked_hosts() == ("127.0.0.1",)
+assert proxy.traffic().blocked_hosts == ("127.0.0.1",)
 proxy.close()
 assert not any(thread.name == "egress-proxy" for thread in threading.enumerate())
 """

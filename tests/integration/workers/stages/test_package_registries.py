@@ -117,7 +117,7 @@ def test_private_addresses_stay_closed_and_a_refusal_is_reported(tmp_path: Path)
     assert f"{NAME} can't be resolved" in lines[2]
     assert proxy.asked == [f"{NAME}:80"]
     assert "wrong" not in output.decode()
-    assert result.blocked_hosts == ("127.0.0.2",)
+    assert result.traffic.blocked_hosts == ("127.0.0.2",)
 
 
 def test_networks_of_ones_own_are_reached_without_the_upstream_proxy(tmp_path: Path, registry: PackageRegistry) -> None:
