@@ -24,8 +24,10 @@ from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
 from tests.support.build_times import pytest_terminal_summary  # noqa: F401 - a hook
+from tests.support.cluster_images import cluster_images  # noqa: F401 - a fixture
 from tests.support.databases import fresh_database
 from tests.support.docker_engine import docker_engine  # noqa: F401 - a fixture
+from tests.support.installed_platform import cluster_surroundings  # noqa: F401 - a fixture
 from tests.support.kubernetes_cluster import kubernetes  # noqa: F401 - a fixture
 from tests.support.ports import free_ports
 

@@ -36,6 +36,7 @@ _SUITE = "bookworm"
 # What the Dockerfile installs: there already, its own steps are quick.
 _PACKAGES = "ca-certificates,git,python3,python3-venv,python3-pip,curl,patch,procps,tini,unzip,xz-utils,zstd"
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+IMAGE = "cloudify-test-{}:latest"
 _BASE = "cloudify-test-base"
 _START_SECONDS = 120.0
 _START_ATTEMPTS = 5
@@ -65,6 +66,7 @@ class DockerEngine:
         self.directory = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/var/tmp"))
         self.host = f"unix://{self.directory}/docker.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_base = False
         try:
             self.start()
         except BaseException:
@@ -131,9 +133,15 @@ class DockerEngine:
     @functools.cached_property
     def builder_image(self) -> str:
         """The digest of our Dockerfile's builder, without the compilers."""
+        return self.make_image("builder")
+
+    def make_image(self, target: str) -> str:
+        """Makes our Dockerfile's target; returns the image's digest. Its name is IMAGE with the target."""
         with self.client() as client:
-            self._make_base(client)
-            return self._build(client, "builder", {"BUILD_PACKAGES": ""})
+            if not self._has_base:
+                self._make_base(client)
+                self._has_base = True
+            return self._build(client, target, {"BUILD_PACKAGES": ""} if target == "builder" else {})
 
     def _make_base(self, client: docker.APIClient) -> None:
         archive = self.directory / "base.tar"
@@ -167,7 +175,7 @@ class DockerEngine:
         steps = client.build(
             path=str(_ROOT),
             target=target,
-            tag=f"cloudify-test-{target}",
+            tag=IMAGE.format(target),
             buildargs={"BASE_IMAGE": _BASE, **mirrors, **arguments},
             network_mode="host",
             rm=True,
@@ -178,7 +186,7 @@ class DockerEngine:
             said.append(str(step.get("stream") or step.get("error") or ""))
             if "error" in step:
                 raise RuntimeError(f"The image {target} can't be built: {''.join(said)[-3000:]}")
-        return str(client.inspect_image(f"cloudify-test-{target}")["Id"])
+        return str(client.inspect_image(IMAGE.format(target))["Id"])
 
     def _is_answering(self) -> bool:
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:

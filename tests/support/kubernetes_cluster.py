@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shlex
 import socket
-import subprocess
-import tempfile
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,14 +21,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from tests.support.docker_engine import DockerEngine, NoDaemon, find_obstacle
+from tests.support.cluster_images import ClusterImages
 from tests.support.ports import free_ports
 from workers.egress.tunnel import Tunnel
 from workers.executors.kubernetes.cluster import Cluster
 
 # Set it to the digest of a builder image that the cluster has already.
 IMAGE = "CLOUDIFY_TEST_BUILDER_IMAGE"
-_TAG = "cloudify-test-builder:latest"
 
 
 def missing_cluster() -> str | None:
@@ -60,13 +56,14 @@ class BuildsNamespace:
 
 
 @contextlib.contextmanager
-def builds_namespace(store: ObjectStoreSettings, proxy_ports: tuple[int, ...]) -> Generator[BuildsNamespace]:
+def builds_namespace(
+    store: ObjectStoreSettings, proxy_ports: tuple[int, ...], image: str
+) -> Generator[BuildsNamespace]:
     """Makes the namespace with the network policies of builds, and deletes it."""
     kubeconfig = Path(os.environ["KUBECONFIG"])
-    image = os.environ.get(IMAGE) or _load_image()
     name = f"builds-{os.getpid()}"
     cluster = Cluster.connect(name, kubeconfig)
-    host = _own_address(cluster)
+    host = own_address(cluster)
     with contextlib.closing(cluster), forwarded(host, urlsplit(store.endpoint).port or 80) as port:
         linked = ObjectStoreSettings(
             endpoint=store.endpoint,
@@ -125,7 +122,7 @@ def _namespace(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
-def _own_address(cluster: Cluster) -> str:
+def own_address(cluster: Cluster) -> str:
     """The address that this machine uses towards the cluster. Nothing is sent."""
     server = urlsplit(cluster._client.configuration.host)  # pyright: ignore[reportPrivateUsage]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -160,27 +157,6 @@ def forwarded(host: str, port: int) -> Generator[int]:
         listener.close()
 
 
-def _load_image() -> str:
-    obstacle = find_obstacle()
-    if obstacle is not None:
-        pytest.skip(f"the builder image can't be made: {obstacle}")
-    try:
-        engine = DockerEngine()
-    except NoDaemon as error:
-        pytest.skip(f"the builder image can't be made: {error}")
-    try:
-        digest = engine.builder_image
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, engine.client() as client:
-            archive = Path(directory) / "builder.tar"
-            with archive.open("wb") as file:
-                for chunk in client.get_image(_TAG):
-                    file.write(chunk)
-            subprocess.run([*shlex.split(os.environ["KUBERNETES_LOAD"]), str(archive)], check=True)
-        return digest
-    finally:
-        engine.close()
-
-
 @pytest.fixture(scope="session")
 def kubernetes(request: pytest.FixtureRequest) -> Iterator[BuildsNamespace]:
     """The session's namespace; skips without a cluster, and says why."""
@@ -196,5 +172,7 @@ def kubernetes(request: pytest.FixtureRequest) -> Iterator[BuildsNamespace]:
         region=settings.region,
     )  # fmt: skip
     client.make_bucket(settings.bucket)
-    with builds_namespace(settings, tuple(free_ports(4))) as namespace:
+    images: ClusterImages = request.getfixturevalue("cluster_images")
+    image = os.environ.get(IMAGE) or images.load("builder")[0]
+    with builds_namespace(settings, tuple(free_ports(4)), image) as namespace:
         yield namespace

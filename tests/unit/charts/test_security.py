@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
+from shared.plans import Plan, limits_of
 from tests.support.helm_chart import (
     CHART,
     FIVE_VALUES,
@@ -19,7 +21,10 @@ from tests.support.helm_chart import (
     render_texts,
 )
 from tests.support.pod_security import violations
-from workers.executors.kubernetes.manifests import NETWORK_LABEL
+from workers.commands.sandboxed import run_limits
+from workers.executors.base import ExecutionSpec, Mount, Overlay, StoredTree
+from workers.executors.kubernetes.manifests import NETWORK_LABEL, PodSettings, RunNames, job_of
+from workers.executors.kubernetes.plan import plan_trees
 
 _SYSTEM, _BUILDS, _SITES = "cloudify-system", "cloudify-builds", "cloudify-sites"
 
@@ -183,6 +188,36 @@ def test_a_quota_bounds_builds_and_sites() -> None:
     assert quotas["site-quota"]["spec"]["hard"] == {"pods": "100", "requests.cpu": "10", "requests.memory": "5Gi"}
     assert {quota["metadata"]["namespace"] for quota in quotas.values()} == {_BUILDS, _SITES}
     assert {limit["metadata"]["namespace"] for limit in limits.values()} == {_BUILDS, _SITES}
+
+
+@pytest.mark.parametrize("plan", Plan)
+def test_the_namespace_of_builds_takes_builds_of_every_plan(plan: Plan) -> None:
+    resources = render(FIVE_VALUES)
+    maximum = of_kind(resources, "LimitRange")["build-limits"]["spec"]["limits"][0]["max"]
+    hard = of_kind(resources, "ResourceQuota")["build-quota"]["spec"]["hard"]
+    layers = tuple(StoredTree("tenant", str(number)) for number in range(4))
+    spec = ExecutionSpec(
+        name="build",
+        command=("true",),
+        working_directory="/",
+        mounts=(Mount(StoredTree("tenant", "tool"), "/opt/tool"),),
+        overlay=Overlay("changes", "/workspace", layers),
+        environment={},
+        limits=run_limits(limits_of(plan), output_bytes=200 * 1024 * 1024),
+        network="none",
+    )
+    names = RunNames("run-" + "1" * 40, "secret", "run", "staging")
+    pod = job_of(spec, plan_trees(spec), names, PodSettings("image", "amd64"), has_certificates=True)["spec"][
+        "template"
+    ]
+    for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        for kind, bound in maximum.items():
+            assert parse_quantity(container["resources"]["limits"][kind]) <= parse_quantity(bound), kind
+        for kind, bound in hard.items():
+            which, _, what = kind.partition(".")
+            if which in ("requests", "limits"):
+                # Some at once.
+                assert 4 * parse_quantity(container["resources"][which][what]) <= parse_quantity(bound), kind
 
 
 def test_no_secret_is_rendered_outside_of_evaluation() -> None:
