@@ -28,6 +28,7 @@ from tests.support.databases import fresh_database
 from tests.support.docker_engine import docker_engine  # noqa: F401 - a fixture
 from tests.support.kubernetes_cluster import kubernetes  # noqa: F401 - a fixture
 from tests.support.ports import free_ports
+from tests.support.sites_namespace import site_namespace  # noqa: F401 - a fixture
 
 S = TypeVar("S", bound=Server)
 _buckets = itertools.count(1)

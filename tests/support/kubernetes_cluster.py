@@ -66,7 +66,7 @@ def builds_namespace(store: ObjectStoreSettings, proxy_ports: tuple[int, ...]) -
     image = os.environ.get(IMAGE) or _load_image()
     name = f"builds-{os.getpid()}"
     cluster = Cluster.connect(name, kubeconfig)
-    host = _own_address(cluster)
+    host = own_address(cluster)
     with contextlib.closing(cluster), forwarded(host, urlsplit(store.endpoint).port or 80) as port:
         linked = ObjectStoreSettings(
             endpoint=store.endpoint,
@@ -85,7 +85,7 @@ def builds_namespace(store: ObjectStoreSettings, proxy_ports: tuple[int, ...]) -
 
 
 def request(cluster: Cluster, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return cluster._json(method, path, body=body)  # pyright: ignore[reportPrivateUsage]
+    return cluster.call(method, path, body=body)
 
 
 def left_in_cluster(namespace: BuildsNamespace | None) -> list[str]:
@@ -125,7 +125,7 @@ def _namespace(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
-def _own_address(cluster: Cluster) -> str:
+def own_address(cluster: Cluster) -> str:
     """The address that this machine uses towards the cluster. Nothing is sent."""
     server = urlsplit(cluster._client.configuration.host)  # pyright: ignore[reportPrivateUsage]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

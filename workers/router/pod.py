@@ -3,8 +3,8 @@
 `python -m workers.router.pod fetch REQUEST DIRECTORY`  the init container: brings the site's files, as a router does
 `python -m workers.router.pod serve DEPLOYMENT DIRECTORY`  becomes the web server, with the rules of the routers
 
-The files are verified by their digests, whoever gave the links. What `fetch` can't do ends as a line of its log and an
-exit code; the kubelet starts it again, which continues with what is there.
+The files are verified by their digests, whatever the links lead to. What `fetch` can't do ends as a line of its log and
+an exit code; the kubelet starts it again, which continues with what is there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from shared.stack.caddy import arguments
 from shared.stack.server import program
 from shared.storage.base import ObjectNotFound
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
-from workers.publishers.site_pods.pod_request import ARTIFACT_MISSING, NOT_ALLOWED, PORT, PodRequest
 from workers.router.site_directory import SiteDirectory
+from workers.site_pods.pod_request import ARTIFACT_MISSING, NOT_ALLOWED, PORT, PodRequest
 
 T = TypeVar("T")
 
