@@ -34,6 +34,7 @@ class Backends:
     notifier: Notifier
     listener: RedisNotificationListener
     artifacts: ArtifactStore
+    archives: ArtifactStore
     windows: RedisWindows
     close: Callable[[], None] = field(repr=False)
 
@@ -66,6 +67,7 @@ def connect_backends(settings: Settings) -> Backends:
         log_store=PostgresLogStore(database, ArchiveReader(archives)),
         notifier=notifier,
         listener=RedisNotificationListener(settings.queue.redis_url),
+        archives=archives,
         # Only for the health check, which doesn't wait out an outage.
         artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
         windows=RedisWindows(redis, SystemClock()),

@@ -47,8 +47,10 @@ from shared.projects.repository import ProjectRepository
 from shared.projects.service import ProjectService
 from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import VariableService
+from shared.releases.artifact_access import ArtifactAccessService
 from shared.releases.repository import ReleaseRepository
 from shared.releases.service import ReleaseService
+from shared.releases.site_pod_repository import SitePodRepository
 from shared.routing.routers import RouterRepository
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings
@@ -68,6 +70,7 @@ class Services:
     repository_credentials: RepositoryCredentialService
     deployments: DeploymentService
     releases: ReleaseService
+    artifact_access: ArtifactAccessService
     queue_administration: QueueAdministrationService
     process_administration: ProcessAdministrationService
     tenants: TenantRepository
@@ -123,6 +126,9 @@ def build_services(
         repository_credentials=build_repository_credential_service(settings, backends),
         deployments=build_deployment_service(settings, backends, clock),
         releases=build_release_service(settings, backends),
+        artifact_access=ArtifactAccessService(
+            sites=SitePodRepository(database), store=backends.archives, secret_key=settings.secrets.secret_key
+        ),
         queue_administration=build_queue_administration_service(backends),
         process_administration=ProcessAdministrationService(
             queue=backends.queue, routers=RouterRepository(database), clock=clock
@@ -217,6 +223,7 @@ def build_project_service(settings: Settings, backends: Backends) -> ProjectServ
         queue=backends.queue,
         network=settings.network,
         sites=settings.sites,
+        site_pods=settings.site_pods,
     )
 
 

@@ -29,3 +29,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.encode()).hexdigest()
+
+
+class ArtifactLinks(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a site's pods download their artifact: the manifest, and a page of the blobs by digest.
+
+    `next` asks for the following page; None after the last one.
+    """
+
+    manifest: str
+    blobs: dict[str, str]
+    next: int | None

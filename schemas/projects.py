@@ -10,6 +10,10 @@ from schemas.base import Names, Request, Resource
 
 
 class CreateProjectRequest(Request):
+    """`runtime`: what serves the site, `files` or, where the platform has a cluster for it, `pods`: as many pods of its
+    own as `replicas`.
+    """
+
     name: str
     repository_url: str | None = None
     slug: str | None = None
@@ -21,6 +25,8 @@ class CreateProjectRequest(Request):
     build_command: str | None = None
     output_directory: str | None = None
     node_version: str | None = None
+    runtime: str = "files"
+    replicas: int = 1
 
 
 class UpdateProjectRequest(Request):
@@ -34,6 +40,8 @@ class UpdateProjectRequest(Request):
     output_directory: str | msgspec.UnsetType | None = msgspec.UNSET
     node_version: str | msgspec.UnsetType | None = msgspec.UNSET
     is_pinned: bool | msgspec.UnsetType = msgspec.UNSET
+    runtime: str | msgspec.UnsetType = msgspec.UNSET
+    replicas: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ProjectResource(Resource):
@@ -51,6 +59,8 @@ class ProjectResource(Resource):
     build_command: str | None
     output_directory: str | None
     node_version: str | None
+    runtime: str
+    replicas: int
     url: str
     is_pinned: bool
     active_deployment_id: str | None

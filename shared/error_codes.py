@@ -279,6 +279,11 @@ class FailureCode(_Code):
         "The output holds something that can't be published, like a link that leads out of it.",
         "Remove or rename what the message names.",
     )
+    SITE_QUOTA_EXCEEDED = (
+        "SITE_QUOTA_EXCEEDED",
+        "The cluster's quota has no room for the pods of the site.",
+        "Ask for fewer replicas, use the runtime `files`, or have the operator raise the quota of sites.",
+    )
     PLATFORM_ERROR = (
         "PLATFORM_ERROR",
         "The platform failed, after several attempts.",

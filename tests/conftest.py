@@ -30,6 +30,7 @@ from tests.support.docker_engine import docker_engine  # noqa: F401 - a fixture
 from tests.support.installed_platform import cluster_surroundings  # noqa: F401 - a fixture
 from tests.support.kubernetes_cluster import kubernetes  # noqa: F401 - a fixture
 from tests.support.ports import free_ports
+from tests.support.sites_namespace import site_namespace  # noqa: F401 - a fixture
 
 S = TypeVar("S", bound=Server)
 _buckets = itertools.count(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
 
 from shared.clock import SystemClock
 from shared.clock_guard import ClockGuard
@@ -32,6 +33,9 @@ from workers.executors.table import executor_backend
 from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.publishers.table import publisher_backend
+from workers.site_pods.objects import SiteObjects
+from workers.site_pods.opening import open_site_objects, open_site_pods
+from workers.site_pods.site_pods import SitePods
 from workers.snapshots.store import SnapshotStore
 
 
@@ -90,6 +94,19 @@ class WorkerContext:
             redactor=redactor,
             clock=self.clock,
         )
+
+    @cached_property
+    def site_objects(self) -> SiteObjects:
+        """The objects of sites in the cluster. Raises PlatformError if no cluster is known."""
+        objects = open_site_objects(self.settings)
+        self._executors.callback(objects.close)
+        return objects
+
+    def site_pods(self) -> SitePods | None:
+        """None if the platform has no cluster for sites. Raises PlatformError."""
+        if not self.settings.site_pods.is_offered:
+            return None
+        return open_site_pods(self.settings, self.database, self.artifacts, self.site_objects)
 
     def snapshots(self) -> SnapshotStore:
         settings = self.settings

@@ -193,7 +193,12 @@ def _stage_runner(context: WorkerContext, stage: Stage) -> StageRunner:
 
 
 def _release_runner(context: WorkerContext) -> ReleaseRunner:
-    return ReleaseRunner(releases=context.releases, lifecycle=context.release_lifecycle, publisher=context.publisher)
+    return ReleaseRunner(
+        releases=context.releases,
+        lifecycle=context.release_lifecycle,
+        publisher=context.publisher,
+        site_pods=context.site_pods(),
+    )
 
 
 def _cleanup_runner(context: WorkerContext) -> CleanupRunner:

@@ -61,6 +61,7 @@ from shared.queue.errors import QueueFull
 from shared.queue.registration import Registration
 from shared.releases.repository import ReleaseRepository, ReleaseStatus
 from shared.releases.route_repair import RouteRepair
+from shared.releases.site_pod_repository import SitePodRepository
 from shared.releases.site_repository import SiteRepository
 from shared.routing.bell import RouteBell
 from shared.routing.log import RouteLog
@@ -68,6 +69,7 @@ from shared.routing.routers import RouterRepository
 from shared.settings import SettingsError, load_settings
 from workers.composition import WorkerContext
 from workers.exporter.sources import PlatformFigures
+from workers.site_pods.upkeep import SitePodUpkeep
 from workers.snapshots.store import STAGED_SECONDS, STAGING_PREFIX
 
 _log = structlog.get_logger(__name__)
@@ -76,7 +78,7 @@ _EXPIRY_SECONDS = 3600.0
 # Passes that run when the process stops may use so long to end; they are repeated if they need longer.
 _STOP_SECONDS = 5.0
 # A lock and a connection to work with for each responsibility and the compactor, and one for the clock.
-_CONNECTIONS = 11
+_CONNECTIONS = 13
 # A pass over the queue takes seconds with thousands of live deployments.
 _LOCK_SECONDS = 120.0
 
@@ -111,6 +113,7 @@ class Reconciler:
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
         delete_staged: Callable[[], Sequence[str]] = lambda: (),
+        site_pods: SitePodUpkeep | None = None,
     ) -> None:
         self._database = database
         self._queue = queue
@@ -142,6 +145,10 @@ class Reconciler:
             Responsibility("expiry", 0x7265636F6E000003, _EXPIRY_SECONDS, (self.delete_expired,)),
             Responsibility("staging", 0x7265636F6E000004, _EXPIRY_SECONDS, (self.delete_forgotten_objects,)),
         )
+        if site_pods is not None:
+            self.responsibilities += (
+                Responsibility("site-pods", 0x7265636F6E000005, interval_seconds, (site_pods.run,)),
+            )
 
     def run(self, stop: threading.Event) -> None:
         """Runs a loop for each responsibility until `stop` is set."""
@@ -393,6 +400,23 @@ def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:
             lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
         ],
         delete_staged=partial(context.store.delete_older, STAGING_PREFIX, STAGED_SECONDS),
+        site_pods=_build_upkeep(context),
+    )
+
+
+def _build_upkeep(context: WorkerContext) -> SitePodUpkeep | None:
+    """None if the platform has no cluster for sites."""
+    pods = context.site_pods()
+    if pods is None:
+        return None
+    return SitePodUpkeep(
+        context.site_objects,
+        pods,
+        SitePodRepository(context.database),
+        context.settings.site_pods,
+        database=context.database,
+        route_log=context.route_log,
+        bell=RouteBell(context.redis),
     )
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.deployments.state import DeploymentStatus, SiteState, Stage
+from shared.deployments.state import DeploymentStatus, SiteRuntime, SiteState, Stage
 from shared.plans import Plan
 
 
@@ -20,6 +20,8 @@ class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     build_command: str | None = None
     output_directory: str | None = None
     node_version: str | None = None
+    runtime: SiteRuntime = SiteRuntime.FILES
+    replicas: int = 1
 
 
 class DeploymentRow(msgspec.Struct, frozen=True):

@@ -46,6 +46,13 @@ class Pool(enum.StrEnum):
     PREVIEW_CLEANUP = "preview-cleanup"
 
 
+class SiteRuntime(enum.StrEnum):
+    """What serves a site."""
+
+    FILES = "files"  # the routers, from their disks
+    PODS = "pods"  # pods of its own in the cluster, behind the routers
+
+
 class SiteState(enum.StrEnum):
     """The state of a deployment's published site. A site that is being removed never returns."""
 

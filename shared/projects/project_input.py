@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 
 from shared.deployments.deployment_input import is_branch_name
+from shared.deployments.state import SiteRuntime
 from shared.projects.commands import find_command_problem
+from shared.settings import SitePodSettings
 from shared.text.slugs import slug_of
 from shared.text.written import find_name_problem, is_written_text
 
@@ -92,4 +94,18 @@ def field_problems(values: Mapping[str, object]) -> dict[str, str]:
         value = values.get(column)
         if isinstance(value, str) and (problem := check(value)) is not None:
             problems[field] = problem
+    return problems
+
+
+def runtime_problems(values: Mapping[str, object], offered: SitePodSettings) -> dict[str, str]:
+    """Problems of `runtime` and `replicas`, by their names in JSON."""
+    problems: dict[str, str] = {}
+    runtime, replicas = values.get("runtime"), values.get("replicas")
+    names = [str(each) for each in SiteRuntime]
+    if isinstance(runtime, str) and runtime not in names:
+        problems["runtime"] = f"must be one of {', '.join(names)}"
+    elif runtime == SiteRuntime.PODS and not offered.is_offered:
+        problems["runtime"] = "pods is not offered here: the platform has no cluster for sites; use files"
+    if isinstance(replicas, int) and not 1 <= replicas <= offered.maximum_replicas:
+        problems["replicas"] = f"must be from 1 to {offered.maximum_replicas}"
     return problems

@@ -10,16 +10,24 @@ from schemas.projects import CreateProjectRequest, ProjectResource, UpdateProjec
 from shared.db.database import Connection, Database
 from shared.db.paging import Page, PageRequest
 from shared.deployments.jobs import cleanup_job
+from shared.deployments.state import SiteRuntime
 from shared.errors import CloudifyError, Conflict, ErrorCode, NotFound, PlanLimit, Unavailable, ValidationFailed
 from shared.identifiers import PROJECT, new_identifier
 from shared.network.address_policy import AddressPolicy
 from shared.plans import limits_of
 from shared.projects.credential_service import RepositoryCredentialService
-from shared.projects.project_input import RESERVED_SLUGS, field_problems, numbered_slug, slug_from, slug_problem
+from shared.projects.project_input import (
+    RESERVED_SLUGS,
+    field_problems,
+    numbered_slug,
+    runtime_problems,
+    slug_from,
+    slug_problem,
+)
 from shared.projects.repository import NewProject, ProjectRepository, ProjectRow
 from shared.projects.repository_url import RepositoryPolicy, parse_repository_url, public_form
 from shared.queue.base import JobQueue
-from shared.settings import NetworkSettings, SiteSettings
+from shared.settings import NetworkSettings, SitePodSettings, SiteSettings
 
 Record = Callable[[Connection, ProjectResource], None]
 
@@ -37,6 +45,7 @@ class ProjectService:
         queue: JobQueue,
         network: NetworkSettings,
         sites: SiteSettings,
+        site_pods: SitePodSettings,
     ) -> None:
         self._database = database
         self._projects = projects
@@ -44,6 +53,7 @@ class ProjectService:
         self._credentials = credentials
         self._queue = queue
         self._sites = sites
+        self._site_pods = site_pods
 
     def tenant_of(self, project_id: str) -> str | None:
         return self._projects.find_tenant(project_id)
@@ -120,7 +130,7 @@ class ProjectService:
             return
 
     def _validate(self, values: Mapping[str, object], *, allows_files: bool) -> None:
-        problems = field_problems(values)
+        problems = field_problems(values) | runtime_problems(values, self._site_pods)
         code: ErrorCode | None = None
         address = values.get("repository_url")
         if isinstance(address, str):
@@ -185,6 +195,8 @@ class ProjectService:
             build_command=row.build_command,
             output_directory=row.output_directory,
             node_version=row.node_version,
+            runtime=row.runtime,
+            replicas=row.replicas,
             url=self._sites.url(row.slug),
             is_pinned=row.is_pinned,
             active_deployment_id=row.active_deployment_id,
@@ -209,6 +221,8 @@ def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | No
         build_command=request.build_command,
         output_directory=request.output_directory,
         node_version=request.node_version,
+        runtime=SiteRuntime(request.runtime),
+        replicas=request.replicas,
         repository_set_by=set_by,
     )
 

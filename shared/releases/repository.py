@@ -10,6 +10,7 @@ import msgspec
 
 from shared.db.database import Connection, Database
 from shared.db.rows import columns_of
+from shared.deployments.rows import DeploymentSettings
 from shared.deployments.state import DeploymentStatus
 from shared.plans import Plan
 
@@ -29,7 +30,9 @@ class ReleaseStatus(enum.StrEnum):
 
 
 class ReleaseRow(msgspec.Struct, frozen=True):
-    """A request to change the active deployment. `host` and `manifest_digest` belong to the new one."""
+    """A request to change the active deployment. `host`, `manifest_digest` and `settings` belong to the new
+    one.
+    """
 
     id: str
     tenant_id: str
@@ -42,6 +45,7 @@ class ReleaseRow(msgspec.Struct, frozen=True):
     kind: ReleaseKind
     status: ReleaseStatus
     release_sequence: int
+    settings: DeploymentSettings
 
 
 class NewRelease(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ _COLUMNS = columns_of(
     manifest_digest="d.manifest_digest",
     deployment_status="d.status",
     tenant_plan="t.plan",
+    settings="d.settings",
 )
 
 _SELECT: LiteralString = f"""

@@ -14,7 +14,8 @@ from shared.routing.log import RouteLog
 # The sites that should be served, by host.
 SERVED: LiteralString = """
 SELECT CASE WHEN d.is_preview THEN d.host ELSE p.slug END AS host, d.id AS deployment_id, d.tenant_id,
-       d.manifest_digest, d.is_preview
+       d.manifest_digest, d.is_preview,
+       (SELECT a.pods_address FROM route_artifacts a WHERE a.deployment_id = d.id) AS pods_address
 FROM deployments d JOIN projects p ON p.id = d.project_id
 WHERE p.deleting_at IS NULL AND d.deleting_at IS NULL AND d.manifest_digest IS NOT NULL
   AND (d.is_active OR (d.is_preview AND d.site_state = 'published'))
@@ -23,7 +24,7 @@ WHERE p.deleting_at IS NULL AND d.deleting_at IS NULL AND d.manifest_digest IS N
 _WRONG: LiteralString = f"""
 WITH served AS ({SERVED})
 SELECT COALESCE(served.host, routes.host) AS host, served.deployment_id, served.tenant_id, served.manifest_digest,
-       served.is_preview
+       served.is_preview, served.pods_address
 FROM served FULL JOIN routes ON routes.host = served.host
 WHERE routes.deployment_id IS DISTINCT FROM served.deployment_id
 LIMIT 1000
@@ -48,6 +49,7 @@ class _WrongRoute(msgspec.Struct, frozen=True):
     tenant_id: str | None
     manifest_digest: str | None
     is_preview: bool | None
+    pods_address: str | None
 
 
 class RepairedRoute(msgspec.Struct, frozen=True):
@@ -88,7 +90,12 @@ class RouteRepair:
             self._log.append(connection, removal(route.host))
             return
         artifact = SiteArtifact(
-            route.deployment_id, route.tenant_id, route.manifest_digest, is_preview=bool(route.is_preview)
+            route.deployment_id,
+            route.tenant_id,
+            route.manifest_digest,
+            is_preview=bool(route.is_preview),
+            # Routers serve the files until the pods are known again.
+            pods_address=route.pods_address,
         )
         self._log.prepare(connection, route.host, artifact, fetcher=None)
         self._log.append(connection, activation(route.host, route.deployment_id))

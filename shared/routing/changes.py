@@ -15,12 +15,15 @@ class ChangeKind(enum.StrEnum):
 
 
 class SiteArtifact(msgspec.Struct, frozen=True):
-    """What a router needs to fetch a deployment's files."""
+    """What a router needs to serve a deployment: to fetch its files or, if it has pods of its own, their address (the
+    IP:port of their Service). Routers of versions that don't know of pods serve the files, which are the same.
+    """
 
     deployment_id: str
     tenant_id: str
     manifest_digest: str
     is_preview: bool
+    pods_address: str | None = None
 
 
 class RouteChange(msgspec.Struct, frozen=True):

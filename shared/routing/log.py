@@ -31,9 +31,17 @@ ON CONFLICT (host) DO UPDATE SET deployment_id = EXCLUDED.deployment_id, number 
 """
 
 _SET_ARTIFACT = """
-INSERT INTO route_artifacts (deployment_id, tenant_id, manifest_digest, is_preview)
-VALUES (%(deployment_id)s, %(tenant_id)s, %(manifest_digest)s, %(is_preview)s)
-ON CONFLICT (deployment_id) DO UPDATE SET manifest_digest = EXCLUDED.manifest_digest
+INSERT INTO route_artifacts (deployment_id, tenant_id, manifest_digest, is_preview, pods_address)
+VALUES (%(deployment_id)s, %(tenant_id)s, %(manifest_digest)s, %(is_preview)s, %(pods_address)s)
+ON CONFLICT (deployment_id) DO UPDATE SET
+  manifest_digest = EXCLUDED.manifest_digest, pods_address = EXCLUDED.pods_address
+"""
+
+# Before the route changes: which deployment the host serves no longer, and since when.
+_LEAVE = """
+UPDATE route_artifacts SET left_at = now()
+WHERE deployment_id = (SELECT deployment_id FROM routes WHERE host = %(host)s)
+  AND deployment_id IS DISTINCT FROM %(deployment_id)s
 """
 
 _SINCE: LiteralString = f"""
@@ -82,8 +90,10 @@ class RouteLog:
                 case ChangeKind.PREPARE:
                     pass
                 case ChangeKind.ACTIVATE:
+                    connection.execute(_LEAVE, parameters)
                     connection.execute(_SET_ROUTE, parameters)
                 case ChangeKind.REMOVE:
+                    connection.execute(_LEAVE, parameters)
                     connection.execute("DELETE FROM routes WHERE host = %(host)s", parameters)
                 case ChangeKind.DISCARD:
                     connection.execute(

@@ -19,6 +19,7 @@ from shared.settings.reader import Reader, SettingsError
 from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
 from shared.settings.settings import Settings, load_settings
+from shared.settings.site_pods import SitePodSettings
 from shared.settings.web import ApiSettings, SiteSettings
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "SecretSettings",
     "Settings",
     "SettingsError",
+    "SitePodSettings",
     "SiteSettings",
     "TracingSettings",
     "WorkerSettings",

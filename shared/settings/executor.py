@@ -42,7 +42,7 @@ class ExecutorSettings:
     kubernetes_config: str = setting(
         "KUBERNETES_CONFIG",
         TEXT,
-        "Kubeconfig file, for the executor `kubernetes`.",
+        "Kubeconfig file, for the executor `kubernetes` and for sites with pods of their own.",
         default="",
         default_text="the service account of the worker's pod",
     )

@@ -60,7 +60,7 @@ class ObjectStoreSettings:
     link_endpoint: str = setting(
         "S3_LINK_ENDPOINT",
         url("http", "https"),
-        "Address of the object store for build pods, if it is another one: `https://host:port`.",
+        "Address of the object store for the pods of builds and sites, if it is another one: `https://host:port`.",
         default="",
         default_text="CLOUDIFY_S3_ENDPOINT",
     )

@@ -21,6 +21,7 @@ from shared.settings.processes import (
 from shared.settings.reader import Reader, SettingsError
 from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
+from shared.settings.site_pods import SitePodSettings
 from shared.settings.web import ApiSettings, SiteSettings
 
 
@@ -36,6 +37,7 @@ class Settings:
     secrets: SecretSettings
     api: ApiSettings = field(default_factory=ApiSettings)
     sites: SiteSettings = field(default_factory=SiteSettings)
+    site_pods: SitePodSettings = field(default_factory=SitePodSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)

@@ -11,6 +11,11 @@ from shared.stack.processes import spawn
 from shared.stack.server import Server
 
 
+def arguments(configuration: str) -> list[str | Path]:
+    """Of Caddy, with a configuration of this folder."""
+    return ["run", "--adapter", "caddyfile", "--config", Path(__file__).with_name(configuration)]
+
+
 class CaddyServer(Server):
     """Serves `<label>.<domain>` from `sites_directory`; the Caddyfile in this folder describes the layout."""
 
@@ -46,7 +51,7 @@ class CaddyServer(Server):
     def _launch(self) -> subprocess.Popen[bytes]:
         self._sites_directory.mkdir(parents=True, exist_ok=True)
         return spawn(
-            [self._program(), "run", "--adapter", "caddyfile", "--config", Path(__file__).with_name("Caddyfile")],
+            [self._program(), *arguments("Caddyfile")],
             log_path=self.log_path,
             # Caddy resolves roots relative to its working directory, so no path must be quoted in its configuration.
             directory=self._sites_directory,

@@ -11,15 +11,8 @@ class ObjectNotFound(Exception):
     """No object has this key."""
 
 
-class ArtifactStore(Protocol):
-    """Keys are `/`-separated paths. Safe from any thread. Every method may be repeated.
-
-    Every method retries for seconds during an outage, then raises PlatformError; the queue retries for minutes.
-    """
-
-    def put_file(self, key: str, path: Path) -> None: ...
-
-    def put_bytes(self, key: str, data: bytes) -> None: ...
+class ArtifactSource(Protocol):
+    """The part of an ArtifactStore that readers of artifacts need."""
 
     def get_file(self, key: str, path: Path) -> None:
         """Writes the object to `path`, completely or not at all. Raises ObjectNotFound."""
@@ -29,6 +22,21 @@ class ArtifactStore(Protocol):
         """Raises ObjectNotFound."""
         ...
 
+    def delete(self, key: str) -> None:
+        """Does nothing if the object doesn't exist."""
+        ...
+
+
+class ArtifactStore(ArtifactSource, Protocol):
+    """Keys are `/`-separated paths. Safe from any thread. Every method may be repeated.
+
+    Every method retries for seconds during an outage, then raises PlatformError; the queue retries for minutes.
+    """
+
+    def put_file(self, key: str, path: Path) -> None: ...
+
+    def put_bytes(self, key: str, data: bytes) -> None: ...
+
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """`length` bytes (1 or more) from `offset`; fewer or none if the object ends earlier.
 
@@ -37,10 +45,6 @@ class ArtifactStore(Protocol):
         ...
 
     def exists(self, key: str) -> bool: ...
-
-    def delete(self, key: str) -> None:
-        """Does nothing if the object doesn't exist."""
-        ...
 
     def link(self, key: str, seconds: int) -> str:
         """An address that gives the object to anybody for `seconds`, whether or not it exists yet."""

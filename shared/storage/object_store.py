@@ -51,6 +51,7 @@ class S3ArtifactStore:
         self._connections = connections
         self._lock = threading.Lock()
         self._made: Minio | None = None
+        self._linking: Minio | None = None
         self._has_bucket = False
 
     def put_file(self, key: str, path: Path) -> None:
@@ -187,15 +188,18 @@ class S3ArtifactStore:
         """Signs without sending anything, as the region is given."""
         from minio import Minio
 
+        if self._linking is not None:
+            return self._linking
         settings = self._settings
         endpoint = urlsplit(settings.link_endpoint or settings.endpoint)
-        return Minio(
+        self._linking = Minio(
             endpoint=endpoint.netloc,
             access_key=settings.access_key,
             secret_key=settings.secret_key,
             secure=endpoint.scheme == "https",
             region=settings.region,
         )
+        return self._linking
 
     def _client(self) -> Minio:
         # Imported on first use: a worker that never uses the store doesn't pay for the client's modules.

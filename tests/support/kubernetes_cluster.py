@@ -82,7 +82,7 @@ def builds_namespace(
 
 
 def request(cluster: Cluster, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return cluster._json(method, path, body=body)  # pyright: ignore[reportPrivateUsage]
+    return cluster.call(method, path, body=body)
 
 
 def left_in_cluster(namespace: BuildsNamespace | None) -> list[str]:

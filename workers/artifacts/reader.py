@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.artifacts import Manifest
 from shared.errors import PlatformError
-from shared.storage.base import ArtifactStore, ObjectNotFound
+from shared.storage.base import ArtifactSource, ObjectNotFound
 from shared.storage.keys import blob_key, manifest_key
 from workers.artifacts.blob_cache import BlobCache
 from workers.snapshots.tar_format import ContentRejected, check_path
@@ -42,7 +42,7 @@ class ArtifactReader:
 
     def __init__(
         self,
-        store: ArtifactStore,
+        store: ArtifactSource,
         cache_directory: Path,
         *,
         maximum_cache_bytes: int = 10 * _GIBIBYTE,

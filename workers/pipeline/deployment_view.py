@@ -60,6 +60,8 @@ def deployment_view(row: DeploymentRow) -> DeploymentView:
         node_version=settings.node_version,
         is_preview=row.is_preview,
         clean=row.clean,
+        runtime=settings.runtime,
+        replicas=settings.replicas,
         if_changed=row.if_changed,
         host=row.host,
         release_sequence=row.release_sequence,

@@ -11,7 +11,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from shared.db.database import Database
-from shared.deployments.state import Stage
+from shared.deployments.state import SiteRuntime, Stage
 from shared.errors import PlatformError
 from shared.plans import PlanLimits
 from shared.projects.repository_credentials import RepositoryCredentials
@@ -21,6 +21,7 @@ from workers.artifacts.reader import ArtifactReader
 from workers.executors.base import Executor
 from workers.pipeline.outputs import Output
 from workers.publishers.base import Publisher
+from workers.site_pods.site_pods import SitePods
 from workers.snapshots.store import SnapshotStore
 
 OutputT_co = TypeVar("OutputT_co", bound=Output, covariant=True)
@@ -50,6 +51,8 @@ class DeploymentView:
     node_version: str | None
     is_preview: bool
     clean: bool
+    runtime: SiteRuntime
+    replicas: int
     # Ends as ignored when there is nothing new.
     if_changed: bool
     host: str
@@ -178,6 +181,10 @@ class StageParts(Protocol):
     def artifacts(self) -> ArtifactReader: ...
     @property
     def publisher(self) -> Publisher: ...
+
+    def site_pods(self) -> SitePods | None:
+        """Opens what makes pods of sites; None if the platform has no cluster for them. Raises PlatformError."""
+        ...
 
     def snapshots(self) -> SnapshotStore:
         """Opens the store of stage outputs."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
 from functools import partial
@@ -155,6 +155,10 @@ class RouterAgent:
         except ValueError:
             return None
 
+    def pods_address(self, deployment_id: str) -> str | None:
+        """Where the pods of a deployment are that has its own; None if this router serves, or fetches, its files."""
+        return self._directory.address(deployment_id)
+
     def find_artifact(self, host: str) -> SiteArtifact | None:
         """The artifact that the host serves, for a request whose files aren't here. None if the host has no route.
 
@@ -223,11 +227,22 @@ class RouterAgent:
             if deployment not in snapshot.artifacts:
                 self._fetcher.delete(deployment)
         routed = set(snapshot.routes.values())
+        self._correct_addresses(snapshot.artifacts[id_] for id_ in routed & snapshot.artifacts.keys())
         self._artifacts = {id_: artifact for id_, artifact in snapshot.artifacts.items() if id_ in routed}
         self._has_snapshot = True
         self._snapshot_number = snapshot.position.number
         self._reach(snapshot.position)
         _log.info("router.snapshot_loaded", hosts=len(snapshot.routes), changed=len(wrong))
+
+    def _correct_addresses(self, artifacts: Iterable[SiteArtifact]) -> None:
+        """Addresses of pods may have changed while their routes haven't."""
+        for artifact in artifacts:
+            known = self._directory.address(artifact.deployment_id)
+            if artifact.pods_address is None and known is not None:
+                self._fetcher.delete(artifact.deployment_id)
+            elif artifact.pods_address is not None and artifact.pods_address != known:
+                self._fetcher.delete(artifact.deployment_id)
+                self._directory.place_address(artifact.deployment_id, artifact.pods_address)
 
     def _bring(self, routes: dict[str, str], artifacts: dict[str, SiteArtifact]) -> None:
         """Fetches what will replace files that are here, so that no visitor waits for it; for a few seconds only."""
@@ -272,7 +287,11 @@ class RouterAgent:
         self._reach(Position(self._position.epoch, changes[-1].number))
 
     def _show(self, routes: dict[str, str]) -> None:
-        """Points hosts at their deployments and looks, through the web server, at those whose files are here."""
+        """Points hosts at their deployments and looks, through the web server, at those whose files are here.
+
+        Not at those with pods of their own, which a preparation has looked at: pods that are down are their site's
+        trouble, and no router may become unready or wait for them.
+        """
         for host, deployment_id in routes.items():
             former = self._directory.route(host, deployment_id)
             if former is None or former == deployment_id:
@@ -282,7 +301,7 @@ class RouterAgent:
             if self._directory.has(former) and not self._directory.has(deployment_id):
                 self._catch_up.need(host)
         for host, deployment_id in routes.items():
-            if self._directory.has(deployment_id):
+            if self._directory.has_files(deployment_id):
                 self._probe.verify(host, deployment_id)
 
     def _prepare(self, change: NumberedChange, host: str, deployment_id: str) -> None:
@@ -291,6 +310,9 @@ class RouterAgent:
             return  # discarded since
         with self._lock:
             self._artifacts[deployment_id] = artifact
+        if artifact.pods_address is not None:
+            # Here on every router: a former address of the deployment's pods leads nowhere.
+            self._directory.place_address(deployment_id, artifact.pods_address)
         served = self._directory.current(host)
         # Or a visitor waits for it at this moment.
         is_asked_for = served is None or self._directory.has(served) or self._fetcher.is_fetching(served)

@@ -53,7 +53,11 @@ class SiteFetcher:
         self._failed: dict[str, tuple[float, Future[None]]] = {}
         self._used: dict[str, float] = {}
         self._evicting = threading.Lock()
-        self._sizes = {deployment: directory.size(deployment) for deployment in directory.deployments()}
+        self._sizes = {
+            deployment: directory.size(deployment)
+            for deployment in directory.deployments()
+            if directory.has_files(deployment)
+        }
         self._threads = [BackgroundThread(f"site-fetcher-{number}", self._run) for number in range(_THREADS)]
         self._is_stopping = False
 
@@ -131,7 +135,9 @@ class SiteFetcher:
 
     def _bring(self, artifact: SiteArtifact) -> None:
         deployment_id = artifact.deployment_id
-        if not self._directory.has(deployment_id):
+        if artifact.pods_address is not None:
+            self._directory.place_address(deployment_id, artifact.pods_address)
+        elif not self._directory.has_files(deployment_id):
             started = time.monotonic()
             manifest = self._artifacts.manifest(artifact.tenant_id, artifact.manifest_digest)
             blobs = self._artifacts.blobs(artifact.tenant_id, manifest)
@@ -141,6 +147,8 @@ class SiteFetcher:
                 self._sizes[deployment_id] = self._directory.size(deployment_id)
                 self._evict()
                 self._show_sites()
+        if artifact.pods_address is None:
+            self._directory.forget_address(deployment_id)
         with self._directory.trial(deployment_id) as host:
             self._probe.verify(host, deployment_id)
 

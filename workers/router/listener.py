@@ -7,7 +7,8 @@ GET /position   {"epoch", "number", "isComplete"}: the last route change that is
 GET /blobs/<tenant>/<digest>  a file of a site, or a manifest, for other routers
 GET /api/metrics/prometheus  the metrics of this process
 GET /fetch      from the web server, with the visitor's X-Forwarded-Host: 200 when the site's files are here, 404 for
-                a host without a site, 503 with Retry-After if they can't be fetched now
+                a host without a site, 503 with Retry-After if they can't be fetched now. Of a site with pods of its
+                own: 200 with X-Cloudify-Pods (their IP:port) and X-Cloudify-Deployment
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FetchTimeout
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,7 +44,13 @@ _RETRY_AFTER_SECONDS = 5
 _log: Any = structlog.get_logger(__name__)
 
 
-class _Answer(Exception):
+class Answer(msgspec.Struct, frozen=True):
+    status: HTTPStatus
+    body: bytes
+    headers: Mapping[str, str] = {}
+
+
+class _Refusal(Exception):
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
         self.status = status
@@ -80,28 +87,27 @@ class RouterListener:
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, path: str, host: str, forwarded_host: str) -> tuple[HTTPStatus, bytes]:
-        """The answer to a request: status and body."""
+    def answer(self, path: str, host: str, forwarded_host: str) -> Answer:
+        """The answer to a request."""
         if not self._hosts.admits(host):
-            return HTTPStatus.MISDIRECTED_REQUEST, b"This listener answers to addresses and to its own names.\n"
+            return Answer(HTTPStatus.MISDIRECTED_REQUEST, b"This listener answers to addresses and to its own names.\n")
         try:
             match urlsplit(path).path:
                 case "/live":
-                    return HTTPStatus.OK, b"live\n"
+                    return Answer(HTTPStatus.OK, b"live\n")
                 case "/ready":
                     self._check_ready()
-                    return HTTPStatus.OK, b"ready\n"
+                    return Answer(HTTPStatus.OK, b"ready\n")
                 case path if path == POSITION_PATH:
-                    return HTTPStatus.OK, msgspec.json.encode(self._agent.peer_state)
+                    return Answer(HTTPStatus.OK, msgspec.json.encode(self._agent.peer_state))
                 case path if path == METRICS_PATH:
-                    return HTTPStatus.OK, own_metrics()
+                    return Answer(HTTPStatus.OK, own_metrics())
                 case "/fetch":
-                    self._fetch(forwarded_host)
-                    return HTTPStatus.OK, b""
+                    return Answer(HTTPStatus.OK, b"", self._fetch(forwarded_host))
                 case _:
-                    return HTTPStatus.NOT_FOUND, b"There is nothing here.\n"
-        except _Answer as answer:
-            return answer.status, f"{answer.text}\n".encode()
+                    return Answer(HTTPStatus.NOT_FOUND, b"There is nothing here.\n")
+        except _Refusal as refusal:
+            return Answer(refusal.status, f"{refusal.text}\n".encode())
 
     def open_blob(self, path: str, host: str) -> BinaryIO | None:
         """The content for a request of another router; None if it isn't here."""
@@ -115,11 +121,14 @@ class RouterListener:
     def _check_ready(self) -> None:
         problem = self._agent.problem
         if problem is not None:
-            raise _Answer(HTTPStatus.SERVICE_UNAVAILABLE, problem)
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, problem)
 
-    def _fetch(self, forwarded_host: str) -> None:
+    def _fetch(self, forwarded_host: str) -> dict[str, str]:
+        """Returns when the site can be served: the headers that name its pods, none if its files are here."""
         name = forwarded_host.lower().rsplit(":", 1)[0].removesuffix(".")
         label = name.removesuffix(self._suffix)
+        if pods := self._pods_of(label):
+            return pods
         artifact = self._artifact_of(label)
         if not self._waiting.acquire(blocking=False):
             raise _busy()
@@ -138,6 +147,14 @@ class RouterListener:
             raise _busy() from error
         finally:
             self._waiting.release()
+        return self._pods_of(label)
+
+    def _pods_of(self, label: str) -> dict[str, str]:
+        deployment_id = self._agent.current(label)
+        address = None if deployment_id is None else self._agent.pods_address(deployment_id)
+        if deployment_id is None or address is None:
+            return {}
+        return {"X-Cloudify-Pods": address, "X-Cloudify-Deployment": deployment_id}
 
     def _artifact_of(self, label: str) -> SiteArtifact:
         try:
@@ -145,12 +162,12 @@ class RouterListener:
         except Unavailable as error:
             raise _busy() from error
         if artifact is None:
-            raise _Answer(HTTPStatus.NOT_FOUND, "There is no site here.")
+            raise _Refusal(HTTPStatus.NOT_FOUND, "There is no site here.")
         return artifact
 
 
-def _busy() -> _Answer:
-    return _Answer(
+def _busy() -> _Refusal:
+    return _Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE, "The site can't be fetched at the moment; try again in a few seconds."
     )
 
@@ -172,17 +189,17 @@ def _server(host: str, port: int, listener: RouterListener) -> ThreadingHTTPServ
                     with file:
                         self._send_file(file)
                     return
-            status, body = listener.answer(
-                self.path, self.headers.get("Host", ""), self.headers.get("X-Forwarded-Host", "")
-            )
-            self.send_response(status)
+            answer = listener.answer(self.path, self.headers.get("Host", ""), self.headers.get("X-Forwarded-Host", ""))
+            self.send_response(answer.status)
             self.send_header("Content-Type", "text/plain; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(answer.body)))
             self.send_header("Cache-Control", "no-store")
-            if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 self.send_header("Retry-After", str(_RETRY_AFTER_SECONDS))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer.body)
 
         def _send_file(self, file: BinaryIO) -> None:
             self.send_response(HTTPStatus.OK)

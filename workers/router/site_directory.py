@@ -2,10 +2,11 @@
 
     sites/.deployments/<deployment>/files/…     the site, hard links into the blob cache, dated by their content
     sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews), bytes (the size)
+    sites/.pods/<deployment>                    host and port of the pods that serve it instead, without any files here
     sites/<host>/current -> ../.deployments/<deployment>
 
 A static Caddy configuration serves `sites/<first label of the host>/current/files`; nothing is ever reloaded. A link
-that leads nowhere is a route whose files aren't here yet.
+that leads nowhere is a route whose files aren't here yet, or whose deployment has pods of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from workers.filesystem.trees import remove_tree
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DEPLOYMENT = re.compile(r"[a-z]+_[0-9a-z]+")
+_ADDRESS = re.compile(r"[0-9a-f.:\[\]]{3,45}:[0-9]{1,5}")
 _PARTIAL = ".partial"
 _TRASH = ".trash"
 # Of nobody's project: its random part is the length of a digest.
@@ -37,7 +39,9 @@ class SiteDirectory:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._deployments = root / ".deployments"
+        self._pods = root / ".pods"
         self._deployments.mkdir(parents=True, exist_ok=True)
+        self._pods.mkdir(exist_ok=True)
 
     # Deployments
 
@@ -56,7 +60,33 @@ class SiteDirectory:
             if not target.exists():
                 raise
 
+    def place_address(self, deployment_id: str, address: str) -> None:
+        """The pods at this address (IP:port) serve the deployment, and no files of it are here. Raises OSError."""
+        if not _ADDRESS.fullmatch(address):
+            raise ValueError(f"{address!r} is not an address of pods")
+        target = self._address(deployment_id)
+        if self.address(deployment_id) != address:
+            fresh = target.with_name(f"{deployment_id}.{uuid.uuid4().hex}{_PARTIAL}")
+            fresh.write_text(address)
+            fresh.replace(target)
+        self._discard_files(deployment_id)
+
+    def forget_address(self, deployment_id: str) -> None:
+        """Files serve the deployment from now on."""
+        self._address(deployment_id).unlink(missing_ok=True)
+
+    def address(self, deployment_id: str) -> str | None:
+        """The address of the deployment's pods; None if it has none, as far as this router knows."""
+        try:
+            return self._address(deployment_id).read_text()
+        except FileNotFoundError:
+            return None
+
     def has(self, deployment_id: str) -> bool:
+        """Whether it is known here what serves the deployment: files, or pods."""
+        return self._deployment(deployment_id).is_dir() or self._address(deployment_id).is_file()
+
+    def has_files(self, deployment_id: str) -> bool:
         return self._deployment(deployment_id).is_dir()
 
     def size(self, deployment_id: str) -> int:
@@ -75,18 +105,23 @@ class SiteDirectory:
 
     def delete(self, deployment_id: str) -> None:
         """Deletes the deployment's files. They disappear at once, so no request sees a part of them."""
+        self.forget_address(deployment_id)
+        self._discard_files(deployment_id)
+
+    def _discard_files(self, deployment_id: str) -> None:
         trash = self._deployments / f"{uuid.uuid4().hex}{_TRASH}"
         with contextlib.suppress(FileNotFoundError):
             self._deployment(deployment_id).rename(trash)
-        remove_tree(trash)
+            remove_tree(trash)
 
     def deployments(self) -> list[str]:
-        """Every deployment whose files are here."""
-        return [entry.name for entry in self._deployments.iterdir() if _DEPLOYMENT.fullmatch(entry.name)]
+        """Every deployment whose files are here, or the address of its pods."""
+        names = {entry.name for folder in (self._deployments, self._pods) for entry in folder.iterdir()}
+        return [name for name in names if _DEPLOYMENT.fullmatch(name)]
 
     def sweep(self) -> None:
         """Deletes what a former process left half-done. Call it before anything is placed."""
-        for entry in self._deployments.iterdir():
+        for entry in (*self._deployments.iterdir(), *self._pods.iterdir()):
             if entry.name.endswith((_PARTIAL, _TRASH)):
                 remove_tree(entry)
         for entry in self._root.iterdir():
@@ -159,9 +194,16 @@ class SiteDirectory:
         return self._root / host
 
     def _deployment(self, deployment_id: str) -> Path:
-        if not _DEPLOYMENT.fullmatch(deployment_id):
-            raise ValueError(f"{deployment_id!r} is not a deployment's id")
-        return self._deployments / deployment_id
+        return self._deployments / _checked(deployment_id)
+
+    def _address(self, deployment_id: str) -> Path:
+        return self._pods / _checked(deployment_id)
+
+
+def _checked(deployment_id: str) -> str:
+    if not _DEPLOYMENT.fullmatch(deployment_id):
+        raise ValueError(f"{deployment_id!r} is not a deployment's id")
+    return deployment_id
 
 
 def _fill(

@@ -13,6 +13,13 @@ CLOUDIFY_SITES_SCHEME: {{ include "cloudify.scheme" . }}
 CLOUDIFY_SITES_PORT: {{ ternary "80" "443" (eq .Values.tls.mode "none") | quote }}
 CLOUDIFY_METRICS_HOST: 0.0.0.0
 CLOUDIFY_METRICS_PORT: "9464"
+{{- if .Values.sitePods.enabled }}
+CLOUDIFY_SITES_NAMESPACE: {{ .Values.namespaces.sites.name }}
+CLOUDIFY_SITES_IMAGE: {{ .Values.image | quote }}
+CLOUDIFY_SITES_API_URL: http://{{ $name }}-api.{{ .Release.Namespace }}.svc
+CLOUDIFY_SITES_MAXIMUM_REPLICAS: {{ int64 .Values.sitePods.maximumReplicas | quote }}
+CLOUDIFY_SITES_FORMER_KEPT: {{ int64 .Values.sitePods.formerKept | quote }}
+{{- end }}
 {{- with .Values.limits.stageTimeoutSeconds }}
 CLOUDIFY_STAGE_TIMEOUT_SECONDS: {{ int64 . | quote }}
 {{- end }}

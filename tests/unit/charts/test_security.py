@@ -66,11 +66,26 @@ def test_roles_name_what_they_are_for() -> None:
             "secrets": {"create"},
             "events": {"list", "watch"},
         },
+        "cloudify-sites": {
+            "deployments": {"create", "get"},
+            "services": {"create", "get"},
+            "secrets": {"create"},
+            "poddisruptionbudgets": {"create"},
+            "pods": {"list"},
+        },
+        "cloudify-sites-upkeep": {
+            "deployments": {"create", "get", "list", "patch", "delete"},
+            "services": {"create", "get", "list", "delete"},
+            "secrets": {"create", "delete"},
+            "poddisruptionbudgets": {"create", "delete"},
+        },
         f"{_BUILDS}/cloudify-reconciler": {"jobs": {"list", "delete"}, "pods": {"list", "delete"}},
         f"{_SYSTEM}/cloudify-reconciler": {"pods": {"list", "patch"}},
     }
     assert of_kind(resources, "ClusterRole") == {}
-    assert of_kind(resources, "Role")["cloudify-builds"]["metadata"]["namespace"] == _BUILDS
+    roles = of_kind(resources, "Role")
+    assert roles["cloudify-builds"]["metadata"]["namespace"] == _BUILDS
+    assert {roles[name]["metadata"]["namespace"] for name in ("cloudify-sites", "cloudify-sites-upkeep")} == {_SITES}
 
 
 def test_only_who_speaks_to_the_api_server_has_a_token() -> None:
@@ -80,10 +95,12 @@ def test_only_who_speaks_to_the_api_server_has_a_token() -> None:
     assert with_token == {
         "Deployment/cloudify-reconciler",
         "Deployment/cloudify-worker-build",
+        "Deployment/cloudify-worker-deploy",
         "Deployment/cloudify-worker-install",
+        "Deployment/cloudify-worker-rollback",
         "Job/cloudify-keys",
     }
-    elsewhere = {**FIVE_VALUES, "executor": {"name": "docker"}}
+    elsewhere = {**FIVE_VALUES, "executor": {"name": "docker"}, "sitePods": {"enabled": False}}
     assert {
         name for name, pod in pod_specs(render(elsewhere)) if pod.get("automountServiceAccountToken") is not False
     } == {"Job/cloudify-keys"}

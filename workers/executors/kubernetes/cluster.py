@@ -1,4 +1,4 @@
-"""What the executor asks of the API server. The client library gives the addresses, certificates and credentials."""
+"""What executor and publisher ask of the API server. The client library gives the addresses and the credentials."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ClusterAway(PlatformError):
 class Cluster:
     """One namespace of a cluster. Safe from several threads.
 
-    Calls wait for up to 120 s for an API server that is away.
+    Calls wait for up to `patience_seconds` for an API server that is away.
     """
 
     def __init__(self, namespace: str, client: ApiClient, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
@@ -54,7 +54,9 @@ class Cluster:
         self._patience_seconds = patience_seconds
 
     @classmethod
-    def connect(cls, namespace: str, configuration: Path | None) -> Cluster:
+    def connect(
+        cls, namespace: str, configuration: Path | None, *, patience_seconds: float = _PATIENCE_SECONDS
+    ) -> Cluster:
         """With a kubeconfig file, or the account of the pod that this process is in. Raises PlatformError."""
         from kubernetes import config
         from kubernetes.client import ApiClient, Configuration
@@ -71,7 +73,7 @@ class Cluster:
                 " file in CLOUDIFY_KUBERNETES_CONFIG."
             ) from error
         settings.connection_pool_maxsize = 32
-        return cls(namespace, ApiClient(settings))
+        return cls(namespace, ApiClient(settings), patience_seconds=patience_seconds)
 
     def close(self) -> None:
         self._client.rest_client.pool_manager.clear()
@@ -80,34 +82,34 @@ class Cluster:
 
     def create_job(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Raises ClusterError, with status 409 if there is one of this name."""
-        return self._json("POST", self._jobs(), body=job)
+        return self.call("POST", self._jobs(), body=job)
 
     def find_job(self, name: str) -> dict[str, Any] | None:
         try:
-            return self._json("GET", self._jobs(name))
+            return self.call("GET", self._jobs(name))
         except ClusterError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
 
     def jobs(self, selector: str) -> list[dict[str, Any]]:
-        return self._json("GET", self._jobs(), {"labelSelector": selector})["items"]
+        return self.call("GET", self._jobs(), {"labelSelector": selector})["items"]
 
     def resume_job(self, name: str) -> None:
-        self._json("PATCH", self._jobs(name), body={"spec": {"suspend": False}}, content_type=_MERGE_PATCH)
+        self.call("PATCH", self._jobs(name), body={"spec": {"suspend": False}}, content_type=_MERGE_PATCH)
 
     def delete_job(self, name: str) -> None:
         """In the foreground: it is gone when its pods are. Does nothing if there is none."""
         options = {"propagationPolicy": "Foreground"}
         try:
-            self._json("DELETE", self._jobs(name), body=options)
+            self.call("DELETE", self._jobs(name), body=options)
         except ClusterError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
     def create_secret(self, secret: Mapping[str, Any]) -> None:
         try:
-            self._json("POST", f"/api/v1/namespaces/{self.namespace}/secrets", body=secret)
+            self.call("POST", f"/api/v1/namespaces/{self.namespace}/secrets", body=secret)
         except ClusterError as error:
             # An earlier try of this call, whose answer was lost: nobody else makes one of this name.
             if error.status != HTTPStatus.CONFLICT:
@@ -116,13 +118,13 @@ class Cluster:
     # --- pods ---
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
-        return self._json("GET", self._pods(), {"labelSelector": selector})["items"]
+        return self.call("GET", self._pods(), {"labelSelector": selector})["items"]
 
     def find_problem_of(self, name: str) -> str | None:
         """The words of the last warning about a Job or pod; None without one, or without the right to read events."""
         query = {"fieldSelector": f"involvedObject.name={name},type=Warning"}
         try:
-            events = self._json("GET", f"/api/v1/namespaces/{self.namespace}/events", query)["items"]
+            events = self.call("GET", f"/api/v1/namespaces/{self.namespace}/events", query)["items"]
         except ClusterError:
             return None
         return str(events[-1].get("message", "")) if events else None
@@ -156,7 +158,7 @@ class Cluster:
 
     # --- requests ---
 
-    def _json(
+    def call(
         self,
         method: str,
         path: str,
@@ -165,6 +167,7 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = _JSON,
     ) -> dict[str, Any]:
+        """The answer to one request, `path` from the root of the API server. Raises ClusterError, ClusterAway."""
         deadline = time.monotonic() + self._patience_seconds
         data = None if body is None else json.dumps(body).encode()
         while True:

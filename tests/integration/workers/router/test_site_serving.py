@@ -1,12 +1,18 @@
-"""The rules of the site router, on a real Caddy: which file, which status, which headers."""
+"""The rules of the site router, on a real Caddy: which file, which status, which headers.
+
+They hold for sites that the router has on its disk, and for those that it passes on to pods of their own.
+"""
 
 from __future__ import annotations
 
 import email.utils
 import hashlib
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +20,9 @@ import pytest
 from schemas.artifacts import Manifest, ManifestFile
 from shared.stack.caddy import CaddyServer
 from tests.support.ports import free_ports
+from tests.support.site_pod import site_pod
 from workers.artifacts.content_types import CONTENT_TYPES, content_type
+from workers.router.listener import RouterListener
 from workers.router.site_directory import SiteDirectory
 
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -22,12 +30,49 @@ EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"
 REVALIDATE = "public, max-age=0, must-revalidate"
 
 
-@pytest.fixture(scope="module")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
+class AgentOfPods:
+    """The part of a router's agent that requests meet, for sites of which each has a pod of its own."""
+
+    def __init__(self, sites: Path, pods: Path, stack: ExitStack) -> None:
+        self._directory = SiteDirectory(sites)
+        self._pods = pods
+        self._stack = stack
+        self._addresses: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def current(self, label: str) -> str | None:
+        try:
+            return self._directory.current(label)
+        except ValueError:
+            return None
+
+    def pods_address(self, deployment_id: str) -> str:
+        with self._lock:
+            if deployment_id not in self._addresses:
+                address = self._stack.enter_context(site_pod(self._pods, deployment_id))
+                self._addresses[deployment_id] = address
+            return self._addresses[deployment_id]
+
+    def find_artifact(self, _label: str) -> None:
+        return None
+
+
+@pytest.fixture(scope="module", params=["files", "pods"])
+def router(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
     folder = tmp_path_factory.mktemp("the router")
-    [port] = free_ports(1)
-    server = CaddyServer(folder / "caddy", sites_directory=folder / "my sites", port=port)
-    try:
+    port, internal = free_ports(2)
+    server = CaddyServer(
+        folder / "caddy", sites_directory=folder / "my sites", port=port, agent=f"127.0.0.1:{internal}"
+    )
+    with ExitStack() as stack:
+        if request.param == "pods":
+            (folder / "pods" / "sites" / ".deployments").mkdir(parents=True)
+            agent: Any = AgentOfPods(folder / "my sites", folder / "pods", stack)
+            nothing: Any = None
+            listener = RouterListener("127.0.0.1", internal, agent=agent, fetcher=nothing, domain="localhost")
+            listener.start()
+            stack.callback(listener.stop)
+        stack.callback(server.stop)
         server.start()
         server.wait(120)
         sites = folder / "my sites"
@@ -41,8 +86,6 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaddyServer]:
         _publish(sites, "depl_types", dict.fromkeys([*names, "file.unknown", "LICENSE", "a.b/c"], "content"))
         _activate(sites, "types", "depl_types")
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -137,6 +180,9 @@ def _activate(sites: Path, host: str, deployment: str) -> None:
     (sites / host).mkdir(exist_ok=True)
     fresh = sites / host / ".current-new"
     fresh.symlink_to(Path("..") / ".deployments" / deployment)
+    pods = sites.parent / "pods"
+    if pods.exists() and (sites / ".deployments" / deployment).exists():
+        (sites / ".deployments" / deployment).rename(pods / "sites" / ".deployments" / deployment)
     fresh.replace(sites / host / "current")
 
 
@@ -287,7 +333,7 @@ def test_validators_come_from_content_alone(router: CaddyServer, sites: Path, tm
         file = ManifestFile(digest=digest, size=len(content), content_type="text/html")
         manifest = Manifest(files={"index.html": file})
         directory.place(f"depl_content{number}", manifest, {digest: blob}, is_preview=False)
-        directory.route("content", f"depl_content{number}")
+        _activate(sites, "content", f"depl_content{number}")
         answer = _get(router, "/", "content.localhost")
         assert (answer.text, "last-modified" in answer.headers) == (text, False)
         etags.append(answer.headers["etag"])

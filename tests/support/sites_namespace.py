@@ -1,0 +1,182 @@
+"""A namespace of sites in a real cluster, as the chart has it, and a platform on this machine that uses it.
+
+Routers, API and object store are on this machine, outside of the cluster: one more policy than the chart's lets this
+machine in, and the pods out to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from shared.settings import ObjectStoreSettings
+from tests.support.helm_chart import FIVE_VALUES, ROOT, merged, render
+from tests.support.kubernetes_cluster import forwarded, own_address, request
+from tests.support.running_platform import Platform
+from workers.executors.kubernetes.cluster import Cluster
+from workers.site_pods.manifests import SELECTOR
+
+# Set it to the name of an image of the platform, of this version, that the cluster has already.
+IMAGE = "CLOUDIFY_TEST_PLATFORM_IMAGE"
+_TAG = "cloudify-test-platform:latest"
+_KINDS = {
+    "Namespace": "/api/v1/namespaces",
+    "ResourceQuota": "/api/v1/namespaces/{}/resourcequotas",
+    "LimitRange": "/api/v1/namespaces/{}/limitranges",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+}
+
+
+def missing_cluster() -> str | None:
+    """Why no test can use a cluster; None when one can."""
+    if not os.environ.get("KUBECONFIG"):
+        return "no cluster: KUBECONFIG is not set"
+    if os.environ.get(IMAGE):
+        return None
+    if not os.environ.get("KUBERNETES_LOAD"):
+        return "no way to bring an image into the cluster: KUBERNETES_LOAD is not set"
+    return None if shutil.which("docker") else "no docker to build the platform's image with"
+
+
+@dataclass(frozen=True)
+class SitesNamespace:
+    name: str
+    image: str
+    host: str
+    kubeconfig: Path
+    cluster: Cluster
+
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`path` below the namespace, as `/api/v1:pods/name`."""
+        group, _, rest = path.partition(":")
+        return request(self.cluster, method, f"{group}/namespaces/{self.name}/{rest}", body)
+
+    def objects(self) -> dict[str, list[str]]:
+        """Kind → names of the objects of sites."""
+        kinds = {
+            "deployments": "/apis/apps/v1",
+            "services": "/api/v1",
+            "secrets": "/api/v1",
+            "poddisruptionbudgets": "/apis/policy/v1",
+        }
+        return {
+            kind: sorted(item["metadata"]["name"] for item in self._items(group, kind)) for kind, group in kinds.items()
+        }
+
+    def pods(self, deployment_id: str = "") -> list[dict[str, Any]]:
+        """Of one deployment or of all; those that are being deleted not counted."""
+        pods = self._items("/api/v1", "pods")
+        return [
+            pod
+            for pod in pods
+            if not pod["metadata"].get("deletionTimestamp")
+            and deployment_id in ("", pod["metadata"]["labels"]["cloudify.io/deployment"])
+        ]
+
+    def _items(self, group: str, kind: str) -> list[dict[str, Any]]:
+        query = {"labelSelector": SELECTOR}
+        return self.cluster.call("GET", f"{group}/namespaces/{self.name}/{kind}", query)["items"]
+
+
+@contextlib.contextmanager
+def sites_namespace() -> Generator[SitesNamespace]:
+    """Makes the namespace with the chart's quota, limits and policies, and deletes it."""
+    kubeconfig = Path(os.environ["KUBECONFIG"])
+    image = os.environ.get(IMAGE) or _load_image()
+    name = f"sites-{os.getpid()}"
+    with contextlib.closing(Cluster.connect(name, kubeconfig)) as cluster:
+        host = own_address(cluster)
+        for resource in _resources(name):
+            request(cluster, "POST", _KINDS[resource["kind"]].format(name), resource)
+        try:
+            yield SitesNamespace(name, image, host, kubeconfig, cluster)
+        finally:
+            request(cluster, "DELETE", f"/api/v1/namespaces/{name}")
+
+
+def _resources(name: str) -> list[dict[str, Any]]:
+    """The namespace first."""
+    rendered = render(merged(FIVE_VALUES, {"namespaces": {"sites": {"name": name}}}))
+    namespace = [each for each in rendered if each["kind"] == "Namespace" and each["metadata"]["name"] == name]
+    inside = [each for each in rendered if each["kind"] in _KINDS and each["metadata"].get("namespace") == name]
+    return namespace + inside
+
+
+def open_to_host(namespace: SitesNamespace, ports: list[int]) -> None:
+    """Lets this machine's routers reach the pods, and the pods these ports of this machine."""
+    peer = {"ipBlock": {"cidr": f"{namespace.host}/32"}}
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "this-machine"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "site"}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [peer], "ports": [{"protocol": "TCP", "port": 8080}]}],
+            "egress": [{"to": [peer], "ports": [{"protocol": "TCP", "port": port} for port in ports]}],
+        },
+    }
+    namespace.request("POST", "/apis/networking.k8s.io/v1:networkpolicies", policy)
+
+
+@contextlib.contextmanager
+def platform_with_pods(
+    home: Path, namespace: SitesNamespace, store: ObjectStoreSettings, **settings: str
+) -> Generator[Platform]:
+    """A platform on this machine whose sites may have pods in the namespace."""
+    with contextlib.ExitStack() as stack:
+        store_port = stack.enter_context(forwarded(namespace.host, urlsplit(store.endpoint).port or 80))
+        platform = Platform(
+            home,
+            S3_ENDPOINT=store.endpoint,
+            S3_LINK_ENDPOINT=f"http://{namespace.host}:{store_port}",
+            S3_ACCESS_KEY=store.access_key,
+            S3_SECRET_KEY=store.secret_key,
+            S3_BUCKET=store.bucket,
+            KUBERNETES_CONFIG=str(namespace.kubeconfig),
+            SITES_NAMESPACE=namespace.name,
+            SITES_IMAGE=namespace.image,
+            **settings,
+        )
+        api_port = stack.enter_context(forwarded(namespace.host, urlsplit(platform.api_url).port or 80))
+        platform.environment["CLOUDIFY_SITES_API_URL"] = f"http://{namespace.host}:{api_port}"
+        open_to_host(namespace, [store_port, api_port])
+        stack.callback(platform.close)
+        platform.start()
+        yield platform
+
+
+def _load_image() -> str:
+    """Builds the platform's image from the Dockerfile, and brings it into the cluster."""
+    command = ["docker", "build", "--target", "platform", "--tag", _TAG, str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.skip(f"the platform's image can't be built: {built.stderr[-500:]}")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        archive = Path(directory) / "platform.tar"
+        subprocess.run(["docker", "save", "--output", str(archive), _TAG], check=True)
+        subprocess.run([*shlex.split(os.environ["KUBERNETES_LOAD"]), str(archive)], check=True)
+    inspected = subprocess.run(["docker", "inspect", _TAG], capture_output=True, text=True, check=True)
+    return str(json.loads(inspected.stdout)[0]["RepoTags"][0])
+
+
+@pytest.fixture(scope="module")
+def site_namespace(request: pytest.FixtureRequest) -> Iterator[SitesNamespace]:
+    """The module's namespace; skips without a cluster, and says why."""
+    obstacle = missing_cluster()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    with sites_namespace() as namespace:
+        yield namespace
