@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from shared.routing.bell import RouteBell
 from shared.routing.changes import ChangeKind, NumberedChange, Position, SiteArtifact
 from shared.routing.log import RouteLog
 from shared.routing.routers import PreparationOutcome, RouterReport, RouterRepository
+from shared.tracing import span
 from workers.artifacts.reader import ArtifactMissing
 from workers.router.fetcher import SiteFetcher
 from workers.router.kept_files import read_kept, write_kept
@@ -201,7 +203,7 @@ class RouterAgent:
             _log.info("router.route_removed", host=host)
         wrong = {host: deployment for host, deployment in snapshot.routes.items() if routes.get(host) != deployment}
         self._bring(wrong, snapshot.artifacts)
-        self._show(wrong)
+        self._show(wrong, {})
         for deployment in self._directory.deployments():
             if deployment not in snapshot.artifacts:
                 self._fetcher.delete(deployment)
@@ -228,13 +230,15 @@ class RouterAgent:
         """Hosts get what the last change says: repeated from the start after a failure, none goes back meanwhile."""
         assert self._position is not None
         last: dict[str, str | None] = {}
+        traces: dict[str, str | None] = {}
         for change in changes:
             count_change(change.kind)
             match change.kind, change.host, change.deployment_id:
                 case ChangeKind.PREPARE, str(host), str(deployment_id):
-                    self._prepare(change, host, deployment_id)
+                    with self._span("prepare", host, deployment_id, change.traceparent):
+                        self._prepare(change, host, deployment_id)
                 case ChangeKind.ACTIVATE, str(host), str(deployment_id):
-                    last[host] = deployment_id
+                    last[host], traces[host] = deployment_id, change.traceparent
                 case ChangeKind.REMOVE, str(host), _:
                     last[host] = None
                 case ChangeKind.DISCARD, _, str(deployment_id):
@@ -244,19 +248,36 @@ class RouterAgent:
         for host, deployment_id in last.items():
             if deployment_id is None:
                 self._directory.unroute(host)
-        self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None})
+        self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None}, traces)
         self._reach(Position(self._position.epoch, changes[-1].number))
 
-    def _show(self, routes: dict[str, str]) -> None:
-        """Points hosts at their deployments and looks, through the web server, at those whose files are here."""
+    def _show(self, routes: dict[str, str], traces: Mapping[str, str | None]) -> None:
+        """Points hosts at their deployments and looks, through the web server, at those whose files are here.
+
+        `traces`: where in its trace the change of a host was appended.
+        """
         for host, deployment_id in routes.items():
-            former = self._directory.route(host, deployment_id)
+            with self._span("activate", host, deployment_id, traces.get(host)):
+                former = self._directory.route(host, deployment_id)
             if former is not None and former != deployment_id:
                 with self._lock:
                     self._artifacts.pop(former, None)
         for host, deployment_id in routes.items():
             if self._directory.has(deployment_id):
-                self._probe.verify(host, deployment_id)
+                with self._span("verify", host, deployment_id, traces.get(host)):
+                    self._probe.verify(host, deployment_id)
+
+    def _span(
+        self, step: str, host: str, deployment_id: str, traceparent: str | None
+    ) -> AbstractContextManager[object]:
+        attributes = {
+            "cloudify.router": self._identity.id,
+            "cloudify.host": host,
+            "cloudify.deployment_id": deployment_id,
+        }
+        # Of a snapshot, nobody knows who appended what.
+        is_exported = traceparent is not None
+        return span(f"router {step}", attributes, parent=traceparent, kind="consumer", is_exported=is_exported)
 
     def _prepare(self, change: NumberedChange, host: str, deployment_id: str) -> None:
         artifact = self._log.find_artifact(deployment_id)
