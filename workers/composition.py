@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -33,6 +35,8 @@ from workers.pipeline.lifecycle import LifecycleService
 from workers.pipeline.release_lifecycle import ReleaseLifecycleService
 from workers.publishers.table import publisher_backend
 from workers.snapshots.store import SnapshotStore
+
+_CHECK_BYTES = 1 << 20
 
 
 class WorkerContext:
@@ -78,6 +82,22 @@ class WorkerContext:
         self._executors.callback(executor.close)
         executor.probe()
         return executor
+
+    def find_problem(self) -> str | None:
+        """What is wrong with this machine's disk or its way to the object store; None if nothing is.
+
+        Not the executor: its probe may wait for a node of a cluster, and is for the start.
+        """
+        folder = self.settings.directories.work
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_CHECK_BYTES))
+                os.fsync(file.fileno())
+            self.store.ping()
+        except (PlatformError, OSError) as error:
+            return str(error)
+        return None
 
     def open_log(self, deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
         return LogWriter(
