@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
@@ -37,6 +39,8 @@ from workers.site_pods.objects import SiteObjects
 from workers.site_pods.opening import open_site_objects, open_site_pods
 from workers.site_pods.site_pods import SitePods
 from workers.snapshots.store import SnapshotStore
+
+_CHECK_BYTES = 1 << 20
 
 
 class WorkerContext:
@@ -82,6 +86,22 @@ class WorkerContext:
         self._executors.callback(executor.close)
         executor.probe()
         return executor
+
+    def find_problem(self) -> str | None:
+        """What is wrong with this machine's disk or its way to the object store; None if nothing is.
+
+        Not the executor: its probe may wait for a node of a cluster, and is for the start.
+        """
+        folder = self.settings.directories.work
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_CHECK_BYTES))
+                os.fsync(file.fileno())
+            self.store.ping()
+        except (PlatformError, OSError) as error:
+            return str(error)
+        return None
 
     def open_log(self, deployment_id: str, stage: Stage, fence: int, redactor: Redactor) -> LogWriter:
         return LogWriter(

@@ -115,7 +115,7 @@ def run_pool(settings: Settings, pool: Pool, threads: int, stop: StopRequest) ->
         life.start()
         dead_workers.start()
         run = job_runner(context, pool)
-        pause = FailurePause(broker.holds)
+        pause = FailurePause(broker.holds, check=context.find_problem)
         declare_actor(broker, pool, run, current_lease, worker=context.worker, observe=pause.observe)
         worker = dramatiq.Worker(broker, queues={pool.value}, worker_threads=threads, worker_timeout=1000)
         if settings.metrics.port:

@@ -50,13 +50,14 @@ def discard(deployment_id: str) -> RouteChange:
 
 
 class NumberedChange(msgspec.Struct, frozen=True):
-    """A change as the log has it."""
+    """A change as the log has it. `traceparent`: the place in a trace at which it was appended."""
 
     number: int
     kind: ChangeKind
     host: str | None
     deployment_id: str | None
     fetcher: str | None
+    traceparent: str | None
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 from shared.db.database import Connection, Database
 from shared.db.rows import columns_of
 from shared.routing.changes import ChangeKind, NumberedChange, Position, Route, RouteChange, SiteArtifact, Snapshot
+from shared.tracing import current_traceparent
 
 # Kept for routers that were away for a short time; others start from the snapshot.
 _KEPT_CHANGES = 1000
@@ -21,8 +22,8 @@ _KEPT_CHANGES = 1000
 _TAKE_NUMBERS = "UPDATE route_log SET last_number = last_number + %(count)s RETURNING last_number"
 
 _INSERT = """
-INSERT INTO route_changes (number, kind, host, deployment_id, fetcher)
-VALUES (%(number)s, %(kind)s, %(host)s, %(deployment_id)s, %(fetcher)s)
+INSERT INTO route_changes (number, kind, host, deployment_id, fetcher, traceparent)
+VALUES (%(number)s, %(kind)s, %(host)s, %(deployment_id)s, %(fetcher)s, %(traceparent)s)
 """
 
 _SET_ROUTE = """
@@ -84,7 +85,7 @@ class RouteLog:
         """
         last = connection.fetch_value(int, _TAKE_NUMBERS, {"count": len(changes)}) or 0
         for number, change in enumerate(changes, start=last - len(changes) + 1):
-            parameters = msgspec.structs.asdict(change) | {"number": number}
+            parameters = msgspec.structs.asdict(change) | {"number": number, "traceparent": current_traceparent()}
             connection.execute(_INSERT, parameters)
             match change.kind:
                 case ChangeKind.PREPARE:

@@ -35,7 +35,7 @@ def _deploy_and_roll_back(platform: Platform, receiver: SpanReceiver, repositori
     project = platform.create_project("traced", url, **BUILD)
     deployment = platform.finish(platform.create_deployment(project["id"])["id"])
     assert deployment["status"] == "ready"
-    expected = {"POST /api/deployments", *(f"job {stage}" for stage in _STAGES), "release confirm"}
+    expected = {"POST /api/deployments", *(f"job {stage}" for stage in _STAGES), "release confirm", "router verify"}
     wait_for(lambda: expected <= _names(receiver.trace_of(deployment["id"])), what="all spans have arrived")
 
     spans = receiver.trace_of(deployment["id"])
@@ -51,20 +51,34 @@ def _deploy_and_roll_back(platform: Platform, receiver: SpanReceiver, repositori
     assert parents["command git fetch"] == "job clone"
     assert parents["command build"] == "job build"
     assert parents["release prepare"] == parents["release activate"] == parents["release confirm"] == "job deploy"
+    assert parents["router prepare"] == "release prepare"
+    assert parents["router fetch"] == "router prepare"
+    assert parents["router activate"] == parents["router verify"] == "release activate"
+    for span in spans:
+        if span.name.startswith("router "):
+            assert (span.service, span.is_error) == ("cloudify-router", False), span
     # Neither a tenant's commands nor what they print.
     assert secret not in repr(spans)
     assert url not in repr(spans)
-    for role in ("api", *(f"worker-{stage}" for stage in _STAGES)):
+    for role in ("api", *(f"worker-{stage}" for stage in _STAGES), "router"):
         assert request.trace_id in _traces_in_log(platform, role), role
 
     platform.call("POST", f"/api/deployments/{deployment['id']}/rollback", status=202)
     asked = "POST /api/deployments/{deployment_id}/rollback"
     # Each process sends its own.
-    wait_for(lambda: {"job rollback", asked} <= _names(receiver.spans()), what="the rollback's spans have arrived")
+    wait_for(
+        lambda: {"job rollback", asked} <= _names(receiver.spans()) and len(_named("router verify", receiver)) == 2,
+        what="the rollback's spans have arrived",
+    )
     [job] = [span for span in receiver.spans() if span.name == "job rollback"]
     [request] = [span for span in receiver.spans() if span.name == asked]
     assert (job.trace_id, job.parent_id) == (request.trace_id, request.span_id)
+    assert [span.trace_id for span in _named("router activate", receiver)] == [spans[0].trace_id, request.trace_id]
     assert not [span for span in receiver.spans() if "health" in span.name]
+
+
+def _named(name: str, receiver: SpanReceiver) -> list[ReceivedSpan]:
+    return [span for span in receiver.spans() if span.name == name]
 
 
 def _names(spans: list[ReceivedSpan]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import uuid
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 
 import httpx
 
@@ -107,7 +108,7 @@ def _check_links(
 def _check_download(client: httpx.Client, link: str) -> Finding:
     subject = f"{_SUBJECT}: signed GET"
     answer = client.get(link)
-    if answer.status_code != httpx.codes.OK:
+    if answer.status_code != HTTPStatus.OK:
         return problem(subject, f"A signed link is answered with {_said(answer)}.", _SIGNATURE)
     if answer.content != _CONTENT:
         return problem(subject, _OTHER_BYTES, _SIGNATURE)

@@ -4,11 +4,16 @@ running ──5 failures in a row──► paused ──its time is over──�
    ▲                               ▲                               │
    └────────── a success ──────────┼───────────────────────────────┤
                                    └──── a failure: twice as long ─┘
+
+A tenant may have found a way to make jobs fail like this, and must not pause the workers of all others. So failures
+count only if they are of several tenants, and on trial only if they are of one that hasn't failed yet; or if the worker
+itself finds that something is wrong with it.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from shared.background import PeriodicTask
@@ -20,6 +25,9 @@ from workers.pipeline.outcome import Cancelled, Failed, HandedBack, Lost, Outcom
 _CAUSE = "failures"
 # Failures in a row, of so many different deployments: one that always fails says nothing about the worker.
 _FAILURES = 5
+_TENANTS = 3
+# A check may run a sandbox, and a tenant may fail as often as it likes.
+_CHECK_SECONDS = 10.0
 # Short enough that nobody waits long after an outage that all workers met.
 _PAUSE = Backoff(10.0, 60.0)
 _LOOK_SECONDS = 1.0
@@ -34,14 +42,29 @@ class Pausable(Protocol):
 
 
 class FailurePause:
-    """`observe` is called with each outcome, from any thread; `start` and `stop` the thread that ends pauses."""
+    """`observe` is called with each outcome, from any thread; `start` and `stop` the thread that ends pauses.
 
-    def __init__(self, holds: Pausable, *, clock: Clock | None = None, backoff: Backoff = _PAUSE) -> None:
+    `check` looks at what jobs need here. It returns what is wrong, or None.
+    """
+
+    def __init__(
+        self,
+        holds: Pausable,
+        *,
+        check: Callable[[], str | None],
+        clock: Clock | None = None,
+        backoff: Backoff = _PAUSE,
+    ) -> None:
         self._holds = holds
+        self._check = check
         self._clock = clock or SystemClock()
         self._backoff = backoff
         self._lock = threading.Lock()
-        self._failed: set[str] = set()
+        # Deployment → tenant.
+        self._failed: dict[str, str] = {}
+        # Whose failures have led to pauses.
+        self._blamed: set[str] = set()
+        self._checked_at = float("-inf")
         self._pauses = 0
         self._until: float | None = None
         self._last = ""
@@ -76,21 +99,45 @@ class FailurePause:
 
     def _failure(self, lease: Lease, message: str) -> None:
         with self._lock:
-            self._failed.add(lease.job.slot or lease.job.id)
+            self._failed[lease.job.slot or lease.job.id] = lease.job.tenant_id
             self._last = message
-            # Jobs that were running when the pause began say nothing new.
-            if self._until is not None or (self._pauses == 0 and len(self._failed) < _FAILURES):
+            if self._is_too_early():
                 return
-            self._pauses += 1
-            seconds = self._backoff.delay_seconds(self._pauses)
-            self._until = self._clock.monotonic() + seconds
-            self._holds.pause(
-                _CAUSE,
-                f"Paused for {seconds:.0f} s after {len(self._failed)} failures in a row; the last: {message}",
-            )
+            is_of_many = len({*self._failed.values()} - self._blamed) >= (_TENANTS if self._pauses == 0 else 1)
+            if not is_of_many and not self._may_check():
+                return
+        # Outside the lock: it may take seconds.
+        problem = None if is_of_many else self._check()
+        if not is_of_many and problem is None:
+            return
+        with self._lock:
+            if not self._is_too_early():
+                self._pause(problem or message)
+
+    def _is_too_early(self) -> bool:
+        # Jobs that were running when the pause began say nothing new.
+        return self._until is not None or (self._pauses == 0 and len(self._failed) < _FAILURES)
+
+    def _may_check(self) -> bool:
+        now = self._clock.monotonic()
+        if now - self._checked_at < _CHECK_SECONDS:
+            return False
+        self._checked_at = now
+        return True
+
+    def _pause(self, problem: str) -> None:
+        self._last = problem
+        self._blamed.update(self._failed.values())
+        self._pauses += 1
+        seconds = self._backoff.delay_seconds(self._pauses)
+        self._until = self._clock.monotonic() + seconds
+        self._holds.pause(
+            _CAUSE, f"Paused for {seconds:.0f} s after {len(self._failed)} failures in a row; the last: {problem}"
+        )
 
     def _success(self) -> None:
         with self._lock:
             self._failed.clear()
+            self._blamed.clear()
             self._pauses, self._until = 0, None
             self._holds.resume(_CAUSE)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from shared.routing.bell import RouteBell
 from shared.routing.changes import ChangeKind, NumberedChange, Position, SiteArtifact
 from shared.routing.log import RouteLog
 from shared.routing.routers import PreparationOutcome, RouterReport, RouterRepository
+from shared.tracing import span
 from workers.artifacts.reader import ArtifactMissing
 from workers.router.catch_up import CatchUp
 from workers.router.fetcher import SiteFetcher
@@ -222,7 +224,7 @@ class RouterAgent:
             _log.info("router.route_removed", host=host)
         wrong = {host: deployment for host, deployment in snapshot.routes.items() if routes.get(host) != deployment}
         self._bring(wrong, snapshot.artifacts)
-        self._show(wrong)
+        self._show(wrong, {})
         for deployment in self._directory.deployments():
             if deployment not in snapshot.artifacts:
                 self._fetcher.delete(deployment)
@@ -260,6 +262,7 @@ class RouterAgent:
         """Hosts get what the last change says: repeated from the start after a failure, none goes back meanwhile."""
         assert self._position is not None
         last: dict[str, str | None] = {}
+        traces: dict[str, str | None] = {}
         # Hosts may point at these until all changes are applied.
         discarded: set[str] = set()
         for change in changes:
@@ -269,9 +272,10 @@ class RouterAgent:
                     if deployment_id in discarded:
                         discarded.remove(deployment_id)
                         self._discard(deployment_id)
-                    self._prepare(change, host, deployment_id)
+                    with self._span("prepare", host, deployment_id, change.traceparent):
+                        self._prepare(change, host, deployment_id)
                 case ChangeKind.ACTIVATE, str(host), str(deployment_id):
-                    last[host] = deployment_id
+                    last[host], traces[host] = deployment_id, change.traceparent
                 case ChangeKind.REMOVE, str(host), _:
                     last[host] = None
                 case ChangeKind.DISCARD, _, str(deployment_id):
@@ -281,19 +285,21 @@ class RouterAgent:
         for host, deployment_id in last.items():
             if deployment_id is None:
                 self._directory.unroute(host)
-        self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None})
+        self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None}, traces)
         for deployment_id in discarded:
             self._discard(deployment_id)
         self._reach(Position(self._position.epoch, changes[-1].number))
 
-    def _show(self, routes: dict[str, str]) -> None:
+    def _show(self, routes: dict[str, str], traces: Mapping[str, str | None]) -> None:
         """Points hosts at their deployments and looks, through the web server, at those whose files are here.
 
         Not at those with pods of their own, which a preparation has looked at: pods that are down are their site's
-        trouble, and no router may become unready or wait for them.
+        trouble, and no router may become unready or wait for them. `traces`: where in its trace the change of a host
+        was appended.
         """
         for host, deployment_id in routes.items():
-            former = self._directory.route(host, deployment_id)
+            with self._span("activate", host, deployment_id, traces.get(host)):
+                former = self._directory.route(host, deployment_id)
             if former is None or former == deployment_id:
                 continue
             with self._lock:
@@ -302,7 +308,20 @@ class RouterAgent:
                 self._catch_up.need(host)
         for host, deployment_id in routes.items():
             if self._directory.has_files(deployment_id):
-                self._probe.verify(host, deployment_id)
+                with self._span("verify", host, deployment_id, traces.get(host)):
+                    self._probe.verify(host, deployment_id)
+
+    def _span(
+        self, step: str, host: str, deployment_id: str, traceparent: str | None
+    ) -> AbstractContextManager[object]:
+        attributes = {
+            "cloudify.router": self._identity.id,
+            "cloudify.host": host,
+            "cloudify.deployment_id": deployment_id,
+        }
+        # Of a snapshot, nobody knows who appended what.
+        is_exported = traceparent is not None
+        return span(f"router {step}", attributes, parent=traceparent, kind="consumer", is_exported=is_exported)
 
     def _prepare(self, change: NumberedChange, host: str, deployment_id: str) -> None:
         artifact = self._log.find_artifact(deployment_id)

@@ -16,6 +16,7 @@ import structlog
 
 from shared.background import BackgroundThread
 from shared.routing.changes import SiteArtifact
+from shared.tracing import current_traceparent, span
 from workers.artifacts.reader import ArtifactReader
 from workers.router.metrics import count_eviction, observe_fetch, show_sites
 from workers.router.probe import SiteProbe
@@ -47,7 +48,8 @@ class SiteFetcher:
         self._probe = probe
         self._maximum_bytes = maximum_bytes
         self._condition = threading.Condition()
-        self._waiting: deque[SiteArtifact] = deque()
+        # With the place in a trace at which the fetch was first asked for.
+        self._waiting: deque[tuple[SiteArtifact, str | None]] = deque()
         self._futures: dict[str, Future[None]] = {}
         self._running: Counter[str] = Counter()
         self._failed: dict[str, tuple[float, Future[None]]] = {}
@@ -86,7 +88,7 @@ class SiteFetcher:
             future = self._futures.get(artifact.deployment_id)
             if future is None:
                 future = self._futures[artifact.deployment_id] = Future()
-                self._waiting.append(artifact)
+                self._waiting.append((artifact, current_traceparent()))
                 self._condition.notify()
             return future
 
@@ -95,11 +97,15 @@ class SiteFetcher:
             return deployment_id in self._futures
 
     def _run(self, _stopping: threading.Event) -> None:
-        while (artifact := self._next()) is not None:
+        while (waiting := self._next()) is not None:
+            artifact, traceparent = waiting
             started = time.monotonic()
             is_here = self._directory.has(artifact.deployment_id)
+            attributes = {"cloudify.deployment_id": artifact.deployment_id, "cloudify.is_present": is_here}
             try:
-                self._bring(artifact)
+                # A visitor's request is no part of a trace.
+                with span("router fetch", attributes, parent=traceparent, is_exported=traceparent is not None):
+                    self._bring(artifact)
             except Exception as error:  # noqa: BLE001 - those who wait for this deployment handle it
                 observe_fetch("failed", time.monotonic() - started)
                 future = self._end(artifact, has_failed=True)
@@ -108,15 +114,16 @@ class SiteFetcher:
                 observe_fetch("present" if is_here else "placed", time.monotonic() - started)
                 self._end(artifact, has_failed=False).set_result(None)
 
-    def _next(self) -> SiteArtifact | None:
+    def _next(self) -> tuple[SiteArtifact, str | None] | None:
         """The oldest fetch whose tenant doesn't use its part of the threads already; None to end the thread."""
         with self._condition:
             while not self._is_stopping:
-                for artifact in self._waiting:
-                    if self._running[artifact.tenant_id] < _THREADS_OF_A_TENANT:
-                        self._waiting.remove(artifact)
-                        self._running[artifact.tenant_id] += 1
-                        return artifact
+                for waiting in self._waiting:
+                    tenant_id = waiting[0].tenant_id
+                    if self._running[tenant_id] < _THREADS_OF_A_TENANT:
+                        self._waiting.remove(waiting)
+                        self._running[tenant_id] += 1
+                        return waiting
                 self._condition.wait()
             return None
 

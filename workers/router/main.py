@@ -22,6 +22,7 @@ from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.settings import Settings, SettingsError, load_settings
 from shared.storage.object_store import S3ArtifactStore
+from shared.tracing import export_spans
 from workers.artifacts.reader import ArtifactReader
 from workers.router.agent import RouterAgent, RouterIdentity
 from workers.router.fetcher import SiteFetcher
@@ -55,7 +56,11 @@ def main() -> int:
     except MigrationError as error:
         print(error, file=sys.stderr)  # noqa: T201 - shown where the process was started
         return 1
-    run_router(settings, stop)
+    end_tracing = export_spans(settings.tracing, "router")
+    try:
+        run_router(settings, stop)
+    finally:
+        end_tracing()
     return 0
 
 
