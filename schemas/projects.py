@@ -21,6 +21,8 @@ class CreateProjectRequest(Request):
     build_command: str | None = None
     output_directory: str | None = None
     node_version: str | None = None
+    # "none" or "filtered"; None: the installation's default.
+    build_network: str | None = None
 
 
 class UpdateProjectRequest(Request):
@@ -33,6 +35,7 @@ class UpdateProjectRequest(Request):
     build_command: str | msgspec.UnsetType | None = msgspec.UNSET
     output_directory: str | msgspec.UnsetType | None = msgspec.UNSET
     node_version: str | msgspec.UnsetType | None = msgspec.UNSET
+    build_network: str | msgspec.UnsetType | None = msgspec.UNSET
     is_pinned: bool | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -57,6 +60,7 @@ class ProjectResource(Resource):
     created_at: datetime
     updated_at: datetime
     default_branch: str | None = None
+    build_network: str | None = None
 
 
 class ProjectReference(Resource):

@@ -20,6 +20,7 @@ class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     build_command: str | None = None
     output_directory: str | None = None
     node_version: str | None = None
+    build_network: str | None = None
 
 
 class DeploymentRow(msgspec.Struct, frozen=True):
