@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.deployments.jobs import stage_job_id
 from shared.deployments.state import Stage
-from tests.support.repositories import make_repository
+from tests.support.redis_failover import FailoverPair, failover_pair
+from tests.support.repositories import commit, make_repository
 from tests.support.running_platform import Platform, wait_for
 from tests.support.sites import BUILD, HOLD, MANY_FILES, node_site
 
@@ -107,3 +109,53 @@ def test_a_redis_that_loses_everything(platform: Platform, repositories: Path):
     platform.redis.flushall()
     for deployment_id in (running, waiting):
         expect_ready_once(platform, deployment_id, host, content)
+
+
+@pytest.fixture
+def failover(start_platform: Callable[..., Platform], tmp_path: Path) -> Iterator[tuple[Platform, FailoverPair]]:
+    with failover_pair(tmp_path / "redis") as pair:
+        platform = start_platform("failover", REDIS_URL=pair.url, LEASE_SECONDS="8", RECONCILE_SECONDS="1")
+        with platform.plan("PRO"):
+            yield platform, pair
+        platform.close()
+
+
+def test_a_redis_that_fails_over_to_a_replica_behind_it(failover: tuple[Platform, FailoverPair], repositories: Path):
+    """What happened in the time that the new primary doesn't know of is neither lost nor done again."""
+    platform, pair = failover
+    held = make_repository(repositories / "held", node_site("held", before=HOLD))
+
+    def begin(name: str) -> str:
+        return platform.create_deployment(platform.create_project(name, held, **BUILD)["id"])["id"]
+
+    switched = platform.create_project("switched", make_repository(repositories / "site", {"index.html": "one"}))
+    first = platform.finish(platform.create_deployment(switched["id"])["id"])["id"]
+    commit(repositories / "site", {"index.html": "two"})
+    platform.finish(platform.create_deployment(switched["id"])["id"])
+    cancelled, finished = begin("cancelled"), begin("finished")
+    for deployment_id in (cancelled, finished):
+        platform.wait_held(deployment_id)
+
+    pair.stop_replication()
+    platform.call("POST", f"/api/deployments/{cancelled}/cancel")
+    platform.wait_status(cancelled, "cancelled")
+    expect_ready_once(platform, finished, "finished", "held")
+    platform.call("POST", f"/api/deployments/{first}/rollback")
+    wait_for(lambda: platform.get_site("switched").text == "one", what="the rollback is done")
+    unknown = begin("unknown")
+    platform.wait_held(unknown)
+    pair.fail_over()
+
+    later = begin("later")
+    for deployment_id, host in ((unknown, "unknown"), (later, "later"), (finished, "finished")):
+        expect_ready_once(platform, deployment_id, host, "held")
+    queue = platform.queue()
+    wait_for(
+        lambda: not any(row.depth + row.inflight + row.delayed + row.dead for row in queue.stats()),
+        what="no job is left",
+    )
+    assert platform.deployment(cancelled)["status"] == "cancelled"
+    assert platform.get_site("cancelled").status_code == 404
+    assert platform.get_site("switched").text == "one"
+    with platform.database() as database:
+        assert database.fetch_values(str, "SELECT status::text FROM releases") == ["done"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Sequence
 
 
 class FreezingRelay:
@@ -26,11 +27,14 @@ class FreezingRelay:
     def thaw(self) -> None:
         self._flowing.set()
 
+    def move(self, target_port: int) -> None:
+        """Ends all connections, and passes later ones on to another port."""
+        self._target_port = target_port
+        self._end(self._sockets)
+
     def close(self) -> None:
         self.thaw()
-        for end in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        self._end([self._listener, *self._sockets])
         self._thread.join()
 
     def _accept(self) -> None:
@@ -38,7 +42,11 @@ class FreezingRelay:
         with contextlib.suppress(OSError), self._listener:
             while True:
                 client, _address = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target_port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target_port))
+                except OSError:
+                    client.close()
+                    continue
                 self._sockets += [client, server]
                 for source, target in ((client, server), (server, client)):
                     threads.append(threading.Thread(target=self._pass_on, args=(source, target), daemon=True))
@@ -47,6 +55,11 @@ class FreezingRelay:
             thread.join()
         for end in self._sockets:
             end.close()
+
+    def _end(self, sockets: Sequence[socket.socket]) -> None:
+        for end in list(sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
