@@ -169,12 +169,17 @@ class Pipeline:
         )
         return self._stages[stage].run(context)
 
-    def install(self, site: Mapping[str, str | bytes] | str, **settings: Any) -> StageResult:
-        """`variables` among the settings are those that the stage gets."""
+    def install(
+        self, site: Mapping[str, str | bytes] | str, *, links: Mapping[str, str] | None = None, **settings: Any
+    ) -> StageResult:
+        """`links`: path of a symbolic link in the source, and what it leads to. `variables` among the settings are
+        those that the stage gets."""
         variables = settings.pop("variables", {})
         source = self.fresh_directory() / "source"
         source.mkdir()
         write_site(source, site)
+        for path, target in (links or {}).items():
+            (source / path).symlink_to(target)
         digest = self.snapshots.save(TENANT, source).digest
         inputs = {Stage.CLONE: {"source": digest}}
         try:
@@ -188,10 +193,15 @@ class Pipeline:
         return self.run_stage(Stage.BUILD, inputs, replace(DEPLOYMENT, **settings), variables or {})
 
     def run(
-        self, site: Mapping[str, str | bytes] | str, variables: Mapping[str, str] | None = None, **settings: Any
+        self,
+        site: Mapping[str, str | bytes] | str,
+        variables: Mapping[str, str] | None = None,
+        *,
+        links: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> dict[str, str]:
-        """The site's files by path."""
-        built = self.build(self.install(site, **settings), variables, **settings)
+        """The site's files by path, without symbolic links. `links`: as of `install`."""
+        built = self.build(self.install(site, links=links, **settings), variables, **settings)
         with self.snapshots.attach(TENANT, built.output.output) as tree:
             return {
                 path.relative_to(tree).as_posix(): path.read_text(errors="replace")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.errors import FailureCode, StageFailure
+from shared.text.storable import storable
 from workers.frameworks import catalogue
 from workers.frameworks.applications import has_client_router
 from workers.frameworks.build_commands import build_command, build_script
@@ -32,6 +33,9 @@ from workers.frameworks.workspaces import is_workspace_root
 __all__ = ["Detection", "Overrides", "detect", "validate_path"]
 
 
+# Of directories whose first page is committed: as deep as the collection of the output looks.
+_PAGE_DEPTH = 5
+_MAXIMUM_PAGES = 200
 _FLAG = re.compile(r"--?[a-z][\w-]{0,50}(?:=[\w.,/-]{1,100})?")
 
 
@@ -41,11 +45,12 @@ class Detection:
 
     `root_directory` (where the build runs), `install_directory` and `lockfile` are relative to the repository's root,
     `output_directories` to `root_directory`, the likeliest first. A command of None is not run. `reasons` are lines for
-    the log. `committed_outputs`: those of the output directories whose first page is committed, so that it may not be
-    the build's. `candidates`: other directories of the repository that may be the site. `environment`: variables for
-    the commands that the repository's files give, and `address_variables`: those that are given the site's address.
-    `is_application`: whether the first page is shown for paths that the site doesn't have; None if that is to be
-    decided by the output. `is_application_named`: a person said so. `routing`: what the repository's files ask for.
+    the log. `committed_pages`: directories, relative to `root_directory`, whose first page is committed, so that it may
+    not be the build's. `is_output_chosen`: a person named the output directory. `candidates`: other directories of the
+    repository that may be the site. `environment`: variables for the commands that the repository's files give, and
+    `address_variables`: those that are given the site's address. `is_application`: whether the first page is shown for
+    paths that the site doesn't have; None if that is to be decided by the output. `is_application_named`: a person said
+    so. `routing`: what the repository's files ask for.
     """
 
     framework: str
@@ -61,7 +66,8 @@ class Detection:
     python_version: str | None
     is_custom_install: bool
     reasons: tuple[str, ...]
-    committed_outputs: tuple[str, ...] = ()
+    committed_pages: tuple[str, ...] = ()
+    is_output_chosen: bool = False
     candidates: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     address_variables: tuple[str, ...] = ()
@@ -142,7 +148,8 @@ def _detect(
         python_version=python_version,
         is_custom_install=choices.install_command is not None or bool(choices.extra_installs),
         reasons=tuple(reasons),
-        committed_outputs=tuple(path for path in outputs if tree.is_file(join(relative, f"{path}/index.html"))),
+        committed_pages=_committed_pages(tree, relative, outputs),
+        is_output_chosen=choices.output_directory is not None and not choices.is_hosts_output,
         candidates=tuple(candidate_directories(tree, relative)) if is_root_of_workspace else (),
         environment=dict(choices.environment or {}),
         address_variables=choices.address_variables,
@@ -321,6 +328,23 @@ def _forced_manager(overrides: Overrides) -> str | None:
             " delete it.",
         )
     return name or None
+
+
+def _committed_pages(tree: SourceTree, directory: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Near the top, as far as they are few; those of the output directories in any case."""
+    found = [path for path in outputs if tree.is_file(join(directory, f"{path}/index.html"))]
+    try:
+        below = tree.find_below(directory)
+    except StageFailure:
+        # Too many directories to look through.
+        below = []
+    for path in below:
+        place = PurePosixPath(path)
+        if place.name == "index.html":
+            relative = place.parent.relative_to(directory)
+            if len(relative.parts) <= _PAGE_DEPTH and len(found) < _MAXIMUM_PAGES and storable(path) == path:
+                found.append(relative.as_posix())
+    return tuple(dict.fromkeys(found))
 
 
 def _place(directory: str) -> str:

@@ -97,7 +97,6 @@ EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
     ("vitepress", "output"): (".vitepress/dist", "docs/.vitepress/dist", VITEPRESS_ROOT),
     ("vitepress, no scripts", "command"): ("vitepress build", "vitepress build docs", VITEPRESS_ROOT),
     ("vitepress, no scripts", "output"): (".vitepress/dist", "docs/.vitepress/dist", VITEPRESS_ROOT),
-    ("vitepress, docs without scripts", "output"): (".vitepress/dist", "docs/.vitepress/dist", VITEPRESS_ROOT),
     ("eleventy, configuration only", "framework"): (None, "eleventy", NEEDS_PACKAGE),
     ("eleventy, configuration only", "command"): (None, "eleventy", NEEDS_PACKAGE),
     ("eleventy, configuration only", "output"): (None, "_site", NEEDS_PACKAGE),

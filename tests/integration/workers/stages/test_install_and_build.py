@@ -87,7 +87,7 @@ def test_an_executor_elsewhere_needs_no_directory_of_the_worker(
         assert set(remote.run(site)) == set(here)
 
 
-def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeline: Pipeline) -> None:
+def test_a_static_site_is_published_as_it_is_committed_without_hidden_files(pipeline: Pipeline) -> None:
     site = {
         "index.html": "<h1>Hello</h1>",
         "style.css": "",
@@ -96,9 +96,10 @@ def test_a_static_site_is_published_without_hidden_files_and_dependencies(pipeli
         "sub/page.html": "page",
         "node_modules/a/index.js": "",
         ".well-known/security.txt": "Contact: mailto:tests@example.invalid",
+        ".well-known/.nested/file": "",
     }
     files = pipeline.run(site)
-    assert set(files) == {"index.html", "style.css", "sub/page.html", ".well-known/security.txt"}
+    assert set(files) == set(site) - {".env", "sub/.env"}
 
 
 def test_the_same_commit_is_built_once_and_again_for_other_variables(pipeline: Pipeline) -> None:
@@ -204,7 +205,7 @@ def test_a_lockfile_that_does_not_match_says_what_to_run(pipeline: Pipeline) -> 
         ({"package.json": package("no-such-program")}, {}, FailureCode.COMMAND_FAILED, "not found"),
         (script_site("require('fs').mkdirSync('www2/a', {recursive: true})"), {"output_directory": "dist"},
          FailureCode.OUTPUT_DIRECTORY_MISSING, "dist doesn't exist"),
-        (script_site("require('fs').mkdirSync('public')"), {"output_directory": "dist"},
+        (script_site(WRITES_PAGE.replace("dist", "public") % "'a'"), {"output_directory": "dist"},
          FailureCode.OUTPUT_DIRECTORY_MISSING, "There is public; is that it?"),
         (script_site("require('fs').mkdirSync('dist')"), {}, FailureCode.OUTPUT_DIRECTORY_EMPTY, "dist is empty"),
         (script_site("require('fs').symlinkSync('/etc', 'build')"), {},
@@ -251,12 +252,57 @@ def test_an_unreadable_output_is_the_builds_own_failure(pipeline: Pipeline, scri
     assert said in failure.message
 
 
-def test_an_output_without_a_first_page_is_published_with_a_warning(pipeline: Pipeline) -> None:
+def test_an_output_without_a_first_page_is_published_all_the_same(pipeline: Pipeline) -> None:
     code = "fs = require('fs'); fs.mkdirSync('dist/en', {recursive: true}); fs.writeFileSync('dist/en/%s', '')"
     assert "en/index.html" in pipeline.run(script_site(code % "index.html"))
-    assert "There is no index.html at the top of the output" in pipeline.log.text
     assert "en/a.json" in pipeline.run(script_site(code % "a.json"))
-    assert "There is no index.html at the top of the output" in pipeline.log.text
+
+
+def test_of_several_outputs_the_one_with_a_page_that_the_build_wrote_is_the_site(pipeline: Pipeline) -> None:
+    written = script_site(WRITES_PAGE.replace("dist", "build") % "'new'")
+    committed: dict[str, str | bytes] = {"dist/index.html": "old", "out/style.css": ""}
+    assert pipeline.run({**written, **committed})["index.html"] == "new"
+    assert "Output directory build, of dist, build, out" in pipeline.log.text
+    styles = script_site("fs = require('fs'); fs.mkdirSync('build'); fs.writeFileSync('build/a.css', '')")
+    assert pipeline.run({**styles, **committed})["index.html"] == "old"
+    # The page at the top is the site, and the build makes its styles.
+    top = pipeline.run({**styles, "index.html": "top", ".env": SECRET})
+    assert (top["index.html"], "build/a.css" in top, ".env" in top) == ("top", True, False)
+
+
+def test_the_only_page_that_the_build_wrote_elsewhere_is_found(pipeline: Pipeline) -> None:
+    def writing(*directories: str) -> dict[str, str | bytes]:
+        writes = [
+            f"fs.mkdirSync('{d}', {{recursive: true}}); fs.writeFileSync('{d}/index.html', 'new');" for d in directories
+        ]
+        return script_site("fs = require('fs');" + "".join(writes)) | {"old/index.html": "old"}
+
+    assert pipeline.run(writing("packages/web/www", "coverage"))["index.html"] == "new"
+    assert "Output directory packages/web/www: the build wrote its first page there" in pipeline.log.text
+    failure = failure_of(pipeline, writing("a/site", "b/site"))
+    assert failure.code == FailureCode.OUTPUT_DIRECTORY_MISSING
+    assert "a/site" in failure.message
+
+
+def test_links_are_followed_as_far_as_they_stay_in_the_repository(pipeline: Pipeline) -> None:
+    site = {"public/index.html": "a", "media/logo.svg": "<svg>"}
+    links = {"public/media": "../media", "public/logo.svg": "../media/logo.svg", "public/same.html": "index.html"}
+    files = pipeline.run(site, links=links)
+    # The last one leads to a file of the output, so it remains a link.
+    assert files == {"index.html": "a", "media/logo.svg": "<svg>", "logo.svg": "<svg>"}
+
+
+def test_a_committed_link_to_nothing_is_left_out_of_a_plain_site(pipeline: Pipeline) -> None:
+    site = {"index.html": "a", "docs/a.html": "b", ".github/guide/a.html": "c"}
+    links = {"gone": "nowhere", "secret": "/etc/passwd", "guide": ".github/guide", "same": "docs", "up": "docs/.."}
+    built = pipeline.build(pipeline.install(site, links=links))
+    with pipeline.snapshots.attach(TENANT, built.output.output) as tree:
+        found = sorted(path.name for path in tree.iterdir())
+        assert (tree / "guide" / "a.html").read_text() == "c"
+        assert (tree / "same").is_symlink()
+    assert {"docs", "guide", "index.html", "same"} <= set(found)
+    assert not {"gone", "up", ".github"} & set(found)
+    assert "2 symbolic links (" in pipeline.log.text
 
 
 def test_a_build_that_needs_too_much_memory_is_ended_with_the_limit(pipeline: Pipeline) -> None:

@@ -210,7 +210,7 @@ def test_a_page_at_the_top_may_be_the_site_of_a_build_without_a_framework(tmp_pa
     detection = detected(tmp_path, site)
     assert detection.output_directories[0] == "dist"
     assert detection.output_directories[-1] == "."
-    assert detection.committed_outputs == (".",)
+    assert detection.committed_pages == (".",)
 
 
 @pytest.mark.parametrize(
