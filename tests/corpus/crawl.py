@@ -12,6 +12,8 @@ import httpx
 from tests.corpus.links import PAGE, STYLE, Link, page_links, style_links
 
 _REDIRECTS = 5
+# The status of redirects without an end, which no server sends.
+_ENDLESS = 310
 
 
 @dataclass
@@ -30,7 +32,7 @@ class _Queue:
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
-        self._seen: set[str] = set()
+        self._seen = {origin}
         self._waiting: dict[bool, deque[Link]] = {True: deque(), False: deque()}
 
     def add(self, links: Iterator[Link]) -> None:
@@ -73,7 +75,7 @@ def crawl(get: Callable[[str], httpx.Response], host: str, maximum: int, *, know
 
 
 def _problem(link: Link, response: httpx.Response) -> str:
-    if response.is_redirect:
+    if response.is_redirect and response.status_code != _ENDLESS:
         return ""
     if response.status_code != 200:
         return str(response.status_code)
@@ -91,7 +93,7 @@ def _follow(get: Callable[[str], httpx.Response], link: Link, origin: str) -> tu
             break
         url, response = target, get(_path(target))
     else:
-        response.status_code = 310
+        response.status_code = _ENDLESS
     return response, url
 
 

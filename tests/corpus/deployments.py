@@ -17,7 +17,7 @@ from tests.support.running_platform import FINISHED, Platform, wait_for
 MAXIMUM_LINKS = 60
 # Longer than all stages of the largest plan together.
 _SECONDS = 4 * 3600.0
-_DETECTION = re.compile(r"^install  system (?:Framework )?([^:]+):", re.MULTILINE)
+_DETECTION = re.compile(r"^install  system (?:Framework (.+?):|(Plain static files|No known framework))", re.MULTILINE)
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -71,7 +71,7 @@ def deploy_row(platform: Platform, row: Row, copy: Copy, revision: str, logs: Pa
         name=row.name,
         commit=row.commit,
         revision=revision,
-        detection=found[1] if found else "",
+        detection=(found[1] or found[2]) if found else "",
         status=deployment["status"],
         error=_error(deployment),
         warnings=[str(warning) for warning in deployment.get("warnings") or []],
