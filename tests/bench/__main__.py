@@ -7,7 +7,7 @@ import sys
 
 BENCHMARKS = (
     "platform", "routers", "builds", "queue", "streams", "log-capture", "log-archive", "floods", "recovery", "drain",
-    "exporter",
+    "exporter", "kubernetes",
 )  # fmt: skip
 
 
