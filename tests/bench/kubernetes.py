@@ -1,7 +1,7 @@
 """What a command in a pod costs on top of `kubectl run` by hand, in the same cluster.
 
 `python -m tests.kubernetes python -m tests.bench kubernetes`; needs KUBECONFIG, KUBERNETES_LOAD, and kubectl on PATH,
-beside KUBECONFIG in `bin/`, or in KUBECTL. Both print lines with the time of their origin, on this machine's clock, so
+in `bin/` next to KUBECONFIG, or in KUBECTL. Both print lines with the time of their origin, on this machine's clock, so
 that it only says something where the cluster's nodes are this machine.
 """
 
