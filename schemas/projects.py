@@ -62,13 +62,13 @@ class ProjectResource(Resource):
     build_command: str | None
     output_directory: str | None
     node_version: str | None
-    runtime: str
-    replicas: int
     url: str
     is_pinned: bool
     active_deployment_id: str | None
     created_at: datetime
     updated_at: datetime
+    runtime: str = "files"
+    replicas: int = 1
     default_branch: str | None = None
     build_network: str | None = None
 

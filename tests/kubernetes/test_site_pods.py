@@ -67,7 +67,10 @@ class Site:
 
 @pytest.fixture
 def make_site(platform: Platform, tmp_path: Path) -> Callable[..., Site]:
-    return lambda name, **settings: Site(platform, tmp_path, name, **settings)
+    def make(name: str, **settings: Any) -> Site:
+        return Site(platform, tmp_path, name, **settings)
+
+    return make
 
 
 def test_a_release_a_rollback_and_the_end(

@@ -223,13 +223,13 @@ class RouterAgent:
             self._directory.unroute(host)
             _log.info("router.route_removed", host=host)
         wrong = {host: deployment for host, deployment in snapshot.routes.items() if routes.get(host) != deployment}
+        routed = set(snapshot.routes.values())
+        self._correct_addresses(snapshot.artifacts[id_] for id_ in routed & snapshot.artifacts.keys())
         self._bring(wrong, snapshot.artifacts)
         self._show(wrong, {})
         for deployment in self._directory.deployments():
             if deployment not in snapshot.artifacts:
                 self._fetcher.delete(deployment)
-        routed = set(snapshot.routes.values())
-        self._correct_addresses(snapshot.artifacts[id_] for id_ in routed & snapshot.artifacts.keys())
         self._artifacts = {id_: artifact for id_, artifact in snapshot.artifacts.items() if id_ in routed}
         self._has_snapshot = True
         self._snapshot_number = snapshot.position.number
@@ -239,12 +239,10 @@ class RouterAgent:
     def _correct_addresses(self, artifacts: Iterable[SiteArtifact]) -> None:
         """Addresses of pods may have changed while their routes haven't."""
         for artifact in artifacts:
-            known = self._directory.address(artifact.deployment_id)
-            if artifact.pods_address is None and known is not None:
-                self._fetcher.delete(artifact.deployment_id)
-            elif artifact.pods_address is not None and artifact.pods_address != known:
-                self._fetcher.delete(artifact.deployment_id)
-                self._directory.place_address(artifact.deployment_id, artifact.pods_address)
+            if artifact.pods_address is None:
+                self._directory.forget_address(artifact.deployment_id)
+            elif artifact.pods_address != self._directory.address(artifact.deployment_id):
+                self._fetcher.place_address(artifact.deployment_id, artifact.pods_address)
 
     def _bring(self, routes: dict[str, str], artifacts: dict[str, SiteArtifact]) -> None:
         """Fetches what will replace files that are here, so that no visitor waits for it; for a few seconds only."""
@@ -331,7 +329,7 @@ class RouterAgent:
             self._artifacts[deployment_id] = artifact
         if artifact.pods_address is not None:
             # Here on every router: a former address of the deployment's pods leads nowhere.
-            self._directory.place_address(deployment_id, artifact.pods_address)
+            self._fetcher.place_address(deployment_id, artifact.pods_address)
         served = self._directory.current(host)
         # Or a visitor waits for it at this moment.
         is_asked_for = served is None or self._directory.has(served) or self._fetcher.is_fetching(served)

@@ -143,7 +143,7 @@ class SiteFetcher:
     def _bring(self, artifact: SiteArtifact) -> None:
         deployment_id = artifact.deployment_id
         if artifact.pods_address is not None:
-            self._directory.place_address(deployment_id, artifact.pods_address)
+            self.place_address(deployment_id, artifact.pods_address)
         elif not self._directory.has_files(deployment_id):
             started = time.monotonic()
             manifest = self._artifacts.manifest(artifact.tenant_id, artifact.manifest_digest)
@@ -158,6 +158,13 @@ class SiteFetcher:
             self._directory.forget_address(deployment_id)
         with self._directory.trial(deployment_id) as host:
             self._probe.verify(host, deployment_id)
+
+    def place_address(self, deployment_id: str, address: str) -> None:
+        """The pods at this address serve the deployment, and no files of it are here. Raises OSError."""
+        with self._evicting:
+            self._directory.place_address(deployment_id, address)
+            if self._sizes.pop(deployment_id, None) is not None:
+                self._show_sites()
 
     def delete(self, deployment_id: str) -> None:
         """Deletes a deployment that was discarded. Raises OSError."""

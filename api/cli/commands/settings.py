@@ -24,7 +24,7 @@ _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or
 
 @click.group()
 def settings() -> None:
-    """Settings of a project: its repository, branch and directory, and how it is built."""
+    """Settings of a project: its repository, branch and directory, how it is built, and what serves it."""
 
 
 @settings.command(name="ls")
@@ -70,9 +70,11 @@ def _update(invocation: Invocation, project: str | None, name: str, value: str |
         )
     try:
         request = msgspec.convert({name: value}, UpdateProjectRequest, strict=False)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
         raise ClientError(
-            f"{name} always has a value.", "Set another with `cloudify settings set`.", exit_code=ExitCode.USAGE
+            f"{name} always has a value." if value is None else f"{name}: {error}.",
+            "Set another with `cloudify settings set`.",
+            exit_code=ExitCode.USAGE,
         ) from None
     changed = invocation.client.update_project(get_project(invocation, project).id, request)
     if invocation.as_json:

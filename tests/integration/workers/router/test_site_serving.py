@@ -69,7 +69,9 @@ def router(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             (folder / "pods" / "sites" / ".deployments").mkdir(parents=True)
             agent: Any = AgentOfPods(folder / "my sites", folder / "pods", stack)
             nothing: Any = None
-            listener = RouterListener("127.0.0.1", internal, agent=agent, fetcher=nothing, domain="localhost")
+            listener = RouterListener(
+                "127.0.0.1", internal, agent=agent, fetcher=nothing, artifacts=nothing, domain="localhost"
+            )
             listener.start()
             stack.callback(listener.stop)
         stack.callback(server.stop)

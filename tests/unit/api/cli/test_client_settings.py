@@ -63,12 +63,20 @@ def test_a_setting_is_changed_alone(api: Api) -> None:
     assert api.changes == [{"nodeVersion": "22"}, {"buildCommand": None}, {"buildCommand": "null"}]
 
 
+def test_a_number_is_sent_as_one(api: Api) -> None:
+    assert "replicas of site is 2;" in run(api, "set", "replicas", "2").stderr
+    assert "runtime of site is pods;" in run(api, "set", "runtime", "pods").stderr
+    assert api.changes == [{"replicas": 2}, {"runtime": "pods"}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("set", "colour", "red"), "There is no setting 'colour'"),
         (("set", "isPinned", "true"), "There is no setting"),
         (("unset", "rootDirectory"), "rootDirectory always has a value."),
+        (("unset", "runtime"), "runtime always has a value."),
+        (("set", "replicas", "many"), "replicas: Expected `int"),
     ],
 )
 def test_what_is_no_setting(api: Api, arguments: tuple[str, ...], said: str) -> None:
