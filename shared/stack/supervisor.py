@@ -34,8 +34,10 @@ _LOOK_AT_DISK_EVERY_SECONDS = 5.0
 # Long enough for a busy machine; a server that ends is noticed at once.
 _PORTS_FREE_WITHIN_SECONDS = 5.0
 _READY_WITHIN_SECONDS = 180.0
-# Their sum is below the 10 s within which Ctrl-C must end everything.
-_WORKERS_SECONDS, _EDGE_SECONDS, _STORES_SECONDS = 4.0, 1.5, 3.0
+# Their sum is below the 10 s within which Ctrl-C must end everything, with a reserve for a machine that is busy.
+_CLIENTS_SECONDS, _SITES_SECONDS, _STORES_SECONDS = 4.0, 1.5, 2.5
+# What workers need for a release that they are about to confirm.
+_SITES = frozenset({"router", "caddy"})
 
 
 class StopRequested(Exception):
@@ -129,19 +131,21 @@ class Supervisor:
                 shown.wait()
 
     def stop(self) -> None:
-        """Stops workers first, then the servers they use. May be called again, and after a failed start."""
+        """Stops workers and API first, then the servers they use. May be called again, and after a failed start."""
         if self._pulse is not None:
             self._pulse.stop()
         roles = list(self._supervised)
-        stores = [role for role in roles if role in {server.name for server in self._servers()} and role != "caddy"]
-        workers = [role for role in roles if role.startswith("worker-")]
-        edge = [role for role in roles if role not in stores and role not in workers]
-        for group, seconds in ((workers, _WORKERS_SECONDS), (edge, _EDGE_SECONDS), (stores, _STORES_SECONDS)):
-            for role in group:
+        stores = {server.name: server.stop_seconds for server in self._servers() if server.name not in _SITES}
+        clients = [role for role in roles if role not in stores and role not in _SITES]
+        sites = [role for role in roles if role in _SITES]
+        for group, seconds in ((clients, _CLIENTS_SECONDS), (sites, _SITES_SECONDS), (stores, _STORES_SECONDS)):
+            started = [role for role in group if role in self._supervised]
+            for role in started:
                 self._supervised[role].ask_to_stop()
-            deadline = time.monotonic() + seconds
-            for role in group:
-                self._supervised.pop(role).stop(deadline)
+            asked_at = time.monotonic()
+            # Some need less: the others have ended meanwhile.
+            for role in sorted(started, key=lambda role: stores.get(role, seconds)):
+                self._supervised.pop(role).stop(asked_at + min(seconds, stores.get(role, seconds)))
         if roles:
             # On a full disk the records of ended processes remain, which is harmless.
             with contextlib.suppress(OSError):
