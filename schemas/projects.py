@@ -27,6 +27,8 @@ class CreateProjectRequest(Request):
     node_version: str | None = None
     runtime: str = "files"
     replicas: int = 1
+    # "none" or "filtered"; None: the installation's default.
+    build_network: str | None = None
 
 
 class UpdateProjectRequest(Request):
@@ -39,6 +41,7 @@ class UpdateProjectRequest(Request):
     build_command: str | msgspec.UnsetType | None = msgspec.UNSET
     output_directory: str | msgspec.UnsetType | None = msgspec.UNSET
     node_version: str | msgspec.UnsetType | None = msgspec.UNSET
+    build_network: str | msgspec.UnsetType | None = msgspec.UNSET
     is_pinned: bool | msgspec.UnsetType = msgspec.UNSET
     runtime: str | msgspec.UnsetType = msgspec.UNSET
     replicas: int | msgspec.UnsetType = msgspec.UNSET
@@ -67,6 +70,7 @@ class ProjectResource(Resource):
     created_at: datetime
     updated_at: datetime
     default_branch: str | None = None
+    build_network: str | None = None
 
 
 class ProjectReference(Resource):

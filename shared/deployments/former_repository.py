@@ -7,10 +7,10 @@ import msgspec
 from shared.db.database import Database
 
 # Besides a new commit, changed settings, variables or repository addresses require a rebuild. So does an unfinished
-# deployment that may replace the former one before this one ends.
+# deployment that may replace the former one before this one ends. A setting that a version has added is null.
 _FORMER = """
 SELECT former.commit_sha, run.output -> 'watched' AS watched,
-       former.settings <> d.settings OR former.repository_url <> d.repository_url
+       jsonb_strip_nulls(former.settings) <> jsonb_strip_nulls(d.settings) OR former.repository_url <> d.repository_url
        OR COALESCE(p.variable_deleted_at > former.created_at, false)
        OR EXISTS (
          SELECT 1 FROM environment_variables v WHERE v.project_id = d.project_id AND v.updated_at > former.created_at

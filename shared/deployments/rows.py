@@ -22,6 +22,7 @@ class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     node_version: str | None = None
     runtime: SiteRuntime = SiteRuntime.FILES
     replicas: int = 1
+    build_network: str | None = None
 
 
 class DeploymentRow(msgspec.Struct, frozen=True):

@@ -73,6 +73,10 @@ def framework_problem(framework: str) -> str | None:
     return None if fits else "must be the name of a framework in lower case, like vite or mkdocs"
 
 
+def build_network_problem(network: str) -> str | None:
+    return None if network in ("none", "filtered") else "must be none or filtered, or null for the platform's default"
+
+
 # Column → (name in JSON, check).
 CHECKS: Mapping[str, tuple[str, Callable[[str], str | None]]] = {
     "name": ("name", name_problem),
@@ -84,6 +88,7 @@ CHECKS: Mapping[str, tuple[str, Callable[[str], str | None]]] = {
     "build_command": ("buildCommand", find_command_problem),
     "output_directory": ("outputDirectory", directory_problem),
     "node_version": ("nodeVersion", node_version_problem),
+    "build_network": ("buildNetwork", build_network_problem),
 }
 
 

@@ -50,6 +50,7 @@ class ProjectService:
         self._database = database
         self._projects = projects
         self._addresses = AddressPolicy(network.egress_allowed_networks)
+        self._may_choose_network = network.build_network_choice
         self._credentials = credentials
         self._queue = queue
         self._sites = sites
@@ -131,6 +132,10 @@ class ProjectService:
 
     def _validate(self, values: Mapping[str, object], *, allows_files: bool) -> None:
         problems = field_problems(values) | runtime_problems(values, self._site_pods)
+        if values.get("build_network") is not None and not self._may_choose_network:
+            problems["buildNetwork"] = (
+                "can't be chosen on this installation; its operator allows it with CLOUDIFY_BUILD_NETWORK_CHOICE=true"
+            )
         code: ErrorCode | None = None
         address = values.get("repository_url")
         if isinstance(address, str):
@@ -203,6 +208,7 @@ class ProjectService:
             created_at=row.created_at,
             updated_at=row.updated_at,
             default_branch=row.default_branch,
+            build_network=row.build_network,
         )
 
 
@@ -223,6 +229,7 @@ def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | No
         node_version=request.node_version,
         runtime=SiteRuntime(request.runtime),
         replicas=request.replicas,
+        build_network=request.build_network,
         repository_set_by=set_by,
     )
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import CERTIFICATES, NAMES, NETWORKS, PROXY, url
+from shared.settings.kinds import BOOLEAN, CERTIFICATES, NAMES, NETWORKS, PROXY, choice, url
 
 
 @part
 class NetworkSettings:
-    """The way out of installs and clones; builds reach nothing."""
+    """The way out of installs and clones, and of builds that have a network."""
 
     egress_allowed_hosts: tuple[str, ...] = setting(
         "EGRESS_ALLOWED_HOSTS",
         NAMES,
-        "Host names, or `.suffix` for all below one, that installs may reach.",
+        "Host names, or `.suffix` for all below one, that installs and builds may reach.",
         default=(),
         default_text="every public host",
     )
@@ -25,6 +25,18 @@ class NetworkSettings:
         "Networks (CIDRs) of the operator's own registries and git servers, which everybody's installs and clones may"
         " reach: also at private addresses, over `http://`, and without the proxy.",
         default=(),
+    )
+    build_network: str = setting(
+        "BUILD_NETWORK",
+        choice("none", "filtered"),
+        "What builds reach where the project doesn't say: nothing, or what installs reach. `make run` sets `filtered`.",
+        default="none",
+    )
+    build_network_choice: bool = setting(
+        "BUILD_NETWORK_CHOICE",
+        BOOLEAN,
+        "Whether a project's `buildNetwork` decides what its builds reach. `make run` sets `true`.",
+        default=False,
     )
     npm_registry: str = setting(
         "NPM_REGISTRY",

@@ -124,6 +124,9 @@ def assemble(home: Home, environment: Mapping[str, str]) -> Platform:
         # One machine's bounds apply regardless of the plan.
         "CLOUDIFY_BUILDS_AT_ONCE": str(DEFAULT_THREADS[Pool.BUILD]),
         "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": str(largest_build_mebibytes(_machine_bytes())),
+        # Who runs the platform on one machine runs their own projects.
+        "CLOUDIFY_BUILD_NETWORK": "filtered",
+        "CLOUDIFY_BUILD_NETWORK_CHOICE": "true",
         "CLOUDIFY_ROUTER_URL": f"http://127.0.0.1:{before.web_port}",
         "CLOUDIFY_ROUTER_INTERNAL_PORT": str(before.router.listen_port or ports["router"]),
     }

@@ -90,6 +90,7 @@ def make_context(
         "build_command": None,
         "output_directory": None,
         "node_version": None,
+        "build_network": None,
         "is_preview": False,
         "clean": False,
         "if_changed": False,

@@ -81,6 +81,7 @@ DEPLOYMENT = DeploymentView(
     build_command=None,
     output_directory=None,
     node_version=None,
+    build_network=None,
     is_preview=False,
     clean=False,
     if_changed=False,
@@ -132,6 +133,7 @@ class Pipeline:
             sites=settings.sites,
             limits=settings.limits,
             secrets=settings.secrets,
+            network=settings.network,
         )
         self.build_cache = build.build_cache
         self._stages = {

@@ -70,9 +70,9 @@ _ADVICE: tuple[_Advice, ...] = (
         "install",
     ),
     _advice(
-        rb'binary with name "go" not found|failed to download modules',
-        "Hugo fetches modules with Go and a network, and builds have neither: run `hugo mod vendor` and commit the"
-        " directory _vendor, or make the theme a git submodule.",
+        rb'binary with name "go" not found',
+        "Hugo fetches modules with Go, which builds don't have: run `hugo mod vendor` and commit the directory _vendor,"
+        " or make the theme a git submodule.",
         "build",
     ),
     _advice(
@@ -81,26 +81,51 @@ _ADVICE: tuple[_Advice, ...] = (
         " that is `lefthook install || true`, in MkDocs the option `fallback_to_build_date: true` of the plugin that"
         " dates pages; the variable CLOUDIFY is set in every build.",
     ),
-    _advice(
-        rb"EAI_AGAIN|ENOTFOUND|ENETUNREACH|[Tt]emporary failure in name resolution|[Cc]ould not resolve host"
-        rb"|Failed to fetch [^\n]{1,100} from Google Fonts|Inlining of fonts failed|TypeError: fetch failed"
-        rb"|[Nn]ame or service not known|Network is unreachable",
-        "Builds have no network, only installs do: keep in the repository what the build fetches (fonts, too: with"
-        " Next.js `next/font/local`), or fetch it in a postinstall script of package.json.",
-        "build",
-    ),
 )
 
+# A build that reaches nothing, as the tools of the field say it. A refused connection to the sandbox's own loopback is
+# the project's own server, which a network doesn't start.
+_NO_NETWORK = re.compile(
+    b"|".join(
+        (
+            # Node and what is built on it.
+            rb"getaddrinfo|EAI_(?:AGAIN|FAIL)|\bENOTFOUND\b|ENETUNREACH|EHOSTUNREACH",
+            rb"fetch failed|ERR_PNPM_META_FETCH_FAIL",
+            rb"ECONNREFUSED (?!127\.|\[?::1|localhost)|FailedToOpenSocket|ConnectionRefused downloading",
+            rb"Failed to fetch|Inlining of fonts failed|net::ERR_(?:NAME_NOT_RESOLVED|INTERNET_DISCONNECTED)",
+            # The C library, curl, wget and git.
+            rb"name resolution|name or service not known|name does not resolve|nodename nor servname",
+            rb"no address associated with hostname|network is unreachable|no route to host",
+            rb"(?:could not|couldn't|unable to|failed to) resolve|curl: \([67]\)|unable to access 'https?:",
+            # Python.
+            rb"NewConnectionError|NameResolutionError|Max retries exceeded with|urlopen error",
+            rb"failed to reach any of the inventories|intersphinx inventory [^\n]{1,200} not fetchable",
+            # Go and Hugo.
+            rb"dial tcp: lookup|no such host|dial tcp [^\n]{1,100}: (?:connect: )?(?:connection refused|i/o timeout)",
+            rb"failed to (?:fetch|get) (?:remote )?resource|calling (?:resources\.)?GetRemote|failed to download",
+            # Rust, Deno, Ruby, Java and PHP.
+            rb"failed to lookup address information|dns error|error sending request for url",
+            rb"Failed to open TCP connection|SocketError|UnknownHostException|php_network_getaddresses",
+            rb"proxy[^\n]{0,100}connection refused",
+        )
+    ),
+    re.IGNORECASE,
+)
 
 # As dash and bash say it; npm puts the shell's name before it.
 _NOT_FOUND = re.compile(rb"(?m)(?:^|[ :])([A-Za-z0-9@._/-]{1,60}): (?:command )?not found\s*$")
 
 
-def advice_for(output: bytes, kind: Literal["install", "build"]) -> str:
-    """One or two sentences for a failure message, or nothing. `output` is the end of what the command printed."""
+def advice_for(output: bytes, kind: Literal["install", "build"], network: str = "") -> str:
+    """One or two sentences for a failure message, or nothing. `output` is the end of what the command printed.
+
+    `network`: what to say if the command seems to have reached nothing.
+    """
     for advice in _ADVICE:
         if advice.kind in (None, kind) and advice.printed.search(output):
             return advice.text
+    if network and _NO_NETWORK.search(output):
+        return network
     missing = _NOT_FOUND.findall(output)
     if not missing:
         return ""

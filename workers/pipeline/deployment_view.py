@@ -58,6 +58,7 @@ def deployment_view(row: DeploymentRow) -> DeploymentView:
         build_command=settings.build_command,
         output_directory=settings.output_directory,
         node_version=settings.node_version,
+        build_network=settings.build_network,
         is_preview=row.is_preview,
         clean=row.clean,
         runtime=settings.runtime,

@@ -49,6 +49,7 @@ class DeploymentView:
     build_command: str | None
     output_directory: str | None
     node_version: str | None
+    build_network: str | None
     is_preview: bool
     clean: bool
     runtime: SiteRuntime

@@ -16,6 +16,7 @@ _SETTINGS = {
 _UNSET = {
     "repositoryUrl": "none",
     "repositoryBranch": "the repository's default branch",
+    "buildNetwork": "the installation's default",
 }
 
 _project_option = click.option("--project", metavar="PROJECT", help="Id, slug or name; default: the linked project.")

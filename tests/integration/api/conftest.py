@@ -15,6 +15,7 @@ from shared.settings import (
     ApiSettings,
     DatabaseSettings,
     DirectorySettings,
+    NetworkSettings,
     ObjectStoreSettings,
     QueueSettings,
     SecretSettings,
@@ -24,7 +25,14 @@ from tests.support.api_platform import Account, Platform
 
 
 @pytest.fixture
-def settings(database_url: str, redis_url: str, object_store_settings: ObjectStoreSettings, tmp_path: Path) -> Settings:
+def settings(
+    request: pytest.FixtureRequest,
+    database_url: str,
+    redis_url: str,
+    object_store_settings: ObjectStoreSettings,
+    tmp_path: Path,
+) -> Settings:
+    """The parameter, if there is one, is the part of the network."""
     return Settings(
         directories=DirectorySettings(home=tmp_path),
         database=DatabaseSettings(url=database_url),
@@ -33,6 +41,7 @@ def settings(database_url: str, redis_url: str, object_store_settings: ObjectSto
         secrets=SecretSettings(
             secret_key=b"a secret of the tests, 32 bytes or more", encryption_keys={"k1": b"1" * 32}
         ),
+        network=getattr(request, "param", NetworkSettings()),
         api=ApiSettings(registration_enabled=True, hosts=("testserver.local",)),
     )
 

@@ -12,6 +12,7 @@ from shared.plans import Plan, limits_of
 from shared.projects.variable_repository import VariableRepository
 from shared.projects.variable_service import ProjectVariable, Rotation, VariableService
 from shared.secrets_box import SecretsBox
+from shared.settings import NetworkSettings
 
 
 def fields_of(response: Any) -> set[str]:
@@ -69,6 +70,36 @@ def test_another_repository_has_another_default_branch(account) -> None:
     for sent, seen in ((address, "trunk"), ("https://git.example.org/b.git", None)):
         changed = account.request("PATCH", path, json={"repositoryUrl": sent}).json()["data"]
         assert changed["defaultBranch"] == seen
+
+
+def test_a_network_for_builds_is_refused_where_projects_have_no_choice(account) -> None:
+    body = {"name": "Site", "buildNetwork": "filtered"}
+    response = account.request("POST", "/api/projects", json=body)
+    assert (response.status_code, fields_of(response)) == (422, {"buildNetwork"})
+    assert "CLOUDIFY_BUILD_NETWORK_CHOICE=true" in response.text
+    project = account.request("POST", "/api/projects", json=body | {"buildNetwork": None}).json()["data"]
+    for value in ("filtered", "none"):
+        changed = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildNetwork": value})
+        assert (changed.status_code, fields_of(changed)) == (422, {"buildNetwork"})
+    # One that was chosen earlier can be taken back.
+    unset = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildNetwork": None})
+    assert unset.json()["data"]["buildNetwork"] is None
+
+
+@pytest.mark.parametrize("settings", [NetworkSettings(build_network_choice=True)], indirect=True)
+def test_a_network_for_builds_is_chosen_by_the_project(account) -> None:
+    address = "https://git.example.org/a.git"
+    body = {"name": "Site", "buildNetwork": "filtered", "repositoryUrl": address}
+    project = account.request("POST", "/api/projects", json=body).json()["data"]
+    assert project["buildNetwork"] == "filtered"
+    account.request("POST", "/api/deployments", json={"projectId": project["id"]})
+    query = "SELECT settings ->> 'build_network' FROM deployments"
+    assert account.platform.backends.database.fetch_value(str, query) == "filtered"
+    for value in ("none", None):
+        changed = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildNetwork": value})
+        assert changed.json()["data"]["buildNetwork"] == value
+    wrong = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildNetwork": "all"})
+    assert (wrong.status_code, fields_of(wrong)) == (422, {"buildNetwork"})
 
 
 def test_every_wrong_field_is_named(account) -> None:

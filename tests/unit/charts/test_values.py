@@ -123,6 +123,18 @@ def test_the_settings_of_every_process_can_be_loaded() -> None:
             assert settings.api.trusted_proxies
 
 
+@pytest.mark.parametrize("value", [True, "true"])
+def test_builds_get_a_network_by_settings_alone(value: object) -> None:
+    chosen = {"settings": {"CLOUDIFY_BUILD_NETWORK": "filtered", "CLOUDIFY_BUILD_NETWORK_CHOICE": value}}
+    for values, is_open in ((FIVE_VALUES, False), (merged(FIVE_VALUES, chosen), True)):
+        resources = render(values)
+        for workload in ("api", "worker-build"):
+            [name] = [found for found, _pod in pod_specs(resources) if found.endswith(workload)]
+            given = variables(resources, name)
+            assert given.get("CLOUDIFY_BUILD_NETWORK", "none") == ("filtered" if is_open else "none")
+            assert given.get("CLOUDIFY_BUILD_NETWORK_CHOICE", "false") == ("true" if is_open else "false")
+
+
 def test_secrets_are_mounted_where_the_settings_look() -> None:
     for values in (FIVE_VALUES, evaluation_values()):
         resources = render(values)

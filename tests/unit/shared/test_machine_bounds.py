@@ -51,6 +51,11 @@ def test_a_platform_on_one_machine_is_bounded_and_others_are_not(tmp_path: Path)
         one = assemble(home, {}).settings.limits
         assert (one.builds_at_once, one.memory_bytes) == (2, None)
         assert one.largest_memory_bytes is not None
+        network = assemble(home, {}).settings.network
+        elsewhere = load_settings({**ENVIRONMENT, "CLOUDIFY_EXECUTOR": "bubblewrap"}).network
+        assert (network.build_network, network.build_network_choice) == ("filtered", True)
+        assert (elsewhere.build_network, elsewhere.build_network_choice) == ("none", False)
+        assert assemble(home, {"CLOUDIFY_BUILD_NETWORK": "none"}).settings.network.build_network == "none"
         assert assemble(home, {"CLOUDIFY_BUILDS_AT_ONCE": "7"}).settings.limits.builds_at_once == 7
     finally:
         home.unlock()

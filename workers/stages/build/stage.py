@@ -1,4 +1,4 @@
-"""The build stage: runs the build command without network and keeps the directory it wrote."""
+"""The build stage: runs the build command and keeps the directory it wrote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from shared.deployments.state import Stage
-from shared.settings import LimitSettings, SecretSettings, SiteSettings
+from shared.settings import LimitSettings, NetworkSettings, SecretSettings, SiteSettings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import (
     VIRTUAL_ENVIRONMENT,
@@ -32,6 +32,7 @@ from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.build.cache import BuildCache, packages_digest
 from workers.stages.build.collect import collect_output
+from workers.stages.build.network import BuildNetwork, network_of, summary
 
 
 def build(parts: StageParts) -> BuildStage:
@@ -46,6 +47,7 @@ def build(parts: StageParts) -> BuildStage:
         sites=settings.sites,
         limits=settings.limits,
         secrets=settings.secrets,
+        network=settings.network,
     )
 
 
@@ -62,12 +64,14 @@ class BuildStage(StageFunction):
         sites: SiteSettings,
         limits: LimitSettings,
         secrets: SecretSettings,
+        network: NetworkSettings,
     ) -> None:
         self._executor = executor
         self._snapshots = snapshots
         self._toolchain = toolchain
         self._sites = sites
         self._limits = limits
+        self._network = network
         self._cache = StageCache(snapshots, index, "output")
         self.build_cache = BuildCache(snapshots, index)
         self._digest_key = hmac.digest(secrets.secret_key, b"build environment", "sha256")
@@ -82,7 +86,11 @@ class BuildStage(StageFunction):
         installed = context.inputs[INSTALL]
         detection, tools = installed.detection, installed.tools
         environment = self._environment(context, detection, tools)
+        network = network_of(context.deployment, self._network)
         components = self._components(installed, detection, environment, tools)
+        if network.is_filtered and detection.build_command is not None:
+            # What the build fetched may be another thing for the next commit, even if that changes nothing here.
+            components["commit"] = environment["CLOUDIFY_COMMIT_SHA"]
         if detection.build_command is not None:
             check_command(detection.build_command, "build command")
         record = self._cache.find(context, [components])
@@ -95,9 +103,11 @@ class BuildStage(StageFunction):
         if detection.build_command is None:
             collected = collect_output(self._executor, context, trees, detection, inputs)
         else:
-            collected = self._built(context, trees, detection, environment, inputs, tools)
+            collected = self._built(context, trees, detection, environment, inputs, tools, network)
         snapshot = trees.save(tenant_id, collected)
         self._cache.record(context, components, snapshot, {})
+        if "commit" in components:
+            context.log.system("It was built with a network, so it is kept for this commit only.")
         context.log.system(f"Output stored ({snapshot.digest[:12]}, {snapshot.size_bytes // 1024} KiB packed).")
         return StageResult(BuildOutput(output=snapshot.digest))
 
@@ -109,6 +119,7 @@ class BuildStage(StageFunction):
         environment: dict[str, str],
         inputs: tuple[StoredTree, ...],
         tools: Sequence[Tool],
+        network: BuildNetwork,
     ) -> Tree:
         """`inputs`: the source, and the dependencies if there are any."""
         dependencies = next((tree.digest for tree in inputs[1:]), "none")
@@ -123,7 +134,9 @@ class BuildStage(StageFunction):
             }
             cached = stack.enter_context(self.build_cache.opened(context, detection, source, components))
             layers = inputs if cached.layer is None else (*inputs, cached.layer)
-            changes = self._build(context, trees, detection, environment, layers, tools, is_fresh=cached.layer is None)
+            changes = self._build(
+                context, trees, detection, environment, layers, tools, network, is_fresh=cached.layer is None
+            )
             collected = collect_output(self._executor, context, trees, detection, (*layers, changes))
             cached.store(changes)
         return collected
@@ -185,6 +198,7 @@ class BuildStage(StageFunction):
         environment: dict[str, str],
         layers: tuple[StoredTree, ...],
         tools: Sequence[Tool],
+        network: BuildNetwork,
         *,
         is_fresh: bool,
     ) -> Tree:
@@ -199,13 +213,15 @@ class BuildStage(StageFunction):
             changes="build",
             environment=environment,
             output_bytes=self._limits.output_bytes,
-            network="none",
+            network=network.of_sandbox,
             mounts=mounts(tools),
             output="build",
         )
         tail = OutputTail()
         result = run_logged(self._executor, context, spec, trees, tail)
-        advice = advice_for(tail.data, "build")
+        if network.is_filtered:
+            context.log.system(summary(result.traffic))
+        advice = advice_for(tail.data, "build", network.advice)
         if not (advice or is_fresh or result.exit_code == 127):
             advice = "It started from files of an earlier build; a clean deployment doesn't."
         raise_failure(context, result, "build command", advice)

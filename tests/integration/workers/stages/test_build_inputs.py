@@ -12,7 +12,7 @@ import pytest
 
 from shared.db.database import Database
 from shared.deployments.state import Stage
-from shared.settings import LimitSettings, SecretSettings, SiteSettings
+from shared.settings import LimitSettings, NetworkSettings, SecretSettings, SiteSettings
 from tests.support.artifact_stores import MemoryArtifactStore
 from tests.support.repositories import write_site
 from tests.support.stage_context import TENANT, add_project, add_tenant, make_context
@@ -101,6 +101,7 @@ class Host:
             sites=SiteSettings(),
             limits=LimitSettings(),
             secrets=SecretSettings(secret_key=b"k" * 32, encryption_keys={}),
+            network=NetworkSettings(),
         )
         installed = InstallOutput(source=self.source, dependencies=self.dependencies, detection=DETECTION)
         recorded = msgspec.to_builtins(installed)
