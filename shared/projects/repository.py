@@ -86,8 +86,8 @@ INSERT INTO projects (id, tenant_id, name, slug, repository_url, repository_bran
                       runtime, replicas, build_network, repository_set_by)
 SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, COALESCE(%(repository_branch)s::text, 'main'),
        %(repository_branch)s::text IS NULL, %(root_directory)s, %(framework)s, %(install_command)s, %(build_command)s,
-       %(output_directory)s, %(node_version)s, %(runtime)s, %(replicas)s, %(build_network)s::build_network,
-       %(repository_set_by)s
+       %(output_directory)s, %(node_version)s, %(runtime)s, %(replicas)s,
+       %(build_network)s::build_network, %(repository_set_by)s
 WHERE NOT EXISTS (SELECT 1 FROM deployments d WHERE d.host = %(slug)s)
 ON CONFLICT (slug) DO NOTHING
 RETURNING {columns_of(ProjectRow, active_deployment_id="NULL", repository_branch=NAMED_BRANCH)}
