@@ -3,79 +3,66 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True, slots=True)
-class _Advice:
-    """`printed`: a pattern in the output; `kind`: the only command that it is said of, None for both."""
-
-    printed: re.Pattern[bytes]
-    text: str
-    kind: Literal["install", "build"] | None = None
-
-
-def _advice(printed: bytes, text: str, kind: Literal["install", "build"] | None = None) -> _Advice:
-    return _Advice(re.compile(printed), text, kind)
-
+from workers.commands.advice_rows import FURTHER_ADVICE, Advice, advice
 
 # The first that fits is given: what is more particular comes first.
-_ADVICE: tuple[_Advice, ...] = (
-    _advice(
+_ADVICE: tuple[Advice, ...] = (
+    advice(
         rb"heap out of memory",
         "Node's heap was full: set the variable NODE_OPTIONS to --max-old-space-size=… (in MiB, below the plan's"
         " memory), or let the build do less at once.",
     ),
-    _advice(
+    advice(
         rb"ERR_OSSL_EVP_UNSUPPORTED|error:0308010C",
         "This webpack is older than the Node that runs it: update it, or ask for Node 16 (`engines` in package.json or"
         " .nvmrc), or set the variable NODE_OPTIONS to --openssl-legacy-provider.",
     ),
-    _advice(
+    advice(
         rb"Treating warnings as errors because process\.env\.CI",
         "Warnings are errors where CI is set: fix them, or set the variable CI to false.",
         "build",
     ),
-    _advice(
+    advice(
         rb"Failed to replace env in config: \$\{|Environment variable not found \(|npm (?:ERR!|error) code E40[13]"
         rb"|ERR_PNPM_FETCH_40[13]|YN0033|YN0041",
         "A registry wants credentials: name a variable in the package manager's configuration (`${NPM_TOKEN}` in"
         " .npmrc), and set it for installs, which see no other: `cloudify env set NPM_TOKEN --stage install`.",
         "install",
     ),
-    _advice(
+    advice(
         rb"npm (?:ERR!|error) code ERESOLVE",
         "Peer dependencies contradict each other: run `npm install` where you develop, fix what it reports and commit"
         " package-lock.json, or set the install command to `npm install --legacy-peer-deps`.",
         "install",
     ),
-    _advice(
+    advice(
         rb"npm (?:ERR!|error) code EBADENGINE|ERR_PNPM_UNSUPPORTED_ENGINE|The engine \"node\" is incompatible",
         "A package doesn't run on this Node: name another version in .nvmrc, in `engines` of package.json or in the"
         " project's settings.",
         "install",
     ),
-    _advice(
+    advice(
         rb"gyp ERR! stack Error: (?:not found: (?:make|g\+\+)|Could not find any Python)"
         rb"|\b(?:g\+\+|cc|gcc|make): not found",
         "A package has to be compiled, and the worker's machine has no compiler: install g++ and make there, or use a"
         " version of the package that comes compiled.",
         "install",
     ),
-    _advice(
+    advice(
         rb"unable to detect version|SETUPTOOLS_SCM_PRETEND_VERSION",
         "The package takes its version from git's history, which builds don't have: set the install command to"
         " `SETUPTOOLS_SCM_PRETEND_VERSION=1.0.0 uv sync`, with the version that the site is to name.",
         "install",
     ),
-    _advice(
+    advice(
         rb'binary with name "go" not found',
         "Hugo fetches modules with Go, which builds don't have: run `hugo mod vendor` and commit the directory _vendor,"
         " or make the theme a git submodule.",
         "build",
     ),
-    _advice(
+    advice(
         rb"not a git repository|[Uu]nable to find a git directory|InvalidGitRepositoryError",
         "A build gets the files of one commit, without .git: leave out there what asks git. In a script of package.json"
         " that is `lefthook install || true`, in MkDocs the option `fallback_to_build_date: true` of the plugin that"
@@ -112,6 +99,8 @@ _NO_NETWORK = re.compile(
     re.IGNORECASE,
 )
 
+# What tools also say without failing is looked for in the last lines alone.
+_ENDING_BYTES = 8192
 # As dash and bash say it; npm puts the shell's name before it.
 _NOT_FOUND = re.compile(rb"(?m)(?:^|[ :])([A-Za-z0-9@._/-]{1,60}): (?:command )?not found\s*$")
 
@@ -121,9 +110,10 @@ def advice_for(output: bytes, kind: Literal["install", "build"], network: str = 
 
     `network`: what to say if the command seems to have reached nothing.
     """
-    for advice in _ADVICE:
-        if advice.kind in (None, kind) and advice.printed.search(output):
-            return advice.text
+    for rows, printed in ((_ADVICE, output), (FURTHER_ADVICE, output[-_ENDING_BYTES:])):
+        for row in rows:
+            if row.kind in (None, kind) and row.printed.search(printed):
+                return row.text
     if network and _NO_NETWORK.search(output):
         return network
     missing = _NOT_FOUND.findall(output)

@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.errors import StageFailure
 from workers.frameworks.detection import Detection
+from workers.frameworks.install_parts import InstallParts, split_node, split_python
 from workers.frameworks.local_dependencies import (
     is_plain_install,
     node_configuration_reads_files,
@@ -18,6 +19,7 @@ from workers.frameworks.local_dependencies import (
     python_lock_reads_files,
     python_project_reads_files,
     requirements_read_files,
+    uv_lock_names_local_index,
     uv_settings_read_files,
 )
 from workers.frameworks.node_projects import LOCKFILES, install_scripts_of
@@ -53,13 +55,15 @@ _WRITTEN = ("node_modules", ".yarn/cache", ".yarn/unplugged")
 class DependencyFiles:
     """What an install depends on in the repository: digests of what it reads, empty where there is none.
 
-    `reader`: what, in words, may read any other file of it while the install runs; None where nothing does.
+    `reader`: what, in words, may read any other file of it while the install runs; None where nothing does. `parts`:
+    how the install is split so that only its second part does; None where it can't be, or needn't.
     """
 
     lockfile: str
     packages: str
     configuration: str
     reader: str | None
+    parts: InstallParts | None = None
 
 
 def read_dependency_files(tree: SourceTree, detection: Detection) -> DependencyFiles:
@@ -71,11 +75,13 @@ def read_dependency_files(tree: SourceTree, detection: Detection) -> DependencyF
     packages = _package_files(tree, directory) if is_node else []
     places = dict.fromkeys((directory, installed_with(tree, directory), *(ancestors(path)[1] for path in packages)))
     patches = [path for at in places for name in _PATCH_DIRECTORIES for path in tree.find_below(join(at, name))]
+    reader = source_reader(tree, detection)
     return DependencyFiles(
         lockfile=_digest_files(tree, _lockfiles(tree, detection)),
         packages="" if detection.runtime == "python" else _digest_packages(tree, directory),
         configuration=_digest_files(tree, [*files, *patches]),
-        reader=source_reader(tree, detection),
+        reader=reader,
+        parts=None if reader is None else _install_parts(tree, detection),
     )
 
 
@@ -84,17 +90,36 @@ def source_reader(tree: SourceTree, detection: Detection) -> str | None:
 
     Then another commit may give other dependencies.
     """
+    reader = _general_reader(tree, detection)
+    if reader is not None:
+        return reader
+    if detection.runtime == "python":
+        return _python_source_reader(tree, detection)
+    return _node_source_reader(tree, detection.install_directory) if detection.runtime == "node" else "the install"
+
+
+def _general_reader(tree: SourceTree, detection: Detection) -> str | None:
     requirements = _requirements_name(detection)
     if detection.is_custom_install and not is_plain_install(
         detection.install_command or "", detection.package_manager, requirements
     ):
         return "the install command of the project's settings"
     # Either kind of project may use the environment at the root.
-    if tree.is_directory(".venv"):
-        return "the committed .venv"
+    return "the committed .venv" if tree.is_directory(".venv") else None
+
+
+def _install_parts(tree: SourceTree, detection: Detection) -> InstallParts | None:
+    """None where more than the project's own part reads its files."""
+    if _general_reader(tree, detection) is not None:
+        return None
     if detection.runtime == "python":
-        return _python_source_reader(tree, detection)
-    return _node_source_reader(tree, detection.install_directory) if detection.runtime == "node" else "the install"
+        return split_python(detection) if _python_packages_reader(tree, detection) is None else None
+    if detection.runtime != "node":
+        return None
+    place = detection.install_directory
+    if _node_source_reader(tree, place, split=join(place, "package.json")) is not None:
+        return None
+    return split_node(tree, detection)
 
 
 def runs_scripts(package: dict[str, Any]) -> bool:
@@ -132,7 +157,27 @@ def _python_source_reader(tree: SourceTree, detection: Detection) -> str | None:
     return project if python_project_reads_files(settings) else None
 
 
-def _node_source_reader(tree: SourceTree, directory: str) -> str | None:
+def _python_packages_reader(tree: SourceTree, detection: Detection) -> str | None:
+    """What reads files while everything is installed but the project itself and what is next to it."""
+    directory = detection.install_directory
+    for above in ancestors(directory):
+        for name in ("uv.toml", "poetry.toml"):
+            if python_configuration_reads_files(tree.read_text(join(above, name)) or ""):
+                return join(above, name)
+    text = (tree.read_lockfile(detection.lockfile) if detection.lockfile else None) or ""
+    project = join(directory, "pyproject.toml")
+    match (detection.lockfile or "").rpartition("/")[2]:
+        case "uv.lock":
+            is_read = uv_lock_names_local_index(text) or uv_settings_read_files(tree.read_text(project) or "")
+        case "poetry.lock":
+            is_read = python_lock_reads_files("poetry.lock", text)
+        case _:
+            is_read = True
+    return project if is_read else None
+
+
+def _node_source_reader(tree: SourceTree, directory: str, *, split: str | None = None) -> str | None:
+    """`split`: a package.json whose later scripts don't count."""
     for above in ancestors(directory):
         for name in _NODE_CONFIGURATION:
             text = tree.read_text(join(above, name))
@@ -143,7 +188,10 @@ def _node_source_reader(tree: SourceTree, directory: str) -> str | None:
             return f"the committed {join(directory, name)}"
     for path in _package_files(tree, directory):
         package, place = _read_package(tree, path), ancestors(path)[1]
-        if runs_scripts(package):
+        scripts = install_scripts_of(package)
+        if path == split:
+            scripts = {name: text for name, text in scripts.items() if name == "preinstall"}
+        if runs_scripts({"scripts": scripts}):
             return f"a script that {path} has for installs"
         if package_reads_files(package):
             return f"a dependency or patch that {path} names"

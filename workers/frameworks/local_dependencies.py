@@ -142,12 +142,16 @@ def uv_settings_read_files(text: str) -> bool:
     return _names_path(uv.get("index")) or '"find-links"' in json.dumps(uv, default=str)
 
 
+def uv_lock_names_local_index(text: str) -> bool:
+    return re.search(r'registry = "(?!https?://)', text) is not None
+
+
 def python_lock_reads_files(name: str, text: str) -> bool:
     """Of uv.lock, poetry.lock, Pipfile.lock and Pipfile."""
     if name == "Pipfile":
         return bool(re.search(r"""\b(?:path|editable)["']?\s*=|\bfile["']?\s*=\s*["'](?!https?://)""", text))
     if name == "uv.lock":
-        return bool(re.search(r'\{ (?:editable|directory|path) = |registry = "(?!https?://)', text))
+        return bool(re.search(r"\{ (?:editable|directory|path) = ", text)) or uv_lock_names_local_index(text)
     if name == "poetry.lock":
         return bool(re.search(r'(?m)^type = "(?:directory|file)"', text))
     return bool(re.search(r'"path"\s*:|"editable"\s*:\s*true|"file"\s*:\s*"(?!https?://)', text))

@@ -94,7 +94,7 @@ def read_node_project(
     else:
         reasons.append("Package manager npm: no packageManager field and no lockfile.")
     install_directory = _parent(lockfile) if lockfile else _workspace_of(tree, directory)
-    is_berry = manager == "yarn" and _is_berry(tree, install_directory, declared_version)
+    is_later_yarn = manager == "yarn" and is_berry(tree, install_directory, declared_version)
     node_version, version_reason = _node_version(tree, directory)
     if version_reason:
         reasons.append(version_reason)
@@ -109,7 +109,7 @@ def read_node_project(
             "There is no lockfile: versions are chosen whenever package.json changes, or for a clean deployment. Run"
             f" `{manager} install` and commit {missing} to pin them."
         )
-    command = _install_command(manager, is_frozen=lockfile is not None, is_berry=is_berry)
+    command = _install_command(manager, is_frozen=lockfile is not None, is_berry=is_later_yarn)
     if manager == "pnpm" and is_apart_from_pnpm_workspace(tree, install_directory):
         # It would install the workspace above instead.
         command += " --ignore-workspace"
@@ -212,7 +212,8 @@ def _workspace_of(tree: SourceTree, directory: str) -> str:
     return next(above, directory)
 
 
-def _is_berry(tree: SourceTree, directory: str, declared_version: str) -> bool:
+def is_berry(tree: SourceTree, directory: str, declared_version: str) -> bool:
+    """Whether the project is installed with a yarn from 2 on. `declared_version`: of `declared_manager`."""
     major = re.match(r"([\^~=>v\s]*)(\d{1,5})", declared_version)
     # `>=1` allows both, so that the project's files decide.
     if major and (int(major[2]) > 1 or ">" not in major[1]):

@@ -18,33 +18,33 @@ class StageCache:
     def __init__(self, snapshots: SnapshotStore, index: SnapshotIndex, kind: str) -> None:
         self._snapshots = snapshots
         self._index = index
-        self._kind = kind
+        self.kind = kind
 
     def find(self, context: StageContext, candidates: Sequence[Mapping[str, str]]) -> SnapshotRecord | None:
         """The output of the first set of components that has one. The last set explains a miss."""
         deployment = context.deployment
         if deployment.clean:
-            context.log.system(f"The cache of {self._kind} is not used: a clean deployment was asked for.")
+            context.log.system(f"The cache of {self.kind} is not used: a clean deployment was asked for.")
             return None
         scopes = _scopes(context)
         for components in candidates:
-            record = self._index.find(deployment.tenant_id, scopes, self._kind, cache_key(components))
+            record = self._index.find(deployment.tenant_id, scopes, self.kind, cache_key(components))
             if record is None:
                 continue
             if self._snapshots.exists(deployment.tenant_id, record.digest):
                 self._index.touch(deployment.tenant_id, record)
-                context.log.system(f"Cached {self._kind} used ({record.digest[:12]}): {_summary(components)}.")
+                context.log.system(f"Cached {self.kind} used ({record.digest[:12]}): {_summary(components)}.")
                 return record
             self._index.forget(deployment.tenant_id, record)
-        latest = self._index.latest(deployment.tenant_id, scopes, self._kind, _group(context))
+        latest = self._index.latest(deployment.tenant_id, scopes, self.kind, _group(context))
         reason = explain_miss(candidates[-1], _comparable(candidates[-1], latest))
-        context.log.system(f"No cached {self._kind}: {reason}.")
+        context.log.system(f"No cached {self.kind}: {reason}.")
         return None
 
     def own(self, context: StageContext, components: Mapping[str, str]) -> SnapshotRecord | None:
         """The record that `record` would replace."""
         scope = _scopes(context)[0]
-        return self._index.find(context.deployment.tenant_id, [scope], self._kind, cache_key(components))
+        return self._index.find(context.deployment.tenant_id, [scope], self.kind, cache_key(components))
 
     def record(
         self, context: StageContext, components: Mapping[str, str], snapshot: Snapshot, output: Mapping[str, object]
@@ -53,7 +53,7 @@ class StageCache:
         self._index.record(
             tenant_id=deployment.tenant_id,
             scope=_scopes(context)[0],
-            kind=self._kind,
+            kind=self.kind,
             key=cache_key(components),
             group=_group(context),
             digest=snapshot.digest,

@@ -29,12 +29,14 @@ class CloneOutput(Output, frozen=True, kw_only=True):
 class InstallOutput(Output, frozen=True, kw_only=True):
     """`source` and `dependencies` are digests of snapshots; `dependencies` is None if nothing was installed.
 
-    The dependency snapshot is the upper layer that the install left over the source. `watched` are the paths that
+    The dependency snapshot is the upper layer that the install left over the source. `prepared` is the one that the
+    project's own part of the install left over both, or None if there is no such part. `watched` are the paths that
     decide whether another commit has to be built.
     """
 
     source: str
     dependencies: str | None
+    prepared: str | None = None
     detection: Detection
     tools: list[Tool] = msgspec.field(default_factory=list[Tool])
     watched: list[str] = msgspec.field(default_factory=list[str])

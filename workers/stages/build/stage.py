@@ -98,7 +98,7 @@ class BuildStage(StageFunction):
             return StageResult(BuildOutput(output=record.digest), is_cache_hit=True)
         tenant_id = context.deployment.tenant_id
         trees = StageTrees(self._snapshots, context.directory)
-        digests = [digest for digest in (installed.source, installed.dependencies) if digest]
+        digests = [digest for digest in (installed.source, installed.dependencies, installed.prepared) if digest]
         inputs = tuple(StoredTree(tenant_id, digest) for digest in digests)
         if detection.build_command is None:
             collected = collect_output(self._executor, context, trees, detection, inputs)
@@ -121,7 +121,7 @@ class BuildStage(StageFunction):
         tools: Sequence[Tool],
         network: BuildNetwork,
     ) -> Tree:
-        """`inputs`: the source, and the dependencies if there are any."""
+        """`inputs`: the source, then the layers of the install if there are any."""
         dependencies = next((tree.digest for tree in inputs[1:]), "none")
         with ExitStack() as stack:
             stack.enter_context(trees.pinning())
@@ -173,6 +173,7 @@ class BuildStage(StageFunction):
         return {
             "source": installed.source,
             "dependencies": installed.dependencies or "none",
+            **({"prepared files": installed.prepared} if installed.prepared else {}),
             "build_command": detection.build_command or "none",
             "root_directory": detection.root_directory,
             "output_directory": " ".join(detection.output_directories),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from shared.errors import FailureCode, StageFailure
+from workers.frameworks.node_projects import FORCING_VARIABLE
 
 # What each package manager prints when its lockfile does not fit, and what fixes it.
 _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
@@ -16,6 +19,7 @@ _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
     (b"ERR_PNPM_LOCKFILE_BREAKING_CHANGE", "pnpm-lock.yaml", "pnpm install --force"),
     (b"ERR_PNPM_BROKEN_LOCKFILE", "pnpm-lock.yaml", "pnpm install --fix-lockfile"),
     (b"Your lockfile needs to be updated", "yarn.lock", "yarn install"),
+    (b"This package doesn't seem to be present in your lockfile", "yarn.lock", "yarn install"),
     (b"YN0028", "yarn.lock", "yarn install"),
     (b"lockfile had changes, but lockfile is frozen", "bun.lock", "bun install"),
     (b"lockfile at `uv.lock` needs to be updated", "uv.lock", "uv lock"),
@@ -27,11 +31,25 @@ _MISMATCHES: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
-def raise_mismatch(output: bytes) -> None:
-    """Raises StageFailure if the output of a package manager says that its lockfile doesn't match."""
+def raise_mismatch(output: bytes, others: Mapping[str, str] | None = None) -> None:
+    """Raises StageFailure if the output of a package manager says that its lockfile doesn't match.
+
+    `others`: lockfiles next to the one that is used → their package managers.
+    """
     for printed, lockfile, command in _MISMATCHES:
         if printed in output:
             raise StageFailure(
                 FailureCode.LOCKFILE_MISMATCH,
-                f"{lockfile} does not match the project's dependencies. Run `{command}` and commit {lockfile}.",
+                f"{lockfile} does not match the project's dependencies. Run `{command}` and commit {lockfile}."
+                f"{_advice_for(lockfile, others or {})}",
             )
+
+
+def _advice_for(lockfile: str, others: Mapping[str, str]) -> str:
+    if not others:
+        return ""
+    manager = next(iter(others.values()))
+    return (
+        f" There is also {', '.join(others)}: if that is the one that you keep up to date, delete {lockfile}, or choose"
+        f" its package manager with `cloudify env set {FORCING_VARIABLE}` (value: {manager})."
+    )

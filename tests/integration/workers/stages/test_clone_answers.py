@@ -240,6 +240,12 @@ def test_lockfiles_that_do_not_fit(printed: bytes, lockfile: str) -> None:
     with pytest.raises(StageFailure, match=lockfile) as caught:
         raise_mismatch(printed)
     assert caught.value.code is FailureCode.LOCKFILE_MISMATCH
+    assert "There is also" not in caught.value.message
+    # The other one may be the one that is kept up to date.
+    with pytest.raises(StageFailure, match=f"delete {lockfile}, or choose") as caught:
+        raise_mismatch(printed, {"other.lock": "other"})
+    assert "There is also other.lock" in caught.value.message
+    assert "(value: other)" in caught.value.message
 
 
 def test_a_server_of_endless_branches_costs_little(cloner: Cloner, http: GitServer) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +8,7 @@ import pytest
 
 from shared.errors import StageFailure
 from tests.support.stage_context import make_context
+from workers.commands.advice_rows import FURTHER_ADVICE
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import raise_failure
 from workers.executors.base import ExecutionResult, RunOutcome
@@ -94,11 +96,80 @@ def test_a_build_that_reaches_nothing_is_told_how_to_get_a_network(printed: byte
         b"Error: connect ECONNREFUSED 127.0.0.1:4000",
         b"Error: connect ECONNREFUSED ::1:4000",
         b"Error: something else",
-        b"Module not found: Error: Can't resolve './a'",
     ],
 )
 def test_other_failures_need_no_network(printed: bytes) -> None:
     assert advice_for(printed, "build", "Allow it.") == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed", "words"),
+    [
+        ("build", b'You are using Node.js 18.2.0. For Next.js, Node.js version ">=20.9.0" is required.', "nodeVersion"),
+        ("build", b"Node.js v18.20.8 is not supported by Astro!\nPlease upgrade", ".nvmrc"),
+        ("build", b"The Angular CLI requires a minimum Node.js version of v20.19", ".nvmrc"),
+        ("build", b"[ERROR] Minimum Node.js version not met :(", ".nvmrc"),
+        ("build", b"Vite requires Node.js version 20.19+ or 22.12+. Please upgrade", ".nvmrc"),
+        ("build", b"Error: Node Sass does not yet support your current environment: Linux 64-bit", "npm install sass"),
+        ("build", b"Error: Cannot find module @rollup/rollup-linux-x64-gnu. npm has a bug related to", "lockfile"),
+        ("build", b"Error: Cannot find module '../lightningcss.linux-x64-gnu.node'", "lockfile"),
+        ("build", b'Error: Could not load the "sharp" module using the linux-x64 runtime', "lockfile"),
+        ("install", b'npm error code EUNSUPPORTEDPROTOCOL\nnpm error Unsupported URL Type "workspace:"', "pnpm, yarn"),
+        ("install", b"error This project is configured to use pnpm because", "packageManager"),
+        ("install", b"Use \"yarn install\" for installation in this project", "packageManager"),
+        ("install", b"ERR_PNPM_PEER_DEP_ISSUES  Unmet peer dependencies", "strict-peer-dependencies"),
+        ("install", b"ERR_PNPM_IGNORED_BUILDS  Ignored build scripts: esbuild", "pnpm approve-builds"),
+        ("install", b"npm error code EINTEGRITY", "by its hash"),
+        ("install", b"ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "by its hash"),
+        ("install", b"npm error code E404\nnpm error 404 Not Found - GET", "NPM_TOKEN --stage install"),
+        ("install", b"error: GET https://packages.invalid/nothing-here - 404", "NPM_TOKEN --stage install"),
+        ("install", b"npm error code ETARGET\nnpm error notarget No matching version found for vite@99", "npm view"),
+        ("install", b'Couldn\'t find any versions for "vite" that matches "99"', "npm view"),
+        ("install", b"ERROR: Failed to set up chrome v131.0! Set \"PUPPETEER_SKIP_DOWNLOAD\"", "value: true"),
+        ("install", b"Error: Failed to download Chromium 130", "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD"),
+        ("install", b"The Cypress App could not be downloaded.", "CYPRESS_INSTALL_BINARY"),
+        ("install", b"npm error path /workspace/node_modules/hugo-bin\nHugo installation failed", "HUGO_VERSION"),
+        ("install", b"sharp: Installation error: getaddrinfo", "update the package"),
+        ("install", b"ERROR: Package 'a' requires a different Python: 3.11.9 not in '>=3.12'", ".python-version"),
+        ("install", b"Because the current Python version (3.11.9) does not satisfy Python>=3.12", ".python-version"),
+        ("install", b"Current Python version (3.11.9) is not allowed by the project (>=3.13).", ".python-version"),
+        ("install", b"ERROR: No matching distribution found for no-such-package", "package index"),
+        ("install", b"Because no-such-package was not found in the package registry", "package index"),
+        ("install", b"error: command '/usr/bin/gcc' failed: No such file or directory", "compiled"),
+        ("build", b"Config value 'theme': Unrecognised theme name: 'material'.", "mkdocs-material"),
+        ("build", b'Config value \'plugins\': The "awesome-pages" plugin is not installed', "docs/requirements.txt"),
+        ("build", b"Could not import extension myst_parser (exception: No module named", "docs/requirements.txt"),
+        ("build", b"Aborted with 3 warnings in strict mode!", "--strict"),
+        ("build", b"TOCSS: this feature is not available in your current Hugo version", "HUGO_VERSION"),
+        ("build", b'module "ananke" not found in "/workspace/themes/ananke"', "submodule"),
+        ("build", b'npm error Missing script: "build"', "buildCommand"),
+        ("build", b"Error: Missing required environment variable: CONTENTFUL_SPACE_ID", "env set NAME"),
+        ("build", b"Error: supabaseUrl is required.", "env set NAME"),
+        ("build", b"Error: process.env.API_URL is not defined", "env set NAME"),
+        ("build", b"    raise KeyError(key)\nKeyError: 'API_TOKEN'", "env set NAME"),
+        ("build", b"Module not found: Error: Can't resolve './components/Header'", "capital"),
+        ("build", b'Could not resolve "./Header" from "src/App.jsx"', "capital"),
+        ("build", b"Error: Cannot find module 'left-pad'", "npm install NAME"),
+        ("build", b"Error [ERR_MODULE_NOT_FOUND]: Cannot find package 'zod' imported from", "npm install NAME"),
+        ("build", b"Error: ENOSPC: System limit for number of file watchers reached, watch", "--watch"),
+    ],
+)  # fmt: skip
+def test_further_output_leads_to_a_command_or_a_setting(
+    kind: Literal["install", "build"], printed: bytes, words: str
+) -> None:
+    assert words in advice_for(b"before\n" + printed + b"\nafter", kind)
+
+
+def test_what_a_tool_said_long_before_the_end_is_no_reason() -> None:
+    warning = b"warning: the environment variable SENTRY_DSN is not set\n"
+    assert advice_for(warning, "build")
+    assert advice_for(warning + b"compiled page 1\n" * 1000, "build") == ""
+
+
+def test_no_pattern_repeats_without_bound() -> None:
+    """A tenant writes the output, and it is searched in a worker."""
+    for row in FURTHER_ADVICE:
+        assert not re.search(rb"(?<!\\)[*+]|\{\d+,\}", row.printed.pattern), row.printed.pattern
 
 
 @pytest.mark.parametrize(

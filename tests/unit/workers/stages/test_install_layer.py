@@ -10,7 +10,7 @@ import pytest
 from tests.support.ordinary_user import as_ordinary_user
 from tests.support.repositories import write_site
 from workers.filesystem.trees import remove_tree
-from workers.stages.install.stage import changes_source
+from workers.stages.install.layer import changes_source
 
 
 @pytest.mark.parametrize(
