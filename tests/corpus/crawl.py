@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from tests.corpus.links import PAGE, STYLE, Link, page_links, style_links
+from tests.corpus.links import FILE, PAGE, STYLE, Link, page_links, style_links
 
 _REDIRECTS = 5
 # The status of redirects without an end, which no server sends.
@@ -46,11 +46,18 @@ class _Queue:
         return first.popleft() if first else None
 
 
-def crawl(get: Callable[[str], httpx.Response], host: str, maximum: int, *, known: Container[str]) -> Crawl:
+def crawl(
+    get: Callable[[str], httpx.Response],
+    host: str,
+    maximum: int,
+    *,
+    known: Container[str] = (),
+    also: Iterable[str] = (),
+) -> Crawl:
     """Checks the first page and up to `maximum` of the links to the same host that it and its pages have.
 
     `get` fetches a path, with query, of the site at `host` without following redirects. Paths in
-    `known` are known to be broken.
+    `known` are known to be broken; those in `also` are files that scripts of the site load.
     """
     origin = f"http://{host}/"
     queue, found = _Queue(origin), Crawl()
@@ -59,6 +66,7 @@ def crawl(get: Callable[[str], httpx.Response], host: str, maximum: int, *, know
     found.status, found.text = response.status_code, response.text
     if response.status_code != 200 or first.wrong_type(response.headers.get("Content-Type", "")):
         return found
+    queue.add(Link(urljoin(origin, path), FILE, "/") for path in also)
     queue.add(page_links(response.text, url))
     while found.checked < maximum and (link := queue.take(found.checked)):
         found.checked += 1

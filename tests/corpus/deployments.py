@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tests.corpus.crawl import Crawl, crawl
+from tests.corpus.crawl import crawl
 from tests.corpus.repositories import Copy
 from tests.corpus.table import Row
 from tests.support.running_platform import FINISHED, Platform, wait_for
@@ -104,7 +105,8 @@ def _try_again(platform: Platform, name: str, row: Row, copy: Copy, logs: Path) 
 
 def _look(platform: Platform, name: str, row: Row, result: Result) -> None:
     host = f"{name}.localhost:{platform.sites_port}"
-    found: Crawl = crawl(lambda path: platform.get_site(name, path), host, MAXIMUM_LINKS, known=row.broken)
+    get = functools.partial(platform.get_site, name)
+    found = crawl(get, host, MAXIMUM_LINKS, known=row.broken, also=row.also)
     result.page_status, result.links = found.status, found.checked
     result.has_text = " ".join(row.text.split()) in " ".join(found.text.split())
     result.broken_assets, result.broken_pages = found.broken_assets, found.broken_pages

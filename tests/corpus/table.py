@@ -15,8 +15,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     `text`: part of the first page. `source`: the file that the second commit changes. `uncounted`: why the row isn't
     part of the rate; the message of its failure, which must have all of `message`, is judged instead. `broken`: links
-    that are broken wherever the site is deployed, with the reason. `retry`: settings of the second try that the message
-    of the first suggests. `differences`: why `<oracle> <fact>` of another program's detection isn't ours.
+    that are broken wherever the site is deployed, with the reason. `also`: paths of files that the site's scripts load.
+    `retry`: settings of the second try that the message of the first suggests. `differences`: why `<oracle> <fact>` of
+    another program's detection isn't ours.
     """
 
     repository: str
@@ -27,6 +28,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     uncounted: str = ""
     message: tuple[str, ...] = ()
     broken: dict[str, str] = {}
+    also: tuple[str, ...] = ()
     retry: dict[str, Any] = {}
     differences: dict[str, str] = {}
 

@@ -11,7 +11,12 @@ PAGE = """<!doctype html><title>Home</title>
 <a href="mailto:a@example.invalid">Write</a>"""
 
 
-def look(site: dict[str, tuple[str, str]], maximum: int = 60, known: frozenset[str] = frozenset()) -> Crawl:
+def look(
+    site: dict[str, tuple[str, str]],
+    maximum: int = 60,
+    known: frozenset[str] = frozenset(),
+    also: tuple[str, ...] = (),
+) -> Crawl:
     """Crawls files by path, each with its content type; a content type that begins with / redirects there."""
 
     def get(path: str) -> httpx.Response:
@@ -20,7 +25,7 @@ def look(site: dict[str, tuple[str, str]], maximum: int = 60, known: frozenset[s
             return httpx.Response(308, headers={"Location": content_type})
         return httpx.Response(200 if content_type else 404, headers={"Content-Type": content_type}, text=text)
 
-    return crawl(get, "site.localhost", maximum, known=known)
+    return crawl(get, "site.localhost", maximum, known=known, also=also)
 
 
 SITE = {
@@ -66,6 +71,12 @@ def test_the_number_of_links_is_bounded_and_known_ones_are_left_out() -> None:
     site = {key: value for key, value in SITE.items() if key != "/about"}
     assert look(site, maximum=3).checked == 3
     assert look(site, known=frozenset({"/about"})).broken_pages == []
+
+
+def test_files_that_scripts_load_are_checked() -> None:
+    get = {"/": (HTML, ""), "/README.md": ("text/markdown", "")}
+    found = look(get, also=("/README.md", "/gone.md"))
+    assert (found.checked, found.broken_assets) == (2, ["404 /gone.md (file, on /)"])
 
 
 def test_a_first_page_of_another_status_is_not_crawled() -> None:
