@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import secrets
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.settings import ObjectStoreSettings
+from shared.db.database import Database
+from shared.errors import PlatformError
+from shared.releases.site_pod_repository import SitePodRepository
+from shared.settings import ObjectStoreSettings, SitePodSettings
+from shared.storage.object_store import S3ArtifactStore
 from tests.support.docker_engine import SECONDS
+from tests.support.kubernetes_cluster import request
 from tests.support.repositories import commit, make_repository
+from tests.support.router_fleet import stored_artifact
 from tests.support.running_platform import Platform, wait_for
-from tests.support.sites_namespace import SitesNamespace, platform_with_pods
+from tests.support.sites_namespace import ROUTER_LABELS, SitesNamespace, platform_with_pods
+from workers.artifacts.reader import ArtifactReader
+from workers.site_pods.manifests import SitePodSpec
+from workers.site_pods.objects import SiteObjects
+from workers.site_pods.site_pods import SitePods
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(SECONDS)]
 
@@ -27,7 +39,7 @@ def platform(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Platform]:
     home = tmp_path_factory.mktemp("platform") / "home"
-    settings = {"LEASE_SECONDS": "8", "RECONCILE_SECONDS": "1", "SITES_QUOTA_WAIT_SECONDS": "5"}
+    settings = {"LEASE_SECONDS": "8", "RECONCILE_SECONDS": "1", "SITES_QUOTA_WAIT_SECONDS": "15"}
     with platform_with_pods(home, site_namespace, module_object_store_settings, **settings) as platform:
         yield platform
 
@@ -102,3 +114,204 @@ def test_a_release_a_rollback_and_the_end(
     wait_for(lambda: not site_namespace.pods(first) and not site_namespace.pods(second), what="the pods are removed")
     wait_for(lambda: platform.get_site(site.name).status_code == 404, what="the site is removed")
     wait_for(lambda: not any(site_namespace.objects().values()), what="nothing of it is left")
+
+
+@contextlib.contextmanager
+def quota_of_pods(site_namespace: SitesNamespace, pods: int) -> Generator[None]:
+    """The namespace has room for so many pods only, those that are there counted."""
+    quota = {"metadata": {"name": "full"}, "spec": {"hard": {"pods": str(pods)}}}
+    site_namespace.request("POST", QUOTA, {"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    path = f"{QUOTA}/full"
+    # It is enforced from the moment at which the present pods are counted.
+    wait_for(lambda: site_namespace.request("GET", path).get("status", {}).get("used"), what="the quota is counted")
+    try:
+        yield
+    finally:
+        site_namespace.request("DELETE", path)
+
+
+def test_a_rollback_to_a_deployment_without_pods_starts_them(
+    site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("pods-again")
+    first = site.deploy("one")
+    second, third = site.deploy("two"), site.deploy("three")
+    wait_for(lambda: not site_namespace.pods(first), what="the pods of all but the last former one are removed")
+    assert len(site_namespace.pods(second)) == len(site_namespace.pods(third)) == 1
+    site.rollback(first)
+    assert site.text() == "one"
+    assert len(site_namespace.pods(first)) == 1
+
+
+def test_what_is_deleted_by_hand_is_made_again(
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("pods-by-hand")
+    deployment = site.deploy("one")
+    [pod] = site_namespace.pods(deployment)
+    name = pod["metadata"]["labels"]["cloudify.io/site"]
+    site_namespace.request("DELETE", f"/api/v1:services/{name}")
+    site_namespace.request("DELETE", f"/apis/apps/v1:deployments/{name}")
+    wait_for(
+        lambda: name in site_namespace.objects()["deployments"] and name in site_namespace.objects()["services"],
+        what="the objects are made again",
+    )
+    # At another address, which the routers are told.
+    wait_for(lambda: platform.get_site(site.name).status_code == 200, what="the site is served again")
+    assert site.text() == "one"
+    # What nobody serves is removed.
+    stray = site_namespace.request("GET", f"/api/v1:services/{name}")
+    stray = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "site-stray", "labels": stray["metadata"]["labels"]},
+        "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]},
+    }
+    site_namespace.request("POST", "/api/v1:services", stray)
+    wait_for(lambda: "site-stray" not in site_namespace.objects()["services"], what="the stray Service is removed")
+    assert name in site_namespace.objects()["services"]
+
+
+def test_a_used_up_quota_fails_the_deployment_and_leaves_the_former_one(
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("pods-full")
+    first = site.deploy("one")
+    with quota_of_pods(site_namespace, 0):
+        failed = platform.finish(site.begin("two"))
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "SITE_QUOTA_EXCEEDED")
+        log = platform.log_text(failed["id"])
+        assert "Waiting for room in the cluster's quota of sites" in log
+        assert "exceeded quota: full" in log
+        assert site.text() == "one"
+    names = [pod["metadata"]["labels"]["cloudify.io/site"] for pod in site_namespace.pods(first)]
+    wait_for(lambda: site_namespace.objects()["services"] == names, what="the failed deployment's objects are removed")
+    assert site.text() == "one"
+
+
+def test_another_worker_continues_to_wait_for_the_quota(
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("pods-adopted")
+    with quota_of_pods(site_namespace, 0):
+        deployment = site.begin("one")
+        wait_for(lambda: "Waiting for room" in platform.log_text(deployment), what="the worker waits")
+        platform.kill("worker-deploy")
+    assert platform.finish(deployment)["status"] == "ready"
+    assert site.text() == "one"
+    assert len(site_namespace.objects()["deployments"]) == len(site_namespace.pods()) == 1
+
+
+def test_a_cancelled_deployment_leaves_nothing(
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("pods-cancelled")
+    with quota_of_pods(site_namespace, 0):
+        deployment = site.begin("one")
+        wait_for(lambda: "Waiting for room" in platform.log_text(deployment), what="the worker waits")
+        platform.call("POST", f"/api/deployments/{deployment}/cancel", status=(200, 202))
+        assert platform.finish(deployment)["status"] == "cancelled"
+    wait_for(lambda: not any(site_namespace.objects().values()), what="nothing of it is left")
+
+
+# argv: addresses as HOST:PORT. The container's last words are those that answer.
+PROBE = """
+import socket, sys
+with open("/dev/termination-log", "w") as words:
+    for target in sys.argv[1:]:
+        host, _, port = target.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=3).close()
+        except OSError:
+            continue
+        words.write(target + " ")
+"""
+
+
+def reached(site_namespace: SitesNamespace, namespace: str, labels: dict[str, str], targets: list[str]) -> list[str]:
+    """Which of the addresses a pod with these labels can connect to."""
+    name = f"probe-{secrets.token_hex(4)}"
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    resources = {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
+    container = {
+        "name": "probe",
+        "image": site_namespace.image,
+        "command": ["python", "-c", PROBE, *targets],
+        "securityContext": security,
+        "resources": {"requests": resources, "limits": resources},
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+        },
+    }  # fmt: skip
+    cluster = site_namespace.cluster
+    request(cluster, "POST", f"/api/v1/namespaces/{namespace}/pods", pod)
+
+    def ended() -> dict[str, Any] | None:
+        found = request(cluster, "GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+        statuses = found["status"].get("containerStatuses") or [{}]
+        return statuses[0].get("state", {}).get("terminated")
+
+    state = wait_for(ended, what="the probe has ended") or {}
+    request(cluster, "DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}")
+    assert state["exitCode"] == 0, state
+    return str(state.get("message", "")).split()
+
+
+def test_no_site_reaches_another_one_or_anything_else(
+    site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    victim, attacker = make_site("pods-victim"), make_site("pods-attacker")
+    [pod] = site_namespace.pods(victim.deploy("secret"))
+    [own] = site_namespace.pods(attacker.deploy("attacker"))
+    service = site_namespace.request("GET", f"/api/v1:services/{pod['metadata']['labels']['cloudify.io/site']}")
+    api_server = request(site_namespace.cluster, "GET", "/api/v1/namespaces/default/services/kubernetes")
+    sites = [f"{pod['status']['podIP']}:8080", f"{service['spec']['clusterIP']}:8080"]
+    others = [
+        f"{api_server['spec']['clusterIP']}:443",
+        f"{site_namespace.host}:22",
+        "1.1.1.1:443",
+        "169.254.169.254:80",
+    ]
+    # As a site that was broken into: with all labels of one.
+    assert reached(site_namespace, site_namespace.name, own["metadata"]["labels"], [*sites, *others]) == []
+    assert reached(site_namespace, site_namespace.name, {"app": "stranger"}, [*sites, *others]) == []
+    # The chart's routers do, and nobody else of their namespace.
+    router = {**ROUTER_LABELS, "app.kubernetes.io/component": "router"}
+    with site_namespace.system_namespace() as system:
+        assert reached(site_namespace, system, router, sites) == sites
+        assert reached(site_namespace, system, {**router, "app.kubernetes.io/component": "worker-build"}, sites) == []
+
+
+def test_a_missing_image_is_the_platforms_failure(
+    site_namespace: SitesNamespace,
+    database: Database,
+    module_object_store_settings: ObjectStoreSettings,
+    tmp_path: Path,
+) -> None:
+    store = S3ArtifactStore(module_object_store_settings)
+    artifact = stored_artifact(store, f"depl_{secrets.token_hex(13)}", {"index.html": b"one"})
+    settings = SitePodSettings(
+        namespace=site_namespace.name, image="registry.invalid/cloudify:1", api_url="http://127.0.0.1:1"
+    )
+    objects = SiteObjects(site_namespace.cluster)
+    pods = SitePods(
+        objects, SitePodRepository(database), ArtifactReader(store, tmp_path), settings, secret_key=b"k" * 32
+    )
+    said: list[str] = []
+    spec = SitePodSpec(artifact, "proj_tests", 1)
+    try:
+        with pytest.raises(PlatformError, match="image"):
+            pods.stand_up(spec, say=said.append, is_stopped=lambda: False)
+    finally:
+        objects.remove(spec.name)
+    assert "The platform's image for the site's pods can't be used" in said[-1]

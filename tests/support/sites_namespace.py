@@ -31,6 +31,7 @@ from workers.site_pods.manifests import SELECTOR
 # Set it to the name of an image of the platform, of this version, that the cluster has already.
 IMAGE = "CLOUDIFY_TEST_PLATFORM_IMAGE"
 _TAG = "cloudify-test-platform:latest"
+ROUTER_LABELS = {"app.kubernetes.io/name": "cloudify", "app.kubernetes.io/instance": "cloudify"}
 _KINDS = {
     "Namespace": "/api/v1/namespaces",
     "ResourceQuota": "/api/v1/namespaces/{}/resourcequotas",
@@ -85,6 +86,18 @@ class SitesNamespace:
             and deployment_id in ("", pod["metadata"]["labels"]["cloudify.io/deployment"])
         ]
 
+    @contextlib.contextmanager
+    def system_namespace(self) -> Generator[str]:
+        """A namespace in which the chart's policies believe the platform to be."""
+        name = _system(self.name)
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        request(self.cluster, "POST", "/api/v1/namespaces", body)
+        try:
+            yield name
+        finally:
+            request(self.cluster, "DELETE", f"/api/v1/namespaces/{name}")
+
     def _items(self, group: str, kind: str) -> list[dict[str, Any]]:
         query = {"labelSelector": SELECTOR}
         return self.cluster.call("GET", f"{group}/namespaces/{self.name}/{kind}", query)["items"]
@@ -108,10 +121,15 @@ def sites_namespace() -> Generator[SitesNamespace]:
 
 def _resources(name: str) -> list[dict[str, Any]]:
     """The namespace first."""
-    rendered = render(merged(FIVE_VALUES, {"namespaces": {"sites": {"name": name}}}))
+    values = merged(FIVE_VALUES, {"namespaces": {"sites": {"name": name}}})
+    rendered = render(values, namespace=_system(name))
     namespace = [each for each in rendered if each["kind"] == "Namespace" and each["metadata"]["name"] == name]
     inside = [each for each in rendered if each["kind"] in _KINDS and each["metadata"].get("namespace") == name]
     return namespace + inside
+
+
+def _system(name: str) -> str:
+    return f"system-of-{name}"
 
 
 def open_to_host(namespace: SitesNamespace, ports: list[int]) -> None:
