@@ -1,4 +1,4 @@
-"""`python -m shared.stack.fork_server MODULE`: forks processes that share the memory of what MODULE imports.
+"""`python -m shared.stack.fork_server MODULE…`: forks processes that share the memory of these modules.
 
 Standard input is a socket. Each message on it is a `ForkRequest` as JSON; the new process answers with its id in
 decimal. It is a child of the process that asks (see `ForkServer`) and outlives this one, which ends with the socket.
@@ -41,7 +41,8 @@ class ForkRequest(msgspec.Struct, frozen=True):
 def main() -> int:
     # Freed objects between shared ones would be used by the children, which would copy the pages then.
     gc.disable()
-    importlib.import_module(sys.argv[1])
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     _forget_metrics()
     gc.collect()
     gc.freeze()

@@ -20,6 +20,16 @@ from shared.stack.postgres import PostgresServer
 from shared.stack.server import Server
 from shared.stack.valkey import ValkeyServer
 
+# What forked processes have in common, and what several of them import sooner or later. Not the router and the
+# reconciler: their own metrics must not be the workers', too.
+_SHARED_MODULES = (
+    "workers.main",
+    "workers.stages.clone.stage",
+    "workers.stages.install.stage",
+    "workers.stages.build.stage",
+    "minio",
+)
+
 # The setting, the port and the address.
 PublicPort = tuple[str, int, str]
 
@@ -258,8 +268,7 @@ def _programs(home: Home, settings: Settings) -> tuple[Program, ...]:
 
 
 def _fork_server(home: Home) -> Program:
-    # Most of what the router and the reconciler import is the same. Their own metrics must not be the workers', too.
-    return Program("fork-server", ("shared.stack.fork_server", "workers.main"), _metrics(home, port=0))
+    return Program("fork-server", ("shared.stack.fork_server", *_SHARED_MODULES), _metrics(home, port=0))
 
 
 def _metrics(home: Home, *, port: int) -> dict[str, str]:
