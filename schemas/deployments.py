@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
+
 from schemas.base import Request, Resource
 from schemas.projects import ProjectReference
 
@@ -68,6 +70,8 @@ class DeploymentResource(Resource):
     trigger: str
     # Why there was nothing to build, of a deployment that was asked for with ifChanged.
     ignored: str | None = None
+    # What its owner has to know although it is ready, such as that its address itself shows no page.
+    warnings: list[str] = msgspec.field(default_factory=list[str])
 
 
 class LogLineResource(Resource, omit_defaults=True):

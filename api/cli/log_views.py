@@ -107,6 +107,8 @@ def report_end(output: Output, deployment: DeploymentResource) -> None:
                     "production serves another deployment (a newer one, or it is pinned by a rollback); "
                     f"`cloudify promote {deployment.id}` makes it this one."
                 )
+            for warning in deployment.warnings:
+                output.warning(f"{warning[:1].lower()}{warning[1:]}")
         case "cancelled" if deployment.ignored is not None:
             output.note(f"Nothing to build: {deployment.ignored}")
         case "cancelled":

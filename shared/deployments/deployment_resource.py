@@ -8,7 +8,7 @@ from schemas.deployments import DeploymentError, DeploymentResource, StageRunRes
 from schemas.projects import ProjectReference
 from shared.deployments.rows import DeploymentRow
 from shared.deployments.stage_run_repository import StageRunRow
-from shared.deployments.state import DeploymentStatus, SiteState
+from shared.deployments.state import DeploymentStatus, SiteState, Stage
 from shared.settings import SiteSettings
 
 
@@ -37,6 +37,7 @@ def deployment_resource(row: DeploymentRow, runs: Sequence[StageRunRow], sites: 
         stages=[_stage_run(run) for run in runs],
         error=error,
         ignored=row.ignored_reason,
+        warnings=[text for stage in Stage for text in row.warnings.get(stage.value, [])],
         queue=None,
         created_by=row.created_by,
         trigger=row.trigger,

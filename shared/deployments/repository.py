@@ -19,7 +19,7 @@ from shared.deployments.rows import (
     HeldDeployment,
     NewDeployment,
 )
-from shared.deployments.state import FINISHED, STAGES, DeploymentStatus, predecessors
+from shared.deployments.state import FINISHED, STAGES, DeploymentStatus, Stage, predecessors
 from shared.plans import Plan
 
 SORTABLE: dict[str, LiteralString] = {"created_at": "d.created_at"}
@@ -81,6 +81,10 @@ SELECT id FROM deployments
 WHERE tenant_id = %(tenant_id)s AND status = ANY(%(started)s::deployment_status[])
 """
 
+# Of one stage.
+_MAXIMUM_WARNINGS = 20
+_MAXIMUM_WARNING = 2000
+
 # The longest stage may take an hour, and a worker that died is noticed in much less. A queued deployment waits for
 # those of its tenant that have started, however long they take.
 _STUCK_AFTER = "2 hours"
@@ -118,6 +122,12 @@ UPDATE deployments
 SET commit_sha = COALESCE(%(commit_sha)s, commit_sha), commit_message = COALESCE(%(commit_message)s, commit_message),
     framework = COALESCE(%(framework)s, framework), manifest_digest = COALESCE(%(manifest_digest)s, manifest_digest)
 WHERE id = %(id)s AND fence <= %(fence)s
+"""
+
+# In place of those that an earlier run of the stage gave.
+_WARNINGS = """
+UPDATE deployments SET warnings = (warnings - %(stage)s) || %(warnings)s
+WHERE id = %(id)s AND fence <= %(fence)s AND (warnings ? %(stage)s OR %(warnings)s <> '{}'::jsonb)
 """
 
 _REQUEST_CANCEL = """
@@ -294,6 +304,13 @@ class DeploymentRepository:
     def set_facts(self, connection: Connection, deployment_id: str, fence: int, facts: Mapping[str, str]) -> None:
         names = ("commit_sha", "commit_message", "framework", "manifest_digest")
         connection.execute(_FACTS, {name: facts.get(name) for name in names} | {"id": deployment_id, "fence": fence})
+
+    def set_warnings(
+        self, connection: Connection, deployment_id: str, fence: int, stage: Stage, warnings: Sequence[str]
+    ) -> None:
+        given = {stage.value: [text[:_MAXIMUM_WARNING] for text in warnings[:_MAXIMUM_WARNINGS]]} if warnings else {}
+        parameters = {"id": deployment_id, "fence": fence, "stage": stage.value, "warnings": Jsonb(given)}
+        connection.execute(_WARNINGS, parameters)
 
     def request_cancel(self, connection: Connection, tenant_id: str, deployment_id: str) -> None:
         connection.execute(_REQUEST_CANCEL, {"id": deployment_id, "tenant_id": tenant_id})

@@ -60,6 +60,8 @@ class DeploymentRow(msgspec.Struct, frozen=True):
     error_stage: Stage | None
     error_message: str | None
     ignored_reason: str | None
+    # Texts by the stage that gave them.
+    warnings: dict[str, list[str]]
     traceparent: str | None
     cancel_requested_at: datetime | None
     deleting_at: datetime | None

@@ -140,6 +140,7 @@ class LifecycleService:
             if not is_recorded and stage.value not in self._stage_runs.outputs(connection, deployment_id):
                 raise LeaseLost
             self._deployments.set_facts(connection, deployment_id, fence, result.facts)
+            self._deployments.set_warnings(connection, deployment_id, fence, stage, result.warnings)
             return None, []
 
         self._steps.run(deployment_id, fence, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
@@ -143,6 +143,8 @@ class StageResult(Generic[OutputT_co]):
     is_cache_hit: bool = False
     # Facts that the deployment shows: commit_sha, commit_message, framework, manifest_digest.
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    # What the owner has to know of a deployment that is ready all the same; complete sentences.
+    warnings: Sequence[str] = ()
 
 
 class StageFunction(Protocol):

@@ -76,7 +76,7 @@ BUILD = StageRow(
     is_cached=True,
     is_counted_as_build=True,
 )
-UPLOAD = StageRow(Stage.UPLOAD, output=ArtifactOutput, module="workers.stages.upload", is_cached=True)
+UPLOAD = StageRow(Stage.UPLOAD, output=ArtifactOutput, module="workers.stages.upload.stage", is_cached=True)
 DEPLOY = StageRow(Stage.DEPLOY, output=ArtifactOutput, module="workers.stages.deploy")
 
 TABLE: dict[Stage, StageRow[Output]] = {row.stage: row for row in (CLONE, INSTALL, BUILD, UPLOAD, DEPLOY)}

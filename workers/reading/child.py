@@ -133,9 +133,12 @@ def _lfs_pointers(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
 
 
 def _output(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
+    from workers.artifacts.first_page import read_first_page
     from workers.artifacts.output_tree import OutputLimits, scan_output
 
-    return scan_output(tree, OutputLimits(**arguments), on_read)
+    files = scan_output(tree, OutputLimits(**arguments), on_read)
+    page = read_first_page(tree, {path: source for path, source, _ in files}, on_read)
+    return {"files": files, "first_page": page}
 
 
 _FUNCTIONS: Mapping[str, Callable[[Path, Any, _OnRead], Any]] = {

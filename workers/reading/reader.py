@@ -27,6 +27,7 @@ import msgspec
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
 from shared.text.written import escaped
+from workers.artifacts.first_page import FirstPage
 from workers.artifacts.output_tree import OutputLimits
 from workers.reading.child import OUT_OF_MEMORY, PROGRESS_BYTES
 from workers.reading.lfs_pointers import split_names
@@ -57,6 +58,19 @@ class ReadingLimits:
     memory_bytes: int = 512 << 20
     wall_seconds: float = 180
     answer_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReading:
+    """`files`: path on the site → the file of the tree that holds its content (relative) and its size."""
+
+    files: dict[str, tuple[str, int]]
+    first_page: FirstPage
+
+
+class _Output(msgspec.Struct):
+    files: list[tuple[_SitePath, _SitePath, _Size]]
+    first_page: FirstPage
 
 
 class _Failure(msgspec.Struct):
@@ -113,16 +127,13 @@ class ContentReader:
             raise PlatformError("What reads repositories gave no usable answer.")
         return [(os.fsdecode(given[index]), oid, size) for index, oid, size in found]
 
-    def scan_output(self, tree: Path, limits: OutputLimits, cancelled: threading.Event) -> dict[str, tuple[str, int]]:
-        """Path on the site → the file of the tree that holds its content (relative) and its size.
-
-        Links inside the tree stand for what they point at. Raises as `read_project`.
-        """
+    def scan_output(self, tree: Path, limits: OutputLimits, cancelled: threading.Event) -> OutputReading:
+        """Links inside the tree stand for what they point at. Raises as `read_project`."""
         data = self._ask("output", tree, asdict(limits), cancelled, FailureCode.OUTPUT_INVALID)
-        found = _decode(data, list[tuple[_SitePath, _SitePath, _Size]])
-        if any(".." in source.split("/") for _, source, _ in found):
+        found = _decode(data, _Output)
+        if any(".." in source.split("/") for _, source, _ in found.files):
             raise PlatformError("What reads repositories gave no usable answer.")
-        return {path: (source, size) for path, source, size in found}
+        return OutputReading({path: (source, size) for path, source, size in found.files}, found.first_page)
 
     def _ask(
         self,

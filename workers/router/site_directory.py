@@ -1,7 +1,8 @@
 """The files of a site router: a deployment's are placed once, and a host is a symlink that rename(2) replaces.
 
     sites/.deployments/<deployment>/files/…     the site, hard links into the blob cache, dated by their content
-    sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews), bytes (the size)
+    sites/.deployments/<deployment>/meta/…      deployment.txt (the id), preview (present on previews), bytes (the
+                                                size), application or pages (as the manifest says, if it does)
     sites/.pods/<deployment>                    host and port of the pods that serve it instead, without any files here
     sites/<host>/current -> ../.deployments/<deployment>
 
@@ -222,6 +223,8 @@ def _fill(
     (meta / "bytes").write_text(str(sum(file.size for file in manifest.files.values())))
     if is_preview:
         (meta / "preview").touch()
+    if manifest.serving is not None:
+        (meta / ("application" if manifest.serving.is_application else "pages")).touch()
     now = time.time()
     os.utime(building, (now, now))
 

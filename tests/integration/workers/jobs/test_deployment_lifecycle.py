@@ -150,6 +150,18 @@ def test_a_recorded_stage_is_not_run_again(world: Any):
     assert begun.outputs == {"clone": {"source": "x"}}
 
 
+def test_a_stages_warnings_are_those_of_its_last_run(world: Any):
+    deployment_id = create(world)
+    for fence, warnings in ((1, ["first", "x" * 5000]), (2, ["second"]), (3, [])):
+        world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=fence, worker="w")
+        result = StageResult({"source": "x"}, warnings=warnings)
+        world.lifecycle.succeed_stage(deployment_id, Stage.CLONE, fence=fence, result=result)
+        shown = world.service.get(world.tenant_id, deployment_id).warnings
+        assert [text[:6] for text in shown] == [text[:6] for text in warnings]
+        assert all(len(text) <= 2000 for text in shown)
+        world.lifecycle.rerun_from(deployment_id, Stage.CLONE, fence=fence, message="lost")
+
+
 def test_a_finished_deployment_is_over_for_every_worker(world: Any):
     deployment_id = create(world)
     world.lifecycle.begin_stage(world.tenant_id, deployment_id, Stage.CLONE, fence=1, worker="w")

@@ -244,7 +244,7 @@ def test_no_name_of_a_directory_makes_an_answer_unusable(given_name: bytes) -> N
         assert read_pointers(tree, f"{name}/pointer\0") == [(f"{name}/pointer", "a" * 64, 5)]
         # A site can't have every name, and says so.
         with contextlib.suppress(StageFailure):
-            assert f"{name}/pointer" in ContentReader().scan_output(tree, SITE, threading.Event())
+            assert f"{name}/pointer" in ContentReader().scan_output(tree, SITE, threading.Event()).files
 
 
 def test_reading_pointers_is_limited(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_links_to_directories_are_not_each_compared_with_every_file(tmp_path: Pa
     write_site(tmp_path, {"pages/index.html": "", **{f"files/{number}.html": "" for number in range(9_900)}})
     for number in range(9_900):
         (tmp_path / f"link{number}").symlink_to("pages")
-    found = ContentReader(ReadingLimits(cpu_seconds=4)).scan_output(tmp_path, SITE, threading.Event())
+    found = ContentReader(ReadingLimits(cpu_seconds=4)).scan_output(tmp_path, SITE, threading.Event()).files
     assert len(found) == 19_801
     assert found["link7/index.html"] == ("pages/index.html", 0)
 

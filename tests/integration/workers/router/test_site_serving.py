@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.artifacts import Manifest, ManifestFile
+from schemas.artifacts import Manifest, ManifestFile, ManifestServing
 from shared.stack.caddy import CaddyServer
 from tests.support.ports import free_ports
 from tests.support.site_pod import site_pod
@@ -105,7 +105,8 @@ APPLICATION = {
     ".env": "SECRET=1",
     "deep/.git/config": "[core]",
     ".well-known/security.txt": "Contact: someone",
-    ".well-known/.secret": "hidden",
+    ".well-known/.nested/file": "nested",
+    ".well-known/.git/config": "[core]",
 }
 # What each framework's build calls its own files.
 HASHED_ASSETS = {
@@ -385,7 +386,7 @@ def test_only_hashed_assets_are_immutable(router: CaddyServer, host: str, path: 
         ("app", "/.env"),
         ("app", "/%2eenv"),
         ("app", "/deep/.git/config"),
-        ("app", "/.well-known/.secret"),
+        ("app", "/.well-known/.git/config"),
         ("app", "/.well-known/missing.txt"),
         ("pages", "/static/js/main.00000000.js"),
         ("pages", "/docs/missing.png"),
@@ -409,6 +410,43 @@ def test_a_sites_own_page_for_what_is_missing(router: CaddyServer, path: str) ->
 
 def test_well_known_is_served(router: CaddyServer) -> None:
     assert _get(router, "/.well-known/security.txt").text == "Contact: someone"
+    assert _get(router, "/.well-known/.nested/file").text == "nested"
+
+
+@pytest.mark.parametrize("is_application", [True, False])
+@pytest.mark.parametrize("has_page", [True, False])
+def test_a_missing_path_shows_the_first_page_of_applications_alone(
+    router: CaddyServer, sites: Path, tmp_path: Path, is_application: bool, has_page: bool
+) -> None:
+    number = f"{is_application:d}{has_page:d}"
+    files = {"index.html": "first", "about/index.html": "about", **({"404.html": "own"} if has_page else {})}
+    blobs = {hashlib.sha256(text.encode()).hexdigest(): text for text in files.values()}
+    for digest, text in blobs.items():
+        (tmp_path / digest).write_text(text)
+    manifest = Manifest(
+        files={
+            path: ManifestFile(
+                digest=hashlib.sha256(text.encode()).hexdigest(), size=len(text), content_type="text/html"
+            )
+            for path, text in files.items()
+        },
+        serving=ManifestServing(is_application=is_application),
+    )
+    paths = {digest: tmp_path / digest for digest in blobs}
+    SiteDirectory(sites).place(f"depl_said{number}", manifest, paths, is_preview=False)
+    _activate(sites, f"said{number}", f"depl_said{number}")
+    answer = _get(router, "/missing/path?a=b", f"said{number}.localhost")
+    if is_application:
+        assert (answer.status_code, answer.text) == (200, "first")
+    elif has_page:
+        assert (answer.status_code, answer.text) == (404, "own")
+    else:
+        assert answer.status_code == 404
+        assert "no page at this address" in answer.text
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+    assert _get(router, "/missing.js", f"said{number}.localhost").status_code == 404
+    assert _get(router, "/about/", f"said{number}.localhost").text == "about"
 
 
 @pytest.mark.parametrize("host", ["app.localhost:8080", "app.localhost.", "app.localhost.:80"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from schemas.artifacts import Manifest, ManifestFile, ManifestRedirect, ManifestServing
 from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.errors import Cancelled, FailureCode, StageFailure
@@ -20,10 +24,11 @@ from tests.support.stage_context import TENANT, RecordedLog, add_tenant, make_co
 from workers.artifacts.blob_cache import BlobCache
 from workers.artifacts.output_tree import SITE_LIMITS
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
-from workers.pipeline.stage import StageContext
+from workers.pipeline.stage import StageContext, StageResult
+from workers.pipeline.table import ArtifactOutput
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
-from workers.stages.upload import UploadStage
+from workers.stages.upload.stage import UploadStage
 
 pytestmark = pytest.mark.integration
 
@@ -38,14 +43,18 @@ class Uploader:
         self.numbers = itertools.count(1)
         self.log = RecordedLog()
 
-    def context(self, fill: Callable[[Path], object], attempt: int = 1) -> StageContext:
+    def context(
+        self, fill: Callable[[Path], object], attempt: int = 1, detection: dict[str, Any] | None = None
+    ) -> StageContext:
         number = next(self.numbers)
         output = self.directory / f"output-{number}"
         output.mkdir()
         fill(output)
         digest = self.snapshots.save(TENANT, output).digest
         context = make_context(
-            self.directory / f"run-{number}", inputs={Stage.BUILD: {"output": digest}}, attempt=attempt
+            self.directory / f"run-{number}",
+            inputs={Stage.BUILD: {"output": digest}, **_installed(detection)},
+            attempt=attempt,
         )
         assert isinstance(context.log, RecordedLog)
         self.log = context.log
@@ -55,10 +64,26 @@ class Uploader:
         stage = UploadStage(self.snapshots, self.index, self.store, self.blobs, replace(SITE_LIMITS, **limits))
         return stage.run(self.context(fill, attempt)).output.manifest
 
+    def result(self, fill: Callable[[Path], object], **detection: Any) -> StageResult[ArtifactOutput]:
+        stage = UploadStage(self.snapshots, self.index, self.store, self.blobs)
+        return stage.run(self.context(fill, detection=detection))
+
     def failure(self, fill: Callable[[Path], object], **limits: int) -> StageFailure:
         with pytest.raises(StageFailure) as caught:
             self.upload(fill, **limits)
         return caught.value
+
+
+def _installed(detection: dict[str, Any] | None) -> dict[Stage, dict[str, object]]:
+    """What an install recorded; nothing without a detection."""
+    if detection is None:
+        return {}
+    fields = {
+        "framework": "static", "package_manager": None, "root_directory": ".", "install_directory": ".",
+        "install_command": None, "build_command": None, "output_directories": ["."], "lockfile": None,
+        "runtime": "none", "node_version": None, "python_version": None, "is_custom_install": False, "reasons": [],
+    }  # fmt: skip
+    return {Stage.INSTALL: {"source": "a", "dependencies": None, "detection": {**fields, **detection}}}
 
 
 @pytest.fixture
@@ -93,6 +118,35 @@ def test_files_become_blobs_and_a_manifest(uploader: Uploader, tmp_path: Path) -
     assert manifest.files["index.html"].content_type == "text/html; charset=utf-8"
     assert manifest.files["index.html"].size == len(page)
     assert len(list(uploader.store.list(f"blobs/{TENANT}/"))) == 2
+
+
+def test_how_the_site_is_served_is_recorded_and_counts_as_a_part_of_it(uploader: Uploader, tmp_path: Path) -> None:
+    def fill(directory: Path) -> None:
+        (directory / "index.html").write_text('<script src="/repo/app.js"></script>')
+        (directory / "about.html").write_text("about")
+        (directory / "app.js").write_text("1")
+
+    reader = ArtifactReader(uploader.store, tmp_path / "elsewhere")
+    pages = uploader.result(fill)
+    assert reader.manifest(TENANT, pages.output.manifest).serving == ManifestServing()
+    assert ["below /repo/" in warning for warning in pages.warnings] == [True]
+    again = uploader.result(fill)
+    assert again.is_cache_hit
+    assert (again.output, again.warnings) == (pages.output, pages.warnings)
+    routing = {"redirects": [{"path": "/a", "target": "/b", "status": 301}], "headers": []}
+    application = uploader.result(fill, is_application=True, routing=routing)
+    serving = reader.manifest(TENANT, application.output.manifest).serving
+    assert serving == ManifestServing(
+        is_application=True, redirects=[ManifestRedirect(path="/a", target="/b", status=301)]
+    )
+
+
+def test_a_manifest_from_before_keeps_its_digest() -> None:
+    file = ManifestFile(digest="a" * 64, size=1, content_type="text/html")
+    stored = '{"files":{"a":{"digest":"%s","size":1,"content_type":"text/html","variants":{}}},"version":1}'
+    data = (stored % ("a" * 64)).encode()
+    assert Manifest(files={"a": file}).encode() == data
+    assert msgspec.json.decode(data, type=Manifest).digest == hashlib.sha256(data).hexdigest()
 
 
 def test_the_second_time_nothing_is_sent(uploader: Uploader) -> None:
