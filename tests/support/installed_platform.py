@@ -7,6 +7,7 @@ repositories, and the HTTP proxy through which the egress gateway reaches the pa
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -48,6 +49,10 @@ _OF_THE_CLUSTER = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}
 _INSTALL_SECONDS = 600
 # Set it to names that the images have in the cluster already: platform, builder and evaluation, with commas.
 IMAGES = "CLOUDIFY_TEST_PLATFORM_IMAGES"
+_INTERRUPTIONS = """
+SELECT coalesce(stage_runs.error_message, '') FROM stage_runs JOIN deployments ON deployments.id = deployment_id
+WHERE host = %s AND stage_runs.status = 'retrying'
+"""
 DOMAIN = "sites.example"
 # One machine runs all of it at once.
 _SMALL: Values = {
@@ -264,6 +269,16 @@ class Installation:
             return str(connection.read_stdout())
         finally:
             connection.close()
+
+    def interruptions(self, site: str) -> list[str]:
+        """Why stages of the site's deployments were run again, from the database of the evaluation."""
+        program = f"""
+import json, psycopg
+password = open("/run/cloudify/stores/password").read().strip()
+with psycopg.connect(f"postgresql://cloudify:{{password}}@127.0.0.1:5432/cloudify") as connection:
+    print(json.dumps([message for message, in connection.execute({_INTERRUPTIONS!r}, [{site!r}])]))
+"""
+        return json.loads(self.run("stores", "python", "-c", program))
 
     # What a user does
 
