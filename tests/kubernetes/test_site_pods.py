@@ -78,11 +78,17 @@ class Site:
 
 
 @pytest.fixture
-def make_site(platform: Platform, tmp_path: Path) -> Callable[..., Site]:
-    def make(name: str, **settings: Any) -> Site:
-        return Site(platform, tmp_path, name, **settings)
+def make_site(platform: Platform, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    made: list[Site] = []
 
-    return make
+    def make(name: str, **settings: Any) -> Site:
+        made.append(Site(platform, tmp_path, name, **settings))
+        return made[-1]
+
+    yield make
+    # So that the quota of the namespace is never used up by tests that are over.
+    for site in made:
+        platform.call("DELETE", f"/api/projects/{site.project['id']}", status=(202, 404))
 
 
 def test_a_release_a_rollback_and_the_end(
@@ -99,7 +105,7 @@ def test_a_release_a_rollback_and_the_end(
     log = platform.log_text(first)
     assert "Starting 2 pods for the site." in log
     assert len(site_namespace.pods(first)) == 2
-    assert len(site_namespace.objects()["poddisruptionbudgets"]) == 1
+    assert len(site_namespace.objects(first)["poddisruptionbudgets"]) == 1
 
     second = site.deploy("<h1>two</h1>")
     assert site.text() == "<h1>two</h1>"
@@ -113,7 +119,8 @@ def test_a_release_a_rollback_and_the_end(
     platform.call("DELETE", f"/api/projects/{site.project['id']}", status=202)
     wait_for(lambda: not site_namespace.pods(first) and not site_namespace.pods(second), what="the pods are removed")
     wait_for(lambda: platform.get_site(site.name).status_code == 404, what="the site is removed")
-    wait_for(lambda: not any(site_namespace.objects().values()), what="nothing of it is left")
+    for deployment in (first, second):
+        wait_for(lambda: not any(site_namespace.objects(deployment).values()), what="nothing of it is left")  # noqa: B023 - called at once
 
 
 @contextlib.contextmanager
@@ -184,9 +191,11 @@ def test_a_used_up_quota_fails_the_deployment_and_leaves_the_former_one(
         assert "Waiting for room in the cluster's quota of sites" in log
         assert "exceeded quota: full" in log
         assert site.text() == "one"
-    names = [pod["metadata"]["labels"]["cloudify.io/site"] for pod in site_namespace.pods(first)]
-    wait_for(lambda: site_namespace.objects()["services"] == names, what="the failed deployment's objects are removed")
+    wait_for(
+        lambda: not any(site_namespace.objects(failed["id"]).values()), what="the failed one's objects are removed"
+    )
     assert site.text() == "one"
+    assert len(site_namespace.pods(first)) == 1
 
 
 def test_another_worker_continues_to_wait_for_the_quota(
@@ -199,7 +208,7 @@ def test_another_worker_continues_to_wait_for_the_quota(
         platform.kill("worker-deploy")
     assert platform.finish(deployment)["status"] == "ready"
     assert site.text() == "one"
-    assert len(site_namespace.objects()["deployments"]) == len(site_namespace.pods()) == 1
+    assert len(site_namespace.objects(deployment)["deployments"]) == len(site_namespace.pods(deployment)) == 1
 
 
 def test_a_cancelled_deployment_leaves_nothing(
@@ -211,7 +220,7 @@ def test_a_cancelled_deployment_leaves_nothing(
         wait_for(lambda: "Waiting for room" in platform.log_text(deployment), what="the worker waits")
         platform.call("POST", f"/api/deployments/{deployment}/cancel", status=(200, 202))
         assert platform.finish(deployment)["status"] == "cancelled"
-    wait_for(lambda: not any(site_namespace.objects().values()), what="nothing of it is left")
+    wait_for(lambda: not any(site_namespace.objects(deployment).values()), what="nothing of it is left")
 
 
 # argv: addresses as HOST:PORT. The container's last words are those that answer.
@@ -315,3 +324,28 @@ def test_a_missing_image_is_the_platforms_failure(
     finally:
         objects.remove(spec.name)
     assert "The platform's image for the site's pods can't be used" in said[-1]
+
+
+def test_pods_of_another_image_are_replaced_while_the_site_is_served(
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("pods-renewed")
+    deployment = site.deploy("one")
+    [former] = site_namespace.pods(deployment)
+    name = former["metadata"]["labels"]["cloudify.io/site"]
+    # The same image by another name, as after an upgrade of the platform: the reconciler sets the present one again.
+    found = site_namespace.request("GET", f"/apis/apps/v1:deployments/{name}")
+    for container in (*(spec := found["spec"]["template"]["spec"])["initContainers"], *spec["containers"]):
+        container["image"] = f"docker.io/library/{site_namespace.image}"
+    SiteObjects(site_namespace.cluster).replace_template(name, found["spec"]["template"])
+
+    def is_renewed() -> bool:
+        answer = platform.get_site(site.name)
+        assert (answer.status_code, answer.text) == (200, "one")
+        pods = site_namespace.pods(deployment)
+        images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
+        return images == {site_namespace.image} and former["metadata"]["uid"] not in {
+            pod["metadata"]["uid"] for pod in pods
+        }
+
+    wait_for(is_renewed, what="the pods are replaced")
