@@ -8,12 +8,15 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.db.database import Database
 from shared.errors import PlatformError
 from shared.releases.site_pod_repository import SitePodRepository
-from shared.settings import ObjectStoreSettings, SitePodSettings
+from shared.routing.bell import RouteBell
+from shared.routing.log import RouteLog
+from shared.settings import ObjectStoreSettings, SitePodSettings, load_settings
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.docker_engine import SECONDS
 from tests.support.kubernetes_cluster import request
@@ -25,6 +28,7 @@ from workers.artifacts.reader import ArtifactReader
 from workers.site_pods.manifests import SitePodSpec
 from workers.site_pods.objects import SiteObjects
 from workers.site_pods.site_pods import SitePods
+from workers.site_pods.upkeep import SitePodUpkeep
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(SECONDS)]
 
@@ -223,21 +227,37 @@ def test_a_cancelled_deployment_leaves_nothing(
     wait_for(lambda: not any(site_namespace.objects(deployment).values()), what="nothing of it is left")
 
 
-# argv: addresses as HOST:PORT. The container's last words are those that answer.
+# argv: `open` or `closed`, and addresses as HOST:PORT. The container's last words are those that can be reached. The
+# cluster's network learns of a new pod a moment after its start, so each address gets time to be as expected.
 PROBE = """
-import socket, sys
+import socket, sys, time
+
+def is_reached(host, port):
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+deadline = time.monotonic() + 60
 with open("/dev/termination-log", "w") as words:
-    for target in sys.argv[1:]:
+    for target in sys.argv[2:]:
         host, _, port = target.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=3).close()
-        except OSError:
-            continue
-        words.write(target + " ")
+        while (found := is_reached(host, port)) != (sys.argv[1] == "open") and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if found:
+            words.write(target + " ")
 """
 
 
-def reached(site_namespace: SitesNamespace, namespace: str, labels: dict[str, str], targets: list[str]) -> list[str]:
+def reached(
+    site_namespace: SitesNamespace,
+    namespace: str,
+    labels: dict[str, str],
+    targets: list[str],
+    *,
+    expected: str = "closed",
+) -> list[str]:
     """Which of the addresses a pod with these labels can connect to."""
     name = f"probe-{secrets.token_hex(4)}"
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -245,7 +265,7 @@ def reached(site_namespace: SitesNamespace, namespace: str, labels: dict[str, st
     container = {
         "name": "probe",
         "image": site_namespace.image,
-        "command": ["python", "-c", PROBE, *targets],
+        "command": ["python", "-c", PROBE, expected, *targets],
         "securityContext": security,
         "resources": {"requests": resources, "limits": resources},
     }
@@ -297,11 +317,22 @@ def test_no_site_reaches_another_one_or_anything_else(
     # The chart's routers do, and nobody else of their namespace.
     router = {**ROUTER_LABELS, "app.kubernetes.io/component": "router"}
     with site_namespace.system_namespace() as system:
-        assert reached(site_namespace, system, router, sites) == sites
+        assert reached(site_namespace, system, router, sites, expected="open") == sites
         assert reached(site_namespace, system, {**router, "app.kubernetes.io/component": "worker-build"}, sites) == []
 
 
+@contextlib.contextmanager
+def without_reconciler(platform: Platform) -> Generator[None]:
+    reconciler = psutil.Process(platform.pid("reconciler"))
+    reconciler.suspend()
+    try:
+        yield
+    finally:
+        reconciler.resume()
+
+
 def test_a_missing_image_is_the_platforms_failure(
+    platform: Platform,
     site_namespace: SitesNamespace,
     database: Database,
     module_object_store_settings: ObjectStoreSettings,
@@ -310,7 +341,7 @@ def test_a_missing_image_is_the_platforms_failure(
     store = S3ArtifactStore(module_object_store_settings)
     artifact = stored_artifact(store, f"depl_{secrets.token_hex(13)}", {"index.html": b"one"})
     settings = SitePodSettings(
-        namespace=site_namespace.name, image="registry.invalid/cloudify:1", api_url="http://127.0.0.1:1"
+        namespace=site_namespace.name, image="127.0.0.1:1/cloudify:1", api_url="http://127.0.0.1:1"
     )
     objects = SiteObjects(site_namespace.cluster)
     pods = SitePods(
@@ -318,34 +349,53 @@ def test_a_missing_image_is_the_platforms_failure(
     )
     said: list[str] = []
     spec = SitePodSpec(artifact, "proj_tests", 1)
-    try:
-        with pytest.raises(PlatformError, match="image"):
-            pods.stand_up(spec, say=said.append, is_stopped=lambda: False)
-    finally:
-        objects.remove(spec.name)
+    # Of a deployment that the platform's reconciler doesn't know.
+    with without_reconciler(platform):
+        try:
+            with pytest.raises(PlatformError, match="image"):
+                pods.stand_up(spec, say=said.append, is_stopped=lambda: False)
+        finally:
+            objects.remove(spec.name)
     assert "The platform's image for the site's pods can't be used" in said[-1]
 
 
 def test_pods_of_another_image_are_replaced_while_the_site_is_served(
-    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site]
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     site = make_site("pods-renewed")
     deployment = site.deploy("one")
     [former] = site_namespace.pods(deployment)
-    name = former["metadata"]["labels"]["cloudify.io/site"]
-    # The same image by another name, as after an upgrade of the platform: the reconciler sets the present one again.
-    found = site_namespace.request("GET", f"/apis/apps/v1:deployments/{name}")
-    for container in (*(spec := found["spec"]["template"]["spec"])["initContainers"], *spec["containers"]):
-        container["image"] = f"docker.io/library/{site_namespace.image}"
-    SiteObjects(site_namespace.cluster).replace_template(name, found["spec"]["template"])
+    with contextlib.ExitStack() as stack:
+        # It would set the former image again.
+        stack.enter_context(without_reconciler(platform))
+        database = stack.enter_context(platform.database())
+        upkeep = upkeep_of_another_version(platform, site_namespace, database, tmp_path)
 
-    def is_renewed() -> bool:
-        answer = platform.get_site(site.name)
-        assert (answer.status_code, answer.text) == (200, "one")
-        pods = site_namespace.pods(deployment)
-        images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
-        return images == {site_namespace.image} and former["metadata"]["uid"] not in {
-            pod["metadata"]["uid"] for pod in pods
-        }
+        def is_renewed() -> bool:
+            upkeep.run()
+            answer = platform.get_site(site.name)
+            assert (answer.status_code, answer.text) == (200, "one")
+            return former["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in site_namespace.pods(deployment)}
 
-    wait_for(is_renewed, what="the pods are replaced")
+        wait_for(is_renewed, what="the pods are replaced", every=1.0)
+    assert site.text() == "one"
+
+
+def upkeep_of_another_version(
+    platform: Platform, site_namespace: SitesNamespace, database: Database, folder: Path
+) -> SitePodUpkeep:
+    """Its image is the same one by another name."""
+    image = f"docker.io/library/{site_namespace.image}"
+    settings = load_settings(platform.child_settings() | {"CLOUDIFY_SITES_IMAGE": image})
+    objects, repository = SiteObjects(site_namespace.cluster), SitePodRepository(database)
+    artifacts = ArtifactReader(S3ArtifactStore(settings.object_store), folder / "cache", may_repair=False)
+    pods = SitePods(objects, repository, artifacts, settings.site_pods, secret_key=settings.secrets.secret_key)
+    return SitePodUpkeep(
+        objects,
+        pods,
+        repository,
+        settings.site_pods,
+        database=database,
+        route_log=RouteLog(database),
+        bell=RouteBell(platform.redis),
+    )

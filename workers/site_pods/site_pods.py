@@ -37,7 +37,7 @@ from workers.site_pods.manifests import (
 )
 from workers.site_pods.objects import SiteObjects, address_of
 from workers.site_pods.pod_request import PodRequest
-from workers.site_pods.readiness import Trouble, TroubleKind, find_trouble, is_ready
+from workers.site_pods.readiness import Trouble, TroubleKind, find_trouble, is_ready, waiting_of
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -111,7 +111,8 @@ class SitePods:
                     _tell(trouble, say)
                 self._check(trouble, spec, now - since[trouble.kind])
             if now - started > _READY_SECONDS:
-                raise PlatformError(f"The pods {spec.name} are not ready after {_READY_SECONDS:.0f} s.")
+                waiting = waiting_of(self._objects.pods(spec.name))
+                raise PlatformError(f"The pods {spec.name} are not ready after {_READY_SECONDS:.0f} s ({waiting}).")
             time.sleep(_POLL_SECONDS)
 
     def ensure(self, spec: SitePodSpec) -> str:
