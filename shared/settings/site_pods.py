@@ -15,7 +15,7 @@ class SitePodSettings:
     namespace: str = setting(
         "SITES_NAMESPACE",
         TEXT,
-        "Namespace of sites with pods of their own; it holds nothing else. Without it, no project can have them.",
+        "Namespace of sites with pods of their own, of this platform alone. Without it, no project can have them.",
         default="",
     )
     image: str = setting("SITES_IMAGE", IMAGE, "Image of these pods: that of the platform.", default="")

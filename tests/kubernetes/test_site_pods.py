@@ -8,12 +8,15 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.db.database import Database
 from shared.errors import PlatformError
 from shared.releases.site_pod_repository import SitePodRepository
-from shared.settings import ObjectStoreSettings, SitePodSettings
+from shared.routing.bell import RouteBell
+from shared.routing.log import RouteLog
+from shared.settings import ObjectStoreSettings, SitePodSettings, load_settings
 from shared.storage.object_store import S3ArtifactStore
 from tests.support.docker_engine import SECONDS
 from tests.support.kubernetes_cluster import request
@@ -25,6 +28,7 @@ from workers.artifacts.reader import ArtifactReader
 from workers.site_pods.manifests import SitePodSpec
 from workers.site_pods.objects import SiteObjects
 from workers.site_pods.site_pods import SitePods
+from workers.site_pods.upkeep import SitePodUpkeep
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(SECONDS)]
 
@@ -78,11 +82,17 @@ class Site:
 
 
 @pytest.fixture
-def make_site(platform: Platform, tmp_path: Path) -> Callable[..., Site]:
-    def make(name: str, **settings: Any) -> Site:
-        return Site(platform, tmp_path, name, **settings)
+def make_site(platform: Platform, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    made: list[Site] = []
 
-    return make
+    def make(name: str, **settings: Any) -> Site:
+        made.append(Site(platform, tmp_path, name, **settings))
+        return made[-1]
+
+    yield make
+    # So that the quota of the namespace is never used up by tests that are over.
+    for site in made:
+        platform.call("DELETE", f"/api/projects/{site.project['id']}", status=(202, 404))
 
 
 def test_a_release_a_rollback_and_the_end(
@@ -99,7 +109,7 @@ def test_a_release_a_rollback_and_the_end(
     log = platform.log_text(first)
     assert "Starting 2 pods for the site." in log
     assert len(site_namespace.pods(first)) == 2
-    assert len(site_namespace.objects()["poddisruptionbudgets"]) == 1
+    assert len(site_namespace.objects(first)["poddisruptionbudgets"]) == 1
 
     second = site.deploy("<h1>two</h1>")
     assert site.text() == "<h1>two</h1>"
@@ -113,7 +123,8 @@ def test_a_release_a_rollback_and_the_end(
     platform.call("DELETE", f"/api/projects/{site.project['id']}", status=202)
     wait_for(lambda: not site_namespace.pods(first) and not site_namespace.pods(second), what="the pods are removed")
     wait_for(lambda: platform.get_site(site.name).status_code == 404, what="the site is removed")
-    wait_for(lambda: not any(site_namespace.objects().values()), what="nothing of it is left")
+    for deployment in (first, second):
+        wait_for(lambda: not any(site_namespace.objects(deployment).values()), what="nothing of it is left")  # noqa: B023 - called at once
 
 
 @contextlib.contextmanager
@@ -184,9 +195,11 @@ def test_a_used_up_quota_fails_the_deployment_and_leaves_the_former_one(
         assert "Waiting for room in the cluster's quota of sites" in log
         assert "exceeded quota: full" in log
         assert site.text() == "one"
-    names = [pod["metadata"]["labels"]["cloudify.io/site"] for pod in site_namespace.pods(first)]
-    wait_for(lambda: site_namespace.objects()["services"] == names, what="the failed deployment's objects are removed")
+    wait_for(
+        lambda: not any(site_namespace.objects(failed["id"]).values()), what="the failed one's objects are removed"
+    )
     assert site.text() == "one"
+    assert len(site_namespace.pods(first)) == 1
 
 
 def test_another_worker_continues_to_wait_for_the_quota(
@@ -199,7 +212,7 @@ def test_another_worker_continues_to_wait_for_the_quota(
         platform.kill("worker-deploy")
     assert platform.finish(deployment)["status"] == "ready"
     assert site.text() == "one"
-    assert len(site_namespace.objects()["deployments"]) == len(site_namespace.pods()) == 1
+    assert len(site_namespace.objects(deployment)["deployments"]) == len(site_namespace.pods(deployment)) == 1
 
 
 def test_a_cancelled_deployment_leaves_nothing(
@@ -211,24 +224,40 @@ def test_a_cancelled_deployment_leaves_nothing(
         wait_for(lambda: "Waiting for room" in platform.log_text(deployment), what="the worker waits")
         platform.call("POST", f"/api/deployments/{deployment}/cancel", status=(200, 202))
         assert platform.finish(deployment)["status"] == "cancelled"
-    wait_for(lambda: not any(site_namespace.objects().values()), what="nothing of it is left")
+    wait_for(lambda: not any(site_namespace.objects(deployment).values()), what="nothing of it is left")
 
 
-# argv: addresses as HOST:PORT. The container's last words are those that answer.
+# argv: `open` or `closed`, and addresses as HOST:PORT. The container's last words are those that can be reached. The
+# cluster's network learns of a new pod a moment after its start, so each address gets time to be as expected.
 PROBE = """
-import socket, sys
+import socket, sys, time
+
+def is_reached(host, port):
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+deadline = time.monotonic() + 60
 with open("/dev/termination-log", "w") as words:
-    for target in sys.argv[1:]:
+    for target in sys.argv[2:]:
         host, _, port = target.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=3).close()
-        except OSError:
-            continue
-        words.write(target + " ")
+        while (found := is_reached(host, port)) != (sys.argv[1] == "open") and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if found:
+            words.write(target + " ")
 """
 
 
-def reached(site_namespace: SitesNamespace, namespace: str, labels: dict[str, str], targets: list[str]) -> list[str]:
+def reached(
+    site_namespace: SitesNamespace,
+    namespace: str,
+    labels: dict[str, str],
+    targets: list[str],
+    *,
+    expected: str = "closed",
+) -> list[str]:
     """Which of the addresses a pod with these labels can connect to."""
     name = f"probe-{secrets.token_hex(4)}"
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -236,7 +265,7 @@ def reached(site_namespace: SitesNamespace, namespace: str, labels: dict[str, st
     container = {
         "name": "probe",
         "image": site_namespace.image,
-        "command": ["python", "-c", PROBE, *targets],
+        "command": ["python", "-c", PROBE, expected, *targets],
         "securityContext": security,
         "resources": {"requests": resources, "limits": resources},
     }
@@ -288,11 +317,22 @@ def test_no_site_reaches_another_one_or_anything_else(
     # The chart's routers do, and nobody else of their namespace.
     router = {**ROUTER_LABELS, "app.kubernetes.io/component": "router"}
     with site_namespace.system_namespace() as system:
-        assert reached(site_namespace, system, router, sites) == sites
+        assert reached(site_namespace, system, router, sites, expected="open") == sites
         assert reached(site_namespace, system, {**router, "app.kubernetes.io/component": "worker-build"}, sites) == []
 
 
+@contextlib.contextmanager
+def without_reconciler(platform: Platform) -> Generator[None]:
+    reconciler = psutil.Process(platform.pid("reconciler"))
+    reconciler.suspend()
+    try:
+        yield
+    finally:
+        reconciler.resume()
+
+
 def test_a_missing_image_is_the_platforms_failure(
+    platform: Platform,
     site_namespace: SitesNamespace,
     database: Database,
     module_object_store_settings: ObjectStoreSettings,
@@ -301,7 +341,7 @@ def test_a_missing_image_is_the_platforms_failure(
     store = S3ArtifactStore(module_object_store_settings)
     artifact = stored_artifact(store, f"depl_{secrets.token_hex(13)}", {"index.html": b"one"})
     settings = SitePodSettings(
-        namespace=site_namespace.name, image="registry.invalid/cloudify:1", api_url="http://127.0.0.1:1"
+        namespace=site_namespace.name, image="127.0.0.1:1/cloudify:1", api_url="http://127.0.0.1:1"
     )
     objects = SiteObjects(site_namespace.cluster)
     pods = SitePods(
@@ -309,9 +349,53 @@ def test_a_missing_image_is_the_platforms_failure(
     )
     said: list[str] = []
     spec = SitePodSpec(artifact, "proj_tests", 1)
-    try:
-        with pytest.raises(PlatformError, match="image"):
-            pods.stand_up(spec, say=said.append, is_stopped=lambda: False)
-    finally:
-        objects.remove(spec.name)
+    # Of a deployment that the platform's reconciler doesn't know.
+    with without_reconciler(platform):
+        try:
+            with pytest.raises(PlatformError, match="image"):
+                pods.stand_up(spec, say=said.append, is_stopped=lambda: False)
+        finally:
+            objects.remove(spec.name)
     assert "The platform's image for the site's pods can't be used" in said[-1]
+
+
+def test_pods_of_another_image_are_replaced_while_the_site_is_served(
+    platform: Platform, site_namespace: SitesNamespace, make_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = make_site("pods-renewed")
+    deployment = site.deploy("one")
+    [former] = site_namespace.pods(deployment)
+    with contextlib.ExitStack() as stack:
+        # It would set the former image again.
+        stack.enter_context(without_reconciler(platform))
+        database = stack.enter_context(platform.database())
+        upkeep = upkeep_of_another_version(platform, site_namespace, database, tmp_path)
+
+        def is_renewed() -> bool:
+            upkeep.run()
+            answer = platform.get_site(site.name)
+            assert (answer.status_code, answer.text) == (200, "one")
+            return former["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in site_namespace.pods(deployment)}
+
+        wait_for(is_renewed, what="the pods are replaced", every=1.0)
+    assert site.text() == "one"
+
+
+def upkeep_of_another_version(
+    platform: Platform, site_namespace: SitesNamespace, database: Database, folder: Path
+) -> SitePodUpkeep:
+    """Its image is the same one by another name."""
+    image = f"docker.io/library/{site_namespace.image}"
+    settings = load_settings(platform.child_settings() | {"CLOUDIFY_SITES_IMAGE": image})
+    objects, repository = SiteObjects(site_namespace.cluster), SitePodRepository(database)
+    artifacts = ArtifactReader(S3ArtifactStore(settings.object_store), folder / "cache", may_repair=False)
+    pods = SitePods(objects, repository, artifacts, settings.site_pods, secret_key=settings.secrets.secret_key)
+    return SitePodUpkeep(
+        objects,
+        pods,
+        repository,
+        settings.site_pods,
+        database=database,
+        route_log=RouteLog(database),
+        bell=RouteBell(platform.redis),
+    )

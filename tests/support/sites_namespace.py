@@ -26,7 +26,7 @@ from tests.support.helm_chart import FIVE_VALUES, ROOT, merged, render
 from tests.support.kubernetes_cluster import forwarded, own_address, request
 from tests.support.running_platform import Platform
 from workers.executors.kubernetes.cluster import Cluster
-from workers.site_pods.manifests import SELECTOR
+from workers.site_pods.manifests import DEPLOYMENT_LABEL, SELECTOR
 
 # Set it to the name of an image of the platform, of this version, that the cluster has already.
 IMAGE = "CLOUDIFY_TEST_PLATFORM_IMAGE"
@@ -64,8 +64,8 @@ class SitesNamespace:
         group, _, rest = path.partition(":")
         return request(self.cluster, method, f"{group}/namespaces/{self.name}/{rest}", body)
 
-    def objects(self) -> dict[str, list[str]]:
-        """Kind → names of the objects of sites."""
+    def objects(self, deployment_id: str = "") -> dict[str, list[str]]:
+        """Kind → names of the objects of one deployment or of all."""
         kinds = {
             "deployments": "/apis/apps/v1",
             "services": "/api/v1",
@@ -73,18 +73,14 @@ class SitesNamespace:
             "poddisruptionbudgets": "/apis/policy/v1",
         }
         return {
-            kind: sorted(item["metadata"]["name"] for item in self._items(group, kind)) for kind, group in kinds.items()
+            kind: [item["metadata"]["name"] for item in self._items(group, kind, deployment_id)]
+            for kind, group in kinds.items()
         }
 
     def pods(self, deployment_id: str = "") -> list[dict[str, Any]]:
-        """Of one deployment or of all; those that are being deleted not counted."""
-        pods = self._items("/api/v1", "pods")
-        return [
-            pod
-            for pod in pods
-            if not pod["metadata"].get("deletionTimestamp")
-            and deployment_id in ("", pod["metadata"]["labels"]["cloudify.io/deployment"])
-        ]
+        """As `objects`; those that are being deleted not counted."""
+        pods = self._items("/api/v1", "pods", deployment_id)
+        return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
     @contextlib.contextmanager
     def system_namespace(self) -> Generator[str]:
@@ -98,8 +94,9 @@ class SitesNamespace:
         finally:
             request(self.cluster, "DELETE", f"/api/v1/namespaces/{name}")
 
-    def _items(self, group: str, kind: str) -> list[dict[str, Any]]:
-        query = {"labelSelector": SELECTOR}
+    def _items(self, group: str, kind: str, deployment_id: str) -> list[dict[str, Any]]:
+        selector = f"{SELECTOR},{DEPLOYMENT_LABEL}={deployment_id}" if deployment_id else SELECTOR
+        query = {"labelSelector": selector}
         return self.cluster.call("GET", f"{group}/namespaces/{self.name}/{kind}", query)["items"]
 
 

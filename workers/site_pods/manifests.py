@@ -1,10 +1,11 @@
 """The objects of a site with pods of its own: a Deployment, a Service, a Secret and, with several pods, a disruption
-budget. All have one name, which follows from the deployment and its artifact. Pure.
+budget. Their name follows from the deployment and its artifact; the Secret's also from its content. Pure.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,11 +48,16 @@ def name_of(deployment_id: str, manifest_digest: str) -> str:
     return f"site-{identifier}"[:50].rstrip("-") + f"-{manifest_digest[:8]}"
 
 
+def secret_name_of(spec: SitePodSpec, request: PodRequest) -> str:
+    """Another request, such as one with a token of another key, has another Secret."""
+    return f"{spec.name}-{hashlib.sha256(msgspec.json.encode(request)).hexdigest()[:8]}"
+
+
 def secret_of(spec: SitePodSpec, request: PodRequest) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _metadata(spec),
+        "metadata": _metadata(spec) | {"name": secret_name_of(spec, request)},
         "immutable": True,
         "data": {_REQUEST: base64.b64encode(msgspec.json.encode(request)).decode()},
     }
@@ -81,7 +87,10 @@ def budget_of(spec: SitePodSpec) -> dict[str, Any] | None:
     }
 
 
-def deployment_of(spec: SitePodSpec, image: str, *, bytes_of_files: int, files: int) -> dict[str, Any]:
+def deployment_of(
+    spec: SitePodSpec, image: str, request: PodRequest, *, bytes_of_files: int, files: int
+) -> dict[str, Any]:
+    disk_bytes = bytes_of_files + files * _MARGIN_OF_A_FILE + _DISK_MARGIN_BYTES
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -94,7 +103,7 @@ def deployment_of(spec: SitePodSpec, image: str, *, bytes_of_files: int, files: 
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": labels_of(spec)},
-                "spec": _pod(spec, image, bytes_of_files + files * _MARGIN_OF_A_FILE + _DISK_MARGIN_BYTES),
+                "spec": _pod(spec, image, secret_name_of(spec, request), disk_bytes),
             },
         },
     }
@@ -115,7 +124,14 @@ def _metadata(spec: SitePodSpec) -> dict[str, Any]:
     return {"name": spec.name, "labels": labels_of(spec)}
 
 
-def _pod(spec: SitePodSpec, image: str, disk_bytes: int) -> dict[str, Any]:
+def image_and_secret_of(deployment: Mapping[str, Any]) -> tuple[str, str]:
+    """What the pods of a Deployment are made from: the image, and the name of the Secret."""
+    pod = deployment["spec"]["template"]["spec"]
+    [secret] = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    return str(pod["containers"][0]["image"]), str(secret)
+
+
+def _pod(spec: SitePodSpec, image: str, secret: str, disk_bytes: int) -> dict[str, Any]:
     deployment_id = spec.artifact.deployment_id
     fetch = _container(
         "fetch",
@@ -165,7 +181,7 @@ def _pod(spec: SitePodSpec, image: str, disk_bytes: int) -> dict[str, Any]:
         "volumes": [
             {"name": "site", "emptyDir": {"sizeLimit": str(disk_bytes)}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
-            {"name": "request", "secret": {"secretName": spec.name, "defaultMode": 0o440}},
+            {"name": "request", "secret": {"secretName": secret, "defaultMode": 0o440}},
         ],
     }
 

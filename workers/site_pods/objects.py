@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from workers.executors.kubernetes.cluster import Cluster, ClusterError
-from workers.site_pods.manifests import DEPLOYMENT_LABEL, NAME_LABEL, SELECTOR
+from workers.site_pods.manifests import DEPLOYMENT_LABEL, NAME_LABEL, SELECTOR, image_and_secret_of
 from workers.site_pods.pod_request import PORT
 
 _MERGE_PATCH = "application/merge-patch+json"
@@ -57,13 +57,20 @@ class SiteObjects:
         self._cluster.call("PATCH", self._path("deployments", name), body=body, content_type=_MERGE_PATCH)
 
     def remove(self, name: str) -> None:
-        """Deletes all objects of this name, last those by which they are found again."""
-        for kind in ("secrets", "poddisruptionbudgets", "services", "deployments"):
-            try:
-                self._cluster.call("DELETE", self._path(kind, name), body={"propagationPolicy": "Background"})
-            except ClusterError as error:
-                if error.status != HTTPStatus.NOT_FOUND:
-                    raise
+        """Deletes all objects of a site, last those by which they are found again."""
+        deployment = self.find("deployments", name)
+        if deployment is not None:
+            self.delete("secrets", image_and_secret_of(deployment)[1])
+        for kind in ("poddisruptionbudgets", "services", "deployments"):
+            self.delete(kind, name)
+
+    def delete(self, kind: str, name: str) -> None:
+        """Does nothing if there is none."""
+        try:
+            self._cluster.call("DELETE", self._path(kind, name), body={"propagationPolicy": "Background"})
+        except ClusterError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
 
     def close(self) -> None:
         self._cluster.close()

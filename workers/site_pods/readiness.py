@@ -52,6 +52,23 @@ def find_trouble(deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]
     return found[0] if found else None
 
 
+def waiting_of(pods: Sequence[Mapping[str, Any]]) -> str:
+    """What the containers of the pods wait for, for the cluster's operator."""
+    statuses = [pod.get("status", {}) for pod in pods]
+    containers = [
+        container
+        for status in statuses
+        for key in ("initContainerStatuses", "containerStatuses")
+        for container in status.get(key) or ()
+    ]
+    reasons = {
+        f"{container['name']} waits: {container['state']['waiting'].get('reason', 'for no reason')}"
+        for container in containers
+        if "waiting" in (container.get("state") or {})
+    }
+    return ", ".join(sorted(reasons)) or f"{len(pods)} pods are there"
+
+
 _ORDER = [
     TroubleKind.ARTIFACT_MISSING,
     TroubleKind.CRASHING,

@@ -13,9 +13,10 @@ for resources of its own, and dead pods that nobody notices would use everybody'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import structlog
 
 from shared.errors import Cancelled, FailureCode, PlatformError, StageFailure
@@ -25,10 +26,18 @@ from shared.settings import SitePodSettings
 from shared.text.wording import counted
 from workers.artifacts.reader import ArtifactMissing, ArtifactReader
 from workers.executors.kubernetes.cluster import ClusterAway
-from workers.site_pods.manifests import SitePodSpec, budget_of, deployment_of, secret_of, service_of
+from workers.site_pods.manifests import (
+    SitePodSpec,
+    budget_of,
+    deployment_of,
+    image_and_secret_of,
+    secret_name_of,
+    secret_of,
+    service_of,
+)
 from workers.site_pods.objects import SiteObjects, address_of
 from workers.site_pods.pod_request import PodRequest
-from workers.site_pods.readiness import Trouble, TroubleKind, find_trouble, is_ready
+from workers.site_pods.readiness import Trouble, TroubleKind, find_trouble, is_ready, waiting_of
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -102,15 +111,21 @@ class SitePods:
                     _tell(trouble, say)
                 self._check(trouble, spec, now - since[trouble.kind])
             if now - started > _READY_SECONDS:
-                raise PlatformError(f"The pods {spec.name} are not ready after {_READY_SECONDS:.0f} s.")
+                waiting = waiting_of(self._objects.pods(spec.name))
+                raise PlatformError(f"The pods {spec.name} are not ready after {_READY_SECONDS:.0f} s ({waiting}).")
             time.sleep(_POLL_SECONDS)
 
     def ensure(self, spec: SitePodSpec) -> str:
         """Makes what is missing of the deployment's objects. Returns the address of its Service."""
         with self._repository.locked(spec.artifact.deployment_id):
-            if self._objects.find("deployments", spec.name) is None:
-                self._objects.create("deployments", self.manifest(spec))
-            self._objects.create("secrets", secret_of(spec, self._request(spec)))
+            deployment = self._objects.find("deployments", spec.name)
+            if deployment is None:
+                deployment = self.manifest(spec)
+                self._objects.create("deployments", deployment)
+            request = self.request(spec)
+            # One that has the Secret of an earlier request waits for its renewal.
+            if image_and_secret_of(deployment)[1] == secret_name_of(spec, request):
+                self._objects.create("secrets", secret_of(spec, request))
             self._objects.create("services", service_of(spec))
             budget = budget_of(spec)
             if budget is not None:
@@ -126,14 +141,29 @@ class SitePods:
         files = self._artifacts.manifest(artifact.tenant_id, artifact.manifest_digest).files
         # The same content at two paths takes its room once.
         sizes = {file.digest: file.size for file in files.values()}
-        return deployment_of(spec, self._settings.image, bytes_of_files=sum(sizes.values()), files=len(files))
+        return deployment_of(
+            spec, self._settings.image, self.request(spec), bytes_of_files=sum(sizes.values()), files=len(files)
+        )
+
+    def renew(self, spec: SitePodSpec, deployment: Mapping[str, Any]) -> None:
+        """Replaces pods that have another image or Secret than the present ones, one after the other."""
+        with self._repository.locked(spec.artifact.deployment_id):
+            self._objects.create("secrets", secret_of(spec, self.request(spec)))
+            self._objects.replace_template(spec.name, self.manifest(spec)["spec"]["template"])
+            former = image_and_secret_of(deployment)[1]
+            if former != secret_name_of(spec, self.request(spec)):
+                self._objects.delete("secrets", former)
+
+    def is_present(self, spec: SitePodSpec, deployment: Mapping[str, Any]) -> bool:
+        """Whether the pods have the present image and Secret."""
+        return image_and_secret_of(deployment) == (self._settings.image, secret_name_of(spec, self.request(spec)))
 
     def close(self) -> None:
         self._objects.close()
 
-    def _request(self, spec: SitePodSpec) -> PodRequest:
+    def request(self, spec: SitePodSpec) -> PodRequest:
         return PodRequest(
-            artifact=spec.artifact,
+            artifact=msgspec.structs.replace(spec.artifact, pods_address=None),
             api_url=self._settings.api_url,
             token=artifact_token(self._secret_key, spec.artifact),
             certificates=self._certificates,

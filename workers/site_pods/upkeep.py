@@ -91,18 +91,18 @@ class SitePodUpkeep:
         self._bell.ring()
 
     def _renew_one(self, standing: Mapping[str, StandingSite], deployments: Mapping[str, Mapping[str, Any]]) -> None:
-        """Replaces the pods of one site that has another image than the platform's, when those before it are ready.
+        """Replaces the pods of one site that has another image or token than the present ones, when those before it are
+        ready.
 
         All at once would need as many pods more than the quota has room for.
         """
         present = {name: item for name, item in deployments.items() if name in standing}
-        old = [name for name, item in present.items() if _image_of(item) != self._settings.image]
+        old = [name for name, item in present.items() if not self._pods.is_present(_spec(standing[name]), item)]
         waited_for = [name for name, item in present.items() if name not in old and not is_ready(item)]
         if not old or len(waited_for) >= _AT_ONCE:
             return
         try:
-            template = self._pods.manifest(_spec(standing[old[0]]))["spec"]["template"]
-            self._objects.replace_template(old[0], template)
+            self._pods.renew(_spec(standing[old[0]]), present[old[0]])
         except PlatformError as error:
             _log.warning("site_pods.renewal_failed", name=old[0], error=str(error))
             return
@@ -111,7 +111,3 @@ class SitePodUpkeep:
 
 def _spec(site: StandingSite) -> SitePodSpec:
     return SitePodSpec(site.artifact(), site.project_id, site.replicas)
-
-
-def _image_of(deployment: Mapping[str, Any]) -> str:
-    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])

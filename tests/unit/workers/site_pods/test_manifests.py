@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from shared.identifiers import DEPLOYMENT, new_identifier
 from shared.routing.changes import SiteArtifact
 from tests.support.pod_security import violations
-from workers.site_pods.manifests import SitePodSpec, budget_of, deployment_of, name_of, secret_of, service_of
+from workers.site_pods.manifests import (
+    SitePodSpec,
+    budget_of,
+    deployment_of,
+    image_and_secret_of,
+    name_of,
+    secret_of,
+    service_of,
+)
 from workers.site_pods.pod_request import PodRequest
 
 
@@ -29,13 +38,14 @@ def test_every_object_has_the_same_name_and_labels() -> None:
     request = PodRequest(spec.artifact, "http://api", "token")
     budget = budget_of(spec)
     assert budget is not None
-    objects = [
-        deployment_of(spec, "image", bytes_of_files=1, files=1),
-        service_of(spec),
-        secret_of(spec, request),
-        budget,
-    ]
+    secret = secret_of(spec, request)
+    objects = [deployment_of(spec, "image", request, bytes_of_files=1, files=1), service_of(spec), budget]
     assert {item["metadata"]["name"] for item in objects} == {spec.name}
+    assert image_and_secret_of(objects[0]) == ("image", secret["metadata"]["name"])
+    # Another token, such as one of another key, has another Secret.
+    other = msgspec.structs.replace(request, token="other")
+    assert secret_of(spec, other)["metadata"]["name"] != secret["metadata"]["name"]
+    objects.append(secret)
     [labels] = {tuple(sorted(item["metadata"]["labels"].items())) for item in objects}
     template = objects[0]["spec"]["template"]["metadata"]["labels"]
     assert dict(labels) == template
@@ -48,7 +58,9 @@ def test_one_pod_has_no_disruption_budget() -> None:
 
 
 def test_the_pods_are_restricted() -> None:
-    pod = deployment_of(spec_with(), "image", bytes_of_files=1 << 20, files=3)["spec"]["template"]["spec"]
+    spec = spec_with()
+    request = PodRequest(spec.artifact, "http://api", "token")
+    pod = deployment_of(spec, "image", request, bytes_of_files=1 << 20, files=3)["spec"]["template"]["spec"]
     assert list(violations(pod)) == []
     assert pod["automountServiceAccountToken"] is False
     for container in (*pod["initContainers"], *pod["containers"]):

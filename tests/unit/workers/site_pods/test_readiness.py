@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workers.site_pods.readiness import TroubleKind, find_trouble, is_ready
+from workers.site_pods.readiness import TroubleKind, find_trouble, is_ready, waiting_of
 
 QUOTA = 'pods "site-x" is forbidden: exceeded quota: site-quota, requested: pods=1, used: pods=100, limited: pods=100'
 
@@ -98,3 +98,9 @@ def test_trouble(found: dict[str, Any], pods: list[dict[str, Any]], kind: Troubl
 )
 def test_what_is_on_its_way_is_no_trouble(one: dict[str, Any]) -> None:
     assert find_trouble(deployment(), [one]) is None
+
+
+def test_what_a_pod_waits_for_is_told() -> None:
+    pulling = pod(initContainerStatuses=[{"name": "fetch", "state": {"waiting": {"reason": "PodInitializing"}}}])
+    assert waiting_of([pulling, pulling]) == "fetch waits: PodInitializing"
+    assert waiting_of([]) == "0 pods are there"
