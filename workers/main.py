@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import sys
 import threading
@@ -36,6 +35,7 @@ from shared.queue.dramatiq.broker import PriorityBroker, current_lease
 from shared.queue.dramatiq.holds import Holds
 from shared.secrets_box import SecretsBox
 from shared.settings import Settings, SettingsError, load_settings
+from shared.stop_signals import on_stop_signals
 from shared.tracing import export_spans
 from shared.worker_life import DeadWorkers, WorkerLife, lives_directory
 from workers.composition import WorkerContext
@@ -63,10 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     pool = Pool(options.pool)
     configure_logging(f"worker-{pool.value}", settings.logs.level)
-    # Signals go to the main thread, which waits; set before anything else runs, so that none is missed.
+    # Before anything else runs, so that none is missed.
     stop = StopRequest()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.ask())
+    on_stop_signals(stop.ask)
     raise_file_limit()
     keep_files_private(settings.directories.home)
     end_tracing = export_spans(settings.tracing, f"worker-{pool.value}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import time
@@ -67,6 +66,7 @@ from shared.routing.bell import RouteBell
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.settings import SettingsError, load_settings
+from shared.stop_signals import on_stop_signals
 from workers.composition import WorkerContext
 from workers.exporter.sources import PlatformFigures
 from workers.site_pods.upkeep import SitePodUpkeep
@@ -333,8 +333,7 @@ def main() -> int:
         return 2
     configure_logging("reconciler", settings.logs.level)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    on_stop_signals(stop.set)
     keep_files_private(settings.directories.home)
     context = WorkerContext(settings, "reconciler", connections=_CONNECTIONS)
     try:

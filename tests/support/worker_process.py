@@ -1,4 +1,4 @@
-"""A worker process by itself, on the tests' servers."""
+"""A worker or a router process by itself, on the tests' servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,21 @@ from shared.clock import SystemClock
 from workers.main import main
 file, right = Path(sys.argv.pop(1)), SystemClock.now
 SystemClock.now = lambda self: right(self) + timedelta(seconds=float(file.read_text()))
+raise SystemExit(main())
+"""
+# As above, with what signs requests to the object store.
+_ROUTER_WITH_CLOCK = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+import minio.time
+from shared.clock import SystemClock
+from workers.router.main import main
+file, right, right_time, right_utcnow = Path(sys.argv.pop(1)), SystemClock.now, time.time, minio.time.utcnow
+def wrong(): return float(file.read_text())
+SystemClock.now = lambda self: right(self) + timedelta(seconds=wrong())
+time.time = lambda: right_time() + wrong()
+minio.time.utcnow = lambda: right_utcnow() + timedelta(seconds=wrong())
 raise SystemExit(main())
 """
 
@@ -47,14 +62,30 @@ def worker_environment(
 @contextmanager
 def worker_process(
     environment: dict[str, str], *arguments: str, log: Path, clock: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """`cloudify worker` with these arguments, which writes to `log`. It is ended as a service manager ends it.
 
     `clock` is a file with the seconds that its clock is ahead.
     """
     program = ["-m", "workers.main"] if clock is None else ["-c", _WITH_CLOCK, str(clock)]
-    with log.open("wb") as errors:
-        process = subprocess.Popen([sys.executable, *program, *arguments], env=environment, stderr=errors)
+    with _process(environment, [*program, *arguments], log) as process:
+        yield process
+
+
+@contextmanager
+def router_process(
+    environment: dict[str, str], *, log: Path, clock: Path | None = None
+) -> Generator[subprocess.Popen[bytes]]:
+    """The agent of a router, whose web server the caller starts. `clock` as of a worker."""
+    program = ["-m", "workers.router.main"] if clock is None else ["-c", _ROUTER_WITH_CLOCK, str(clock)]
+    with _process(environment, program, log) as process:
+        yield process
+
+
+@contextmanager
+def _process(environment: dict[str, str], program: list[str], log: Path) -> Generator[subprocess.Popen[bytes]]:
+    with log.open("ab") as output:
+        process = subprocess.Popen([sys.executable, *program], env=environment, stdout=output, stderr=output)
     try:
         yield process
         if process.poll() is None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
 
 from shared.logging import configure_logging
 from shared.settings import EgressSettings, LogSettings, NetworkSettings, Reader
+from shared.stop_signals import on_stop_signals
 from workers.egress.gateway import EgressGateway
 from workers.egress.policy import EgressPolicy
 from workers.egress.upstream import UpstreamProxy
@@ -27,8 +27,7 @@ def main() -> int:
         return 2
     configure_logging("egress", logs.level)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    on_stop_signals(stop.set)
     gateway = EgressGateway(
         socket.create_server((settings.listen_host, settings.listen_port)),
         (settings.listen_host, settings.control_port),

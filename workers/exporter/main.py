@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 
@@ -13,6 +12,7 @@ from shared.metrics_listener import start_metrics_listener
 from shared.process_health import ProcessHealth
 from shared.queue.registration import Registration
 from shared.settings import SettingsError, load_settings
+from shared.stop_signals import on_stop_signals
 from workers.exporter.sources import PlatformFigures
 
 
@@ -24,8 +24,7 @@ def main() -> int:
         return 2
     configure_logging("exporter", settings.logs.level)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    on_stop_signals(stop.set)
     try:
         check_schema(settings.database.url)
     except MigrationError as error:

@@ -92,7 +92,8 @@ class RouterAgent:
         self._position = read_kept(position_file, Position)
         self._peers = peers
         self._watch = PositionWatch(bell, peers, lambda: self._position)
-        self._catch_up = CatchUp(directory, fetcher, peers, self.find_artifact)
+        missing_file = position_file.with_name("router-missing.json")
+        self._catch_up = CatchUp(directory, fetcher, peers, self._artifact_of, missing_file)
         self._has_snapshot = False
         self._snapshot_number = 0
         self._artifacts: dict[str, SiteArtifact] = {}
@@ -167,8 +168,9 @@ class RouterAgent:
         Raises Unavailable if only PostgreSQL knows.
         """
         deployment_id = self.current(host)
-        if deployment_id is None:
-            return None
+        return None if deployment_id is None else self._artifact_of(deployment_id)
+
+    def _artifact_of(self, deployment_id: str) -> SiteArtifact | None:
         known = self._artifacts.get(deployment_id)
         return known if known is not None else self._log.find_artifact(deployment_id)
 
@@ -220,7 +222,7 @@ class RouterAgent:
         snapshot = self._log.snapshot()
         routes = self._directory.routes()
         for host in routes.keys() - snapshot.routes.keys():
-            self._directory.unroute(host)
+            self._unroute(host)
             _log.info("router.route_removed", host=host)
         wrong = {host: deployment for host, deployment in snapshot.routes.items() if routes.get(host) != deployment}
         routed = set(snapshot.routes.values())
@@ -282,7 +284,7 @@ class RouterAgent:
                     _log.error("router.change_unknown", number=change.number, kind=change.kind)
         for host, deployment_id in last.items():
             if deployment_id is None:
-                self._directory.unroute(host)
+                self._unroute(host)
         self._show({host: deployment_id for host, deployment_id in last.items() if deployment_id is not None}, traces)
         for deployment_id in discarded:
             self._discard(deployment_id)
@@ -296,14 +298,16 @@ class RouterAgent:
         was appended.
         """
         for host, deployment_id in routes.items():
+            former = self._directory.current(host)
+            if self._directory.has(deployment_id):
+                self._catch_up.settle(host)
+            elif former not in (None, deployment_id) and (self._catch_up.needs(host) or self._directory.has(former)):
+                self._catch_up.need(host, deployment_id)
             with self._span("activate", host, deployment_id, traces.get(host)):
-                former = self._directory.route(host, deployment_id)
-            if former is None or former == deployment_id:
-                continue
-            with self._lock:
-                self._artifacts.pop(former, None)
-            if self._directory.has(former) and not self._directory.has(deployment_id):
-                self._catch_up.need(host)
+                self._directory.route(host, deployment_id)
+            if former is not None and former != deployment_id:
+                with self._lock:
+                    self._artifacts.pop(former, None)
         for host, deployment_id in routes.items():
             if self._directory.has_files(deployment_id):
                 with self._span("verify", host, deployment_id, traces.get(host)):
@@ -320,6 +324,10 @@ class RouterAgent:
         # Of a snapshot, nobody knows who appended what.
         is_exported = traceparent is not None
         return span(f"router {step}", attributes, parent=traceparent, kind="consumer", is_exported=is_exported)
+
+    def _unroute(self, host: str) -> None:
+        self._directory.unroute(host)
+        self._catch_up.settle(host)
 
     def _prepare(self, change: NumberedChange, host: str, deployment_id: str) -> None:
         artifact = self._log.find_artifact(deployment_id)

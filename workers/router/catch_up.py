@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,18 +21,25 @@ from shared.errors import Unavailable
 from shared.routing.changes import SiteArtifact
 from workers.artifacts.reader import ArtifactMissing
 from workers.router.fetcher import SiteFetcher
+from workers.router.kept_files import read_kept, write_kept
 from workers.router.peers import Peers
 from workers.router.site_directory import SiteDirectory
 
 _INTERVAL_SECONDS = 0.2
 # Asked at a time.
 _ASKED_PEERS = 3
+# A busy router that doesn't answer may still be better, for so long.
+_SILENT_SECONDS = 1.5
 
 _log: Any = structlog.get_logger(__name__)
 
 
 class CatchUp:
-    """From `start` to `stop`; safe from any thread. `find_artifact` is the agent's."""
+    """From `start` to `stop`; safe from any thread.
+
+    `file` keeps the sites between processes. `find_artifact` (deployment → artifact, None if it was discarded) raises
+    Unavailable.
+    """
 
     def __init__(
         self,
@@ -38,15 +47,19 @@ class CatchUp:
         fetcher: SiteFetcher,
         peers: Peers,
         find_artifact: Callable[[str], SiteArtifact | None],
+        file: Path,
     ) -> None:
         self._directory = directory
         self._fetcher = fetcher
         self._peers = peers
         self._find_artifact = find_artifact
-        self._hosts: set[str] = set()
+        self._file = file
+        # Host → the deployment whose files it needs.
+        self._needed: dict[str, str] = read_kept(file, dict[str, str]) or {}
         self._has_substitute = True
         # Asked first, or the answer would depend on who is asked.
         self._substitute: str | None = None
+        self._substitute_at = time.monotonic()
         self._lock = threading.Lock()
         self._task = PeriodicTask("router-catch-up", self._step, _INTERVAL_SECONDS)
 
@@ -59,40 +72,53 @@ class CatchUp:
     @property
     def is_done(self) -> bool:
         """Whether the router has the files of every site that was served here."""
-        return not self._hosts
+        return not self._needed
 
     @property
     def is_better_elsewhere(self) -> bool:
         """Whether the router lacks files, and another one doesn't; until the others are asked, they don't."""
-        return bool(self._hosts) and self._has_substitute
+        return bool(self._needed) and self._has_substitute
 
-    def need(self, host: str) -> None:
-        """The host was served here until it was pointed at a deployment whose files aren't here."""
+    def needs(self, host: str) -> bool:
+        return host in self._needed
+
+    def need(self, host: str, deployment_id: str) -> None:
+        """The host is served here, and will be pointed at a deployment whose files aren't here."""
         with self._lock:
-            if not self._hosts:
-                self._has_substitute = True
-            if host not in self._hosts:
-                _log.warning("router.files_missing", host=host)
-            self._hosts.add(host)
+            if not self._needed:
+                self._has_substitute, self._substitute_at = True, time.monotonic()
+            _log.warning("router.files_missing", host=host, deployment_id=deployment_id)
+            self._keep({**self._needed, host: deployment_id})
         self._task.wake()
 
+    def settle(self, host: str, deployment_id: str | None = None) -> None:
+        """The host needs nothing, unless it has come to need another deployment than this one."""
+        with self._lock:
+            needed = self._needed.get(host)
+            if needed is not None and deployment_id in (None, needed):
+                self._keep({name: id_ for name, id_ in self._needed.items() if name != host})
+
+    def _keep(self, needed: dict[str, str]) -> None:
+        self._needed = needed
+        try:
+            write_kept(self._file, needed)
+        except OSError as error:
+            # A disk may be full: only the next process would want to know.
+            _log.warning("router.file_not_written", error=str(error))
+
     def _step(self) -> None:
-        for host in list(self._hosts):
-            if not self._is_waiting(host):
-                with self._lock:
-                    # It may have been pointed elsewhere meanwhile.
-                    if not self._is_waiting(host):
-                        self._hosts.discard(host)
-        if self._hosts:
+        for host, deployment_id in self._needed.items():
+            if not self._is_waiting(deployment_id):
+                self.settle(host, deployment_id)
+        if self._needed:
             self._look_for_substitute()
 
-    def _is_waiting(self, host: str) -> bool:
-        """Whether the host's files are being fetched, or will be."""
-        deployment_id = self._directory.current(host)
-        if deployment_id is None or self._directory.has(deployment_id):
+    def _is_waiting(self, deployment_id: str) -> bool:
+        """Whether the files are being fetched, or will be."""
+        if self._directory.has(deployment_id):
             return False
         try:
-            artifact = self._find_artifact(host)
+            artifact = self._find_artifact(deployment_id)
         except Unavailable:
             return True
         if artifact is None:
@@ -107,7 +133,12 @@ class CatchUp:
         if self._substitute is not None:
             urls.insert(0, self._substitute)
         with ThreadPoolExecutor(len(urls) or 1, thread_name_prefix="router-catch-up") as pool:
-            complete = [url for url, state in zip(urls, pool.map(self._peers.ask, urls), strict=True)
-                        if state is not None and state.is_complete]  # fmt: skip
-        self._substitute = complete[0] if complete else None
-        self._has_substitute = bool(complete)
+            states = list(pool.map(self._peers.ask, urls))
+        complete = [url for url, state in zip(urls, states, strict=True) if state is not None and state.is_complete]
+        now = time.monotonic()
+        if complete:
+            self._substitute, self._substitute_at = complete[0], now
+            self._has_substitute = True
+        elif None not in states or now - self._substitute_at > _SILENT_SECONDS:
+            self._substitute = None
+            self._has_substitute = False

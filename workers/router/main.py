@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,6 +20,7 @@ from shared.routing.bell import RouteBell, RouteListener
 from shared.routing.log import RouteLog
 from shared.routing.routers import RouterRepository
 from shared.settings import Settings, SettingsError, load_settings
+from shared.stop_signals import on_stop_signals
 from shared.storage.object_store import S3ArtifactStore
 from shared.tracing import export_spans
 from workers.artifacts.reader import ArtifactReader
@@ -48,8 +48,7 @@ def main() -> int:
         return 2
     configure_logging("router", settings.logs.level)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    on_stop_signals(stop.set)
     keep_files_private(settings.directories.home)
     try:
         check_schema(settings.database.url)
