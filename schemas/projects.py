@@ -11,7 +11,8 @@ from schemas.base import Names, Request, Resource
 
 class CreateProjectRequest(Request):
     """`runtime`: what serves the site, `files` or, where the platform has a cluster for it, `pods`: as many pods of its
-    own as `replicas`.
+    own as `replicas`. `is_application`: whether `index.html` is shown for paths that the site doesn't have; if it isn't
+    given, that is decided at upload.
     """
 
     name: str
@@ -29,6 +30,8 @@ class CreateProjectRequest(Request):
     replicas: int = 1
     # "none" or "filtered"; None: the installation's default.
     build_network: str | None = None
+    # Sent only if it is given: the API of the version before refuses it.
+    is_application: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class UpdateProjectRequest(Request):
@@ -42,6 +45,7 @@ class UpdateProjectRequest(Request):
     output_directory: str | msgspec.UnsetType | None = msgspec.UNSET
     node_version: str | msgspec.UnsetType | None = msgspec.UNSET
     build_network: str | msgspec.UnsetType | None = msgspec.UNSET
+    is_application: bool | msgspec.UnsetType | None = msgspec.UNSET
     is_pinned: bool | msgspec.UnsetType = msgspec.UNSET
     runtime: str | msgspec.UnsetType = msgspec.UNSET
     replicas: int | msgspec.UnsetType = msgspec.UNSET
@@ -71,6 +75,7 @@ class ProjectResource(Resource):
     replicas: int = 1
     default_branch: str | None = None
     build_network: str | None = None
+    is_application: bool | None = None
 
 
 class ProjectReference(Resource):

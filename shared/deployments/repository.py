@@ -43,7 +43,8 @@ FROM deployments d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id
 _SETTINGS: LiteralString = """
 jsonb_build_object('root_directory', root_directory, 'framework', framework, 'install_command', install_command,
                    'build_command', build_command, 'output_directory', output_directory, 'node_version', node_version,
-                   'runtime', runtime, 'replicas', replicas, 'build_network', build_network)
+                   'runtime', runtime, 'replicas', replicas, 'build_network', build_network,
+                   'is_application', is_application)
 """
 
 _TAKE_RELEASE_SEQUENCE: LiteralString = f"""

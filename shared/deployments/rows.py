@@ -23,6 +23,7 @@ class DeploymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     runtime: SiteRuntime = SiteRuntime.FILES
     replicas: int = 1
     build_network: str | None = None
+    is_application: bool | None = None
 
 
 class DeploymentRow(msgspec.Struct, frozen=True):

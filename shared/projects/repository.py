@@ -21,6 +21,7 @@ SORTABLE: dict[str, LiteralString] = {"created_at": "p.created_at", "name": "p.n
 CHANGEABLE: tuple[LiteralString, ...] = (
     "name", "repository_url", "repository_branch", "root_directory", "framework", "install_command", "build_command",
     "output_directory", "node_version", "build_network", "is_pinned", "repository_set_by", "runtime", "replicas",
+    "is_application",
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ class ProjectRow(msgspec.Struct, frozen=True):
     runtime: SiteRuntime
     replicas: int
     build_network: str | None
+    is_application: bool | None
     is_pinned: bool
     active_deployment_id: str | None
     created_at: datetime
@@ -70,6 +72,7 @@ class NewProject(msgspec.Struct, frozen=True, kw_only=True):
     runtime: SiteRuntime
     replicas: int
     build_network: str | None
+    is_application: bool | None
     repository_set_by: str | None
 
 
@@ -83,11 +86,11 @@ FROM projects p
 _INSERT: LiteralString = f"""
 INSERT INTO projects (id, tenant_id, name, slug, repository_url, repository_branch, follows_default_branch,
                       root_directory, framework, install_command, build_command, output_directory, node_version,
-                      runtime, replicas, build_network, repository_set_by)
+                      runtime, replicas, build_network, is_application, repository_set_by)
 SELECT %(id)s, %(tenant_id)s, %(name)s, %(slug)s, %(repository_url)s, COALESCE(%(repository_branch)s::text, 'main'),
        %(repository_branch)s::text IS NULL, %(root_directory)s, %(framework)s, %(install_command)s, %(build_command)s,
        %(output_directory)s, %(node_version)s, %(runtime)s, %(replicas)s,
-       %(build_network)s::build_network, %(repository_set_by)s
+       %(build_network)s::build_network, %(is_application)s, %(repository_set_by)s
 WHERE NOT EXISTS (SELECT 1 FROM deployments d WHERE d.host = %(slug)s)
 ON CONFLICT (slug) DO NOTHING
 RETURNING {columns_of(ProjectRow, active_deployment_id="NULL", repository_branch=NAMED_BRANCH)}

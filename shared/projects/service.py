@@ -202,6 +202,7 @@ class ProjectService:
             node_version=row.node_version,
             runtime=row.runtime,
             replicas=row.replicas,
+            is_application=row.is_application,
             url=self._sites.url(row.slug),
             is_pinned=row.is_pinned,
             active_deployment_id=row.active_deployment_id,
@@ -230,6 +231,7 @@ def _new_project(tenant_id: str, request: CreateProjectRequest, set_by: str | No
         runtime=SiteRuntime(request.runtime),
         replicas=request.replicas,
         build_network=request.build_network,
+        is_application=None if request.is_application is msgspec.UNSET else request.is_application,
         repository_set_by=set_by,
     )
 

@@ -66,6 +66,7 @@ def deployment_view(row: DeploymentRow) -> DeploymentView:
         if_changed=row.if_changed,
         host=row.host,
         release_sequence=row.release_sequence,
+        is_application=settings.is_application,
     )
 
 

@@ -58,6 +58,8 @@ class DeploymentView:
     if_changed: bool
     host: str
     release_sequence: int
+    # Whether the first page is shown for paths that the site doesn't have; None if it is decided at upload.
+    is_application: bool | None = None
 
 
 class StageLog(Protocol):

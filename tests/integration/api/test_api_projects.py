@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shared.accounts.permissions import Role
+from shared.db.database import Database
 from shared.deployments.state import Stage
 from shared.errors import PlatformError
 from shared.plans import Plan, limits_of
@@ -100,6 +101,26 @@ def test_a_network_for_builds_is_chosen_by_the_project(account) -> None:
         assert changed.json()["data"]["buildNetwork"] == value
     wrong = account.request("PATCH", f"/api/projects/{project['id']}", json={"buildNetwork": "all"})
     assert (wrong.status_code, fields_of(wrong)) == (422, {"buildNetwork"})
+
+
+def test_a_project_says_whether_it_is_an_application(account, database: Database) -> None:
+    repository = {"repositoryUrl": "https://git.example.com/a.git"}
+    project = account.request("POST", "/api/projects", json={"name": "a", "isApplication": False, **repository}).json()
+    identifier = project["data"]["id"]
+    assert project["data"]["isApplication"] is False
+    assert account.request("POST", "/api/projects", json={"name": "b"}).json()["data"]["isApplication"] is None
+    for value in (True, None):
+        changed = account.request("PATCH", f"/api/projects/{identifier}", json={"isApplication": value})
+        assert changed.json()["data"]["isApplication"] is value
+    account.request("PATCH", f"/api/projects/{identifier}", json={"isApplication": True})
+    made = account.request("POST", "/api/deployments", json={"projectId": identifier}).json()["data"]
+    assert made["warnings"] == []
+    query = "SELECT settings FROM deployments WHERE id = %(id)s"
+    settings = database.fetch_value(dict[str, Any], query, {"id": made["id"]})
+    assert settings is not None
+    assert settings["is_application"] is True
+    wrong = account.request("PATCH", f"/api/projects/{identifier}", json={"isApplication": "yes"})
+    assert fields_of(wrong) == {"isApplication"}
 
 
 def test_every_wrong_field_is_named(account) -> None:

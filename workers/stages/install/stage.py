@@ -139,5 +139,6 @@ def _overrides(context: StageContext) -> Overrides:
         output_directory=deployment.output_directory,
         node_version=deployment.node_version,
         package_manager=context.variables.get(FORCING_VARIABLE),
+        is_application=deployment.is_application,
         is_preview=deployment.is_preview,
     )

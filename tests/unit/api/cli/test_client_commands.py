@@ -507,6 +507,15 @@ def test_a_deployment_is_reported_as_in_production_only_if_it_is_served(
     assert ("it went to production" in said, "it is for production" in said) == (is_live, not is_live)
 
 
+def test_warnings_are_at_the_end_of_what_is_said(run: Run, api: Api) -> None:
+    make_repository()
+    api.outcome = deployment("depl_new", "ready", warnings=["There is no index.html."])
+    result = run("deploy")
+    lines = result.stderr.splitlines()
+    assert "Warning: there is no index.html." in lines[lines.index("Ready in 2.0 s.") + 1]
+    assert result.exit_code == 0
+
+
 def test_deploy_json_prints_one_object(run: Run, api: Api) -> None:
     make_repository()
     assert json.loads(run("deploy", "--json").stdout)["status"] == "ready"
