@@ -47,14 +47,14 @@ def read_table() -> tuple[Row, ...]:
 
 
 def choose(rows: tuple[Row, ...], names: str) -> tuple[Row, ...]:
-    """Those named in a list with commas, each as `OWNER+NAME`, `OWNER/NAME` or `NAME`; all for an empty list. Raises
-    SystemExit for a name that no row has."""
+    """Those named in a list with commas, in its order, each as `OWNER+NAME`, `OWNER/NAME` or `NAME`; all for an empty
+    list. Raises SystemExit for a name that no row has."""
     wanted = [name.strip().replace("/", "+").lower() for name in names.split(",") if name.strip()]
-    known = {name for row in rows for name in _names(row)}
-    unknown = [name for name in wanted if name not in known]
+    chosen = [[row for row in rows if name in _names(row)] for name in wanted]
+    unknown = [name for name, found in zip(wanted, chosen, strict=True) if not found]
     if unknown:
         raise SystemExit(f"The table has no row {', '.join(unknown)}.")
-    return tuple(row for row in rows if not wanted or _names(row) & set(wanted))
+    return tuple(row for found in chosen for row in found) or rows
 
 
 def _names(row: Row) -> set[str]:
