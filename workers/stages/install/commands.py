@@ -15,7 +15,7 @@ from workers.pipeline.outputs import Tool
 
 def install_script(detection: Detection, command: str, toolchain: Toolchain) -> str:
     """`command`, after the virtual environment that it installs into was made, where it needs one."""
-    if detection.runtime == "node" and "pip" not in command:
+    if detection.runtime != "python" and not re.search(r"pip|\buv\b|poetry", command):
         return command
     # Without --seed there is no pip in it, which only a command of the user's own can want.
     seed = " --seed" if re.search(r"(?<!uv )\bpip3?\b", command) else ""

@@ -59,7 +59,7 @@ class InstallStage(StageFunction):
         self._toolchain = toolchain
         self._tools = tools
         self._reader = reader
-        self._installer = DependencyInstaller(executor, snapshots, index, toolchain, limits=limits, secrets=secrets)
+        self.installer = DependencyInstaller(executor, snapshots, index, toolchain, limits=limits, secrets=secrets)
 
     def reap(self, name: str) -> None:
         self._executor.reap(name)
@@ -84,7 +84,7 @@ class InstallStage(StageFunction):
             installed = None
             if reading.dependencies is not None:
                 project = Project(source, detection, reading.dependencies, tools)
-                installed = self._installer.install(context, project)
+                installed = self.installer.install(context, project)
         output = InstallOutput(
             source=source,
             dependencies=installed.dependencies if installed else None,
