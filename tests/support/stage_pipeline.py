@@ -16,7 +16,7 @@ import msgspec
 from shared.db.database import Database
 from shared.deployments.state import SiteRuntime, Stage
 from shared.plans import Plan, limits_of
-from shared.settings import NetworkSettings, ObjectStoreSettings, Settings
+from shared.settings import NetworkSettings, ObjectStoreSettings, PythonSettings, Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
@@ -229,6 +229,7 @@ def open_pipeline(
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 - it can't be changed
     *,
     stores_outputs: bool = False,
+    python: PythonSettings = PythonSettings(),  # noqa: B008 - it can't be changed
 ) -> Generator[Pipeline]:
     """Everything it makes is below `directory`, and deleted at the end. `stores_outputs`: see StoringExecutor."""
     settings = make_settings(directory, store, network=network, secret_key=b"k" * 32)
@@ -239,7 +240,7 @@ def open_pipeline(
     executor: Executor = BubblewrapExecutor.for_host(network, directory / "runtime", toolchain)
     if stores_outputs:
         executor = StoringExecutor(executor, snapshots)  # type: ignore[assignment]
-    tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
+    tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain, python)
     with closing(snapshots):
         pipeline = Pipeline(
             directory / "work",

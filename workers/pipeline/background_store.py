@@ -1,4 +1,4 @@
-"""A thread that stores what the next deployment may start from, while the pipeline goes on."""
+"""A thread that stores what the next deployment may start from, while later stages run."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class CarriedFiles:
 
     @contextmanager
     def attached(self, context: StageContext, components: Mapping[str, str]) -> Generator[CarriedTree | None]:
-        """The files for this key; None where there are none, or where they can't be had at the moment."""
+        """The files for this key; None where there are none, or where they aren't available at the moment."""
         tenant_id = context.deployment.tenant_id
         record = self._records.find(context, [components])
         with ExitStack() as stack:

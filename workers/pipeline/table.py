@@ -14,6 +14,7 @@ import msgspec
 from shared.deployments.state import Stage
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import FORCING_VARIABLE
+from workers.frameworks.requests import VERSION_VARIABLES
 from workers.pipeline.carried_files import SWITCH
 from workers.pipeline.outputs import Output, Tool
 from workers.pipeline.stage import StageFunction, StageParts, StageRow
@@ -68,7 +69,7 @@ INSTALL = StageRow(
     module="workers.stages.install.stage",
     is_cached=True,
     # They say how to install and are no secrets.
-    always_seen=frozenset({FORCING_VARIABLE, SWITCH}),
+    always_seen=frozenset({FORCING_VARIABLE, SWITCH, *VERSION_VARIABLES.values()}),
 )
 BUILD = StageRow(
     Stage.BUILD,

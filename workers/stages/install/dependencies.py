@@ -11,7 +11,7 @@ from shared.deployments.state import Stage
 from shared.settings import LimitSettings, SecretSettings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import OutputTail, make_spec, raise_failure, run_logged
-from workers.commands.tools import mounts
+from workers.commands.tools import mounts, python_of
 from workers.commands.trees import StageTrees
 from workers.executors.base import Directory, Executor, LocalTree, StoredTree, Tree
 from workers.executors.layout import HOME
@@ -20,6 +20,7 @@ from workers.frameworks.detection import Detection
 from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.install_parts import InstallParts
 from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
+from workers.frameworks.requests import VERSION_VARIABLES
 from workers.frameworks.source_tree import SourceTree, join
 from workers.pipeline.carried_files import SWITCH
 from workers.pipeline.outputs import Tool
@@ -34,7 +35,7 @@ from workers.stages.install.layer import changes_source, has_entry
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
 # Variables that the stage itself reads.
-_OF_THE_STAGE = frozenset({FORCING_VARIABLE, SWITCH})
+_OF_THE_STAGE = frozenset({FORCING_VARIABLE, SWITCH, *VERSION_VARIABLES.values()})
 _SCRIPT_SWITCH = re.compile(r"(?:ignore|enable)_?scripts", re.IGNORECASE)
 
 
@@ -135,7 +136,7 @@ class DependencyInstaller:
         name = "install" if trees is None else "install-again"
         trees = trees or StageTrees(self._snapshots, context.directory)
         command = project.detection.install_command or ""
-        script = install_script(project.detection, command, self._toolchain)
+        script = install_script(project.detection, command, python_of(project.tools, self._toolchain)[1])
         changes = self._run(context, trees, project, (command, script), (self._source(context, project),), name)
         if not is_of_commit:
             is_of_commit = self._changes_source(context, trees, changes)
@@ -156,7 +157,7 @@ class DependencyInstaller:
                 return Installed(digest, None, is_cache_hit=True)
         else:
             layers = (self._source(context, project), *self._without_scripts(context, trees, parts))
-            script = install_script(project.detection, parts.packages, self._toolchain)
+            script = install_script(project.detection, parts.packages, python_of(project.tools, self._toolchain)[1])
             changes = self._run(context, trees, project, (parts.packages, script), layers, "install")
             with trees.opened(changes) as upper:
                 is_rewritten = bool(parts.package_path) and has_entry(upper, parts.package_path)
