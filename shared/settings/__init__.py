@@ -15,6 +15,7 @@ from shared.settings.processes import (
     TracingSettings,
     WorkerSettings,
 )
+from shared.settings.python import PythonSettings
 from shared.settings.reader import Reader, SettingsError
 from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
@@ -34,6 +35,7 @@ __all__ = [
     "MetricsSettings",
     "NetworkSettings",
     "ObjectStoreSettings",
+    "PythonSettings",
     "QueueSettings",
     "Reader",
     "RouterSettings",

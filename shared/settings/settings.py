@@ -18,6 +18,7 @@ from shared.settings.processes import (
     TracingSettings,
     WorkerSettings,
 )
+from shared.settings.python import PythonSettings
 from shared.settings.reader import Reader, SettingsError
 from shared.settings.router import RouterSettings
 from shared.settings.servers import CacheSettings, DatabaseSettings, ObjectStoreSettings, QueueSettings
@@ -43,6 +44,7 @@ class Settings:
     egress: EgressSettings = field(default_factory=EgressSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    python: PythonSettings = field(default_factory=PythonSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logs: LogSettings = field(default_factory=LogSettings)

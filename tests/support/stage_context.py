@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.db.database import Database
-from shared.deployments.state import Stage
+from shared.deployments.state import SiteRuntime, Stage
 from shared.plans import LIMITS, Plan
 from shared.projects.repository_credentials import RepositoryCredentials
 from shared.settings import (
@@ -93,6 +93,8 @@ def make_context(
         "build_network": None,
         "is_preview": False,
         "clean": False,
+        "runtime": SiteRuntime.FILES,
+        "replicas": 1,
         "if_changed": False,
         "host": "site",
         "release_sequence": 1,

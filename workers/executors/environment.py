@@ -26,7 +26,11 @@ NPM_VARIABLES = (
 PYTHON_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIPENV_PYPI_MIRROR")
 # Copied from the worker's environment into commands that may reach the network, unless a setting decides: they name a
 # company's own package registries. Credentials in such a URL are seen by the build.
-REGISTRY_VARIABLES = (*NPM_VARIABLES, *PYTHON_VARIABLES, "PIP_EXTRA_INDEX_URL", "UV_INDEX")
+REGISTRY_VARIABLES = (
+    *NPM_VARIABLES,
+    *PYTHON_VARIABLES,
+    *("PIP_EXTRA_INDEX_URL", "UV_INDEX", "GOPROXY", "GOSUMDB", "HUGO_MODULE_PROXY"),
+)
 _CERTIFICATE_VARIABLES = (
     "NODE_EXTRA_CA_CERTS",
     "SSL_CERT_FILE",

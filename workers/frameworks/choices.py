@@ -133,7 +133,7 @@ def choose(tree: SourceTree, directory: str, overrides: Overrides) -> Choices:
         is_hosts_command="build_command" in host and sources["build_command"] == _source(deciding, "build_command"),
         extra_installs=installs,
         is_application=_first(overrides.is_application, *(file.is_application for file in files)),
-        environment=_environment(own, deciding),
+        environment=_environment(own, deciding or next((file for file in hosts if file.environment), None)),
         address_variables=deciding.address_variables if deciding else (),
         routing=routed.routing if routed else Routing(),
     )

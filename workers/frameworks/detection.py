@@ -16,6 +16,7 @@ from workers.frameworks.build_commands import build_command, build_script
 from workers.frameworks.candidates import candidate_directories, sole_site
 from workers.frameworks.choices import Choices, Overrides, choose
 from workers.frameworks.framework import Framework
+from workers.frameworks.hugo_modules import with_hugo_modules
 from workers.frameworks.node_projects import (
     FORCING_VARIABLE,
     LOCKFILES,
@@ -117,6 +118,9 @@ def _detect(
     project = _read_project(tree, relative, framework, package, choices, overrides)
     reasons = [*choices.reasons, recognised.reason, *(project.reasons if project else ())]
     install_command = _install_command(tree, relative, project, choices, reasons)
+    if framework.name == "hugo" and choices.install_command is None:
+        place = project.install_directory if project else relative
+        install_command = with_hugo_modules(tree, relative, place, install_command, reasons)
     script = recognised.script or build_script(framework, scripts_of(package or {}))
     command = build_command(tree, relative, framework, script, package, project)
     command = _chosen("Build command", "build_command", choices, command, reasons)

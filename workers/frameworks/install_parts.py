@@ -90,7 +90,7 @@ def split_node(tree: SourceTree, detection: Detection) -> InstallParts | None:
         packages=command,
         own=" && ".join(f"{manager} run {name}" for name in later),
         package_path=path,
-        # As yarn formats it: later versions write another form anew.
+        # As yarn formats it: later versions rewrite another form.
         package=json.dumps({**package, "scripts": remaining}, indent=2) + "\n",
         reason=f"{path} has scripts for installs ({', '.join(later)})",
     )

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import FailureCode, StageFailure
+from shared.text.written import escaped
 from workers.frameworks.node_projects import as_mapping
 from workers.frameworks.source_tree import SourceTree, ancestors, join, storable_value
 
 # Groups and extras that uv and poetry leave out unless they are named, and that a site is built with.
 _SITE_GROUPS = ("docs", "doc", "documentation", "site", "website")
-_REQUIREMENTS = ("requirements.txt", "docs/requirements.txt", "requirements-docs.txt", "requirements/docs.txt")
+_DOCUMENTATION_REQUIREMENTS = (
+    *("docs/requirements.txt", "doc/requirements.txt", "docs/source/requirements.txt", "requirements-docs.txt"),
+    *("requirements/docs.txt", "docs-requirements.txt", "requirements_docs.txt", "requirements-doc.txt"),
+)
+_REQUIREMENTS = ("requirements.txt", *_DOCUMENTATION_REQUIREMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +39,26 @@ def has_python_project(tree: SourceTree, directory: str) -> bool:
 
 
 def read_python_project(tree: SourceTree, directory: str, packages: tuple[str, ...]) -> PythonProject:
-    """`packages` are installed when the project itself names nothing.
+    """`packages` are the generator that builds the site, which is installed where the project doesn't name it.
 
     Looked for in each directory up to the root: uv.lock, requirements files, poetry.lock, Pipfile.lock,
-    pyproject.toml, Pipfile.
+    pyproject.toml, Pipfile. Requirements of the documentation come before all others, except a group of that name.
     """
     version, version_reason = _python_version(tree, directory)
     reasons = (version_reason,) if version_reason else ()
     for above in ancestors(directory):
-        found = _in_directory(tree, above)
+        found = (_documentation_requirements(tree, above) if packages else None) or _in_directory(tree, above)
         if found is not None:
             manager, lockfile, command, reason = found
+            missing = (
+                []
+                if manager == "pipenv" or "--require-hashes" in command
+                else _unnamed(tree, above, lockfile, packages)
+            )
+            if missing:
+                quoted = " ".join(f"'{package}'" for package in missing)
+                command = f"{command} {quoted}" if manager == "pip" else f"{command} && uv pip install {quoted}"
+                reasons = (*reasons, f"{', '.join(missing)} is installed as well: nothing of the project names it.")
             return PythonProject(manager, lockfile, above, command, version, (*reasons, reason))
     if not packages:
         return PythonProject("uv", None, directory, None, version, reasons)
@@ -53,6 +67,45 @@ def read_python_project(tree: SourceTree, directory: str, packages: tuple[str, .
         f"There is no requirements.txt: {', '.join(packages)} is installed in its newest version. Add one to pin it."
     )
     return PythonProject("uv", None, directory, f"uv pip install {quoted}", version, (*reasons, reason))
+
+
+def _documentation_requirements(tree: SourceTree, directory: str) -> tuple[str, str | None, str, str] | None:
+    """As `_in_directory`."""
+    project = _read_toml(tree, join(directory, "pyproject.toml"))
+    if _uv_options(project) or _poetry_options(project):
+        return None
+    for name in _DOCUMENTATION_REQUIREMENTS:
+        text = tree.read_lockfile(join(directory, name))
+        if text is not None and _names_packages(text):
+            return _of_requirements(join(directory, name), name, text)
+    return None
+
+
+def _of_requirements(path: str, name: str, text: str) -> tuple[str, str | None, str, str]:
+    hashes = " --require-hashes" if "--hash=" in text else ""
+    reason = f"Python packages from {path}{' with their hashes checked' if hashes else ''}."
+    return "pip", path, f"uv pip install{hashes} -r {name}", reason
+
+
+def _names_packages(text: str) -> bool:
+    return re.search(r"(?m)^\s{0,9}[A-Za-z0-9.-]", text) is not None
+
+
+def _unnamed(tree: SourceTree, directory: str, lockfile: str | None, packages: tuple[str, ...]) -> list[str]:
+    """Those of `packages` that neither the lockfile nor the project's own files name, even as part of another's name: a
+    theme of a generator brings it along.
+    """
+    files = [path for path in (lockfile, join(directory, "pyproject.toml"), join(directory, "Pipfile")) if path]
+    texts = [text for path in files if (text := tree.read_lockfile(path)) is not None]
+    has_lockfile = lockfile is not None and bool((tree.read_lockfile(lockfile) or "").strip())
+    project = _read_toml(tree, join(directory, "pyproject.toml"))
+    if not has_lockfile and (lockfile is not None or not texts or _uv_options(project) or _poetry_options(project)):
+        return []
+    # Another file may name it.
+    if any(re.search(r"(?m)^\s{0,9}(?:-r|-c|-e|--requirement|\.)", text) for text in texts):
+        return []
+    named = "\n".join(texts).lower()
+    return [package for package in packages if re.split(r"[<>=\[]", package.lower())[0] not in named]
 
 
 def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, str, str] | None:
@@ -64,13 +117,7 @@ def _in_directory(tree: SourceTree, directory: str) -> tuple[str, str | None, st
     for name in _REQUIREMENTS:
         text = tree.read_lockfile(join(directory, name))
         if text is not None:
-            hashes = " --require-hashes" if "--hash=" in text else ""
-            return (
-                "pip",
-                join(directory, name),
-                f"uv pip install{hashes} -r {name}",
-                f"Python packages from {join(directory, name)}{' with their hashes checked' if hashes else ''}.",
-            )
+            return _of_requirements(join(directory, name), name, text)
     for manager, name in (("poetry", "poetry.lock"), ("pipenv", "Pipfile.lock")):
         if tree.is_file(join(directory, name)):
             options = (
@@ -138,8 +185,22 @@ def _python_version(tree: SourceTree, directory: str) -> tuple[str | None, str |
         words = next((words for words in lines if words), None)
         if words:
             return words[0][:100], f"Python version {words[0][:100]}: {path}."
+        match = re.match(
+            r"\s{0,9}(?:python-)?(\d[\d.]{0,20})\s", f"{tree.read_text(join(above, 'runtime.txt')) or ''}\n"
+        )
+        if match:
+            return match[1], f"Python version {match[1]}: {join(above, 'runtime.txt')}."
         path = join(above, "pyproject.toml")
-        wanted = as_mapping(_read_toml(tree, path).get("project")).get("requires-python")
-        if isinstance(wanted, str) and wanted.strip():
-            return wanted.strip()[:100], f"Python version {wanted.strip()[:100]}: requires-python in {path}."
+        project = _read_toml(tree, path)
+        for wanted, name in (
+            (as_mapping(project.get("project")).get("requires-python"), "requires-python"),
+            (_poetry_python(project), "tool.poetry.dependencies"),
+        ):
+            if isinstance(wanted, str) and wanted.strip():
+                return wanted.strip()[:100], f"Python version {escaped(wanted.strip()[:100])}: {name} in {path}."
     return None, None
+
+
+def _poetry_python(project: dict[str, Any]) -> Any:
+    poetry = as_mapping(as_mapping(project.get("tool")).get("poetry"))
+    return as_mapping(poetry.get("dependencies")).get("python")

@@ -21,13 +21,14 @@ PYTHON_FRAMEWORKS: tuple[Framework, ...] = (
     Framework(
         "hugo",
         "Hugo",
-        "python",
+        "none",
         "public",
         "hugo --minify",
+        # A script of package.json mostly builds styles; the program itself builds the site.
+        scripts=(),
         files=(*_HUGO_NAMES, *_HUGO_FOLDER),
         output_files=(*_HUGO_NAMES, *_HUGO_OLDER_NAMES, *_HUGO_FOLDER),
         output_pattern=r"(?mi)^[ \t{]*[\"']?publishDir[\"']?\s*[:=]\s*['\"]?([^'\"\s#,]+)",
-        packages=("hugo",),
         caches=("resources/_gen",),
         # Zola's config.toml says base_url.
         marked_files=_HUGO_OLDER_NAMES,

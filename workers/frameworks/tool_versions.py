@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import declared_manager, unknown_manager_notice, wanted_manager_version
+from workers.frameworks.python_versions import python_request
+from workers.frameworks.requests import VERSION_VARIABLES, ToolRequest
+from workers.frameworks.site_tools import site_tools
 from workers.frameworks.source_tree import SourceTree
 
 # Newest versions by 2026-11.
@@ -42,20 +44,24 @@ _COMPARISON = re.compile(r"\s*(>=|<=|>|<|\^|~>?|=)?\s*v?(\d+|[xX*])(?:\.(\d+|[xX
 _CODE_NAMES: Mapping[str, int] = {"gallium": 16, "hydrogen": 18, "iron": 20, "jod": 22, "krypton": 24}
 
 
-@dataclass(frozen=True, slots=True)
-class ToolRequest:
-    """`name`: npm, pnpm, yarn, berry (yarn from 2 on), bun, poetry, pipenv or node. `version` is exact."""
-
-    name: str
-    version: str
-
-
 def is_exact(version: str) -> bool:
     return _EXACT.fullmatch(version) is not None
 
 
-def required_tools(tree: SourceTree, detection: Detection, node: str, npm: str) -> tuple[list[ToolRequest], str | None]:
-    """What a build fetches besides the toolchain's Node `node` and npm `npm`; and a line for the log, or None."""
+def required_tools(
+    tree: SourceTree,
+    detection: Detection,
+    node: str,
+    npm: str,
+    *,
+    python: str = "",
+    variables: Mapping[str, str] | None = None,
+) -> tuple[list[ToolRequest], str | None]:
+    """What a build fetches besides the toolchain's Node `node`, npm `npm` and Python `python`; and a line for the log,
+    or None.
+
+    `variables`: those of the project that choose a version.
+    """
     requests: list[ToolRequest] = []
     notices: list[str | None] = []
     commands = f"{detection.install_command or ''} {detection.build_command or ''}"
@@ -83,6 +89,14 @@ def required_tools(tree: SourceTree, detection: Detection, node: str, npm: str) 
     if detection.runtime == "node":
         used = detection.package_manager or "npm"
         notices.append(unknown_manager_notice(tree, detection.root_directory, used))
+    if detection.runtime == "python" and python:
+        wanted = (variables or {}).get(VERSION_VARIABLES["python"], "").strip() or detection.python_version
+        request, notice = python_request(wanted, python)
+        requests += [request] if request else []
+        notices.append(notice)
+    others, said = site_tools(tree, detection, variables or {})
+    requests += others
+    notices += said
     return requests, " ".join(notice for notice in notices if notice) or None
 
 

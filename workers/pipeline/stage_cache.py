@@ -46,6 +46,10 @@ class StageCache:
         scope = _scopes(context)[0]
         return self._index.find(context.deployment.tenant_id, [scope], self.kind, cache_key(components))
 
+    def beyond(self, context: StageContext, count: int) -> list[SnapshotRecord]:
+        """The records of this project and target except the `count` that were made or used last."""
+        return self._index.beyond(context.deployment.tenant_id, _scopes(context)[0], self.kind, count)
+
     def record(
         self, context: StageContext, components: Mapping[str, str], snapshot: Snapshot, output: Mapping[str, object]
     ) -> None:

@@ -14,6 +14,8 @@ import msgspec
 from shared.deployments.state import Stage
 from workers.frameworks.detection import Detection
 from workers.frameworks.node_projects import FORCING_VARIABLE
+from workers.frameworks.requests import VERSION_VARIABLES
+from workers.pipeline.carried_files import SWITCH
 from workers.pipeline.outputs import Output, Tool
 from workers.pipeline.stage import StageFunction, StageParts, StageRow
 
@@ -66,8 +68,8 @@ INSTALL = StageRow(
     output=InstallOutput,
     module="workers.stages.install.stage",
     is_cached=True,
-    # It says how to install and is no secret.
-    always_seen=frozenset({FORCING_VARIABLE}),
+    # They say how to install and are no secrets.
+    always_seen=frozenset({FORCING_VARIABLE, SWITCH, *VERSION_VARIABLES.values()}),
 )
 BUILD = StageRow(
     Stage.BUILD,

@@ -116,12 +116,7 @@ def _project(tree: Path, arguments: Any, on_read: _OnRead) -> Any:
     from workers.frameworks.detection import Overrides
     from workers.reading.project import ProjectQuestion, read_project
 
-    question = ProjectQuestion(
-        root_directory=arguments["root_directory"],
-        overrides=Overrides(**arguments["overrides"]),
-        node_version=arguments["node_version"],
-        npm_version=arguments["npm_version"],
-    )
+    question = ProjectQuestion(**arguments | {"overrides": Overrides(**arguments["overrides"])})
     return read_project(tree, question, on_read)
 
 

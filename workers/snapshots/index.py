@@ -60,6 +60,17 @@ class SnapshotIndex:
         parameters = {"tenant_id": tenant_id, "scopes": list(scopes), "kind": kind, "group": group}
         return self._database.fetch_one(SnapshotRecord, self._LATEST, parameters)
 
+    _BEYOND: LiteralString = f"""
+        SELECT {_COLUMNS} FROM snapshots
+        WHERE tenant_id = %(tenant_id)s AND scope = %(scope)s AND kind = %(kind)s
+        ORDER BY last_used_at DESC, key OFFSET %(count)s
+    """  # noqa: S608 - constants only
+
+    def beyond(self, tenant_id: str, scope: str, kind: str, count: int) -> list[SnapshotRecord]:
+        """The scope's records of this kind except the `count` that were made or used last."""
+        parameters = {"tenant_id": tenant_id, "scope": scope, "kind": kind, "count": count}
+        return self._database.fetch_all(SnapshotRecord, self._BEYOND, parameters)
+
     _RECORD = """
         INSERT INTO snapshots (tenant_id, scope, kind, key, group_name, digest, size_bytes, components, output)
         VALUES (%(tenant_id)s, %(scope)s, %(kind)s, %(key)s, %(group)s, %(digest)s, %(size_bytes)s, %(components)s,

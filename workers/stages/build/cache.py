@@ -6,11 +6,7 @@ output, so no error here fails a deployment. They are attached as a read-only la
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import queue
-import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,29 +14,25 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from shared.background import BackgroundThread
-from shared.errors import PlatformError, StageFailure
+from shared.errors import PlatformError
 from workers.executors.base import LocalTree, StoredTree, Tree
 from workers.frameworks.catalogue import BY_NAME, NODE_CACHES, WORKSPACE_CACHES
 from workers.frameworks.detection import Detection
 from workers.frameworks.source_tree import SourceTree
+from workers.pipeline.background_store import BackgroundStore
+from workers.pipeline.carried_files import CarriedFiles, is_switched_off
 from workers.pipeline.stage import StageContext
-from workers.pipeline.stage_cache import StageCache
 from workers.snapshots.index import SnapshotIndex, SnapshotRecord
-from workers.snapshots.store import SnapshotMissing, SnapshotStore
+from workers.snapshots.store import SnapshotStore
 from workers.stages.build.layers import complete, has_directory, take_directories
 
 _log = structlog.get_logger(__name__)
 
-# A project's variable: with "off", every build starts without the files of earlier ones.
-SWITCH = "CLOUDIFY_BUILD_CACHE"
 KIND = "build files"
 # Some tools never clean up; above this size, the next build starts without files.
 _MAXIMUM_BYTES = 1024 * 1024 * 1024
-# Builds whose files wait to be stored; those of another one are dropped.
-_WAITING = 2
-# Storing must not slow deployments down.
-_NICENESS = 5
+# A new lockfile or variable starts with a set of its own.
+_MAXIMUM_COUNT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +51,8 @@ class BuildCache:
 
     def __init__(self, snapshots: SnapshotStore, index: SnapshotIndex) -> None:
         self._snapshots = snapshots
-        self._index = index
-        self._records = StageCache(snapshots, index, KIND)
-        self._jobs: queue.Queue[Callable[[], None]] = queue.Queue(_WAITING)
-        self._thread = BackgroundThread("build-cache", self._work)
+        self._files = CarriedFiles(snapshots, index, KIND, maximum_bytes=_MAXIMUM_BYTES, maximum_count=_MAXIMUM_COUNT)
+        self._storing = BackgroundStore("build-cache")
 
     @contextmanager
     def opened(
@@ -70,7 +60,7 @@ class BuildCache:
     ) -> Generator[CachedFiles]:
         """`components` distinguish builds that must not share files."""
         paths = _paths(detection, source)
-        if not paths or context.variables.get(SWITCH, "").lower() == "off":
+        if not paths or is_switched_off(context):
             yield CachedFiles(None, lambda _: None)
             return
         components = {
@@ -79,26 +69,14 @@ class BuildCache:
             "directories": " ".join(paths),
             **components,
         }
-        record = self._records.find(context, [components])
-        with ExitStack() as stack:
-            layer = None
-            if record is not None:
-                try:
-                    stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
-                    layer = StoredTree(context.deployment.tenant_id, record.digest)
-                except SnapshotMissing as missing:
-                    context.log.system(f"They are not available: {missing}")
-                    self._index.forget(context.deployment.tenant_id, record)
-                    record = None
-                except (OSError, PlatformError) as error:
-                    context.log.system("They are not available at the moment; the build runs without them.")
-                    _log.warning("build_cache.not_attached", deployment_id=context.deployment.id, error=str(error))
-                    record = None
+        with self._files.attached(context, components) as found:
+            layer = None if found is None else StoredTree(context.deployment.tenant_id, found.record.digest)
+            record = None if found is None else found.record
             yield CachedFiles(layer, lambda changes: self._keep(context, paths, components, record, changes))
 
     def settle(self) -> None:
         """Blocks until all files are stored or given up."""
-        self._jobs.join()
+        self._storing.settle()
 
     def _keep(
         self,
@@ -114,7 +92,6 @@ class BuildCache:
         if not any(has_directory(upper, path) for path in paths):
             return
         try:
-            self._thread.start()
             with ExitStack() as stack:
                 taken = stack.enter_context(self._snapshots.temporary()) / "files"
                 taken.mkdir()
@@ -123,49 +100,15 @@ class BuildCache:
                 if record is not None:
                     # Still attached by the caller; this keeps it attached until the files are stored.
                     below = stack.enter_context(self._snapshots.attach(context.deployment.tenant_id, record.digest))
-                storing = stack.pop_all()
+                held = stack.pop_all()
+            self._storing.submit(lambda: self._complete(context, components, taken, below), held)
         except (OSError, RuntimeError, PlatformError) as error:
             _log.warning("build_cache.not_taken", deployment_id=context.deployment.id, error=str(error))
             return
 
-        def store() -> None:
-            with storing:
-                complete(taken, below)
-                self._store(context, components, taken)
-
-        try:
-            self._jobs.put_nowait(store)
-        except queue.Full:
-            storing.close()
-
-    def _work(self, _stopping: threading.Event) -> None:
-        """Stores what is queued, as long as the process lives."""
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while True:
-            store = self._jobs.get()
-            try:
-                store()
-            except Exception:  # noqa: BLE001 - it must not end the thread
-                _log.exception("build_cache.not_stored")
-            finally:
-                self._jobs.task_done()
-
-    def _store(self, context: StageContext, components: Mapping[str, str], taken: Path) -> None:
-        tenant_id = context.deployment.tenant_id
-        former = self._records.own(context, components)
-        try:
-            snapshot = self._snapshots.save(tenant_id, taken, maximum_bytes=_MAXIMUM_BYTES)
-        except StageFailure as failure:
-            _log.info("build_cache.not_kept", deployment_id=context.deployment.id, reason=failure.message)
-            if former is not None:
-                self._index.forget(tenant_id, former)
-        else:
-            self._records.record(context, components, snapshot, {})
-            if former is not None and former.digest == snapshot.digest:
-                return
-        if former is not None and not self._index.is_referenced(tenant_id, former.digest):
-            self._snapshots.delete(tenant_id, former.digest)
+    def _complete(self, context: StageContext, components: Mapping[str, str], taken: Path, below: Path | None) -> None:
+        complete(taken, below)
+        self._files.save(context, components, taken)
 
 
 def packages_digest(source: Path, detection: Detection) -> str | None:

@@ -6,20 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 
 from workers.commands.sandboxed import VIRTUAL_ENVIRONMENT, search_path
-from workers.commands.tools import environment, header_variables, programs
+from workers.commands.tools import environment, header_variables, programs, python_of
 from workers.executors.layout import NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.pipeline.outputs import Tool
 
 
-def install_script(detection: Detection, command: str, toolchain: Toolchain) -> str:
-    """`command`, after the virtual environment that it installs into was made, where it needs one."""
-    if detection.runtime == "node" and "pip" not in command:
+def install_script(detection: Detection, command: str, python: str) -> str:
+    """`command`, after the virtual environment that it installs into was made, where it needs one. `python`: the
+    interpreter's path.
+    """
+    if detection.runtime != "python" and not re.search(r"pip|\buv\b|poetry", command):
         return command
     # Without --seed there is no pip in it, which only a command of the user's own can want.
     seed = " --seed" if re.search(r"(?<!uv )\bpip3?\b", command) else ""
-    create = f"uv venv --quiet --clear{seed} --python {toolchain.python} {VIRTUAL_ENVIRONMENT}"
+    create = f"uv venv --quiet --clear{seed} --python {python} {VIRTUAL_ENVIRONMENT}"
     return f"{create} && {command}"
 
 
@@ -29,7 +31,7 @@ def install_environment(
     """`variables` are the project's, of this stage."""
     # `uv pip` would take it for the environment to install into; it finds the virtual one without it.
     is_sync = (detection.install_command or "").startswith("uv sync")
-    python = {"UV_PYTHON": toolchain.python} if is_sync else {}
+    python = {"UV_PYTHON": python_of(tools, toolchain)[1]} if is_sync else {}
     return {
         **python,
         **header_variables(NODE_TARGET, is_read_by_npm=detection.package_manager != "npm"),

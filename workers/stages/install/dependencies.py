@@ -5,13 +5,13 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.deployments.state import Stage
 from shared.settings import LimitSettings, SecretSettings
 from workers.commands.failure_advice import advice_for
 from workers.commands.sandboxed import OutputTail, make_spec, raise_failure, run_logged
-from workers.commands.tools import mounts
+from workers.commands.tools import mounts, python_of
 from workers.commands.trees import StageTrees
 from workers.executors.base import Directory, Executor, LocalTree, StoredTree, Tree
 from workers.executors.layout import HOME
@@ -19,7 +19,10 @@ from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.frameworks.install_inputs import DependencyFiles
 from workers.frameworks.install_parts import InstallParts
-from workers.frameworks.node_projects import FORCING_VARIABLE
+from workers.frameworks.node_projects import FORCING_VARIABLE, LOCKFILES
+from workers.frameworks.requests import VERSION_VARIABLES
+from workers.frameworks.source_tree import SourceTree, join
+from workers.pipeline.carried_files import SWITCH
 from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext
 from workers.pipeline.stage_cache import StageCache, variable_components
@@ -27,9 +30,12 @@ from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import SnapshotStore
 from workers.stages.install.commands import install_environment, install_script, repository_variables
 from workers.stages.install.dependency_key import dependency_components
+from workers.stages.install.downloads import DownloadCache
 from workers.stages.install.layer import changes_source, has_entry
 from workers.stages.install.lockfile_mismatch import raise_mismatch
 
+# Variables that the stage itself reads.
+_OF_THE_STAGE = frozenset({FORCING_VARIABLE, SWITCH, *VERSION_VARIABLES.values()})
 _SCRIPT_SWITCH = re.compile(r"(?:ignore|enable)_?scripts", re.IGNORECASE)
 
 
@@ -71,6 +77,7 @@ class DependencyInstaller:
         self._output_bytes = limits.output_bytes
         self._dependencies = StageCache(snapshots, index, "dependencies")
         self._prepared = StageCache(snapshots, index, "prepared files")
+        self.downloads = DownloadCache(snapshots, index)
         self._digest_key = hmac.digest(secrets.secret_key, b"install environment", "sha256")
 
     def install(self, context: StageContext, project: Project) -> Installed:
@@ -101,14 +108,16 @@ class DependencyInstaller:
     def _components(self, context: StageContext, project: Project) -> dict[str, str]:
         return {
             **dependency_components(project.files, project.detection, self._toolchain, project.tools),
-            **variable_components(
-                {
-                    **repository_variables(project.detection),
-                    **{name: value for name, value in context.variables.items() if name != FORCING_VARIABLE},
-                },
-                self._digest_key,
-            ),
+            **self._variables(context, project),
         }
+
+    def _variables(self, context: StageContext, project: Project) -> dict[str, str]:
+        """As components. They count for downloads as well: packages may be there for who has their token alone."""
+        variables = {
+            **repository_variables(project.detection),
+            **{name: value for name, value in context.variables.items() if name not in _OF_THE_STAGE},
+        }
+        return variable_components(variables, self._digest_key)
 
     def _whole(
         self,
@@ -127,7 +136,7 @@ class DependencyInstaller:
         name = "install" if trees is None else "install-again"
         trees = trees or StageTrees(self._snapshots, context.directory)
         command = project.detection.install_command or ""
-        script = install_script(project.detection, command, self._toolchain)
+        script = install_script(project.detection, command, python_of(project.tools, self._toolchain)[1])
         changes = self._run(context, trees, project, (command, script), (self._source(context, project),), name)
         if not is_of_commit:
             is_of_commit = self._changes_source(context, trees, changes)
@@ -148,7 +157,7 @@ class DependencyInstaller:
                 return Installed(digest, None, is_cache_hit=True)
         else:
             layers = (self._source(context, project), *self._without_scripts(context, trees, parts))
-            script = install_script(project.detection, parts.packages, self._toolchain)
+            script = install_script(project.detection, parts.packages, python_of(project.tools, self._toolchain)[1])
             changes = self._run(context, trees, project, (parts.packages, script), layers, "install")
             with trees.opened(changes) as upper:
                 is_rewritten = bool(parts.package_path) and has_entry(upper, parts.package_path)
@@ -183,6 +192,20 @@ class DependencyInstaller:
         )
         changes = self._run(context, trees, project, (parts.own, parts.own), layers, "own")
         return self._store(context, trees, changes, self._prepared, components), False
+
+    def _other_lockfiles(self, context: StageContext, trees: StageTrees, project: Project) -> dict[str, str]:
+        """Name → package manager, of those next to the one that is used."""
+        detection = project.detection
+        if detection.runtime != "node":
+            return {}
+        with trees.opened(self._source(context, project)) as root:
+            tree, directory = SourceTree(root), detection.install_directory
+            return {
+                name: manager
+                for manager, names in LOCKFILES.items()
+                for name in names
+                if manager != detection.package_manager and tree.is_file(join(directory, name))
+            }
 
     def _source(self, context: StageContext, project: Project) -> StoredTree:
         return StoredTree(context.deployment.tenant_id, project.source)
@@ -237,22 +260,29 @@ class DependencyInstaller:
         if name == "own":
             # The packages are compiled already.
             environment["UV_COMPILE_BYTECODE"] = "0"
-        spec = make_spec(
-            context,
-            Stage.INSTALL,
-            command=("/bin/sh", "-c", script),
-            directory=project.detection.install_directory,
-            layers=layers,
-            changes=name,
-            environment=environment,
-            output_bytes=self._output_bytes,
-            network="proxy",
-            mounts=mounts(project.tools),
-            directories=(Directory(f"home-{name}", HOME),),
-            output=name,
-        )
-        result = run_logged(self._executor, context, spec, trees, tail)
-        if result.exit_code:
-            raise_mismatch(tail.data)
-        raise_failure(context, result, "install command", advice_for(tail.data, "install"))
+        fitting = {"platform": self._toolchain.platform, **self._variables(context, project)}
+        if name == "own":
+            # It needs few of them: what builds the project.
+            fitting["part"] = name
+        with self.downloads.opened(context, project.detection, name, fitting) as downloads:
+            spec = make_spec(
+                context,
+                Stage.INSTALL,
+                command=downloads.command(script),
+                directory=project.detection.install_directory,
+                layers=layers,
+                changes=name,
+                environment=environment,
+                output_bytes=self._output_bytes,
+                network="proxy",
+                mounts=(*mounts(project.tools), *downloads.mounts),
+                directories=(Directory(f"home-{name}", HOME), *downloads.directories),
+                output=name,
+            )
+            spec = replace(spec, outputs=(*spec.outputs, *downloads.outputs))
+            result = run_logged(self._executor, context, spec, trees, tail)
+            if result.exit_code:
+                raise_mismatch(tail.data, self._other_lockfiles(context, trees, project))
+            raise_failure(context, result, "install command", advice_for(tail.data, "install"))
+            self.downloads.keep(context, downloads, result)
         return result.outputs[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from workers.commands.tools import python_of
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
 from workers.frameworks.install_inputs import DependencyFiles
@@ -25,7 +26,8 @@ def dependency_components(
     }
     if detection.runtime == "python":
         # A virtual environment leads to its interpreter by path.
-        components |= {"python": toolchain.python_version, "interpreter": toolchain.python, "uv": toolchain.uv_version}
+        version, interpreter = python_of(tools, toolchain)
+        components |= {"python": version, "interpreter": interpreter, "uv": toolchain.uv_version}
     else:
         manager = detection.package_manager or "npm"
         components |= {"node": toolchain.node_version, manager: toolchain.npm_version if manager == "npm" else ""}

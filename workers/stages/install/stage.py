@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from shared.settings import LimitSettings, SecretSettings
@@ -13,6 +13,7 @@ from workers.executors.base import Executor
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Overrides
 from workers.frameworks.node_projects import FORCING_VARIABLE
+from workers.frameworks.requests import VERSION_VARIABLES
 from workers.pipeline.outputs import Tool
 from workers.pipeline.stage import StageContext, StageFunction, StageParts, StageResult
 from workers.pipeline.table import CLONE, InstallOutput
@@ -26,7 +27,7 @@ from workers.stages.install.dependencies import DependencyInstaller, Project
 def build(parts: StageParts) -> InstallStage:
     executor = parts.open_executor()
     snapshots, index = parts.snapshots(), SnapshotIndex(parts.database)
-    tools = ToolProvider(executor, snapshots, ToolRepository(parts.database), executor.toolchain)
+    tools = ToolProvider(executor, snapshots, ToolRepository(parts.database), executor.toolchain, parts.settings.python)
     return InstallStage(
         executor,
         snapshots,
@@ -59,7 +60,7 @@ class InstallStage(StageFunction):
         self._toolchain = toolchain
         self._tools = tools
         self._reader = reader
-        self._installer = DependencyInstaller(executor, snapshots, index, toolchain, limits=limits, secrets=secrets)
+        self.installer = DependencyInstaller(executor, snapshots, index, toolchain, limits=limits, secrets=secrets)
 
     def reap(self, name: str) -> None:
         self._executor.reap(name)
@@ -84,7 +85,7 @@ class InstallStage(StageFunction):
             installed = None
             if reading.dependencies is not None:
                 project = Project(source, detection, reading.dependencies, tools)
-                installed = self._installer.install(context, project)
+                installed = self.installer.install(context, project)
         output = InstallOutput(
             source=source,
             dependencies=installed.dependencies if installed else None,
@@ -101,33 +102,25 @@ class InstallStage(StageFunction):
 
     def _read(self, context: StageContext, tree: Path, source: str) -> ProjectReading:
         deployment = context.deployment
-        versions = (self._toolchain.node_version, self._toolchain.npm_version)
-        question = ProjectQuestion(deployment.root_directory or ".", _overrides(context), *versions)
+        question = ProjectQuestion(
+            deployment.root_directory or ".",
+            _overrides(context),
+            self._toolchain.node_version,
+            self._toolchain.npm_version,
+            self._toolchain.python_version,
+            versions_of(context.variables),
+        )
         return self._reader.read_project(tree, question, context.cancelled, f"{deployment.tenant_id}/{source}")
 
     def _provide_tools(self, context: StageContext, reading: ProjectReading) -> list[Tool]:
         if reading.notice:
             context.log.system(reading.notice)
-        python = python_version_notice(reading.detection.python_version, self._toolchain.python_version)
-        if python:
-            context.log.system(python)
         return self._tools.provide(context, reading.tools)
 
 
-def python_version_notice(wanted: str | None, available: str) -> str | None:
-    """A line for the log if the project asks for a Python other than the available one."""
-    if wanted is None:
-        return None
-    minor = tuple(int(part) for part in available.split(".")[:2])
-    for operator, text in re.findall(r"(>=|<=|==|~=|!=|<|>)?\s*(\d+\.\d+)", wanted):
-        named = tuple(int(part) for part in text.split("."))
-        is_above, is_below = minor >= named, minor <= named
-        fits = {">=": is_above, "~=": is_above, ">": not is_below, "<=": is_below, "<": not is_above}
-        # A version that is left out is mostly one patch of a line.
-        fits["!="] = True
-        if not fits.get(operator, minor == named):
-            return f"The project asks for Python {wanted}; this platform has {available} and uses that."
-    return None
+def versions_of(variables: Mapping[str, str]) -> dict[str, str]:
+    """The project's variables that choose the version of a tool."""
+    return {name: variables[name][:100] for name in VERSION_VARIABLES.values() if name in variables}
 
 
 def _overrides(context: StageContext) -> Overrides:

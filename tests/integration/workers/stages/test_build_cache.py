@@ -160,5 +160,5 @@ def test_a_build_works_without_files_that_this_host_has_no_room_for(
     remove_tree(tree)
     tree.write_text("in the way")
     assert page(pipeline, "c").startswith("1:")
-    assert "They are not available at the moment; the build runs without them." in pipeline.log.lines
+    assert "They are not available at the moment; the command runs without them." in pipeline.log.lines
     assert page(pipeline, "d").startswith("2:")

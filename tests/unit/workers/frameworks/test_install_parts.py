@@ -96,9 +96,9 @@ def test_other_installs_stay_in_one_part(tmp_path: Path, site: Site, settings: d
 UV: Site = {
     "mkdocs.yml": "",
     "pyproject.toml": "[build-system]\nrequires=[]\n[dependency-groups]\ndocs=[]",
-    "uv.lock": 'source = { editable = "." }\nsource = { registry = "https://index.invalid/simple" }',
+    "uv.lock": 'name = "mkdocs"\nsource = { editable = "." }\nsource = { registry = "https://index.invalid/simple" }',
 }
-POETRY: Site = {"mkdocs.yml": "", "pyproject.toml": "[tool.poetry]\nname='a'", "poetry.lock": ""}
+POETRY: Site = {"mkdocs.yml": "", "pyproject.toml": "[tool.poetry]\nname='a'", "poetry.lock": 'name = "mkdocs"'}
 
 
 def test_a_python_project_that_is_a_package_comes_second(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from tests.support.repositories import write_site
 from workers.frameworks.detection import Overrides, detect
 from workers.frameworks.install_inputs import source_reader
+from workers.frameworks.requests import ToolRequest
 from workers.frameworks.source_tree import SourceTree
-from workers.frameworks.tool_versions import ToolRequest, node_request, required_tools
+from workers.frameworks.tool_versions import node_request, required_tools
 
 PNPM_LOCK = "lockfileVersion: '%s'\n"
 BERRY_LOCK = "# made by yarn\n\n__metadata:\n  version: %s\n"
