@@ -295,9 +295,9 @@ _ON_CONTENT = (
     Attack(
         "page-that-links-out-of-the-source",
         lambda _target: {"index.html": PAGE},
-        "OUTPUT_INVALID",
-        stage="upload",
-        advice=("out", "leaves", "Remove"),
+        # What a repository holds is published without the links that leave it.
+        None,
+        log=("1 symbolic link (out) to nothing that is published: left out.",),
         settings={},
         arrange=_link_outside,
     ),
@@ -462,7 +462,7 @@ _ON_CONTENT = (
         advice=("dist", "can't be read", "chmod"),
     ),
     Attack("file-as-output-directory", _script("echo x > dist"), "OUTPUT_INVALID", advice=("dist is a file, or",)),
-    Attack("no-output-directory", _script("mkdir public"), "OUTPUT_DIRECTORY_MISSING", advice=("dist", "public")),
+    Attack("no-output-directory", _script("mkdir public"), "OUTPUT_DIRECTORY_MISSING", advice=("dist",)),
 )
 
 ATTACKS = {attack.name: attack for attack in (*_ON_RESOURCES, *_ON_CONTENT)}
