@@ -22,14 +22,15 @@ def install_script(detection: Detection, command: str, python: str) -> str:
     # Without --seed there is no pip in it, which only a command of the user's own can want.
     seed = " --seed" if re.search(r"(?<!uv )\bpip3?\b", command) else ""
     create = f"uv venv --quiet --clear{seed} --python {python} {VIRTUAL_ENVIRONMENT}"
-    return f"{create} && {command}"
+    # `uv sync` is told the interpreter by UV_PYTHON, which `uv pip` would take for the environment to install into.
+    separate = command.replace(" && uv pip install ", " && unset UV_PYTHON && uv pip install ")
+    return f"{create} && {separate}"
 
 
 def install_environment(
     detection: Detection, toolchain: Toolchain, tools: Sequence[Tool], variables: Mapping[str, str]
 ) -> dict[str, str]:
     """`variables` are the project's, of this stage."""
-    # `uv pip` would take it for the environment to install into; it finds the virtual one without it.
     is_sync = (detection.install_command or "").startswith("uv sync")
     python = {"UV_PYTHON": python_of(tools, toolchain)[1]} if is_sync else {}
     return {

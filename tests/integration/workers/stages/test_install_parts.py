@@ -77,7 +77,7 @@ def test_a_uv_project_that_is_a_package_is_installed_over_its_packages(pipeline:
         "pyproject.toml": (
             "[build-system]\nrequires = ['setuptools==80.9.0']\nbuild-backend = 'setuptools.build_meta'\n"
             "[project]\nname = 'plugin'\nversion = '1.0'\nrequires-python = '>=3.9'\n"
-            "dependencies = ['pathspec==1.1.1']\n[tool.setuptools]\npy-modules = ['plugin']\n"
+            "dependencies = ['pathspec==1.1.1', 'mkdocs<2']\n[tool.setuptools]\npy-modules = ['plugin']\n"
             f"[[tool.uv.index]]\nurl = '{index_url()}'\ndefault = true\n"
         ),
         "plugin.py": "import pathspec\nTEXT = 'one ' + pathspec.__name__\n",
