@@ -32,7 +32,7 @@ WHERE attrelid = 'schema_migrations'::regclass AND attname = 'version' AND NOT a
 
 
 class DatabaseAway(MigrationError):
-    """The database could not be reached, or the connection broke."""
+    """The database could not be reached, or it broke the work off."""
 
 
 def migrations() -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def migrate(database_url: str, *, in_restore: bool = False) -> list[str]:
     try:
         return _migrate(database_url, in_restore=in_restore)
     except psycopg.OperationalError as error:
-        raise DatabaseAway(f"The database does not answer: {str(error).strip()}") from error
+        raise DatabaseAway(f"The database can't be migrated at the moment: {str(error).strip()}") from error
     except psycopg.Error as error:
         raise MigrationError(f"The database can't be migrated: {str(error).strip()}") from error
 

@@ -75,4 +75,4 @@ def test_it_waits_for_a_database_that_starts(postgres_server: PostgresServer) ->
 def test_it_names_a_database_that_does_not_answer() -> None:
     done = _migrate("postgresql://nobody@127.0.0.1:1/none", "--wait-seconds", "0")
     assert done.exit_code == 1
-    assert "The database does not answer" in done.output
+    assert "The database can't be migrated at the moment" in done.output
