@@ -4,12 +4,8 @@ Redis may have lost everything, a process may have died between a commit and its
 puts back what is missing and frees what nothing holds; a pass changes nothing where all is well, so several
 reconcilers do no harm.
 
-Each responsibility has a loop and an advisory lock of its own: none waits for another, and of several reconcilers one
-at a time does it. A lock ends with its connection, and after `lock_seconds` in any case: a reconciler that is stuck,
-suspended or cut off doesn't keep the others from taking over.
-
-The module is longer than others: the parts of a pass depend on their order and share how failures are handled, and the
-top of `workers/` has one file for each process.
+Each responsibility has a loop and a lock of its own (`shared/db/responsibilities.py`): none waits for another, and of
+several reconcilers one at a time does it.
 """
 
 from __future__ import annotations
@@ -18,9 +14,7 @@ import argparse
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -32,6 +26,7 @@ from shared.background import BackgroundThread
 from shared.clock_guard import ClockGuard
 from shared.db.database import Database
 from shared.db.migrate import wait_until_migrated
+from shared.db.responsibilities import Responsibility, ResponsibilityLoops
 from shared.db.schema_version import MigrationError
 from shared.deployments.jobs import (
     cleanup_job,
@@ -75,23 +70,10 @@ from workers.snapshots.store import STAGED_SECONDS, STAGING_PREFIX
 _log = structlog.get_logger(__name__)
 
 _EXPIRY_SECONDS = 3600.0
-# Passes that run when the process stops may use so long to end; they are repeated if they need longer.
+# For the compaction that runs when the process stops; it is repeated if it needs longer.
 _STOP_SECONDS = 5.0
 # A lock and a connection to work with for each responsibility and the compactor, and one for the clock.
 _CONNECTIONS = 13
-# A pass over the queue takes seconds with thousands of live deployments.
-_LOCK_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Responsibility:
-    """Steps that run in this order, under one lock. `lock`: any constant that nothing else locks."""
-
-    name: str
-    lock: int
-    every_seconds: float
-    steps: tuple[Callable[[], None], ...]
-    lock_seconds: float = _LOCK_SECONDS
 
 
 class Reconciler:
@@ -152,36 +134,11 @@ class Reconciler:
 
     def run(self, stop: threading.Event) -> None:
         """Runs a loop for each responsibility until `stop` is set."""
-        loops = [
-            BackgroundThread(f"reconciler-{responsibility.name}", partial(self._repeat, responsibility, stop))
-            for responsibility in self.responsibilities
-        ]
-        for loop in loops:
-            loop.start()
-        stop.wait()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for loop in loops:
-            loop.stop(max(0.0, deadline - time.monotonic()))
-
-    def _repeat(self, responsibility: Responsibility, stop: threading.Event, _stopping: threading.Event) -> None:
-        while not stop.is_set():
-            self._attempt(responsibility.name, partial(self._run_alone, responsibility))
-            stop.wait(responsibility.every_seconds)
-
-    def _run_alone(self, responsibility: Responsibility) -> None:
-        with self._database.try_lock(responsibility.lock, maximum_seconds=responsibility.lock_seconds) as is_held:
-            if is_held:
-                self._run_steps(responsibility)
+        ResponsibilityLoops(self._database, self.responsibilities).run(stop)
 
     def run_once(self) -> None:
         """One pass over everything, without locks."""
-        for responsibility in self.responsibilities:
-            self._run_steps(responsibility)
-
-    def _run_steps(self, responsibility: Responsibility) -> None:
-        """A step that fails is logged and tried again at the next pass; the following ones run."""
-        for step in responsibility.steps:
-            self._attempt(step.__name__, step)
+        ResponsibilityLoops(self._database, self.responsibilities).run_once()
 
     def reconcile_deployments(self) -> None:
         """Every live deployment has exactly one job in the queue, or is ended."""
@@ -299,14 +256,6 @@ class Reconciler:
             self._releases.close(connection, release_id, ReleaseStatus.FAILED, message)
         _log.error("release.worker_lost", release_id=release_id)
         metrics.count_release("any", "worker_lost")
-
-    def _attempt(self, name: str, part: Callable[[], None]) -> None:
-        try:
-            part()
-        except (Unavailable, PlatformError, OSError) as error:
-            _log.warning("reconciler.part_failed", part=name, error=str(error))
-        except Exception:  # noqa: BLE001 - the other parts, and the next pass, must not end with it
-            _log.exception("reconciler.part_crashed", part=name)
 
     def _attempt_one(self, subject: str, act: Callable[[], object]) -> None:
         """A subject that can't be repaired doesn't keep the following ones from being repaired."""
