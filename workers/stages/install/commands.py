@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from workers.commands.sandboxed import VIRTUAL_ENVIRONMENT, search_path
-from workers.commands.tools import environment, header_variables, programs, python_of
+from workers.commands.tools import environment, header_variables, programs
 from workers.executors.layout import NODE_TARGET
 from workers.executors.toolchain import Toolchain
 from workers.frameworks.detection import Detection
@@ -22,19 +22,14 @@ def install_script(detection: Detection, command: str, python: str) -> str:
     # Without --seed there is no pip in it, which only a command of the user's own can want.
     seed = " --seed" if re.search(r"(?<!uv )\bpip3?\b", command) else ""
     create = f"uv venv --quiet --clear{seed} --python {python} {VIRTUAL_ENVIRONMENT}"
-    # `uv sync` is told the interpreter by UV_PYTHON, which `uv pip` would take for the environment to install into.
-    separate = command.replace(" && uv pip install ", " && unset UV_PYTHON && uv pip install ")
-    return f"{create} && {separate}"
+    return f"{create} && {command}"
 
 
 def install_environment(
     detection: Detection, toolchain: Toolchain, tools: Sequence[Tool], variables: Mapping[str, str]
 ) -> dict[str, str]:
     """`variables` are the project's, of this stage."""
-    is_sync = (detection.install_command or "").startswith("uv sync")
-    python = {"UV_PYTHON": python_of(tools, toolchain)[1]} if is_sync else {}
     return {
-        **python,
         **header_variables(NODE_TARGET, is_read_by_npm=detection.package_manager != "npm"),
         **environment(tools),
         "CI": "1",
@@ -48,6 +43,9 @@ def install_environment(
         "PATH": search_path(toolchain, detection, programs(tools)),
         "VIRTUAL_ENV": VIRTUAL_ENVIRONMENT,
         "UV_PROJECT_ENVIRONMENT": VIRTUAL_ENVIRONMENT,
+        # `uv sync` would look for the Python of .python-version, and make the environment again with it. `uv pip` takes
+        # it for the environment to install into.
+        "UV_PYTHON": VIRTUAL_ENVIRONMENT,
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
         "UV_LINK_MODE": "copy",
