@@ -254,7 +254,6 @@ class DependencyInstaller:
     ) -> Tree:
         """`command`: as the log shows it, and the script. `name`: of the tree of its changes, which is returned."""
         shown, script = command
-        context.log.system(f"$ {shown}")
         tail = OutputTail()
         environment = install_environment(project.detection, self._toolchain, project.tools, context.variables)
         if name == "own":
@@ -264,7 +263,10 @@ class DependencyInstaller:
         if name == "own":
             # It needs few of them: what builds the project.
             fitting["part"] = name
-        with self.downloads.opened(context, project.detection, name, fitting) as downloads:
+        # What runs over Node's packages is the project's own scripts, which mostly download nothing.
+        is_scripts = name == "own" and project.detection.runtime == "node"
+        with self.downloads.opened(context, project.detection, name, fitting, is_needed=not is_scripts) as downloads:
+            context.log.system(f"$ {shown}")
             spec = make_spec(
                 context,
                 Stage.INSTALL,

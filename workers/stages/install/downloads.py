@@ -27,6 +27,7 @@ from workers.pipeline.carried_files import CarriedFiles, CarriedTree, is_switche
 from workers.pipeline.stage import StageContext
 from workers.snapshots.index import SnapshotIndex
 from workers.snapshots.store import Snapshot, SnapshotStore
+from workers.snapshots.tar_format import MAXIMUM_DEPTH
 
 _log = structlog.get_logger(__name__)
 
@@ -127,11 +128,19 @@ class DownloadCache:
 
     @contextmanager
     def opened(
-        self, context: StageContext, detection: Detection, name: str, components: Mapping[str, str]
+        self,
+        context: StageContext,
+        detection: Detection,
+        name: str,
+        components: Mapping[str, str],
+        *,
+        is_needed: bool,
     ) -> Generator[Downloads]:
-        """`name`: of the run in its stage. `components`: what installs must have in common to share downloads."""
+        """`name`: of the run in its stage. `components`: what installs must have in common to share downloads. Without
+        caches if none are needed, or if the project wants none.
+        """
         names = _NODE if detection.runtime == "node" else _PYTHON
-        if is_switched_off(context):
+        if not is_needed or is_switched_off(context):
             yield Downloads()
             return
         components = {
@@ -179,9 +188,12 @@ def _has_more(tree: LocalTree, former: CarriedTree | None) -> bool:
 def _files(root: Path) -> set[str]:
     """Paths of the regular files below, relative to `root`."""
     found: set[str] = set()
-    # By descriptors, as paths may get longer than the kernel takes.
-    for directory, _, files, descriptor in os.fwalk(root):
+    # By descriptors, as paths may get longer than the kernel takes. Each level holds one open.
+    for directory, directories, files, descriptor in os.fwalk(root):
         place = directory.removeprefix(str(root))
+        if place.count("/") >= MAXIMUM_DEPTH:
+            # No snapshot takes it.
+            directories.clear()
         found.update(
             f"{place}/{name}"
             for name in files
