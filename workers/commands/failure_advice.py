@@ -58,7 +58,7 @@ _ADVICE: tuple[Advice, ...] = (
     ),
     advice(
         rb'binary with name "go" not found',
-        "Hugo fetches modules with Go, which builds don't have: run `hugo mod vendor` and commit the directory _vendor,"
+        "Hugo fetches modules with Go, and this build has none: run `hugo mod vendor` and commit the directory _vendor,"
         " or make the theme a git submodule.",
         "build",
     ),

@@ -17,9 +17,9 @@ VERSION_VARIABLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """`name`: npm, pnpm, yarn, berry (yarn from 2 on), bun, poetry, pipenv, node, python, hugo, go, sass,
-    deno. `version` is
-    exact: digits and dots, with a suffix for some package managers.
+    """`name`: npm, pnpm, yarn, berry (yarn from 2 on), bun, poetry, pipenv, node, python, hugo, go, sass or deno.
+
+    `version` is exact: digits and dots, with a suffix for some package managers.
     """
 
     name: str

@@ -99,8 +99,8 @@ class BuildStage(StageFunction):
         tenant_id = context.deployment.tenant_id
         trees = StageTrees(self._snapshots, context.directory)
         # The kernel refuses a layer that is there twice, as two installs with equal changes would make it.
-        both = (installed.source, installed.dependencies, installed.prepared)
-        digests = [digest for digest in dict.fromkeys(both) if digest]
+        snapshots = dict.fromkeys((installed.source, installed.dependencies, installed.prepared))
+        digests = [digest for digest in snapshots if digest]
         inputs = tuple(StoredTree(tenant_id, digest) for digest in digests)
         if detection.build_command is None:
             collected = collect_output(self._executor, context, trees, detection, inputs)
