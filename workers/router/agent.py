@@ -409,7 +409,7 @@ class RouterAgent:
             if now - self._peers_at >= _PEERS_EVERY_SECONDS:
                 self._peers.know([row.url for row in self._routers.all() if row.id != identity.id])
                 self._peers_at = now
-        except (Unavailable, OSError):
+        except Unavailable:
             return
         self._reported, self._reported_at = (position, problem), now
 

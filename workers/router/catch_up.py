@@ -100,11 +100,7 @@ class CatchUp:
 
     def _keep(self, needed: dict[str, str]) -> None:
         self._needed = needed
-        try:
-            write_kept(self._file, needed)
-        except OSError as error:
-            # A disk may be full: only the next process would want to know.
-            _log.warning("router.file_not_written", error=str(error))
+        write_kept(self._file, needed)
 
     def _step(self) -> None:
         for host, deployment_id in self._needed.items():

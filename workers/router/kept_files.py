@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+import structlog
+
+_log: Any = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -19,7 +22,10 @@ def read_kept(path: Path, type_: type[T]) -> T | None:
 
 
 def write_kept(path: Path, content: object) -> None:
-    """Replaces the file. Raises OSError."""
+    """Replaces the file. On a full disk it stays as it was: only the next process would want to know more."""
     partial_file = path.with_suffix(".partial")
-    partial_file.write_bytes(msgspec.json.encode(content))
-    partial_file.replace(path)
+    try:
+        partial_file.write_bytes(msgspec.json.encode(content))
+        partial_file.replace(path)
+    except OSError as error:
+        _log.warning("router.file_not_written", file=path.name, error=str(error))

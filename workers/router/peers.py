@@ -59,7 +59,7 @@ class Peers:
         return self._urls
 
     def know(self, urls: Sequence[str]) -> None:
-        """Replaces the addresses. Raises OSError."""
+        """Replaces the addresses."""
         if list(urls) != self._urls:
             self._urls = list(urls)
             write_kept(self._file, self._urls)
