@@ -14,8 +14,7 @@ from shared.routing.log import RouteLog
 # The sites that should be served, by host.
 SERVED: LiteralString = """
 SELECT CASE WHEN d.is_preview THEN d.host ELSE p.slug END AS host, d.id AS deployment_id, d.tenant_id,
-       d.manifest_digest, d.is_preview,
-       (SELECT a.pods_address FROM route_artifacts a WHERE a.deployment_id = d.id) AS pods_address
+       d.manifest_digest, d.is_preview
 FROM deployments d JOIN projects p ON p.id = d.project_id
 WHERE p.deleting_at IS NULL AND d.deleting_at IS NULL AND d.manifest_digest IS NOT NULL
   AND (d.is_active OR (d.is_preview AND d.site_state = 'published'))
@@ -24,7 +23,8 @@ WHERE p.deleting_at IS NULL AND d.deleting_at IS NULL AND d.manifest_digest IS N
 _WRONG: LiteralString = f"""
 WITH served AS ({SERVED})
 SELECT COALESCE(served.host, routes.host) AS host, served.deployment_id, served.tenant_id, served.manifest_digest,
-       served.is_preview, served.pods_address
+       served.is_preview,
+       (SELECT a.pods_address FROM route_artifacts a WHERE a.deployment_id = served.deployment_id) AS pods_address
 FROM served FULL JOIN routes ON routes.host = served.host
 WHERE routes.deployment_id IS DISTINCT FROM served.deployment_id
 LIMIT 1000
