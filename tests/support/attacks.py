@@ -293,7 +293,7 @@ _ON_CONTENT = (
         arrange=_link_outside,
     ),
     Attack(
-        "page-that-links-out-of-the-source",
+        "page-that-links-out",
         lambda _target: {"index.html": PAGE},
         # What a repository holds is published without the links that leave it.
         None,
