@@ -112,6 +112,9 @@ def test_a_full_router_is_not_ready_while_another_one_serves_the_site(world: Wor
     other = world.start("other")
     world.publish("depl_1")
     assert serves(world.router, "depl_1")
+    # Otherwise it knows of no router that could be better.
+    known = world.disk.folder / "router" / "router-peers.json"
+    eventually(lambda: known.exists() and other.internal_url in known.read_text())
     world.disk.fill()
     world.publish("depl_2")
     assert serves(other, "depl_2")
