@@ -8,6 +8,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 # Of `make test`: most tests wait for servers and builds, so there are more than processors. Each has its own servers.
 TEST_PROCESSES ?= 5
+# Of `make kubernetes`: its tests wait for pods. One process has the platform's chart.
+CLUSTER_TEST_PROCESSES ?= 3
 # Or each process that the tests start would compile our modules itself.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
@@ -45,7 +47,7 @@ queue-model: .venv/dev.stamp ## Compare the queue with its model for long (CLOUD
 	CLOUDIFY_QUEUE_EXAMPLES=$${CLOUDIFY_QUEUE_EXAMPLES:-2000} $(BIN)/python -m pytest -s tests/integration/shared/queue/test_queue_model.py
 
 kubernetes: .venv/dev.stamp ## Run the tests that need a cluster (KUBECONFIG and KUBERNETES_LOAD, or KUBERNETES_NODE)
-	$(BIN)/python -m tests.kubernetes $(BIN)/python -m pytest -m kubernetes tests/contract tests/kubernetes
+	$(BIN)/python -m tests.kubernetes $(BIN)/python -m pytest -p tests.support.lanes -n $(CLUSTER_TEST_PROCESSES) -m kubernetes tests/contract tests/kubernetes
 
 e2e: .venv/dev.stamp ## Run the scenarios on the whole platform
 	$(BIN)/python -m pytest tests/e2e

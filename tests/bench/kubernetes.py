@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +26,9 @@ from minio import Minio
 from shared.settings import NetworkSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from tests.bench.platform import line
-from tests.support.cluster_images import ClusterImages
+from tests.support.cluster_images import bring_images
 from tests.support.executors import HOST_TREES, make_spec
-from tests.support.kubernetes_cluster import IMAGE, BuildsNamespace, builds_namespace, missing_cluster
+from tests.support.kubernetes_cluster import BuildsNamespace, builds_namespace, missing_cluster
 from tests.support.pods_on_host import PodsOnHost, open_pods
 from tests.support.ports import free_ports
 
@@ -133,8 +132,8 @@ def main() -> None:
         return
     kubectl = find_kubectl()
     assert kubectl is not None
-    with tempfile.TemporaryDirectory() as directory, closing(ClusterImages()) as images:
-        image = os.environ.get(IMAGE) or images.load("builder")[0]
+    with tempfile.TemporaryDirectory() as directory:
+        image = bring_images().builder
         server = ObjectStoreServer(
             Path(directory),
             ports=ObjectStorePorts(*free_ports(8)),

@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.support.docker_engine import IMAGE, DockerEngine, NoDaemon, find_obstacle
 
+# Set it to names that the images have in the cluster already: platform, builder and evaluation, with commas.
+IMAGES = "CLOUDIFY_TEST_IMAGES"
 
-class ClusterImages:
-    """Close it with `close`."""
 
-    def __init__(self) -> None:
-        self._engine: DockerEngine | None = None
+class ClusterImages(NamedTuple):
+    """The names that the images have in the cluster."""
 
-    def load(self, *targets: str) -> list[str]:
-        """The digests of these targets' images, which are in the cluster then, also as docker_engine.IMAGE.
+    platform: str
+    builder: str
+    evaluation: str
 
-        Skips the test where no image can be made, and says why.
-        """
-        try:
-            engine = self._start()
-            digests = [engine.make_image(target) for target in targets]
-        except NoDaemon as error:
-            pytest.skip(f"the images can't be made: {error}")
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-            archive = Path(directory) / "images.tar"
-            names = [IMAGE.format(target) for target in targets]
-            # One archive: the images share their lower layers.
-            subprocess.run(["docker", "--host", engine.host, "save", "--output", str(archive), *names], check=True)
-            subprocess.run([*shlex.split(os.environ["KUBERNETES_LOAD"]), str(archive)], check=True)
-        return digests
 
-    def _start(self) -> DockerEngine:
-        if self._engine is None:
-            obstacle = find_obstacle()
-            if obstacle is not None:
-                raise NoDaemon(obstacle)
-            self._engine = DockerEngine()
-        return self._engine
+def bring_images() -> ClusterImages:
+    """The images that IMAGES names; without it they are made and brought into the cluster.
 
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
+    Raises NoDaemon where no image can be made, and says why.
+    """
+    given = os.environ.get(IMAGES)
+    if given:
+        return ClusterImages(*given.split(","))
+    obstacle = find_obstacle()
+    if obstacle is not None:
+        raise NoDaemon(obstacle)
+    images = ClusterImages(*(IMAGE.format(target) for target in ClusterImages._fields))
+    with contextlib.closing(DockerEngine()) as engine, tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        for target in ClusterImages._fields:
+            engine.make_image(target)
+        archive = Path(directory) / "images.tar"
+        # One archive: the images share their lower layers.
+        subprocess.run(["docker", "--host", engine.host, "save", "--output", str(archive), *images], check=True)
+        subprocess.run([*shlex.split(os.environ["KUBERNETES_LOAD"]), str(archive)], check=True)
+    return images
 
 
 @pytest.fixture(scope="session")
-def cluster_images() -> Iterator[ClusterImages]:
-    images = ClusterImages()
-    yield images
-    images.close()
+def cluster_images() -> ClusterImages:
+    """Skips where no image can be made, and says why."""
+    try:
+        return bring_images()
+    except NoDaemon as error:
+        pytest.skip(f"the images can't be made: {error}")

@@ -24,7 +24,6 @@ import httpx_sse
 import pytest
 
 from tests.support.cluster_images import ClusterImages
-from tests.support.docker_engine import IMAGE
 from tests.support.git_server import GitServer, serving
 from tests.support.helm_chart import CHART, Values, merged, values_of
 from tests.support.kubernetes_cluster import missing_cluster, own_address, request
@@ -47,8 +46,6 @@ _KINDS = {
 # What every namespace has, made by the cluster itself.
 _OF_THE_CLUSTER = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}
 _INSTALL_SECONDS = 600
-# Set it to names that the images have in the cluster already: platform, builder and evaluation, with commas.
-IMAGES = "CLOUDIFY_TEST_PLATFORM_IMAGES"
 _INTERRUPTIONS = """
 SELECT coalesce(stage_runs.error_message, '') FROM stage_runs JOIN deployments ON deployments.id = deployment_id
 WHERE host = %s AND stage_runs.status = 'retrying'
@@ -65,12 +62,11 @@ _SMALL: Values = {
 class Surroundings:
     """What is around installations. `host`: this machine's address for the cluster's pods.
 
-    `images`: names in the cluster of platform, builder and evaluation. `repositories` are served by `git`, whose
-    address `git_gate` answers 404 until `gate` is set.
+    `repositories` are served by `git`, whose address `git_gate` answers 404 until `gate` is set.
     """
 
     kubeconfig: Path
-    images: tuple[str, str, str]
+    images: ClusterImages
     host: str
     proxy_port: int
     git: GitServer
@@ -83,7 +79,7 @@ class Surroundings:
 
 
 @contextlib.contextmanager
-def surroundings(kubeconfig: Path, images: tuple[str, str, str], repositories: Path) -> Generator[Surroundings]:
+def surroundings(kubeconfig: Path, images: ClusterImages, repositories: Path) -> Generator[Surroundings]:
     with contextlib.closing(Cluster.connect("default", kubeconfig)) as cluster:
         host = own_address(cluster)
     gate = threading.Event()
@@ -109,15 +105,9 @@ def cluster_surroundings(
     obstacle = missing_cluster()
     if obstacle is not None:
         pytest.skip(obstacle)
-    given = os.environ.get(IMAGES)
-    if given:
-        platform, builder, evaluation = given.split(",")
-    else:
-        images: ClusterImages = request.getfixturevalue("cluster_images")
-        images.load("platform", "builder", "evaluation")
-        platform, builder, evaluation = (IMAGE.format(target) for target in ("platform", "builder", "evaluation"))
+    images: ClusterImages = request.getfixturevalue("cluster_images")
     directory = tmp_path_factory.mktemp("repositories")
-    with surroundings(Path(os.environ["KUBECONFIG"]), (platform, builder, evaluation), directory) as around:
+    with surroundings(Path(os.environ["KUBECONFIG"]), images, directory) as around:
         yield around
 
 

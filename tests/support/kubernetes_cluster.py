@@ -21,20 +21,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from tests.support.cluster_images import ClusterImages
+from tests.support.cluster_images import IMAGES, ClusterImages
 from tests.support.ports import free_ports
 from workers.egress.tunnel import Tunnel
 from workers.executors.kubernetes.cluster import Cluster
-
-# Set it to the digest of a builder image that the cluster has already.
-IMAGE = "CLOUDIFY_TEST_BUILDER_IMAGE"
 
 
 def missing_cluster() -> str | None:
     """Why no test can use a cluster; None when one can."""
     if not os.environ.get("KUBECONFIG"):
         return "no cluster: KUBECONFIG is not set"
-    if not os.environ.get("KUBERNETES_LOAD") and not os.environ.get(IMAGE):
+    if not os.environ.get("KUBERNETES_LOAD") and not os.environ.get(IMAGES):
         return "no way to bring an image into the cluster: KUBERNETES_LOAD is not set"
     return None
 
@@ -173,6 +170,5 @@ def kubernetes(request: pytest.FixtureRequest) -> Iterator[BuildsNamespace]:
     )  # fmt: skip
     client.make_bucket(settings.bucket)
     images: ClusterImages = request.getfixturevalue("cluster_images")
-    image = os.environ.get(IMAGE) or images.load("builder")[0]
-    with builds_namespace(settings, tuple(free_ports(4)), image) as namespace:
+    with builds_namespace(settings, tuple(free_ports(4)), images.builder) as namespace:
         yield namespace

@@ -25,6 +25,7 @@ _MODEL = "tests/integration/shared/queue/test_queue_model.py"
 # Platforms wait for their processes to end.
 _STOP_SECONDS = 120.0
 _LONGEST_FIRST = (
+    "tests/kubernetes/test_platform.py",
     _DOCKER,
     _PLATFORM,
     _CRASHES,

@@ -7,12 +7,7 @@ machine in, and the pods out to it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +17,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from shared.settings import ObjectStoreSettings
-from tests.support.helm_chart import FIVE_VALUES, ROOT, merged, render
-from tests.support.kubernetes_cluster import forwarded, own_address, request
+from tests.support.cluster_images import ClusterImages
+from tests.support.helm_chart import FIVE_VALUES, merged, render
+from tests.support.kubernetes_cluster import forwarded, missing_cluster, own_address, request
 from tests.support.running_platform import Platform
 from workers.executors.kubernetes.cluster import Cluster
 from workers.site_pods.manifests import DEPLOYMENT_LABEL, SELECTOR
 
-# Set it to the name of an image of the platform, of this version, that the cluster has already.
-IMAGE = "CLOUDIFY_TEST_PLATFORM_IMAGE"
-_TAG = "cloudify-test-platform:latest"
 ROUTER_LABELS = {"app.kubernetes.io/name": "cloudify", "app.kubernetes.io/instance": "cloudify"}
 _KINDS = {
     "Namespace": "/api/v1/namespaces",
@@ -38,17 +31,6 @@ _KINDS = {
     "LimitRange": "/api/v1/namespaces/{}/limitranges",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
 }
-
-
-def missing_cluster() -> str | None:
-    """Why no test can use a cluster; None when one can."""
-    if not os.environ.get("KUBECONFIG"):
-        return "no cluster: KUBECONFIG is not set"
-    if os.environ.get(IMAGE):
-        return None
-    if not os.environ.get("KUBERNETES_LOAD"):
-        return "no way to bring an image into the cluster: KUBERNETES_LOAD is not set"
-    return None if shutil.which("docker") else "no docker to build the platform's image with"
 
 
 @dataclass(frozen=True)
@@ -101,10 +83,9 @@ class SitesNamespace:
 
 
 @contextlib.contextmanager
-def sites_namespace() -> Generator[SitesNamespace]:
+def sites_namespace(image: str) -> Generator[SitesNamespace]:
     """Makes the namespace with the chart's quota, limits and policies, and deletes it."""
     kubeconfig = Path(os.environ["KUBECONFIG"])
-    image = os.environ.get(IMAGE) or _load_image()
     name = f"sites-{os.getpid()}"
     with contextlib.closing(Cluster.connect(name, kubeconfig)) as cluster:
         host = own_address(cluster)
@@ -173,25 +154,12 @@ def platform_with_pods(
         yield platform
 
 
-def _load_image() -> str:
-    """Builds the platform's image from the Dockerfile, and brings it into the cluster."""
-    command = ["docker", "build", "--target", "platform", "--tag", _TAG, str(ROOT)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode:
-        pytest.skip(f"the platform's image can't be built: {built.stderr[-500:]}")
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        archive = Path(directory) / "platform.tar"
-        subprocess.run(["docker", "save", "--output", str(archive), _TAG], check=True)
-        subprocess.run([*shlex.split(os.environ["KUBERNETES_LOAD"]), str(archive)], check=True)
-    inspected = subprocess.run(["docker", "inspect", _TAG], capture_output=True, text=True, check=True)
-    return str(json.loads(inspected.stdout)[0]["RepoTags"][0])
-
-
 @pytest.fixture(scope="module")
 def site_namespace(request: pytest.FixtureRequest) -> Iterator[SitesNamespace]:
     """The module's namespace; skips without a cluster, and says why."""
     obstacle = missing_cluster()
     if obstacle is not None:
         pytest.skip(obstacle)
-    with sites_namespace() as namespace:
+    images: ClusterImages = request.getfixturevalue("cluster_images")
+    with sites_namespace(images.platform) as namespace:
         yield namespace
