@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from shared.backends import EXECUTORS
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import BOOLEAN, IMAGE, TEXT, choice, is_digest, url
+from shared.settings.kinds import BOOLEAN, IMAGE, TEXT, choice, integer, is_digest, url
 
 
 @part
@@ -67,6 +67,12 @@ class ExecutorSettings:
         "PriorityClass of build pods.",
         default="",
         default_text="the cluster's own",
+    )
+    kubernetes_cpu_request_percent: int = setting(
+        "KUBERNETES_CPU_REQUEST_PERCENT",
+        integer(1, 100),
+        "Percentage of its processors that a build pod reserves on its node. It may use all of them if they are free.",
+        default=25,
     )
 
     def problems(self) -> Iterator[str]:

@@ -96,6 +96,22 @@ def test_a_rollback_brings_the_former_site_back(installed: Installation, new_nam
     wait_for(lambda: "version one" in installed.get_site(new_name).text, what="the first version is served")
 
 
+def test_a_site_with_pods_of_its_own_is_served_rolled_back_and_removed(installed: Installation, new_name: str) -> None:
+    project = installed.create_project(new_name, {"index.html": "<h1>one</h1>"}, runtime="pods")
+    first = installed.finish(installed.create_deployment(project))
+    assert first["status"] == "ready", (first["error"], installed.log_text(first["id"]))
+    assert installed.get_site(new_name).text == "<h1>one</h1>"
+    assert [is_ready(pod) for pod in installed.site_pods()] == [True]
+    installed.commit(new_name, {"index.html": "<h1>two</h1>"})
+    assert installed.finish(installed.create_deployment(project))["status"] == "ready"
+    assert installed.get_site(new_name).text == "<h1>two</h1>"
+    installed.call("POST", f"/api/deployments/{first['id']}/rollback")
+    wait_for(lambda: installed.get_site(new_name).text == "<h1>one</h1>", what="the first version is served")
+    installed.call("DELETE", f"/api/projects/{project}")
+    wait_for(lambda: installed.site_pods() == [], what="no pod of a site is left")
+    assert installed.get_site(new_name).status_code == 404
+
+
 def test_an_install_survives_the_restart_of_the_egress_gateway(
     installed: Installation, cluster_surroundings: Surroundings, new_name: str
 ) -> None:
@@ -121,7 +137,7 @@ def test_an_install_survives_the_restart_of_the_egress_gateway(
 
 def test_builds_survive_an_upgrade_and_its_rollback(installed: Installation, new_name: str) -> None:
     project = installed.create_project(new_name, node_site("kept", before=sleep_js(90)), **BUILD)
-    revision = revision_of(installed)
+    revision, kept = revision_of(installed), deployed_revision_of(installed)
     workers = {pod["metadata"]["uid"] for pod in installed.pods("worker-build")}
     in_flight = installed.create_deployment(project)
     installed.wait_for_line(in_flight, "sleeping")
@@ -134,7 +150,7 @@ def test_builds_survive_an_upgrade_and_its_rollback(installed: Installation, new
     log = installed.log_text(in_flight).splitlines()
     # It was neither begun again nor shown twice.
     assert [line for line in log if line in ("sleeping", "built kept")] == ["sleeping", "built kept"]
-    installed.config.rollback(installed.release, version=revision, wait="watcher", timeout=600)
+    installed.config.rollback(installed.release, version=kept, wait="watcher", timeout=600)
     assert [installed.finish(each)["status"] for each in queued] == ["ready"] * 3
     assert "kept" in installed.get_site(new_name).text
 
@@ -207,6 +223,12 @@ def is_ready(pod: dict[str, object]) -> bool:
 
 def revision_of(installed: Installation) -> int:
     return int(installed.config.get_metadata(installed.release)["revision"])
+
+
+def deployed_revision_of(installed: Installation) -> int:
+    """An upgrade that was refused may have a later one."""
+    history = installed.config.history(installed.release)
+    return max(int(each["version"]) for each in history if each["info"]["status"] == "deployed")
 
 
 def pods_of_the_platform(installed: Installation) -> set[str]:

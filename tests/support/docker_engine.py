@@ -136,12 +136,13 @@ class DockerEngine:
         return self.make_image("builder")
 
     def make_image(self, target: str) -> str:
-        """Makes our Dockerfile's target; returns the image's digest. Its name is IMAGE with the target."""
+        """Makes our Dockerfile's target, without compilers; returns the image's digest. Its name is IMAGE with the
+        target."""
         with self.client() as client:
             if not self._has_base:
                 self._make_base(client)
                 self._has_base = True
-            return self._build(client, target, {"BUILD_PACKAGES": ""} if target == "builder" else {})
+            return self._build(client, target)
 
     def _make_base(self, client: docker.APIClient) -> None:
         archive = self.directory / "base.tar"
@@ -159,24 +160,25 @@ class DockerEngine:
         client.import_image_from_file(str(archive), repository=_BASE, tag="latest")
         archive.unlink()
 
-    def _build(self, client: docker.APIClient, target: str, arguments: dict[str, str]) -> str:
+    def _build(self, client: docker.APIClient, target: str) -> str:
         # Its packages come from a registry, which may fail for a moment; what is made already is not made again.
         for attempt in range(1, _BUILD_ATTEMPTS + 1):
             try:
-                return self._build_once(client, target, arguments)
+                return self._build_once(client, target)
             except RuntimeError:
                 if attempt == _BUILD_ATTEMPTS:
                     raise
         raise AssertionError("at least one attempt")
 
-    def _build_once(self, client: docker.APIClient, target: str, arguments: dict[str, str]) -> str:
+    def _build_once(self, client: docker.APIClient, target: str) -> str:
         mirrors = {name: os.environ[name] for name in ("PIP_INDEX_URL",) if name in os.environ}
         said: list[str] = []
         steps = client.build(
             path=str(_ROOT),
             target=target,
             tag=IMAGE.format(target),
-            buildargs={"BASE_IMAGE": _BASE, **mirrors, **arguments},
+            # The daemon makes the stages before the target, too, and the base has all packages but the compilers.
+            buildargs={"BASE_IMAGE": _BASE, "BUILD_PACKAGES": "", **mirrors},
             network_mode="host",
             rm=True,
             forcerm=True,

@@ -85,6 +85,7 @@ class ExecutorKind:
         if self.namespace is not None:
             runtime.mkdir(exist_ok=True)  # where other executors have one
             with open_pods(self.namespace, settings, environment) as executor:
+                executor.says_waits = False
                 yield executor
             return
         if not self.is_docker:

@@ -26,7 +26,7 @@ import pytest
 from tests.support.cluster_images import ClusterImages
 from tests.support.git_server import GitServer, serving
 from tests.support.helm_chart import CHART, Values, merged, values_of
-from tests.support.kubernetes_cluster import missing_cluster, own_address, request
+from tests.support.kubernetes_cluster import CPU_REQUEST_PERCENT, missing_cluster, own_address, request
 from tests.support.repositories import commit, make_repository
 from tests.support.running_platform import DOWNLOAD_TIMEOUT_SECONDS, FINISHED, TIMEOUT_SECONDS, wait_for
 from workers.egress.policy import EgressPolicy
@@ -153,8 +153,9 @@ class Installation:
         return self.namespace, self.builds, self.sites
 
     def name(self, component: str) -> str:
-        """Of a component's objects."""
-        return f"{self.release}-{component}" if "cloudify" in self.release else f"{self.release}-cloudify-{component}"
+        """Of a component's objects, as the chart shortens it."""
+        name = self.release[:40] if "cloudify" in self.release else f"{self.release[:31].rstrip('-')}-cloudify"
+        return f"{name}-{component}"
 
     def values(self, *changes: Values) -> dict[str, Any]:
         platform, builder, evaluation = self.around.images
@@ -171,6 +172,7 @@ class Installation:
             "settings": {
                 "CLOUDIFY_EGRESS_ALLOWED_NETWORKS": host,
                 "CLOUDIFY_EGRESS_PROXY": f"http://{self.around.host}:{self.around.proxy_port}",
+                "CLOUDIFY_KUBERNETES_CPU_REQUEST_PERCENT": CPU_REQUEST_PERCENT,
                 "CLOUDIFY_LARGEST_BUILD_CPUS": 1,
                 "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": 1024,
             },
@@ -230,6 +232,9 @@ class Installation:
 
     def build_pods(self) -> list[dict[str, Any]]:
         return request(self.cluster, "GET", f"/api/v1/namespaces/{self.builds}/pods")["items"]
+
+    def site_pods(self) -> list[dict[str, Any]]:
+        return request(self.cluster, "GET", f"/api/v1/namespaces/{self.sites}/pods")["items"]
 
     def delete_pod(self, name: str, *, grace_seconds: int | None = None) -> None:
         query = "" if grace_seconds is None else f"?gracePeriodSeconds={grace_seconds}"

@@ -26,6 +26,9 @@ from tests.support.ports import free_ports
 from workers.egress.tunnel import Tunnel
 from workers.executors.kubernetes.cluster import Cluster
 
+# All suites share the processors of one small node, and what reserves them pushes others away.
+CPU_REQUEST_PERCENT = 4
+
 
 def missing_cluster() -> str | None:
     """Why no test can use a cluster; None when one can."""

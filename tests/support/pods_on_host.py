@@ -17,7 +17,7 @@ from shared.errors import PlatformError
 from shared.settings import NetworkSettings, ObjectStoreSettings
 from shared.storage.base import ObjectNotFound
 from shared.storage.object_store import S3ArtifactStore
-from tests.support.kubernetes_cluster import BuildsNamespace
+from tests.support.kubernetes_cluster import CPU_REQUEST_PERCENT, BuildsNamespace
 from workers.egress.gateway import EgressGateway
 from workers.egress.policy import EgressPolicy
 from workers.egress.upstream import UpstreamProxy
@@ -123,6 +123,8 @@ class PodsOnHost:
 
     def __init__(self, executor: KubernetesExecutor, store: ObjectStoreSettings) -> None:
         self._executor = executor
+        # Whether a run's output has what the executor says while the cluster is busy.
+        self.says_waits = True
         self._store = S3ArtifactStore(store)
 
     @property
@@ -143,7 +145,8 @@ class PodsOnHost:
         names = [*(directory.name for directory in changed.directories)]
         names += [changed.overlay.name] if changed.overlay is not None else []
         changed = dataclasses.replace(changed, outputs=tuple(Output(name, "tenant_1") for name in names))
-        result = self._executor.run(changed, StoredHostTrees(self._store, filled), on_output, cancel)
+        listener = on_output if self.says_waits else _without_waits(on_output)
+        result = self._executor.run(changed, StoredHostTrees(self._store, filled), listener, cancel)
         outputs: Mapping[str, Tree] = {name: tree for name, tree in result.outputs.items() if name in asked}
         return dataclasses.replace(result, outputs=outputs)
 
@@ -158,6 +161,14 @@ class PodsOnHost:
 
     def close(self) -> None:
         self._executor.close()
+
+
+def _without_waits(on_output: OnOutput) -> OnOutput:
+    def take(stream: str, data: bytes) -> None:
+        if not data.startswith(b"[Waiting for "):
+            on_output(stream, data)
+
+    return take
 
 
 def _with_layers(spec: ExecutionSpec, filled: frozenset[str]) -> ExecutionSpec:
@@ -192,6 +203,7 @@ def open_pods(
                 image,
                 architecture={"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
                 has_user_namespaces=has_user_namespaces,
+                cpu_request_percent=CPU_REQUEST_PERCENT,
             ),
             StoreAddress(bucket_url or f"{store.link_endpoint}/{store.bucket}"),
             egress,

@@ -50,6 +50,7 @@ class PodSettings:
     runtime_class: str = ""
     has_user_namespaces: bool = False
     priority_class: str = ""
+    cpu_request_percent: int = 25
     host_aliases: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -179,10 +180,10 @@ def _pod(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "initContainers": [
-            _container("fetch", settings, _own_resources(spec, trees), own),
-            _container("command", settings, _resources(spec, trees), _command_mounts(spec, trees)),
+            _container("fetch", settings, _own_resources(spec, trees, settings), own),
+            _container("command", settings, _resources(spec, trees, settings), _command_mounts(spec, trees)),
         ],
-        "containers": [_container("pack", settings, _own_resources(spec, trees), own)],
+        "containers": [_container("pack", settings, _own_resources(spec, trees, settings), own)],
         "volumes": [
             {"name": "trees", "emptyDir": {}},
             {"name": "state", "emptyDir": {}},
@@ -264,13 +265,13 @@ def _files_volume(secret: str, part: str, *, has_certificates: bool) -> dict[str
     return {"name": f"{part}-files", "secret": {"secretName": secret, "defaultMode": 0o444, "items": items}}
 
 
-def _resources(spec: ExecutionSpec, trees: Sequence[PlannedTree]) -> dict[str, Any]:
+def _resources(spec: ExecutionSpec, trees: Sequence[PlannedTree], settings: PodSettings) -> dict[str, Any]:
     limits = spec.limits
     disk = _disk_bytes(spec, trees)
     return {
         # Processor time may be shared, memory can't be.
         "requests": {
-            "cpu": f"{max(int(limits.cpu_count * 250), 10)}m",
+            "cpu": f"{max(int(limits.cpu_count * 10 * settings.cpu_request_percent), 10)}m",
             "memory": str(limits.memory_bytes),
             "ephemeral-storage": str(max(limits.disk_bytes // 4, _SMALLEST_MEMORY_FILES)),
         },
@@ -282,8 +283,8 @@ def _resources(spec: ExecutionSpec, trees: Sequence[PlannedTree]) -> dict[str, A
     }
 
 
-def _own_resources(spec: ExecutionSpec, trees: Sequence[PlannedTree]) -> dict[str, Any]:
-    of_command = _resources(spec, trees)
+def _own_resources(spec: ExecutionSpec, trees: Sequence[PlannedTree], settings: PodSettings) -> dict[str, Any]:
+    of_command = _resources(spec, trees, settings)
     memory = str(_OWN_MEMORY_BYTES)
     return {
         "requests": {**of_command["requests"], "memory": memory},
