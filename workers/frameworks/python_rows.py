@@ -42,8 +42,8 @@ PYTHON_FRAMEWORKS: tuple[Framework, ...] = (
         "site",
         "zensical build",
         files=("zensical.toml",),
-        output_files=("zensical.toml",),
-        output_pattern=r"(?m)^site_dir\s*=\s*['\"]([^'\"\n]+)",
+        output_files=("zensical.toml", "mkdocs.yml", "mkdocs.yaml"),
+        output_pattern=r"(?m)^site_dir\s*[=:]\s*['\"]?([^'\"\s#]+)",
         packages=("zensical",),
     ),
     Framework(

@@ -20,6 +20,10 @@ _SITE_SCRIPT = re.compile(rf"{_SITE}[:_-](?:build|generate)|(?:build|generate|ex
 _JEKYLL_PARTS = ("_layouts", "_posts", "_includes", "_sass", "_data")
 _JEKYLL_GEM = re.compile(r"(?m)^\s*gem\s+['\"](?:jekyll|github-pages|just-the-docs)\b")
 
+_PYTHON_DECLARATIONS = ("pyproject.toml", "requirements.txt", "docs/requirements.txt", "requirements-docs.txt")
+_ZENSICAL = re.compile(r"(?m)^\s*[\"']?zensical\b")
+_MKDOCS = re.compile(r"(?m)^\s*[\"']?mkdocs(?:-material)?\s*(?:[\[<>=~!;@\"',]|$)")
+
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
@@ -45,6 +49,9 @@ def choose_framework(
         if found and _has_company(tree, directory, framework):
             return Recognised(framework, f"Framework {framework.label}: package.json depends on {found}.")
         found = find_file(tree, directory, framework)
+        if found and framework.name == "mkdocs" and _builds_with_zensical(tree, directory):
+            reason = f"Framework Zensical: found {join(directory, found)}, and the project depends on zensical."
+            return Recognised(catalogue.BY_NAME["zensical"], reason)
         if found and _is_jekyll_or_other(tree, directory, framework, package):
             return Recognised(framework, f"Framework {framework.label}: found {join(directory, found)}.")
     scripts = scripts_of(package or {})
@@ -90,6 +97,12 @@ def _of_script(directory: str, name: str, text: str) -> Recognised:
     where = join(directory, "package.json")
     reason = f"No known framework; {where} has a {name} script."
     return Recognised(catalogue.NODE, reason, name)
+
+
+def _builds_with_zensical(tree: SourceTree, directory: str) -> bool:
+    """Zensical reads MkDocs' configuration as well."""
+    declared = "\n".join(tree.read_start(join(directory, name)) or "" for name in _PYTHON_DECLARATIONS)
+    return bool(_ZENSICAL.search(declared)) and not _MKDOCS.search(declared)
 
 
 def _has_company(tree: SourceTree, directory: str, framework: Framework) -> bool:

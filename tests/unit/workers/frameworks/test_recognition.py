@@ -49,6 +49,19 @@ def failure(root: Path, site: Mapping[str, str | bytes], **overrides: Any) -> St
         ({"myst.yml": "version: 1"}, "myst", "myst build --html", "_build/html"),
         ({"conf.py": "BLOG_TITLE = 'a'\n"}, "nikola", "nikola build", "output"),
         ({"zensical.toml": "[project]"}, "zensical", "zensical build", "site"),
+        # It reads MkDocs' configuration, too.
+        (
+            {"mkdocs.yml": "site_dir: public\n", "requirements.txt": "zensical>=0.0.42\nmkdocstrings[python]\n"},
+            "zensical",
+            "zensical build",
+            "public",
+        ),
+        (
+            {"mkdocs.yml": "", "requirements.txt": "zensical\nmkdocs-material==9\n"},
+            "mkdocs",
+            "mkdocs build",
+            "site",
+        ),
         ({"index.html": "<script>window.$docsify = {}</script>", "README.md": ""}, "docsify", None, "."),
         (
             {"docs/index.html": "<script src='//cdn/docsify@4'></script>", "package.json": package("jest")},
