@@ -67,8 +67,9 @@ machines: .venv/dev.stamp ## Kill, cut off and heal three machines under load, f
 bench: .venv/dev.stamp ## Measure deployments, rollbacks, memory and the queue
 	$(BIN)/python -m tests.bench
 
-corpus: .venv/dev.stamp ## Deploy other people's repositories (CORPUS: a folder of bare mirrors; ROWS: names with commas)
-	$(BIN)/python -m tests.corpus $(CORPUS_COMMAND) $(if $(CORPUS),--mirrors "$(CORPUS)") $(if $(ROWS),--rows "$(ROWS)")
+corpus: .venv/dev.stamp ## Deploy other people's repositories (CORPUS: a folder of bare mirrors; PYTHONS: of Pythons; ROWS: names with commas)
+	$(BIN)/python -m tests.corpus $(CORPUS_COMMAND) $(if $(CORPUS),--mirrors "$(CORPUS)") $(if $(ROWS),--rows "$(ROWS)") \
+	  $(if $(PYTHONS),--pythons "$(PYTHONS)")
 
 docs: .venv/dev.stamp ## Write what is made from the code: settings, failure codes, the table of imports
 	$(BIN)/python -m tests.support.documentation

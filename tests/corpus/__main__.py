@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=("run", "report", "detection"), default="run")
     parser.add_argument("--rows", default="", help="names with commas between them; all rows unless given")
     parser.add_argument("--mirrors", type=Path, help="a folder with bare mirrors by OWNER+NAME")
+    parser.add_argument("--pythons", default="", help="a folder of Pythons by their versions, for builds")
     parser.add_argument("--directory", type=Path, default=_DIRECTORY, help="where results are written")
     options = parser.parse_args()
     rows = choose(read_table(), options.rows)
@@ -55,7 +56,7 @@ def _run(rows: list[Row], options: argparse.Namespace) -> None:
     logs.mkdir(exist_ok=True)
     revision = subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
     with tempfile.TemporaryDirectory(prefix="cloudify-corpus-") as name:
-        platform = Platform(Path(name) / "home")
+        platform = Platform(Path(name) / "home", PYTHON_DIRECTORY=options.pythons)
         platform.start()
         try:
             for row in rows:

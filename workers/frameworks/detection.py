@@ -16,6 +16,7 @@ from workers.frameworks.build_commands import build_command, build_script
 from workers.frameworks.candidates import candidate_directories, sole_site
 from workers.frameworks.choices import Choices, Overrides, choose
 from workers.frameworks.framework import Framework
+from workers.frameworks.history_versions import VERSION, history_versions
 from workers.frameworks.hugo_modules import with_hugo_modules
 from workers.frameworks.node_projects import (
     FORCING_VARIABLE,
@@ -48,8 +49,8 @@ class Detection:
     `output_directories` to `root_directory`, the likeliest first. A command of None is not run. `reasons` are lines for
     the log. `committed_pages`: directories, relative to `root_directory`, whose first page is committed, so that it may
     not be the build's. `is_output_chosen`: a person named the output directory. `candidates`: other directories of the
-    repository that may be the site. `environment`: variables for the commands that the repository's files give, and
-    `address_variables`: those that are given the site's address. `is_application`: whether the first page is shown for
+    repository that may be the site. `environment`: variables for the commands, which the repository's files give or
+    need, and `address_variables`: those that are given the site's address. `is_application`: whether the first page is shown for
     paths that the site doesn't have; None if that is to be decided by the output. `is_application_named`: a person said
     so. `routing`: what the repository's files ask for.
     """
@@ -134,6 +135,13 @@ def _detect(
     if choices.python_version and not isinstance(project, NodeProject):
         python_version = choices.python_version
         reasons.append(f"Python version {python_version}: {choices.sources['python_version']}.")
+    versions = history_versions(tree, project.install_directory) if isinstance(project, PythonProject) else {}
+    if versions:
+        names = ", ".join(versions)
+        reasons.append(
+            f"The project takes its version from git's history, which builds don't have: it is {VERSION} unless the"
+            f" project's variables say otherwise ({names})."
+        )
     is_application = choices.is_application
     if is_application is None and (framework.is_application or has_client_router(framework, package or {})):
         is_application = True
@@ -155,7 +163,7 @@ def _detect(
         committed_pages=_committed_pages(tree, relative, outputs),
         is_output_chosen=choices.output_directory is not None and not choices.is_hosts_output,
         candidates=tuple(candidate_directories(tree, relative)) if is_root_of_workspace else (),
-        environment=dict(choices.environment or {}),
+        environment={**versions, **(choices.environment or {})},
         address_variables=choices.address_variables,
         is_application=is_application,
         is_application_named=choices.is_application is not None,

@@ -193,12 +193,22 @@ def _python_version(tree: SourceTree, directory: str) -> tuple[str | None, str |
         path = join(above, "pyproject.toml")
         project = _read_toml(tree, path)
         for wanted, name in (
+            (_group_python(project), "requires-python and tool.uv.dependency-groups"),
             (as_mapping(project.get("project")).get("requires-python"), "requires-python"),
             (_poetry_python(project), "tool.poetry.dependencies"),
         ):
             if isinstance(wanted, str) and wanted.strip():
                 return wanted.strip()[:100], f"Python version {escaped(wanted.strip()[:100])}: {name} in {path}."
     return None, None
+
+
+def _group_python(project: dict[str, Any]) -> str | None:
+    """What the documentation's group asks for together with the project."""
+    groups = as_mapping(as_mapping(as_mapping(project.get("tool")).get("uv")).get("dependency-groups"))
+    wanted = [as_mapping(groups.get(name)).get("requires-python") for name in _SITE_GROUPS if name in groups]
+    if not any(wanted):
+        return None
+    return ", ".join(str(each) for each in (*wanted, as_mapping(project.get("project")).get("requires-python")) if each)
 
 
 def _poetry_python(project: dict[str, Any]) -> Any:
