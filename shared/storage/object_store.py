@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -44,8 +45,11 @@ class S3ArtifactStore:
         retry_seconds: float = 8.0,
         timeout_seconds: float = 20.0,
         connections: int = 8,
+        ca_bundle: Path | None = None,
     ) -> None:
+        """`ca_bundle`: PEM, certificates that are trusted in addition to the host's (CLOUDIFY_CA_BUNDLE)."""
         self._settings = settings
+        self._ca_bundle = ca_bundle
         self._retry_seconds = retry_seconds
         self._timeout_seconds = timeout_seconds
         self._connections = connections
@@ -209,7 +213,11 @@ class S3ArtifactStore:
                 from minio import Minio
 
                 endpoint = urlsplit(self._settings.endpoint)
+                trusted = ssl.create_default_context()
+                if self._ca_bundle is not None:
+                    trusted.load_verify_locations(self._ca_bundle)
                 pool = urllib3.PoolManager(
+                    ssl_context=trusted,
                     timeout=urllib3.Timeout(connect=3, read=self._timeout_seconds),
                     maxsize=self._connections,
                     block=False,
