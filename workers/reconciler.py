@@ -178,7 +178,13 @@ class Reconciler:
             # A dead job has used up its attempts, or its worker died each time: it is tried again, as nobody else will.
             elif self._queue.find(job_id) in (None, "dead"):
                 limits = limits_of(release.tenant_plan)
-                self._queue.enqueue(release_job(release_id=release.id, tenant_id=release.tenant_id, limits=limits))
+                job = release_job(
+                    release_id=release.id,
+                    tenant_id=release.tenant_id,
+                    limits=limits,
+                    traceparent=release.traceparent,
+                )
+                self._queue.enqueue(job)
 
     def reconcile_removals(self) -> None:
         self._sites.expire_previews()

@@ -31,6 +31,7 @@ from shared.secrets_box import SecretsBox
 from shared.settings import ObjectStoreSettings
 from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
+from shared.tracing import current_traceparent, span
 from tests.support.deployment_world import create, entries, run_to_end, settings, world
 from tests.support.log_rows import eventually
 from workers.pipeline.deployment_view import deployment_view
@@ -439,7 +440,9 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
     first, second = create(world), create(world)
     run_to_end(world, first)
     run_to_end(world, second)
-    world.release_service.rollback(world.tenant_id, first, requested_by=None)
+    with span("request"):
+        trace = current_traceparent()
+        world.release_service.rollback(world.tenant_id, first, requested_by=None)
     third = create(world)
     world.service.cancel(world.tenant_id, third)
     world.service.delete(world.tenant_id, third)
@@ -451,6 +454,19 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
         jobs.append(job.job.id)
     world.reconciler.run_once()
     assert [world.queue.find(job) for job in jobs] == ["ready", "ready"]
+    # The release is still a part of the request's trace.
+    [again] = world.queue.acquire("rollback", 1, worker="w", request_id="again").jobs
+    assert again.job.traceparent == trace is not None
+
+
+def test_a_stage_that_is_enqueued_again_joins_the_trace_of_its_request(world: Any):
+    with span("request"):
+        trace = current_traceparent()
+        create(world)
+    world.redis.flushall()
+    world.reconciler.run_once()
+    [again] = world.queue.acquire("clone", 1, worker="w", request_id="again").jobs
+    assert again.job.traceparent == trace is not None
 
 
 def lose_two_workers(world: Any, pool: str) -> Job:
