@@ -32,6 +32,7 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
 from shared.tracing import current_traceparent, span
+from tests.support.artifact_stores import start_upload, uploads
 from tests.support.deployment_world import create, entries, run_to_end, settings, world
 from tests.support.log_rows import eventually
 from workers.pipeline.deployment_view import deployment_view
@@ -337,6 +338,15 @@ def test_another_reconciler_takes_over_from_one_that_is_stuck(world: Any):
                 eventually(lambda: world.queue.find(stage_job_id(deployment_id, Stage.CLONE)) == "ready", 60)
         finally:
             go_on.set()
+
+
+def test_uploads_that_nobody_completed_are_aborted(world: Any, object_store_settings: ObjectStoreSettings):
+    store = S3ArtifactStore(object_store_settings)
+    start_upload(object_store_settings, "snapshots/a")
+    for seconds, left in ((STAGED_SECONDS, 1), (0.0, 0)):
+        sweep = partial(store.abort_uploads_older, seconds)
+        world.make_reconciler(world.queue, abort_uploads=sweep).delete_forgotten_objects()
+        assert len(uploads(object_store_settings)) == left
 
 
 def test_what_runs_left_in_the_object_store_is_deleted(world: Any, object_store_settings: ObjectStoreSettings):
