@@ -58,7 +58,13 @@ def connect_backends(settings: Settings) -> Backends:
     closers.callback(redis.close)
     notifier = RedisNotifier.connect(settings.queue.redis_url)
     # Several threads read pages of finished logs there: a failed request is worth a retry.
-    archives = S3ArtifactStore(settings.object_store, retry_seconds=2.0, timeout_seconds=3.0, connections=8)
+    archives = S3ArtifactStore(
+        settings.object_store,
+        retry_seconds=2.0,
+        timeout_seconds=3.0,
+        connections=8,
+        ca_bundle=settings.network.ca_bundle,
+    )
     return Backends(
         database=database,
         queue=RedisJobQueue(
@@ -69,7 +75,13 @@ def connect_backends(settings: Settings) -> Backends:
         listener=RedisNotificationListener(settings.queue.redis_url),
         archives=archives,
         # Only for the health check, which doesn't wait out an outage.
-        artifacts=S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1),
+        artifacts=S3ArtifactStore(
+            settings.object_store,
+            retry_seconds=0.0,
+            timeout_seconds=2.0,
+            connections=1,
+            ca_bundle=settings.network.ca_bundle,
+        ),
         windows=RedisWindows(redis, SystemClock()),
         close=closers.close,
     )

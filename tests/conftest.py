@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -18,6 +19,7 @@ from minio import Minio
 
 from shared.db.database import Database
 from shared.db.migrate import migrate
+from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.stack.object_store import ObjectStorePorts, ObjectStoreServer
 from shared.stack.postgres import PostgresServer
@@ -34,6 +36,7 @@ from tests.support.sites_namespace import site_namespace  # noqa: F401 - a fixtu
 
 S = TypeVar("S", bound=Server)
 _buckets = itertools.count(1)
+_FIRST_TRIES = 3
 
 # Who starts the tests in the background may have made them, and so all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -87,16 +90,28 @@ def database_url(postgres_server: PostgresServer, _template_database: str) -> It
         yield url
 
 
+def _patient(url: str) -> Database:
+    """Connected, and with a longer wait than the product's: the server of a busy machine may take its time."""
+    database = Database(url, timeout_seconds=60)
+    for _ in range(_FIRST_TRIES - 1):
+        # Each try to connect has a limit of its own, after which the pool may wait for nothing.
+        with contextlib.suppress(Unavailable):
+            database.ping()
+            return database
+    database.ping()
+    return database
+
+
 @pytest.fixture(scope="module")
 def module_database(postgres_server: PostgresServer, _template_database: str) -> Iterator[Database]:
     """One for all tests of a module: for what is slow to make and harms nobody."""
-    with fresh_database(postgres_server, _template_database) as url, closing(Database(url)) as database:
+    with fresh_database(postgres_server, _template_database) as url, closing(_patient(url)) as database:
         yield database
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
+    database = _patient(database_url)
     try:
         yield database
     finally:

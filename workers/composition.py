@@ -62,7 +62,7 @@ class WorkerContext:
         self.queue = RedisJobQueue(
             self.redis, lease_seconds=settings.queue.lease_seconds, maximum_tenant_slots=settings.limits.builds_at_once
         )
-        self.store = S3ArtifactStore(settings.object_store)
+        self.store = S3ArtifactStore(settings.object_store, ca_bundle=settings.network.ca_bundle)
         self.deployments = DeploymentRepository(self.database)
         self.stage_runs = StageRunRepository(self.database)
         self.releases = ReleaseRepository(self.database)

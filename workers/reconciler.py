@@ -95,6 +95,7 @@ class Reconciler:
         interval_seconds: float,
         expired: Sequence[Callable[[], object]] = (),
         delete_staged: Callable[[], Sequence[str]] = lambda: (),
+        abort_uploads: Callable[[], Sequence[str]] = lambda: (),
         site_pods: SitePodUpkeep | None = None,
     ) -> None:
         self._database = database
@@ -111,6 +112,7 @@ class Reconciler:
         self._clock_problem = clock_problem
         self._expired = expired
         self._delete_staged = delete_staged
+        self._abort_uploads = abort_uploads
         self.responsibilities = (
             Responsibility(
                 "queue",
@@ -178,7 +180,13 @@ class Reconciler:
             # A dead job has used up its attempts, or its worker died each time: it is tried again, as nobody else will.
             elif self._queue.find(job_id) in (None, "dead"):
                 limits = limits_of(release.tenant_plan)
-                self._queue.enqueue(release_job(release_id=release.id, tenant_id=release.tenant_id, limits=limits))
+                job = release_job(
+                    release_id=release.id,
+                    tenant_id=release.tenant_id,
+                    limits=limits,
+                    traceparent=release.traceparent,
+                )
+                self._queue.enqueue(job)
 
     def reconcile_removals(self) -> None:
         self._sites.expire_previews()
@@ -212,6 +220,8 @@ class Reconciler:
         """What dead workers and pods left in the object store, by the store's own clock."""
         if keys := self._delete_staged():
             _log.warning("reconciler.staged_objects_deleted", objects=len(keys), first=keys[0])
+        if keys := self._abort_uploads():
+            _log.warning("reconciler.uploads_aborted", uploads=len(keys), first=keys[0])
 
     def _reconcile_deployment(self, row: DeploymentRow, stage: Stage) -> None:
         places = {candidate: self._queue.find(stage_job_id(row.id, candidate)) for candidate in Stage}
@@ -348,6 +358,7 @@ def _build_reconciler(context: WorkerContext, guard: ClockGuard) -> Reconciler:
             lambda: StreamTicketRepository(context.database).delete_expired(context.clock.now()),
         ],
         delete_staged=partial(context.store.delete_older, STAGING_PREFIX, STAGED_SECONDS),
+        abort_uploads=partial(context.store.abort_uploads_older, STAGED_SECONDS),
         site_pods=_build_upkeep(context),
     )
 

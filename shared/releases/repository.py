@@ -46,6 +46,7 @@ class ReleaseRow(msgspec.Struct, frozen=True):
     status: ReleaseStatus
     release_sequence: int
     settings: DeploymentSettings
+    traceparent: str | None
 
 
 class NewRelease(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,7 @@ class NewRelease(msgspec.Struct, frozen=True, kw_only=True):
     kind: ReleaseKind
     release_sequence: int
     requested_by: str | None
+    traceparent: str | None
 
 
 class LockedProject(msgspec.Struct, frozen=True):
@@ -69,8 +71,9 @@ class LockedProject(msgspec.Struct, frozen=True):
 
 
 _INSERT = """
-INSERT INTO releases (id, tenant_id, project_id, deployment_id, kind, release_sequence, requested_by)
-VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(deployment_id)s, %(kind)s, %(release_sequence)s, %(requested_by)s)
+INSERT INTO releases (id, tenant_id, project_id, deployment_id, kind, release_sequence, requested_by, traceparent)
+VALUES (%(id)s, %(tenant_id)s, %(project_id)s, %(deployment_id)s, %(kind)s, %(release_sequence)s, %(requested_by)s,
+        %(traceparent)s)
 """
 
 _COLUMNS = columns_of(

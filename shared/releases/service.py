@@ -61,6 +61,7 @@ class ReleaseService:
         found = self._deployments.find(tenant_id, deployment_id)
         if found is None:
             raise NotFound("There is no such deployment.")
+        traceparent = current_traceparent()
         with self._database.transaction() as connection:
             # Lock the project first, as everywhere: a deployment that becomes ready locks both too.
             project = self._deployments.take_release_sequence(connection, tenant_id, found.project_id)
@@ -81,6 +82,7 @@ class ReleaseService:
                     kind=kind,
                     release_sequence=project.release_sequence,
                     requested_by=requested_by,
+                    traceparent=traceparent,
                 ),
             )
             runs = self._stage_runs.of_deployments(connection, [deployment_id])[deployment_id]
@@ -90,9 +92,7 @@ class ReleaseService:
         limits = limits_of(row.tenant_plan)
         try:
             self._queue.enqueue(
-                release_job(
-                    release_id=release_id, tenant_id=tenant_id, limits=limits, traceparent=current_traceparent()
-                )
+                release_job(release_id=release_id, tenant_id=tenant_id, limits=limits, traceparent=traceparent)
             )
         except Unavailable as error:
             # A committed release is accepted; the reconciler enqueues missing jobs.

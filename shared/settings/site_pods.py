@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import IMAGE, TEXT, integer, url
+from shared.settings.kinds import IMAGE, NAMES, TEXT, integer, url
 
 
 @part
@@ -19,6 +19,12 @@ class SitePodSettings:
         default="",
     )
     image: str = setting("SITES_IMAGE", IMAGE, "Image of these pods: that of the platform.", default="")
+    pull_secrets: tuple[str, ...] = setting(
+        "SITES_PULL_SECRETS",
+        NAMES,
+        "Secrets of the namespace of sites by which its nodes pull the image from a private registry.",
+        default=(),
+    )
     api_url: str = setting(
         "SITES_API_URL",
         url("http", "https"),

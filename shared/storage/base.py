@@ -66,6 +66,12 @@ class ArtifactStore(ArtifactSource, Protocol):
         """
         ...
 
+    def abort_uploads_older(self, seconds: float) -> Sequence[str]:
+        """Aborts uploads in parts, of any key, that began at least `seconds` ago by the store's own clock and were not
+        completed. Returns their keys, 1000 at most: the next call continues. A completed object isn't touched.
+        """
+        ...
+
     def ping(self) -> None:
         """Raises PlatformError unless the store answers. Creates a missing bucket."""
         ...

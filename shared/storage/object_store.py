@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -32,6 +34,10 @@ _TRANSIENT = frozenset(
 _CHUNK = 1 << 20
 # The client holds a part in memory, so parts are small (S3 allows 5 MiB and more) and go one after the other.
 _PART_BYTES = 8 << 20
+# What is left waits for the next call.
+_UPLOADS_AT_ONCE = 1000
+# Staged objects are swept, also one that a process left that died here.
+_CLOCK_PREFIX = "staging/"
 
 
 class S3ArtifactStore:
@@ -44,8 +50,11 @@ class S3ArtifactStore:
         retry_seconds: float = 8.0,
         timeout_seconds: float = 20.0,
         connections: int = 8,
+        ca_bundle: Path | None = None,
     ) -> None:
+        """`ca_bundle`: PEM, certificates that are trusted in addition to the host's (CLOUDIFY_CA_BUNDLE)."""
         self._settings = settings
+        self._ca_bundle = ca_bundle
         self._retry_seconds = retry_seconds
         self._timeout_seconds = timeout_seconds
         self._connections = connections
@@ -162,10 +171,7 @@ class S3ArtifactStore:
 
     def delete_older(self, prefix: str, seconds: float) -> Sequence[str]:
         bucket, clock = self._settings.bucket, f"{prefix}clock-{secrets.token_hex(8)}"
-        self.put_bytes(clock, b"now")
-        now = self._attempt("head", f"look for {clock}", lambda client: client.stat_object(bucket, clock).last_modified)
-        assert now is not None, "S3 tells the time of every object"
-        latest = now - timedelta(seconds=seconds)
+        latest = self._read_clock(clock) - timedelta(seconds=seconds)
 
         def old(client: Minio) -> Sequence[str]:
             found = client.list_objects(bucket, prefix=prefix, recursive=True)
@@ -180,9 +186,55 @@ class S3ArtifactStore:
             self.delete(key)
         return keys
 
+    def abort_uploads_older(self, seconds: float) -> Sequence[str]:
+        clock = f"{_CLOCK_PREFIX}clock-{secrets.token_hex(8)}"
+        try:
+            latest = self._read_clock(clock) - timedelta(seconds=seconds)
+        finally:
+            self.delete(clock)
+        uploads = self._attempt("list", "list its uploads", lambda client: self._uploads_until(client, latest))
+        for key, upload in uploads:
+            self._attempt("delete", f"abort an upload of {key}", partial(self._abort, key, upload))
+        return [key for key, _ in uploads]
+
     def ping(self) -> None:
         """Raises PlatformError unless the store answers. Creates a missing bucket."""
         self._attempt("bucket", "find its bucket", self._make_bucket)
+
+    def _read_clock(self, key: str) -> datetime:
+        """The store's time, by an object that is written for this and left."""
+        bucket = self._settings.bucket
+        self.put_bytes(key, b"now")
+        now = self._attempt("head", f"look for {key}", lambda client: client.stat_object(bucket, key).last_modified)
+        assert now is not None, "S3 tells the time of every object"
+        return now
+
+    # The client has no public methods for uploads that it doesn't make itself.
+    def _uploads_until(self, client: Minio, latest: datetime) -> Sequence[tuple[str, str]]:
+        """Key and id of uploads that began until then, some at a time."""
+        found: list[tuple[str, str]] = []
+        marker: str | None = None
+        while len(found) < _UPLOADS_AT_ONCE:
+            page = client._list_multipart_uploads(self._settings.bucket, key_marker=marker)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            found += [
+                (upload.object_name, upload.upload_id)
+                for upload in page.uploads
+                if upload.upload_id and upload.initiated_time and upload.initiated_time <= latest
+            ]
+            if not page.is_truncated or not page.next_key_marker or page.next_key_marker == marker:
+                break
+            marker = page.next_key_marker
+        return found[:_UPLOADS_AT_ONCE]
+
+    def _abort(self, key: str, upload: str, client: Minio) -> None:
+        from minio.error import S3Error
+
+        try:
+            client._abort_multipart_upload(self._settings.bucket, key, upload)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        except S3Error as error:
+            # Completed or aborted meanwhile.
+            if error.code != "NoSuchUpload":
+                raise
 
     def _linking_client(self) -> Minio:
         """Signs without sending anything, as the region is given."""
@@ -209,7 +261,11 @@ class S3ArtifactStore:
                 from minio import Minio
 
                 endpoint = urlsplit(self._settings.endpoint)
+                trusted = ssl.create_default_context()
+                if self._ca_bundle is not None:
+                    trusted.load_verify_locations(self._ca_bundle)
                 pool = urllib3.PoolManager(
+                    ssl_context=trusted,
                     timeout=urllib3.Timeout(connect=3, read=self._timeout_seconds),
                     maxsize=self._connections,
                     block=False,

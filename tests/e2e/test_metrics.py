@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -28,6 +29,10 @@ def _series(platform: Platform) -> dict[str, list[tuple[dict[str, str], float]]]
     return found
 
 
+def _missing(series: Mapping[str, object]) -> set[str]:
+    return {family.name for family in families() if not any(name in series for name in family.series())}
+
+
 def _is_live(platform: Platform) -> bool:
     try:
         return platform.client.get("/api/health/live").status_code == 200
@@ -44,9 +49,15 @@ def test_everything_is_exposed_after_a_deployment_and_a_rollback(platform: Platf
     with platform.client.stream("GET", f"/api/deployments/{deployment['id']}/logs/stream") as answer:
         answer.read()
 
-    series = _series(platform)
-    missing = {family.name for family in families() if not any(name in series for name in family.series())}
-    assert missing <= _SILENT
+    # A source of the exporter that takes longer than a scrape may wait has no series until the next one.
+    series: dict[str, list[tuple[dict[str, str], float]]] = {}
+
+    def is_complete() -> bool:
+        series.clear()
+        series.update(_series(platform))
+        return _missing(series) <= _SILENT
+
+    wait_for(is_complete, what="every family has series")
 
     def values(name: str, **labels: str) -> list[float]:
         return [value for found, value in series[PREFIX + name] if labels.items() <= found.items()]

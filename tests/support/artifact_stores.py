@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from minio import Minio
+
 from shared.errors import PlatformError
+from shared.settings import ObjectStoreSettings
 from shared.storage.base import ArtifactStore, ObjectNotFound
 
 T = TypeVar("T")
@@ -69,6 +72,10 @@ class MemoryArtifactStore:
             self.delete(key)
         return keys
 
+    def abort_uploads_older(self, seconds: float) -> Sequence[str]:
+        """Nothing is uploaded in parts."""
+        return []
+
     def ping(self) -> None:
         """Always there."""
 
@@ -118,6 +125,9 @@ class ObservedArtifactStore:
     def delete_older(self, prefix: str, seconds: float) -> Sequence[str]:
         return self._around("delete_older", lambda: self._store.delete_older(prefix, seconds))
 
+    def abort_uploads_older(self, seconds: float) -> Sequence[str]:
+        return self._around("abort_uploads_older", lambda: self._store.abort_uploads_older(seconds))
+
     def ping(self) -> None:
         self._around("ping", self._store.ping)
 
@@ -129,3 +139,22 @@ class ObservedArtifactStore:
         result = call()
         self.observe(f"after {name}")
         return result
+
+
+def start_upload(settings: ObjectStoreSettings, key: str) -> str:
+    """Begins an upload in parts, of which one is stored, and leaves it. Returns its id."""
+    client = _client(settings)
+    upload = client._create_multipart_upload(settings.bucket, key, {})  # pyright: ignore[reportPrivateUsage]
+    client._upload_part(settings.bucket, key, b"part", None, upload, 1)  # pyright: ignore[reportPrivateUsage]
+    return upload
+
+
+def uploads(settings: ObjectStoreSettings) -> list[str]:
+    """The keys of uploads that are neither completed nor aborted."""
+    found = _client(settings)._list_multipart_uploads(settings.bucket)  # pyright: ignore[reportPrivateUsage]
+    return [upload.object_name for upload in found.uploads]
+
+
+def _client(settings: ObjectStoreSettings) -> Minio:
+    address = settings.endpoint.removeprefix("http://")
+    return Minio(address, settings.access_key, settings.secret_key, secure=False, region=settings.region)

@@ -73,7 +73,13 @@ def _examine_all(settings: Settings) -> list[Finding]:
 
 
 def _checks(settings: Settings, database: Database, queue: RedisJobQueue) -> list[Callable[[], list[Finding]]]:
-    store = S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=_ANSWER_SECONDS, connections=1)
+    store = S3ArtifactStore(
+        settings.object_store,
+        retry_seconds=0.0,
+        timeout_seconds=_ANSWER_SECONDS,
+        connections=1,
+        ca_bundle=settings.network.ca_bundle,
+    )
     routers, log = RouterRepository(database), RouteLog(database)
     database_advice = "Check CLOUDIFY_DATABASE_URL, that PostgreSQL runs and that this machine may connect to it."
     redis_advice = "Check CLOUDIFY_REDIS_URL, that Redis runs and that this machine may connect to it."

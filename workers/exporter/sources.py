@@ -44,7 +44,13 @@ class PlatformFigures:
             is_pooled=settings.database.is_pooled,
         )
         self._closers.callback(database.close)
-        store = S3ArtifactStore(settings.object_store, retry_seconds=0.0, timeout_seconds=2.0, connections=1)
+        store = S3ArtifactStore(
+            settings.object_store,
+            retry_seconds=0.0,
+            timeout_seconds=2.0,
+            connections=1,
+            ca_bundle=settings.network.ca_bundle,
+        )
         self.queue = queue = RedisJobQueue(redis)
         self.collector = PlatformCollector(
             [

@@ -80,7 +80,10 @@ def run_router(settings: Settings, stop: threading.Event) -> None:
     probe = SiteProbe(settings.router.web_url, settings.sites.domain)
     peers = Peers(settings.directories.home / "router-peers.json")
     store = S3ArtifactStore(
-        settings.object_store, retry_seconds=_STORE_RETRY_SECONDS, timeout_seconds=_STORE_ANSWER_SECONDS
+        settings.object_store,
+        retry_seconds=_STORE_RETRY_SECONDS,
+        timeout_seconds=_STORE_ANSWER_SECONDS,
+        ca_bundle=settings.network.ca_bundle,
     )
     artifacts = ArtifactReader(store, settings.directories.cache, may_repair=False, others=peers)
     fetcher = SiteFetcher(artifacts, directory, probe, maximum_bytes=settings.router.sites_bytes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,13 @@ def budget_of(spec: SitePodSpec) -> dict[str, Any] | None:
 
 
 def deployment_of(
-    spec: SitePodSpec, image: str, request: PodRequest, *, bytes_of_files: int, files: int
+    spec: SitePodSpec,
+    image: str,
+    request: PodRequest,
+    *,
+    bytes_of_files: int,
+    files: int,
+    pull_secrets: Sequence[str] = (),
 ) -> dict[str, Any]:
     disk_bytes = bytes_of_files + files * _MARGIN_OF_A_FILE + _DISK_MARGIN_BYTES
     return {
@@ -103,7 +109,7 @@ def deployment_of(
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": labels_of(spec)},
-                "spec": _pod(spec, image, secret_name_of(spec, request), disk_bytes),
+                "spec": _pod(spec, image, secret_name_of(spec, request), disk_bytes, pull_secrets),
             },
         },
     }
@@ -131,7 +137,7 @@ def image_and_secret_of(deployment: Mapping[str, Any]) -> tuple[str, str]:
     return str(pod["containers"][0]["image"]), str(secret)
 
 
-def _pod(spec: SitePodSpec, image: str, secret: str, disk_bytes: int) -> dict[str, Any]:
+def _pod(spec: SitePodSpec, image: str, secret: str, disk_bytes: int, pull_secrets: Sequence[str]) -> dict[str, Any]:
     deployment_id = spec.artifact.deployment_id
     fetch = _container(
         "fetch",
@@ -176,6 +182,7 @@ def _pod(spec: SitePodSpec, image: str, secret: str, disk_bytes: int) -> dict[st
             "fsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "imagePullSecrets": [{"name": name} for name in pull_secrets],
         "initContainers": [fetch],
         "containers": [serve],
         "volumes": [

@@ -142,7 +142,12 @@ class SitePods:
         # The same content at two paths takes its room once.
         sizes = {file.digest: file.size for file in files.values()}
         return deployment_of(
-            spec, self._settings.image, self.request(spec), bytes_of_files=sum(sizes.values()), files=len(files)
+            spec,
+            self._settings.image,
+            self.request(spec),
+            bytes_of_files=sum(sizes.values()),
+            files=len(files),
+            pull_secrets=self._settings.pull_secrets,
         )
 
     def renew(self, spec: SitePodSpec, deployment: Mapping[str, Any]) -> None:

@@ -144,7 +144,9 @@ def _compare(settings: Settings, database_url: str | None) -> Comparison | str:
 
     database = Database(database_url or settings.database.url, is_pooled=settings.database.is_pooled)
     try:
-        return ObjectComparison(database, S3ArtifactStore(settings.object_store)).compare()
+        return ObjectComparison(
+            database, S3ArtifactStore(settings.object_store, ca_bundle=settings.network.ca_bundle)
+        ).compare()
     except (Unavailable, PlatformError) as error:
         return str(error)
     finally:

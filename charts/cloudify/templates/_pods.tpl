@@ -16,6 +16,11 @@ CLOUDIFY_METRICS_PORT: "9464"
 {{- if .Values.sitePods.enabled }}
 CLOUDIFY_SITES_NAMESPACE: {{ .Values.namespaces.sites.name }}
 CLOUDIFY_SITES_IMAGE: {{ .Values.image | quote }}
+{{- with .Values.imagePullSecrets }}
+{{- $secrets := list }}
+{{- range . }}{{ $secrets = append $secrets .name }}{{ end }}
+CLOUDIFY_SITES_PULL_SECRETS: {{ join "," $secrets | quote }}
+{{- end }}
 CLOUDIFY_SITES_API_URL: http://{{ $name }}-api.{{ .Release.Namespace }}.svc
 CLOUDIFY_SITES_MAXIMUM_REPLICAS: {{ int64 .Values.sitePods.maximumReplicas | quote }}
 CLOUDIFY_SITES_FORMER_KEPT: {{ int64 .Values.sitePods.formerKept | quote }}

@@ -256,3 +256,10 @@ def test_a_mistake_is_found(change: Values, kind: str) -> None:
     validate(resource, "1.35")
     with pytest.raises(jsonschema.ValidationError):
         validate(merged(resource, change), "1.35")
+
+
+def test_pods_of_sites_pull_with_the_secrets_of_the_platform_s_image() -> None:
+    values = merged(FIVE_VALUES, {"imagePullSecrets": [{"name": "a"}, {"name": "b"}]})
+    for workload in ("Deployment/cloudify-worker-deploy", "Deployment/cloudify-reconciler"):
+        assert variables(render(values), workload)["CLOUDIFY_SITES_PULL_SECRETS"] == "a,b"
+        assert "CLOUDIFY_SITES_PULL_SECRETS" not in variables(render(FIVE_VALUES), workload)

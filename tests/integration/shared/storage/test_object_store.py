@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
+import socketserver
+import ssl
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,6 +20,7 @@ from shared.errors import PlatformError
 from shared.settings import ObjectStoreSettings
 from shared.storage.base import ObjectNotFound
 from shared.storage.object_store import S3ArtifactStore
+from tests.support.certificates import write_certificate
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.integration
@@ -160,3 +167,55 @@ def test_a_short_outage_is_waited_out(object_store_settings: ObjectStoreSettings
             thread.join()
             for end in opened:
                 end.close()
+
+
+def test_a_store_behind_an_authority_of_the_installation(
+    object_store_settings: ObjectStoreSettings, tmp_path: Path
+) -> None:
+    write_certificate(tmp_path / "server.pem")
+    with tls_in_front_of(object_store_settings.endpoint, tmp_path / "server.pem") as port:
+        settings = dataclasses.replace(object_store_settings, endpoint=f"https://localhost:{port}")
+        store = S3ArtifactStore(settings, ca_bundle=tmp_path / "server.pem")
+        store.put_bytes("kept", b"1")
+        assert store.get_bytes("kept") == b"1"
+        with pytest.raises(PlatformError, match="does not answer"):
+            S3ArtifactStore(settings, retry_seconds=0.0).get_bytes("kept")
+
+
+@contextmanager
+def tls_in_front_of(endpoint: str, certificate: Path) -> Generator[int]:
+    """A relay that speaks TLS. Yields its port."""
+    upstream = urlsplit(endpoint)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((upstream.hostname or "", upstream.port or 80)) as server,
+                context.wrap_socket(self.request, server_side=True) as client,
+            ):
+                back = threading.Thread(target=_pass_on, args=(server, client), daemon=True)
+                back.start()
+                _pass_on(client, server)
+                back.join()
+
+    class Relays(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Relays(("127.0.0.1", 0), Relay) as relays:
+        thread = threading.Thread(target=relays.serve_forever)
+        thread.start()
+        try:
+            yield relays.server_address[1]
+        finally:
+            relays.shutdown()
+            thread.join()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)

@@ -31,6 +31,8 @@ from shared.secrets_box import SecretsBox
 from shared.settings import ObjectStoreSettings
 from shared.storage.keys import snapshot_key
 from shared.storage.object_store import S3ArtifactStore
+from shared.tracing import current_traceparent, span
+from tests.support.artifact_stores import start_upload, uploads
 from tests.support.deployment_world import create, entries, run_to_end, settings, world
 from tests.support.log_rows import eventually
 from workers.pipeline.deployment_view import deployment_view
@@ -338,6 +340,15 @@ def test_another_reconciler_takes_over_from_one_that_is_stuck(world: Any):
             go_on.set()
 
 
+def test_uploads_that_nobody_completed_are_aborted(world: Any, object_store_settings: ObjectStoreSettings):
+    store = S3ArtifactStore(object_store_settings)
+    start_upload(object_store_settings, "snapshots/a")
+    for seconds, left in ((STAGED_SECONDS, 1), (0.0, 0)):
+        sweep = partial(store.abort_uploads_older, seconds)
+        world.make_reconciler(world.queue, abort_uploads=sweep).delete_forgotten_objects()
+        assert len(uploads(object_store_settings)) == left
+
+
 def test_what_runs_left_in_the_object_store_is_deleted(world: Any, object_store_settings: ObjectStoreSettings):
     store = S3ArtifactStore(object_store_settings)
     kept = snapshot_key(world.tenant_id, "a" * 64)
@@ -439,7 +450,9 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
     first, second = create(world), create(world)
     run_to_end(world, first)
     run_to_end(world, second)
-    world.release_service.rollback(world.tenant_id, first, requested_by=None)
+    with span("request"):
+        trace = current_traceparent()
+        world.release_service.rollback(world.tenant_id, first, requested_by=None)
     third = create(world)
     world.service.cancel(world.tenant_id, third)
     world.service.delete(world.tenant_id, third)
@@ -451,6 +464,19 @@ def test_removals_and_releases_outlive_their_dead_jobs(world: Any):
         jobs.append(job.job.id)
     world.reconciler.run_once()
     assert [world.queue.find(job) for job in jobs] == ["ready", "ready"]
+    # The release is still a part of the request's trace.
+    [again] = world.queue.acquire("rollback", 1, worker="w", request_id="again").jobs
+    assert again.job.traceparent == trace is not None
+
+
+def test_a_stage_that_is_enqueued_again_joins_the_trace_of_its_request(world: Any):
+    with span("request"):
+        trace = current_traceparent()
+        create(world)
+    world.redis.flushall()
+    world.reconciler.run_once()
+    [again] = world.queue.acquire("clone", 1, worker="w", request_id="again").jobs
+    assert again.job.traceparent == trace is not None
 
 
 def lose_two_workers(world: Any, pool: str) -> Job:

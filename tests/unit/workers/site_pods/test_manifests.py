@@ -57,6 +57,14 @@ def test_one_pod_has_no_disruption_budget() -> None:
     assert budget_of(spec_with(1)) is None
 
 
+def test_the_image_is_pulled_with_the_secrets_of_the_registry() -> None:
+    spec = spec_with()
+    request = PodRequest(spec.artifact, "http://api", "token")
+    for secrets, expected in (((), []), (("a", "b"), [{"name": "a"}, {"name": "b"}])):
+        made = deployment_of(spec, "image", request, bytes_of_files=1, files=1, pull_secrets=secrets)
+        assert made["spec"]["template"]["spec"]["imagePullSecrets"] == expected
+
+
 def test_the_pods_are_restricted() -> None:
     spec = spec_with()
     request = PodRequest(spec.artifact, "http://api", "token")
