@@ -50,9 +50,9 @@ class Detection:
     the log. `committed_pages`: directories, relative to `root_directory`, whose first page is committed, so that it may
     not be the build's. `is_output_chosen`: a person named the output directory. `candidates`: other directories of the
     repository that may be the site. `environment`: variables for the commands, which the repository's files give or
-    need, and `address_variables`: those that are given the site's address. `is_application`: whether the first page is shown for
-    paths that the site doesn't have; None if that is to be decided by the output. `is_application_named`: a person said
-    so. `routing`: what the repository's files ask for.
+    need, and `address_variables`: those that are given the site's address. `is_application`: whether the first page is
+    shown for paths that the site doesn't have; None if that is to be decided by the output. `is_application_named`: a
+    person said so. `routing`: what the repository's files ask for.
     """
 
     framework: str

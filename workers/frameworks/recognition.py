@@ -11,7 +11,7 @@ from workers.frameworks import catalogue
 from workers.frameworks.candidates import candidate_directories
 from workers.frameworks.framework import Framework
 from workers.frameworks.node_projects import installed_dependencies_of, scripts_of
-from workers.frameworks.source_tree import SourceTree, join
+from workers.frameworks.source_tree import SourceTree, ancestors, join
 
 _SITE = r"(?:docs?|site|website|web|www|pages|demo|static|prod|production|app|client|frontend|storybook)"
 # Of a package.json without a `build` script: one that says that it builds the site.
@@ -101,7 +101,8 @@ def _of_script(directory: str, name: str, text: str) -> Recognised:
 
 def _builds_with_zensical(tree: SourceTree, directory: str) -> bool:
     """Zensical reads MkDocs' configuration as well."""
-    declared = "\n".join(tree.read_start(join(directory, name)) or "" for name in _PYTHON_DECLARATIONS)
+    places = [join(above, name) for above in ancestors(directory) for name in _PYTHON_DECLARATIONS]
+    declared = "\n".join(tree.read_start(place) or "" for place in places)
     return bool(_ZENSICAL.search(declared)) and not _MKDOCS.search(declared)
 
 
