@@ -82,7 +82,15 @@ def test_slots_and_tickets_across_processes(
 
         # The limit counts both; what a killed process held is free when its leases have run out.
         lost = LiveStream(one + path, headers).opened()
-        assert LiveStream(two + path, headers).answered().status == 429
+
+        def is_refused() -> bool:
+            stream = LiveStream(two + path, headers).answered()
+            # Admitted without being counted, if Redis took longer than a second.
+            if stream.status == 200:
+                stream.leave()
+            return stream.status == 429
+
+        eventually(is_refused, TIMEOUT_SECONDS)
         first.kill()
         first.wait()
         lost.join()
