@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from shared.backends import EXECUTORS
 from shared.settings.declaration import part, setting
-from shared.settings.kinds import BOOLEAN, IMAGE, TEXT, choice, integer, is_digest, url
+from shared.settings.kinds import BOOLEAN, IMAGE, NAMES, TEXT, choice, integer, is_digest, url
 
 
 @part
@@ -67,6 +67,12 @@ class ExecutorSettings:
         "PriorityClass of build pods.",
         default="",
         default_text="the cluster's own",
+    )
+    kubernetes_pull_secrets: tuple[str, ...] = setting(
+        "KUBERNETES_PULL_SECRETS",
+        NAMES,
+        "Secrets of the builds' namespace by which its nodes pull the builder image from a private registry.",
+        default=(),
     )
     kubernetes_cpu_request_percent: int = setting(
         "KUBERNETES_CPU_REQUEST_PERCENT",

@@ -1,3 +1,9 @@
+{{- define "cloudify.pullSecretNames" -}}
+{{- $names := list }}
+{{- range .Values.imagePullSecrets }}{{ $names = append $names .name }}{{ end }}
+{{- join "," $names }}
+{{- end }}
+
 {{- /* Settings that every process has. A hook runs before the ConfigMap exists and gets them as variables. */}}
 {{- define "cloudify.settings" -}}
 {{- $name := include "cloudify.name" . -}}
@@ -16,10 +22,8 @@ CLOUDIFY_METRICS_PORT: "9464"
 {{- if .Values.sitePods.enabled }}
 CLOUDIFY_SITES_NAMESPACE: {{ .Values.namespaces.sites.name }}
 CLOUDIFY_SITES_IMAGE: {{ .Values.image | quote }}
-{{- with .Values.imagePullSecrets }}
-{{- $secrets := list }}
-{{- range . }}{{ $secrets = append $secrets .name }}{{ end }}
-CLOUDIFY_SITES_PULL_SECRETS: {{ join "," $secrets | quote }}
+{{- with include "cloudify.pullSecretNames" . }}
+CLOUDIFY_SITES_PULL_SECRETS: {{ . | quote }}
 {{- end }}
 CLOUDIFY_SITES_API_URL: http://{{ $name }}-api.{{ .Release.Namespace }}.svc
 CLOUDIFY_SITES_MAXIMUM_REPLICAS: {{ int64 .Values.sitePods.maximumReplicas | quote }}
@@ -53,6 +57,9 @@ CLOUDIFY_EXECUTOR: {{ .Values.executor.name }}
 CLOUDIFY_BUILDER_IMAGE: {{ include "cloudify.builderImage" . | trim | quote }}
 {{- if eq .Values.executor.name "kubernetes" }}
 CLOUDIFY_KUBERNETES_NAMESPACE: {{ .Values.namespaces.builds.name }}
+{{- with include "cloudify.pullSecretNames" . }}
+CLOUDIFY_KUBERNETES_PULL_SECRETS: {{ . | quote }}
+{{- end }}
 CLOUDIFY_KUBERNETES_RUNTIME_CLASS: {{ .Values.executor.runtimeClassName | quote }}
 CLOUDIFY_KUBERNETES_USER_NAMESPACES: {{ .Values.executor.userNamespaces | quote }}
 {{- if .Values.priorityClasses.enabled }}

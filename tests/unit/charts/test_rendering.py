@@ -258,8 +258,11 @@ def test_a_mistake_is_found(change: Values, kind: str) -> None:
         validate(merged(resource, change), "1.35")
 
 
-def test_pods_of_sites_pull_with_the_secrets_of_the_platform_s_image() -> None:
+def test_pods_of_builds_and_sites_pull_with_the_secrets_of_the_platform_s_image() -> None:
     values = merged(FIVE_VALUES, {"imagePullSecrets": [{"name": "a"}, {"name": "b"}]})
     for workload in ("Deployment/cloudify-worker-deploy", "Deployment/cloudify-reconciler"):
         assert variables(render(values), workload)["CLOUDIFY_SITES_PULL_SECRETS"] == "a,b"
         assert "CLOUDIFY_SITES_PULL_SECRETS" not in variables(render(FIVE_VALUES), workload)
+    build = "Deployment/cloudify-worker-build"
+    assert variables(render(values), build)["CLOUDIFY_KUBERNETES_PULL_SECRETS"] == "a,b"
+    assert "CLOUDIFY_KUBERNETES_PULL_SECRETS" not in variables(render(FIVE_VALUES), build)

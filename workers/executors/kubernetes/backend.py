@@ -36,6 +36,7 @@ def open_executor(settings: Settings) -> Executor:
         runtime_class=chosen.kubernetes_runtime_class,
         priority_class=chosen.kubernetes_priority_class,
         has_user_namespaces=chosen.kubernetes_user_namespaces,
+        pull_secrets=chosen.kubernetes_pull_secrets,
         cpu_request_percent=chosen.kubernetes_cpu_request_percent,
         host_aliases={host: resolve(host)},
     )

@@ -50,6 +50,7 @@ class PodSettings:
     runtime_class: str = ""
     has_user_namespaces: bool = False
     priority_class: str = ""
+    pull_secrets: tuple[str, ...] = ()
     cpu_request_percent: int = 25
     host_aliases: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -179,6 +180,7 @@ def _pod(
             "runAsGroup": user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
         "initContainers": [
             _container("fetch", settings, _own_resources(spec, trees, settings), own),
             _container("command", settings, _resources(spec, trees, settings), _command_mounts(spec, trees)),

@@ -139,9 +139,20 @@ def test_a_pod_is_restricted() -> None:
 
 
 def test_options_of_the_installation_reach_the_pod() -> None:
-    settings = PodSettings("image", "arm64", runtime_class="gvisor", has_user_namespaces=True)
+    settings = PodSettings(
+        "image",
+        "arm64",
+        runtime_class="gvisor",
+        has_user_namespaces=True,
+        pull_secrets=("registry",),
+        cpu_request_percent=50,
+    )
     pod = job_of(SPEC, (), NAMES, settings, has_certificates=True)["spec"]["template"]["spec"]
     assert (pod["runtimeClassName"], pod["hostUsers"]) == ("gvisor", False)
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    resources = pod["initContainers"][1]["resources"]
+    assert resources["requests"]["cpu"] == f"{int(SPEC.limits.cpu_count * 500)}m"
+    assert resources["limits"]["cpu"] == f"{int(SPEC.limits.cpu_count * 1000)}m"
     assert user_of(NAMES, settings) == pod["securityContext"]["runAsUser"] < 65536
 
 
