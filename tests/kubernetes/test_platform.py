@@ -202,9 +202,12 @@ def test_no_build_is_lost_while_its_pool_is_scaled(installed: Installation, new_
 def test_an_uninstall_leaves_nothing_but_the_keys(cluster_surroundings: Surroundings) -> None:
     """With the longest names, and with a build that runs."""
     installation = Installation(cluster_surroundings, release="r" * 53, namespace=f"{'n' * 54}-{next(_names):08d}")
+    # Workers that are told to end wait for their stages.
+    seconds = 60
+    drained = {name: {"drainSeconds": seconds} for name in ("clone", "install", "build", "upload", "deploy")}
     with contextlib.closing(installation):
         installation.make_namespace()
-        installation.install()
+        installation.install({"limits": {"stageTimeoutSeconds": seconds}, "workers": {"pools": drained}})
         installation.make_owner()
         project = installation.create_project("asleep", node_site("never", before=sleep_js(3600)), **BUILD)
         installation.wait_for_line(installation.create_deployment(project), "sleeping")

@@ -14,12 +14,12 @@ import pytest
 
 from tests.support.docker_engine import IMAGE, DockerEngine, NoDaemon, find_obstacle
 
-# Set it to names that the images have in the cluster already: platform, builder and evaluation, with commas.
+# Set it to what the images are called in the cluster already: platform, builder and evaluation, with commas.
 IMAGES = "CLOUDIFY_TEST_IMAGES"
 
 
 class ClusterImages(NamedTuple):
-    """The names that the images have in the cluster."""
+    """What the images are called in the cluster. `builder`: its digest, as runs of another image aren't continued."""
 
     platform: str
     builder: str
@@ -37,15 +37,14 @@ def bring_images() -> ClusterImages:
     obstacle = find_obstacle()
     if obstacle is not None:
         raise NoDaemon(obstacle)
-    images = ClusterImages(*(IMAGE.format(target) for target in ClusterImages._fields))
+    names = {target: IMAGE.format(target) for target in ClusterImages._fields}
     with contextlib.closing(DockerEngine()) as engine, tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        for target in ClusterImages._fields:
-            engine.make_image(target)
+        digests = {target: engine.make_image(target) for target in names}
         archive = Path(directory) / "images.tar"
         # One archive: the images share their lower layers.
-        subprocess.run(["docker", "--host", engine.host, "save", "--output", str(archive), *images], check=True)
+        subprocess.run(["docker", "--host", engine.host, "save", "--output", str(archive), *names.values()], check=True)
         subprocess.run([*shlex.split(os.environ["KUBERNETES_LOAD"]), str(archive)], check=True)
-    return images
+    return ClusterImages(**names | {"builder": digests["builder"]})
 
 
 @pytest.fixture(scope="session")

@@ -176,8 +176,8 @@ class Installation:
                 "CLOUDIFY_LARGEST_BUILD_CPUS": 1,
                 "CLOUDIFY_LARGEST_BUILD_MEMORY_MB": 1024,
             },
-            # The tests come from outside of the cluster.
-            "networkPolicy": {"ingressFrom": [{"namespaceSelector": {}}, {"ipBlock": {"cidr": host}}]},
+            # The tests come from outside of the cluster, whose DNS may be a process of the node.
+            "networkPolicy": {"dnsPeers": [], "ingressFrom": [{"namespaceSelector": {}}, {"ipBlock": {"cidr": host}}]},
         }
         return merged(values_of("values-evaluation.yaml"), _SMALL, own, *changes)
 
