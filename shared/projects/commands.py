@@ -14,10 +14,13 @@ MAXIMUM_COMMAND_LENGTH = 1000
 
 _PACKAGE_MANAGERS = "npm npx pnpm pnpx yarn bun bunx corepack pip pip3 uv uvx poetry pipenv bundle"
 _RUNTIMES = "node deno tsc tsx python python3 make sh bash"
+# With every command of workers/frameworks/catalogue.py, which a test compares.
 _SITE_GENERATORS = (
-    "vite next nuxt nuxi astro svelte-kit gatsby docusaurus vitepress eleventy ng react-scripts vue-cli-service remix"
-    " react-router webpack rollup esbuild parcel turbo nx lerna hugo mkdocs zensical sphinx-build pelican jekyll"
-    " gulp grunt tailwindcss sass postcss"
+    "vite next nuxt nuxi astro svelte-kit gatsby docusaurus vitepress vuepress eleventy ng react-scripts"
+    " vue-cli-service remix react-router vinxi qwik vike waku rspress dumi hexo observable slidev honkit antora quasar"
+    " ember preact umi gridsome react-static sapper stencil rsbuild storybook webpack rollup esbuild parcel turbo nx"
+    " lerna hugo mkdocs zensical sphinx-build jupyter-book jb myst nikola pelican"
+    " jekyll middleman bridgetown zola lume mdbook quarto gulp grunt tailwindcss sass postcss"
 )
 _SMALL_TOOLS = "cd echo printf cat cp mv mkdir rm touch ls test true false env cross-env rimraf find sed"
 ALLOWED_PROGRAMS = frozenset(f"{_PACKAGE_MANAGERS} {_RUNTIMES} {_SITE_GENERATORS} {_SMALL_TOOLS}".split())

@@ -301,7 +301,7 @@ def _read_project(
             f" {framework.way_out}",
         )
     if framework.runtime == "python":
-        return read_python_project(tree, directory, framework.packages)
+        return read_python_project(tree, directory, framework.packages, framework.files)
     if framework.runtime == "node" and package is None and choices.build_command is None:
         raise StageFailure(
             FailureCode.CONFIGURATION_INVALID,

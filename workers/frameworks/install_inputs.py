@@ -138,6 +138,9 @@ def _requirements_name(detection: Detection) -> str | None:
 
 def _python_source_reader(tree: SourceTree, detection: Detection) -> str | None:
     directory = detection.install_directory
+    requirements = _requirements_name(detection)
+    if not is_plain_install(detection.install_command or "true", detection.package_manager, requirements):
+        return "the project itself, or a file that the install command names"
     for above in ancestors(directory):
         for name in ("uv.toml", "poetry.toml"):
             if python_configuration_reads_files(tree.read_text(join(above, name)) or ""):
@@ -147,7 +150,7 @@ def _python_source_reader(tree: SourceTree, detection: Detection) -> str | None:
         return pipfile
     text = (tree.read_lockfile(detection.lockfile) if detection.lockfile else None) or ""
     settings = tree.read_text(project) or ""
-    if _requirements_name(detection) is not None:
+    if requirements is not None:
         if requirements_read_files(text):
             return detection.lockfile
         return project if uv_settings_read_files(settings) else None

@@ -5,18 +5,27 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shared.errors import FailureCode, StageFailure
+from shared.projects.commands import find_command_problem
 from shared.text.written import escaped
+from workers.frameworks.documentation_environments import (
+    SITE_GROUPS,
+    documentation_environment,
+)
 from workers.frameworks.node_projects import as_mapping
+from workers.frameworks.own_package import installs_project, is_package, names_itself, needed_package
 from workers.frameworks.source_tree import SourceTree, ancestors, join, storable_value
 
 # Groups and extras that uv and poetry leave out unless they are named, and that a site is built with.
-_SITE_GROUPS = ("docs", "doc", "documentation", "site", "website")
+_SITE_GROUPS = (*SITE_GROUPS, "sphinx", "mkdocs")
 _DOCUMENTATION_REQUIREMENTS = (
     *("docs/requirements.txt", "doc/requirements.txt", "docs/source/requirements.txt", "requirements-docs.txt"),
     *("requirements/docs.txt", "docs-requirements.txt", "requirements_docs.txt", "requirements-doc.txt"),
+    # A lockfile of hatch-pip-compile.
+    "requirements/requirements-docs.txt",
 )
 _REQUIREMENTS = ("requirements.txt", *_DOCUMENTATION_REQUIREMENTS)
 
@@ -38,35 +47,87 @@ def has_python_project(tree: SourceTree, directory: str) -> bool:
     return any(tree.is_file(join(directory, name)) for name in names)
 
 
-def read_python_project(tree: SourceTree, directory: str, packages: tuple[str, ...]) -> PythonProject:
-    """`packages` are the generator that builds the site, which is installed where the project doesn't name it.
+def read_python_project(
+    tree: SourceTree, directory: str, packages: tuple[str, ...], configurations: tuple[str, ...] = ()
+) -> PythonProject:
+    """`packages` are the generator that builds the site, which is installed where the project doesn't name it;
+    `configurations` are its files, relative to the directory.
 
     Looked for in each directory up to the root: uv.lock, requirements files, poetry.lock, Pipfile.lock,
     pyproject.toml, Pipfile. Requirements of the documentation come before all others, except a group of that name.
     """
     version, version_reason = _python_version(tree, directory)
-    reasons = (version_reason,) if version_reason else ()
+    reasons = [version_reason] if version_reason else []
+    files = tuple(join(directory, name) for name in configurations)
     for above in ancestors(directory):
-        found = (_documentation_requirements(tree, above) if packages else None) or _in_directory(tree, above)
+        found = _of_documentation(tree, above) if packages else _in_directory(tree, above)
         if found is not None:
             manager, lockfile, command, reason = found
-            missing = (
-                []
-                if manager == "pipenv" or "--require-hashes" in command
-                else _unnamed(tree, above, lockfile, packages)
-            )
+            missing = _unnamed(tree, above, lockfile, packages, command)
             if missing:
                 quoted = " ".join(f"'{package}'" for package in missing)
                 command = f"{command} {quoted}" if manager == "pip" else f"{command} && uv pip install {quoted}"
-                reasons = (*reasons, f"{', '.join(missing)} is installed as well: nothing of the project names it.")
+                reasons.append(f"{', '.join(missing)} is installed as well: nothing of the project names it.")
+            if manager == "pip":
+                command = _with_project(tree, above, lockfile, files, command, reasons)
             return PythonProject(manager, lockfile, above, command, version, (*reasons, reason))
     if not packages:
-        return PythonProject("uv", None, directory, None, version, reasons)
+        return PythonProject("uv", None, directory, None, version, tuple(reasons))
     quoted = " ".join(f"'{package}'" for package in packages)
-    reason = (
+    command = _with_project(tree, directory, None, files, f"uv pip install {quoted}", reasons)
+    reasons.append(
         f"There is no requirements.txt: {', '.join(packages)} is installed in its newest version. Add one to pin it."
     )
-    return PythonProject("uv", None, directory, f"uv pip install {quoted}", version, (*reasons, reason))
+    return PythonProject("uv", None, directory, command, version, tuple(reasons))
+
+
+def _with_project(
+    tree: SourceTree, directory: str, lockfile: str | None, files: tuple[str, ...], command: str, reasons: list[str]
+) -> str:
+    """The command that installs the project itself as well, where the generator's `files` need it."""
+    project = _read_toml(tree, join(directory, "pyproject.toml"))
+    needed = needed_package(tree, directory, project, files)
+    is_installed = lockfile is not None and names_itself(tree.read_lockfile(lockfile) or "")
+    if needed is None or is_installed or installs_project(command):
+        return command
+    reasons.append("The project itself is installed as well: the site's configuration uses it.")
+    # On its own: the requirements may pin another version of it.
+    return f"{command} && uv pip install {needed}"
+
+
+def _of_documentation(tree: SourceTree, directory: str) -> tuple[str, str | None, str, str] | None:
+    """As `_in_directory`."""
+    requirements = _documentation_requirements(tree, directory)
+    if requirements is not None:
+        return requirements
+    found = _in_directory(tree, directory)
+    project = _read_toml(tree, join(directory, "pyproject.toml"))
+    if _uv_options(project) or _poetry_options(project):
+        return found
+    environment = documentation_environment(tree, directory, partial(_read_toml, tree))
+    if environment is None:
+        return found
+    manager, lockfile, command, reason = found or ("uv", None, "", "")
+    extras = ",".join(environment.extras)
+    own = (
+        (f"'.[{extras}]'" if extras else ".")
+        if environment.has_project and is_package(tree, directory, project)
+        else ""
+    )
+    groups = " ".join(f"--group {name}" for name in environment.groups)
+    arguments = " ".join(part for part in (own, groups, *environment.arguments) if part)
+    if not arguments:
+        return found
+    if manager == "pip":
+        command = f"{command} {arguments}"
+    elif lockfile is None and manager == "uv":
+        command = f"uv pip install {arguments}"
+    else:
+        command = f"{command} && uv pip install {arguments}"
+    if find_command_problem(command) is not None:
+        return found
+    reason = f"{reason} {environment.where}, names packages of the documentation.".strip()
+    return manager, lockfile, command, reason
 
 
 def _documentation_requirements(tree: SourceTree, directory: str) -> tuple[str, str | None, str, str] | None:
@@ -91,10 +152,14 @@ def _names_packages(text: str) -> bool:
     return re.search(r"(?m)^\s{0,9}[A-Za-z0-9.-]", text) is not None
 
 
-def _unnamed(tree: SourceTree, directory: str, lockfile: str | None, packages: tuple[str, ...]) -> list[str]:
-    """Those of `packages` that neither the lockfile nor the project's own files name, even as part of another's name: a
-    theme of a generator brings it along.
+def _unnamed(
+    tree: SourceTree, directory: str, lockfile: str | None, packages: tuple[str, ...], command: str
+) -> list[str]:
+    """Those of `packages` that neither the install command nor the lockfile nor the project's own files name, even as
+    part of another's name: a theme of a generator brings it along.
     """
+    if command.startswith("pipenv") or "--require-hashes" in command:
+        return []
     files = [path for path in (lockfile, join(directory, "pyproject.toml"), join(directory, "Pipfile")) if path]
     texts = [text for path in files if (text := tree.read_lockfile(path)) is not None]
     has_lockfile = lockfile is not None and bool((tree.read_lockfile(lockfile) or "").strip())
@@ -104,7 +169,7 @@ def _unnamed(tree: SourceTree, directory: str, lockfile: str | None, packages: t
     # Another file may name it.
     if any(re.search(r"(?m)^\s{0,9}(?:-r|-c|-e|--requirement|\.)", text) for text in texts):
         return []
-    named = "\n".join(texts).lower()
+    named = "\n".join((command, *texts)).lower()
     return [package for package in packages if re.split(r"[<>=\[]", package.lower())[0] not in named]
 
 
