@@ -26,6 +26,7 @@ _BUILDERS = {"html": "html", "dirhtml": "dirhtml", "htmldir": "dirhtml", "single
 # The directory in which its hosts expect what a project's own commands write; below it, `html` is the site.
 _OUTPUT_VARIABLE = re.compile(r"\$\{?READTHEDOCS_OUTPUT\}?")
 _OUTPUT = "_readthedocs"
+_NEWEST_PYTHON = ">=3.13"
 _SAFE = re.compile(r"[\w./@+-][\w ./@+-]{0,300}")
 # It brings tools along, which are here already.
 _TOOL_SET_UP = re.compile(r"asdf\s.*")
@@ -51,7 +52,7 @@ def read_the_docs(tree: SourceTree, directory: str) -> SiteFile | None:
         path,
         names,
         **fields,
-        python_version=_version(tools.get("python") or as_mapping(document.get("python")).get("version")),
+        python_version=_python(tools.get("python") or as_mapping(document.get("python")).get("version")),
         node_version=_version(tools.get("nodejs")),
         address_variables=("READTHEDOCS_CANONICAL_URL",),
     )
@@ -120,6 +121,11 @@ def _packages(tree: SourceTree, directory: str, document: dict[str, Any]) -> lis
 
 def _is_usable(tree: SourceTree, directory: str, path: str) -> bool:
     return bool(_SAFE.fullmatch(path)) and tree.is_file(join(directory, path))
+
+
+def _python(value: Any) -> str | None:
+    """Without a line, the newest Python is meant; packages mostly have wheels for this line."""
+    return _NEWEST_PYTHON if version_of(value) in ("3", "latest") else _version(value)
 
 
 def _version(value: Any) -> str | None:

@@ -194,6 +194,8 @@ python:
     assert (detection.framework, detection.python_version) == ("sphinx", "3.10")
     assert detection.build_command == "sphinx-build -b dirhtml docs/source _build/html"
     assert detection.install_command == "uv pip install sphinx -r docs/requirements.txt '.[docs]'"
+    newest = {**site, ".readthedocs.yaml": text.replace("3.10", '"3"')}
+    assert detected(tmp_path / "newest", newest).python_version == ">=3.13"
     mkdocs = {".readthedocs.yaml": "mkdocs: {configuration: web/mkdocs.yml}", "web/mkdocs.yml": "site_dir: ../www"}
     detection = detected(tmp_path / "mkdocs", mkdocs)
     assert (detection.build_command, detection.output_directory) == ("mkdocs build --config-file web/mkdocs.yml", "www")
