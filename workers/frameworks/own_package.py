@@ -12,7 +12,8 @@ from workers.frameworks.source_tree import SourceTree, join
 _MAXIMUM_NAMES = 500
 # Of mkdocs.yml: the theme, the items of its lists, and objects of Python.
 _YAML_NAMES = re.compile(
-    r"(?m)^[ \t]{0,20}(?:theme:|name:|-)[ \t]{1,20}['\"]?([A-Za-z_][\w-]{0,100})|!!python/name:([A-Za-z_]\w{0,100})", re.ASCII
+    r"(?m)^[ \t]{0,20}(?:theme:|name:|-)[ \t]{1,20}['\"]?([A-Za-z_][\w-]{0,100})|!!python/name:([A-Za-z_]\w{0,100})",
+    re.ASCII,
 )
 # Of conf.py: imports, the version of an installed package, and extensions.
 _PYTHON_NAMES = re.compile(
