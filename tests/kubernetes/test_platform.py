@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import secrets
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,7 +202,7 @@ def test_no_build_is_lost_while_its_pool_is_scaled(installed: Installation, new_
 
 def test_an_uninstall_leaves_nothing_but_the_keys(cluster_surroundings: Surroundings) -> None:
     """With the longest names, and with a build that runs."""
-    installation = Installation(cluster_surroundings, release="r" * 53, namespace=f"{'n' * 54}-{next(_names):08d}")
+    installation = Installation(cluster_surroundings, release="r" * 53, namespace=f"{'n' * 54}-{secrets.token_hex(4)}")
     # Workers that are told to end wait for their stages.
     seconds = 60
     drained = {name: {"drainSeconds": seconds} for name in ("clone", "install", "build", "upload", "deploy")}
@@ -231,7 +232,7 @@ def revision_of(installed: Installation) -> int:
 def deployed_revision_of(installed: Installation) -> int:
     """An upgrade that was refused may have a later one."""
     history = installed.config.history(installed.release)
-    return max(int(each["version"]) for each in history if each["info"]["status"] == "deployed")
+    return max(int(each["revision"]) for each in history if each["status"] == "deployed")
 
 
 def pods_of_the_platform(installed: Installation) -> set[str]:

@@ -265,6 +265,7 @@ def reached(
     container = {
         "name": "probe",
         "image": site_namespace.image,
+        "imagePullPolicy": "IfNotPresent",
         "command": ["python", "-c", PROBE, expected, *targets],
         "securityContext": security,
         "resources": {"requests": resources, "limits": resources},
