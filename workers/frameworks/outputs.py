@@ -29,6 +29,8 @@ _SHORT_OPTIONS: Mapping[str, re.Pattern[str]] = {
     "hugo": re.compile(r"\s-d" + _VALUE),
     "mkdocs": re.compile(r"\s-d" + _VALUE),
 }
+# The last program of a command, if it is one that takes pages.
+_BUNDLER = re.compile(r"(?<![\w./-])(parcel|vite)\s+build\b[^;&|]{0,2000}$")
 _ELEVENTY_CONFIGURATION = re.compile(r"\s--config" + _VALUE)
 _SCRIPT_CALL = re.compile(
     r"\b(?:npm run|pnpm run|pnpm|yarn run|yarn|bun run|run-s|run-p|npm-run-all)\s+([\w:.-]{1,100})"
@@ -48,7 +50,17 @@ def output_directories(
     texts = _with_called_scripts(build or "", scripts_of(package or {}))
     named = [path for text in texts for path in _of_command(tree, directory, framework, text)]
     found = _by_framework(tree, directory, framework, texts, has_build=build is not None)
-    return tuple(dict.fromkeys([*named, *found]))[:MAXIMUM_OUTPUTS]
+    return tuple(dict.fromkeys([*_of_last_bundler(framework, texts), *named, *found]))[:MAXIMUM_OUTPUTS]
+
+
+def _of_last_bundler(framework: Framework, texts: list[str]) -> list[str]:
+    """Where a bundler writes that reads the pages of a generator, as in `eleventy && parcel build '_site/*.html'`."""
+    found = next((found for text in texts if (found := _BUNDLER.search(text))), None)
+    if found is None or found[1] == framework.name or not re.search(r"&&|;", found.string[: found.start()]):
+        return []
+    named = _OPTION.search(found[0])
+    output = named[1] if named else "dist"
+    return [output] if is_inside(output) else []
 
 
 def is_inside(path: str) -> bool:

@@ -576,3 +576,19 @@ def test_likely_root_directories_are_suggested(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff") / "index.html").touch()
     failure(tmp_path, {}).message.encode()
     assert failure(tmp_path, {}, "packages").message.endswith("set the root directory.")
+
+
+@pytest.mark.parametrize(
+    ("script", "output"),
+    [
+        ("rm -rf _site dist; eleventy; parcel build '_site/*.html' --public-url $(node url.js)", "dist"),
+        ("eleventy && vite build --outDir public", "public"),
+        ("eleventy && parcel build src/main.js && cp a _site", "_site"),
+        ("parcel build src/main.js && eleventy", "_site"),
+        ("eleventy", "_site"),
+    ],
+)
+def test_a_bundler_after_the_generator_writes_the_site(tmp_path: Path, script: str, output: str) -> None:
+    package = {"scripts": {"build": script}, "devDependencies": {"@11ty/eleventy": "1", "parcel": "2"}}
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    assert detect(tmp_path, Path(), Overrides()).output_directories[0] == output
