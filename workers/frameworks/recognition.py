@@ -12,6 +12,7 @@ from workers.frameworks.candidates import candidate_directories
 from workers.frameworks.framework import Framework
 from workers.frameworks.node_projects import installed_dependencies_of, scripts_of
 from workers.frameworks.source_tree import SourceTree, ancestors, join
+from workers.frameworks.workspaces import is_workspace_root
 
 _SITE = r"(?:docs?|site|website|web|www|pages|demo|static|prod|production|app|client|frontend|storybook)"
 # Of a package.json without a `build` script: one that says that it builds the site.
@@ -46,7 +47,11 @@ def choose_framework(
     dependencies = installed_dependencies_of(package or {})
     for framework in catalogue.FRAMEWORKS:
         found = next((name for name in framework.dependencies if name in dependencies), None)
-        if found and _has_company(tree, directory, framework):
+        if (
+            found
+            and _has_company(tree, directory, framework)
+            and not _is_of_members(tree, directory, framework, package)
+        ):
             return Recognised(framework, f"Framework {framework.label}: package.json depends on {found}.")
         found = find_file(tree, directory, framework)
         if found and framework.name == "mkdocs" and _builds_with_zensical(tree, directory):
@@ -97,6 +102,22 @@ def _of_script(directory: str, name: str, text: str) -> Recognised:
     where = join(directory, "package.json")
     reason = f"No known framework; {where} has a {name} script."
     return Recognised(catalogue.NODE, reason, name)
+
+
+def _is_of_members(tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None) -> bool:
+    """Whether a workspace's root has the framework for its members: it holds neither pages nor a configuration of it,
+    and no script runs it."""
+    scripts = scripts_of(package or {})
+    command = framework.command or ""
+    if not is_workspace_root(tree, directory) or not scripts.keys().isdisjoint(framework.scripts):
+        return False
+    if any(command in text for text in scripts.values()):
+        return False
+    configurations = [f"{framework.name}.config.{suffix}" for suffix in ("js", "mjs", "cjs", "ts", "mts", "cts")]
+    files = (*framework.files, *framework.output_files, *configurations, "index.html")
+    return not any(tree.is_file(join(directory, name)) for name in files) and not any(
+        tree.is_directory(join(directory, name)) for name in ("src", "pages", "app", "content", framework.site_folder or "src")
+    )
 
 
 def _builds_with_zensical(tree: SourceTree, directory: str) -> bool:

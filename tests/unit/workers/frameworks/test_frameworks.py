@@ -592,3 +592,17 @@ def test_a_bundler_after_the_generator_writes_the_site(tmp_path: Path, script: s
     package = {"scripts": {"build": script}, "devDependencies": {"@11ty/eleventy": "1", "parcel": "2"}}
     (tmp_path / "package.json").write_text(json.dumps(package))
     assert detect(tmp_path, Path(), Overrides()).output_directories[0] == output
+
+
+@pytest.mark.parametrize("of_the_root", [{}, {"astro.config.mjs": ""}, {"src/pages/index.astro": ""}])
+def test_a_framework_that_a_root_has_for_its_members_is_not_its_own(
+    tmp_path: Path, of_the_root: dict[str, str]
+) -> None:
+    root = {"workspaces": ["docs", "packages/*"], "devDependencies": {"astro": "7"}, "scripts": {"size": "size-limit"}}
+    site = {"scripts": {"build": "astro build"}, "dependencies": {"astro": "7"}}
+    files = {"package.json": json.dumps(root), "docs/package.json": json.dumps(site), **of_the_root}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    detection = detect(tmp_path, Path(), Overrides())
+    assert (detection.framework, detection.root_directory) == ("astro", "." if of_the_root else "docs")
