@@ -25,7 +25,7 @@ from workers.frameworks.node_projects import (
     read_node_project,
     scripts_of,
 )
-from workers.frameworks.outputs import MAXIMUM_OUTPUTS, MAXIMUM_PATH, output_directories
+from workers.frameworks.outputs import MAXIMUM_OUTPUTS, MAXIMUM_PATH, output_directories, with_called_scripts
 from workers.frameworks.python_projects import PythonProject, has_python_project, read_python_project
 from workers.frameworks.recognition import Recognised, choose_framework, lone_site_script
 from workers.frameworks.site_files.routing import Routing
@@ -107,6 +107,15 @@ def detect(root: Path, directory: Path, overrides: Overrides, tree: SourceTree |
     return _detect(tree, relative, package, recognised, choices, overrides)
 
 
+def _is_application(framework: Framework, package: dict[str, Any], build: str | None) -> bool:
+    """As the framework's row says, if the build runs that framework: a dependency may be of another part."""
+    program = (framework.command or "").partition(" ")[0]
+    texts = with_called_scripts(build or program, scripts_of(package))
+    return any(program in text for text in texts) and (
+        framework.is_application or has_client_router(framework, package)
+    )
+
+
 def _detect(
     tree: SourceTree,
     relative: str,
@@ -143,7 +152,7 @@ def _detect(
             f" project's variables say otherwise ({names})."
         )
     is_application = choices.is_application
-    if is_application is None and (framework.is_application or has_client_router(framework, package or {})):
+    if is_application is None and _is_application(framework, package or {}, text):
         is_application = True
     is_root_of_workspace = framework is catalogue.NODE and is_workspace_root(tree, relative)
     return Detection(

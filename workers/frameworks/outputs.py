@@ -47,7 +47,7 @@ def output_directories(
 
     `build`: the build command, or the text of the script that it runs; None when there is no build.
     """
-    texts = _with_called_scripts(build or "", scripts_of(package or {}))
+    texts = with_called_scripts(build or "", scripts_of(package or {}))
     named = [path for text in texts for path in _of_command(tree, directory, framework, text)]
     found = _by_framework(tree, directory, framework, texts, has_build=build is not None)
     return tuple(dict.fromkeys([*_of_last_bundler(framework, texts), *named, *found]))[:MAXIMUM_OUTPUTS]
@@ -67,7 +67,7 @@ def is_inside(path: str) -> bool:
     return len(path) <= MAXIMUM_PATH and not path.startswith("/") and ".." not in PurePosixPath(path).parts
 
 
-def _with_called_scripts(build: str, scripts: Mapping[str, str]) -> list[str]:
+def with_called_scripts(build: str, scripts: Mapping[str, str]) -> list[str]:
     """The command and the texts of the scripts that it runs, directly or not."""
     texts, names = [build], set[str]()
     for text in texts:

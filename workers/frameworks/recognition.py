@@ -116,7 +116,8 @@ def _is_of_members(tree: SourceTree, directory: str, framework: Framework, packa
     configurations = [f"{framework.name}.config.{suffix}" for suffix in ("js", "mjs", "cjs", "ts", "mts", "cts")]
     files = (*framework.files, *framework.output_files, *configurations, "index.html")
     return not any(tree.is_file(join(directory, name)) for name in files) and not any(
-        tree.is_directory(join(directory, name)) for name in ("src", "pages", "app", "content", framework.site_folder or "src")
+        tree.is_directory(join(directory, name))
+        for name in ("src", "pages", "app", "content", framework.site_folder or "src")
     )
 
 
