@@ -12,15 +12,23 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`printed`: a pattern in the output; `kind`: the only command that it is said of, None for both."""
+    """`printed`: a pattern in the output; `kind`: the only command that it is said of, None for both. `{it}` in the
+    text is what the first group of the pattern found, or `it`."""
 
     printed: re.Pattern[bytes]
     text: str
     kind: Literal["install", "build"] | None = None
+    it: str = ""
+
+    def said_of(self, match: re.Match[bytes]) -> str:
+        found = next((group for group in match.groups() if group), b"")
+        # It is a tenant's, and becomes a part of a sentence.
+        name = re.sub(r"[^ -_a-~]", "?", found.decode("ascii", errors="replace").strip().rstrip("."))
+        return self.text.replace("{it}", f"`{name}`" if name else self.it)
 
 
-def advice(printed: bytes, text: str, kind: Literal["install", "build"] | None = None) -> Advice:
-    return Advice(re.compile(printed), text, kind)
+def advice(printed: bytes, text: str, kind: Literal["install", "build"] | None = None, *, it: str = "") -> Advice:
+    return Advice(re.compile(printed), text, kind, it)
 
 
 _ANOTHER_NODE = (
@@ -95,11 +103,14 @@ NODE_ADVICE: tuple[Advice, ...] = (
         "install",
     ),
     advice(
-        rb"npm (?:ERR!|error) code ETARGET|No matching version found for|ERR_PNPM_NO_MATCHING_VERSION|YN0082"
-        rb"|Couldn't find any versions for|No version matching",
-        "The registry has no version of a package that fits: name one that exists (`npm view NAME versions`), install"
-        " where you develop and commit the lockfile.",
+        rb"No matching version found for ([^\s'\"]{1,120})|ERR_PNPM_NO_MATCHING_VERSION|YN0082"
+        rb"|Couldn't find any versions for (\"[^\"\n]{1,120}\" that matches \"[^\"\n]{1,60}\")"
+        rb"|No version matching (\"[^\"\n]{1,120}\" found for specifier \"[^\"\n]{1,60}\")"
+        rb"|npm (?:ERR!|error) code ETARGET",
+        "The registry that installs use has no version that fits {it}: name one that exists (`npm view NAME versions`),"
+        " install where you develop and commit the lockfile.",
         "install",
+        it="a package",
     ),
 )
 
@@ -149,19 +160,24 @@ PYTHON_ADVICE: tuple[Advice, ...] = (
         " or with `requires-python` in pyproject.toml; or name an older version of the package.",
     ),
     advice(
-        rb"No matching distribution found for|was not found in the package registry|Could not find a version that"
-        rb" satisfies|there (?:is|are) no versions? of",
-        "The package index has no such package, or no version of it that fits this Python: correct the name or"
+        rb"No matching distribution found for ([^\s'\"]{1,120})"
+        rb"|(?:No solution found when resolving[^\n]{0,60}\n[^\n]{0,20})?Because ([\w.\[\]-]{1,100}) was not found in"
+        rb"|was not found in the package registry|Could not find a version that satisfies"
+        rb"|there (?:is|are) no versions? of ([^\s,]{1,120})|No solution found when resolving",
+        "The package index that installs use has no version of {it} that fits this Python: correct the name or"
         " version, or name another Python in .python-version. A private index is named by a variable, such as"
         " `cloudify env set UV_INDEX --stage install`.",
         "install",
+        it="a package",
     ),
     advice(
-        rb"Unrecognised theme name|The \"[^\"\n]{1,80}\" plugin is not installed|Could not import extension"
-        rb"|no theme named|ModuleNotFoundError: No module named",
-        "A Python package of the site isn't installed: add the one that brings this theme, plugin or module to"
-        " requirements.txt or docs/requirements.txt (mkdocs-material for the theme `material`, for instance).",
+        rb"Unrecognised theme name: '([^'\n]{1,80})'|The \"([^\"\n]{1,80})\" plugin is not installed"
+        rb"|Could not import extension ([\w.]{1,80})|no theme named '?([\w.-]{1,80})"
+        rb"|No module named '([\w.]{1,80})'|Unrecognised theme name",
+        "{it} isn't installed: add the Python package that brings this theme, plugin or module to requirements.txt or"
+        " docs/requirements.txt (mkdocs-material for the theme `material`, for instance).",
         "build",
+        it="A part of the site",
     ),
     advice(
         rb"Aborted with \d{1,6} warnings? in strict mode|warnings treated as errors|build finished with problems",
@@ -182,7 +198,9 @@ SITE_ADVICE: tuple[Advice, ...] = (
     advice(
         rb"this feature is not available in your current Hugo version|requires Hugo version"
         rb"|is not compatible with this Hugo version|function \"[\w.]{1,60}\" not defined"
-        rb"|deprecated in Hugo v[^\n]{1,60}and was removed",
+        rb"|deprecated in Hugo v[^\n]{1,60}and was removed"
+        # A site of an older Hugo.
+        rb"|is not a valid cache name|can't evaluate field \w{1,60} in type",
         "The site is for another version of Hugo: name it with `cloudify env set HUGO_VERSION --stage install` (such as"
         " 0.152.2), or in a configuration file.",
         "build",

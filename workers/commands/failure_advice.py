@@ -112,8 +112,9 @@ def advice_for(output: bytes, kind: Literal["install", "build"], network: str = 
     """
     for rows, printed in ((_ADVICE, output), (FURTHER_ADVICE, output[-_ENDING_BYTES:])):
         for row in rows:
-            if row.kind in (None, kind) and row.printed.search(printed):
-                return row.text
+            match = row.printed.search(printed) if row.kind in (None, kind) else None
+            if match is not None:
+                return row.said_of(match)
     if network and _NO_NETWORK.search(output):
         return network
     missing = _NOT_FOUND.findall(output)

@@ -106,12 +106,12 @@ def _of_script(directory: str, name: str, text: str) -> Recognised:
 
 def _is_of_members(tree: SourceTree, directory: str, framework: Framework, package: dict[str, Any] | None) -> bool:
     """Whether a workspace's root has the framework for its members: it holds neither pages nor a configuration of it,
-    and no script runs it."""
+    no script runs it, and a directory below may be a site."""
     scripts = scripts_of(package or {})
     command = framework.command or ""
     if not is_workspace_root(tree, directory) or not scripts.keys().isdisjoint(framework.scripts):
         return False
-    if any(command in text for text in scripts.values()):
+    if any(command in text for text in scripts.values()) or not candidate_directories(tree, directory):
         return False
     configurations = [f"{framework.name}.config.{suffix}" for suffix in ("js", "mjs", "cjs", "ts", "mts", "cts")]
     files = (*framework.files, *framework.output_files, *configurations, "index.html")

@@ -41,8 +41,27 @@ def raise_mismatch(output: bytes, others: Mapping[str, str] | None = None) -> No
             raise StageFailure(
                 FailureCode.LOCKFILE_MISMATCH,
                 f"{lockfile} does not match the project's dependencies. Run `{command}` and commit {lockfile}."
-                f"{_advice_for(lockfile, others or {})}",
+                f"{_advice_for(lockfile, others or {})}{_unfrozen(lockfile)}",
             )
+
+
+# Installs that take newer versions where the lockfile doesn't fit.
+_UNFROZEN = {
+    "package-lock.json": "npm install",
+    "pnpm-lock.yaml": "pnpm install --no-frozen-lockfile",
+    "yarn.lock": "yarn install",
+    "bun.lock": "bun install",
+}
+
+
+def _unfrozen(lockfile: str) -> str:
+    command = _UNFROZEN.get(lockfile)
+    if command is None:
+        return ""
+    return (
+        f" If you can't change the repository, let the install choose versions that fit:"
+        f' `cloudify settings set installCommand "{command}"`.'
+    )
 
 
 def _advice_for(lockfile: str, others: Mapping[str, str]) -> str:

@@ -193,3 +193,31 @@ def test_exit_codes_of_the_shell_are_explained(tmp_path: Path, exit_code: int, w
     result = ExecutionResult(RunOutcome.USER_ERROR, exit_code, "", 1.0, None)
     with pytest.raises(StageFailure, match=words):
         raise_failure(make_context(tmp_path / "stage"), result, "build command")
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed", "named"),
+    [
+        ("install", "npm error notarget No matching version found for hexo@^4.0.0.\n", "`hexo@^4.0.0`"),
+        ("install", "Couldn't find any versions for \"left-pad\" that matches \"^9.0.0\"\n", "left-pad"),
+        ("install", "ERROR: No matching distribution found for sphinx>=99\n", "`sphinx>=99`"),
+        ("install", "× No solution found when resolving dependencies:\n ╰─▶ Because it was not found in\n", "`it`"),
+        ("build", "ModuleNotFoundError: No module named 'pymdownx'\n", "`pymdownx` isn't installed"),
+        ("build", "cannot find module 'material.extensions.emoji' (No module named 'material')\n", "`material` isn't"),
+        ("build", "ERROR   -  Config value 'theme': Unrecognised theme name: 'shadcn'.\n", "`shadcn` isn't installed"),
+        ("build", 'Config value \'plugins\': The "macros" plugin is not installed\n', "`macros` isn't installed"),
+        # What a tenant prints becomes no markup and no other line.
+        ("build", "No module named '`x`'\nModuleNotFoundError: No module named\n", ""),
+        ("build", 'failed to create config: "getjson" is not a valid cache name\n', "HUGO_VERSION"),
+    ],
+)  # fmt: skip
+def test_advice_names_what_is_missing(kind: Literal["install", "build"], printed: str, named: str) -> None:
+    text = advice_for(printed.encode(), kind)
+    assert named in text
+    assert "{it}" not in text
+    assert "\n" not in text
+
+
+def test_every_text_is_whole_without_a_name() -> None:
+    for row in FURTHER_ADVICE:
+        assert ("{it}" in row.text) == bool(row.it) == bool(row.printed.groups), row.text
