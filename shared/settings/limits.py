@@ -27,7 +27,7 @@ class LimitSettings:
     largest_cpu_count: int | None = setting(
         "LARGEST_BUILD_CPUS",
         integer(1, 1024),
-        "Upper bound of the processors that plans give a stage. On Kubernetes a node must have a quarter of them free.",
+        "Most processors that plans give a stage. A node of Kubernetes must have the requested part free.",
         default=None,
         default_text="no bound",
     )
