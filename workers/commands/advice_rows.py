@@ -245,4 +245,14 @@ SITE_ADVICE: tuple[Advice, ...] = (
     ),
 )
 
-FURTHER_ADVICE: tuple[Advice, ...] = (*DOWNLOAD_ADVICE, *NODE_ADVICE, *PYTHON_ADVICE, *SITE_ADVICE)
+# After all others: husky and its like also say it where an install continues.
+GIT_ADVICE: tuple[Advice, ...] = (
+    advice(
+        rb"not a git repository|[Uu]nable to find a git directory|InvalidGitRepositoryError",
+        "A build gets the files of one commit, without .git: leave out there what asks git. In a script of package.json"
+        " that is `lefthook install || true`, in MkDocs the option `fallback_to_build_date: true` of the plugin that"
+        " dates pages; the variable CLOUDIFY is set in every build.",
+    ),
+)
+
+FURTHER_ADVICE: tuple[Advice, ...] = (*DOWNLOAD_ADVICE, *NODE_ADVICE, *PYTHON_ADVICE, *SITE_ADVICE, *GIT_ADVICE)

@@ -62,12 +62,6 @@ _ADVICE: tuple[Advice, ...] = (
         " or make the theme a git submodule.",
         "build",
     ),
-    advice(
-        rb"not a git repository|[Uu]nable to find a git directory|InvalidGitRepositoryError",
-        "A build gets the files of one commit, without .git: leave out there what asks git. In a script of package.json"
-        " that is `lefthook install || true`, in MkDocs the option `fallback_to_build_date: true` of the plugin that"
-        " dates pages; the variable CLOUDIFY is set in every build.",
-    ),
 )
 
 # A build that reaches nothing, as the tools of the field say it. A refused connection to the sandbox's own loopback is

@@ -209,6 +209,7 @@ def test_exit_codes_of_the_shell_are_explained(tmp_path: Path, exit_code: int, w
         # What a tenant prints becomes no markup and no other line.
         ("build", "No module named '`x`'\nModuleNotFoundError: No module named\n", ""),
         ("build", 'failed to create config: "getjson" is not a valid cache name\n', "HUGO_VERSION"),
+        ("install", "fatal: not a git repository\nsharp: Installation error: 502\n", "downloads its program"),
     ],
 )  # fmt: skip
 def test_advice_names_what_is_missing(kind: Literal["install", "build"], printed: str, named: str) -> None:
