@@ -15,7 +15,6 @@ _SETUPTOOLS_SCM = re.compile(r"\b(?:setuptools[-_]scm|vcs[-_]versioning|hatch[-_
 # What names the program in the project's files, and the variable that it reads.
 _OTHERS = (
     (re.compile(r"\bpbr\b", re.IGNORECASE), "PBR_VERSION"),
-    (re.compile(r"\bpdm-backend\b", re.IGNORECASE), "PDM_BUILD_SCM_VERSION"),
     (re.compile(r"\bpoetry-dynamic-versioning\b", re.IGNORECASE), "POETRY_DYNAMIC_VERSIONING_BYPASS"),
     (re.compile(r"\buv-dynamic-versioning\b", re.IGNORECASE), "UV_DYNAMIC_VERSIONING_BYPASS"),
 )
@@ -30,6 +29,9 @@ def history_versions(tree: SourceTree, directory: str) -> dict[str, str]:
     older = [tree.read_start(join(directory, name)) or "" for name in ("setup.cfg", "setup.py")]
     told = "\n".join([needed, *older])
     found = {variable: VERSION for pattern, variable in _OTHERS if pattern.search(told)}
+    pdm = as_mapping(as_mapping(as_mapping(project.get("tool")).get("pdm")).get("version"))
+    if pdm.get("source") == "scm":
+        found["PDM_BUILD_SCM_VERSION"] = VERSION
     if _SETUPTOOLS_SCM.search(told):
         name = as_mapping(project.get("project")).get("name")
         match = _NAME.search("\n".join(older))

@@ -104,7 +104,7 @@ def _of_documentation(tree: SourceTree, directory: str) -> tuple[str, str | None
     project = _read_toml(tree, join(directory, "pyproject.toml"))
     if _uv_options(project) or _poetry_options(project):
         return found
-    environment = documentation_environment(tree, directory, partial(_read_toml, tree))
+    environment = documentation_environment(tree, directory, partial(_read_other_toml, tree))
     if environment is None:
         return found
     manager, lockfile, command, reason = found or ("uv", None, "", "")
@@ -265,6 +265,14 @@ def _python_version(tree: SourceTree, directory: str) -> tuple[str | None, str |
             if isinstance(wanted, str) and wanted.strip():
                 return wanted.strip()[:100], f"Python version {escaped(wanted.strip()[:100])}: {name} in {path}."
     return None, None
+
+
+def _read_other_toml(tree: SourceTree, path: str) -> dict[str, Any]:
+    """As `_read_toml`; what a site may be built without is no reason to refuse it."""
+    try:
+        return _read_toml(tree, path)
+    except StageFailure:
+        return {}
 
 
 def _group_python(project: dict[str, Any]) -> str | None:

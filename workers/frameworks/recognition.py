@@ -111,14 +111,16 @@ def _is_of_members(tree: SourceTree, directory: str, framework: Framework, packa
     command = framework.command or ""
     if not is_workspace_root(tree, directory) or not scripts.keys().isdisjoint(framework.scripts):
         return False
-    if any(command in text for text in scripts.values()) or not candidate_directories(tree, directory):
+    if any(command in text for text in scripts.values()):
         return False
     configurations = [f"{framework.name}.config.{suffix}" for suffix in ("js", "mjs", "cjs", "ts", "mts", "cts")]
     files = (*framework.files, *framework.output_files, *configurations, "index.html")
-    return not any(tree.is_file(join(directory, name)) for name in files) and not any(
-        tree.is_directory(join(directory, name))
-        for name in ("src", "pages", "app", "content", framework.site_folder or "src")
+    folders = ("src", "pages", "app", "content", framework.site_folder or "src")
+    is_site = any(tree.is_file(join(directory, name)) for name in files) or any(
+        tree.is_directory(join(directory, name)) for name in folders
     )
+    # Last, as it reads the most.
+    return not is_site and bool(candidate_directories(tree, directory))
 
 
 def _builds_with_zensical(tree: SourceTree, directory: str) -> bool:

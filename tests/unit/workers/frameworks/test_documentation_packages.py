@@ -71,9 +71,18 @@ def test_packages_of_an_environment_are_installed(tmp_path: Path, files: dict[st
     assert any("names packages of the documentation" in reason for reason in detection.reasons)
 
 
-@pytest.mark.parametrize("broken", ["[testenv:docs", "[testenv:docs]\ndeps = ${x\n", "\x00"])
-def test_a_damaged_environment_is_left_out(tmp_path: Path, broken: str) -> None:
-    detection = detected(tmp_path, {"mkdocs.yml": "", "requirements.txt": "mkdocs\n", "tox.ini": broken})
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("tox.ini", "[testenv:docs"),
+        ("tox.ini", "[testenv:docs]\ndeps = ${x\n"),
+        ("tox.ini", "\x00"),
+        ("tox.toml", "[env.docs"),
+        ("hatch.toml", "[" * 5000),
+    ],
+)
+def test_a_damaged_environment_is_left_out(tmp_path: Path, name: str, broken: str) -> None:
+    detection = detected(tmp_path, {"mkdocs.yml": "", "requirements.txt": "mkdocs\n", name: broken})
     assert detection.install_command == "uv pip install -r requirements.txt"
 
 

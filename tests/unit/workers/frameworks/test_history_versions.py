@@ -33,7 +33,10 @@ def pyproject(*requires: str, name: str = "My.Project_x") -> dict[str, str]:
             ["SETUPTOOLS_SCM_PRETEND_VERSION_FOR_MY_PROJECT_X"],
         ),
         (pyproject("hatchling", "hatch-vcs"), ["SETUPTOOLS_SCM_PRETEND_VERSION_FOR_MY_PROJECT_X"]),
-        (pyproject("pdm-backend"), ["PDM_BUILD_SCM_VERSION"]),
+        ({"pyproject.toml": '[tool.pdm.version]\nsource = "scm"\n'}, ["PDM_BUILD_SCM_VERSION"]),
+        # Its version is in a file.
+        ({"pyproject.toml": '[tool.pdm.version]\nsource = "file"\npath = "a.py"\n'}, []),
+        (pyproject("pdm-backend"), []),
         (pyproject("poetry-core", "poetry-dynamic-versioning>=1"), ["POETRY_DYNAMIC_VERSIONING_BYPASS"]),
         (pyproject("hatchling", "uv-dynamic-versioning"), ["UV_DYNAMIC_VERSIONING_BYPASS"]),
         (
