@@ -71,9 +71,9 @@ lacks those that an ended gateway has refused.
 A drain time below the time limit of stages, KEDA together with the HPA, a queue without a pool, secrets as values
 outside of an evaluation, and namespaces that others share. All problems are named at once.
 
-## What is not in it
+## Sites with pods of their own
 
-Sites with pods of their own need a publisher that doesn't exist yet; their namespace, quota and isolation do.
+They (`runtime: pods`) run in a namespace with a quota and network policies of its own; see `sitePods`.
 
 ## Values
 
